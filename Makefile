@@ -24,7 +24,7 @@ export OMP_NUM_THREADS PIP_DISABLE_PIP_VERSION_CHECK PYRIGHT_PYTHON_IGNORE_WARNI
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test pages docs shapes slow check lint format format-check types imports spelling constraints clean
+.PHONY: help demo test pages docs shapes slow long check lint format format-check types imports spelling constraints clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -32,7 +32,7 @@ help: ## what there is
 demo: .venv/ready-run ## infer eight parameters of a predator-prey model from 42 numbers; see runs/lynx_hare
 	$(BIN)/sciinf run pipelines/lynx_hare.py --out runs/lynx_hare
 
-test: .venv/ready-test ## run the tests (WORKERS=n processes, TESTS=path or options for pytest)
+test: .venv/ready-test ## run the quick tests (WORKERS=n processes, TESTS=path or options for pytest)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 pages: .venv/ready-test ## follow README.md, the tutorials, the reference and the notebooks, block by block
@@ -42,12 +42,15 @@ docs: .venv/ready-docs ## build the site from README.md, docs/ and the docstring
 	$(BIN)/mkdocs build --strict
 
 shapes: .venv/ready-test ## run the tests with every annotated shape and type checked at run time
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --jaxtyping-packages=sciinf,beartype.beartype $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not pages" --jaxtyping-packages=sciinf,beartype.beartype $(TESTS)
 
-slow: .venv/ready-test ## run the statistical tests that need minutes
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(TESTS)
+slow: .venv/ready-test ## run the tests that take more than a second each
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not long" $(TESTS)
 
-check: lint format-check imports spelling types test pages ## all of it
+long: .venv/ready-test ## run the tests that need minutes each
+	$(BIN)/python -m pytest -n $(WORKERS) -m long $(TESTS)
+
+check: lint format-check imports spelling types test slow pages ## all of it
 
 lint: .venv/ready-dev ## look for faults (ruff)
 	$(BIN)/ruff check .

@@ -186,6 +186,7 @@ def test_another_shape_on_the_second_batch(tmp_path: Path) -> None:
     assert len(Store(tmp_path / "store")) == 40  # two blocks are kept
 
 
+@pytest.mark.slow
 def test_a_simulator_that_hangs(tmp_path: Path) -> None:
     file = written(tmp_path, "time.sleep(3600)")
     result = call("simulate", file, "-n", 4, "--block", 4, "--timeout", 0.5, "--out", tmp_path / "store")
@@ -293,6 +294,7 @@ def test_damaged_files(run: Run, tmp_path: Path, name: str) -> None:
     assert "damaged" in result.error
 
 
+@pytest.mark.slow
 def test_no_disk_space(run: Run, tmp_path: Path) -> None:
     """A limit on the size of files fails a write as a full disk does, in the middle."""
     (tmp_path / "data.csv").write_text(GOOD)

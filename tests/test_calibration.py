@@ -113,6 +113,7 @@ def test_the_exact_posterior_passes(right: Calibration) -> None:
     assert "5,000 fresh simulations" in right.reasons[0]
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_over_campaigns(simulator: Simulator, tmp_path: Path) -> None:
     from scipy.stats import kstest
 
@@ -126,6 +127,7 @@ def test_p_values_are_uniform_over_campaigns(simulator: Simulator, tmp_path: Pat
         assert kstest(values, "uniform").pvalue > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "told"),
     [

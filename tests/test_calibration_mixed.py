@@ -64,6 +64,7 @@ def test_the_exact_posterior_is_not_condemned(right: Calibration) -> None:
     assert right.reliability["model"].values == ("flat", "line")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "told"),
     [

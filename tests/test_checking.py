@@ -201,6 +201,7 @@ def test_what_cannot_be_checked():
         check_simulator(Dry(), rows=1)
 
 
+@pytest.mark.slow
 def test_the_state_of_a_store(tmp_path):
     store = simulate(Dry(), tmp_path, 100, progress=False)
     report = check_store(store)

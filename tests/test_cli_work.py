@@ -109,6 +109,7 @@ def test_options_of_a_slurm_array_are_checked_before_there_is_a_store(planned: P
     assert not Path("other").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_worker_with_130_and_leaves_nothing_torn(planned: Path) -> None:
     worker = subprocess.Popen(
         [sys.executable, "-m", "sciinf.cli", "work", "store"],

@@ -150,6 +150,7 @@ print("as if nothing had happened")
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_refused_clearly_and_gone_on_from(tmp_path, source):
     out, err = script(tmp_path, FULL, source, tmp_path / "s").communicate(timeout=120)
     assert out.strip() == "as if nothing had happened", err
@@ -168,6 +169,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_their_parent(tmp_path, source, kind):
@@ -214,6 +216,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_signals_in_one_process(tmp_path, source, kind):
     process = script(tmp_path, INTERRUPTED, source, tmp_path / "s", pause=0.01)
@@ -248,6 +251,7 @@ print(codes, len(store), store.damaged(), store.missing(), store.digest == whole
 """
 
 
+@pytest.mark.slow
 def test_processes_that_write_the_same_store_at_once(tmp_path, source):
     out, err = script(tmp_path, TOGETHER, source, tmp_path / "s").communicate(timeout=120)
     assert out.strip() == "[0, 0, 0] 2000 [] [] True", err

@@ -87,11 +87,13 @@ def foreign_imports() -> list[str]:
     return sorted(name for name in found if name.split(".")[0] not in ("sciinf", "__future__"))
 
 
+@pytest.mark.slow
 def test_importing_every_module_changes_nothing_global() -> None:
     report = probe(foreign_imports(), modules())
     assert report["changed"] == []
 
 
+@pytest.mark.slow
 def test_importing_every_module_loads_no_package_that_only_some_functions_use() -> None:
     light = [name for name in modules() if name not in BRIDGES]
     report = probe(["sys"], light)

@@ -50,6 +50,7 @@ PLANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_import_is_found_out(plant: str, copy: Path) -> None:
     name, line, contract = PLANTS[plant]

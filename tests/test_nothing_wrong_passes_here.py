@@ -45,6 +45,7 @@ simulator = wrappers.numpy(points, prior, seen, vectorised=True, name="points")
 SEEN = [1.1, 0.7, 1.6, 1.3, 1.2, 0.9, 1.5, 1.0, 1.4, 1.2, 0.8, 1.3, 1.1, 1.7, 0.6, 1.2, 1.0, 1.4, 1.3, 1.1]
 
 
+@pytest.mark.slow
 @briefly_trained(2)
 def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean of twenty points was told 2.3 times too vaguely, with trust good; exact it is 1.16 +- .069."""
@@ -111,6 +112,7 @@ simulator = wrappers.numpy(line, prior, {"x": Observable((3,), dims=("time",))},
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("agrees", "confirmed"), [(9.0, True), (0.0, False)])
 @briefly_trained(4)
 def test_an_answer_without_a_seen_error_is_confirmed_or_refined(

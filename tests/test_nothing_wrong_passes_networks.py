@@ -38,6 +38,7 @@ def run(tmp_path_factory):
 # --- 8: a network trained to nonsense
 
 
+@pytest.mark.slow
 def test_score_prediction_with_its_default_weighting_trains(run):
     simulator = load_simulator(LINEAR)
     store = simulate(simulator, run / "simulations", 1_000, seed=0, progress=False)

@@ -67,6 +67,7 @@ def exactly(loc: float, scale: float) -> str:
 # --- 4: single precision -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_posteriors_in_the_units_of_the_field_are_exact(tmp_path):
     """A mean of 10,000 draws is off by .01 sd by chance: one of the eight figures is in 5e-4 of runs."""
     (tmp_path / "units.py").write_text(ALL.replace("UNITS", repr(UNITS)))

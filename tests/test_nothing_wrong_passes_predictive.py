@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from brief import briefly_trained
 from command_line import call
 
@@ -28,6 +29,7 @@ simulator = wrappers.numpy(pulse, prior, {"x": Observable((40,), "", dims=("time
 """
 
 
+@pytest.mark.slow
 @briefly_trained()
 def test_an_observation_that_its_posterior_does_not_predict_is_said(tmp_path: Path) -> None:
     """A width of .15, four half widths of the prior away, was answered with "trust good" and no more."""

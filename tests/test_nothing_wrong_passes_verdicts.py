@@ -79,6 +79,7 @@ def infer(folder: Path, code: str, data: str, *words: object) -> tuple[str, str,
 # --- 2: green by weakness -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @briefly_trained(2)
 def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -110,6 +111,7 @@ def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(
     assert "calibration  passed" in out
 
 
+@pytest.mark.slow
 @briefly_trained()
 def test_infer_goes_on_with_more_to_train_on_where_an_error_is_seen(tmp_path: Path) -> None:
     _, err, _ = infer(tmp_path, EXACT, "x\n0.3\n", "-n", 100, "--calibration", 300, "--until-calibrated", "--most", 300)
@@ -120,6 +122,7 @@ def test_infer_goes_on_with_more_to_train_on_where_an_error_is_seen(tmp_path: Pa
 # --- 9: stray draws -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @briefly_trained()
 def test_an_sd_that_a_few_draws_carry_is_named(tmp_path: Path) -> None:
     """The data say nothing of `far`, so its draws are Cauchy: sd and mean are those of the few farthest draws."""
@@ -132,6 +135,7 @@ def test_an_sd_that_a_few_draws_carry_is_named(tmp_path: Path) -> None:
 # --- 10: the headline judges the answer that is given -------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained()
 def test_an_answer_that_its_likelihood_corrected_is_not_condemned_for_the_network(tmp_path: Path) -> None:
@@ -160,6 +164,7 @@ simulator = FirstAlone()
 """
 
 
+@pytest.mark.slow
 @briefly_trained()
 def test_a_reader_that_takes_the_first_file_alone_does_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "exact.py").write_text(EXACT)

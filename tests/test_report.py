@@ -175,6 +175,7 @@ def test_the_page_is_light_and_dark_small_and_reproducible(complete):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_strings_from_outside_are_never_markup(tmp_path):
     """The planted fault: a parameter, a failure message, a unit-free name and a command that try to be markup."""
@@ -190,6 +191,7 @@ def test_strings_from_outside_are_never_markup(tmp_path):
     assert "$\\frac{" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_twenty_parameters_make_a_page_below_800_kilobytes(tmp_path):
     names = tuple(f"parameter_{i}" for i in range(20))
@@ -247,6 +249,7 @@ def test_a_way_on_that_is_no_command_is_a_sentence(tmp_path):
     assert html.count("<button") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_labels_stand_where_people_read_and_names_where_programs_do(tmp_path):
     labels = {"amplitude": f"peak {EVIL} & more"}
@@ -268,6 +271,7 @@ def test_labels_stand_where_people_read_and_names_where_programs_do(tmp_path):
     assert f"{written} [mV]</th>" in answers
 
 
+@pytest.mark.slow
 def test_a_refined_answer_and_the_one_it_came_from_name_each_other(tmp_path):
     run, near = tmp_path / "run", tmp_path / "run" / "refined" / "cell7"
     for folder in (run, near):

@@ -128,6 +128,7 @@ def test_parameters_follow_the_prior(tmp_path):
 # --- failures are data ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_the_rows_that_raise_fail(tmp_path):
     def raises(theta, x, call):
         if (theta[:, 0] < 0.01).any():

@@ -78,6 +78,7 @@ def test_a_campaign_is_that_of_a_folder(server: Any, address: str, source: Path,
     assert set(written(server, address).values()) == {1}
 
 
+@pytest.mark.slow
 def test_workers_write_their_own_blocks(server: Any, address: str, source: Path, local: Store):
     store = simulate(load_simulator(source), address, ROWS, workers=2, progress=False)
     assert store.digest == local.digest
@@ -86,6 +87,7 @@ def test_workers_write_their_own_blocks(server: Any, address: str, source: Path,
     assert 1 <= len(writers) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_service_that_refuses_at_random_changes_nothing(
     server: Any, address: str, source: Path, local: Store, seed: int
@@ -136,6 +138,7 @@ def test_a_block_of_other_rows_is_refused(server: Any, address: str, source: Pat
     assert set(written(server, address).values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_killed_campaign_goes_on(server: Any, address: str, source: Path, local: Store):
     code = (
         "import sys; from sciinf import load_simulator, simulate; "
@@ -297,6 +300,7 @@ def test_packs_are_small_where_each_is_sent_at_once(
     assert Store(address).digest == digest
 
 
+@pytest.mark.slow
 def test_a_service_that_is_away_is_no_damage(server: Any, address: str, source: Path, monkeypatch: pytest.MonkeyPatch):
     from sciinf.storage import objects
     from sciinf.storage.folder import Unreachable

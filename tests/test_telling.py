@@ -38,6 +38,7 @@ def test_the_log_has_all_that_was_said_and_each_command_adds_to_it(line: Path) -
     assert all(one.strip() in words for one in (result.err + result.out).splitlines())
 
 
+@pytest.mark.slow
 def test_q_says_only_the_answer_and_v_more_than_all(line: Path) -> None:
     """Before the command and behind it; the log has the same each time."""
     log, said, logs = line / "run" / "log.txt", [], []

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from command_line import call
 from trainings import FILES
@@ -19,6 +20,7 @@ simulator.labels = {"slope": "speed", "end": "place after 4 s"}
 """
 
 
+@pytest.mark.slow
 def test_they_come_to_a_run_that_is_there(line: Path) -> None:
     run, code = line / "run", (line / "line.py").read_text()
     before = {name: (run / "fit" / name).read_bytes() for name in FILES}

@@ -85,6 +85,7 @@ def test_infer_stops_before_a_run_that_would_be_worthless(folder: Path, old: str
     assert {file.name for file in (folder / "run").iterdir()} == {"log.txt"}
 
 
+@pytest.mark.slow
 @briefly_trained(20)
 def test_infer_warns_of_the_rest_once(folder: Path) -> None:
     """Failures, and data outside the prior; not again when the run goes on."""

@@ -37,6 +37,7 @@ def written(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_stages_and_losses(tmp_path: Path) -> None:
     """Each stage in order, with how far it came; of the training each loss; and the end."""
     (tmp_path / "line.py").write_text(LINE)

@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
 from command_line import call
 
 from sciinf.commands.serve import source_of
@@ -52,6 +53,7 @@ def test_what_cannot_be_served_is_said(line: Path, tmp_path: Path) -> None:
     assert call("serve", line / "run", "--port", "0").code == 2
 
 
+@pytest.mark.slow
 def test_a_service_begins_answers_and_ends(line_made: Path) -> None:
     words = [sys.executable, "-m", "sciinf.cli", "serve", str(line_made / "run"), "--port", "0", "--token", "a"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

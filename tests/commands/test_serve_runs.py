@@ -66,6 +66,7 @@ def test_a_needed_option_that_nobody_remembers_is_named(read: Path) -> None:
         model.read([str(read / "seen.csv")], {})
 
 
+@pytest.mark.slow
 def test_a_simulator_that_changes_later_is_not_used(line: Path) -> None:
     run, file = line / "run", line / "line.py"
     source = source_of(str(run), {**GIVEN, "simulator": str(file)})
@@ -83,6 +84,7 @@ def test_a_simulator_that_changes_later_is_not_used(line: Path) -> None:
     assert Model(source_of(str(run), {**GIVEN, "simulator": str(file)})).digest != before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_trained_later_has_its_simulator(read: Path, tmp_path: Path) -> None:
     remember_options(read / "run", {"dark": read / "dark.txt"})
     (young := tmp_path / "young").mkdir()

@@ -57,6 +57,7 @@ def test_modules_beside_a_file_import_in_functions_too_and_each_file_has_its_own
     assert not list(tmp_path.rglob("__pycache__"))
 
 
+@pytest.mark.slow
 def test_python_itself_agrees(tmp_path):
     file = written(tmp_path, 3.0)
     file.write_text(SIMULATOR + "\nprint(*model(0.0, None))\n")
@@ -71,6 +72,7 @@ def test_a_file_loaded_again_sees_what_changed_beside_it(tmp_path):
     assert data_of(load_simulator(written(tmp_path, 4.0))) == [4.0] * 5  # of the same size, within the same second
 
 
+@pytest.mark.slow
 def test_workers_import_what_lies_beside(tmp_path):
     store = simulate(
         load_simulator(written(tmp_path / "sim", 1.0)), tmp_path / "s", 8, workers=2, block=4, progress=False

@@ -29,6 +29,7 @@ print(faults())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc whose threshold is moved")
 def test_blocks_are_used_again_and_not_without_it():
     def faults(word):

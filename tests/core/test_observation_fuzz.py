@@ -27,6 +27,7 @@ def rows(tmp_path_factory):
     return seen
 
 
+@pytest.mark.slow
 def test_no_damage_ends_in_a_raw_error(rows):
     assert [row for row in rows if row[2] not in ("read", "refused")] == []
     kinds = {".csv", ".ecsv", ".json", ".txt", ".pt", ".npz", ".h5", ".fits"}
@@ -36,6 +37,7 @@ def test_no_damage_ends_in_a_raw_error(rows):
     assert results["refused"] > 60
 
 
+@pytest.mark.slow
 def test_files_made_to_do_harm_are_refused(rows):
     crafted = FUZZ.hostile()
     results = {name: (result, error) for name, _, result, error in rows if name in crafted}

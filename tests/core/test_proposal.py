@@ -120,7 +120,7 @@ def test_a_proposal_outside_the_prior_is_refused(tmp_path):
         simulate(Noisy(td.Uniform(-1.0, 1.0)), tmp_path, 100, proposal=Corner(2.0), progress=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_draw_what_one_process_draws(tmp_path, root):
     simulator = load_simulator(root / "simulators" / "linear_gaussian.py")
 

@@ -51,6 +51,7 @@ def estimated(single, *, centred=True):
     return moments, remainder_of(scores_of(single), moments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 2, 10])
 @pytest.mark.parametrize("n", [10, 30, 100])
 def test_moments_from_draws_and_the_rest_from_scores(dim, n):
@@ -127,6 +128,7 @@ def moments_of(mixtures):
     return Gaussian(mean, (second - mean**2)[..., None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 20])
 def test_a_prior_of_two_modes_is_right_after_correction(n):
     """Against a grid; the composition alone is approximate there, and finite."""
@@ -205,6 +207,7 @@ def uniform(n, noise=0.3):
     return z, torch.softmax(log, 1), fine, torch.softmax(total, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 6])
 def test_a_uniform_prior_is_right_after_correction(n):
     """Against a grid, with scores by quadrature: same bounds as for Gaussians, and no draw outside the prior."""

@@ -104,6 +104,7 @@ def test_nothing_is_recorded_where_no_gradient_is_wanted():
         assert not residual(score_of(lambda v, s: DIFFUSION.denoise(net, v, s)), y, level).requires_grad
 
 
+@pytest.mark.slow
 def test_training_against_it_lowers_it_without_hurting_the_fit():
     """By more than 30 % on fresh points, while the squared error of D grows by less than a tenth."""
     generator = torch.Generator().manual_seed(2)

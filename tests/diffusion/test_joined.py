@@ -19,6 +19,7 @@ def parts_of(dim, n, *, some=None):
     return Parts(scores_of(single), single, prior, least, 10.0, some, like), exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [Gauss(), Jacobian(Exponential(25))], ids=["gauss", "jacobian"])
 @pytest.mark.parametrize(("dim", "n"), [(1, 30), (2, 100), (3, 10)])
 def test_exact_scores_give_the_exact_posterior(method, dim, n):

@@ -96,6 +96,7 @@ def test_the_random_way_converges_at_its_order(process):
     assert 0.6 < math.log(errors[0] / errors[1]) / math.log(3) < 1.6
 
 
+@pytest.mark.slow
 @resting
 @pytest.mark.parametrize("make", [JointExponential, JointAncestral], ids=["exponential", "ancestral"])
 @pytest.mark.parametrize("path", [VariancePreserving(least=1e-2), PATH], ids=["preserving", "level"])

@@ -40,6 +40,7 @@ def first_two(x):
     return x[:, :2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 def test_measurements_of_a_gaussian(order):
     """Four runs of 500 particles: the mean is within 0.15 sd, evidences within 4 of their own standard errors."""
@@ -81,6 +82,7 @@ def exact_mixture(seen, sd, n):
     return x, float(log_share.logsumexp(0) - math.log(3))
 
 
+@pytest.mark.slow
 def test_measurements_of_a_mixture_that_leave_two_parts():
     """Within 1.8 times what two sets of exact draws are apart; guidance without weights is not."""
     seen, sd = torch.tensor([0.15, 0.6]), 0.3

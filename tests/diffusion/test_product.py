@@ -47,6 +47,7 @@ def ran(twist, count=2):
     return drawn, torch.tensor([run.log_evidence for run in runs]), math.sqrt(sum(r.error**2 for r in runs)) / count
 
 
+@pytest.mark.slow
 def test_sensors_and_a_mean():
     """Two runs of 1,000 particles: the mean is within .15 sd, the evidence within 4 of its standard errors."""
     mean, covariance, evidence = posterior()
@@ -73,6 +74,7 @@ def test_measurements_are_guessed_together():
     assert torch.allclose(joint.log_prob(y), both.log_prob(y), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_event_beside_measurements():
     """p(E and o) = p(E | o) p(o): that the third number is high, where the first two are measured."""
     mean, covariance, evidence = posterior(2)

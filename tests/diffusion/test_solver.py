@@ -51,6 +51,7 @@ def counted(solver, y, path=PATH, mixture=LINE):
     return solver.solve(denoise, y, path, generator=seeded(2)), calls[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "order"),
     [
@@ -74,6 +75,7 @@ def test_deterministic_solvers_converge_at_their_order(make, order):
     assert abs(math.log2(errors[0] / errors[1]) - order) < 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "order", "counts"),
     [
@@ -99,6 +101,7 @@ def test_stochastic_solvers_converge_at_their_order(make, order, counts):
     assert order - 0.6 < slope < order + 0.6
 
 
+@pytest.mark.slow
 def test_adaptive_and_extended_need_a_fifth_of_the_evaluations_of_500_plain_steps():
     plain = distance(counted(EulerMaruyama(500), start(DRAWS // 2))[0])
     for solver in (AdaptiveEuler(), ExtendedReverse(40)):
@@ -107,6 +110,7 @@ def test_adaptive_and_extended_need_a_fifth_of_the_evaluations_of_500_plain_step
         assert distance(found) <= plain + 0.003  # less than the noise of 20,000 draws
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [

@@ -38,6 +38,7 @@ def test_a_normal_number_is_as_rarely_high_as_it_is(sds):
     assert 0.4 < float(off.std() / errors.square().mean().sqrt()) < 2.0
 
 
+@pytest.mark.slow
 def test_groups_of_ten_draws_are_right_on_average():
     """P of 150 estimates, over its own: three standard errors are .08; the mean of logarithms would be a third low."""
     exact, found = math.log(0.5 * math.erfc(1.5 / math.sqrt(2))), []

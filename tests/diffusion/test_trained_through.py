@@ -97,6 +97,7 @@ def bounds(kind, weights):
     return (1.2, 0.6, 2.2) if isinstance(weights, LikelihoodWeights) else (0.4, 0.7, 1.6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(type(part).__name__ for part in case))
 def test_each_is_trained_to_the_posterior(case, rows):
     path, kind, levels, weights = case
@@ -107,6 +108,7 @@ def test_each_is_trained_to_the_posterior(case, rows):
     assert float(draws.std(0).max()) < wide * 0.2**0.5
 
 
+@pytest.mark.slow
 def test_data_are_predicted_after_a_longer_training(rows):
     more = [part.repeat(5, 1, 1) for part in rows]
     draws = drawn(Diffusion(Level(1e-3, 20.0), PredictData()), more)

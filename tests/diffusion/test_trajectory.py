@@ -92,6 +92,7 @@ def test_the_fine_solution_is_the_probability_flow():
     assert (solve_finely(PLANE.denoise, y, levels)[-1] - exact).norm(dim=-1).mean() < 2e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("mixture", [LINE, PLANE, NARROW], ids=["line", "plane", "narrow"])
 def test_few_steps_go_further_on_a_fitted_grid(mixture, order):

@@ -105,7 +105,7 @@ def swinging(rate):
     return field
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=[COMPILER, pytest.mark.slow])])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=[COMPILER, pytest.mark.long])])
 def test_compiled_steps_agree_with_those_as_written_and_are_compiled_once(backend, monkeypatch):
     """With "eager" the steps are traced as ever, and the graph runs without a C++ compiler, which takes seconds."""
     from torch._dynamo.utils import counters
@@ -143,7 +143,7 @@ def test_a_field_that_does_not_compile_runs_as_written_and_says_why():
 
 
 @COMPILER
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradients_flow_through_compiled_steps():
     rate = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
     start = torch.ones(1, dtype=torch.float64)
@@ -153,7 +153,7 @@ def test_gradients_flow_through_compiled_steps():
 
 
 @COMPILER
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "function"), [("lotka_volterra", "log_populations"), ("sir", "log_infected")])
 def test_compiled_simulators_agree_to_rounding(root, monkeypatch, name, function):
     module = load_module(root / "simulators" / "benchmarks" / f"{name}.py")

@@ -140,6 +140,7 @@ def test_who_had_a_block_before_decides_what_it_costs(asked):
     assert [file.name for file in claim.parent.iterdir()] == ["1.2"]
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_gone_is_waited_for_and_then_said(simulator, tmp_path, monkeypatch, capsys):
     """And it says that it waits for workers meanwhile; a Ctrl-C would end it as well."""
     monkeypatch.setattr(cluster, "_ANSWER", 1.0)

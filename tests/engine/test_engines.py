@@ -103,7 +103,7 @@ def engine(request):
     return ENGINES[request.param](request)
 
 
-each = [pytest.param(name, marks=[pytest.mark.slow] * (name == "slurm")) for name in ENGINES]  # it starts many jobs
+each = [pytest.param(name, marks=[pytest.mark.long] * (name == "slurm")) for name in ENGINES]  # it starts many jobs
 every = pytest.mark.parametrize("engine", each, indirect=True)
 forgiving = pytest.mark.parametrize("engine", FORGIVING, indirect=True)
 
@@ -124,6 +124,7 @@ def accounted(store: Store, rows: int = ROWS) -> None:
     assert not left, "claims and unfinished files are removed"
 
 
+@pytest.mark.slow
 @forgiving
 def test_the_block_at_work_pays_and_no_other(engine, tmp_path, monkeypatch):
     """One block always kills its worker, one always hangs, one ends its worker once: all others are as they would be.
@@ -180,6 +181,7 @@ def small_disk(folder: Path, size: str):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @every
 def test_a_hard_day(engine, tmp_path):
     """A full disk, a torn line of a journal, a Ctrl-C, and two campaigns at once, one after the other, on one store."""

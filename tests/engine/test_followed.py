@@ -258,6 +258,7 @@ def above(some, others) -> float:
     return float((np.mean(some) - np.mean(others)) / spread)
 
 
+@pytest.mark.slow
 def test_the_loss_on_fresh_rows_is_that_of_training_after_the_fact(ball, tmp_path, monkeypatch):
     fresh = simulate(ball, tmp_path / "fresh", 4_000, seed=99, progress=False)
     plain = after(ball, fresh, tmp_path)
@@ -293,6 +294,7 @@ for k in range(store.blocks):
 """
 
 
+@pytest.mark.slow
 def test_a_campaign_of_another_process_is_followed_to_its_end(full, ball, tmp_path, monkeypatch):
     monkeypatch.setattr(arrivals, "POLL", 0.02)
     monkeypatch.setattr(arrivals, "SHARE", 1.0)

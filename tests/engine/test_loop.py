@@ -79,6 +79,7 @@ def test_the_length_of_a_post_hoc_average_is_chosen_by_the_validation_loss(ball,
     assert same(train(flow(ball), store, tmp_path / "cut", recipe=recipe, seed=1), fit)
 
 
+@pytest.mark.slow
 def test_what_is_auto_is_found_recorded_and_found_again(ball, store, tmp_path):
     recipe = Recipe(epochs=2, batch="auto", learning_rate="auto")
     fit = train(flow(ball), store, tmp_path / "a", recipe=recipe, seed=1)
@@ -119,6 +120,7 @@ def test_members_stop_by_their_own_patience_and_keep_their_best(ball, tmp_path):
         assert validation_loss(fit, few) == pytest.approx(validation[best], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_member_that_has_stopped_may_diverge_and_another_is_named(ball, tmp_path, monkeypatch):
     few = simulate(ball, tmp_path / "s", 100, progress=False)
     recipe = Recipe(epochs=60, batch=30, patience=3, learning_rate=0.05, processes=1)  # three steps an epoch

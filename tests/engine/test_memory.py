@@ -80,7 +80,7 @@ next(left_open)  # and the interpreter still ends
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux, which can reset the peak")
 def test_training_stays_within_the_memory_given(tmp_path):
     """Peak of the resident memory of a process that trains on ten times its memory, over what it had before.

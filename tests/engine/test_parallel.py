@@ -69,6 +69,7 @@ def alike(one, two):
     return one.shape == two.shape and bool((((one - two) / one).abs() < torch.tensor([NEAR, NEARER])).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flow", "streamed", "post_hoc", "ensemble/member_0", "ensemble/member_1", "search"])
 def test_two_processes_are_one_but_for_rounding(trained, name):
     assert alike(curves(trained / "one" / name), curves(trained / "two" / name))
@@ -78,18 +79,21 @@ def test_two_processes_are_one_but_for_rounding(trained, name):
     assert sorted(file.name for file in (trained / "two" / name).iterdir()) == FILES
 
 
+@pytest.mark.slow
 def test_what_is_searched_for_is_found_alike(trained):
     one, two = (read_json(trained / count / "search" / "fit.json")["search"] for count in ("one", "two"))
     assert one["batch"]["batch"] == two["batch"]["batch"]
     assert one["learning_rate"]["learning_rate"] == pytest.approx(two["learning_rate"]["learning_rate"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_three_processes_are_one_but_for_rounding(trained):
     assert alike(curves(trained / "one" / "flow"), curves(trained / "three" / "flow"))
     one, three = (load_fit(trained / count / "flow").learned.state_dict() for count in ("one", "three"))
     assert all(torch.allclose(one[name].double(), three[name].double(), rtol=NEARER, atol=NEARER) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["one_two", "two_one", "two_three"])
 def test_another_number_of_processes_goes_on_from_the_checkpoint(trained, way):
     cut, whole = trained / way.split("_")[0] / "cut", curves(trained / "one" / "flow")
@@ -99,6 +103,7 @@ def test_another_number_of_processes_goes_on_from_the_checkpoint(trained, way):
     assert sorted(file.name for file in (trained / way).iterdir()) == FILES
 
 
+@pytest.mark.slow
 def test_a_loss_that_draws_differs_as_with_another_seed(trained):
     """The best validation loss lies within 7 standard deviations of those of four seeds.
 
@@ -111,6 +116,7 @@ def test_a_loss_that_draws_differs_as_with_another_seed(trained):
     assert abs(two - statistics.mean(ends)) < 7 * statistics.stdev(ends)
 
 
+@pytest.mark.slow
 def test_each_process_draws_noise_of_its_own(trained):
     seeds = [stream_seed(3, 7, rank) for rank in range(4)]
     assert len(set(seeds)) == 4
@@ -120,6 +126,7 @@ def test_each_process_draws_noise_of_its_own(trained):
     assert set(second[-27:]) == {stream_seed(5, 2 * epoch + 1, 1) for epoch in range(3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", ["two", "three"])
 def test_running_statistics_are_the_mean_over_processes(trained, count):
     """A tenth of the way to the mean of a batch, averaged over shares of it, is a tenth of the way for the batch."""
@@ -129,18 +136,21 @@ def test_running_statistics_are_the_mean_over_processes(trained, count):
     assert int(one["steps"]) == int(other["steps"]) == 9  # the best weights are those of the first epoch
 
 
+@pytest.mark.slow
 def test_a_loss_that_compares_rows_is_told_of_once(trained):
     texts = said(trained)
     assert texts["two_0"].count("compares the rows of a batch") == 2  # `Ratio`, and the running mean
     assert "compares" not in texts["one_0"]
 
 
+@pytest.mark.slow
 def test_the_first_process_alone_speaks(trained):
     texts = said(trained)
     assert "training  epoch 10/10" in texts["two_0"]
     assert [texts[name] for name in ("two_1", "three_1", "three_2")] == ["", "", ""]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_trained_together_is_refused_by_all(trained):
     first, second = (json.loads((trained / f"refused_{rank}.json").read_text()) for rank in range(2))
     assert first == second
@@ -149,6 +159,7 @@ def test_what_cannot_be_trained_together_is_refused_by_all(trained):
     assert all(text in first[name] for name, text in words.items()), first
 
 
+@pytest.mark.slow
 def test_those_that_are_left_end_at_once(trained):
     died = float((trained / "died.txt").read_text())
     for rank in range(2):
@@ -245,6 +256,7 @@ def torchrun(*args):
     return subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_command_goes_on_with_one(store, tmp_path, monkeypatch):
     """torchrun ... sciinf train, one of its processes killed in the middle of an epoch."""
     command = [TESTS / "together.py", "sciinf", "train", SIMULATOR, store, "--out", tmp_path / "run"]

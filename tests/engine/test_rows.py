@@ -115,6 +115,7 @@ def readers() -> list[threading.Thread]:
 # --- which rows ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [BIG, TINY, 0])
 @pytest.mark.parametrize("size", [1, 64, 5_000])
 def test_every_usable_row_comes_once(store, memory, size, small_buffers):
@@ -163,6 +164,7 @@ def test_chunks_of_a_file_smaller_than_the_part(tmp_path):
 # --- in which order -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [BIG, TINY])
 def test_the_generator_decides(store, memory, small_buffers):
     found = of(store, memory)
@@ -245,6 +247,7 @@ def check_buffers(store):
     assert len(set(came)) == len(came) == len(TRAIN) // 8 * 8
 
 
+@pytest.mark.slow
 def test_two_buffers_are_enough_and_needed(store, monkeypatch, small_buffers):
     check_buffers(store)
     monkeypatch.setattr(prefetch, "ITEMS", 3)  # the planted fault: one permit too many, and rows are overwritten
@@ -294,6 +297,7 @@ def test_the_thread_ends_with_its_consumer(store, how, small_buffers):
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [BIG, TINY])
 def test_each_shard_is_verified_once(store, memory, small_buffers):
     fresh, judged = Store(store.path), []

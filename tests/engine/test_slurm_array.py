@@ -94,6 +94,7 @@ def campaign(made: Path, tmp_path: Path) -> Campaign:
     return Campaign(store, simulator, store.missing(), device="cpu", timeout=None)
 
 
+@pytest.mark.slow
 def test_closed_it_cancels_its_jobs_run_again_it_goes_on_and_a_job_that_is_cancelled_is_replaced(
     queue: str, campaign: Campaign, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +141,7 @@ def test_a_look_each_second_does_not_go_through_all_blocks(campaign: Campaign, m
     assert [entry.block for entry in array._new(all_blocks=True)] == [8]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_block_that_kills_its_jobs_is_given_up(
     queue: str, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +154,7 @@ def test_a_block_that_kills_its_jobs_is_given_up(
     assert "after 3 tries" in store.failures()[0].message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queue", ["pretended"], indirect=True)
 def test_a_simulator_that_breaks_its_promises_is_an_error_that_names_the_log(
     queue: str, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
@@ -165,6 +167,7 @@ def test_a_simulator_that_breaks_its_promises_is_an_error_that_names_the_log(
         list(entries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queue", ["pretended"], indirect=True)
 def test_jobs_that_only_die_are_an_error_that_names_the_log(
     queue: str, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
@@ -178,6 +181,7 @@ def test_jobs_that_only_die_are_an_error_that_names_the_log(
         list(entries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queue", ["pretended"], indirect=True)
 def test_jobs_that_are_in_the_queue_already_are_followed_and_no_others_are_submitted(
     queue: str, campaign: Campaign, made: Path

@@ -121,6 +121,7 @@ def run(store: str, simulator: str, environment: dict[str, str], timeout: float 
         work(Store(store), load_simulator(simulator), progress=False, timeout=timeout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sigterm", "sigkill", "sigterm to one that holds the lock, then sigkill", "deadline"])
 def test_programs_end_with_a_worker_of_a_queue(kind: str, made: Path, tmp_path: Path) -> None:
     store = plan(load_simulator(made), tmp_path / "store", 5)
@@ -140,10 +141,11 @@ def test_programs_end_with_a_worker_of_a_queue(kind: str, made: Path, tmp_path: 
     assert waited(lambda: not left(tmp_path), 5.0)
 
 
-slow = pytest.mark.slow  # processes that load torch
+long = pytest.mark.long  # processes that load torch
 
 
-@pytest.mark.parametrize("kind", ["sigkill", pytest.param("deadline", marks=slow), pytest.param("leave", marks=slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sigkill", pytest.param("deadline", marks=long), pytest.param("leave", marks=long)])
 def test_programs_end_with_a_worker_process(
     kind: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +168,7 @@ def kill_when_started(made: Path) -> None:
     os.kill(started(made), signal.SIGKILL)
 
 
-@slow
+@long
 def test_a_worker_that_holds_the_lock_ends_with_its_parent_and_so_do_programs(made: Path, tmp_path: Path) -> None:
     given = str(made), str(tmp_path / "store"), {"LOCK": "1"}
     parent = multiprocessing.get_context("forkserver").Process(target=run_workers, args=given)
@@ -184,7 +186,7 @@ def run_workers(simulator: str, store: str, environment: dict[str, str]) -> None
     simulate(load_simulator(simulator), store, 10, workers=2, progress=False)
 
 
-@slow
+@long
 def test_programs_end_with_a_worker_of_a_cluster(made: Path, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     simulator = load_simulator(made)
@@ -252,6 +254,7 @@ def test_a_signal_to_a_forked_process_is_none_to_the_worker(tmp_path: Path) -> N
     program.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [True, False])
 def test_a_process_forked_between_blocks_is_not_of_the_simulator(busy: bool, tmp_path: Path) -> None:
     if (worker := os.fork()) == 0:

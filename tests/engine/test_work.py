@@ -189,6 +189,7 @@ def test_killed_it_goes_on_and_the_block_in_hand_comes_last(begun: Store, made: 
     assert whole(begun, made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "status"), [("KILL", Status.RAISED), ("HANG", Status.TIMED_OUT)])
 def test_a_block_that_ends_its_process_is_given_up_after_three(
     what: str, status: Status, begun: Store, made: Path
@@ -212,6 +213,7 @@ def test_a_block_that_ends_its_process_is_given_up_after_three(
     assert "after 3 tries" in store.failures()[0].message
 
 
+@pytest.mark.slow
 def test_a_block_that_another_has_in_hand_comes_last_and_is_done_when_that_one_is_dead(
     begun: Store, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +263,7 @@ def test_a_block_that_another_commits_meanwhile_is_waited_for_and_not_done_again
     assert whole(begun, made)
 
 
+@pytest.mark.slow
 def test_a_hint_is_touched_while_a_simulator_holds_pythons_lock(
     begun: Store, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,6 +351,7 @@ def test_a_worker_ends_though_a_process_that_its_simulator_forked_lives_on(begun
         os.waitpid(child, 0)
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_cut_is_not_the_fault_of_a_block(begun: Store, made: Path) -> None:
     process = worker(begun, made, environment={"NAP": "5"})
     wait_for(lambda: hinted(begun) != [])

@@ -75,6 +75,7 @@ def source(folder: Path, kill: str = "") -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_workers_order_interruptions_and_growth_change_nothing(tmp_path):
     simulator = load_simulator(source(tmp_path))
     digest = simulate(simulator, tmp_path / "one", 260, progress=False).digest
@@ -95,7 +96,7 @@ def test_workers_order_interruptions_and_growth_change_nothing(tmp_path):
     assert simulate(simulator, tmp_path / "block", 260, block=26, progress=False).digest != digest
 
 
-@pytest.mark.slow  # three more workers have to die
+@pytest.mark.long  # three more workers have to die
 def test_repair_of_a_block_that_kills(tmp_path):
     plan = Store.create(tmp_path / "plan", load_simulator(source(tmp_path)), seed=0, block=25, rows=100)
     killer = f"{float(draw_theta(plan, 1)[0, 0]):.9g}"
@@ -107,6 +108,7 @@ def test_repair_of_a_block_that_kills(tmp_path):
     assert Store(tmp_path / "s").digest == digest
 
 
+@pytest.mark.slow
 def test_errors_in_workers_are_the_users(tmp_path):
     file = source(tmp_path)
     file.write_text(file.read_text().replace('"n": torch', '"m": torch'))
@@ -135,7 +137,7 @@ def test_a_simulator_of_a_notebook_is_refused_at_once_with_the_way_out(made, tmp
         sent.check_sendable(simulator)
 
 
-@pytest.mark.slow  # a broken pool is opened three times
+@pytest.mark.long  # a broken pool is opened three times
 def test_a_script_without_a_main_guard_is_told(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -147,6 +149,7 @@ def test_a_script_without_a_main_guard_is_told(tmp_path):
     assert "if __name__ == '__main__':" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [Here(), Workers(1)])
 def test_blocks_that_somebody_else_has_committed_meanwhile_are_not_run_again(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "LOOK", 0.0)

@@ -53,6 +53,7 @@ def held_out_loss(estimator, bent):
         return float(estimator.loss(rows(8_000, 8, bent), generator=source).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Score, Matching])
 @pytest.mark.parametrize("bent", [False, True], ids=["Gaussian", "bent"])
 def test_the_share_is_the_one_of_least_loss_on_rows_never_seen(kind, bent):

@@ -53,6 +53,7 @@ def test_the_density_integrates_to_one():
     assert ((ratio.mean(0) - 1).abs() < 4.5 * error).all()
 
 
+@pytest.mark.slow
 def test_draws_are_from_the_density():
     """Sharing the prior's mass by p / q of draws, as above, for each number of changes; false alarms as above."""
     found = density()

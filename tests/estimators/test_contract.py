@@ -123,6 +123,7 @@ def test_loss_per_row_with_gradients(name, kind):
     assert any(bool((g != 0).any()) for g in gradients.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_of_observations_is_one_after_the_other(name, kind):
@@ -164,6 +165,7 @@ def test_a_solver_with_noise_or_steps_of_its_own_is_not_pushed(solver):
     assert not isinstance(density(estimator, batch.x), PushedDensity)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_draws_and_density_have_their_shapes(name):
     estimator, batch = built(name, KINDS["two"])
@@ -182,6 +184,7 @@ def test_draws_and_density_have_their_shapes(name):
     assert torch.allclose(log_prob(estimator, draws[3], batch.rows(slice(0, 4)).x), values[3], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_draws_stay_strictly_inside_the_prior_up_to_its_edge(name):
     # Statistics of rows at the very edges push draws to where single precision ends.
@@ -232,6 +235,7 @@ def test_what_a_mask_hides_changes_nothing(name, kind):
     assert not torch.allclose(estimator.features(shown), estimator.features(batch.x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_comes_back_from_disk_to_the_bit(name, kind, tmp_path):
@@ -341,6 +345,7 @@ def trained(ball):
     return fitted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_linear_gaussian_posterior_after_a_short_training(name, ball, trained):
     # Stated error: means within 0.35 of the exact sd, sds within 25 %. The same run gives the same numbers, so there is

@@ -167,6 +167,7 @@ def test_counts_of_one_law_share_it():
     assert found.middle.common[:2].tolist() == pytest.approx([0.0, 0.5], abs=0.03)
 
 
+@pytest.mark.slow
 def test_versions_are_what_numbers_do_not_share():
     """Sds that rise with the parameter for some numbers and fall for others: seen with versions, not without."""
     prior = Prior(a=td.Normal(0.0, 1.0))

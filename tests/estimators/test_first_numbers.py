@@ -26,6 +26,7 @@ def turning(n, seed, noisy):
     return theta, torch.stack(x[50:], dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["alone", "beside", "second row"])
 def test_the_second_number_of_a_series_has_a_law_of_its_own(where):
     """It has one number before it, the others two. Taken for one of them it moves a mean by up to 0.3 sd.

@@ -80,6 +80,7 @@ def test_chains_from_the_posterior_stay_there(fit):
     assert kstest(last[:, 0, 2].numpy(), other[:, 2].numpy()).statistic < 0.2
 
 
+@pytest.mark.slow
 def test_it_is_a_posterior_like_any_other(fit, store, tmp_path):
     posterior = build_posterior(fit)
     fresh = simulate(OSCILLATOR, tmp_path / "fresh", 100, seed=2, progress=False)
@@ -97,6 +98,7 @@ def test_it_is_a_posterior_like_any_other(fit, store, tmp_path):
     torch.testing.assert_close(corrected.std(0) / exact.std(0), torch.ones(3), atol=0.15, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [GNPE, Canonical, Augmented])
 def test_density_integrates_to_one_within_the_prior(kind, request, store, tmp_path):
     if kind is GNPE:

@@ -97,6 +97,7 @@ def side_by_side(values):
     return torch.cat([v.reshape(len(v), -1) for v in values.values()], dim=-1).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_a_linear_gaussian_task_is_exact_from_the_start(linear, question):
     asked, given = QUESTIONS[question]
@@ -134,6 +135,7 @@ def agrees(conditional, asked, given, errors, *, mean=0.05, spread=0.06):
     return close and torch.allclose(found.T.cov() / sd / sd[:, None], scaled(law), atol=spread)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "errors"),
     [
@@ -185,6 +187,7 @@ def test_no_error_is_none_at_all_and_a_missing_value_needs_none(measured):
     assert all(torch.equal(draws[name], drawn[0][name]) for draws in drawn for name in asked)
 
 
+@pytest.mark.slow
 def test_a_trained_network_keeps_questions_with_errors_exact(tmp_path):
     """Means within a fifth of an sd, covariances within a fifth, of a small network of 4,000 rows."""
     store = simulate(Linear(), tmp_path / "simulations", 4_000, seed=0, progress=False)
@@ -293,7 +296,7 @@ def test_errors_of_counts_need_not_be_whole(tmp_path):
     assert spread[0] < spread[1] < spread[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trained_network_keeps_every_question_exact(tmp_path):
     """C2ST at most 0.55 against exact draws; its own spread at 4,000 draws is about 0.01 (a false alarm: 1e-5)."""
     from sbi.utils.metrics import c2st

@@ -96,6 +96,7 @@ def test_slope_is_that_of_the_standardisation(fit):
     assert torch.allclose(potential.log_slope, total, atol=0.02)
 
 
+@pytest.mark.slow
 def test_counts_have_probabilities(tmp_path):
     # Stated error: mean within 0.15 nats, rms below 0.6, at rates from 1 to 60, zeros among the counts.
     fit = trained(Counts(), tmp_path)

@@ -190,6 +190,7 @@ def test_a_link_sees_nothing_behind_it():
     assert abs(total() - 1) > 0.02
 
 
+@pytest.mark.slow
 def test_it_finds_the_probabilities_of_nested_models(learned):
     fit, _ = learned
     theta = NESTED.sample(400, generator=seeded(11))

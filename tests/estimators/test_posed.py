@@ -84,6 +84,7 @@ def exact(law, x):
     return grid, density, lambda v: cumulative[((torch.as_tensor(v) - grid[0]) / 0.001).long().clamp(0, 16_000)].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", PRIORS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_draws_and_density_are_those_of_the_posterior(kernel, law):
@@ -111,6 +112,7 @@ def test_a_lopsided_kernel_read_the_wrong_way_round_is_found_out(monkeypatch):
     assert float((found / known[((at - grid[0]) / 0.001).round().long()] - 1).abs().max()) > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", PRIORS)
 def test_weights_give_the_evidence_and_waste_few_draws(law):
     x, prior = torch.tensor([0.7]).double(), PRIORS[law]

@@ -85,6 +85,7 @@ def test_guided_by_one_draws_are_those_of_the_posterior_to_the_bit(guiding):
     assert not torch.equal(law.guided(many, 2.0, generator=torch.Generator().manual_seed(0)), plain)
 
 
+@pytest.mark.slow
 def test_no_answer_has_guided_draws_and_a_calibration_would_refuse_them(fitted, tmp_path, monkeypatch):
     """The chance that the plain posterior is refused, or the planted one is not, is below 1e-3."""
     posterior, x = build_posterior(fitted), {"x": torch.tensor([1.0])}
@@ -112,6 +113,7 @@ def test_what_is_left_out_leaves_no_trace(guiding):
     assert to_json(guiding)["arguments"]["dropped"] == 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [{"consistency": 1.0}, {"preserving": True}, {"linear": False, "dropped": 0.2}])
 def test_several_are_trained_side_by_side(store, tmp_path, told):
     both = [Score(Mean.prior, Mean.observables, hidden=16, blocks=1, seed=seed, **told) for seed in (0, 1)]
@@ -174,6 +176,7 @@ def gap(estimator, store):
     return float(penalty(score, z + level[:, None] * noise, level).detach().mean())
 
 
+@pytest.mark.slow
 def test_training_against_the_equation_makes_scores_those_of_one_density(store, tmp_path):
     found = []
     for weight in (0.0, 2.0):
@@ -211,6 +214,7 @@ def heights(estimator, store):
     return found
 
 
+@pytest.mark.slow
 def test_layers_keep_the_rms_of_what_they_are_shown_through_training(store, tmp_path):
     """Within a tenth of 1 for each layer, before training and at its ends; plain layers are not held to that."""
     told = {"hidden": 64, "blocks": 3}

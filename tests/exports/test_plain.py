@@ -57,6 +57,7 @@ def test_unknown_suffixes_are_refused(tmp_path, draws):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_importing_exports_is_light():
     code = (
         "import sys, sciinf.exports; heavy = {'sbi', 'astropy', 'xarray', 'pandas', 'bilby', 'arviz', 'h5netcdf'};"

@@ -102,6 +102,7 @@ def test_batches_keep_observations_apart(exact):
     torch.testing.assert_close(posterior.log_prob_batched(theta, x), expected)
 
 
+@pytest.mark.slow
 def test_sbc_passes_the_exact_posterior_and_fails_a_narrow_one():
     """KS p-values of two ranks: false-alarm rate 2e-3, fixed seeds. The planted fault: widths halved."""
     theta, x = simulations(300)

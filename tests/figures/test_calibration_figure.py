@@ -66,6 +66,7 @@ def test_coverage_figure_without_density():
     assert "highest-density regions" not in {line.get_label() for line in figure.axes[0].lines}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 5, 26])
 def test_ranks_figure_has_a_titled_panel_per_parameter(count):
     ranks = np.random.default_rng(3).integers(0, 128, size=(400, count))

@@ -35,6 +35,7 @@ def test_one_panel_per_parameter_and_pair_with_units_at_the_edges(count):
     assert len(to_svg(figure, "corner", "c")) < 1_500_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 5, 8])
 def test_no_label_is_cut(count):
     names, _, theta, weights = draws(count)

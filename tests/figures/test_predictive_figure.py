@@ -31,6 +31,7 @@ def checked(shape, dims=(), *, name="x", unit="mV", scale="linear", m=200, **cha
     return Checked(name, unit, dims, scale, change.get("observed", observed), change.get("simulated", simulated))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dims", "shape", "kind"),
     [

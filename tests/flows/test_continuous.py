@@ -245,12 +245,13 @@ def test_first_step_of_a_new_flow_has_finite_gradients(penalised):
     assert all(bool(p.grad.isfinite().all()) for p in flow.parameters())
 
 
+@pytest.mark.slow
 def test_learns_a_density_of_two_modes_to_within_a_seventh_of_a_nat():
     # 10,000 rows: the excess has a standard error of about 0.004; fixed seeds, so no false alarms between runs
     assert -0.02 < excess(fitted(Continuous(hidden=(32, 32)), steps=200)) < 0.15
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_penalty_saves_evaluations_at_the_same_density():
     z, c, _ = two_modes(2_000, seeded(3))
     evaluations, excesses = [], []

@@ -210,6 +210,7 @@ def test_half_precision_is_left_to_torch():
     assert couplings.served(z, context, made._weights(*made._maps()))
 
 
+@pytest.mark.slow
 @needed
 @pytest.mark.parametrize(
     ("right", "wrong"),

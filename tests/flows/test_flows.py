@@ -112,6 +112,7 @@ def gaussian(n, generator):
     return mean + 0.5 * noise, c, log_normal(noise) - 2 * math.log(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", SMALL, ids=name_of)
 def test_learns_a_conditional_gaussian(architecture):
     # standard error below 0.005; fixed seeds, so no false alarms between runs
@@ -263,6 +264,7 @@ def store(tmp_path_factory):
     return simulate(simulator, tmp_path_factory.mktemp("flows") / "store", 600, block=300, seed=3, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", SMALL + OTHERS, ids=name_of)
 def test_trained_saved_and_loaded_as_part_of_an_estimator(architecture, store, tmp_path):
     simulator = load_simulator(SIMULATOR)

@@ -72,6 +72,7 @@ def test_gradients_of_the_maps(function):
 # --- the flow -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{}, {"degrees": 2.0}, {"contextual": False}, {"inner": MAF(2, (8,))}],

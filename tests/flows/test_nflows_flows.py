@@ -187,6 +187,7 @@ def spread_of_a_narrow_posterior(tail_bound, seed=0, steps=800):
     return float(draws.std(0).mean()) / 0.02
 
 
+@pytest.mark.slow
 def test_the_default_tail_bound_keeps_the_sd_of_a_narrow_posterior():
     # seeds are fixed, so no false alarms between runs; three seeds gave 1.02, 1.24 and 1.04
     assert 0.7 < spread_of_a_narrow_posterior(CouplingNSF().tail_bound) < 1.3

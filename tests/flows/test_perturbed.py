@@ -161,6 +161,7 @@ def root_mean_square_distance(flow, kind):
     return float(kind.distance(draws).square().mean().sqrt())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Line, Circle])
 def test_training_is_stable_and_ends_near_the_least_loss_there_is(kind):
     _, losses = fitted(kind, NOISE)

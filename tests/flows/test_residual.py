@@ -246,7 +246,7 @@ def test_learns_a_density_of_two_modes_to_within_a_tenth_of_a_nat():
     assert max(lipschitz_constants(flow)) < 0.9 * (1 + 1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("log_det", residual.LOG_DETS)
 def test_the_default_learns_a_density_of_two_modes_to_within_a_twenty_fifth_of_a_nat(log_det):
     assert -0.02 < excess(fitted(Residual(log_det=log_det), steps=400)) < 0.04

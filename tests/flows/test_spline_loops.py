@@ -186,6 +186,7 @@ def test_it_is_compiled_once_and_kept(afresh, monkeypatch):
     assert list((afresh / "cache/sciinf").iterdir()) == [kept]
 
 
+@pytest.mark.slow
 @needed
 def test_each_kind_of_processor_has_its_own(afresh, monkeypatch):
     """Machines of a cluster share a home: what one compiled for itself would end another's process."""
@@ -196,6 +197,7 @@ def test_each_kind_of_processor_has_its_own(afresh, monkeypatch):
     assert len(list((afresh / "cache/sciinf").iterdir())) == 2
 
 
+@pytest.mark.slow
 @needed
 def test_a_header_that_changes_makes_another_library(afresh):
     for path in (SOURCE, *SOURCE.parent.glob("*.h")):
@@ -228,6 +230,7 @@ def test_without_it_torchs_operations_serve(why, afresh, monkeypatch):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 @needed
 @pytest.mark.parametrize(
     ("right", "wrong"),

@@ -188,6 +188,7 @@ def law(extra=0.0):
     return draw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.0, SIGMA])
 def test_learns_the_density_it_is_shown_noise_included(sigma):
     # fixed seeds, so no false alarms between runs; a flow that took p for p_sigma would be at 0.1 or more

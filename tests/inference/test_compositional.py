@@ -116,6 +116,7 @@ def test_draws_are_those_of_the_generator(fit):
     assert torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_a_single_draw_and_fewer_than_parameters(fit):
     posterior, x = Compositional(fit, 4), torch.ones(4, 2)
     for n in (1, 2):
@@ -162,6 +163,7 @@ def test_priors_that_are_not_gaussian_in_z_are_refused(tmp_path):
         Compositional(fit, 3)
 
 
+@pytest.mark.slow
 def test_sets_of_several_are_joined_from_smaller_ones(tmp_path):
     """PF-NPSE: 7 observations by a network of up to 2, four factors of which the last has 1."""
     simulator, short = sets(Ball(), 2), Recipe(epochs=24)

@@ -76,6 +76,7 @@ POSTERIORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", POSTERIORS)
 def test_posteriors_given_whatever_there_is(conditional, question):
     given, exact = POSTERIORS[question]

@@ -50,6 +50,7 @@ def figures(posterior, x):
     return (float(draws.mean()) - mean) / sd, float(draws.std()) / sd
 
 
+@pytest.mark.slow
 def test_it_is_the_exact_posterior_where_the_first_was_not(first, tmp_path):
     # what a network learns from 1,200 rows is off by 0.2 sds and 20 % in this task at most, over ten seeds
     x = torch.tensor([0.6, 0.9, 0.75])

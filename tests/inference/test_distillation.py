@@ -106,6 +106,7 @@ def test_what_has_no_steps_is_refused(both, tmp_path):
         FewSteps(teacher.estimator, steps=0)
 
 
+@pytest.mark.slow
 def test_stages_halve_the_steps_at_the_levels_of_their_teachers(both, tmp_path):
     """Two stages, eight steps to four to two: each level where a student stops is one of its teacher's, and each
     student begins with the weights of the one before.

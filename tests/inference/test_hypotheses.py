@@ -68,6 +68,7 @@ def posterior(fit):
     return build_posterior(fit, SIMULATOR, ess=1_000, budget=8_000)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sciinf.core.doubts.Doubt")
 @pytest.mark.parametrize(("statement", "value"), [("odd", True), ("odd", False), ("has + x x", True)])
 def test_the_probability_of_a_hypothesis_is_that_of_all_trees(exact, posterior, statement, value) -> None:

@@ -110,6 +110,7 @@ def off(draws, x):
 # --- with likelihoods that are known: errors are those of the chains alone --------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [QUICK, Slice(warmup=30)], ids=["hamiltonian", "slice"])
 def test_draws_are_those_of_the_exact_posterior(sampler):
     # 4 observations at once, 2,000 draws worth at least 500: a mean is off by more than 5 / sqrt(500) = 0.22 sds with
@@ -128,6 +129,7 @@ def test_draws_are_those_of_the_exact_posterior(sampler):
     assert off(flat.draw_batched({"x": x[:, 0]}, 500, generator=generator()), x)[1] > 0.16
 
 
+@pytest.mark.slow
 def test_the_items_of_a_set_add_up():
     # Bounds as above.
     x = sets(4, 10)
@@ -147,6 +149,7 @@ def test_the_items_of_a_set_add_up():
     assert torch.allclose(posterior.unnormalised(theta, {"x": x}), summed.double(), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", [BOX, MIXED, JOINT], ids=["box", "mixed", "joint"])
 def test_without_data_the_draws_are_the_priors(prior):
     # Kolmogorov-Smirnov tests of 500 draws, thinned to be nearly independent; a false alarm in 1e-5 for each parameter.
@@ -197,6 +200,7 @@ def test_a_density_that_fits_the_data_least_is_found_out():
 # --- what it says and refuses ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_chains_that_do_not_mix_are_reported_by_name():
     # a has two humps 100 sds apart for the second observation: no chain goes from one to the other.
     def humps(theta, x):
@@ -230,6 +234,7 @@ def test_no_likelihood_anywhere_is_refused():
         MCMC(fit).draw_batched({"x": torch.zeros(1, 2)}, 10, generator=generator())
 
 
+@pytest.mark.slow
 def test_same_generator_same_draws_and_few_are_thinned():
     posterior, before = MCMC(known(ball), Hamiltonian(warmup=50)), torch.get_rng_state()
     x = {"x": sets(3, 1)[:, 0]}
@@ -307,6 +312,7 @@ def fit(request, store, tmp_path_factory):
     return train(estimator, store, tmp_path_factory.mktemp("fit") / "fit", recipe=Recipe(epochs=15, batch=150))
 
 
+@pytest.mark.slow
 def test_learned_posterior_is_near_the_exact_one(fit):
     # Stated error: of one observation, means within 0.6 of the exact sd and sds within 30 %; of a set of 5, whose
     # sds are half as large and whose errors are five times added, means within 1.2 sds and sds within 45 %. The same
@@ -322,6 +328,7 @@ def test_learned_posterior_is_near_the_exact_one(fit):
     assert sd < 0.45
 
 
+@pytest.mark.slow
 def test_a_fit_read_back_is_the_same_posterior(fit):
     theta = BALL.prior.sample(20, generator=generator()).reshape(10, 2, 3)
     one, two = (MCMC(f) for f in (fit, load_fit(fit.folder)))
@@ -332,6 +339,7 @@ def test_a_fit_read_back_is_the_same_posterior(fit):
     assert torch.equal(one.features(x), two.features(x))
 
 
+@pytest.mark.slow
 def test_answers_and_calibration_take_it_like_any_other(tmp_path):
     posterior = MCMC(known(ball), Hamiltonian(warmup=20, longest=3), chains=5)
     fresh = simulate(BALL, tmp_path / "fresh", 100, seed=2, progress=False)
@@ -343,7 +351,7 @@ def test_answers_and_calibration_take_it_like_any_other(tmp_path):
     assert set(answer.parameters) == set(BALL.prior.names)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_learned_as_well_as_by_sbi(tmp_path, monkeypatch):
     # On the same 5,000 simulations the error of the log likelihood, less its mean over draws of each exact posterior,
     # has an rms of at most 1.2 times that of sbi's NLE and NRE-C with their defaults. Both runs are seeded: on one kind

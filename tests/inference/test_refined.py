@@ -165,6 +165,7 @@ def made(tmp_path_factory):
     return out, rounds(out)
 
 
+@pytest.mark.slow
 def test_rounds_from_a_wrong_answer_end_at_the_right_one(made):
     """It was off by 1.5 sds, and 1.3 times too wide."""
     shift, width = off(made[1])
@@ -172,6 +173,7 @@ def test_rounds_from_a_wrong_answer_end_at_the_right_one(made):
     assert (width - 1).abs().max() < 0.1
 
 
+@pytest.mark.slow
 def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
     out, posterior = made
     again, loaded = rounds(out), load_refined(out)
@@ -216,6 +218,7 @@ def test_rounds_are_read_again_to_the_bit_and_go_on(made, tmp_path):
     assert len(near) == int(inside(posterior.prior, posterior.last, rows).sum()) < len(rows)
 
 
+@pytest.mark.slow
 def test_rounds_end_when_they_are_told_to(made, tmp_path):
     """A callable that says so after the first; what is left is read again."""
     seen = []
@@ -225,6 +228,7 @@ def test_rounds_end_when_they_are_told_to(made, tmp_path):
     assert found.digest != made[1].digest
 
 
+@pytest.mark.slow
 def test_a_stop_at_any_moment_loses_nothing(made, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         rounds(tmp_path, stop=5)
@@ -234,6 +238,7 @@ def test_a_stop_at_any_moment_loses_nothing(made, tmp_path):
     assert found.digest == made[1].digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -248,6 +253,7 @@ def test_rounds_of_something_else_are_refused(made, change, words):
         rounds(made[0], **change)
 
 
+@pytest.mark.slow
 def test_changed_files_are_refused_unless_they_are_accepted(made, tmp_path):
     shutil.copytree(made[0], tmp_path / "copy")
     file = tmp_path / "copy" / "refined.json"
@@ -270,6 +276,7 @@ def test_an_answer_that_does_not_vary_is_refused(tmp_path):
         rounds(tmp_path, first=Wrong(0.0, 0.0))
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_said(made, tmp_path):
     with pytest.raises(FileNotFoundError, match="no rounds around an answer"):
         load_refined(tmp_path)
@@ -293,6 +300,7 @@ class Rounded(Narrow):
         return {"x": (2 * super().__call__(theta, generator=generator)["x"]).round() / 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("simulator", "learned"), [(Narrow(), True), (Rounded(), False)])
 def test_rounded_numbers_have_no_likelihood_of_their_own(simulator, learned, tmp_path):
     """A density of them has no bound."""

@@ -197,6 +197,7 @@ def test_rounds_share_no_random_numbers(finished):
     assert len(posterior.trained_on) == 4
 
 
+@pytest.mark.slow
 def test_what_was_stopped_goes_on_to_the_same_result(tmp_path):
     """Ctrl-C in the simulations of round 2, and what kills elsewhere leave behind."""
     whole = infer(tmp_path / "whole", Narrow(), **QUICK)
@@ -302,6 +303,7 @@ def test_a_proposal_made_from_what_was_learned_is_read_back(tmp_path, monkeypatc
 # --- calibration ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_can_be_calibrated_within_the_region(finished, tmp_path):
     """400 rows: a gap is off by 0.08 once in 100 by chance; 0.15 leaves room for what 2,000 rows do not teach."""
     _, posterior = finished
@@ -329,7 +331,7 @@ def test_it_is_not_calibrated_on_simulations_of_another_law(finished, tmp_path):
         calibrate(Amortised(fit), fresh)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rounds_beat_one_round_of_the_same_budget(tmp_path):
     """A posterior a hundred times narrower than the prior; the error is KL(exact || fitted Gaussian of the draws).
 

@@ -14,6 +14,7 @@ KNOWN = {"beta": (1.886, 0.160), "gamma": (0.504, 0.037), "phi_inv": (0.052, 0.0
 """Mean and sd by 1,920 draws of a Student-t law with 96 particles each: their own error is 0.03 sd."""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained()
 def test_boarding_school_in_short(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_boarding_school_in_short(tmp_path: Path) -> None:
     assert equations.parameters["beta"].sd < 0.6 * answer.parameters["beta"].sd
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_boarding_school_end_to_end(tmp_path: Path) -> None:
     answer = load_module(PIPELINE).run(tmp_path)

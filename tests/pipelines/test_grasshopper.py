@@ -12,6 +12,7 @@ from sciinf.core.simulator import load_module
 PIPELINE = Path(__file__).parent.parent.parent / "pipelines" / "grasshopper.py"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained()
 def test_grasshopper_in_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

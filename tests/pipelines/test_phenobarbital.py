@@ -14,6 +14,7 @@ KNOWN = {"clearance": (0.00639, 0.0011), "volume": (1.151, 0.14), "noise": (3.66
 """Mean and sd by a grid, `benchmarks/dynamics.py --parts pheno`."""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained(4)
 def test_phenobarbital_in_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,7 @@ def test_too_few_injections_are_refused_before_hours_of_training(tmp_path: Path)
         run(tmp_path, h1="h1.hdf5", l1="l1.hdf5", injections=40)
 
 
+@pytest.mark.slow
 @briefly_trained()
 def test_linear_gaussian_end_to_end(tmp_path: Path) -> None:
     answer = load_module(ROOT / "pipelines/linear_gaussian.py").run(tmp_path, seed=1, simulations=1_000, fresh=600)
@@ -85,7 +86,7 @@ def _amortised(folder: Path, simulator: Any, data: Any, n: int = 10_000) -> Draw
     return posterior.draw({k: v[None] for k, v in data.items()}, n, generator=generator)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_lynx_hare_end_to_end(tmp_path: Path, reference_data: Path) -> None:
     """Against 10,000 draws of Stan's: posteriordb, hudson_lynx_hare-lotka_volterra."""
@@ -121,7 +122,7 @@ def test_lynx_hare_end_to_end(tmp_path: Path, reference_data: Path) -> None:
     assert answer.draws.ess >= 2_000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_influenza_end_to_end(tmp_path: Path) -> None:
     """Against NUTS on the same model: beta 1.737 +- 0.054, gamma 0.541 +- 0.046, phi_inv 0.139 +- 0.077."""
@@ -140,6 +141,7 @@ def test_influenza_end_to_end(tmp_path: Path) -> None:
     assert ratio.max() <= 1.25
 
 
+@pytest.mark.slow
 @briefly_trained()
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_two_epidemics_in_short(tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_two_epidemics_in_short(tmp_path: Path) -> None:
     assert set(saved["parameters"]) == set(answer.parameters)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_coal_mines_end_to_end(tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def test_coal_mines_end_to_end(tmp_path: Path) -> None:
     assert one.sd == pytest.approx(2.4, rel=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_two_epidemics_end_to_end(tmp_path: Path) -> None:
     """Against dynesty of each model: its log Bayes factor has an error of 0.1 (`benchmarks/discrete_epidemics.py`)."""
@@ -181,7 +183,7 @@ def test_two_epidemics_end_to_end(tmp_path: Path) -> None:
     assert error < 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_sdss_exposures_end_to_end(tmp_path: Path) -> None:
     """Against NUTS on the pixels of all exposures, with each one's calibration and sky; it is in no training."""

@@ -42,6 +42,7 @@ def coarser(file: Path, changes: dict[str, str], folder: Path) -> Path:
     return folder / file.name
 
 
+@pytest.mark.slow
 def test_burgers_inverse_end_to_end(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """On a quarter of the points in a quarter of the steps, which are the truth here.
 
@@ -66,7 +67,7 @@ def test_burgers_inverse_end_to_end(tmp_path: Path, tmp_path_factory: pytest.Tem
     assert wanted <= {p.name for p in tmp_path.iterdir()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_darcy_inverse_end_to_end(tmp_path: Path) -> None:
     answer = load_module(ROOT / "pipelines/darcy_inverse.py").run(tmp_path, seed=1)
@@ -78,7 +79,7 @@ def test_darcy_inverse_end_to_end(tmp_path: Path) -> None:
     assert (tmp_path / "fields.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_navier_stokes_end_to_end(tmp_path: Path) -> None:
     answer = load_module(ROOT / "pipelines/navier_stokes.py").run(tmp_path, seed=1)
@@ -91,7 +92,7 @@ def test_navier_stokes_end_to_end(tmp_path: Path) -> None:
     assert (tmp_path / "fields.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_extreme_events_are_as_rare_as_they_are(tmp_path: Path) -> None:
     answer = load_module(ROOT / "pipelines/extreme_events.py").run(tmp_path, seed=1)
@@ -101,7 +102,7 @@ def test_extreme_events_are_as_rare_as_they_are(tmp_path: Path) -> None:
     assert abs(math.log(told["probability"] / told["of the solver's runs"])) < 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_kolmogorov_is_inferred_through_a_generator_of_words(tmp_path: Path) -> None:
     """Draws are widened by what they miss: the posterior may be too wide, and holds the truth."""

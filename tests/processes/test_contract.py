@@ -132,6 +132,7 @@ def store(tmp_path_factory):
     return simulate(Drifting(), tmp_path_factory.mktemp("rows") / "store", 60, seed=0, progress=False)
 
 
+@pytest.mark.slow
 @EACH
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_it_trains_in_an_ensemble_and_is_read_back(name, store, tmp_path):

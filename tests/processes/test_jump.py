@@ -117,6 +117,7 @@ def test_it_solves_the_master_equation_and_its_kl_is_the_integral(known):
     assert float(kl) == pytest.approx(float(found.kl), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_expectations_over_states_are_exact_and_have_slopes():
     observables = {"x": Observable((6, 1), dims=("time", "channel"))}
     made = LatentDynamics(Prior.none(), observables, MarkovJump(3, hidden=0), width=4)

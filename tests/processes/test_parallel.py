@@ -48,6 +48,7 @@ class Autoregression(Simulator):
         return {"x": torch.stack(found, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_posterior_of_an_autoregression_needs_noise_that_is_correlated(tmp_path):
     simulator = Autoregression()

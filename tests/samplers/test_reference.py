@@ -34,7 +34,7 @@ def reference():
     return draws.movedim(0, 1)[:, :, None]
 
 
-@pytest.mark.slow  # compiling takes ten seconds
+@pytest.mark.long  # compiling takes ten seconds
 @pytest.mark.parametrize("name", DRAW)
 def test_as_numpyros_nuts(name):
     # false alarms, with other seeds: 1e-6 for each of three marginals

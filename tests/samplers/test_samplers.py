@@ -39,6 +39,7 @@ def drawn(name, log_density, start, *, share=1.0, seed=1, **rest):
 # --- targets that are known -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dim"), [(n, 2) for n in DRAW] + [(n, d) for n in KINDS for d in (1, 10)])
 def test_correlated_gaussians_of_different_scales(name, dim):
     # fixed seeds, so no false alarms between runs; with others, fewer than 2e-4 (see is_standard_normal)
@@ -50,6 +51,7 @@ def test_correlated_gaussians_of_different_scales(name, dim):
     assert is_standard_normal(target.whitened(found.draws.flatten(0, 1)).unflatten(0, found.draws.shape[:2]))
 
 
+@pytest.mark.slow
 @samplers
 def test_bananas_against_quadrature(name):
     # false alarms, had the seeds not been fixed: 1e-6 for each of four marginals
@@ -73,6 +75,7 @@ def two_modes(distance):
     return log_density
 
 
+@pytest.mark.slow
 @kinds
 def test_modes_within_reach_have_their_weights(name):
     # three quarters of the mass are right; false alarm 6e-7, with another seed
@@ -83,6 +86,7 @@ def test_modes_within_reach_have_their_weights(name):
     assert float(z_scores((found.draws[..., :1] > 0).double(), exact).abs()) < 5
 
 
+@pytest.mark.slow
 @kinds
 def test_modes_out_of_reach_are_reported_and_each_is_right(name):
     start = normal(16, 1, 2) + torch.tensor([10.0, 0.0]) * torch.tensor([-1.0, 1.0]).repeat(8)[:, None, None]
@@ -102,6 +106,7 @@ def boxes(x):
     return torch.where(((x > LOW) & (x < HIGH)).all(dim=-1), 0.0, -math.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in DRAW if "slice" in name])
 def test_uniform_densities_are_filled_to_their_edges(name):
     # false alarms, with other seeds: 1e-6 for each of four marginals
@@ -150,6 +155,7 @@ def test_nan_counts_as_no_density(name):
         assert p_value(found.draws[:, :, b, 0] * RATE[b], stats.gamma(3).cdf) > 1e-6
 
 
+@pytest.mark.slow
 @kinds
 def test_starts_of_another_scale_than_the_target(name):
     target = Gaussians(2)
@@ -159,6 +165,7 @@ def test_starts_of_another_scale_than_the_target(name):
     assert is_standard_normal(target.whitened(found.draws))
 
 
+@pytest.mark.slow
 @kinds
 def test_one_chain_is_enough(name):
     target = Gaussians(2)
@@ -189,6 +196,7 @@ def test_planted_fault_the_way_back_is_taken_for_as_likely_as_the_way_there(name
     assert not gaussian_is_right(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [False, True])
 def test_planted_fault_the_last_half_step_is_missing(fault, monkeypatch):
     given, target = hamiltonian.leapfrog, Gaussians(1)
@@ -214,6 +222,7 @@ def test_planted_fault_levels_are_not_random(monkeypatch):
     assert not gaussian_is_right("slice")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [False, True])
 def test_planted_fault_intervals_that_soon_stop_growing_are_not_laid_at_random(fault, monkeypatch):
     given, target = slice._Walk._uniform, Gaussians(2)
@@ -231,6 +240,7 @@ def test_planted_fault_intervals_that_soon_stop_growing_are_not_laid_at_random(f
 # --- what all samplers keep to --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @kinds
 def test_same_seed_same_bits_and_the_global_generator_is_left_alone(name):
     target, before = Gaussians(2), torch.get_rng_state()
@@ -270,6 +280,7 @@ def test_thinned_draws_are_every_so_manieth(name):
     torch.testing.assert_close(every.draws[2:6:3], third.draws[:2])
 
 
+@pytest.mark.slow
 @kinds
 def test_single_precision_and_gradients_switched_off(name):
     def log_density(x):

@@ -56,6 +56,7 @@ def service(url: str) -> Service:
     return sciinf.connect(url, token="a")
 
 
+@pytest.mark.slow
 def test_an_answer_from_there_is_one_from_here(service: Service, line_made: Path) -> None:
     there = service.query({"x": SEEN}, "run", draws=3_000, seed=5)
     posterior = sciinf.load_posterior(line_made / "run")

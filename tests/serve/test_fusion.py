@@ -117,6 +117,7 @@ def test_what_cannot_be_fused_is_left_to_the_other_lane(models: Models) -> None:
     assert alone == [0]
 
 
+@pytest.mark.slow
 def test_a_score_is_fused_too(line_made: Path, tmp_path: Path) -> None:
     folder = scored(line_made, tmp_path / "run")
     own = Models([source(folder)])

@@ -69,6 +69,7 @@ def answer(late: Path) -> Answer:
     return load_answer(late / "late", name="seen")
 
 
+@pytest.mark.slow
 def test_draws_that_single_precision_cannot_hold_come_in_double(service: Any, answer: Answer) -> None:
     httpx = pytest.importorskip("httpx")
     body = {"observation": "seen", "draws": 10_000, "include": ["draws"]}
@@ -80,6 +81,7 @@ def test_draws_that_single_precision_cannot_hold_come_in_double(service: Any, an
     assert np.quantile(found, [0.16, 0.5, 0.84], axis=0) - expected == pytest.approx(np.zeros((3, 2)), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_date_has_its_interval_at_any_level(visit: Any, answer: Answer) -> None:
     """With as many digits as its width asks for, and as the report gives."""
     shown = visit()
@@ -92,6 +94,7 @@ def test_a_date_has_its_interval_at_any_level(visit: Any, answer: Answer) -> Non
     assert {row[0]: row[2] for row in rows(shown)}["t0"] == ends((low, high), middle, "d")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_long_numbers_lie_within_their_cells(visit: Any, width: int) -> None:
     """Of two answers, too; and the table need not be scrolled."""
@@ -108,6 +111,7 @@ def test_long_numbers_lie_within_their_cells(visit: Any, width: int) -> None:
     assert beyond <= 0
 
 
+@pytest.mark.slow
 def test_axes_tell_late_digits_apart(visit: Any) -> None:
     """What is common to the numbers of an axis is taken off its ticks, and said in its name."""
     shown = visit()

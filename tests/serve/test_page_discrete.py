@@ -95,6 +95,7 @@ def test_a_model_tells_labels_their_prior_and_what_exists_when(ask: httpx.Client
     assert "exists" not in found["height"]["prior"]
 
 
+@pytest.mark.slow
 def test_an_answer_has_probabilities_and_draws_with_their_labels(ask: httpx.Client, runs: Path) -> None:
     body = {"x": {"flux": WAVE.tolist()}, "draws": 10_000, "include": ["draws"], "seed": 0}
     said = ask.post("answer", json=body).json()
@@ -107,6 +108,7 @@ def test_an_answer_has_probabilities_and_draws_with_their_labels(ask: httpx.Clie
     np.testing.assert_array_equal(np.isnan(theta), np.isnan(answer.draws.theta.numpy()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["h5", "csv", "ecsv", "arrow", "nc"])
 def test_draws_are_saved(ask: httpx.Client, kind: str) -> None:
     said = ask.post("answer", json={"x": {"flux": WAVE.tolist()}, "draws": 200}).json()

@@ -88,6 +88,7 @@ def simulated(service: Any, **body: Any) -> Any:
     return httpx.post(f"{service[0]}/models/tank/simulate", json={"theta": THETA, **body}, timeout=60)
 
 
+@pytest.mark.slow
 def test_data_are_simulated_as_the_observation_was_seen(service: Any) -> None:
     """Ten sds of the noise, 0.01: no false alarms. Filled with 10, where plans have 3 at most."""
     found = simulated(service, x=SEEN, seed=3)

@@ -39,6 +39,7 @@ def service(refined: Path) -> Iterator[TestClient]:
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("x", "posterior"), [(SEEN, "refined"), (FAR, "amortised")])
 def test_what_answers_is_what_the_command_takes(
     x: list[float], posterior: str, service: TestClient, refined: Path, tmp_path: Path

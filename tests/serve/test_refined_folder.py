@@ -16,6 +16,7 @@ from sciinf import Recipe, build_posterior, calibrate, load_fit, load_simulator,
 SEEN, FAR = [0.2, 1.4, 1.9, 3.2, 3.8], [-4.0, -6.0, -8.0, -10.0, -12.0]
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_refined_answer_is_served(line: Path, tmp_path: Path) -> None:
     simulator, near = load_simulator(line / "line.py"), line / "run" / "refined" / "seen"
     first, quiet = build_posterior(load_fit(line / "run" / "fit")), dict[str, Any](progress=False)

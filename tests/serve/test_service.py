@@ -49,6 +49,7 @@ def drawn(answer: dict[str, Any]) -> np.ndarray:
     return np.frombuffer(base64.b64decode(said["float32"]), "<f4").reshape(said["count"], len(said["names"]))
 
 
+@pytest.mark.slow
 def test_a_file_is_answered_as_by_the_command(service: TestClient, line: Path) -> None:
     result = call("query", line / "run", "--observation", line / "seen.csv", "--without-simulator", "--json")
     assert result.code == 0, result.err
@@ -235,6 +236,7 @@ def test_mutated_questions_never_break_the_service(service: TestClient) -> None:
     assert {200, 400, 422} <= statuses
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_no_question(service: TestClient) -> None:
     found: list[int] = []
 
@@ -270,6 +272,7 @@ def test_numbers_are_there_for_who_watches(service: TestClient) -> None:
     assert "5, m" in asked["properties"]["x"]["properties"]["x"]["description"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_trained_yet_says_so(line: Path, tmp_path: Path) -> None:
     (tmp_path / "young").mkdir()
     with serving([source(tmp_path / "young")]) as client:

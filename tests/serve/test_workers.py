@@ -34,6 +34,7 @@ simulator = wrappers.numpy(track, prior, {"x": Observable((5,), "m", dims=("time
 """
 
 
+@pytest.mark.slow
 def test_only_the_question_that_a_process_died_over_is_refused(line: Path) -> None:
     (line / "line.py").write_text((line / "line.py").read_text() + DIES)
     with serving([source(line / "run", line / "line.py")]) as client, ThreadPoolExecutor(4) as threads:
@@ -50,6 +51,7 @@ def test_only_the_question_that_a_process_died_over_is_refused(line: Path) -> No
         assert "stopped twice while it worked on this question" in refused.json()["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", [False, True])
 def test_the_end_refuses_what_is_out(between: bool, line_made: Path) -> None:
     one = One({"x": np.array(SEEN["x"]["x"], np.float32)}, (), Wanted(predicted=False))
@@ -72,6 +74,7 @@ def test_the_end_refuses_what_is_out(between: bool, line_made: Path) -> None:
     asyncio.run(ended())
 
 
+@pytest.mark.slow
 def test_a_damaged_run_leaves_the_others_served(line: Path) -> None:
     shutil.copytree(line / "run", line / "bad")
     (line / "bad" / "fit" / "model.safetensors").write_bytes(b"damaged")

@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parents[2] / "simulators" / "benchmarks"
 TASKS = sorted(path.stem for path in FOLDER.glob("*.py"))
 SOLVED = ("lotka_volterra", "sir")  # differential equations: slower than the rest
 SMOOTH = [task for task in TASKS if task != "two_moons"]  # whose likelihood has no edges
-NUMBERS = [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4, 5))]
+NUMBERS = [1, 2, *(pytest.param(n, marks=pytest.mark.long) for n in (3, 4, 5))]
 PAIRS = [(task, number) for task in TASKS for number in range(1, 6)]
 
 
@@ -118,7 +118,7 @@ def test_exact_posterior_has_the_reference_marginals(task, number, reference_dat
 @pytest.mark.parametrize(
     ("task", "number"),
     [
-        pytest.param(task, number, marks=pytest.mark.slow if number > (1 if task in SOLVED else 2) else ())
+        pytest.param(task, number, marks=pytest.mark.long if number > (1 if task in SOLVED else 2) else ())
         for task, number in PAIRS
         if load(task).reference is None
     ],

@@ -104,6 +104,7 @@ def ranks(draws, truth, cut=1.0):
     return (below / ((~draws.isnan()).sum(1).numpy() + 1))[~truth.isnan().numpy()]
 
 
+@pytest.mark.slow
 def test_truths_are_draws_of_their_posteriors(simulator, module):
     # 200 records: ranks of a time and a rate, where they exist, are uniform (KS, p > 1e-4 each: 2 false alarms in
     # 10,000), and those of a rate that is half as high again are not
@@ -116,6 +117,7 @@ def test_truths_are_draws_of_their_posteriors(simulator, module):
     assert stats.kstest(ranks(draws[..., rate], theta[:, rate], cut=1.5), "uniform").pvalue < 1e-4  # the fault
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_the_truths(simulator, module):
     # 1,000 records: how often k is the truth, less what is said, within 4 standard errors (4 checks, false alarm 3e-4)
     theta = simulator.prior.sample(1_000, generator=generator(4))

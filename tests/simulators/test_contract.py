@@ -111,6 +111,7 @@ def test_there_are_simulators():
     assert {"linear_gaussian.py", "lotka_volterra.py"} <= {p.name for p in simulator_files()}
 
 
+@pytest.mark.slow
 def test_names_differ():
     names = [loaded(path).name for path in simulator_files()]
     assert sorted(names) == sorted(set(names))
@@ -127,16 +128,19 @@ def test_shapes_and_dtypes(simulator):
     check_shapes(simulator)
 
 
+@pytest.mark.slow
 def test_most_prior_draws_simulate(simulator):
     # Of 51 prior draws 5 may fail, and none of the first 17 need no more: a simulator that fails in 5 % is refused with
     # probability below 0.04, one that fails in 25 % passes with 0.014; the seeds are fixed.
     check_draws(simulator)
 
 
+@pytest.mark.slow
 def test_the_generator_is_the_only_randomness(simulator):
     check_seed(simulator)
 
 
+@pytest.mark.slow
 def test_log_scaled_observables_are_not_negative(simulator):
     check_log_scale(simulator)
 
@@ -155,6 +159,7 @@ def test_observables_survive_json(simulator):
         assert Observable.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
+@pytest.mark.slow
 def test_it_knows_its_file_and_loads_again_alike(simulator):
     assert simulator.source is not None
     again = load_simulator(simulator.source)
@@ -167,6 +172,7 @@ def test_it_knows_its_file_and_loads_again_alike(simulator):
     assert all(torch.equal(x[k][status == Status.OK], other[k][status == Status.OK]) for k in x)
 
 
+@pytest.mark.slow
 def test_log_likelihood(simulator):
     if simulator.log_likelihood is None:
         pytest.skip("no tractable likelihood")
@@ -180,6 +186,7 @@ def test_log_likelihood(simulator):
     assert torch.allclose(simulator.log_likelihood(theta, one), simulator.log_likelihood(theta, repeated))
 
 
+@pytest.mark.slow
 def test_reference(simulator):
     if simulator.reference is None:
         pytest.skip("no known posterior")

@@ -143,6 +143,7 @@ def test_the_sum_is_near_the_motion(simulator, hurst):
         np.testing.assert_allclose(truth, plain, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hurst", [0.3, 0.75])
 def test_simulations_have_the_covariance_of_the_motion(simulator, hurst):
     """4,000 of them, against the exact one within the error of the sum and of chance; and not that of another H."""

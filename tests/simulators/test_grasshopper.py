@@ -102,6 +102,7 @@ def test_its_own_intervals_are_uniform_and_those_of_a_cell_that_does_not_tire_ar
     assert stats.kstest(simulator.rescaled(fresh, own).flatten().numpy(), "uniform").pvalue < 1e-4
 
 
+@pytest.mark.slow
 def test_the_likelihood_is_the_density_of_what_is_simulated(simulator):
     assert density_finding(simulator, 40, 0) == ""
 

@@ -98,6 +98,7 @@ def test_log_likelihood_is_the_negative_binomial_by_hand(simulator, theta, obser
     assert not np.allclose(shifted, truth, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_simulated_counts_have_the_right_moments(simulator):
     # 4,000 simulations at one parameter: mean and variance of each day within 5 standard errors (28 checks, false
     # alarm below 1 in 10,000 for the means; the variances' error is taken from the sample's fourth moment)
@@ -128,6 +129,7 @@ def test_prior_predictive(simulator):
     assert bool(simulator.log_likelihood(theta, outcome.x).isfinite().all())
 
 
+@pytest.mark.slow
 def test_reference_posterior_of_the_real_data(simulator, observed):
     # 1,000 draws of NUTS, some 500 effective, against a reference of some 1,600: the difference of the means has a
     # standard error of 0.05 sd, so 0.15 sd is 3 of them (seeded); sds agree within 15 %.

@@ -113,6 +113,7 @@ def test_records_tell_their_parameters(simulator):
         assert float(at - simulator.log_likelihood(other, x).sum()) > 3, name
 
 
+@pytest.mark.slow
 def test_parameters_and_states_are_calibrated_and_a_blind_filter_is_not(simulator, module):
     """Ranks of 200 truths among 400 weighted draws; false alarms 1e-3. The fault: a judge whose drug never leaves."""
 

@@ -51,6 +51,7 @@ def test_the_record_is_that_of_statsmodels(record):
     assert (FOLDER / "nile_1871.csv").read_text().splitlines()[1:3] == ["1871,1120", "1872,1160"]
 
 
+@pytest.mark.slow
 def test_the_estimate_by_particles_is_unbiased_and_scatters_little(simulator, by_particles, record):
     """Mean of 2,000 estimates / exact within 3 standard errors (false alarms .3 %, with a fixed seed); sd at most 1."""
     theta = torch.tensor([[122.9, 38.3]])
@@ -63,6 +64,7 @@ def test_the_estimate_by_particles_is_unbiased_and_scatters_little(simulator, by
     assert not simulator.random_likelihood
 
 
+@pytest.mark.slow
 def test_the_level_is_the_same_by_both_filters(simulator, by_particles, record):
     """Means of 2,000 paths each within .15 sd, sds within 10 %."""
     theta = torch.tensor([[122.9, 38.3]]).expand(2_000, -1)

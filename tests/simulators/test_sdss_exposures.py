@@ -126,7 +126,7 @@ def test_noise_of_the_sky_of_independent_and_of_smooth_noise(simulator, module):
     assert float(module.sky_noise(smooth, ones, exposures.psf, exposures.sky).mean()) > 1.8
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nuts_finds_a_star_it_was_given(simulator):
     """Over 20 sets of 24 simulated exposures, truths within their posteriors: chi squared of 60, 99.99 %."""
     total = 0.0

@@ -78,6 +78,7 @@ def test_each_row_has_the_likelihood_of_its_model(simulator, observed):
     assert float(found[0]) == pytest.approx(stats.nbinom.logpmf(counts, 10.0, 10.0 / (10.0 + mean)).sum(), abs=1e-2)
 
 
+@pytest.mark.slow
 def test_each_row_is_simulated_by_its_model(simulator):
     # 2,000 simulations of each at one place: means of each day within 5 standard errors (28 checks, false alarm 2e-5),
     # and none within those of the other model

@@ -46,6 +46,7 @@ def waves(*shape, seed=0, scale=3000.0):
     return np.rint(scale * found).astype(np.int64)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     shape=st.lists(st.integers(1, 9), min_size=2, max_size=5),

@@ -373,6 +373,7 @@ print(killed)
 """
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing(made, tmp_path):
     (tmp_path / "killer.py").write_text(KILLER)
     command = [sys.executable, str(tmp_path / "killer.py"), str(made), str(tmp_path / "s")]

@@ -68,6 +68,7 @@ def test_a_store_that_is_another_once_it_is_opened_is_refused(tmp_path, monkeypa
         made(tmp_path / "s", 1)
 
 
+@pytest.mark.slow
 def test_of_processes_at_once_one_writes(tmp_path, links):
     for turn in range(60):
         name, begin = f"{turn}/x", os.pipe()

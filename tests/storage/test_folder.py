@@ -249,6 +249,7 @@ def test_what_lands_while_a_store_is_checked_is_no_damage_and_is_told(tmp_path, 
     assert "a campaign runs" not in " ".join(check_store(Store(tmp_path)).lines())
 
 
+@pytest.mark.slow
 def test_a_short_block_that_is_being_replaced_is_no_damage(tmp_path):
     store = made(tmp_path, 8)
     for index in range(2):
@@ -311,6 +312,7 @@ print("as if nothing had happened")
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_compacting_and_loses_nothing(tmp_path):
     alone = ["unshare", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:

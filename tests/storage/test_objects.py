@@ -123,6 +123,7 @@ def test_paths_name_folders(tmp_path: Path, address: str):
             folder_at(wrong)
 
 
+@pytest.mark.slow
 def test_listing_goes_on_page_by_page(server: Any, address: str, monkeypatch: pytest.MonkeyPatch):
     folder, known = Objects(address), [f"many/{number:02d}" for number in range(40)]
     for name in known:
@@ -151,6 +152,7 @@ def test_of_writers_at_once_one_writes(server: Any, address: str):
     assert set(server.versions(f"{address.split('/')[-1]}/").values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["503", "429", "done:500", "cut", "409", "done:503"])
 def test_errors_that_pass_are_met_by_trying_again(server: Any, address: str, fault: str):
     folder = Objects(address)

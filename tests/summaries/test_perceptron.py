@@ -117,6 +117,7 @@ def test_torchs_defaults_and_its_state_of_randomness_change_nothing():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @needed
 @pytest.mark.parametrize(
     ("right", "wrong"),

@@ -59,6 +59,7 @@ def slope_at_times(slope, rng):
     return {"y": slope * t + rng.normal(size=T), "y_times": t}
 
 
+@pytest.mark.slow
 def test_a_posterior_uses_when_each_value_was_seen(tmp_path):
     """y = slope t + noise of sd 1 at random times: the posterior is normal, its sd some 0.05 of the prior's.
 

@@ -62,6 +62,7 @@ def found():
     return good | {"none": codes_by(Plain(), 50), "fault": codes_by(Flattered(), 50)}
 
 
+@pytest.mark.slow
 def test_codes_of_all_rows_come_to_follow_the_prior(found):
     """By Kolmogorov and Smirnov's p of three numbers: the least is below .003 once in 110 for the prior itself."""
     prior = torch.randn(FRESH, 3, generator=generator(8), dtype=torch.float64)
@@ -102,6 +103,7 @@ def test_one_loss_pulls_encoder_and_judge_apart():
         assert torch.allclose(parts["all"][0][2 + k], part, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_best_judge_of_codes_that_follow_the_prior_cannot_tell():
     """And of others it is the logarithm of the ratio of their laws, at 0: N(0, 1) and N(1.5, 0.5^2) in each number."""
     for shift, sd, ratio in ((0.0, 1.0, 0.0), (1.5, 0.5, 3 * (math.log(0.5) + 1.5**2 / 2 / 0.5**2))):

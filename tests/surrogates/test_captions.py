@@ -82,6 +82,7 @@ def test_numbers_say_what_rounds_to_them(number, low, high):
     assert (float(below[spelt][0]), float(above[spelt][0])) == pytest.approx((low, high))
 
 
+@pytest.mark.slow
 def test_what_is_left_of_the_prior_is_all_that_a_caption_says():
     """Parameters whose captions say the same are distributed as the prior within it, whatever else they say.
 

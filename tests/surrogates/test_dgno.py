@@ -296,7 +296,7 @@ def test_draws_of_a_linear_surrogate_are_the_posterior(small):
     assert bool((seen.std(0) > 1.15 * blind).any())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3_600)
 def test_piecewise_constant_ground(root, tmp_path):
     """1,000 fields of 29 x 29 points without solutions: forwards, and backwards from 100 values with noise at 25 dB."""

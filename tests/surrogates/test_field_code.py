@@ -81,6 +81,7 @@ def fit(store, tmp_path_factory):
     return train(built(), store, tmp_path_factory.mktemp("fits") / "code", recipe=recipe, progress=False)
 
 
+@pytest.mark.slow
 def test_two_numbers_tell_a_front_that_modes_do_not(fit):
     equation, code = Front(), fit.learned
     true = frames(equation)
@@ -98,6 +99,7 @@ def test_two_numbers_tell_a_front_that_modes_do_not(fit):
     assert fit.record["numbers_alive"] == 2
 
 
+@pytest.mark.slow
 def test_a_fit_is_read_back_to_the_same_bits(fit):
     true, again = frames(Front(), 5), load_fit(fit.folder).learned
     assert torch.equal(again.encode(true), fit.learned.encode(true))
@@ -165,6 +167,7 @@ def test_points_are_spread_over_the_grid_across_its_seam(edges, middle):
     assert float(density[48]) == pytest.approx(float(expected), rel=0.02 if edges else 1e-4)
 
 
+@pytest.mark.slow
 def test_some_points_stand_for_all():
     """The gradient from 8 of 32 points is that from all, on average."""
     whole, some = (built(objective=Plain(), asked=asked) for asked in (None, 8))
@@ -205,6 +208,7 @@ def law(store, fit, tmp_path_factory):
     return train(made, store, tmp_path_factory.mktemp("laws") / "law", recipe=recipe, progress=False)
 
 
+@pytest.mark.slow
 def test_a_generator_keeps_its_code_as_it_was(law, fit):
     kept = dict(law.surrogate.code.learned.state_dict())
     assert all(torch.equal(value, kept[name]) for name, value in fit.learned.state_dict().items())
@@ -217,6 +221,7 @@ def test_a_generator_keeps_its_code_as_it_was(law, fit):
     assert torch.equal(drawn, again)
 
 
+@pytest.mark.slow
 def test_a_code_in_a_generator_knows_whose_units_it_is_given(law, fit):
     true, code = frames(Front(), 5), law.surrogate.code
     mean, sd = law.surrogate.level()
@@ -230,6 +235,7 @@ def test_a_code_in_a_generator_knows_whose_units_it_is_given(law, fit):
     assert torch.allclose(mean + 1 + 2 * sd * other.decode(found), fit.learned.decode(found.flatten(1)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_codes_are_told_apart_by_their_digests(fit):
     equation = Front()
 
@@ -266,6 +272,7 @@ def test_edges_are_found():
     assert float(around.grid.max()) == pytest.approx(31 / 32)
 
 
+@pytest.mark.slow
 def test_what_does_not_suit_is_refused(fit):
     equation, decay = Front(), Decay()
     code = LearnedCode(fit.learned)

@@ -43,6 +43,7 @@ def ready(surrogate, rows):
     return surrogate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("turns", "law", "order"), list(itertools.product(TURNS, LAWS, ORDERS)))
 def test_every_pair_of_turns_and_law(turns, law, order):
     equation = world()
@@ -163,6 +164,7 @@ def amplitudes(turns, law):
     return int(((size > 0.25) & (size < 0.7)).sum()), int((size > 0.7).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_a_token_tells_the_others_what_one_chance_number_did(monkeypatch):
     """A mixture of tokens is wrong all at once and right in turns, unless what is known is not shown.

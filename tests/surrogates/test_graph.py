@@ -84,6 +84,7 @@ def test_points_that_are_moved_by_a_step_of_the_lattice_are_known_by_the_next_no
     assert not torch.allclose(two, one.roll(1, 1), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_codes_change_smoothly_where_points_change_places():
     """A point is moved until others are nearer, in steps of 1/2000: without weights that fall to 0 codes would jump."""
     encoder, values = network(of=Graph(3, 8)), torch.randn(1, 1, 12, generator=generator(1))
@@ -116,6 +117,7 @@ def fit(tmp_path_factory):
     return train(code, store, root / "fit", recipe=Recipe(epochs=30, batch=20), progress=False)
 
 
+@pytest.mark.slow
 def test_fronts_are_coded_from_random_points(fit):
     code, true = fit.learned, frames(Front())
     at = places((32,), edges=False)
@@ -129,6 +131,7 @@ def test_fronts_are_coded_from_random_points(fit):
     assert off(shifted, true) > 0.7
 
 
+@pytest.mark.slow
 def test_a_fit_is_read_back_to_the_same_bits(fit):
     true, again = frames(Front(), 5), load_fit(fit.folder).learned
     assert torch.equal(again.encode(true), fit.learned.encode(true))

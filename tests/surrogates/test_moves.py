@@ -82,6 +82,7 @@ def learned(moves: Any) -> tuple[Any, Bumps]:
     return found.eval(), bumps
 
 
+@pytest.mark.slow
 def test_what_is_seen_at_one_place_is_known_at_others():
     off = []
     for moves in (((1,),), ()):

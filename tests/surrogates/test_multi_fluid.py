@@ -120,6 +120,7 @@ def test_channels_that_a_family_has_not_change_nothing():
     assert not torch.allclose(surrogate.loss(seen, generator=generator()), loss)
 
 
+@pytest.mark.slow
 def test_symbols_help_and_wrong_ones_harm(fit, store, tmp_path):
     """Errors of fixed seeds: nothing here is left to chance."""
     simulator, surrogate = small(), fit.surrogate
@@ -144,6 +145,7 @@ def test_symbols_help_and_wrong_ones_harm(fit, store, tmp_path):
     assert torch.equal(deaf.predict(wrong, rows.x), deaf.predict(rows.theta, rows.x))
 
 
+@pytest.mark.slow
 def test_errors_are_drawn_as_those_of_the_same_family(fit):
     surrogate, rows = fit.surrogate, rows_of(small(), 300, seed=21)
     off = surrogate.error(rows.theta, rows.x, generator=generator(5))
@@ -170,6 +172,7 @@ def test_of_a_family_without_held_out_rows_no_error_is_known():
         surrogate.draw(rows.theta, rows.x, generator=generator())
 
 
+@pytest.mark.slow
 def test_a_fit_is_read_back_and_stands_in_for_the_simulator(fit):
     rows, again = rows_of(small()), load_fit(fit.folder)
     found = [one.surrogate.predict(rows.theta, rows.x) for one in (fit, again)]

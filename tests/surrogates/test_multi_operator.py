@@ -242,6 +242,7 @@ def test_absent_tokens_are_not_looked_at_and_patches_overlap():
     ]
 
 
+@pytest.mark.slow
 def test_symbols_help_and_wrong_ones_harm(fit, store, tmp_path):
     simulator = small()
     rows = rows_of(simulator, 200, seed=11)
@@ -257,6 +258,7 @@ def test_symbols_help_and_wrong_ones_harm(fit, store, tmp_path):
     assert torch.equal(deaf.told(coefficients, frames), deaf.told(coefficients.flip(0), frames))
 
 
+@pytest.mark.slow
 def test_a_fit_is_read_back_and_stands_in_for_the_simulator(fit):
     rows, again = rows_of(small()), load_fit(fit.folder)
     found = [one.surrogate.predict(rows.theta, rows.x) for one in (fit, again)]
@@ -296,7 +298,7 @@ def test_what_does_not_fit_is_refused():
 # --- the gate -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_symbols_cut_the_error_and_unseen_coefficients_are_no_harder(tmp_path):
     simulator = mixed()

@@ -226,6 +226,7 @@ def exact_mmd(mean, sd):
     return float(total)
 
 
+@pytest.mark.slow
 def test_mmd_is_that_of_the_two_laws():
     mean, sd = torch.tensor([0.5, 0.0]).double(), torch.tensor([0.6, 1.0]).double()
     draw = generator(7)
@@ -264,6 +265,7 @@ def trained(x, beta, latents=4, steps=700):
     return Coded((x @ a).detach(), log_sd.detach().expand(len(x), -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.5, 4.0, 40.0])
 def test_numbers_die_where_they_are_bound_to(beta):
     """Eigenvalues 4.25, 1.25, 0.5 and thrice 0.25: thresholds of beta 17, 5, 2 and 1."""

@@ -104,6 +104,7 @@ def fit(tmp_path_factory):
     return train(code, store, root / "fit", recipe=Recipe(epochs=16, batch=20), progress=False)
 
 
+@pytest.mark.slow
 def test_fronts_are_coded_from_any_points_without_an_encoder_network(fit):
     code, true = fit.learned, frames(Front())
     assert isinstance(code.encoder, _Slope)
@@ -123,6 +124,7 @@ def test_fronts_are_coded_from_any_points_without_an_encoder_network(fit):
     assert not torch.allclose(elsewhere, whole, atol=0.3)
 
 
+@pytest.mark.slow
 def test_a_fit_with_it_is_read_back_to_the_same_bits(fit):
     true, again = frames(Front(), 5), load_fit(fit.folder).learned
     assert torch.equal(again.encode(true), fit.learned.encode(true))

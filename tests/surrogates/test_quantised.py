@@ -73,6 +73,7 @@ def learned(objective, steps=400):
         return float((z @ b - x).square().sum(1).mean() / x.square().sum(1).mean()), coded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [3, 4])
 def test_a_linear_code_is_as_good_as_its_levels_let_it(levels):
     error, coded = learned(Quantised(levels))

@@ -53,6 +53,7 @@ def asked_of(right, told):
     return other
 
 
+@pytest.mark.slow
 def test_sensors_tell_the_rest_of_the_field_and_the_likelihood(world):
     law, theta, start, mean, covariance = world
     at, sd = torch.tensor([0, 5, 11]), 0.05
@@ -70,6 +71,7 @@ def test_sensors_tell_the_rest_of_the_field_and_the_likelihood(world):
     assert float(((mean - middle) / sds).abs().max()) > 1  # the fault: nothing was seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [{}, {"order": Frames(2)}, {"order": Frames(1), "law": Mixture(2)}])
 def test_how_probable_it_is_that_a_wave_is_high(world, told):
     """Of every kind of generator; three standard errors of log P are .4 at 1 sd and .9 at 3 (seeds are given)."""

@@ -27,6 +27,7 @@ def surrogate(process):
     return LatentDynamics(simulator.prior, simulator.observables, process, given=("u",), width=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PROCESSES))
 def test_it_raises_the_bound_of_rows_for_any_process(name):
     """Of untrained networks, whose posteriors are far off: most rows gain, by draws that did not choose."""

@@ -83,6 +83,7 @@ def off_and_spread(middle, spread, mean, sd):
     return float(((middle - mean) / sd).square().mean().sqrt()), float((spread / sd).log().mean().exp())
 
 
+@pytest.mark.slow
 def test_draws_given_what_sensors_see_follow_the_exact_law(fit):
     """Means of 32 draws, in sds of the exact law (.4 was found), and sds over its (1.2); trainings differ by a tenth.
 
@@ -104,6 +105,7 @@ def test_draws_given_what_sensors_see_follow_the_exact_law(fit):
         assert off_and_spread(*found(fit.surrogate, rows, fault), mean, sd)[0] > 0.9, name
 
 
+@pytest.mark.slow
 def test_where_nothing_is_seen_draws_follow_the_law_of_the_start(fit):
     """Means do; the sds of so small a network are nearer to those where something is seen (.75 was found)."""
     rows, seen = seen_rows(40)
@@ -117,6 +119,7 @@ def test_where_nothing_is_seen_draws_follow_the_law_of_the_start(fit):
     assert Emulator(fit, world())(rows.theta, generator=generator())["u"].shape == (40, 3, 1, 16)
 
 
+@pytest.mark.slow
 def test_the_record_and_what_is_read_back(fit, folder):
     """Held-out rows are shown to sensors, too: few points and many are judged apart."""
     assert 0.6 < fit.record["spread_skill"] < 0.9 or 1.1 < fit.record["spread_skill"] < 1.7  # the half that is worst
@@ -127,6 +130,7 @@ def test_the_record_and_what_is_read_back(fit, folder):
     assert torch.equal(*draws)
 
 
+@pytest.mark.slow
 def test_an_event_is_asked_about_where_sensors_see(fit):
     """That the last frame is high at a point that is seen to be low, or high: more often than not, or hardly ever."""
     rows, _ = seen_rows(1)
@@ -177,6 +181,7 @@ def test_the_linear_guess_is_the_posterior_mean_of_a_linear_law():
     assert torch.equal(nothing, torch.zeros(5, 12).double())
 
 
+@pytest.mark.slow
 def test_the_frame_that_is_known_tells_nothing_new(fit):
     rows, seen = seen_rows(10)
     more = {name: value.clone() for name, value in seen.items()}

@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_refused():
         refine(other, equation, rows.theta, rows.x)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_flows_are_refined_after_ten_epochs(root, tmp_path):
     # Four flows that training has not seen; five CPU minutes.
     equation = flow(root, 64, 8.0, 13)

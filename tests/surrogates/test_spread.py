@@ -74,6 +74,7 @@ def test_only_weights_octaves_of_frames(space, edges):
     assert float(first[:, 1].abs().max()) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wide", [0.0, 1.0])
 def test_of_a_right_law_little_is_odd(wide, monkeypatch):
     """Each of 30 is found wrong once in ten: nine or more of them once in 500. Rows may be of very different size.

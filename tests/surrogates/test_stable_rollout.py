@@ -91,6 +91,7 @@ def test_all_waves_of_the_grid_are_kept_by_default():
     assert net(torch.randn(2, 1, 16, 15), torch.zeros(2, 1)).shape == (2, 1, 16, 15)
 
 
+@pytest.mark.slow
 def test_it_learns_a_step_and_is_read_back(tmp_path):
     equation = Decay()
     store = simulate(equation, tmp_path / "store", 500, seed=0)

@@ -87,6 +87,7 @@ def middle(reader, ids):
     return reader.writer.value(reader(ids).clamp(-3.0, 3.0).mean(-1))
 
 
+@pytest.mark.slow
 def test_the_reader_reads(fit):
     """Fresh captions to a fifth of a score, numbers to 2 %, and a phrasing that it has not learned from."""
     reader, theta = fit.surrogate.reader, rows_of(300).theta
@@ -113,6 +114,7 @@ def drawn(fit, text, n=600):
     return found @ WAVE / 4, found.mean(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["wave with very low rate", "very high growth and level 0.50", "wave with level that is low", "any wave"]
 )
@@ -127,6 +129,7 @@ def test_draws_follow_the_law_that_a_caption_leaves(text, fit):
         assert float(found.std()) == pytest.approx(float(exact.std()), rel=0.25, abs=0.15 * sd)
 
 
+@pytest.mark.slow
 def test_the_fault_is_seen(fit):
     """Draws of another caption are farther off than that."""
     wave, level = drawn(fit, "very low rate and very high level")
@@ -135,6 +138,7 @@ def test_the_fault_is_seen(fit):
     assert abs(float(level.mean() - theta[:, 1].mean())) > 0.6
 
 
+@pytest.mark.slow
 def test_captions_stand_in_place_of_parameters(fit):
     rows, surrogate = rows_of(20), fit.surrogate
     other = rows.theta.flip(0)
@@ -156,6 +160,7 @@ def test_captions_stand_in_place_of_parameters(fit):
         surrogate.draw(rows.theta, {**rows.x, "words": words[:1]}, generator=generator())
 
 
+@pytest.mark.slow
 def test_what_is_no_caption_of_this_generator_is_refused(fit):
     surrogate, rows = fit.surrogate, rows_of(2)
     ids, many = surrogate.said(["wave with low rate"]).expand(2, -1), len(surrogate.reader.captions.vocabulary)
@@ -190,6 +195,7 @@ def test_weights_that_were_learned_for_other_captions_are_refused():
         again.load_state_dict({name: value for name, value in one.state_dict().items() if name != "grammar"})
 
 
+@pytest.mark.slow
 def test_captions_leave_the_prior_within_them(fit):
     """What the grammar reads is exact, as if each caption were asked about by itself; 20 bins, a false alarm in 1e4."""
     reader = fit.surrogate.reader
@@ -211,6 +217,7 @@ def test_captions_leave_the_prior_within_them(fit):
     assert torch.equal(untaught.drawn(untaught.captions.encode(texts), at), found)
 
 
+@pytest.mark.slow
 def test_training_looks_at_parameters_alone(fit):
     surrogate, rows = copy.deepcopy(fit.surrogate), rows_of(30)
     loss = surrogate.loss(rows, generator=generator())
@@ -222,6 +229,7 @@ def test_training_looks_at_parameters_alone(fit):
     assert all(p.grad is None and not p.requires_grad for p in surrogate.reader.parameters())
 
 
+@pytest.mark.slow
 def test_it_is_read_back_and_emulates(fit):
     world, rows = Growing(), rows_of(20)
     again: Any = load_fit(fit.folder)
@@ -234,6 +242,7 @@ def test_it_is_read_back_and_emulates(fit):
     assert float((one - two)[:, 1:].square().mean().sqrt()) < 0.3 * float(two[:, 1:].std())
 
 
+@pytest.mark.slow
 def test_questions_hear_captions(fit):
     """How probable it is that the level ends above 0.6: by the prior 1/5, after captions 0 and 1."""
     rows, found = rows_of(1), {}
@@ -255,6 +264,7 @@ def test_questions_hear_captions(fit):
         fit.surrogate.from_noise(torch.randn(1, fit.surrogate.noise), rows.theta, at_words)
 
 
+@pytest.mark.slow
 def test_what_is_said_beside_the_grammar_or_misread_is_told(fit, recwarn):
     surrogate = fit.surrogate
     ids = surrogate.said(["wave with very high level"])

@@ -118,6 +118,7 @@ def test_two_processes_in_one_folder_do_no_harm(ball, answers, tmp_path, monkeyp
     assert len(made) == 4, "three blocks of the other, and one twice"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["torn", "changed", "of another block"])
 def test_a_damaged_block_is_named_and_made_anew(ball, answers, tmp_path, fault) -> None:
     asked = {"draws": 600, "kept": 4, "block": 100, "progress": False}
@@ -318,6 +319,7 @@ def test_rows_that_break_the_posterior_end_no_survey(ball, tmp_path) -> None:
     assert "no answer: 3" in found.summary()
 
 
+@pytest.mark.slow
 def test_the_screen_leaves_no_row_that_query_would_speak_of(ball, tmp_path) -> None:
     """Rows at the edge of the prior, and elsewhere: each level of `checks` is that of `query`."""
     theta = ball.simulator.prior.sample(120, generator=torch.Generator().manual_seed(8))

@@ -110,6 +110,7 @@ def fit(tmp_path_factory):
     return train(made, store, root / "fit", recipe=Recipe(epochs=20, batch=30), progress=False)
 
 
+@pytest.mark.slow
 def test_draws_in_wavelets_follow_the_law_of_a_linear_equation(fit, monkeypatch):
     """Means of 800 squares in 15 directions, whose sd for the exact law is 0.013: what is allowed is for learning."""
     equation, law = world(), fit.surrogate
@@ -129,6 +130,7 @@ def test_draws_in_wavelets_follow_the_law_of_a_linear_equation(fit, monkeypatch)
     assert abs(distance(equation, drawn, 2) - 1) > 0.35  # and tokens in other places
 
 
+@pytest.mark.slow
 def test_a_law_in_wavelets_is_read_back(fit):
     equation, again = world(), load_fit(fit.folder).surrogate
     theta = equation.prior.sample(4, generator=generator())

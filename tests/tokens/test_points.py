@@ -76,6 +76,7 @@ def off_the_law(a, drawn):
     return float(z.mean(0).abs().max()), float((torch.cov(z.mT) - torch.eye(10)).abs().max())
 
 
+@pytest.mark.slow
 def test_a_law_of_stations_is_the_gaussian_one(fit):
     """Of 4,000 exact draws a mean is off by 0.1 once in 10^9, a number of the covariance by 0.15 once in 10^11."""
     for a in (0.7, 1.3):
@@ -91,6 +92,7 @@ def test_a_law_of_stations_is_the_gaussian_one(fit):
         assert off_the_law(a, apart.flatten(1))[1] > 1
 
 
+@pytest.mark.slow
 def test_a_law_of_stations_is_read_back(fit):
     theta, again = torch.full((5, 1), 0.8), load_fit(fit.folder).surrogate
     one, two = (s.draw(theta, {}, generator=generator(2)) for s in (fit.surrogate, again))

@@ -78,6 +78,7 @@ def test_the_direction_is_said_with_its_figure(fault: dict[str, float], words: s
     assert any(re.match(words, reason) for reason in reasons), reasons
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [100, 1_000, 5_000])
 @pytest.mark.parametrize(
     "fault",

@@ -126,6 +126,7 @@ def test_a_model_that_is_wrong_only_in_time_is_found_at_the_times_of_the_record(
     assert own[:, 2].sum() >= 7 > 5 >= other[:, 2].sum()  # what the others say of a number knows of times
 
 
+@pytest.mark.slow
 def test_the_right_model_is_hardly_ever_doubted_at_the_times_of_the_record():
     """64 records of 6 to 12 times: alarms at 5 % and their law; false alarms of the test, 1e-4 each."""
     posterior, found = Exact(RIGHT), []

@@ -42,6 +42,7 @@ def test_a_truth_at_the_bound_and_one_that_nothing_is_known_of_are_normal(seen: 
     assert found(posterior(seen, sd)).level == "good"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sd", [0.1, 1.0, 5.0])
 def test_false_alarms_for_truths_drawn_from_the_prior(sd: float) -> None:
     """At most 2 * .009 sd / 25: of 1,000 truths 3.6 are expected for sd 5 at most, and 13 or more in 1 of 10,000."""

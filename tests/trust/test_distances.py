@@ -106,6 +106,7 @@ def test_the_energy_score_is_exact_and_sees_how_numbers_go_together():
     assert float(energy_score(fields[1], fields[0]).mean()) == pytest.approx(right, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("other", [5_000, 3_001])
 def test_the_sliced_distance_of_moved_and_widened_normals_is_known(order, other):

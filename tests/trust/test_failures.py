@@ -160,6 +160,7 @@ def softly(z: Tensor) -> Tensor:
     return torch.sigmoid(1.2 * z[:, 0] - 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Pareto k")  # weights that stop at an edge
 @pytest.mark.parametrize(
     ("fails", "mean", "sd", "reading", "level"),

@@ -95,6 +95,7 @@ def checked(posterior, simulator, x, theta, seconds, generator):
     return check_here(posterior, x, around, generator=generator)
 
 
+@pytest.mark.slow
 def test_an_exact_posterior_is_hardly_ever_blamed():
     """One in a hundred is expected; more than 4 of 60 in one of 3,000 runs. What 1,000 rows leave open, 4,000 tell."""
     assert levels(60).count("alarm") <= 4
@@ -103,6 +104,7 @@ def test_an_exact_posterior_is_hardly_ever_blamed():
     assert found.count("good") >= 22
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [{"used": 6}, {"used": 14}, {"shift": 0.4}, {"width": 0.7}, {"width": 1.35}])
 def test_what_is_wrong_here_is_seen(fault):
     """With `used`, the posterior is calibrated over the prior: only plain statistics of the data tell."""
@@ -140,6 +142,7 @@ def looked_twice(seed, rows=500, most=4_000, alike=True, **fault):
     return check, sizes
 
 
+@pytest.mark.slow
 def test_where_few_simulations_leave_errors_open_more_are_asked_about():
     """Five hundred cannot tell an exact answer from one .85 times as wide, four thousand can."""
     found = [looked_twice(seed) for seed in range(6)]
@@ -192,6 +195,7 @@ class Hidden(Linear):
         return {"x": theta @ self.design.T + shared @ self.shared.T + noise}
 
 
+@pytest.mark.slow
 def test_what_many_numbers_tell_together_is_not_missed(monkeypatch):
     """Along the first axes of the data nothing of what was left unused can be seen."""
     wrong = [level in ("alarm", "caution") for level in levels(8, Hidden(), 2_000, used=70)]

@@ -104,6 +104,7 @@ def test_nothing_is_said_without_a_likelihood_or_with_few_pairs():
     assert check_likelihood(None, {"x": x["x"][:1]}, theta, x) == ()
 
 
+@pytest.mark.slow
 def test_a_black_hole_of_a_mass_outside_the_prior_is_no_good_answer(root):
     """A chirp mass of 9.7 where the prior begins at 20, answered with 30.7 +- 3.6; no prior draw explains it."""
     simulator, generator = load_simulator(root / "simulators/gravitational_wave"), torch.Generator().manual_seed(0)

@@ -43,6 +43,7 @@ class Exact(Posterior):
         raise NotImplementedError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.1, 1.0])
 def test_false_alarms_for_the_models_own_observations(strength: float) -> None:
     """At most .01: of 600 observations 6 alarms at most are expected, and more than 14 in 1 of 760 runs."""

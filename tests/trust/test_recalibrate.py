@@ -88,6 +88,7 @@ def test_intervals_of_an_exact_posterior_stay_and_are_not_shown_as_moved() -> No
     assert corrected(wrong, draws, 0.9, None)["b"].seen
 
 
+@pytest.mark.slow
 def test_levels_depend_on_the_observation_where_the_error_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_levels, "_EACH", 3)  # networks of six, in half the time
     # The gap of a half has an sd of .5 points from 10,000 fresh rows, and the networks leave about one and a half
@@ -108,6 +109,7 @@ def test_levels_depend_on_the_observation_where_the_error_does(monkeypatch: pyte
     assert held(fresh, found.levels(0.9, x)[:, 0]) == pytest.approx(0.9, abs=0.015)
 
 
+@pytest.mark.slow
 def test_no_network_where_the_data_say_nothing_of_the_levels() -> None:
     # A false alarm of 1e-3 for each of three seeds.
     for seed in range(3):

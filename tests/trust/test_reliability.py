@@ -43,6 +43,7 @@ def test_right_probabilities_are_off_by_chance_alone() -> None:
             assert np.mean((shown.found >= shown.low) & (shown.found <= shown.high)) > 0.9  # 99 % by chance
 
 
+@pytest.mark.slow
 def test_few_draws_do_not_make_right_probabilities_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     # Data tell little: what scatters is the draws. Labels drawn from these would be farther from them than truths are.
     found = []

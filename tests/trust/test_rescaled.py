@@ -45,6 +45,7 @@ def exponential(seed):
     return -torch.log1p(-torch.rand(EVENTS, generator=generator, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_false_alarms_are_no_more_often_than_they_say():
     """Of 300 data sets of the model at most 1 % are alarms and 5 % cautions, but for chance (7, 23: 2 sd beyond)."""
     rates = -torch.rand(300, 4, generator=torch.Generator().manual_seed(1)).log().sum(1) / RATE

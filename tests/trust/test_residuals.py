@@ -85,6 +85,7 @@ def p_values(kind, times, axis="time", rows=ROWS, first=0):
     return torch.tensor(found)
 
 
+@pytest.mark.slow
 def test_the_models_own_data_alarm_as_often_as_said():
     """Of 120, 6 below .05 are expected, more than 15 in one of 3,000 runs; and 60 below .5, not 41 to 79 in one."""
     p = p_values("normal", 120)
@@ -93,6 +94,7 @@ def test_the_models_own_data_alarm_as_often_as_said():
     assert 41 <= int((p < 0.5).sum()) <= 79
 
 
+@pytest.mark.slow
 def test_a_residual_that_the_regression_has_not_seen_is_too_large_among_those_it_has(monkeypatch):
     """The planted fault: 150 idle columns, fitted to the rows without the observation, or to all alike.
 

@@ -232,6 +232,7 @@ def test_a_store_that_is_not_finished_is_refused(tmp_path):
         write_archive(made, tmp_path / "a", {})
 
 
+@pytest.mark.slow
 def test_damage_is_told_wherever_it_is(written, tmp_path):
     data, path = written.path.read_bytes(), tmp_path / "damaged"
     for place in {0, 7, 8, len(data) // 3, len(data) - 1, len(data) - 9, *range(20, len(data), len(data) // 60)}:

@@ -221,6 +221,7 @@ def test_folders_are_removed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT])
 def test_no_program_outlives_us(tmp_path, way):
     code = f"""

@@ -94,6 +94,7 @@ def test_a_chain_is_summed_over_its_paths() -> None:
     np.testing.assert_allclose(simulator.log_likelihood(THETA, {"y": y.float()}).numpy(), exact, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "truths", "draws"), [("Kalman", 200, 400), ("particles", 100, 200)])
 def test_theta_and_path_are_calibrated_and_with_controls_of_the_next_time_are_not(
     kind: str, truths: int, draws: int

@@ -200,6 +200,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_theta_and_path_are_calibrated(kind: str) -> None:
     """Ranks of 250 truths among 250 weighted draws; false alarms 1e-3 each."""
@@ -207,6 +208,7 @@ def test_theta_and_path_are_calibrated(kind: str) -> None:
     assert worst(ranks(simulator, simulator, 250, 250)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_filter_with_swapped_times_is_not(kind: str) -> None:
     assert worst(ranks(*KINDS[kind], 250, 250)) < 1e-3

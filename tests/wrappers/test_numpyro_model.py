@@ -107,6 +107,7 @@ def test_log_likelihood(simulator):
         simulator.log_likelihood(theta, {})
 
 
+@pytest.mark.slow
 def test_reference_is_the_conjugate_posterior(simulator):
     # 1,000 draws, some 600 effective: 0.16 sd is 3.9 standard errors; two means, so below 1 in 3000 (seeded).
     y = np.array([0.3, 0.1, -0.2, 0.4, -0.9])
@@ -132,6 +133,7 @@ def test_reference_draws_only_from_the_generator(simulator):
         simulator.reference({"y": torch.zeros(1, 4)}, 10, generator())
 
 
+@pytest.mark.slow
 def test_a_reference_of_what_has_its_slope_backwards_alone():
     """As of `odeint`: a ~ N(0, 1), y = a + e / 2, so a given y is N(.8 y, .2); bounds as of the conjugate posterior."""
     same = jax.custom_vjp(lambda a: a)
@@ -146,6 +148,7 @@ def test_a_reference_of_what_has_its_slope_backwards_alone():
     assert float(draws.std()) == pytest.approx(0.2**0.5, rel=0.15)
 
 
+@pytest.mark.slow
 def test_chains_that_disagree_are_no_reference():
     def two_modes(y=None):
         a = numpyro.sample("a", dist.Uniform(-10.0, 10.0))
@@ -155,6 +158,7 @@ def test_chains_that_disagree_are_no_reference():
         wrap(two_modes, observed="y").reference({"y": torch.tensor(49.0)}, 100, generator())
 
 
+@pytest.mark.slow
 def test_discrete_sites_and_several_observables():
     simulator = wrap(mixed, observed=["counts", "flag"], units={"rate": "1/s"})
     assert simulator.observables["counts"] == Observable((4,), dtype="int64")
@@ -220,6 +224,7 @@ LAWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
 def test_laws_are_those_of_numpyro(law):
     prior = Prior(a=torch_laws("a", law, ())[0])

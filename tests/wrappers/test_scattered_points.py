@@ -80,6 +80,7 @@ def test_the_likelihood_is_that_of_the_noise_at_the_places_there_are(waves):
     assert simulator.log_likelihood(theta, one)[0] == simulator.log_likelihood(theta, x)[0]
 
 
+@pytest.mark.slow
 def test_one_posterior_answers_for_any_sensors(waves, tmp_path):
     simulator = scattered(waves, 20, least=3, sd=0.1, frames=[0, 2])
     store = simulate(simulator, tmp_path / "store", 2_000, seed=0)

@@ -33,6 +33,7 @@ def test_a_wrong_name_is_an_attribute_error():
         _ = wrappers.nunpy
 
 
+@pytest.mark.slow
 def test_asking_for_a_wrapper_imports_no_heavy_package():
     done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -298,6 +298,7 @@ def left_out(waveforms, v):
     return 1 - inside / waveforms.abs().square().sum(-1)
 
 
+@pytest.mark.slow
 def test_the_basis_holds_waveforms_in_any_phase(parts):
     """What it leaves out is what noise curves have of lines and jitter."""
     summary = parts("summary")

@@ -224,6 +224,7 @@ def test_an_equation_is_what_its_file_makes(equation):
     assert repr(again.prior.to_json()) == repr(equation.prior.to_json())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__.removeprefix("check_"))
 def test_equation(equation, check):
     check(equation)

@@ -65,6 +65,7 @@ def test_hardly_driven_walls_keep_their_width_and_place():
         assert (float((found[0, 1, 0] - field).abs().max()) < 1e-3) is still
 
 
+@pytest.mark.slow
 def test_shorter_steps_tell_the_same_law():
     """Mean squares of 4,000 solutions agree within 5 standard errors; by chance less than once in 1,000 runs."""
     found = []

@@ -80,6 +80,7 @@ def test_a_stirred_reaction_follows_its_ordinary_equation():
     assert float(found[:, 2].abs().max()) == 0
 
 
+@pytest.mark.slow
 def test_steps_and_points_are_enough_and_frames_belong_together():
     flow = mixed()
     theta = flow.prior.sample(48, generator=generator(5)).double()
