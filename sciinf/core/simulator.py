@@ -307,16 +307,27 @@ def recorded(simulator: Simulator) -> dict[str, str]:
 
     Raises:
         ValueError: If a setting is called name or source.
+        TypeError: If `files` is no list of paths.
+        FileNotFoundError: If one of them is not there.
     """
     settings = settings_of(simulator)
-    own = {"name": simulator.name, "source": ""}
-    if simulator.source is not None:
-        own |= marks(simulator.source, simulator.files)
-    else:
-        own |= marks_beside(simulator.files)
+    own, files = {"name": simulator.name, "source": ""}, _files_of(simulator)
+    own |= marks_beside(files) if simulator.source is None else marks(simulator.source, files)
     if taken := settings.keys() & own.keys():
         raise ValueError(f"{simulator.name!r} has settings called {sorted(taken)}, which are taken; rename them")
     return own | settings
+
+
+def _files_of(simulator: Simulator) -> Sequence[Path]:
+    files = simulator.files
+    if not isinstance(files, Sequence) or not all(isinstance(file, Path) for file in files):
+        raise TypeError(
+            f"`files` of the simulator {simulator.name!r} is a list of paths that it reads, such as "
+            f"[Path(__file__).with_name('grid.txt')], got {files!r}"
+        )
+    if lost := [str(file) for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"`files` of the simulator {simulator.name!r} names what is no file: {lost}")
+    return files
 
 
 def settings_of(simulator: Simulator) -> dict[str, str]:

@@ -97,6 +97,21 @@ def test_what_earlier_versions_wrote_down_is_still_known(simulator):
     )
 
 
+@pytest.mark.parametrize(
+    ("files", "error", "words"),
+    [
+        (["data.csv"], TypeError, r"'plain' is a list of paths .*with_name\('grid.txt'\)\], got \['data.csv'\]"),
+        ("data.csv", TypeError, "is a list of paths"),
+        (Path("data.csv"), TypeError, "is a list of paths"),
+        ([Path("none.csv")], FileNotFoundError, r"names what is no file: \['none.csv'\]"),
+    ],
+)
+def test_what_are_no_files_is_said(simulator, files, error, words):
+    simulator.files = files
+    with pytest.raises(error, match=words):
+        identity(simulator)
+
+
 def test_a_folder_is_known_by_all_its_files(simulator):
     folder = simulator.source.parent
     (folder / "__init__.py").write_text("import helper\n")
