@@ -62,11 +62,12 @@ class Here(Engine):
                     yield landed
                     continue
                 made, image = simulated(campaign.simulator, store, index, device=campaign.device)
-                if written is not None:
-                    yield _noted(store, written.result())
+                ended = [written.result()] if written is not None else []
                 written = beside.submit(store.write, made, image) if made.seconds < _CHEAP else None
                 if written is None:
-                    yield _noted(store, store.write(made, image))
+                    ended.append(store.write(made, image))
+                for entry in ended:  # once everything simulated is written, or on its way
+                    yield _noted(store, entry)
             if written is not None:
                 yield _noted(store, written.result())
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
 from sciinf import Normal, Observable, Prior, Simulator, Store, simulate
+from sciinf.engine.campaign import Campaign
 from sciinf.engine.workers import Here
 
 
@@ -19,14 +21,14 @@ class Watching(Simulator):
     name, prior, observables, block = "watching", Prior(a=Normal(0.0, 1.0)), {"x": Observable((2,))}, 10
 
     def __init__(self, folder: Path, nap: float = 0.0) -> None:
-        self.folder, self.nap = folder, nap
+        self.folder, self.naps = folder, [nap]
         self.there: list[int] = []
         self.beside: list[bool] = []
 
     def __call__(self, theta, *, generator):
         self.there.append(len(list(self.folder.rglob("0*.h5"))))
         self.beside.append(any(thread.name.startswith("writes") for thread in threading.enumerate()))
-        time.sleep(self.nap)
+        time.sleep(self.naps[min(len(self.there), len(self.naps)) - 1])
         return {"x": theta + torch.randn(len(theta), 2, generator=generator)}
 
 
@@ -41,9 +43,21 @@ def test_a_short_block_is_written_while_the_next_is_simulated(tmp_path):
     simulator = Watching(tmp_path / "s")
     store = simulate(simulator, tmp_path / "s", 500, progress=False, engine=Here())
     assert (len(store), store.missing(), store.damaged()) == (500, [], [])
-    assert simulator.beside == [False] + [True] * 49
+    assert (simulator.beside[0], simulator.beside[-1]) == (False, True)
     again = simulate(Watching(tmp_path / "t", nap=0.11), tmp_path / "t", 30, progress=False, engine=Here())
     assert [again.history(k)[-1].sha256 for k in range(3)] == [store.history(k)[-1].sha256 for k in range(3)]
+
+
+def test_who_stops_after_any_block_loses_none_that_was_simulated(tmp_path):
+    """The third takes long, and is on the disk when the second is told of."""
+    simulator = Watching(tmp_path / "s")
+    simulator.naps = [0.0, 0.0, 0.11]
+    store = Store.create(tmp_path / "s", simulator, seed=0, block=10, rows=50)
+    campaign = Campaign(store, simulator, list(range(5)), device="cpu", timeout=None)
+    with closing(Here().run(campaign)) as entries:
+        assert [next(entries).block for _ in range(2)] == [0, 1]
+    there = sorted(index for index, _ in Store(tmp_path / "s").entries())
+    assert there == list(range(len(simulator.there))), "all that were simulated"
 
 
 class Breaking(Watching):
