@@ -202,11 +202,12 @@ class Local(Folder):
     """A folder of the file system.
 
     Args:
-        root: Where it is; folders within it are made as they are needed.
+        root: Where it is, as seen from the working directory of now: a simulator may go elsewhere, for a while or for
+            good. Folders within it are made as they are needed.
     """
 
     def __init__(self, root: Path) -> None:
-        self.root, self.name = root, str(root)
+        self.root, self.name = root.absolute(), str(root)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         with open(self.root / name, "rb") as file:

@@ -42,7 +42,7 @@ class Place:
     @property
     def path(self) -> Path:
         """The file, as messages call it."""
-        return self.folder.path(self.name) or Path(f"{self.folder.name}/{self.name}")
+        return Path(self.folder.name, self.name)
 
     @property
     def words(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import closing
@@ -83,3 +84,29 @@ def test_a_block_that_cannot_be_written_ends_the_campaign_with_its_reason(tmp_pa
         simulate(simulator, tmp_path / "s", 200, progress=False, engine=Here())
     (tmp_path / "s/shards/000/00000005.h5").rmdir()
     assert not simulate(simulator, tmp_path / "s", 200, progress=False).missing()
+
+
+class Wandering(Watching):
+    """Works in a folder of its own, which is gone afterwards or stays; stays there itself, if told so."""
+
+    def __init__(self, folder: Path, work: Path, *, returns: bool) -> None:
+        super().__init__(folder)
+        self.work, self.returns = work, returns
+
+    def __call__(self, theta, *, generator):
+        found, before = super().__call__(theta, generator=generator), os.getcwd()
+        os.chdir(self.work)
+        time.sleep(0.003)
+        if self.returns:
+            os.chdir(before)
+        return found
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_simulator_that_changes_the_working_directory_takes_no_block_there(tmp_path, monkeypatch, returns):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = simulate(Wandering(tmp_path / "s", tmp_path / "work", returns=returns), "s", 300, progress=False)
+    assert (store.missing(), store.damaged(), list((tmp_path / "work").iterdir())) == ([], [], [])
+    assert store.folder.name == "s", "messages call it as the user did"
+    assert store.digest == simulate(Watching(tmp_path / "s"), tmp_path / "s", 300, progress=False).digest
