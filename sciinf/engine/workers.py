@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class Here(Engine):
                     continue
                 made, image = simulated(campaign.simulator, store, index, device=campaign.device)
                 ended = [written.result()] if written is not None else []
-                written = beside.submit(store.write, made, image) if made.seconds < _CHEAP else None
+                written = _begun(beside, store, made, image)
                 if written is None:
                     ended.append(store.write(made, image))
                 for entry in ended:  # once everything simulated is written, or on its way
@@ -253,6 +253,18 @@ def _work(job: Job, index: int, tries: int) -> Entry | Exception:
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
+
+
+def _begun(beside: Executor, store: Store, made: Entry, image: bytes) -> Future[Entry] | None:
+    """What another thread has begun to write. None for a block that took long, for one that mostly failed, which may
+    end the campaign, and where there can be no thread, as once the main thread has ended.
+    """
+    if made.seconds >= _CHEAP or 2 * made.ok <= made.rows:
+        return None
+    try:
+        return beside.submit(store.write, made, image)
+    except RuntimeError:
+        return None
 
 
 def _noted(store: Store, entry: Entry) -> Entry:

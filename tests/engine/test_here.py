@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -110,3 +112,20 @@ def test_a_simulator_that_changes_the_working_directory_takes_no_block_there(tmp
     assert (store.missing(), store.damaged(), list((tmp_path / "work").iterdir())) == ([], [], [])
     assert store.folder.name == "s", "messages call it as the user did"
     assert store.digest == simulate(Watching(tmp_path / "s"), tmp_path / "s", 300, progress=False).digest
+
+
+@pytest.mark.slow
+def test_a_campaign_in_a_thread_goes_on_when_the_main_thread_has_ended(tmp_path):
+    code = f"""
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from sciinf import simulate
+from tests.engine.test_here import Watching
+folder = Path({str(tmp_path / "s")!r})
+threading.Thread(target=lambda: simulate(Watching(folder, nap=0.01), folder, 300, progress=False)).start()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100, cwd=Path(__file__).parents[2])
+    assert Store(tmp_path / "s").missing() == []
