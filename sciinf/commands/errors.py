@@ -19,12 +19,24 @@ _MEANING = {
 def sentence(error: BaseException) -> str:
     """An error as one line: its own words where they are meant for users, else what it means and where to look."""
     words = " ".join(str(error).split())
+    if isinstance(error, OSError) and _is_bare(error):
+        return (
+            f"{error.filename or 'a file'} cannot be written: {error.strerror}. What was finished before is safe; make "
+            "room, or choose a folder that can be written, and give the same command again"
+        )
     kind = type(error).__name__
     meaning = next((text for known, text in _MEANING.items() if isinstance(error, known)), "")
     if isinstance(error, _SPEAK) and words and not meaning:
         return words
     what = f"{meaning} ({kind}: {words})" if meaning and words else meaning or f"{kind}: {words}".rstrip(": ")
     return f"{what}; `sciinf -v` shows where"
+
+
+def _is_bare(error: OSError) -> bool:
+    """Whether a disk is full in the words of the operating system alone."""
+    from sciinf.core.files import NO_ROOM  # loads torch, and `--help` has no use for it
+
+    return error.errno in NO_ROOM and error.strerror == os.strerror(error.errno)
 
 
 def check_launch(verb: str | None) -> None:

@@ -6,6 +6,7 @@ sort_keys=True)` gives for all its other keys. Reading compares, so that no chan
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -24,6 +25,8 @@ from typing import Any
 
 PACKAGES = ("sciinf", "torch", "numpy", "zuko", "nflows", "sbi", "numpyro", "astropy", "h5py")
 SEAL = "sha256_of_the_rest"
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What the operating system says where a disk is full, a quota used up, or a file too large."""
 _LEFT = 3_600.0  # seconds without a touch after which nobody writes a temporary file any more, on the slowest disk
 _REMOTE = re.compile("([a-z][a-z0-9+.-]+):/+")  # one letter alone is a drive
 _TEMPORARY = re.compile(r"\..+\.\d+(\.[0-9a-f]{8})?\.tmp")  # earlier versions drew no random part
@@ -57,7 +60,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file durably: temporary name, fsync, rename, fsync of the folder. A full disk leaves the old file.
 
     Raises:
-        OSError: If the folder cannot be written or the disk is full; nothing half-written stays behind.
+        OSError: If the folder cannot be written or the disk is full, which then names the file; nothing half-written
+            stays behind.
     """
     _put(path, lambda temporary: _write(temporary, data))
 
@@ -92,8 +96,10 @@ def _put(path: Path, fill: Callable[[Path], object]) -> None:
     try:
         fill(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # which file it was
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -34,6 +34,8 @@ simulator = wrappers.numpy(lambda a: [a, a], Prior(a=Normal(0, 1)), {"x": Observ
         ("__import__('safetensors').SafetensorError('header too large')", "SafetensorError: header too large"),
         ("__import__('struct').error('needs 4 bytes')", "error: needs 4 bytes"),
         ("ValueError('the way out')", "error: the way out"),
+        ("OSError(28, 'No space left on device')", "error: a file cannot be written: No space left on device. What"),
+        ("OSError(28, 'the way out is in its words')", "error: [Errno 28] the way out is in its words"),
     ],
 )
 def test_each_error_is_a_sentence(tmp_path, error, words):
@@ -41,7 +43,7 @@ def test_each_error_is_a_sentence(tmp_path, error, words):
     result = call("infer", tmp_path / "sim.py", "--observation", "x", "--out", tmp_path / "run", "-n", 100)
     assert result.code == 2
     assert words in result.error
-    assert ("sciinf -v" in result.error) == ("the way out" not in error)
+    assert ("sciinf -v" in result.error) == ("the way out" not in error and "OSError" not in error)
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(tmp_path):

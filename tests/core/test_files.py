@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import resource
 import warnings
 
 import pytest
@@ -31,6 +33,22 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     write_bytes(path, b"old")
     with pytest.raises(KeyboardInterrupt):
         write_through(path, fail_half_way)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", [write_bytes, lambda path, data: write_through(path, lambda t: t.write_bytes(data))])
+def test_a_full_disk_names_the_file(tmp_path, write):
+    path = tmp_path / "data.bin"
+    write_bytes(path, b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # as if there were no more room
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write(path, b"new" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
