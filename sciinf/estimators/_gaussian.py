@@ -206,6 +206,21 @@ class JointGaussian(nn.Module):
         spread = Spread(axes.float(), variance.float(), counts.float())
         return Regression(offset.float(), slope.float(), spread)
 
+    def distance(
+        self, v: Float[Tensor, "batch number"], given: Bool[Tensor, " number"], noise: Tensor | None = None
+    ) -> Float[Tensor, " batch"]:
+        """How far the numbers given lie from the mean, in sds of this law: about sqrt(n) for n of them that follow it.
+
+        Args:
+            v: All N numbers.
+            given: Which are given.
+            noise: Sds of the errors that they were given with, (N,).
+        """
+        c = self.covariance if noise is None else self.covariance + noise.double().square().diag()
+        root = torch.linalg.cholesky(c[given][:, given])
+        off = (v.double() - self.mean)[:, given]
+        return torch.linalg.solve_triangular(root, off.mT, upper=False).norm(dim=0)
+
 
 def _product(value: Tensor, matrix: Tensor) -> Tensor:
     """Rows times one matrix, or each times its own, in the matrix's precision under autocast too: losses take small

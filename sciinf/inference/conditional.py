@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,13 @@ from sciinf.core.laws import support
 from sciinf.core.observation import as_observation
 from sciinf.core.posterior import fresh_generator
 from sciinf.estimators._numbers import flat_with_slopes, unflat
-from sciinf.estimators.joint import Conditioned, Joint
+from sciinf.estimators.joint import Conditioned, Joint, with_errors
 from sciinf.summaries.standardise import LIMIT, unsquashed
 
 _RELATIVE = 0.5  # largest error that is taken for one of the logarithm
 _UNKNOWN = 1e6  # sds of a number; with a larger error, and within `_FAR` such errors, it tells nothing
 _FAR = 1e3
+_SEEN = 5.0  # sds beyond sqrt(n): normal numbers never lie so far; of heavy-tailed ones up to 2 % do
 
 
 class Conditional:
@@ -82,6 +84,9 @@ class Conditional:
             ValueError: If a name is unknown or both asked for and given, nothing is asked for, a value has another
                 shape, does not convert or lies outside the prior's support, n is below 1, or errors are given that the
                 model has learned nothing of, or that are no sds of given data.
+
+        Warns:
+            UserWarning: If what is given lies far from the simulations that were learned from.
         """
         check_whole("n", n, 1)
         law = self._law(asked, _named("given", given), _named("errors", errors))
@@ -113,6 +118,9 @@ class Conditional:
         Raises:
             TypeError: If `asked` or `given` is no mapping.
             ValueError: As for `sample`, or if the numbers of values differ or one is NaN.
+
+        Warns:
+            UserWarning: As for `sample`.
         """
         joint, prior = self.joint, self.joint.prior
         asked = _named("asked", asked)
@@ -149,7 +157,20 @@ class Conditional:
         if sds is not None:
             flags[1] &= sds.isfinite()
             sds = torch.where(sds.isfinite(), sds, 0.0)
+        self._tell_far(v if sds is None else with_errors(v, sds), flags[1], sds)
         return Conditioned(joint, v, flags[0], flags[1], sds)
+
+    def _tell_far(self, v: Tensor, given: Tensor, sds: Tensor | None) -> None:
+        """Warn where what is given lies far from the rows of the training."""
+        most = math.sqrt(int(given.sum())) + _SEEN
+        far = float(self.joint.gaussian.distance(v, given, sds))
+        if not far <= most:
+            warnings.warn(
+                f"what is given lies {far:.3g} sds from the middle of the simulations, all numbers together (up to "
+                f"{most:.2g} are expected): the model has learned of few or none like it, and its answer may be far "
+                "off; look at the values, their units and errors, and the prior",
+                stacklevel=4,
+            )
 
     def _errors(self, errors: Mapping[str, Any], given: Mapping[str, Tensor], y: Tensor, slopes: Tensor) -> Tensor:
         """Sds of errors in sds of the model's numbers, (N,); 0 of what has none, inf of what tells nothing.

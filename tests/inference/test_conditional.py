@@ -210,3 +210,37 @@ def test_parameters_of_one_bounded_law_go_together(tmp_path):
         else:
             with pytest.raises(ValueError, match="share one bounded law"):
                 asked.sample(5, ["q"], {"p": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("given", "far"),
+    [
+        ({"x": (1000 * X[0], 1000 * X[1])}, True),  # another unit
+        ({"x": (X[0], X[1] + 30 * SD), "n": N}, True),
+        ({"a": 9.0, "n": N}, True),
+        ({"x": X, "n": N}, False),
+        ({"x": (torch.nan, X[1]), "a": 2.5}, False),
+        ({}, False),
+    ],
+)
+def test_what_lies_far_from_all_simulations_is_told(conditional, given, far, recwarn):
+    conditional.sample(5, ["b"], given)
+    conditional.log_prob({"b": 1.0}, given)
+    assert [w.filename == __file__ and "lies" in str(w.message) for w in recwarn.list] == [True, True] * far
+
+
+def test_data_of_the_prior_are_not_called_far(conditional, recwarn):
+    generator = torch.Generator().manual_seed(5)
+    theta = SIMULATOR.prior.sample(40, generator=generator)
+    for x, n in zip(*SIMULATOR(theta, generator=generator).values(), strict=True):
+        conditional.sample(2, ["a"], {"x": x, "n": int(n)})
+    assert not recwarn.list
+
+
+def test_errors_of_a_value_excuse_that_it_lies_far(tmp_path, recwarn):
+    noisy = Joint(SIMULATOR.prior, SIMULATOR.observables, hidden=8, blocks=1, noisy=0.3)
+    asked = Conditional(untrained(tmp_path, noisy))
+    asked.sample(2, ["a"], {"x": (60.0, 0.0)}, errors={"x": (60.0, 0.0)})
+    assert not recwarn.list
+    asked.sample(2, ["a"], {"x": (60.0, 0.0)}, errors={"x": (1.0, 0.0)})
+    assert len(recwarn.list) == 1
