@@ -24,6 +24,10 @@ from sciinf.surveys.rows import Observations
 
 NAME, SCHEMA, KIND = "answers.json", 1, "sciinf answers"
 _SURVEYED = 1  # raised when surveys look at rows otherwise, or write them otherwise; see CHECKS
+_AVERAGE = (
+    "nobody looks whether the network is right at a row: its calibration is an average over the prior, and single "
+    "answers may be far off where it passed; ask `sciinf query --simulator` about rows that matter, and some others"
+)
 _LATER = ("codes", "checked")  # which the first folders of answers did not have in common
 STATUS = ("answered", "not finite", "the simulation raised", "the simulation ran out of time", "no answer")
 _OWN = {
@@ -186,6 +190,7 @@ def not_done(posterior: Posterior) -> list[str]:
         "quantities that a simulator derives from the parameters are left out",
     ]
     if len(layers(posterior)) == 1:
+        found.insert(0, _AVERAGE)
         found.append("answers are of what was learned alone: no likelihood weights them, also where it is known")
     if posterior.prior.mixed:
         far = ", nor how far the network alone is from it" if len(layers(posterior)) > 1 else ""

@@ -167,7 +167,8 @@ def test_without_a_calibration_it_says_so_first(ball, tmp_path) -> None:
 
 def test_what_is_not_done_is_said(answers) -> None:
     said = " ".join(answers.about["not_done"])
-    for words in ("no data are simulated", "not corrected", "no row is refined", "no likelihood weights them"):
+    each = "an average over the prior", "no data are simulated", "not corrected", "no row is refined"
+    for words in (*each, "no likelihood weights them"):
         assert words in said
         assert words in answers.summary()
 
@@ -240,6 +241,8 @@ def test_likelihoods_and_ensembles_are_asked_row_by_row(ball, tmp_path) -> None:
         for parameter, e in answer.parameters.items():
             assert found.column(f"{parameter}_mean")[2] == pytest.approx(e.mean, rel=1e-5)
             assert found.column(f"{parameter}_q95")[2] == pytest.approx(e.interval[1], rel=1e-5)
+        told = any("an average over the prior" in words for words in found.about["not_done"])
+        assert told == (name != "weighted")  # weights by a likelihood are right at a row, or say that they are not
         assert found.column("ess")[2] == pytest.approx(answer.draws.ess, rel=1e-4)
         assert np.isfinite(found.column("pareto_k")).all() == (name == "weighted")
     assert "no likelihood weights" not in load_answers(tmp_path / "weighted").summary()
