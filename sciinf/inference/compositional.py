@@ -20,7 +20,9 @@ posterior's sd falls as n^{-1/2}. For the exact posterior and every z
 for the mean of the likelihood's score is 0 at the truth. `reliable` estimates e of the network on held-out simulations,
 by regression on 1, z_i and z_i^2 in two halves, so that the mean over z of e_1^T I^{-1} e_2 / D = t^2 has no bias, I
 the mean square of the likelihood's score (Fisher's information). n observations shift the composed posterior by about
-t sqrt(n) of its sd in each parameter, which reaches a half at n = 1 / (4 t^2).
+t sqrt(n) of its sd in each parameter, which reaches a half at n = 1 / (4 t^2). Where the rows tell that t is not 0, by
+two of its chance errors c, it is told from a third of an sd on, at n = 1 / (9 (t^2 - 2 c)): an answer that is off by
+more is wrong.
 
 References:
     | Compositional Score Modeling for Simulation-Based Inference (Geffner et al., 2023),
@@ -54,6 +56,7 @@ from sciinf.inference.learned import Learned, generator_on
 from sciinf.samplers.langevin import LEAST_WARMUP, Langevin
 from sciinf.store import Store
 
+_HALF, _THIRD = 1 / 2, 1 / 3  # sds that errors may shift it by: where rows can hardly tell them, and where they do
 _FINE = 0.03  # lowest level, in units of the composed posterior's smallest sd
 
 
@@ -117,7 +120,8 @@ class Compositional(Learned):
         self.reliable = math.inf if held_out is None else reliable(estimator, held_out.load())
         far = f"beyond {self.reliable * self._most:.0f} observations, and it is asked of {items}"
         if self.reliable < self._factors:
-            self.only = self.scope = f"errors of single scores are expected to shift it by more than half an sd {far}"
+            by = "a third of an sd or more"
+            self.only = self.scope = f"errors of single scores are expected to shift it by {by} {far}"
             warnings.warn(f"{self.name}: {self.scope}; train on more simulations", stacklevel=2)
         elif held_out is None and not estimator.linear and self._factors > 1:
             self.only = self.scope = "nothing tells how errors of scores learned with linear=False add up in it"
@@ -206,15 +210,17 @@ def largest_set(observables: Mapping[str, Observable]) -> int:
 
 
 def reliable(estimator: Denoising, held_out: Batch) -> float:
-    """Up to how many observations the errors of single scores stay below half an sd of the composed posterior.
+    """Up to how many observations the errors of single scores do not matter in the composed posterior.
+
+    They are below a third of its sd, as far as the rows tell, and below half of it.
 
     Args:
         estimator: Trained.
         held_out: Simulations that it was not trained on; a thousand or more.
 
     Returns:
-        1 / (4 t^2), of t^2 at least what N rows can tell from 0, sqrt(2 + 1 / D) / (N / 2) about: of 1,000 rows some 90
-        observations, of 10,000 some 900.
+        1 / (4 t^2), of t^2 at least what N rows can tell from 0, c = sqrt(2 + 1 / D) / (N / 2) about: of 1,000 rows
+        some 90 observations, of 10,000 some 900; and at most 1 / (9 (t^2 - 2 c)).
 
     Raises:
         ValueError: If there are fewer than 100 rows.
@@ -235,7 +241,8 @@ def reliable(estimator: Denoising, held_out: Batch) -> float:
     first, second = (known @ torch.linalg.lstsq(known[half], score[half]).solution for half in halves)
     information = score.mT @ score / len(score)
     square = float((first * torch.linalg.solve(information, second.mT).mT).sum(1).mean()) / z.shape[1]
-    return 0.25 / max(square, math.sqrt(known.shape[1] / z.shape[1]) / (len(z) / 2))
+    chance = math.sqrt(known.shape[1] / z.shape[1]) / (len(z) / 2)
+    return min(_HALF**2 / max(square, chance), _THIRD**2 / max(square - 2 * chance, 1e-12))
 
 
 def _item(spec: Observable) -> Observable:

@@ -83,7 +83,7 @@ def test_errors_without_the_linear_guess_are_told(tmp_path, fresh):
     with pytest.warns(UserWarning, match=r"nothing tells how errors .* add up in it; pass held_out="):
         assert "linear=False" in Compositional(fit, 20).scope
     assert Compositional(fit, 1).scope == ""
-    with pytest.warns(UserWarning, match=r"more than half an sd beyond \d observations, and it is asked of 20"):
+    with pytest.warns(UserWarning, match=r"a third of an sd or more beyond \d observations, and it is asked of 20"):
         Compositional(fit, 20, held_out=fresh)
 
 
@@ -103,8 +103,12 @@ def test_says_how_many_observations_it_can_be_trusted_with(fit, fresh):
     with torch.no_grad():
         worse.guess.offset += 0.2
     assert reliable(worse, held_out) < 10
+    # at 5 observations a smaller one shifts it by some .45 sd: less than half, and wrong all the same
+    with torch.no_grad():
+        worse.guess.offset -= 0.1
+    assert reliable(worse, held_out) < 5
     assert trusted < len(held_out)  # more, no such number of rows can tell
-    with pytest.warns(UserWarning, match="more than half an sd beyond"):
+    with pytest.warns(UserWarning, match="a third of an sd or more beyond"):
         posterior = Compositional(fit, 100_000, held_out=fresh)
     assert "asked of 100000" in posterior.scope
     assert Compositional(fit, 2, held_out=fresh).scope == ""
