@@ -9,7 +9,8 @@ training is the same whether or not the capture succeeds.
 
 On a CPU the compiled loops of a step are shared by cores (`loops.lanes`), with the same result on any number. Where it
 is for the step to choose, a batch is timed on one core and on all, one after the other and again: the first one, and
-three later ones, for another program may have been in the way.
+three later ones, for another program may have been in the way. Numbers below 1e-38 are 0 there: slopes of a network
+that has been trained for long are full of them, and on x86 each costs a hundred others.
 
 Where several processes train together (`engine.parallel`), each has the slopes of its rows of the batch, and a sum over
 processes comes before the clipping. Of such a step the graph has all up to that sum, which gloo cannot capture.
@@ -22,9 +23,11 @@ References:
 from __future__ import annotations
 
 import math
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +47,17 @@ WARM_UP = 3  # steps before a capture, which libraries use to set themselves up
 _ASKED = (0, 100, 1_000, 10_000)  # steps before which a batch is timed
 _TRIED = 5  # times, on one core and on several
 _WORTH = 0.9  # share of one core's time that several may take at most
+
+
+@contextmanager
+def flushed() -> Iterator[None]:
+    """Numbers too small to have all their digits are 0 in what this thread computes, on a CPU that can do that."""
+    before = sys.float_info.min / 2 == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 @dataclass(frozen=True)
@@ -127,7 +141,8 @@ class Step:
         if self._graphed:
             self._on_graph(batch)
         else:
-            self._eager(batch)
+            with flushed():
+                self._eager(batch)
         self._steps += 1
 
     def losses(self, batch: Batch) -> Float[Tensor, " member"]:

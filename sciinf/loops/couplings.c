@@ -55,6 +55,7 @@ static int64_t slopes_at(const Sizes *s, int moved, int j) {
    (steps, dim, draws, batch). Not 0 where there is no memory. */
 int couplings_forward(float *z, float *context, float **all, float *noise, float *log_det, float *entered,
                       const Sizes *s, float bound, float edge) {
+    FLUSHED;
     Room room;
     Weights w = weights_of(all, s->steps);
     Shape shape = {(int)s->bins, bound, edge};
@@ -92,6 +93,7 @@ int couplings_forward(float *z, float *context, float **all, float *noise, float
 /* noise (dim, draws, batch) to z; maps and shifts are those of the inverse maps. */
 int couplings_inverse(float *noise, float *context, float **all, float *z, const Sizes *s, float bound,
                       float edge) {
+    FLUSHED;
     Room room;
     Weights w = weights_of(all, s->steps);
     Shape shape = {(int)s->bins, bound, edge};
@@ -196,6 +198,7 @@ static void finish(const Sizes *s, const Weights *sums, const Weights *to) {
 /* Gradients of z, context and weights from those of noise and log |det|, and from what entered each map. */
 int couplings_backward(float *z, float *context, float **all, float *entered, float *g_noise, float *g_log_det,
                        float *g_z, float *g_context, float **g_all, const Sizes *s, float bound, float edge) {
+    FLUSHED;
     Room room;
     Slopes g;
     Weights w = weights_of(all, s->steps), to = weights_of(g_all, s->steps);

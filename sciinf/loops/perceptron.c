@@ -61,6 +61,7 @@ static float *through(const Sizes *s, float **all, float *at, float *before) {
 /* x (rows, widths[0]) to out (rows, widths[layers]); weights and biases of a layer after another. Not 0 where there is
    no memory. */
 int perceptron_forward(const float *x, float **all, float *out, const int64_t *widths, int64_t layers, int64_t rows) {
+    FLUSHED;
     Sizes sizes = {layers, rows, widths}, *s = &sizes;
     float *room = malloc(sizeof(float) * POINTS * numbers_of(s));
     if (!room) return 1;
@@ -76,6 +77,7 @@ int perceptron_forward(const float *x, float **all, float *out, const int64_t *w
 /* Gradients of x, unless g_x is 0, and of the weights, from that of out. */
 int perceptron_backward(const float *x, float **all, const float *g_out, float *g_x, float **g_all,
                         const int64_t *widths, int64_t layers, int64_t rows) {
+    FLUSHED;
     Sizes sizes = {layers, rows, widths}, *s = &sizes;
     int64_t widest = widest_of(s), numbers = numbers_of(s), summed = 0;
     for (int64_t l = 0; l < layers; l++) summed += widths[l + 1] * PADDED(widths[l] + 1);

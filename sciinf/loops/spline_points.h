@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "flushed.h"
+
 #define POINTS 64 /* at a time: what they need stays in the fastest cache */
 #define LEAST 1e-3f
 #define EACH for (int i = 0; i < m; i++)

@@ -3,6 +3,7 @@
 #include "spline_points.h"
 
 #define OVER_BLOCKS(...)                                                                                      \
+    FLUSHED;                                                                                                  \
     float *share = malloc(sizeof(float) * 2 * bins * POINTS);                                                 \
     if (!share) return 1;                                                                                     \
     Shape of = {bins, bound, edge};                                                                           \
