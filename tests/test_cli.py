@@ -23,8 +23,7 @@ from command_line import Result, call
 from sciinf import Flow, Recipe, Store, load_simulator, train
 
 TWO = """
-import os, time
-import torch
+import os, time, torch
 from torch import distributions as td
 from sciinf import Observable, Prior, Simulator
 
@@ -142,7 +141,6 @@ def test_check_finds_faults_in_a_simulator(tmp_path: Path) -> None:
     assert "PROBLEM" in result.out
 
 
-@pytest.mark.slow
 @briefly_trained()
 def test_the_verbs_one_after_the_other(ball: Path, observation: Path, tmp_path: Path) -> None:
     run, store = tmp_path / "run", tmp_path / "store"
@@ -277,7 +275,6 @@ def test_a_damaged_store_is_found_and_mended(tmp_path: Path) -> None:
     assert "--repair is for a folder of simulations" in refused.err
 
 
-@pytest.mark.slow
 def test_an_interrupted_campaign_returns_130_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "two.py").write_text(TWO)
     words = ["simulate", str(tmp_path / "two.py"), "-n", "2000", "--out"]

@@ -93,7 +93,6 @@ def test_same_seed_same_bits_and_another_seed_others(ball, store, plain, tmp_pat
     assert not same(train(new(ball), store, tmp_path / "b", recipe=SHORT, seed=2), plain)  # so `same` can fail
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("steps", [3, 6, 15, 29])
 @pytest.mark.parametrize("memory", [4 * 2**30, 0])
 def test_resumed_after_an_interruption_to_the_same_bits(ball, store, tmp_path, steps, memory, small_buffers):
@@ -263,7 +262,6 @@ def test_validation_may_be_rarer_than_epochs(ball, store, plain, tmp_path):
 # --- what is learned --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_streaming_is_as_good_as_memory(ball, tmp_path, small_buffers):
     # The order of the rows differs and with it the last digits: 0.15 nats are three times the spread over seeds.
     store = simulate(ball, tmp_path / "s", 2_000, block=300, progress=False)
@@ -305,7 +303,6 @@ def test_bfloat16_learns_as_well(ball, store, plain, tmp_path):
         assert {p.dtype for p in fits[1].estimator.parameters()} == {torch.float32}
 
 
-@pytest.mark.slow
 def test_a_step_that_does_not_compile_runs_eagerly_and_says_so(ball, store, tmp_path, monkeypatch):
     import torch._inductor.config as inductor
 

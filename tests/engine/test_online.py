@@ -365,7 +365,6 @@ def test_the_length_of_a_training_follows_from_the_reuse_and_not_from_the_buffer
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_training_online_finds_the_exact_posterior(root, device, tmp_path):
     simulator = load_simulator(root / "simulators" / "linear_gaussian.py")
     source = Simulated(simulator, seed=0, device=device, buffer=8_000, held_out=2_000)

@@ -17,6 +17,8 @@ from sciinf.tokens import AtOnce, Frames, Haar, Joint, LearnedLaw, Mixture, Patc
 from sciinf.training import train_ensemble
 from simulators.pde.forced_burgers import ForcedBurgers
 
+pytestmark = pytest.mark.slow
+
 NET = TokenTransformer(32, 2, heads=2)
 TIMES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 ORDERS = (AtOnce(), Frames(1), Frames(2, context=2))
@@ -61,7 +63,6 @@ def fits(store, tmp_path_factory):
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("order", "law", "code"), list(itertools.product(ORDERS, LAWS, CODES)))
 def test_every_order_law_and_code(order, law, code):
     equation = world()
@@ -99,7 +100,6 @@ def distance(equation, draw, frame):
     return float(z.square().mean())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("law", ["joint", "mixture"])
 def test_draws_follow_the_law_of_a_linear_equation(law, fits):
     equation, surrogate = world(), fits[law].surrogate
@@ -121,7 +121,6 @@ def test_draws_follow_the_law_of_a_linear_equation(law, fits):
     assert all(abs(value - 1) > 0.35 for value in found.values()), found
 
 
-@pytest.mark.slow
 def test_a_fit_is_read_back_and_says_how_unlike_its_draws_are(fits):
     rows, again = rows_of(world()), load_fit(fits["joint"].folder)
     one, two = (f.surrogate.draw(rows.theta, rows.x, generator=generator(2)) for f in (fits["joint"], again))
@@ -130,7 +129,6 @@ def test_a_fit_is_read_back_and_says_how_unlike_its_draws_are(fits):
     assert f"draws {again.record['spread_skill']:.2f} times as unlike as they should be" in repr(again)
 
 
-@pytest.mark.slow
 def test_draws_that_are_too_alike_are_widened_and_said_to_be(store, tmp_path, monkeypatch):
     """A law that draws half as far from its mean as it should: its sds are told, and what is missing is put back."""
     from sciinf.tokens import law as laws
@@ -160,7 +158,6 @@ def _narrow(parts):
     return found
 
 
-@pytest.mark.slow
 def test_an_emulator_draws_solutions(fits):
     equation = world()
     emulator = Emulator(load_fit(fits["mixture"].folder), equation)
@@ -173,7 +170,6 @@ def test_an_emulator_draws_solutions(fits):
         assert float(ratio) == pytest.approx(1.0, abs=0.2)
 
 
-@pytest.mark.slow
 def test_it_goes_on_beyond_the_frames_where_they_follow_each_other(fits):
     rows, surrogate = rows_of(world(), 40), fits["joint"].surrogate
     found = surrogate.rollout(rows.theta, rows.x, 12, generator=generator())
@@ -268,7 +264,6 @@ def test_a_law_that_misses_half_of_the_variance_is_widened_even_if_one_row_makes
     assert float(law.missing[1:].min()) > 0.3
 
 
-@pytest.mark.slow
 def test_a_right_law_is_not_widened_by_chance(recwarn):
     """Of eight sets of held-out rows one at most: by chance two or more once in 17 times, for each is 1 in 20."""
     equation, widened = world(viscosity=td.LogNormal(-4.6, 1e-4), forcing=td.Uniform(0.7, 0.7001)), 0
@@ -285,7 +280,6 @@ def test_a_right_law_is_not_widened_by_chance(recwarn):
     assert float(law.missing.max()) == 0
 
 
-@pytest.mark.slow
 def test_fields_that_stay_are_seen(tmp_path):
     """u is the field that stays plus noise of sd 0.1: without it draws would be off by its sd, 1."""
     prior, draw = Prior.none(), generator()
