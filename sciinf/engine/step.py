@@ -9,8 +9,8 @@ training is the same whether or not the capture succeeds.
 
 On a CPU the compiled loops of a step are shared by cores (`loops.lanes`), with the same result on any number. Where it
 is for the step to choose, a batch is timed on one core and on all, one after the other and again: the first one, and
-three later ones, for another program may have been in the way. Numbers below 1e-38 are 0 there: slopes of a network
-that has been trained for long are full of them, and on x86 each costs a hundred others.
+three later ones, for another program may have been in the way. On x86, numbers nearer to 0 than 1e-38 are 0 in a step:
+slopes of a network that has been trained for long are full of them, and each costs as much as a hundred others.
 
 Where several processes train together (`engine.parallel`), each has the slopes of its rows of the batch, and a sum over
 processes comes before the clipping. Of such a step the graph has all up to that sum, which gloo cannot capture.
@@ -23,6 +23,7 @@ References:
 from __future__ import annotations
 
 import math
+import platform
 import sys
 import time
 import warnings
@@ -47,11 +48,21 @@ WARM_UP = 3  # steps before a capture, which libraries use to set themselves up
 _ASKED = (0, 100, 1_000, 10_000)  # steps before which a batch is timed
 _TRIED = 5  # times, on one core and on several
 _WORTH = 0.9  # share of one core's time that several may take at most
+_X86 = ("x86_64", "AMD64")
+_SHARED = 2**15 + 1  # numbers, so many that torch's threads share them
 
 
 @contextmanager
 def flushed() -> Iterator[None]:
-    """Numbers too small to have all their digits are 0 in what this thread computes, on a CPU that can do that."""
+    """Numbers too small to have all their digits are 0 in what this thread computes, on x86, where they are slow.
+
+    A thread that is started meanwhile would keep that for good, so torch starts its own before.
+    """
+    if platform.machine() not in _X86:
+        yield
+        return
+    if torch.get_num_threads() > 1:
+        torch.ones(_SHARED, dtype=torch.uint8).add_(1)
     before = sys.float_info.min / 2 == 0
     torch.set_flush_denormal(True)
     try:

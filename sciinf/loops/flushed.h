@@ -1,6 +1,6 @@
-/* In a function that begins with FLUSHED, numbers below 1e-38 are 0, and afterwards they are what they were.
+/* On x86, in a function that begins with FLUSHED, numbers nearer to 0 than 1e-38 are 0; afterwards they are kept again.
 
-   Slopes of a network that has been trained for long are full of them, and on x86 each costs a hundred others. */
+   Slopes of a network that has been trained for long are full of them, and each costs as much as a hundred others. */
 
 #if defined(__SSE__)
 #include <xmmintrin.h>

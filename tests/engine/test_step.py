@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 
 import pytest
@@ -78,6 +79,31 @@ def test_slopes_too_small_for_their_digits_are_0_in_a_step_alone():
     assert torch.equal(learner.weights, before)
     assert sys.float_info.min / 2 > 0, "and afterwards it is as before"
     assert float(torch.tensor(1e-40) * 1) > 0
+
+
+THREADS = """
+import sys
+import torch
+from sciinf.engine.step import flushed
+torch.set_num_threads(2)
+with flushed() if sys.argv[1] == "flushed" else torch.no_grad():
+    if sys.argv[1] == "planted":
+        torch.set_flush_denormal(True)
+    torch.ones(1_000_000).add_(1)
+    torch.set_flush_denormal(False)
+print(int((torch.full((1_000_000,), 1e-40) * 1 == 0).sum()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="threads inherit it there")
+def test_threads_that_torch_starts_in_a_step_keep_small_numbers_afterwards():
+    def lost(how):
+        done = subprocess.run([sys.executable, "-c", THREADS, how], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert lost("flushed") == 0
+    assert lost("planted") > 0, "the fault: half of the numbers of whoever computes next are 0"
 
 
 def check_clipping(rule):
