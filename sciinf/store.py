@@ -242,7 +242,11 @@ class Store:
         *,
         normalised: bool = False,
     ) -> tuple[Entry, bytes]:
-        """What is to be acknowledged of a block, and its file: `commit` but for the disk."""
+        """What is to be acknowledged of a block, and the bytes of its file: all of `commit` but the writing.
+
+        Raises:
+            ValueError: If the number of rows or a shape does not fit.
+        """
         rows = self.rows_of(index)
         if tuple(theta.shape) != (rows, len(self.prior)):
             raise ValueError(f"block {index} takes theta of shape {(rows, len(self.prior))}, got {tuple(theta.shape)}")
@@ -254,7 +258,13 @@ class Store:
         return Entry(index, sha256, rows, content, seconds, counts, conditions or {}), image
 
     def write(self, entry: Entry, image: bytes) -> Entry:
-        """Make a prepared block durable and acknowledge it, in any thread; the store's own takes note (`known.add`)."""
+        """Make a prepared block durable and acknowledge it. Any thread may; the one that uses the store then notes what
+        this returns (`known.add`).
+
+        Raises:
+            ValueError: If somebody else wrote other rows, as in `commit`.
+            OSError: If it cannot be written.
+        """
         index = entry.block
         with writing(self.folder.name):
             found = self.folder.commit(self.naming.file(SHARDS, index), image, lambda data: self._whole(index, data))

@@ -173,7 +173,12 @@ def run_block(simulator: Simulator, store: Store, index: int, *, device: str | t
 def simulated(
     simulator: Simulator, store: Store, index: int, *, device: str | torch.device = "cpu"
 ) -> tuple[Entry, bytes]:
-    """`run_block` but for the disk: what `Store.write` takes."""
+    """All of `run_block` but the writing: what `Store.write` takes.
+
+    Raises:
+        ValueError: If the simulator breaks its promises.
+        MemoryError: If the batch does not fit in memory.
+    """
     started = time.perf_counter()
     theta = draw_theta(store, index)
     outcome = Attempt(simulator, theta, store.seed, index, torch.device(device)).outcome()

@@ -47,8 +47,8 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 class Here(Engine):
     """This process, one block after the other. A simulator that hangs or crashes takes it along.
 
-    A block that was simulated in less than a tenth of a second is written while the next one is simulated; a longer
-    one is on the disk before the next begins.
+    A block that was simulated in less than a tenth of a second is written while the next one is simulated. A longer
+    one, and one most of whose rows failed, is on the disk before the next begins.
     """
 
     def check(self, simulator: Simulator, path: str | Path | None = None) -> None:
@@ -56,7 +56,7 @@ class Here(Engine):
 
     def run(self, campaign: Campaign) -> Generator[Entry, None, None]:
         store, written = campaign.store, None
-        with ThreadPoolExecutor(1, "writes") as beside:  # what it has begun to write it ends, whatever ends this
+        with ThreadPoolExecutor(1, "writes") as beside:  # a write that was begun is ended, whatever ends this
             while (index := campaign.take()) is not None:
                 if landed := campaign.landed(index):
                     yield landed
@@ -66,7 +66,7 @@ class Here(Engine):
                 written = _begun(beside, store, made, image)
                 if written is None:
                     ended.append(store.write(made, image))
-                for entry in ended:  # once everything simulated is written, or on its way
+                for entry in ended:  # not before the block just simulated is written too, or on its way
                     yield _noted(store, entry)
             if written is not None:
                 yield _noted(store, written.result())
@@ -256,8 +256,8 @@ def _work(job: Job, index: int, tries: int) -> Entry | Exception:
 
 
 def _begun(beside: Executor, store: Store, made: Entry, image: bytes) -> Future[Entry] | None:
-    """What another thread has begun to write. None for a block that took long, for one that mostly failed, which may
-    end the campaign, and where there can be no thread, as once the main thread has ended.
+    """A block that another thread now writes. None for one that took long, for one that mostly failed, which may end
+    the campaign, and where there can be no thread, as once the main thread has ended.
     """
     if made.seconds >= _CHEAP or 2 * made.ok <= made.rows:
         return None
@@ -268,7 +268,7 @@ def _begun(beside: Executor, store: Store, made: Entry, image: bytes) -> Future[
 
 
 def _noted(store: Store, entry: Entry) -> Entry:
-    """The same, of which the store knows now."""
+    """The entry, of which the store has taken note."""
     store.known.add(entry)
     return entry
 

@@ -21,8 +21,8 @@ for the mean of the likelihood's score is 0 at the truth. `reliable` estimates e
 by regression on 1, z_i and z_i^2 in two halves, so that the mean over z of e_1^T I^{-1} e_2 / D = t^2 has no bias, I
 the mean square of the likelihood's score (Fisher's information). n observations shift the composed posterior by about
 t sqrt(n) of its sd in each parameter, which reaches a half at n = 1 / (4 t^2). Where the rows tell that t is not 0, by
-two of its chance errors c, it is told from a third of an sd on, at n = 1 / (9 (t^2 - 2 c)): an answer that is off by
-more is wrong.
+two of the chance errors c of t^2, a shift is told from a third of an sd on, at n = 1 / (9 (t^2 - 2 c)): an answer that
+is off by more is wrong.
 
 References:
     | Compositional Score Modeling for Simulation-Based Inference (Geffner et al., 2023),
@@ -120,8 +120,9 @@ class Compositional(Learned):
         self.reliable = math.inf if held_out is None else reliable(estimator, held_out.load())
         far = f"beyond {self.reliable * self._most:.0f} observations, and it is asked of {items}"
         if self.reliable < self._factors:
-            by = "a third of an sd or more"
-            self.only = self.scope = f"errors of single scores are expected to shift it by {by} {far}"
+            self.only = self.scope = (
+                f"errors of single scores are expected to shift it by a third of an sd or more {far}"
+            )
             warnings.warn(f"{self.name}: {self.scope}; train on more simulations", stacklevel=2)
         elif held_out is None and not estimator.linear and self._factors > 1:
             self.only = self.scope = "nothing tells how errors of scores learned with linear=False add up in it"
@@ -210,9 +211,9 @@ def largest_set(observables: Mapping[str, Observable]) -> int:
 
 
 def reliable(estimator: Denoising, held_out: Batch) -> float:
-    """Up to how many observations the errors of single scores do not matter in the composed posterior.
+    """Up to how many observations errors of single scores are not expected to make the composed posterior wrong.
 
-    They are below a third of its sd, as far as the rows tell, and below half of it.
+    They shift it by half of its sd there; by a third, where the rows tell that it is shifted at all.
 
     Args:
         estimator: Trained.

@@ -117,9 +117,6 @@ def test_a_simulator_that_changes_the_working_directory_takes_no_block_there(tmp
 @pytest.mark.slow
 def test_a_campaign_in_a_thread_goes_on_when_the_main_thread_has_ended(tmp_path):
     code = f"""
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from sciinf import simulate
