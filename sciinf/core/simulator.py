@@ -326,7 +326,10 @@ def _files_of(simulator: Simulator) -> Sequence[Path]:
             f"[Path(__file__).with_name('grid.txt')], got {files!r}"
         )
     if lost := [str(file) for file in files if not file.is_file()]:
-        raise FileNotFoundError(f"`files` of the simulator {simulator.name!r} names what is no file: {lost}")
+        raise FileNotFoundError(
+            f"`files` of the simulator {simulator.name!r} names what is no file: {lost}; "
+            "give paths that begin at Path(__file__), and of a folder each of its files"
+        )
     return files
 
 
