@@ -1,7 +1,7 @@
 # Everything here sets itself up: it needs python3 (3.11 or newer), git and make, and keeps to .venv/ and runs/.
 #
 #   make demo                      the Hudson Bay example, from simulator to report
-#   make test                      the tests
+#   make test                      the quick tests; make slow, the others
 #   make docs                      the site of the documentation
 #   make check                     all that CI checks
 #
@@ -41,7 +41,7 @@ pages: .venv/ready-test ## follow README.md, the tutorials, the reference and th
 docs: .venv/ready-docs ## build the site from README.md, docs/ and the docstrings into build/site
 	$(BIN)/mkdocs build --strict
 
-shapes: .venv/ready-test ## run the tests with every annotated shape and type checked at run time
+shapes: .venv/ready-test ## run quick and slow tests with every annotated shape and type checked at run time
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not pages" --jaxtyping-packages=sciinf,beartype.beartype $(TESTS)
 
 slow: .venv/ready-test ## run the tests that take more than a second each
