@@ -65,7 +65,7 @@ def tell_plan(sim: Simulator, path: Path, n: int, size: int | str | None, given:
         ValueError: As `plan` does.
     """
     store = plan(sim, path, n, block=size, **given)
-    missing, where = len(store.missing()), absolute(store.path)
+    missing, where = len(store.missing()), absolute(store.folder)
     tell(
         f"{store.path}: {missing:,} of {store.blocks:,} blocks of {store.block:,} rows are to be simulated, by any "
         f"number of workers, with nothing between them but this folder:\n"

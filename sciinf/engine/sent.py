@@ -51,7 +51,7 @@ def job_of(campaign: Campaign, claims: Path) -> Job:
     simulator = campaign.simulator
     pickled = _pickled(simulator) if simulator.source is None else None
     source = None if simulator.source is None else str(simulator.source)
-    store = absolute(campaign.store.path)
+    store = absolute(campaign.store.folder)
     return Job(store, source, pickled, campaign.device, str(claims), _known(simulator))
 
 

@@ -222,7 +222,7 @@ class _Array:
 
 def script(engine: SlurmArray, campaign: Campaign, name: str, jobs: int) -> str:
     """The batch script of a campaign."""
-    place, given = absolute(campaign.store.path), {"cpus-per-task": "1", **engine.options}
+    place, given = absolute(campaign.store.folder), {"cpus-per-task": "1", **engine.options}
     lines = [f"#SBATCH --{key}={value}" for key, value in given.items()]
     if (lead := lead_before(engine.options.get("time"))) is not None:
         lines.append(f"#SBATCH --signal=B:TERM@{lead}")

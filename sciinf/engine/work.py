@@ -280,16 +280,17 @@ def note_of(store: Store, simulator: Simulator, *, device: Any = "cpu", timeout:
     Raises:
         OSError: If it cannot be written.
     """
-    if simulator.source is None or store.folder.path(NOTE) is None:
+    place = store.folder.path(NOTE)
+    if simulator.source is None or place is None:
         return
     source = str(Path(simulator.source).resolve())
     data = {"source": source, "device": str(device), "timeout": timeout, "mark": mark_of(source)}
     with suppress(OSError, ValueError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if read_json(store.path / NOTE) == data:
+        if read_json(place) == data:
             return
-    with writing(store.path):
-        write_json(store.path / NOTE, data)
+    with writing(store.folder.name):
+        write_json(place, data)
 
 
 def noted(store: Store) -> dict[str, Any]:

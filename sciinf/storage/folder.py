@@ -329,9 +329,10 @@ def folder_at(path: str | Path) -> Folder:
     return Objects(_OBJECTS.sub("s3://", str(path), count=1))
 
 
-def absolute(path: str | Path) -> str:
+def absolute(folder: Folder) -> str:
     """What names the same folder from any other working directory."""
-    return folder_at(path).name if is_remote(path) else str(Path(path).resolve())
+    path = folder.path("")
+    return folder.name if path is None else str(path.resolve())
 
 
 def on_disk(folder: Folder, what: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sciinf.core import load_simulator
-from sciinf.engine import campaign, sent
+from sciinf.engine import campaign, sent, work
 from sciinf.engine.block import draw_theta, run_block
 from sciinf.engine.workers import Here, Workers
 from sciinf.simulation import repair, simulate
@@ -135,6 +135,19 @@ def test_a_simulator_of_a_notebook_is_refused_at_once_with_the_way_out(made, tmp
     notebook.__file__ = __file__  # as in a script, which they run again
     if "in a" not in made:
         sent.check_sendable(simulator)
+
+
+def test_workers_are_told_of_the_store_wherever_a_simulator_has_gone_meanwhile(tmp_path, monkeypatch):
+    """Some of its blocks may have been run here, and a simulator may stay in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    simulator = load_simulator(source(tmp_path))
+    store = Store.create("s", simulator, seed=0, block=25, rows=100)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    here = campaign.Campaign(store, simulator, [0], device="cpu", timeout=None)
+    assert sent.job_of(here, tmp_path).store == str((tmp_path / "s").resolve())
+    work.note_of(store, simulator)
+    assert (tmp_path / "s" / work.NOTE).is_file()
 
 
 @pytest.mark.long  # a broken pool is opened three times

@@ -116,8 +116,8 @@ def test_paths_name_folders(tmp_path: Path, address: str):
         found = folder_at(given)
         assert isinstance(found, Objects)
         assert (found.name, found.path("x")) == (address, None)
-    assert absolute(Path(address)) == address
-    assert absolute("x") == str(Path("x").resolve())
+    assert absolute(folder_at(Path(address))) == address
+    assert absolute(folder_at("x")) == str(Path("x").resolve())
     for wrong in ("s3://", "s3://bucket", "s3://bucket/"):
         with pytest.raises(ValueError, match="expected s3://BUCKET/PREFIX"):
             folder_at(wrong)
