@@ -61,7 +61,12 @@ class Here(Engine):
                 if landed := campaign.landed(index):
                     yield landed
                     continue
-                made, image = simulated(campaign.simulator, store, index, device=campaign.device)
+                try:
+                    made, image = simulated(campaign.simulator, store, index, device=campaign.device)
+                except Exception:
+                    if written is not None:
+                        written.result()  # that the block before could not be written comes first
+                    raise
                 ended = [written.result()] if written is not None else []
                 written = _begun(beside, store, made, image)
                 if written is None:

@@ -88,6 +88,16 @@ def test_a_block_that_cannot_be_written_ends_the_campaign_with_its_reason(tmp_pa
     assert not simulate(simulator, tmp_path / "s", 200, progress=False).missing()
 
 
+def test_an_error_does_not_hide_that_the_block_before_could_not_be_written(tmp_path):
+    simulator = Breaking(tmp_path / "s")
+    store = Store.create(tmp_path / "s", simulator, seed=0, block=10, rows=100)
+    campaign = Campaign(store, simulator, list(range(10)), device="cpu", timeout=None)
+    (tmp_path / "s/shards/000/00000006.h5").mkdir(parents=True)
+    with pytest.raises(OSError, match="cannot be written"):
+        list(Here().run(campaign))
+    assert sorted(index for index, _ in Store(tmp_path / "s").entries()) == list(range(6))
+
+
 class Wandering(Watching):
     """Works in a folder of its own, which is gone afterwards or stays; stays there itself, if told so."""
 
