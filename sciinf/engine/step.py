@@ -10,7 +10,7 @@ training is the same whether or not the capture succeeds.
 On a CPU the compiled loops of a step are shared by cores (`loops.lanes`), with the same result on any number. Where it
 is for the step to choose, a batch is timed on one core and on all, one after the other and again: the first one, and
 three later ones, for another program may have been in the way. On x86, numbers nearer to 0 than 1e-38 are 0 in a step:
-slopes of a network that has been trained for long are full of them, and each costs as much as a hundred others.
+slopes of a network that has been trained for long are full of them, and each costs far more than others.
 
 Where several processes train together (`engine.parallel`), each has the slopes of its rows of the batch, and a sum over
 processes comes before the clipping. Of such a step the graph has all up to that sum, which gloo cannot capture.

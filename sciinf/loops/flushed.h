@@ -1,6 +1,6 @@
 /* On x86, in a function that begins with FLUSHED, numbers nearer to 0 than 1e-38 are 0; afterwards they are kept again.
 
-   Slopes of a network that has been trained for long are full of them, and each costs as much as a hundred others. */
+   Slopes of a network that has been trained for long are full of them, and each costs far more than others. */
 
 #if defined(__SSE__)
 #include <xmmintrin.h>
