@@ -221,6 +221,7 @@ def interrupt_at(path: Path, blocks: int) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_a_cluster_from_the_command_line(cluster, tmp_path):
     digest = simulate(load_simulator(source(tmp_path)), tmp_path / "expected", 100, progress=False).digest
     where = ["--out", str(tmp_path / "s"), "--scheduler", cluster.address]

@@ -176,6 +176,7 @@ def test_planted_fault_without_noise_the_loss_has_no_bottom():
     assert float(losses[-100:].mean()) - least_loss(Line) < -1  # and falls on, as long as it is trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Line, Circle])
 def test_draws_lie_as_near_as_the_least_noise_and_much_nearer_than_the_most(kind):
     flow, _ = fitted(kind, NOISE)

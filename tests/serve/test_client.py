@@ -70,6 +70,7 @@ def test_an_answer_from_there_is_one_from_here(service: Service, line_made: Path
     assert there.figure("calibration") is not None
 
 
+@pytest.mark.slow
 def test_units_are_converted_and_never_lost(service: Service) -> None:
     metres = service.query({"x": SEEN}, "run", draws=200)
     millimetres = service.query({"x": [1e3 * v for v in SEEN] * units.mm}, "run", draws=200)

@@ -20,6 +20,7 @@ from sciinf.storage.run_events import line_of
 AXE = Path(__file__).parent / "axe.min.js"
 
 
+@pytest.mark.slow
 def test_a_dropped_file_becomes_intervals_with_units_and_a_verdict(visit: Any, runs: Path) -> None:
     """In one action, and those that the run's own answer to these data has."""
     shown = visit()
@@ -61,6 +62,7 @@ def test_before_the_checks_by_simulation_it_says_that_they_are_to_be_made(visit:
     visit.errors[:] = [error for error in visit.errors if "ERR_FAILED" not in error]
 
 
+@pytest.mark.slow
 def test_a_second_file_lies_over_the_first(visit: Any) -> None:
     """With the shift of each parameter in sds and the overlap; and it can be taken away."""
     shown = visit()
@@ -79,6 +81,7 @@ def test_a_second_file_lies_over_the_first(visit: Any) -> None:
     assert len(rows(shown)) == 2
 
 
+@pytest.mark.slow
 def test_two_answers_of_one_name_are_told_apart(visit: Any) -> None:
     shown = visit()
     for count, text in enumerate((SEEN, OTHER), 1):
@@ -114,6 +117,7 @@ def test_names_do_not_become_markup(visit: Any) -> None:
     visit.errors.clear()  # of the file that was refused
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not AXE.is_file(), reason="needs axe.min.js beside this file")
 def test_axe_finds_nothing(visit: Any) -> None:
     """On the first page, with two answers and all parts open, also in the dark, and with a run that goes on."""
@@ -138,6 +142,7 @@ def test_axe_finds_nothing(visit: Any) -> None:
     assert faults() == []
 
 
+@pytest.mark.slow
 def test_a_phone_need_not_scroll_to_the_side(visit: Any) -> None:
     shown = visit(width=390)
     wide = "() => document.documentElement.scrollWidth"
@@ -236,6 +241,7 @@ def test_a_run_turns_to_the_question_when_it_is_ready(visit: Any, runs: Path) ->
     assert shown.locator("#live").is_hidden()
 
 
+@pytest.mark.slow
 def test_the_level_works_when_the_service_is_gone(visit: Any, service: Any, runs: Path) -> None:
     """From the draws in the browser; a new question then says that nobody answers. It is the last test."""
     shown = visit()

@@ -137,6 +137,7 @@ def test_what_cannot_be_simulated_is_said(ask: httpx.Client, changed: dict, word
     assert words in found.json()["error"]
 
 
+@pytest.mark.slow
 def test_data_are_simulated_with_labels_and_what_exists(ask: httpx.Client) -> None:
     wave = ask.post("simulate", json={"theta": THETA, "seed": 0}).json()
     assert np.abs(np.array(wave["flux"]) - WAVE).max() < 0.6  # six sds of the noise
@@ -184,6 +185,7 @@ def test_a_level_is_of_the_draws_in_which_it_exists(visit: Any, runs: Path) -> N
     assert " ".join(numbers["time_2"][2].split()) == f"{number(low, middle - low)} to {number(high, high - middle)} d"
 
 
+@pytest.mark.slow
 def test_two_answers_of_different_models_lie_over_each_other(visit: Any) -> None:
     """The second is asked at the level of the first, wherever the slider is: their verdicts are of one level."""
     shown = visit()

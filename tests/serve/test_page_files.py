@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from visits import OTHER, SEEN, answered, rows, set_level
 
 THIRD = "x [m]\n1.0\n1.1\n0.9\n1.0\n1.2\n"
@@ -21,6 +22,7 @@ def names(shown: Any) -> list[str]:
     return shown.locator("#verdicts .whose b").all_inner_texts()
 
 
+@pytest.mark.slow
 def test_two_files_of_one_observation_each_lie_over_each_other(visit: Any) -> None:
     """By their files' names, each with its checks; what is asked again is asked of one alone."""
     shown = visit()
@@ -37,6 +39,7 @@ def test_two_files_of_one_observation_each_lie_over_each_other(visit: Any) -> No
     assert rows(alone) == both
 
 
+@pytest.mark.slow
 def test_of_more_files_two_are_shown_and_the_others_can_be(visit: Any) -> None:
     shown = visit()
     drop_all(shown, [("seen.csv", SEEN), ("other.csv", OTHER), ("third.csv", THIRD)])
@@ -53,6 +56,7 @@ def test_of_more_files_two_are_shown_and_the_others_can_be(visit: Any) -> None:
     assert shown.locator("#verdicts .next").count() == 0
 
 
+@pytest.mark.slow
 def test_many_files_at_once_have_fewer_draws_each(visit: Any) -> None:
     """Where the service gives no more in all; what is said of the draws is their number."""
     shown = visit()

@@ -101,6 +101,7 @@ def test_data_are_simulated_as_the_observation_was_seen(service: Any) -> None:
     assert np.abs(np.array(x["y"]) - expected)[there] == pytest.approx(np.zeros(5), abs=0.1)
 
 
+@pytest.mark.slow
 def test_data_at_other_times_and_controls_are_refused(service: Any) -> None:
     found = simulated(service)
     assert (found.status_code, found.json()["field"]) == (422, "x")
@@ -124,6 +125,7 @@ def test_a_model_says_what_was_set_and_that_it_needs_the_record(service: Any) ->
     assert set(schema["properties"]["x"]["required"]) == set(SEEN)
 
 
+@pytest.mark.slow
 def test_the_page_shows_no_prediction_of_what_was_set_and_simulates_at_its_times(visit: Any) -> None:
     shown, asked = visit(), []
     shown.on("request", lambda one: asked.append(one) if one.url.endswith("/simulate") else None)

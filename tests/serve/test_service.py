@@ -68,6 +68,7 @@ def test_a_file_is_answered_as_by_the_command(service: TestClient, line: Path) -
     assert found["files"]["seen.csv"] == next(iter(expected["observation"]["files"].values()))
 
 
+@pytest.mark.slow
 def test_checks_by_the_simulator_are_those_of_the_command(service: TestClient, line: Path) -> None:
     result = call("query", line / "run", "--observation", line / "seen.csv", "--json")
     expected = json.loads(result.out)

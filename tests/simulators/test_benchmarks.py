@@ -115,6 +115,7 @@ def test_exact_posterior_has_the_reference_marginals(task, number, reference_dat
     assert bool((simulator.prior.log_prob(draws)).isfinite().all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "number"),
     [

@@ -124,6 +124,7 @@ def test_a_folder_is_one_simulator_and_private_files_are_none(tmp_path):
     assert simulator_files(tmp_path) == [tmp_path / "one.py", tmp_path / "whole"]
 
 
+@pytest.mark.slow
 def test_shapes_and_dtypes(simulator):
     check_shapes(simulator)
 

@@ -113,6 +113,7 @@ def test_simulated_counts_have_the_right_moments(simulator):
     assert (np.abs((centred**2).mean(0) - variance) < 5 * (centred**2).std(0) / np.sqrt(len(counts))).all()
 
 
+@pytest.mark.slow
 def test_prior_predictive(simulator):
     theta = simulator.prior.sample(
         4_000, generator=torch.Generator().manual_seed(2)

@@ -127,6 +127,7 @@ def compact_watched(path: Path, step: Callable[[str], None], monkeypatch) -> Non
     store.compact()
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_loses_nothing_and_running_it_again_finishes(made, tmp_path, monkeypatch):
     digest, entries = Store(made).digest, list(Store(made).entries())
     shutil.copytree(made, tmp_path / "whole")

@@ -122,6 +122,7 @@ def test_reference_is_the_conjugate_posterior(simulator):
     assert np.abs((draws.mean(0) - wrong) / sd).max() > 1.0
 
 
+@pytest.mark.slow
 def test_reference_draws_only_from_the_generator(simulator):
     x = {"y": torch.zeros(1, 5)}
     before = torch.get_rng_state()
