@@ -203,16 +203,7 @@ class Store:
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    def commit(
-        self,
-        index: int,
-        theta: Tensor,
-        outcome: Outcome,
-        *,
-        seconds: float,
-        conditions: Mapping[str, str] | None = None,
-        normalised: bool = False,
-    ) -> Entry:
+    def commit(self, index: int, theta: Tensor, outcome: Outcome, *, seconds: float) -> Entry:
         """Make a block durable, then acknowledge it. Committing the same block again replaces it by equal bytes.
 
         Args:
@@ -220,17 +211,13 @@ class Store:
             theta: (rows, D), all rows of the block.
             outcome: What became of them.
             seconds: Wall seconds it took.
-            conditions: Versions, processor and device, where simulated.
-            normalised: Whether `storage.outcome.normalise` has made the outcome of these rows just now.
 
         Raises:
             ValueError: If the number of rows or a shape does not fit; or, where nothing is overwritten (`s3://`), if
                 somebody else wrote other rows.
             OSError: If it cannot be written; what was committed before stays.
         """
-        entry = self.write(*self.prepared(index, theta, outcome, seconds, conditions, normalised=normalised))
-        self.known.add(entry)
-        return entry
+        return self.noted(self.write(*self.prepared(index, theta, outcome, seconds)))
 
     def prepared(
         self,
@@ -243,6 +230,9 @@ class Store:
         normalised: bool = False,
     ) -> tuple[Entry, bytes]:
         """What is to be acknowledged of a block, and the bytes of its file: all of `commit` but the writing.
+
+        `conditions` are versions, processor and device, where simulated; `normalised` says whether
+        `storage.outcome.normalise` has made the outcome of these rows just now.
 
         Raises:
             ValueError: If the number of rows or a shape does not fit.
@@ -258,8 +248,8 @@ class Store:
         return Entry(index, sha256, rows, content, seconds, counts, conditions or {}), image
 
     def write(self, entry: Entry, image: bytes) -> Entry:
-        """Make a prepared block durable and acknowledge it. Any thread may; the one that uses the store then notes what
-        this returns (`known.add`).
+        """Make a prepared block durable and acknowledge it. Any thread may; what this returns is then to be `noted` by
+        the one that uses the store.
 
         Raises:
             ValueError: If somebody else wrote other rows, as in `commit`.
@@ -270,6 +260,11 @@ class Store:
             found = self.folder.commit(self.naming.file(SHARDS, index), image, lambda data: self._whole(index, data))
             entry = entry if found == image else self._of_another(entry, found)
             self.journals.append(entry)
+        return entry
+
+    def noted(self, entry: Entry) -> Entry:
+        """The entry of a block just written, of which the store has taken note."""
+        self.known.add(entry)
         return entry
 
     def compact(self) -> Compacted:

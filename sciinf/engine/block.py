@@ -165,9 +165,7 @@ def run_block(simulator: Simulator, store: Store, index: int, *, device: str | t
         MemoryError: If the batch does not fit in memory.
         OSError: If the store cannot be written.
     """
-    entry = store.write(*simulated(simulator, store, index, device=device))
-    store.known.add(entry)
-    return entry
+    return store.noted(store.write(*simulated(simulator, store, index, device=device)))
 
 
 def simulated(

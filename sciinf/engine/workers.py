@@ -72,9 +72,9 @@ class Here(Engine):
                 if written is None:
                     ended.append(store.write(made, image))
                 for entry in ended:  # not before the block just simulated is written too, or on its way
-                    yield _noted(store, entry)
+                    yield store.noted(entry)
             if written is not None:
-                yield _noted(store, written.result())
+                yield store.noted(written.result())
 
 
 @final
@@ -270,12 +270,6 @@ def _begun(beside: Executor, store: Store, made: Entry, image: bytes) -> Future[
         return beside.submit(store.write, made, image)
     except RuntimeError:
         return None
-
-
-def _noted(store: Store, entry: Entry) -> Entry:
-    """The entry, of which the store has taken note."""
-    store.known.add(entry)
-    return entry
 
 
 @contextmanager

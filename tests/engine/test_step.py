@@ -69,7 +69,7 @@ class Faint(Linear):
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors are as fast with them")
 def test_slopes_too_small_for_their_digits_are_0_in_a_step_alone():
-    """A training of 50,000 steps was fifteen times slower with them, at its middle."""
+    """A training of 50,000 steps was fifteen times slower with them."""
     learner = Single(Faint())
     step, before = Step(learner, step_settings(Recipe(weight_decay=0.0)), stream(0, 0, "cpu")), learner.weights.clone()
     learner.loss(batch(), stream(0, 0, "cpu")).mean().backward()

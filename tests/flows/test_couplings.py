@@ -60,7 +60,7 @@ def errors(ours, exact):
 @needed
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors are as fast with them")
 def test_slopes_too_small_for_their_digits_are_0():
-    """On x86 such numbers made a training of 50,000 steps fifteen times slower, at its middle."""
+    """On x86 such numbers made a training of 50,000 steps fifteen times slower."""
     made, (z, context) = flow(PLAN, 5, 8), data(5, 8, 1, 250)
 
     def largest():
