@@ -9,8 +9,8 @@ training is the same whether or not the capture succeeds.
 
 On a CPU the compiled loops of a step are shared by cores (`loops.lanes`), with the same result on any number. Where it
 is for the step to choose, a batch is timed on one core and on all, one after the other and again: the first one, and
-three later ones, for another program may have been in the way. On x86, numbers nearer to 0 than 1e-38 are 0 in a step:
-slopes of a network that has been trained for long are full of them, and each costs far more than others.
+three later ones, for another program may have been in the way. On x86, slopes nearer to 0 than 1e-38 are 0: a
+network that has been trained for long is full of them, and each costs far more than others.
 
 Where several processes train together (`engine.parallel`), each has the slopes of its rows of the batch, and a sum over
 processes comes before the clipping. Of such a step the graph has all up to that sum, which gloo cannot capture.
@@ -152,8 +152,7 @@ class Step:
         if self._graphed:
             self._on_graph(batch)
         else:
-            with flushed():
-                self._eager(batch)
+            self._eager(batch)
         self._steps += 1
 
     def losses(self, batch: Batch) -> Float[Tensor, " member"]:
@@ -205,8 +204,9 @@ class Step:
     def _move(self, losses: Float[Tensor, " member"]) -> None:
         """Move the weights by the slopes of the whole batch."""
         self.processes.add_up(self.learner.slopes)
-        clip(self.learner.slopes, self.settings.clip)
-        self.optimiser.step()
+        with flushed():
+            clip(self.learner.slopes, self.settings.clip)
+            self.optimiser.step()
         self.total += losses
 
     def _slopes(self, batch: Batch) -> Float[Tensor, " member"]:
@@ -215,7 +215,8 @@ class Step:
         losses = self._forward(batch)
         if self.processes.count > 1:
             losses = losses * self._part
-        losses.sum().backward()
+        with flushed():  # slopes alone: data may be as small, until they are standardised
+            losses.sum().backward()
         return losses.detach()
 
     def _chosen(self, batch: Batch) -> int:

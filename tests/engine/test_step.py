@@ -81,6 +81,24 @@ def test_slopes_too_small_for_their_digits_are_0_in_a_step_alone():
     assert float(torch.tensor(1e-40) * 1) > 0
 
 
+class Small(Linear):
+    """Its data are as small, and it learns from them in units of theirs."""
+
+    def loss(self, batch, *, generator):
+        return super().loss(Batch(batch.theta, {"x": batch.x["x"] / 1e-40}), generator=generator)
+
+
+def test_data_too_small_for_their_digits_are_seen_in_a_step():
+    found = []
+    for model, size in ((Linear(), 1.0), (Small(), 1e-40)):
+        learner, b = Single(model), batch()
+        step = Step(learner, step_settings(Recipe(weight_decay=0.0)), stream(0, 0, "cpu"))
+        step(Batch(b.theta, {"x": size * b.x["x"]}), 0.01)
+        found.append((learner.weights.detach().clone(), float(step.total)))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-6)
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-3)
+
+
 THREADS = """
 import sys
 import torch
