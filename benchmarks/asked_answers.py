@@ -23,7 +23,7 @@ from torch import Tensor
 from sciinf import Flow, build_posterior, refine_around, simulate, train
 from sciinf.commands.refine import TIMES, sizes
 from sciinf.commands.until_settled import UntilSettled
-from sciinf.core import Check, Posterior, X
+from sciinf.core import Finding, Posterior, X
 from sciinf.trust.around import MANY, ROWS, simulate_around
 from sciinf.trust.here import check_twice, doubted
 from sciinf.trust.right import RIGHT
@@ -34,7 +34,7 @@ OFF, RATIO = 0.15, 0.1
 RARE = 1e-3  # share of the prior that a truncated one accepts, below which it is drawn from by importance resampling
 
 
-def verdict_at(posterior: Posterior, simulator: Any, x: X, generator: torch.Generator) -> Check:
+def verdict_at(posterior: Posterior, simulator: Any, x: X, generator: torch.Generator) -> Finding:
     """The local check of an answer."""
     theta = posterior.draw(x, 2_000, generator=generator).theta
     made = partial(simulate_around, posterior, simulator, theta, generator=generator)
@@ -89,7 +89,7 @@ def _of_model(
         asked = UntilSettled(model, told if undecided(told) else None, planned)
         how: dict[str, Any] = {"simulations": planned, "seed": seed, "progress": False}
         theta, verdict, started = before, told, time.process_time()
-        first_check, last = f"{told.level}: {told.verdict}", None
+        first_check, last = f"{told.level}: {told.words}", None
         if doubted(told) or undecided(told):
             refined = refine_around(model, {"x": x}, folder / f"r{i}", posterior, until=asked, **how)
             told = verdict = asked.check or told
@@ -97,7 +97,7 @@ def _of_model(
         if asked.ended and not asked.confirmed:
             theta = refined.draw(one, DRAWS, generator=generator).theta
             verdict = verdict_at(refined, model, one, generator)
-            last = (refined.error, verdict.verdict)
+            last = (refined.error, verdict.words)
         row: dict[str, Any] = {"model": model.name, "observation": i}
         row |= dict(zip(("off", "ratio", "right"), compared(before, exact), strict=True))
         row["verdict"] = _said(told)
@@ -119,9 +119,9 @@ def _of_model(
         yield row
 
 
-def _said(check: Check) -> str:
+def _said(check: Finding) -> str:
     """The level of a check; "right" where it calls the answer right."""
-    return "right" if check.verdict.startswith(RIGHT) else check.level
+    return "right" if check.words.startswith(RIGHT) else check.level
 
 
 def _npe(model: Asked, simulations: int, seed: int) -> tuple[Any, float]:

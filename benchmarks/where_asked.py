@@ -136,7 +136,7 @@ def trained(kind: str, simulations: int, times: int, seed: int) -> dict[str, Any
                 told = asked.check or told
             (wrong if bad else right)[told.level] += 1
             said = f"{kind} {i}: {'wrong' if bad else 'right'}, off {float(off.max()):.2f}, {ratio.tolist()}"
-            print(f"{said}: {told.level}, {told.verdict}", flush=True)
+            print(f"{said}: {told.level}, {told.words}", flush=True)
     return {
         "network": kind, "simulations": simulations, "median off, sd": float(np.median(worst)), "wrong": wrong.total(),
         "told": wrong["alarm"] + wrong["caution"], "cannot tell": wrong["unknown"], "right": right.total(),

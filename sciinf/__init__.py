@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from sciinf.checking import check_simulator
     from sciinf.commands.workflow import infer
     from sciinf.core.answer import Answer
+    from sciinf.core.diagnostic import Diagnostic
     from sciinf.core.draws import Draws
     from sciinf.core.estimator import Estimator
     from sciinf.core.existence import Each, Only
+    from sciinf.core.findings import Finding, Level
     from sciinf.core.fit import Fit, load_fit
     from sciinf.core.joint_laws import Ordered, Simplex
     from sciinf.core.laws import Truncated
@@ -43,9 +45,10 @@ if TYPE_CHECKING:
     from sciinf.core.posterior import Posterior
     from sciinf.core.prior import Prior
     from sciinf.core.proposal import Proposal
+    from sciinf.core.records import Calibration
     from sciinf.core.simulator import Observable, Outcome, Simulator, Status, load_simulator
     from sciinf.core.unknown_law import Unknown
-    from sciinf.core.verdicts import Calibration, Check
+    from sciinf.core.verdict import Verdict
     from sciinf.engine.cluster import Cluster
     from sciinf.engine.slurm_array import SlurmArray
     from sciinf.engine.workers import Here, Workers
@@ -88,18 +91,19 @@ __all__ = [
     "Calibration",
     "Cauchy",
     "Changes",
-    "Check",
     "Choice",
     "Cluster",
     "Compositional",
     "Conditional",
     "Counts",
+    "Diagnostic",
     "DiffusionTime",
     "Draws",
     "Each",
     "Elements",
     "Estimator",
     "Exponential",
+    "Finding",
     "Fit",
     "Flow",
     "Gamma",
@@ -109,6 +113,7 @@ __all__ = [
     "HierarchicalRatio",
     "Joint",
     "Laplace",
+    "Level",
     "Likelihood",
     "LogNormal",
     "LogUniform",
@@ -136,6 +141,7 @@ __all__ = [
     "Truncated",
     "Uniform",
     "Unknown",
+    "Verdict",
     "Workers",
     "build_posterior",
     "calibrate",
@@ -189,7 +195,10 @@ _NAMES_IN = {
     "core.proposal": ("Proposal",),
     "core.answer": ("Answer",),
     "core.draws": ("Draws",),
-    "core.verdicts": ("Calibration", "Check"),
+    "core.diagnostic": ("Diagnostic",),
+    "core.findings": ("Finding", "Level"),
+    "core.records": ("Calibration",),
+    "core.verdict": ("Verdict",),
     "core.simulator": ("Observable", "Outcome", "Simulator", "Status", "load_simulator"),
     "core.unknown_law": ("Unknown",),
     "store": ("Store",),

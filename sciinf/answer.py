@@ -18,7 +18,7 @@ from sciinf.calibration import load_calibration
 from sciinf.core import (
     Answer,
     Calibration,
-    Check,
+    Finding,
     Posterior,
     Prior,
     Simulator,
@@ -151,7 +151,7 @@ def _save_over(folder: Path, answer: Answer, about: Mapping[str, Any]) -> None:
 
 def _warn(trust: Trust) -> None:
     if trust.alarm:
-        warnings.warn(trust.verdict, stacklevel=3)
+        warnings.warn(trust.words, stacklevel=3)
 
 
 def save_answer(answer: Answer, folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
@@ -245,7 +245,7 @@ def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
         amortised={n: estimate_from_json(e) for n, e in data.get("amortised", {}).items()},
         posterior=data.get("posterior", ""),
         scope=data.get("scope", ""),
-        checks=tuple(Check(**check) for check in data.get("checks", ())),
+        checks=tuple(Finding(**check) for check in data.get("checks", ())),
         read=tuple(data.get("read", ())),
         name=data.get("observation", {}).get("name", ""),
         files=data.get("observation", {}).get("files", {}),

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sciinf.calibration import load_calibration
-from sciinf.core import Answer, Calibration, Check, Posterior, Simulator, X, as_observation
+from sciinf.core import Answer, Calibration, Finding, Posterior, Simulator, X, as_observation
 from sciinf.core.files import read_json
+from sciinf.core.findings import Level
 from sciinf.core.simulator import file_of
 from sciinf.inference.changes import changes_from_json
 from sciinf.inference.refined import Refined, load_refined
@@ -134,7 +135,7 @@ def nearest(known: Sequence[Near], x: Any) -> Near | None:
     return next(iter(own + [one for one, seen in asked if one[1].reaches(seen)]), None)
 
 
-def undecided_in(answer: Answer) -> Check | None:
+def undecided_in(answer: Answer) -> Finding | None:
     """The local check of an answer where a second network has to tell whether that is right, and has not."""
     return next(filter(undecided, answer.checks), None)
 
@@ -161,7 +162,7 @@ def retold(run: Path, first: Posterior, x: Any, answer: Answer) -> Answer:
         said = read_json(file)
         if {key: said.get(key) for key in about} != about:
             continue
-        differs, own = changes_from_json(said["differs"]), said.get("own", "")
+        differs, own = changes_from_json(said["differs"]), Level(said["own"]) if said.get("own") else None
         if decides(check, differs, own):
             told = compared(check, differs, said["simulations"], own)
             return replace(answer, checks=tuple(told if one is check else one for one in answer.checks))

@@ -54,8 +54,8 @@ from sciinf.core import Batch, Calibration, DensityUnavailable, Posterior
 from sciinf.core.doubts import noting, summed_up
 from sciinf.core.files import local_path, read_json, write_bytes, write_json
 from sciinf.core.fit import campaign_of
+from sciinf.core.records import Reliability
 from sciinf.core.simulator import event_of
-from sciinf.core.verdicts import Reliability
 from sciinf.engine.progress import Progress
 from sciinf.loops.lanes import cores_here, shared
 from sciinf.store import Store
@@ -139,7 +139,7 @@ def calibrate(
     state, cautious, reasons = judged(tests, gap)
     if doubts := summed_up(noted):  # draws that cannot be relied on show nothing of the posterior
         state = "cannot tell" if state == "passed" else state
-        reasons += tuple(f"while calibrating, {check.verdict}" for check in doubts)
+        reasons += tuple(f"while calibrating, {check.words}" for check in doubts)
     calibration = Calibration(
         names=posterior.prior.names,
         ranks=values["ranks"].numpy(),

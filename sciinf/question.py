@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sciinf.core import (
     Answer,
     Calibration,
-    Check,
     Draws,
+    Finding,
     Observation,
     Posterior,
     Simulator,
@@ -31,32 +30,23 @@ from sciinf.core import (
     as_observation,
 )
 from sciinf.core.derived import with_derived
+from sciinf.core.diagnostic import Case
 from sciinf.core.doubts import noting, summed_up
 from sciinf.core.estimates import estimates
+from sciinf.core.findings import Cause, Level
 from sciinf.core.paths import Paths
 from sciinf.core.simulator import as_seen, described
 from sciinf.engine.block import simulate_from
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.marginal import known_categories
 from sciinf.inference.tilted import layers
-from sciinf.summaries.timed import seen_only
-from sciinf.trust.around import MANY, Around, around_answer
-from sciinf.trust.compared import check_compared
+from sciinf.trust.around import MANY, around_answer
+from sciinf.trust.diagnostics import diagnosed
 from sciinf.trust.failures import Reading, asked
-from sciinf.trust.here import check_twice
 from sciinf.trust.judge import Judge, Looked
-from sciinf.trust.likely import check_density, check_likelihood
-from sciinf.trust.limits import check_limits
-from sciinf.trust.listed import check_listed
-from sciinf.trust.localise import check_data
-from sciinf.trust.members import check_members
-from sciinf.trust.noise import check_noise
-from sciinf.trust.predictive import check_predictive
-from sciinf.trust.rescaled import check_rescaled
-from sciinf.trust.residuals import residual_finding
 from sciinf.trust.second import vouched
 
-CHECKS = 17  # raised when what is checked changes, so that an older answer to the same question is made anew
+CHECKS = 18  # raised when what is checked changes, so that an older answer to the same question is made anew
 _PREDICTIVE = 400
 _PATHS = 1_000
 _FAILED = 0.01  # of them, above which an answer says so in yellow
@@ -133,7 +123,7 @@ class Question:
         return self.completed(looked, drawn, generator, summed_up(noted))
 
     def completed(
-        self, looked: Looked, drawn: Draws, generator: torch.Generator, doubts: Sequence[Check] = ()
+        self, looked: Looked, drawn: Draws, generator: torch.Generator, doubts: Sequence[Finding] = ()
     ) -> Answer:
         """The answer of draws that were made.
 
@@ -155,25 +145,27 @@ class Question:
             plain = finite(raw.draw(self.x, wanted.draws, generator=generator), raw.prior)
             plain = replace(plain, categories=known_categories(raw, self.x))
         simulator = self.simulator if wanted.predicted else None
-        predicted, of, foretold, where, unexplained = _predict(simulator, posterior, self.x, found, generator)
         paths, lost = _hidden(simulator, self.x, found, wanted)
         corrected, region = self.judge.recalibrated(found, wanted.level, looked)
-        checks = (*doubts, *lost, *left_out(drawn, found), *check_members(posterior, self.x, wanted.seed))
-        checks += self.judge.checks(shown, wanted.failures, wanted.level)
-        checks += check_listed(posterior.prior, looked.trust.p_value, unexplained)
-        checks += check_compared(plain, found) if plain else ()
+        case = replace(
+            self.judge.case(shown, wanted.level, wanted.failures),
+            trust=looked.trust, x=self.x, plain=plain, seed=wanted.seed,
+            found=[*doubts, *lost, *left_out(drawn, found)],
+        )  # fmt: skip
+        case = case if simulator is None else _simulated(case, simulator, found, generator)
+        checks = vouched(diagnosed(case), calibration)
         return Answer(
             parameters=estimates(shown, wanted.level, corrected),
             draws=shown,
             calibration=calibration,
-            trust=replace(looked.trust, where=where),
+            trust=replace(looked.trust, where=_strange(checks)),
             observation={name: value[0].numpy() for name, value in self.x.items()},
-            predictive={name: value.numpy() for name, value in predicted.items()},
-            predicted_from=of.numpy(),
+            predictive={name: value.numpy() for name, value in case.predicted.items()},
+            predicted_from=torch.zeros(0, 0).numpy() if case.theta is None else case.theta.numpy(),
             amortised=estimates(with_derived(plain, self.simulator), wanted.level) if plain else {},
             posterior=posterior.name,
             scope=posterior.scope,
-            checks=(*checks, *vouched(foretold, calibration)),
+            checks=checks,
             read=self.read,
             name=wanted.name,
             files=wanted.files,
@@ -215,7 +207,7 @@ def judge_of(posterior: Posterior, calibration: Calibration | None, failures: Re
     return Judge(posterior, calibration)
 
 
-def _hidden(simulator: Simulator | None, x: X, draws: Draws, wanted: Wanted) -> tuple[Paths, tuple[Check, ...]]:
+def _hidden(simulator: Simulator | None, x: X, draws: Draws, wanted: Wanted) -> tuple[Paths, tuple[Finding, ...]]:
     """Hidden paths behind the data, each with parameters of its own from the posterior; why there are none."""
     if simulator is None or simulator.paths is None:
         return Paths(), ()
@@ -224,52 +216,46 @@ def _hidden(simulator: Simulator | None, x: X, draws: Draws, wanted: Wanted) -> 
     try:
         found = simulator.paths(theta, x, generator)
     except ValueError as error:
-        return Paths(), (Check("hidden paths", "caution", f"none were drawn: {error}"),)
+        return Paths(), (Finding("hidden paths", Level.CAUTION, f"none were drawn: {error}"),)
     found = replace(found, values=found.values.astype(np.float32), level=wanted.level)
     if not (lost := len(theta) - len(found.values)):
         return found, ()
     words = f"there is none for {lost} of {len(theta):,} draws: at their parameters the model cannot give these data"
-    return found, (Check("hidden paths", "caution" if lost > _FAILED * len(theta) else "good", words),)
+    return found, (Finding("hidden paths", Level.CAUTION if lost > _FAILED * len(theta) else Level.GOOD, words),)
 
 
-def _predict(
-    simulator: Simulator | None, posterior: Posterior, x: X, draws: Draws, generator: torch.Generator
-) -> tuple[X, Tensor, tuple[Check, ...], tuple[Strange, ...], float | None]:
-    """Data simulated from the posterior, of which draws; what they and others say of the observation; where.
-
-    And the p-value of what the parameters leave unexplained of it.
+def _simulated(case: Case, simulator: Simulator, draws: Draws, generator: torch.Generator) -> Case:
+    """An answer with data simulated from it, and with more of them from around it, for the checks that need such.
 
     All are seen when the observation was, and missing where it is, where the simulator can do that (`Simulator.like`).
-    Rows that fail are left out, with a warning. Without a simulator there is nothing.
+    Rows that fail are left out, with a warning.
+
+    Args:
+        case: The answer.
+        simulator: What to simulate with.
+        draws: Of its parameters.
+        generator: Source of its random numbers.
     """
-    if simulator is None:
-        return {}, torch.zeros(0, 0), (), (), None
-    seen = as_seen(simulator, x)
+    seen = as_seen(simulator, case.x)
     of, started = draws.resample(_PREDICTIVE, generator=generator), time.monotonic()
     data, good = simulate_from(seen, of, generator=generator)
     seconds = (time.monotonic() - started) / len(of)
-    found: tuple[Check, ...] = ()
     if not bool(good.all()):
         lost = int((~good).sum())
         words = f"{lost} of {len(good)} simulations from the posterior failed and are left out of the predictive check"
         warnings.warn(words, stacklevel=3)
-        state = "good" if lost <= _FAILED * len(good) else "caution" if lost < len(good) else "alarm"
-        found = (Check("predictions", state, words),)
-    found += check_noise(simulator, of)
-    found += check_predictive(posterior, x, data) + check_likelihood(simulator, x, of[good], data)
-    found += check_density(simulator, of[good], data, 0) + check_rescaled(simulator, x, of[good], data)
+        level = Level.GOOD if lost <= _FAILED * len(good) else Level.CAUTION if lost < len(good) else Level.ALARM
+        case.found.append(Finding("predictions", level, words, cause=Cause.FAILURES if level != Level.GOOD else None))
     theta = draws.resample(_AROUND, generator=generator)
-    made = functools.partial(around_answer, posterior, seen, theta, seconds=seconds, generator=generator)
-    around = made()
-    found += check_limits(seen_only(posterior.observables), x, around.data if isinstance(around, Around) else data)
-    residual, unexplained = residual_finding(posterior, simulator, x, around)
-    found += residual
-    if len(layers(posterior)) == 1:  # weights by a likelihood are right here, or say that they are not
-        alike = all(check.level != "alarm" for check in found)
-        more = functools.partial(made, sizes=MANY)
-        found += check_twice(posterior, x, around, more, alike=alike, generator=generator)
-    strange, where = check_data(posterior, x, around)
-    return data, of[good], found + strange, where, unexplained
+    made = functools.partial(around_answer, case.posterior, seen, theta, seconds=seconds, generator=generator)
+    more = functools.partial(made, sizes=MANY)
+    simulated: dict[str, Any] = {"simulator": simulator, "theta": of[good], "predicted": data, "around": made()}
+    return replace(case, **simulated, more_around=more, generator=generator)
+
+
+def _strange(checks: Sequence[Finding]) -> tuple[Strange, ...]:
+    """Which numbers of the observation are strange, as the check of them found."""
+    return tuple(Strange.from_json(one) for check in checks for one in check.figures.get("where", ()))
 
 
 __all__ = ["CHECKS", "Question", "Trust", "Wanted", "judge_of", "question"]

@@ -15,6 +15,7 @@ import numpy as np
 
 from sciinf.core.files import write_bytes
 from sciinf.core.quantities import truth_in
+from sciinf.core.verdict import Verdict
 from sciinf.figures.answers import answer_words, answers_table, every_number, moved_words
 from sciinf.figures.beside import Others, beside_part, with_others
 from sciinf.figures.checks import calibration_pictures, checks_part
@@ -28,7 +29,8 @@ from sciinf.figures.prediction import prediction_part
 from sciinf.figures.probabilities import probabilities_part
 from sciinf.figures.run_folder import Run, read_runs
 from sciinf.figures.script_data import downloads, script_data
-from sciinf.figures.verdicts import Verdict, verdict_of
+from sciinf.figures.verdicts import verdict_of
+from sciinf.storage.answers import answer_folders, newest_answers
 
 _PICTURED = 8
 _PAIRS = 190  # panels of two parameters on a page, over all its answers
@@ -41,7 +43,9 @@ def write_report(
     names: Sequence[str] | None = None,
     beside: Others | None = None,
 ) -> Path:
-    """Write `report.html` into a run folder.
+    """Write `report.html` into a run folder: the newest answer to each observation.
+
+    Of an answer that was refined, the one that it replaces has a page of its own, `answers/NAME/report.html`.
 
     Args:
         folder: What `sciinf infer`, `sciinf run` or the steps themselves wrote.
@@ -59,18 +63,26 @@ def write_report(
         ValueError: If `truth` names a parameter that the answer does not have, or there is no answer of a name; or one
             that is to stand beside it has no parameter of the same name, or one in another unit.
     """
-    runs = read_runs(folder, names)
+    folder = Path(folder)
+    for name, place in answer_folders(folder).items():
+        if newest_answers(folder)[name] != place and name in (names or [name]):
+            _written(read_runs(folder, [name], replaced=True), place, truth, None)
+    return _written(read_runs(folder, names), folder, truth, beside)
+
+
+def _written(runs: Mapping[str, Run], folder: Path, truth: Mapping[str, Any] | None, beside: Others | None) -> Path:
+    """A page of some answers, in a folder."""
     runs = with_others(runs, beside) if beside else runs
     run = next(iter(runs.values()))
     known, labels = run.answer.get("parameters", {}), {name: one.values for name, one in run.probabilities.items()}
     truth = truth_in(truth, list(known), [known[name]["unit"] for name in known], labels)
     numbers = {name: numbers_of(one) for name, one in runs.items()}
-    parts = (_one if len(runs) == 1 else _several)(runs, numbers, truth)
+    parts = (_one if len(runs) == 1 else _several)(runs, numbers, truth, folder)
     body = _doubts(runs.values()) + parts
     title = title_of(run, next(iter(runs)) if len(runs) == 1 else "")
     pictured = {name: (one, numbers[name]) for name, one in list(runs.items())[:_PICTURED]}
     html = page(title, about(run, len(runs)), body, script_data(pictured), _foot(run))
-    path = Path(folder) / "report.html"
+    path = folder / "report.html"
     write_bytes(path, html.encode())
     return path
 
@@ -81,13 +93,13 @@ def _doubts(runs: Iterable[Run]) -> str:
     return absent(f"Not read, or not to be checked: {' '.join(found)}") if found else ""
 
 
-def _one(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float]) -> str:
+def _one(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float], folder: Path) -> str:
     name, run = next(iter(runs.items()))
     verdict = verdict_of(run)
     posterior = posterior_part(run, numbers_pictured(run), truth, {}, compact=len(run.checked) > 2)
     made = section("made", "How it was made", made_part(run))
     parts = _answer(run, numbers[name], verdict, posterior, made)
-    return verdict_part(run, verdict, name) + _article(0, numbers[name], parts)
+    return verdict_part(run, verdict, page=folder) + _article(0, numbers[name], parts)
 
 
 def _article(index: int, numbers: Numbers, content: str) -> str:
@@ -136,14 +148,14 @@ def _numbers(run: Run, numbers: Numbers) -> str:
     return shown + beside_part(run) + more + downloads()
 
 
-def _several(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float]) -> str:
+def _several(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float], folder: Path) -> str:
     """One table of all answers, then each by itself, the first of them with their pictures; the script shows one."""
     run, verdicts = next(iter(runs.values())), {name: verdict_of(one) for name, one in runs.items()}
     articles, most, shown = [], MOST, dict(list(runs.items())[:_PICTURED])
     while most > 2 and len(shown) * most * (most - 1) / 2 > _PAIRS:
         most -= 1
     for index, (name, one) in enumerate(runs.items()):
-        inside = f"<h2>{escape(name)}</h2>{verdict_part(one, verdicts[name], name, f'verdict{index}')}"
+        inside = f"<h2>{escape(name)}</h2>{verdict_part(one, verdicts[name], f'verdict{index}', folder)}"
         if index < _PICTURED:
             others = {key: other for key, other in shown.items() if key != name}
             posterior = posterior_part(one, numbers_pictured(one), truth, others, most=most, compact=True)

@@ -99,7 +99,7 @@ def test_a_derived_quantity_of_weighted_draws_is_exact(
         assert found.mean == pytest.approx(float(mean[0] + sign * mean[1]), abs=0.08 * sd)  # as above: five sds
         assert found.sd == pytest.approx(sd, rel=0.06)
     assert answer.amortised["apart"].derived
-    assert any(check.name == "stray draws" and "variance of steep" in check.verdict for check in answer.checks)
+    assert any(check.name == "stray draws" and "variance of steep" in check.words for check in answer.checks)
     back = load_answer(tmp_path, calibration)
     assert back.table() == answer.table()
     assert "apart (derived)  how far apart  m " in back.table()
@@ -148,7 +148,7 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
     }
     assert data["trust"] == {
         "p_value": answer.trust.p_value,
-        "verdict": answer.trust.verdict,
+        "verdict": answer.trust.words,
         "level": answer.trust.level,
     }
     with h5py.File(tmp_path / ONE / "draws.h5") as opened:
@@ -328,7 +328,7 @@ def test_data_that_no_parameter_explains_are_less_likely_than_their_posterior_sa
     answer = query(build_posterior(fit), {"x": zigzag}, simulator=simulator, draws=1_000)
     (check,) = [check for check in answer.checks if check.name == "likelihood"]
     assert check.level == "alarm"
-    assert "less likely" in check.verdict
+    assert "less likely" in check.words
 
 
 def test_predictive_simulations_that_fail_are_left_out_with_a_warning(simulator: Simulator, fit: Fit) -> None:
@@ -338,7 +338,7 @@ def test_predictive_simulations_that_fail_are_left_out_with_a_warning(simulator:
     assert np.isfinite(answer.predictive["x"]).all()
     (check,) = [check for check in answer.checks if check.name == "predictions"]
     assert check.level == "caution"
-    assert f"{400 - len(answer.predictive['x'])} of 400" in check.verdict
+    assert f"{400 - len(answer.predictive['x'])} of 400" in check.words
 
 
 def test_draws_depend_on_the_seed_alone(fit: Fit) -> None:

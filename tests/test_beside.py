@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from sciinf import Normal, Prior, load_answer, query
 from sciinf.cli import cli
-from sciinf.core import Answer, Check, Draws, Observable, Posterior, Trust
+from sciinf.core import Answer, Draws, Finding, Observable, Posterior, Trust
 from sciinf.core.beside import as_beside
 from sciinf.core.estimates import estimates
 from sciinf.core.files import read_json
@@ -106,7 +106,7 @@ def test_it_is_told_whether_the_data_are_the_same() -> None:
 
 
 def test_doubts_of_the_other_stand_with_it() -> None:
-    checks = (Check("residuals", "alarm", "no"), Check("noise", "good", "yes"))
+    checks = (Finding("residuals", "alarm", "no"), Finding("noise", "good", "yes"))
     other = answer(checks=checks)
     other = replace(other, trust=replace(GOOD, level="alarm"))
     doubts = as_beside(answer(), other).doubts

@@ -148,7 +148,7 @@ def test_what_keeps_paths_from_being_drawn_is_said(made, monkeypatch):
     assert len(answer.paths) == 0
     found = {check.name: check for check in answer.checks}["hidden paths"]
     assert found.level == "caution"
-    assert "died out at time 3" in found.verdict
+    assert "died out at time 3" in found.words
 
 
 @pytest.mark.parametrize(("lost", "level"), [(5, "good"), (20, "caution")])
@@ -164,7 +164,7 @@ def test_draws_without_a_path_are_left_out_and_told(made, monkeypatch, lost, lev
     answer = query(posterior, x, simulator=of, draws=4_000)
     assert len(answer.paths["z"].draws) == 1_000 - lost
     found = {check.name: check for check in answer.checks}["hidden paths"]
-    assert (found.level, found.verdict.startswith(f"there is none for {lost} of 1,000 draws")) == (level, True)
+    assert (found.level, found.words.startswith(f"there is none for {lost} of 1,000 draws")) == (level, True)
 
 
 def test_numbers_without_a_unit_are_drawn_where_one_quantity_can_be_meant():

@@ -268,5 +268,5 @@ def test_what_is_given_says_that_it_was_not_checked(answer: Answer) -> None:
     (check,) = plain.checks
     assert check.name == "given"
     assert check.level != "good"
-    assert "checks are of the whole answer" in check.verdict
-    assert f"size of {plain.draws.ess:,.0f} draws" in check.verdict
+    assert "checks are of the whole answer" in check.words
+    assert f"size of {plain.draws.ess:,.0f} draws" in check.words

@@ -21,7 +21,7 @@ from sciinf import Store, infer, load_answer, load_posterior
 from sciinf.commands import refine
 from sciinf.commands.caller import CommandLine
 from sciinf.commands.observations import Asked
-from sciinf.core import Answer, Check, Draws, Fit, Observation, Trust
+from sciinf.core import Answer, Draws, Finding, Fit, Observation, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.inference.refined import SCHEMA
 from sciinf.trust import around, here, right
@@ -208,7 +208,7 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp
 )  # fmt: skip
 def test_what_is_wrong_or_may_be_is_refined(level: Any, said: str, wrong: bool) -> None:
     """A caution stood beside a mean that was 1.2 sds off, and an sd twice too large."""
-    checks = (Check("residuals", "alarm", ""), Check("local check", level, said))
+    checks = (Finding("residuals", "alarm", ""), Finding("local check", level, said))
     draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
     answer = Answer({}, draws, None, Trust(None, "", "unknown"), {}, checks=checks)
     undecided = said.startswith((right.LOST, right.UNTOLD))
@@ -228,7 +228,7 @@ def test_no_local_check_vouches_for_a_network_that_is_wrong_on_average(
     """Means were .34 and .29 sds off, "right at this observation" beside "NOT PASSED", and not refined."""
     draws, one = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2)), cast(Any, SimpleNamespace(names=("a",)))
     calibration = replace(make_calibration(one, torch.Generator().manual_seed(0)), state=state)
-    checks = vouched([Check("local check", level, said)], calibration)
+    checks = vouched([Finding("local check", level, said)], calibration)
     answer = Answer({}, draws, calibration, Trust(None, "", "unknown"), {}, checks=checks)
     assert refine.wrong_here(answer) == wrong
     assert not refine.wrong_here(replace(answer, checks=())), "a likelihood corrected it"
@@ -242,7 +242,7 @@ def test_too_few_simulations_to_refine_are_told_a_number_that_works(
     monkeypatch.setattr(sys, "argv", ["sciinf", "infer", "a.py", "-n", "300", "--refine", way])
     draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
     answer = Answer(
-        {}, draws, None, Trust(None, "", "unknown"), checks=(Check("local check", "alarm", ""),), name="seen"
+        {}, draws, None, Trust(None, "", "unknown"), checks=(Finding("local check", "alarm", ""),), name="seen"
     )
     asked, sim, fit = [(Asked("seen", (), Observation({})), answer)], cast(Any, None), cast(Any, None)
     given = {"refine": way, "n": 300, "device": "cpu"}
@@ -251,11 +251,13 @@ def test_too_few_simulations_to_refine_are_told_a_number_that_works(
     way_on = refine.refining_command([answer], given, CommandLine())
     assert way_on == "next, for seen: sciinf infer a.py -n 500 --refine auto (up to 1,500 simulations around each)"
     assert ("not refined, for that takes -n 500 at least" in told) == (way == "auto")
-    hinted = replace(answer, checks=(Check("local check", "caution", f"{right.LOST} of a"),))
+    hinted = replace(answer, checks=(Finding("local check", "caution", f"{right.LOST} of a"),))
     assert refine.refine_all(sim, fit, tmp_path, [(asked[0][0], hinted)], given, CommandLine()) == [hinted]
     assert ("seen is not refined, for that takes -n 500" in capsys.readouterr().err) == (way == "auto")
     assert refine.refining_command([hinted], given, CommandLine()).startswith("next, to confirm seen: ")
-    alone = replace(answer, checks=(Check("local check", "good", f"{right.UNSEEN}: middles to 0.1 sds"),), name="other")
+    alone = replace(
+        answer, checks=(Finding("local check", "good", f"{right.UNSEEN}: middles to 0.1 sds"),), name="other"
+    )
     lines = refine.refining_command([answer, alone], given, CommandLine()).splitlines()
     assert lines == [
         way_on,

@@ -14,9 +14,8 @@ from sciinf.asking import refined_by
 from sciinf.commands import steps
 from sciinf.commands.caller import CommandLine
 from sciinf.commands.run_folders import run_of, tell_report_is_older
-from sciinf.commands.until_calibrated import FRESH, ROWS, Plan, next_command
+from sciinf.commands.until_calibrated import FRESH, ROWS, Plan, command_for, more_fresh
 from sciinf.commands.user_files import user_simulator
-from sciinf.core.verdicts import CALIBRATION_STATES
 from sciinf.telling import ANSWER, keep_log, tell
 from sciinf.trust.failures import Failures
 
@@ -50,9 +49,10 @@ def calibrate_run(simulator: str, folder: str, n: int | None, given: Mapping[str
     result = check(near.local if near else build_posterior(fit), fresh, folder, rows=n or ROWS)
     way_on = "" if result.passed else "next: train on more simulations, for an error that was seen stays"
     if result.state == "cannot tell":
-        way_on = next_command(Path(folder), result, plan, ("-n", "-n"), CommandLine())
+        more = command_for(Path(folder), plan, more_fresh(plan, result), ("-n", "-n"), CommandLine())
+        way_on = f"next: {more}"
     steps.record(Path(folder), seed, started, sim, way_on=way_on)
-    tell(f"calibration {CALIBRATION_STATES[result.state]}: {'; '.join(result.reasons)}", ANSWER)
+    tell(f"calibration {result.level.label}: {'; '.join(result.reasons)}", ANSWER)
     if way_on:
         tell(way_on, ANSWER)
     steps.tell_failures(Failures.from_tensors(result.reference), sim.prior)

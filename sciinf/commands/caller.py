@@ -6,9 +6,12 @@ import shlex
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from sciinf import telling
+
+if TYPE_CHECKING:
+    from sciinf.core import Answer
 
 Say = Callable[[str], None]
 """Tells a line to whoever waits."""
@@ -24,13 +27,15 @@ class Caller(ABC):
 
     asked: str
     shown: bool
+    must_end: bool
+    """Whether Ctrl-C ends it, also where there is an answer already."""
 
     @abstractmethod
     def say(self, words: str) -> None:
         """Tell them something while they wait."""
 
     @abstractmethod
-    def show(self, table: str, page: str) -> None:
+    def show(self, answers: Sequence[Answer], page: str) -> None:
         """Show them the answers, and where the report is."""
 
     @abstractmethod
@@ -43,14 +48,14 @@ class CommandLine(Caller):
     """A command, as the shell gave it."""
 
     def __init__(self) -> None:
-        self.words, self.shown = sys.argv[1:], True
+        self.words, self.shown, self.must_end = sys.argv[1:], True, True
         self.asked = shlex.join(["sciinf", *self.words])
 
     def say(self, words: str) -> None:
         telling.tell(words)
 
-    def show(self, table: str, page: str) -> None:
-        telling.tell(f"{table}\n\n{page}", telling.ANSWER)
+    def show(self, answers: Sequence[Answer], page: str) -> None:
+        telling.tell(f"{table_of(answers)}\n\n{page}", telling.ANSWER)
 
     def again(self, options: Mapping[str, object]) -> str:
         words = self.words
@@ -70,18 +75,37 @@ class PythonCall(Caller):
 
     def __init__(self, arguments: Mapping[str, str], *, shown: bool) -> None:
         self.asked = f"infer({', '.join(f'{name}={value}' for name, value in arguments.items())})"
-        self.shown = shown
+        self.shown, self.must_end = shown, False
 
     def say(self, words: str) -> None:
         telling.tell(words, telling.NOTE if self.shown else telling.DETAIL)
 
-    def show(self, table: str, page: str) -> None:
-        telling.tell(table, telling.DETAIL)
+    def show(self, answers: Sequence[Answer], page: str) -> None:
+        telling.tell(table_of(answers), telling.DETAIL)
+        if self.shown:
+            for answer in answers:
+                shown_in_notebook(answer)
         self.say(page)
 
     def again(self, options: Mapping[str, object]) -> str:
         named = {option.lstrip("-").replace("-", "_"): value for option, value in options.items()}
         return f"infer(..., {', '.join(f'{name}={value!r}' for name, value in named.items())})"
+
+
+def table_of(answers: Sequence[Answer]) -> str:
+    """One answer, or several in one table."""
+    from sciinf.core.answer import answers_table
+
+    named = {answer.name: answer for answer in answers}
+    return answers[0].table() if len(named) == 1 else answers_table(named)
+
+
+def shown_in_notebook(answer: Answer) -> None:
+    """Display an answer below the cell of a notebook that runs; nothing elsewhere."""
+    shell = sys.modules.get("IPython")
+    running = shell.get_ipython() if shell is not None else None
+    if running is not None and running.has_trait("kernel"):
+        running.display_pub.publish({"text/html": answer._repr_html_(), "text/plain": answer.table()})
 
 
 def _with(words: Sequence[str], option: str, value: str) -> list[str]:

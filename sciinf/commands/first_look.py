@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sciinf.core.findings import Level
 from sciinf.telling import DETAIL, NOTE, WARNING, tell
 
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
-    from sciinf.core import Check, Observation, Simulator, X
+    from sciinf.core import Finding, Observation, Simulator, X
 
 _SECONDS, _LONG = 2.0, 60.0  # that simulating may take: before a run, and where a look was asked for
 _FEW, _MOST = 64, 500  # simulations: for the faults of a simulator before a run, and for an observation
@@ -60,10 +61,10 @@ def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = Fals
         data = shared if sim.like is None else predicted(_as_seen(sim, one.x), rows, at_once)
         for check in compared(sim, one.x, data):
             of = f"{one.name}, {check.name}" if len(asked) > 1 else check.name
-            if check.level == "alarm":
-                tell(f"warning: {of}: {check.verdict}", WARNING)
+            if check.level == Level.ALARM:
+                tell(f"warning: {of}: {check.words}", WARNING)
             else:
-                tell(f"note: {of}: {check.verdict}", NOTE if check.level == "caution" else DETAIL)
+                tell(f"note: {of}: {check.words}", NOTE if check.level == Level.CAUTION else DETAIL)
 
 
 def look_at(sim: Simulator, x: Observation, out: Path | None) -> tuple[list[str], bool]:
@@ -91,10 +92,10 @@ def look_at(sim: Simulator, x: Observation, out: Path | None) -> tuple[list[str]
         why = f"{LEAST} simulations, the least that tell, would take {duration(LEAST * seconds)}"
         return [f"{'prior':<16}the observation is not compared with data of the prior: {why}"], False
     found = compared(sim, x, data)
-    lines = [f"{check.name:<16}{check.verdict}" for check in found]
+    lines = [f"{check.name:<16}{check.words}" for check in found]
     if out is not None:
         lines += [f"{'picture':<16}{file}" for file in _draw(sim, x, data, out)]
-    return lines, any(check.level == "alarm" for check in found)
+    return lines, any(check.level == Level.ALARM for check in found)
 
 
 def predicted(sim: Simulator, rows: int, at_once: int) -> X | None:
@@ -109,7 +110,7 @@ def predicted(sim: Simulator, rows: int, at_once: int) -> X | None:
     return {name: torch.cat([part[name] for part in parts]) for name in sim.observables}
 
 
-def compared(sim: Simulator, x: Observation, data: X | None) -> tuple[Check, ...]:
+def compared(sim: Simulator, x: Observation, data: X | None) -> tuple[Finding, ...]:
     """What the prior's data say of an observation; nothing where there are none.
 
     Times and controls are left out: they were set, and no prior predicts them. That they are unlike those of the

@@ -50,6 +50,8 @@ class LivePage(Listener):
         self._thread = threading.Thread(target=self._go_on, name="sciinf page", daemon=True)
 
     def __enter__(self) -> LivePage:
+        if self._earlier:
+            self._report = _earlier_answers(self.file.parent)
         self._caller.say(f"page         {self.file} says how far it is, and becomes the report")
         self._thread.start()
         return self
@@ -127,3 +129,13 @@ class LivePage(Listener):
                 self._caller.say(f"note: {self.file} cannot be written ({error.strerror or error}); the rest goes on")
             self._noted = True
         self._pause = max(_SELDOM if self._report else _EVERY, (time.thread_time() - started) / _SHARE)
+
+
+def _earlier_answers(folder: Path) -> str:
+    """The page of the answers that a run folder has already, which a run that goes on does not hide; "" if damaged."""
+    from sciinf import write_report
+
+    try:
+        return write_report(folder).read_text()
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -13,6 +13,7 @@ from typing import Any
 from sciinf import build_posterior
 from sciinf import query as ask_posterior
 from sciinf.commands import steps
+from sciinf.commands.caller import table_of
 from sciinf.commands.observations import observations, reader_options, reading
 from sciinf.commands.refine import asking
 from sciinf.commands.remembered import asked_with, options_of_run
@@ -61,4 +62,5 @@ def query_run(folder: str, observation: Sequence[str], simulator: str | None, gi
         write_draws(answers[0], draws)
     steps.record(out or Path(folder), given["seed"], started, sim)
     tell_what_changes(Path(folder), without, out)
-    tell(steps.json_of(answers) if given["as_json"] else steps.table_of(answers), ANSWER)
+    steps.report_of(out or Path(folder))
+    tell(steps.json_of(answers) if given["as_json"] else table_of(answers), ANSWER)

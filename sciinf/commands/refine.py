@@ -21,16 +21,17 @@ from sciinf.commands.caller import Caller, Say
 from sciinf.commands.second_opinion import recall, remember, undecided_in
 from sciinf.commands.until_settled import UntilSettled
 from sciinf.core import as_observation
+from sciinf.core.findings import Cause
 from sciinf.engine.progress import stage, staged
 from sciinf.storage.answers import REFINED, ROUNDS_FILE, point_to_refined
 from sciinf.storage.answers import ROUNDS as INSIDE
 from sciinf.telling import tell
-from sciinf.trust.here import NAME, doubted
+from sciinf.trust.here import doubted
 from sciinf.trust.second import wrong_on_average
 
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
-    from sciinf.core import Answer, Check, Fit, Observation, Posterior, Simulator
+    from sciinf.core import Answer, Finding, Fit, Observation, Posterior, Simulator
     from sciinf.inference.refined import Refined
 
 TIMES, LEAST = 3, 500  # simulations of all rounds in those of the run; of the first, at least
@@ -47,7 +48,7 @@ def wrong_here(answer: Answer) -> bool:
     return to_confirm(answer) is None and any(map(doubted, answer.checks))
 
 
-def to_confirm(answer: Answer) -> Check | None:
+def to_confirm(answer: Answer) -> Finding | None:
     """The local check of an answer of which a second network has to tell whether it is right.
 
     None of a network that the calibration finds wrong on average.
@@ -59,28 +60,27 @@ def refine_all(
     sim: Simulator,
     fit: Fit,
     run: Path,
-    asked: Sequence[tuple[Asked, Answer]],
+    asked: Sequence[Asked],
+    answers: list[Answer],
     given: Mapping[str, Any],
     caller: Caller,
-) -> list[Answer]:
+) -> None:
     """Refine the answers that are not right at their observations, where that is asked for and can be done.
 
-    The run's own answer then says where the refined one lies, in its `answer.json` and in the report.
+    The run's own answer then says where the refined one lies, in its `answer.json`; the run's page shows the refined
+    one in its place.
 
     Args:
         sim: The simulator.
         fit: What was learned of the whole prior.
         run: The run folder.
-        asked: The observations with their answers.
+        asked: The observations.
+        answers: Their answers; each takes the place of the one before as soon as it is there.
         given: The options of `infer`, with `n` and `fresh`, how many it simulated to train on and to calibrate, and
             `started`, when it began.
         caller: Who asked.
-
-    Returns:
-        The answers, refined where they were not right.
     """
-    answers = [answer for _, answer in asked]
-    going_on = [place for place, answer in enumerate(answers) if will_refine(answer, given) or _unsure(answer, given)]
+    going_on = [place for place, answer in enumerate(answers) if will_be_asked_again(answer, given)]
     small = given["n"] < LEAST
     left = [answer.name for answer in answers if small and any(map(doubted, answer.checks))]
     if left and given["refine"] == "auto":
@@ -94,49 +94,36 @@ def refine_all(
         caller.say(f"{len(going_on)} answers get {words}; to leave them out: {caller.again({'--refine': 'off'})}")
     known = refined_in(run, given["device"], sim, first=fit.digest, say=caller.say) if going_on else []
     for place in going_on:
-        (one, answer), started = asked[place], time.time()
+        one, answer, started = asked[place], answers[place], time.time()
         near = _made_for(known, answer, one.x)
         if near is None:
             near, answers[place] = refine(sim, fit, run, (one, answer), given, caller)
             if near is None:
                 continue
             known.append(near)
-        answers[place] = _answer(sim, near, (one, answer.name), given, caller, started)
+        answers[place], way_on = _answer(sim, near, (one, answer.name), given, caller, started)
         point_to_refined(run, answer.name, near[0], answers[place].name)
-    if going_on:
         staged()
-        steps.report_of(run, [answer for _, answer in asked])
-    return answers
+        caller.show([answers[place]], f"report       {steps.report_of(run)}")
+        for line in way_on.splitlines():
+            caller.say(line)
 
 
-def will_refine(answer: Answer, given: Mapping[str, Any]) -> bool:
-    """Whether rounds around an answer are needed, asked for, and large enough."""
-    return wrong_here(answer) and given["refine"] == "auto" and given["n"] >= LEAST
-
-
-def _unsure(answer: Answer, given: Mapping[str, Any]) -> bool:
-    """Whether an answer is to be confirmed, and a round is asked for and large enough."""
-    return given["refine"] == "auto" and given["n"] >= LEAST and to_confirm(answer) is not None
+def will_be_asked_again(answer: Answer, given: Mapping[str, Any]) -> bool:
+    """Whether rounds around an answer refine or confirm it: they are needed, asked for, and large enough."""
+    needed = wrong_here(answer) or to_confirm(answer) is not None
+    return needed and given["refine"] == "auto" and given["n"] >= LEAST
 
 
 def refining_command(answers: Sequence[Answer], given: Mapping[str, Any], caller: Caller) -> str:
-    """The command that refines answers that are not right, or confirms those of which that cannot be said.
-
-    A line for each; "" where none will be left as it is.
-    """
-    wrong = [answer.name for answer in answers if wrong_here(answer) and not will_refine(answer, given)]
-    alone = [one.name for one in answers if to_confirm(one) and not _unsure(one, given)]
-    n, more = given["n"], {"--refine": "auto", **({"-n": LEAST} if given["n"] < LEAST else {})}
-    planned = sizes(max(n, LEAST))
-    up_to, first = f"up to {sum(planned):,}", f"{planned[0]:,} simulations around each"
-    lines = []
-    for names, what, how in (
-        (wrong, "for", f"{up_to} simulations around each"),
-        (alone, "to confirm", f"{first}, {up_to} where it is not confirmed"),
-    ):
-        if names:
-            lines.append(f"next, {what} {', '.join(names)}: {caller.again(more)} ({how})")
-    return "\n".join(lines)
+    """The command that confirms answers, or refines those that are not right; "" where that was done, or cannot be."""
+    left = [one for one in answers if wrong_here(one) or to_confirm(one)]
+    if not left or (given["refine"] == "auto" and given["n"] >= LEAST):
+        return ""
+    more = {"--refine": "auto", **({"-n": LEAST} if given["n"] < LEAST else {})}
+    planned = sizes(max(given["n"], LEAST))
+    confirm = f"{planned[0]:,} simulations around each to confirm it, " if any(map(to_confirm, left)) else ""
+    return f"{caller.again(more)} ({confirm}up to {sum(planned):,} simulations around each to refine it)"
 
 
 def sizes(n: int) -> tuple[int, ...]:
@@ -194,7 +181,7 @@ def refine(
             remember(folder, first, found.asked, until.differs, planned[0], until.own)
             answer = recall(run, first, one.x, answer, run)
             staged()
-            steps.report_of(run, ())
+            steps.report_of(run)
             if not settled:
                 took = duration(_seconds(run, fit, given["n"], planned) - _seconds(run, fit, given["n"], planned[:1]))
                 caller.say(f"refining {answer.name} in up to {len(planned) - 1} more rounds, which may take {took}")
@@ -213,8 +200,7 @@ def refine(
         caller.say(f"note: no second network could be asked about {answer.name}: {error}")
         return None, answer
     if until.confirmed:
-        said = "".join(f"confirmed    {answer.name}: {check.verdict}" for check in answer.checks if check.name == NAME)
-        caller.show(said, f"report       {run / 'report.html'}")
+        caller.show([answer], f"report       {run / 'report.html'}")
         return None, answer
     shutil.copytree(folder / INSIDE / f"round_{until.ended}" / "fit", folder / "fit", dirs_exist_ok=True)
     return (folder, found), answer
@@ -307,8 +293,8 @@ def _put_aside(folder: Path, fit: Fit, planned: Sequence[int], say: Say, *, whol
 
 def _answer(
     sim: Simulator, found: Near, named: tuple[Asked, str], given: Mapping[str, Any], caller: Caller, started: float
-) -> Answer:
-    """Calibrate what was refined, ask it, and end as a run does."""
+) -> tuple[Answer, str]:
+    """Calibrate what was refined and ask it: the answer, and what to do next."""
     from sciinf import calibrate, query, simulate
 
     (folder, posterior), (one, name), seed = found, named, given["seed"]
@@ -321,21 +307,26 @@ def _answer(
     answer = ask(one.x, name=name, files=one.files, **{key: given[key] for key in ("level", "failures", "seed")})
     caller.say(f"refined answer for {name}, in {folder}")
     way_on = _next(sim, folder, answer, given["n"], caller)
-    steps.finish(folder, [answer], caller, seed=seed, started=started, way_on=way_on, simulator=sim)
-    if way_on:
-        caller.say(way_on)
-    return answer
+    steps.record(folder, seed, started, sim, caller, way_on=way_on)
+    steps.report_of(folder)
+    return answer, way_on
 
 
 def _next(sim: Simulator, folder: Path, answer: Answer, n: int, caller: Caller) -> str:
-    """The command that makes a better refined answer, or tells more of its calibration; "" where neither is needed."""
+    """What a refined answer's verdict asks for; "" where it can be relied on."""
+    from sciinf.commands.next_steps import next_steps
     from sciinf.trust.agreement import rows_needed
 
-    checked = answer.calibration
-    if any(map(doubted, answer.checks)) or wrong_on_average(checked):
-        return f"next: {caller.again({'-n': 2 * n})} (up to {sum(sizes(2 * n)):,} simulations around it)"
-    if not checked or checked.state == "passed" or sim.source is None:
-        return ""
-    rows, file = rows_needed(len(checked.p_values), checked.rows), sim.source
-    file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-    return f"next: {shlex.join(['sciinf', 'calibrate', str(file), str(folder), '-n', str(rows)])}"
+    larger = f"{caller.again({'-n': 2 * n})} (up to {sum(sizes(2 * n)):,} simulations around it)"
+    ways = {
+        Cause.SIMULATIONS: lambda: larger,
+        Cause.AROUND: lambda: larger,
+        Cause.SUMMARY: lambda: f"{Cause.SUMMARY}, or {larger}",
+    }
+    checked, file = answer.calibration, sim.source
+    if checked and file is not None:
+        rows = rows_needed(len(checked.p_values), checked.rows)
+        file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+        again = shlex.join(["sciinf", "calibrate", str(file), str(folder), "-n", str(rows)])
+        ways[Cause.FRESH] = lambda: again
+    return next_steps([answer], ways)

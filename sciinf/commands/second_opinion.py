@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from sciinf.asking import COMPARED, about_second, retold, undecided_in
 from sciinf.core.files import write_json
-from sciinf.storage.answers import replace_checks
+from sciinf.storage.answers import keep_checks
 
 if TYPE_CHECKING:
-    from sciinf.core import Answer, Observation, Posterior, X
+    from sciinf.core import Answer, Level, Observation, Posterior, X
 
 
-def remember(folder: Path, first: Posterior, x: X, differs: tuple[float, float], simulations: int, own: str) -> None:
+def remember(
+    folder: Path, first: Posterior, x: X, differs: tuple[float, float], simulations: int, own: Level | None
+) -> None:
     """Keep by how much a second network's answer differs.
 
     Args:
@@ -22,10 +24,10 @@ def remember(folder: Path, first: Posterior, x: X, differs: tuple[float, float],
         x: The observation, name -> (1, *event).
         differs: By how much (`inference.changes`).
         simulations: That it was trained on.
-        own: Level of its own local check, "" where that was not needed.
+        own: Level of its own local check; None where that was not needed.
     """
     about = about_second(first, x)
-    write_json(folder / COMPARED, {**about, "differs": list(differs), "simulations": simulations, "own": own})
+    write_json(folder / COMPARED, {**about, "differs": list(differs), "simulations": simulations, "own": own or ""})
 
 
 def recall(run: Path, first: Posterior, x: Observation, answer: Answer, out: Path) -> Answer:
@@ -40,7 +42,7 @@ def recall(run: Path, first: Posterior, x: Observation, answer: Answer, out: Pat
     """
     told = retold(run, first, x, answer)
     if told is not answer:
-        replace_checks(out, answer.name, told.checks)
+        keep_checks(out, told)
     return told
 
 

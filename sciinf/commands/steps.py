@@ -144,14 +144,6 @@ def answers_to(asked: Sequence[Asked], ask: Callable[..., Answer]) -> list[Answe
     return [ask(one.x, name=one.name, files=one.files) for one in asked]
 
 
-def table_of(answers: Sequence[Answer]) -> str:
-    """One answer, or several in one table."""
-    from sciinf.core.answer import answers_table
-
-    named = {answer.name: answer for answer in answers}
-    return answers[0].table() if len(named) == 1 else answers_table(named)
-
-
 def json_of(answers: Sequence[Answer]) -> str:
     """The content of one `answer.json`, or of several by their names."""
     from sciinf.core.files import json_text
@@ -173,15 +165,15 @@ def finish(
     """Provenance, with what to do next, report, and the answers for the caller."""
     staged()
     record(folder, seed, started, simulator, caller, way_on=way_on)
-    caller.show(table_of(answers), f"report       {report_of(folder, answers)}")
+    caller.show(answers, f"report       {report_of(folder)}")
 
 
-def report_of(folder: Path, answers: Sequence[Answer]) -> str:
-    """Write the page of a run, of these answers: where it is, or why it could not be written, which loses no answer."""
+def report_of(folder: Path) -> str:
+    """Write the page of a run: where it is, or why it could not be written, which loses no answer."""
     from sciinf import write_report
 
     try:
-        return str(write_report(folder, names=[answer.name for answer in answers if answer.name] or None))
+        return str(write_report(folder))
     except OSError as error:
         why = f"not written: {error.strerror or error}"
         return f"{why}. The answers are kept; mend this, and `sciinf report {folder}` writes it"

@@ -1,4 +1,4 @@
-"""What to do about a calibration that did not pass: the next command with its cost, or going on until it passes."""
+"""More simulations: the command for them with its cost, or going on until the calibration passes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from sciinf.commands.caller import Caller, Say
 from sciinf.core import Calibration, Fit
-from sciinf.core.verdicts import CALIBRATION_STATES
 from sciinf.figures.page import duration
 from sciinf.store import Store
 from sciinf.trust.agreement import least_share, rows_needed
@@ -38,8 +37,16 @@ class Plan:
 
 def next_plan(plan: Plan, found: Calibration) -> Plan:
     """More fresh simulations where those there cannot tell, twice as many to train on where an error was seen."""
-    if found.state == "cannot tell":
-        return replace(plan, asked=rows_needed(len(found.p_values), found.rows, share=least_share(found)))
+    return more_fresh(plan, found) if found.state == "cannot tell" else more_to_train_on(plan)
+
+
+def more_fresh(plan: Plan, found: Calibration) -> Plan:
+    """As many fresh simulations as can tell."""
+    return replace(plan, asked=rows_needed(len(found.p_values), found.rows, share=least_share(found)))
+
+
+def more_to_train_on(plan: Plan) -> Plan:
+    """Twice as many simulations to train on."""
     return replace(plan, train=2 * plan.train)
 
 
@@ -63,7 +70,7 @@ def until_calibrated(
         if found.passed:
             return plan, fit, found
         following = next_plan(plan, found)
-        say(f"calibration {CALIBRATION_STATES[found.state]}: {'; '.join(found.reasons)}")
+        say(f"calibration {found.level.label}: {'; '.join(found.reasons)}")
         if max(following.train, following.fresh) > limit:
             say(f"note: it would take more than {limit:,} simulations, the most allowed (--most, or most=)")
             return plan, fit, found
@@ -74,20 +81,19 @@ def until_calibrated(
         plan = following
 
 
-def next_command(folder: Path, found: Calibration, plan: Plan, options: tuple[str, str], caller: Caller) -> str:
-    """The command, or call, that may mend a calibration, or that can tell, with about how long it takes.
+def command_for(folder: Path, plan: Plan, following: Plan, options: tuple[str, str], caller: Caller) -> str:
+    """The command, or call, with more simulations, and about how long they take.
 
     Args:
         folder: The run folder.
-        found: The calibration, which did not pass.
         plan: What it was made with.
+        following: What is to follow.
         options: What the command calls the simulations to train on, and the fresh ones.
         caller: Who asked.
     """
-    following = next_plan(plan, found)
     counts = zip(options, (plan.train, plan.fresh), (following.train, following.fresh), strict=True)
     changed = {name: after for name, before, after in counts if after != before}
-    return f"next: {caller.again(changed)} (about {_cost(folder, plan, following)} more)"
+    return f"{caller.again(changed)} (about {_cost(folder, plan, following)} more)"
 
 
 def _cost(folder: Path, plan: Plan, following: Plan) -> str:

@@ -6,11 +6,12 @@ import functools
 import time
 from typing import TYPE_CHECKING
 
+from sciinf.core.findings import Level
 from sciinf.trust.right import agree, limits, words_of
 from sciinf.trust.second import OWN, compared, decides
 
 if TYPE_CHECKING:
-    from sciinf.core import Check, Simulator
+    from sciinf.core import Finding, Simulator
     from sciinf.inference.refined import Refined
 
 _DRAWS, _FEW = 2_000, 20  # that the local check is made around; simulations that tell what one costs
@@ -29,26 +30,27 @@ class UntilSettled:
     Attributes:
         check: What it has become.
         differs: By how much the first round's answer differs from the first one, where that was asked.
-        own: Level of that answer's own local check, "" where it was not needed.
+        own: Level of that answer's own local check; None where it was not needed.
         ended: How many rounds have ended.
         words: What the last one told.
     """
 
-    def __init__(self, simulator: Simulator, check: Check | None, sizes: tuple[int, ...]) -> None:
+    def __init__(self, simulator: Simulator, check: Finding | None, sizes: tuple[int, ...]) -> None:
         self.simulator, self.check, self.sizes = simulator, check, sizes
         self.differs: tuple[float, float] | None = None
-        self.own, self.ended, self.words = "", 0, ""
+        self.own: Level | None = None
+        self.ended, self.words = 0, ""
 
     @property
     def confirmed(self) -> bool:
         """Whether the first answer was."""
-        return self.differs is not None and self.check is not None and self.check.level == "good"
+        return self.differs is not None and self.check is not None and self.check.level == Level.GOOD
 
     def __call__(self, found: Refined) -> bool:
         self.ended += 1
         if self.ended == 1 and self.check is not None:
             self.differs = found.error
-            if not decides(self.check, self.differs, ""):
+            if not decides(self.check, self.differs, None):
                 self.own = _checked(self.simulator, found).level
             self.check = compared(self.check, self.differs, self.sizes[0], self.own)
             said = f"; {OWN[self.own]}" if self.own else ""
@@ -79,12 +81,12 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
     if not agree(found.error):
         return _errs(found), False
     check = _checked(sim, found)
-    return f"{_errs(found)}; {check.verdict}", check.level not in ("alarm", "caution")
+    return f"{_errs(found)}; {check.words}", check.level not in (Level.ALARM, Level.CAUTION)
 
 
-def _checked(sim: Simulator, found: Refined) -> Check:
+def _checked(sim: Simulator, found: Refined) -> Finding:
     """The local check of a round's answer, from fresh simulations around it."""
-    from sciinf.core import Check
+    from sciinf.core import Finding
     from sciinf.core.simulator import as_seen
     from sciinf.engine.block import generator_for, simulate_from
     from sciinf.trust.around import MANY, around_answer
@@ -97,7 +99,7 @@ def _checked(sim: Simulator, found: Refined) -> Check:
     seconds = (time.monotonic() - began) / _FEW
     made = functools.partial(around_answer, found, sim, theta, seconds=seconds, generator=generator)
     checks = check_twice(found, found.asked, made(), functools.partial(made, sizes=MANY), generator=generator)
-    return next(iter(checks), Check(NAME, "unknown", "not checked"))
+    return next(iter(checks), Finding(NAME, Level.UNKNOWN, "not checked"))
 
 
 def _errs(found: Refined) -> str:

@@ -21,27 +21,27 @@ from sciinf.commands.estimators import check_estimator
 from sciinf.commands.first_look import look_first
 from sciinf.commands.live_events import LiveEvents
 from sciinf.commands.live_page import LivePage
+from sciinf.commands.next_steps import next_steps
 from sciinf.commands.observations import Asked, check_reader_options, observations
 from sciinf.commands.options import check_device
-from sciinf.commands.refine import refine_all, refining_command, will_refine
+from sciinf.commands.refine import refine_all, refining_command, will_be_asked_again
 from sciinf.commands.remembered import remember_options
 from sciinf.commands.run_folders import run_folder
 from sciinf.commands.second_opinion import recall
-from sciinf.commands.until_calibrated import Plan, next_command, until_calibrated
+from sciinf.commands.until_calibrated import Plan, command_for, more_fresh, more_to_train_on, until_calibrated
 from sciinf.commands.user_files import user_simulator
 from sciinf.core import Answer, Estimator, Observation, Simulator, as_observation, observe
 from sciinf.core.called import hinted
 from sciinf.core.checks import check_whole, check_workers
+from sciinf.core.findings import Cause
 from sciinf.engine.campaign import Engine, check_engine
-from sciinf.engine.progress import heard_by, stage
+from sciinf.engine.progress import heard_by, stage, staged
 from sciinf.telling import logged
 
 _WHOLE = {"n": 100, "calibration": 100, "most": 100, "budget": 1, "seed": 0}
 _MAY_BE_NONE = ("calibration", "most")
 _YES_OR_NO = ("until_calibrated", "accept_changes", "progress")
-_UNLIKE = (
-    "look at the data, their units and the prior: more simulations cannot help where no simulation is like the data"
-)
+_COUNTS = ("-n", "--calibration")  # options: simulations to train on, and fresh ones
 _WORDS = {"refine": ("auto", "off"), "failures": ("exclude", "outcome", "model")}
 
 
@@ -114,7 +114,8 @@ def infer(
         ValueError: If an argument makes no sense, the observation does not fit the simulator, or the folder holds
             simulations of another simulator or seed.
         OSError: If the folder cannot be written.
-        KeyboardInterrupt: On Ctrl-C; what was done is kept.
+        KeyboardInterrupt: On Ctrl-C before there is an answer; what was done is kept. Later the best answer so far is
+            returned, and the same call goes on.
 
     Warns:
         UserWarning: As the steps do, such as for an observation unlike the simulations.
@@ -181,19 +182,30 @@ def _followed(
     found = zip(asked, steps.answers_to(asked, ask), strict=True)
     answers = [recall(folder, posterior, one.x, answer, folder) for one, answer in found]
     grown = {**given, "n": plan.train, "fresh": plan.fresh}
-    ways = [refining_command(answers, grown, caller)]
-    if all(answer.trust.alarm for answer in answers):
-        ways.append(f"next: {_UNLIKE}")
-    elif not checked.passed and not all(will_refine(answer, grown) for answer in answers):
-        ways.append(next_command(folder, checked, plan, ("-n", "--calibration"), caller))
-    ways = [way for way in ways if way]
-    steps.finish(folder, answers, caller, seed=seed, started=started, way_on="\n".join(ways), simulator=sim)
+    ways = {
+        Cause.AROUND: lambda: refining_command(answers, grown, caller),
+        Cause.SIMULATIONS: lambda: command_for(folder, plan, more_to_train_on(plan), _COUNTS, caller),
+        Cause.FRESH: lambda: command_for(folder, plan, more_fresh(plan, checked), _COUNTS, caller),
+    }
+    left = [answer for answer in answers if not will_be_asked_again(answer, grown)]
+    way_on = next_steps(left, ways)
+    steps.finish(folder, answers, caller, seed=seed, started=started, way_on=way_on, simulator=sim)
     if any(one.files for one in asked):
         remember_options(folder, given["options"] or {})
-    last = refine_all(sim, fit, folder, list(zip(asked, answers, strict=True)), grown, caller)
-    for way in ways:
-        caller.say(way)
-    return last
+    try:
+        refine_all(sim, fit, folder, asked, answers, grown, caller)
+    except KeyboardInterrupt:
+        if caller.must_end:
+            raise
+        caller.say("stopped: this is the best answer so far, and the same call goes on with the simulations around it")
+    last = next_steps([answer for answer in answers if answer.posterior != "refined"], ways)
+    if last != way_on:
+        steps.record(folder, seed, started, sim, caller, way_on=last)
+        staged()
+        steps.report_of(folder)
+    for line in last.splitlines():
+        caller.say(line)
+    return answers
 
 
 def _check_named(simulator: Any, name: Any) -> None:

@@ -2,9 +2,11 @@
 
 from sciinf.core.answer import Answer, Corrected, Estimate
 from sciinf.core.component import Component
+from sciinf.core.diagnostic import Case, Diagnostic, Need
 from sciinf.core.draws import Draws
 from sciinf.core.estimator import Density, DensityUnavailable, Estimator, Marginals, PairedDensity, Potential
 from sciinf.core.existence import Each, Only
+from sciinf.core.findings import Finding, Level
 from sciinf.core.fit import Fit, load_fit, save_fit
 from sciinf.core.joint_laws import Ordered, Simplex
 from sciinf.core.laws import Truncated
@@ -29,9 +31,10 @@ from sciinf.core.posterior import Posterior
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import Probabilities
 from sciinf.core.proposal import Proposal
+from sciinf.core.records import Calibration, Strange, Trust
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X, identity, load_simulator, source_hash
 from sciinf.core.surrogate import Surrogate, predicted
-from sciinf.core.verdicts import Calibration, Check, Strange, Trust
+from sciinf.core.verdict import Verdict
 
 __all__ = [
     "Adjusting",
@@ -39,19 +42,21 @@ __all__ = [
     "Batch",
     "Beta",
     "Calibration",
+    "Case",
     "Cauchy",
-    "Check",
     "Choice",
     "Component",
     "Corrected",
     "Counts",
     "Density",
     "DensityUnavailable",
+    "Diagnostic",
     "Draws",
     "Each",
     "Estimate",
     "Estimator",
     "Exponential",
+    "Finding",
     "Fit",
     "Gamma",
     "HalfCauchy",
@@ -59,9 +64,11 @@ __all__ = [
     "Laplace",
     "Learned",
     "Learns",
+    "Level",
     "LogNormal",
     "LogUniform",
     "Marginals",
+    "Need",
     "Normal",
     "Observable",
     "Observation",
@@ -83,6 +90,7 @@ __all__ = [
     "Truncated",
     "Trust",
     "Uniform",
+    "Verdict",
     "X",
     "as_observation",
     "identity",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,20 +13,14 @@ from sciinf.core.beside import HEAD, Beside
 from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
 from sciinf.core.estimate import Corrected, Estimate, Estimates
+from sciinf.core.findings import Finding, Level
 from sciinf.core.paths import Paths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import ALONE, exists_words
+from sciinf.core.records import Calibration, Trust, Weighted, calibration_finding, findings_about, said_of
 from sciinf.core.simulator import Observable
 from sciinf.core.tables import aligned, digits, html, marked, percent
-from sciinf.core.verdicts import (
-    CALIBRATION_STATES,
-    CHECK_LEVELS,
-    NOT_CALIBRATED,
-    TRUST_LEVELS,
-    Calibration,
-    Check,
-    Trust,
-)
+from sciinf.core.verdict import Verdict, judged
 
 if TYPE_CHECKING:
     import pandas
@@ -71,7 +66,7 @@ class Answer:
     amortised: Mapping[str, Any] = field(default_factory=dict)
     posterior: str = ""
     scope: str = ""
-    checks: tuple[Check, ...] = ()
+    checks: tuple[Finding, ...] = ()
     read: tuple[str, ...] = ()
     name: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -87,6 +82,20 @@ class Answer:
 
     def __repr__(self) -> str:
         return self.table()
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Whether to rely on the answer, in one sentence, with all findings that it follows from."""
+        draws, weighted = self.draws, bool(self.amortised)
+        derived = any(e.derived for e in self.parameters.values())
+        calibrated = calibration_finding(said_of(self.calibration), self.posterior, derived=derived)
+        weights = Weighted(draws.ess, len(draws), draws.pareto_k, weighted, self.posterior)
+        return judged(findings_about(calibrated, self.trust.finding, self.checks, weights))
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All that was found: of the network's calibration and the observation, and then `checks`."""
+        return self.verdict.findings
 
     def figure(
         self,
@@ -123,11 +132,8 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `answer.json`."""
-        passed = self.calibration.passed if self.calibration else False
-        state = self.calibration.state if self.calibration else "not checked"
-        reasons = self.calibration.reasons if self.calibration else (NOT_CALIBRATED,)
-        of, fit = (self.calibration.of, self.calibration.fit) if self.calibration else (None, None)
         return {
+            **self.verdict.to_json(),
             "observation": {"name": self.name, "files": dict(self.files)},
             "parameters": {name: e.to_json() for name, e in self.parameters.items()},
             "draws": len(self.draws),
@@ -135,7 +141,7 @@ class Answer:
             "log_evidence": self.draws.log_evidence,
             "log_evidence_error": self.draws.log_evidence_error,
             "pareto_k": self.draws.pareto_k,
-            "calibration": {"state": state, "passed": passed, "reasons": list(reasons), "of": of, "fit": fit},
+            "calibration": said_of(self.calibration),
             "trust": self.trust.to_json(),
             "checks": [check.to_json() for check in self.checks],
             "read": list(self.read),
@@ -148,7 +154,7 @@ class Answer:
         }
 
     def table(self) -> str:
-        """The answer as lines of text: one per parameter or derived quantity with its unit, then the verdicts.
+        """The answer as lines of text: the verdict, a line for each parameter or derived quantity, then what was found.
 
         Discrete parameters come first, each with the probabilities of its values. Other answers stand below in a table
         of their own.
@@ -156,12 +162,13 @@ class Answer:
         first, rows, others = self._probabilities(), self._rows(), self._others()
         lines = [*_lines(first), *([""] if first else []), *(aligned(rows) if len(rows) > 1 else [])]
         lines += aligned(others) if len(others) > 1 else []
-        return "\n".join([*lines, *_lines(self._facts())])
+        return "\n".join([self.verdict.sentence, "", *lines, *_lines(self._facts())])
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the words of `table`."""
         title, rows = f"answer for {self.name}" if self.name else "answer", self._rows()
-        return html(title, rows if len(rows) > 1 else (), self._facts(), self._probabilities())
+        first = [("verdict", self.verdict.sentence), *self._probabilities()]
+        return html(title, rows if len(rows) > 1 else (), self._facts(), first)
 
     def given(self, **values: Any) -> Answer:
         """The answer where discrete parameters have some values: of the draws that have them.
@@ -249,17 +256,15 @@ class Answer:
         elif any(e.factors() for e in self.parameters.values()):
             facts.append(("factors", ALONE))
         facts += [("posterior", "; ".join(filter(None, (self.posterior, self.scope))))] if self.scope else []
-        facts.append(("calibration", _calibration_words(self)))
-        facts += [("corrected", words) for words in _moves(self)]
-        facts.append(("trust", f"{TRUST_LEVELS[self.trust.level]}: {self.trust.verdict}"))
-        facts += [(check.name, f"{CHECK_LEVELS[check.level]}: {check.verdict}") for check in self.checks]
+        found = [(one.name, self.verdict.line_of(one)) for one in self.findings]
+        facts += [*found[:1], *(("corrected", words) for words in _moves(self)), *found[1:]]
         return facts + [(label, other.words(self.parameters, self.draws.ess)) for label, other in self.beside.items()]
 
 
 def answers_table(answers: Mapping[str, Answer]) -> str:
-    """The answers for several observations as lines of text: one per observation and parameter, then the verdicts."""
+    """The answers for several observations as lines of text: the verdicts, and a line per observation and parameter."""
     level = next(iter(next(iter(answers.values())).parameters.values())).level
-    rows = [["observation", "parameter", "unit", "median", f"{percent(level)} interval", "mean", "sd", "trust"]]
+    rows = [["observation", "parameter", "unit", "median", f"{percent(level)} interval", "mean", "sd"]]
     sometimes = any(e.exists < 1 and e.cells() for answer in answers.values() for e in answer.parameters.values())
     rows[0][3:3] = ["exists"] if sometimes else []
     for name, answer in answers.items():
@@ -267,13 +272,13 @@ def answers_table(answers: Mapping[str, Answer]) -> str:
             shown = marked(parameter, e.derived)
             there = [exists_words(e.exists, 1 / answer.draws.ess)] if sometimes else []
             if cells := e.cells():
-                rows.append([name, shown, e.unit or "-", *there, *cells, TRUST_LEVELS[answer.trust.level]])
-    lines = [f"{name}: {of}: {words}" for name, answer in answers.items() for of, words in answer._probabilities()]
+                rows.append([name, shown, e.unit or "-", *there, *cells])
+    lines = [f"{name}: {answer.verdict.sentence}" for name, answer in answers.items()] + [""]
+    lines += [f"{name}: {of}: {words}" for name, answer in answers.items() for of, words in answer._probabilities()]
     lines += aligned(rows) if len(rows) > 1 else []
     for name, answer in answers.items():
-        if answer.trust.level != "good":
-            lines.append(f"{name}: {answer.trust.verdict}")
-        lines += [f"{name}: {check.name}: {check.verdict}" for check in answer.checks if check.level != "good"]
+        told = [one for one in answer.findings if one.level != Level.GOOD and one.name != "calibration"]
+        lines += [f"{name}: {one.name}: {answer.verdict.line_of(one)}" for one in told]
         own = answer.parameters, answer.draws.ess
         lines += [f"{name}: {label}: {other.words(*own)}" for label, other in answer.beside.items()]
         lines += [
@@ -283,7 +288,7 @@ def answers_table(answers: Mapping[str, Answer]) -> str:
         ]
     said: dict[str, list[str]] = {}
     for name, answer in answers.items():
-        said.setdefault(_calibration_words(answer), []).append(name)
+        said.setdefault(answer.verdict.line_of(answer.findings[0]), []).append(name)
     of = {words: f" of {', '.join(names)}" if len(said) > 1 else "" for words, names in said.items()}
     return "\n".join([*lines, *(f"calibration{of[words]}  {words}" for words in said)])
 
@@ -317,16 +322,6 @@ def _moves(answer: Answer) -> list[str]:
 
 def _averaged(answer: Answer) -> str:
     return "on average over the simulations around it" if answer.posterior == "refined" else "on average over the prior"
-
-
-def _calibration_words(answer: Answer) -> str:
-    found = answer.calibration
-    if found is None:
-        return f"NOT PASSED: {NOT_CALIBRATED}"
-    of = f" (of the {found.of} posterior)" if answer.posterior not in ("", found.of) else ""
-    derived = any(e.derived for e in answer.parameters.values())
-    of += " (of the parameters; derived quantities follow from their draws)" if derived else ""
-    return f"{CALIBRATION_STATES[found.state]}{of}: {'; '.join(found.reasons)}"
 
 
 __all__ = ["Answer", "Corrected", "Estimate", "Estimates", "answers_table", "digits"]

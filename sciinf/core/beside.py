@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sciinf.core.estimate import Estimates
-from sciinf.core.verdicts import CALIBRATION_STATES, NOT_CALIBRATED, TRUST_LEVELS
 
 if TYPE_CHECKING:
     from sciinf.core.answer import Answer
@@ -142,12 +141,9 @@ def check_units(units: Mapping[str, str], other: Answer) -> None:
 
 
 def doubts_of(answer: Answer) -> tuple[str, ...]:
-    """What an answer's own checks say against it, in a few words each."""
-    known = answer.calibration
-    said = f"calibration {CALIBRATION_STATES[known.state]}" if known else NOT_CALIBRATED
-    found = [] if known and known.passed else [said]
-    found += [f"trust {TRUST_LEVELS[answer.trust.level]}"] if answer.trust.level != "good" else []
-    return (*found, *(f"{check.name} {check.level}" for check in answer.checks if check.level in ("alarm", "caution")))
+    """What an answer's own verdict says against it, in a few words each."""
+    verdict = answer.verdict
+    return tuple(f"{one.name} {one.level.label}" for one in verdict.because) or verdict.clauses * bool(verdict.causes)
 
 
 def _same_unit(one: str, other: str) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from sciinf.core.verdicts import Check
+from sciinf.core.findings import Finding, Level
 
-_NOTED: ContextVar[tuple[list[Check], ...]] = ContextVar("noted", default=())
+_NOTED: ContextVar[tuple[list[Finding], ...]] = ContextVar("noted", default=())
 
 
 class Doubt(UserWarning):
@@ -25,14 +25,14 @@ def doubt(words: str, *, alarm: bool, stacklevel: int) -> None:
         stacklevel: As of `warnings.warn`, from the caller.
     """
     for noted in _NOTED.get():
-        noted.append(Check("draws", "alarm" if alarm else "caution", words))
+        noted.append(Finding("draws", Level.ALARM if alarm else Level.CAUTION, words))
     warnings.warn(words, Doubt, stacklevel=stacklevel + 1)
 
 
 @contextmanager
-def noting() -> Iterator[list[Check]]:
+def noting() -> Iterator[list[Finding]]:
     """Collect the doubts that arise within; they are warned of all the same."""
-    noted: list[Check] = []
+    noted: list[Finding] = []
     token = _NOTED.set((*_NOTED.get(), noted))
     try:
         yield noted
@@ -40,11 +40,11 @@ def noting() -> Iterator[list[Check]]:
         _NOTED.reset(token)
 
 
-def summed_up(noted: Sequence[Check]) -> tuple[Check, ...]:
+def summed_up(noted: Sequence[Finding]) -> tuple[Finding, ...]:
     """One finding of all doubts: the worst, each in its words once."""
     if not noted:
         return ()
-    words = list(dict.fromkeys(check.verdict for check in noted))
+    words = list(dict.fromkeys(check.words for check in noted))
     more = f"; and {len(words) - 3} more such" if len(words) > 3 else ""
-    level = "alarm" if any(check.level == "alarm" for check in noted) else "caution"
-    return (Check("draws", level, "; ".join(words[:3]) + more),)
+    level = Level.ALARM if any(check.level == Level.ALARM for check in noted) else Level.CAUTION
+    return (Finding("draws", level, "; ".join(words[:3]) + more),)

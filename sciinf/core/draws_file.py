@@ -1,7 +1,8 @@
 """Draws on disk: `draws.h5`, one dataset per parameter with its unit, and `log_weight`.
 
 The root carries `format`, `schema`, `names` (the parameters' order) and `content` (a hash of all of it, checked on
-reading), and `log_evidence`, `log_evidence_error` and `pareto_k` where they are known. Each parameter is a dataset (n,)
+reading), and `log_evidence`, `log_evidence_error` and `pareto_k` where they are known; a file that was exported has the
+answer's `verdict` and its `sentence`. Each parameter is a dataset (n,)
 of its name with the attribute `unit` ("" for dimensionless), and `derived` (true) and `label` where it has them. A name
 with a slash, as numpyro's scopes write them, is an HDF5 path, and `file[name]` finds it. A discrete parameter holds
 numbers, and has the attributes `values`, `labels` (what they are called), `prior` (how probable each is before the
@@ -15,6 +16,7 @@ import hashlib
 import io
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,13 @@ SCHEMA = 1
 _SCALARS = ("log_evidence", "log_evidence_error", "pareto_k")
 
 
-def write_draws_h5(draws: Draws, path: str | Path) -> Path:
+def write_draws_h5(draws: Draws, path: str | Path, about: Mapping[str, str] | None = None) -> Path:
     """Write draws durably, in the dtype they have.
 
     Args:
         draws: Names, units, theta (n, D) and log_weight (n,).
         path: The file; it is replaced whole or not at all.
+        about: Further attributes of the file, texts, for whoever reads it elsewhere.
 
     Returns:
         The path.
@@ -53,6 +56,7 @@ def write_draws_h5(draws: Draws, path: str | Path) -> Path:
     with h5py.File(image, "w") as file:
         file.attrs.update({"format": FORMAT, "schema": SCHEMA, "content": content_hash(draws)})
         file.attrs.create("names", list(draws.names), dtype=h5py.string_dtype())
+        file.attrs.update(about or {})
         for name in _SCALARS:
             value = getattr(draws, name)
             if value is not None:

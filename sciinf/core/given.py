@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +20,12 @@ from sciinf.core.categories import without_exact
 from sciinf.core.draws import Draws
 from sciinf.core.estimates import estimates
 from sciinf.core.existence import Existence
+from sciinf.core.findings import Finding, Level
 from sciinf.core.joint_laws import Ordered
 from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.core.paths import Paths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import told
-from sciinf.core.verdicts import CHECK_LEVELS, Check
 
 
 def draws_given(draws: Draws, values: Mapping[str, Any]) -> Draws:
@@ -207,18 +207,16 @@ def answer_given(answer: Answer, values: Mapping[str, Any]) -> Answer:
     )
 
 
-def _not_of_it(answer: Answer, draws: Draws, values: Mapping[str, Any]) -> Check:
+def _not_of_it(answer: Answer, draws: Draws, values: Mapping[str, Any]) -> Finding:
     """That the whole answer was checked, and not what is given; how many draws it rests on, and what the whole has."""
-    levels = {check.level for check in answer.checks}
-    level: Literal["alarm", "caution", "unknown"] = (
-        "alarm" if "alarm" in levels else "caution" if "caution" in levels else "unknown"
-    )
-    found = [f"{check.name} ({CHECK_LEVELS[check.level]})" for check in answer.checks if check.level == level]
+    whole = answer.verdict
+    level = max(whole.level, Level.CAUTION)
+    found = [f"{one.name} ({one.level.label})" for one in whole.because]
     words = (
         f"these numbers rest on an effective size of {draws.ess:,.0f} draws with {said_given(values)}. Calibration and "
         "checks are of the whole answer, and intervals are as drawn, without what calibration would correct"
     )
-    return Check("given", level, words + (f"; the whole answer has {', '.join(found)}" if level != "unknown" else ""))
+    return Finding("given", level, words + (f"; the whole answer has {', '.join(found)}" if found else ""))
 
 
 def _codes(draws: Draws, values: Mapping[str, Any]) -> dict[str, float]:

@@ -15,9 +15,9 @@ Groups:
     hidden_paths          dims (draw, time), one variable per hidden quantity; only where the answer holds such
 
 arviz knows no weights, so of a weighted posterior as many draws are taken, by their weights, as come almost without
-repeats: what arviz then says about precision holds. The weighted draws stay beside it. Evidence and the verdicts on
-calibration and on the observation are attributes of the posterior. A slash in a name, which netCDF keeps for groups,
-becomes a dot.
+repeats: what arviz then says about precision holds. The weighted draws stay beside it. Evidence, the answer's verdict
+(`verdict`, its level, and `sentence`) and what was found are attributes of the posterior. A slash in a name, which
+netCDF keeps for groups, becomes a dot.
 """
 
 from __future__ import annotations

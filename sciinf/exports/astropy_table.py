@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def to_table(source: Answer | Draws) -> QTable:
     """Draws as a QTable: a quantity per parameter with a unit, a plain column per dimensionless one, `log_weight`.
 
-    Evidence and, from an answer, the verdicts on calibration and on the observation are in `.meta`.
+    Evidence and, from an answer, its verdict and what was found are in `.meta`.
 
     Raises:
         TypeError: If the source is neither an answer nor draws.
@@ -126,6 +126,9 @@ def _write_csv(source: Answer | Draws, path: Path) -> None:
 
 
 _FITS_KEYS = {
+    "verdict": "VERDICT",
+    "sentence": "SENTENCE",
+    "findings": "FINDINGS",
     "effective_sample_size": "ESS",
     "log_evidence": "LOGEVID",
     "log_evidence_error": "LOGEVERR",

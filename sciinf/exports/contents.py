@@ -9,7 +9,9 @@ from torch import Tensor
 
 from sciinf.core.answer import Answer
 from sciinf.core.draws import Draws
+from sciinf.core.findings import Level
 from sciinf.core.prior import Prior
+from sciinf.core.records import said_of
 
 REPEATS = 0.01  # of all draws, where weighted ones become equally weighted
 
@@ -108,7 +110,10 @@ def almost_distinct(draws: Draws) -> int:
 
 
 def facts(source: Answer | Draws) -> dict[str, Any]:
-    """What must travel with the draws, as numbers, booleans and strings: evidence, weights, both verdicts."""
+    """What must travel with the draws, as numbers, booleans and strings: the verdict, evidence, weights, findings.
+
+    "verdict" is its level and "sentence" the verdict itself, as in `answer.json`.
+    """
     draws = draws_of(source)
     out: dict[str, Any] = {"effective_sample_size": draws.ess}
     for name in ("log_evidence", "log_evidence_error", "pareto_k"):
@@ -116,13 +121,16 @@ def facts(source: Answer | Draws) -> dict[str, Any]:
         if value is not None:
             out[name] = float(value)
     if isinstance(source, Answer):
-        verdict = source.to_json()["calibration"]
-        out["calibration_passed"] = bool(verdict["passed"])
-        out["calibration"] = "; ".join(verdict["reasons"])
-        if verdict["of"] is not None:
-            out["calibration_of"] = verdict["of"]
-        out["trust"] = source.trust.verdict
-        out["trust_level"] = source.trust.level
+        out = source.verdict.to_json() | out
+        calibration = said_of(source.calibration)
+        out["calibration_passed"] = bool(calibration["passed"])
+        out["calibration"] = "; ".join(calibration["reasons"])
+        if calibration["of"] is not None:
+            out["calibration_of"] = calibration["of"]
+        out["trust"] = source.trust.words
+        out["trust_level"] = str(source.trust.level)
+        if bad := [f"{one.name}: {source.verdict.line_of(one)}" for one in source.checks if one.level != Level.GOOD]:
+            out["findings"] = "; ".join(bad)
         if source.trust.p_value is not None:
             out["trust_p_value"] = float(source.trust.p_value)
     return out

@@ -2,7 +2,7 @@
 
 A row of `root_1.txt` is: weight, -log posterior, parameters, derived quantities, whose names end in `*` there. The log
 posterior of a draw is not known to sciinf, and the column is 0. `root.properties.ini` says that the draws are
-independent and have no burn-in to remove.
+independent and have no burn-in to remove, and has the answer's verdict as `sciinf_verdict` and `sciinf_sentence`.
 """
 
 from __future__ import annotations
@@ -57,13 +57,21 @@ def write_getdist(source: Answer | Draws, root: str | Path, *, prior: Prior | No
     ]
     write_bytes(_beside(root, ".paramnames"), "".join(labels).encode())
     write_bytes(_beside(root, ".ranges"), _ranges(draws, prior).encode())
-    write_bytes(_beside(root, ".properties.ini"), b"sampler = uncorrelated\nburn_removed = T\n")
+    write_bytes(_beside(root, ".properties.ini"), _properties(source).encode())
     write_bytes(_beside(root, "_1.txt"), text.getvalue().encode())
     return root
 
 
 def _beside(root: Path, end: str) -> Path:
     return root.with_name(root.name + end)
+
+
+def _properties(source: Answer | Draws) -> str:
+    """That draws are independent, and the verdict of an answer, which getdist passes over."""
+    lines = ["sampler = uncorrelated", "burn_removed = T"]
+    if isinstance(source, Answer):
+        lines += [f"sciinf_{name} = {' '.join(words.split())}" for name, words in source.verdict.to_json().items()]
+    return "\n".join(lines) + "\n"
 
 
 def _ranges(draws: Draws, prior: Prior | None) -> str:

@@ -60,7 +60,8 @@ def write_draws(source: Answer | Draws, path: str | Path, observables: Mapping[s
         write_getdist(source, path.with_name(path.name[: -len("_1.txt")]))
         return path
     if suffix in (".h5", ".hdf5"):
-        return write_draws_h5(draws_of(source), path)
+        about = source.verdict.to_json() if isinstance(source, Answer) else {}
+        return write_draws_h5(draws_of(source), path, about)
     if suffix == ".nc":
         return write_netcdf(source, path, observables=observables)
     return write_table(source, path)

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from sciinf.core.findings import Level
 from sciinf.core.probabilities import Probabilities, exists_words, told
 from sciinf.core.tables import marked, percent
+from sciinf.core.verdict import Verdict
 from sciinf.figures.numbers import label_of
 from sciinf.figures.page import number, table
 from sciinf.figures.run_folder import Run
 from sciinf.figures.style import label, pretty_unit
-from sciinf.figures.verdicts import SYMBOLS, Verdict
+from sciinf.figures.verdicts import COLOURS, SYMBOLS
 
 
 def every_number(run: Run) -> str:
@@ -91,8 +93,10 @@ def best_of(found: Probabilities | None) -> str:
 
 def _state(verdict: Verdict) -> str:
     """Whether to rely on an answer, in a few words, as markup."""
-    symbol = f'<span class="symbol" aria-hidden="true">{SYMBOLS[verdict.colour]}</span>'
-    return f'<span class="{verdict.colour}">{symbol} {escape(verdict.state)}</span>'
+    colour = COLOURS[verdict.level]
+    symbol = f'<span class="symbol" aria-hidden="true">{SYMBOLS[colour]}</span>'
+    why = f": {'; '.join(verdict.clauses)}" if verdict.level != Level.GOOD else ""
+    return f'<span class="{colour}">{symbol} {escape(verdict.word + why)}</span>'
 
 
 def quantile_cells(e: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from sciinf.figures.answers import quantile_cells
 from sciinf.figures.page import paragraph, table
 from sciinf.figures.run_folder import Run
 from sciinf.figures.style import pretty_unit
-from sciinf.storage.answers import answer_folders, newest_answers
+from sciinf.storage.answers import newest_answers
 
 Others = Mapping[str, Answer | str | Path]
 """What another answer is called -> it, or the run folder that it is in."""
@@ -39,7 +39,7 @@ def with_others(runs: Mapping[str, Run], others: Others) -> dict[str, Run]:
     for name, run in runs.items():
         if not run.answer:
             raise ValueError(f"{run.folder} holds no answer that another could stand beside")
-        mine = load_answer(answer_folders(run.folder)[name])
+        mine = load_answer(newest_answers(run.folder)[name])
         added = {label: as_beside(mine, _one(label, other, name, len(runs))) for label, other in others.items()}
         found[name] = replace(run, beside={**run.beside, **added})
     return found

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from sciinf.core.verdicts import Reliability
+from sciinf.core.records import Reliability
+from sciinf.core.verdict import Verdict
 from sciinf.figures.calibration import CONFIDENCE, PANELS, coverage_figure, rank_curves, ranks_figure
 from sciinf.figures.page import absent, details, paragraph, picture, table
 from sciinf.figures.reliability import MOST, outside, panels_of, reliability_figure
 from sciinf.figures.run_folder import Run
 from sciinf.figures.style import NARROW
 from sciinf.figures.svg import to_svg
-from sciinf.figures.verdicts import SYMBOLS, Card, Verdict
+from sciinf.figures.verdicts import SYMBOLS, Card, cards
 
 _ELSEWHERE = '<p><a href="#calibration">Pictures and all tests</a> are the same for all observations.</p>'
 
@@ -26,7 +27,7 @@ def checks_part(run: Run, verdict: Verdict, *, pictures: bool = True) -> str:
         pictures: Whether the calibration is drawn here; several answers share its pictures.
     """
     parts = []
-    for card in verdict.cards:
+    for card in cards(verdict):
         drawn = ""
         if card.title == "Calibration":
             drawn = calibration_pictures(run) if pictures else _ELSEWHERE
@@ -41,7 +42,7 @@ def _check(card: Card, drawn: str) -> str:
     words = (
         f'<span><b>{escape(card.title)}</b> <span class="state">{escape(card.state)}.</span> {escape(sentence)}</span>'
     )
-    inside = "".join(paragraph(reason) for reason in card.reasons) + drawn
+    inside = paragraph(card.words) + drawn
     return f'<details class="check {card.colour}"><summary>{symbol}{words}</summary>{inside}</details>'
 
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
+from sciinf.core.findings import Level
+from sciinf.core.verdict import Verdict
 from sciinf.figures.run_folder import Run
 from sciinf.figures.style import pretty_unit
-from sciinf.figures.verdicts import SYMBOLS, Colour, Verdict
-from sciinf.storage.answers import REFINED, ROUNDS, ROUNDS_FILE, answer_folders, newest_answers
+from sciinf.figures.verdicts import COLOURS, SYMBOLS, cards
+from sciinf.storage.answers import ANSWERS, REFINED, answer_folders
 
 _NAMED = 12
+_OF_SEVERAL = {
+    Level.GOOD: "Rely on",
+    Level.CAUTION: "Rely with care on",
+    Level.UNKNOWN: "Cannot tell of",
+    Level.ALARM: "Do not rely on",
+}
 
 
 def title_of(run: Run, name: str) -> str:
@@ -69,44 +79,40 @@ def _date(run: Run) -> str:
     return f"{when.day} {when:%B %Y}"
 
 
-def verdict_part(run: Run, verdict: Verdict, name: str = "", key: str = "") -> str:
+def verdict_part(run: Run, verdict: Verdict, key: str = "", page: Path | None = None) -> str:
     """The verdict on one answer: a sentence, the next command, the lights, and where it was refined.
 
     Args:
         run: The run with the answer.
         verdict: What the checks say of it.
-        name: What the answer is called.
         key: Its anchor, where the page has several; what to do next is then said for all of them.
+        page: The folder that the page is in, where that is not the run's.
     """
-    way_on = "" if key or verdict.colour == "green" else _next(run)
+    way_on = "" if key or verdict.level == Level.GOOD else _next(run)
     shown = "".join(
-        f'<li class="{one.colour}"><span class="symbol" aria-hidden="true">{SYMBOLS[one.colour]}</span>'
-        f"{escape(one.words)}</li>"
-        for one in verdict.lights
+        f'<li class="{one.colour}" title="{escape(one.state)}"><span class="symbol" aria-hidden="true">'
+        f"{SYMBOLS[one.colour]}</span>{escape(one.title.lower())}</li>"
+        for one in cards(verdict)
     )
     return (
-        f'<section class="verdict {verdict.colour}" id="{escape(key or "verdict")}" aria-label="Verdict">'
-        f'<p class="headline">{escape(verdict.headline)}</p>{way_on}{_elsewhere(run, name)}'
+        f'<section class="verdict {COLOURS[verdict.level]}" id="{escape(key or "verdict")}" aria-label="Verdict">'
+        f'<p class="headline">{escape(verdict.sentence)}</p>{way_on}{_elsewhere(run, page or run.folder)}'
         f'<ul class="lights">{shown}</ul></section>'
     )
 
 
 def verdicts_part(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> str:
     """The verdict on several answers: how many passed, which did not, and the next command."""
-    by_colour: dict[Colour, list[str]] = {"red": [], "amber": [], "green": []}
+    by_level: dict[Level, list[str]] = {level: [] for level in reversed(Level)}
     for name, verdict in verdicts.items():
-        by_colour[verdict.colour].append(name)
-    made = " that were made" if any(verdict.missing for verdict in verdicts.values()) else ""
-    said = f"{len(by_colour['green'])} of {len(runs)} answers passed all checks{made}."
-    said += f" Do not rely on {_listed(by_colour['red'])}." if by_colour["red"] else ""
-    said += f" Read with care {_listed(by_colour['amber'])}." if by_colour["amber"] else ""
-    refined = [name for name, run in runs.items() if run.answer.get(REFINED)]
-    said += f" Refined since, each with a report of its own: {_listed(refined)}." if refined else ""
-    worst = next(colour for colour, names in by_colour.items() if names)
-    way_on = "" if worst == "green" else _next(next(iter(runs.values())))
+        by_level[verdict.level].append(name)
+    said = f"{len(by_level[Level.GOOD])} of {len(runs)} answers can be relied on."
+    said += "".join(f" {_OF_SEVERAL[level]} {_listed(names)}." for level, names in by_level.items() if names)
+    worst = max(verdict.level for verdict in verdicts.values())
+    way_on = "" if worst == Level.GOOD else "".join(dict.fromkeys(map(_next, runs.values())))
     return (
-        f'<section class="verdict {worst}" id="verdict" aria-label="Verdict"><p class="headline">{escape(said)}</p>'
-        f"{way_on}</section>"
+        f'<section class="verdict {COLOURS[worst]}" id="verdict" aria-label="Verdict">'
+        f'<p class="headline">{escape(said)}</p>{way_on}</section>'
     )
 
 
@@ -137,19 +143,16 @@ def _next(run: Run) -> str:
     return "".join(lines)
 
 
-def _elsewhere(run: Run, name: str) -> str:
-    """A link to the refined answer, or from a refined one to what it was refined from."""
-    if run.folder.parent.name == REFINED and (run.folder / ROUNDS / ROUNDS_FILE).is_file():
-        return (
-            '<p class="elsewhere">Refined by simulations around this observation, from the answer of the whole prior: '
-            '<a href="../../report.html">the report it began from</a>.</p>'
-        )
-    near = run.folder / REFINED / name
-    refined = newest_answers(run.folder).get(name)
-    if refined is not None and near in refined.parents and (near / "report.html").is_file():
-        link = escape(f"{REFINED}/{quote(name)}/report.html")
-        return (
-            f'<p class="elsewhere">This answer was refined by simulations around it: <a href="{link}">read the refined '
-            "one</a> in place of this.</p>"
-        )
-    return ""
+def _elsewhere(run: Run, page: Path) -> str:
+    """A link from a refined answer to the one that it replaces, or from that to the refined one."""
+    if run.folder.parent.name == REFINED:
+        first = run.folder.parents[1] / ANSWERS / run.folder.name
+        if not (first / "answer.json").is_file():
+            return ""
+        words, link, more = "Refined by simulations around this observation.", first, "the answer that it replaces"
+    elif run.answer.get(REFINED):
+        words, link, more = "This answer was refined by simulations around it.", run.folder, "the refined one"
+    else:
+        return ""
+    href = escape(quote(os.path.relpath(link / "report.html", page).replace(os.sep, "/")))
+    return f'<p class="elsewhere">{words} Read <a href="{href}">{more}</a>.</p>'

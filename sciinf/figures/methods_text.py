@@ -9,6 +9,7 @@ from typing import Any
 
 from sciinf.core.files import read_json
 from sciinf.figures.run_folder import Run
+from sciinf.figures.verdicts import verdict_of
 
 _TRUNCATED = "truncated prior"  # what `infer_sequentially` calls the law of its rounds
 PAPERS: Mapping[str, str] = {
@@ -272,6 +273,7 @@ def _answer(run: Run) -> tuple[str, list[str]]:
         text += ", and by a power of a likelihood that was learned number by number." if by_likelihood else "."
     else:
         text = f"The answer for the observation rests on {size} of the trained posterior."
+    text += f" Verdict of sciinf: {verdict_of(run).sentence}"
     p = (answer.get("trust") or {}).get("p_value")
     if p is not None:
         text += f" The observation was compared with fresh simulations in data and summary space (p = {p:.2g})."

@@ -12,7 +12,7 @@ import numpy as np
 from sciinf.core.answer import Answer
 from sciinf.core.given import said_given, share_of
 from sciinf.core.quantities import truth_in
-from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
+from sciinf.core.records import NOT_CALIBRATED, Calibration
 from sciinf.figures.bars import probabilities_figure
 from sciinf.figures.calibration import coverage_figure, rank_curves, ranks_figure
 from sciinf.figures.checked import checked_of, with_strange

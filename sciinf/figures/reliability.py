@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciinf.core.verdicts import Reliability
+from sciinf.core.records import Reliability
 from sciinf.figures.style import BLUE, BROAD, MUTED, VERMILION, WIDTH, styled
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from sciinf.core.given import prior_given
 from sciinf.core.paths import Paths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import Probabilities
+from sciinf.core.records import STATES, Calibration, Strange
 from sciinf.core.simulator import Status
-from sciinf.core.verdicts import CALIBRATION_STATES, Calibration, Strange
 from sciinf.figures.checked import Checked, checked_of, with_strange
-from sciinf.storage.answers import answer_folders
+from sciinf.storage.answers import answer_folders, newest_answers, refined_folders
 from sciinf.storage.paths_file import read_paths
 from sciinf.storage.predictive_file import read_predictive
 from sciinf.store import Store
@@ -187,23 +187,32 @@ class _Parts:
             return empty
 
 
-def read_runs(folder: str | Path, names: Sequence[str] | None = None) -> dict[str, Run]:
+def read_runs(folder: str | Path, names: Sequence[str] | None = None, *, replaced: bool = False) -> dict[str, Run]:
     """Read a run folder: the name of each answer -> the run with it; one run without, named "", where it has none.
+
+    An answer that was refined is the refined one, and its run the folder of the rounds around it.
 
     Args:
         folder: The run folder.
         names: Which answers; all when left out.
+        replaced: Whether answers that were refined are those from before.
 
     Raises:
         FileNotFoundError: If it holds nothing to report on.
         ValueError: If there is no answer of a name.
     """
     folder = Path(folder)
-    known = answer_folders(folder)
+    known = answer_folders(folder) if replaced else newest_answers(folder)
     if unknown := [name for name in names or () if name not in known]:
         raise ValueError(f"{folder} holds no answer called {unknown[0]!r}; it has {', '.join(known) or 'none'}")
     run = read_common(folder)
-    runs = {name: _with_answer(run, known[name]) for name in (names or known)} or {"": _with_answer(run, folder)}
+    refined = {near: read_common(near) for near in refined_folders(folder).values()}
+    runs = {}
+    for name in names or known:
+        place = known[name]
+        own = next((one for near, one in refined.items() if near in (place, *place.parents)), run)
+        runs[name] = _with_answer(own, place)
+    runs = runs or {"": _with_answer(run, folder)}
     one = next(iter(runs.values()))
     if not (one.answer or run.calibration or run.fit or run.history or run.stores):
         raise FileNotFoundError(
@@ -348,8 +357,8 @@ def _read_calibration(path: Path) -> Calibration:
 
 
 def _known_state(state: str) -> None:
-    if state not in CALIBRATION_STATES:
-        raise ValueError(f"the calibration's state is {state!r}, none of {', '.join(map(repr, CALIBRATION_STATES))}")
+    if state not in STATES:
+        raise ValueError(f"the calibration's state is {state!r}, none of {', '.join(map(repr, STATES))}")
 
 
 def _read_history(path: Path) -> dict[str, np.ndarray]:

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from sciinf.core import Check, Draws, Prior
+from sciinf.core import Draws, Finding, Prior
+from sciinf.core.findings import Level
 
 MOST = 0.01  # of the draws may be left out
 
@@ -43,10 +44,10 @@ def finite(draws: Draws, prior: Prior | None = None) -> Draws:
     return replace(draws, theta=draws.theta[good], log_weight=draws.log_weight[good]) if lost else draws
 
 
-def left_out(drawn: Draws, kept: Draws) -> tuple[Check, ...]:
+def left_out(drawn: Draws, kept: Draws) -> tuple[Finding, ...]:
     """What the answer says of draws that `finite` left out, if there are any."""
     lost = len(drawn) - len(kept)
     if not lost:
         return ()
     verdict = f"{lost:,} of {len(drawn):,} draws are not finite and are left out; more training or simulations may help"
-    return (Check("draws", "caution", verdict),)
+    return (Finding("draws", Level.CAUTION, verdict),)

@@ -11,7 +11,7 @@ from torch import distributions as td
 
 from sciinf.core import Observable, Prior
 from sciinf.core.levels import Levels
-from sciinf.core.verdicts import CALIBRATION_STATES, NOT_CALIBRATED, Calibration
+from sciinf.core.records import Calibration, calibration_finding, said_of
 from sciinf.figures.prior_curves import prior_marginals
 from sciinf.serve.models import Model, NotReady, Served
 from sciinf.summaries.timed import set_names
@@ -117,7 +117,6 @@ def _observable(name: str, spec: Observable) -> dict[str, Any]:
 
 
 def _calibration(found: Calibration | None) -> dict[str, Any]:
-    if found is None:
-        return {"state": "not checked", "sentence": NOT_CALIBRATED, "reasons": [NOT_CALIBRATED], "fit": None}
-    sentence = f"{CALIBRATION_STATES[found.state]}: {'; '.join(found.reasons)}"
-    return {"state": found.state, "sentence": sentence, "reasons": list(found.reasons), "fit": found.fit}
+    said = said_of(found)
+    known = {key: said[key] for key in ("state", "reasons", "fit")}
+    return {**known, "sentence": calibration_finding(said).line}

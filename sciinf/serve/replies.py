@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from sciinf.figures.verdicts import Colour, verdict_of
+from sciinf.figures.verdicts import cards, verdict_of
 from sciinf.serve.models import Model, NotReady
 from sciinf.serve.wire import unpack
 
-LEVELS: Mapping[Colour, str] = {"green": "good", "amber": "caution", "red": "alarm", "grey": "unknown"}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -34,7 +33,16 @@ def reply(model: Model, message: bytes, about: Mapping[str, Any], include: Seque
     said = head["answer"]
     found = model.run(model.folder / head["where"])
     verdict = verdict_of(replace(found, answer=said))
-    lights = [{"name": one.of, "level": LEVELS[one.colour], "text": one.words} for one in verdict.lights]
+    found = [
+        {
+            "name": one.name,
+            "level": one.level,
+            "text": card.clause,
+            "verdict": one.words,
+            "weaker": card.colour == "grey",
+        }
+        for one, card in zip(verdict.findings, cards(verdict), strict=True)
+    ]
     strange = [{**one, "index": one["start"]} for one in said["trust"].get("where", ())]
     out = {
         **said,
@@ -44,10 +52,9 @@ def reply(model: Model, message: bytes, about: Mapping[str, Any], include: Seque
         "name": said["observation"]["name"],
         "files": said["observation"]["files"],
         "count": said["draws"],
-        "sentence": verdict.headline,
-        "verdict": LEVELS[verdict.colour],
-        "lights": lights,
-        "missing": list(verdict.missing),
+        **verdict.to_json(),
+        "word": verdict.word,
+        "findings": found,
         "strange": strange,
         "observation": {name[2:]: value.tolist() for name, value in arrays.items() if name.startswith("x/")},
     }

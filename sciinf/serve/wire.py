@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sciinf.core import Answer, Calibration, Check, Draws, Observable, Prior, Trust
+from sciinf.core import Answer, Calibration, Draws, Finding, Observable, Prior, Trust
 from sciinf.core.categories import Categories
 from sciinf.core.estimates import estimate_from_json
 from sciinf.core.files import finite_json
@@ -107,7 +107,7 @@ def answer_in(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray], calibra
         amortised={name: estimate_from_json(e) for name, e in said["amortised"].items()},
         posterior=said["posterior"],
         scope=said["scope"],
-        checks=tuple(Check(**check) for check in said["checks"]),
+        checks=tuple(Finding(**check) for check in said["checks"]),
         read=tuple(said["read"]),
         name=said["observation"]["name"],
         files=said["observation"]["files"],

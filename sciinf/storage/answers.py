@@ -7,10 +7,10 @@ name with the first digits of its data's hash, so that no answer replaces that o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from sciinf.core import Check
+from sciinf.core import Answer
 from sciinf.core.files import read_json, write_json
 
 ANSWERS = "answers"
@@ -83,20 +83,20 @@ def point_to_refined(run: Path, name: str, refined: Path, there: str) -> None:
     write_json(file, {**read_json(file), REFINED: (refined / ANSWERS / there).relative_to(run).as_posix()})
 
 
-def replace_checks(run: Path, name: str, checks: Iterable[Check]) -> None:
-    """Let the answer of a run folder say other checks in its `answer.json`.
+def keep_checks(run: Path, answer: Answer) -> None:
+    """Let the `answer.json` of a run folder say what is found of an answer by now, and its verdict.
 
     Args:
         run: The run folder.
-        name: What the answer is called in it.
-        checks: What they are now.
+        answer: The answer.
 
     Raises:
         OSError: If it cannot be written.
         ValueError: If `answer.json` is damaged.
     """
-    file = run / ANSWERS / name / "answer.json"
-    write_json(file, {**read_json(file), "checks": [check.to_json() for check in checks]})
+    file = run / ANSWERS / answer.name / "answer.json"
+    checks = [check.to_json() for check in answer.checks]
+    write_json(file, {**read_json(file), **answer.verdict.to_json(), "checks": checks})
 
 
 def found_in(run: str | Path) -> str:

@@ -10,17 +10,30 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from sciinf.core.earlier_findings import level_of_trust
 from sciinf.core.files import local_path
+from sciinf.core.findings import Finding, Level
 from sciinf.core.prior import Prior
-from sciinf.core.verdicts import CALIBRATION_STATES
+from sciinf.core.records import calibration_finding
+from sciinf.core.verdict import Verdict
 from sciinf.storage.folder import Folder, Local
 from sciinf.surveys.block import Block, file_of, read_block
 from sciinf.surveys.description import STATUS, read_about
+from sciinf.surveys.verdicts import NEEDED, RowVerdicts
 
 if TYPE_CHECKING:
     import pandas
 
-_PLAIN = {"trust": "", "p_value": "", "outside": "", "status": "", "checks": "", "ess": "", "pareto_k": ""}
+_PLAIN = {
+    "verdict": "",
+    "trust": "",
+    "p_value": "",
+    "outside": "",
+    "status": "",
+    "checks": "",
+    "ess": "",
+    "pareto_k": "",
+}
 
 
 @final
@@ -43,6 +56,7 @@ class Answers:
         self.prior = Prior.from_json(self.about["prior"])
         self.rows, self.levels = int(self.about["rows"]), tuple(map(float, self.about["quantiles"]))
         self.calibration: Mapping[str, Any] = self.about["calibration"]
+        self.judge = RowVerdicts(self.about)
         self._size = int(self.about["block"])
         there = {Path(name).stem for name in folder.names("blocks") if name.endswith(".h5")}
         self._there = sorted(int(stem) for stem in there if stem.isdigit() and int(stem) < self.blocks)
@@ -112,7 +126,8 @@ class Answers:
     def column(self, name: str) -> np.ndarray:
         """One column, of all rows that are there.
 
-        "trust", "checks" and "status" are words, "outside" tells where `trust` is "alarm", as for a single answer.
+        "verdict" is the level of what `verdict` says of each row: "good", "caution", "unknown", "alarm", or "none"
+        where there is no answer. "trust", "checks" and "status" are words; "outside" tells where `trust` is "alarm".
 
         Raises:
             ValueError: If there is none of that name, or a block is damaged.
@@ -128,14 +143,17 @@ class Answers:
         names = list(dict.fromkeys(names))
         if unknown := [name for name in names if name not in self.columns]:
             raise ValueError(f"there is no column {unknown[0]!r}; there are {', '.join(self.columns)}")
-        where = {name: self._datasets[name] for name in names if name != "row"}
+        where = {name: self._datasets[name] for name in names if name not in ("row", "verdict")}
+        needed = frozenset(dataset for dataset, _ in where.values()) | frozenset(NEEDED if "verdict" in names else ())
         parts: dict[str, list[np.ndarray]] = {name: [np.zeros(0, dtype=int)] for name in names if not self._there}
         for index in self._there:
             if "row" in names:
                 start = index * self._size
                 parts.setdefault("row", []).append(np.arange(start, start + self.rows_of(index)))
-            if where:
-                block = self.block(index, frozenset(dataset for dataset, _ in where.values())).columns
+            if needed:
+                block = self.block(index, needed).columns
+                if "verdict" in names:
+                    parts.setdefault("verdict", []).append(self.judge.levels(block))
                 for name, (dataset, place) in where.items():
                     parts.setdefault(name, []).append(block[dataset][(..., *place)])
         return {name: self._in_words(name, np.concatenate(parts[name])) for name in names}
@@ -145,7 +163,9 @@ class Answers:
         if name == "outside":
             return values == self.about["codes"]["trust"].index("alarm")
         words = self.about["codes"].get(name)
-        return values if words is None else np.asarray(words)[values.astype(int)]
+        if words is None:
+            return values
+        return np.asarray([level_of_trust(word) if name == "trust" else word for word in words])[values.astype(int)]
 
     def draws(self, row: int) -> np.ndarray:
         """The draws that were kept of a row, (n, D).
@@ -168,6 +188,22 @@ class Answers:
         block = self.block(index, frozenset({"status"}))
         status = self.about["codes"]["status"][block.columns["status"][at]]
         return block.messages.get(at, "" if status == STATUS[0] else f"{status}: there is nothing to ask about")
+
+    def verdict(self, row: int) -> Verdict:
+        """Whether to rely on the answer of a row, in a sentence.
+
+        Raises:
+            ValueError: If the row is not there, or has no answer.
+        """
+        index, at = self._place(row)
+        columns = self.block(index, frozenset(NEEDED)).columns
+        trust, checks = (str(self._in_words(name, columns[name])[at]) for name in ("trust", "checks"))
+        if "none" in (trust, checks):
+            raise ValueError(f"row {row} has no answer: {self.said(row)}")
+        k = float(columns["pareto_k"][at])
+        words = self.said(row)
+        more = (words,) if words else ()
+        return self.judge.verdict(trust, checks, float(columns["ess"][at]), None if np.isnan(k) else k, *more)
 
     @property
     def outside(self) -> np.ndarray:
@@ -260,11 +296,13 @@ def digest_of(blocks: Iterator[Block]) -> str:
 
 def lines_of(answers: Answers) -> list[str]:
     """The summary, line by line."""
-    about, state = answers.about, answers.calibration["state"]
-    verdict = CALIBRATION_STATES.get(state, "NOT PASSED") + answers.whose
-    lines = [f"calibration   {verdict}: {'; '.join(answers.calibration['reasons'])}"]
+    about, counts = answers.about, answers.about.get("found", {}).get("verdicts", {})
+    each = ", ".join(f"{Level(level).advice}: {n:,}" for level, n in counts.items() if n)
+    lines = [f"verdicts      {each} of {answers.rows:,} rows"] if each else []
+    lines.append(f"calibration   {calibration_finding(answers.calibration, about['posterior']).line}")
     lines += [f"posterior     {about['posterior']}; {about['scope']}"] if about["scope"] else []
-    lines += [f"{c['name']:<13} {c['level']}: {c['verdict']}" for c in about["checks"] if c["level"] != "good"]
+    of_all = [Finding.from_json(one) for one in about["checks"]]
+    lines += [f"{one.name:<13} {one.line}" for one in of_all if one.level != Level.GOOD]
     if "found" not in about or not answers.complete:
         lines.append(f"unfinished    {len(answers):,} of {answers.rows:,} rows; the same command goes on")
         return lines
@@ -276,7 +314,7 @@ def lines_of(answers: Answers) -> list[str]:
         lines.append(f"no answer     {', '.join(f'{words}: {n:,}' for words, n in lost.items())}")
     lines.append(f"outside       {_outside(found['trust'])}")
     if together := found.get("population"):  # which the first folders of answers did not have
-        lines.append(f"population    {together['level']}: {together['verdict']}")
+        lines.append(f"population    {Finding.from_json(together).line}")
     if bad := {level: n for level, n in found["checks"].items() if n and level != "good"}:
         lines.append(f"checks        {', '.join(f'{level}: {n:,} rows' for level, n in bad.items())}")
     if found["unreliable"]:
@@ -291,9 +329,10 @@ def _outside(trust: Mapping[str, int]) -> str:
         return f"{words} {trust['unknown']:,} rows whether they are like the simulations; run `sciinf calibrate`"
     each = sum(n for level, n in trust.items() if level != "none")
     share = f"{trust['alarm'] / each:.2%}" if each else "none"
+    unusual = trust.get("caution", 0) + trust.get("unusual", 0)
     return (
         f"{trust['alarm']:,} rows ({share}) are unlike the simulations: do not believe their answers (1 % of rows that "
-        f"the simulator made itself would be, by chance); {trust['unusual']:,} more are unusual"
+        f"the simulator made itself would be, by chance); {unusual:,} more are unusual"
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from sciinf.core import Calibration, Posterior
 from sciinf.core.checks import check_whole
 from sciinf.core.files import local_path, sweep
+from sciinf.core.findings import Level
 from sciinf.engine.progress import Progress
 from sciinf.loops.lanes import cores_here, shared
 from sciinf.question import judge_of
@@ -23,11 +24,11 @@ from sciinf.storage.selection import row_bytes
 from sciinf.store import Store
 from sciinf.surveys.answers import Answers, digest_of, load_answers
 from sciinf.surveys.block import Block, file_of, read_block, write_block
-from sciinf.surveys.checks import LEVELS
 from sciinf.surveys.description import NAME, STATUS, as_bytes, check_general, check_ours, described, taken_up
-from sciinf.surveys.drawing import TRUST, Asked, RowAnswers
+from sciinf.surveys.drawing import Asked, RowAnswers
 from sciinf.surveys.population import population
 from sciinf.surveys.rows import Observations, observations_of
+from sciinf.surveys.verdicts import LEVELS
 from sciinf.trust.failures import Reading
 
 _ROWS, _BYTES = 512, 32 * 2**20  # of a block, about
@@ -201,6 +202,7 @@ class _Counts:
         size = len(answers.prior)
         self.below, self.known, self.unreliable = np.zeros((size, len(answers.levels))), np.zeros(size), 0
         self.p_values, self.inside = list[np.ndarray](), list[np.ndarray]()
+        self.verdicts: Counter[str] = Counter()
 
     def counted(self, blocks: Iterator[Block]) -> Iterator[Block]:
         """The same blocks, counted as they pass."""
@@ -210,8 +212,9 @@ class _Counts:
             self.codes["status"].update(columns["status"].tolist())
             self.codes["trust"].update(columns["trust"].tolist())
             self.codes["checks"].update(columns["checks"][good].tolist())
+            self.verdicts.update(self.answers.judge.levels(columns)[good].tolist())
             self.p_values.append(columns["p_value"])
-            self.inside.append(good & (columns["trust"] != TRUST.index("alarm")))
+            self.inside.append(good & (columns["trust"] != LEVELS.index("alarm")))
             self.unreliable += int((columns["pareto_k"] > _UNRELIABLE).sum())
             if "truth" in columns:
                 truth, quantiles = columns["truth"][good], columns["quantiles"][good]
@@ -222,13 +225,14 @@ class _Counts:
 
     def found(self) -> dict[str, Any]:
         """What was counted, in words."""
-        words = {"status": STATUS, "trust": TRUST, "checks": LEVELS}
+        words = {"status": STATUS, "trust": LEVELS, "checks": LEVELS}
         each = {name: {of: self.codes[name][code] for code, of in enumerate(said)} for name, said in words.items()}
         prior, coverage = self.answers.prior, {}
         for d, name in enumerate(prior.names):
             if self.known[d] and name not in prior.discrete():
                 share = (self.below[d] / self.known[d]).tolist()
                 coverage[name] = {"rows": int(self.known[d]), "below": share, "expected": self.expected}
+        each["verdicts"] = {level: self.verdicts[level] for level in map(str, Level)}
         return {**each, "answered": each["status"]["answered"], "unreliable": self.unreliable, "coverage": coverage}
 
 

@@ -11,22 +11,21 @@ What is the same for all rows is said once, of the whole.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import final
 
 import numpy as np
 import torch
 
-from sciinf.core import Check, Draws
+from sciinf.core import Draws, Finding, Trust
+from sciinf.core.findings import Level
 from sciinf.trust.bounds import LAST, LEANS, Bounds
-from sciinf.trust.failures import Failures, Reading, check_failures
-from sciinf.trust.few import check_few
+from sciinf.trust.diagnostics import ORDER, diagnosed, every_diagnostic
+from sciinf.trust.failures import Failures, Reading
 from sciinf.trust.judge import Judge
 from sciinf.trust.stray import AT_LEAST, FEWEST, ONE_IN, SHARE
-from sciinf.trust.tails import check_tails
 
-LEVELS: tuple[str, ...] = ("good", "caution", "unknown", "alarm", "none")
-"""What the numbers in the column `checks` mean, the worst last; "none" of a row without an answer."""
 _OUTER, _PART = (
     1.25 * LAST,
     0.975 * LEANS,
@@ -50,22 +49,20 @@ class RowChecks:
         self.failures: Reading = failures
 
     @cached_property
-    def of_all(self) -> tuple[Check, ...]:
+    def of_all(self) -> tuple[Finding, ...]:
         """Findings that are the same for all rows without weights."""
-        prior, calibration = self.judge.posterior.prior, self.judge.calibration
+        prior = self.judge.posterior.prior
         zeros = torch.zeros(self.draws, dtype=torch.float64)
         some = Draws(prior.names, prior.units, torch.zeros(self.draws, len(prior)), zeros)
-        found = (*check_few(some, self.level), *check_tails(calibration, self.judge.posterior, self.level))
-        if not self._by_row:
-            found += (*check_failures(calibration, self.judge.posterior, some, self.failures),)
-        return found
+        same = {"few draws", "tails"} if self._by_row else {"few draws", "tails", "failures"}
+        case = self.judge.case(some, self.level, self.failures)
+        return tuple(one for each in every_diagnostic() if each.name in same for one in each.findings(case))
 
-    def of(self, draws: Draws, more: Iterable[Check]) -> tuple[str, str]:
+    def of(self, draws: Draws, more: Iterable[Finding], trust: Trust | None = None) -> tuple[Level, str]:
         """The worst level of all findings about one answer, and those that are not good, in words."""
-        found = (*more, *self.judge.checks(draws, self.failures, self.level))
-        bad = [check for check in found if check.level != "good" and check not in self.of_all]
-        worst = max((check.level for check in bad), key=LEVELS.index, default="good")
-        return worst, "; ".join(f"{check.name}: {check.level}: {check.verdict}" for check in bad)
+        case = replace(self.judge.case(draws, self.level, self.failures), trust=trust, found=[*more])
+        bad = [one for one in diagnosed(case) if one.level != Level.GOOD and one not in self.of_all]
+        return max((one.level for one in bad), default=Level.GOOD), "; ".join(f"{one.name}: {one.line}" for one in bad)
 
     def suspicious(self, each: np.ndarray, wide: np.ndarray) -> Sequence[int]:
         """Which of some rows have to be looked at.
@@ -74,7 +71,7 @@ class RowChecks:
             each: Their draws, (rows, D, n).
             wide: The same in float64.
         """
-        if self._by_row or self._tied:
+        if self._by_row or self._tied or any(one.name not in ORDER for one in every_diagnostic()):
             return range(len(each))
         low, high = self._outer
         beyond = np.maximum((each < low[:, None]).mean(-1), (each > high[:, None]).mean(-1)) >= _PART

@@ -12,15 +12,15 @@ from sciinf.core.categories import categories_of
 from sciinf.core.code import same_mark
 from sciinf.core.files import finite_json, json_text, opened, sealed, versions
 from sciinf.core.fit import simulators_of
-from sciinf.core.verdicts import NOT_CALIBRATED
+from sciinf.core.records import said_of
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.learned import holds_for
 from sciinf.inference.tilted import layers
 from sciinf.question import CHECKS
 from sciinf.storage.folder import Folder
-from sciinf.surveys.checks import LEVELS
-from sciinf.surveys.drawing import TRUST, RowAnswers
+from sciinf.surveys.drawing import RowAnswers
 from sciinf.surveys.rows import Observations
+from sciinf.surveys.verdicts import LEVELS
 
 NAME, SCHEMA, KIND = "answers.json", 1, "sciinf answers"
 _SURVEYED = 1  # raised when surveys look at rows otherwise, or write them otherwise; see CHECKS
@@ -83,7 +83,7 @@ def described(answering: RowAnswers, of: Observations, block: int, run: str) -> 
         "block": block,
         "calibration": said_of(calibration),
         "calibration_sha256": _hash_of(calibration),
-        "codes": {"status": list(STATUS), "trust": list(TRUST), "checks": list(LEVELS)},
+        "codes": {"status": list(STATUS), "trust": list(LEVELS), "checks": list(LEVELS)},
         "checks": [check.to_json() for check in answering.checks.of_all],
         "not_done": not_done(posterior),
         "truths": about_truths(posterior, of),
@@ -165,19 +165,6 @@ def read_about(folder: Folder) -> dict[str, Any]:
 def as_bytes(about: Mapping[str, Any]) -> bytes:
     """As it is written."""
     return (json_text(sealed(about)) + "\n").encode()
-
-
-def said_of(calibration: Calibration | None) -> dict[str, Any]:
-    """The verdict on the posterior, as in `answer.json`."""
-    if calibration is None:
-        return {"state": "not checked", "passed": False, "reasons": [NOT_CALIBRATED], "of": None, "fit": None}
-    return {
-        "state": calibration.state,
-        "passed": calibration.passed,
-        "reasons": list(calibration.reasons),
-        "of": calibration.of,
-        "fit": calibration.fit,
-    }
 
 
 def not_done(posterior: Posterior) -> list[str]:

@@ -30,14 +30,12 @@ from sciinf.inference.amortised import pushed
 from sciinf.inference.finite import finite, left_out
 from sciinf.inference.marginal import known_categories
 from sciinf.surveys.block import Block
-from sciinf.surveys.checks import LEVELS, RowChecks
+from sciinf.surveys.checks import RowChecks
 from sciinf.surveys.rows import REFUSED, Seen
+from sciinf.surveys.verdicts import LEVELS
 from sciinf.trust.failures import Reading
 from sciinf.trust.judge import Judge
-from sciinf.trust.listed import check_listed
 
-TRUST = ("good", "unusual", "alarm", "unknown", "none")
-"""What the numbers in the column `trust` mean; "none" of a row without data."""
 _PAIRS, _MOST = 65_536, 512  # (row, draw) pairs, and rows, of a pass at most
 _OF_THE_MACHINE = (OSError, MemoryError, ImportError, torch.OutOfMemoryError)  # which no row is to blame for
 _WORDS = ("DefaultCPUAllocator", "CUDA error", "CUDA out of memory")
@@ -119,7 +117,7 @@ class RowAnswers:
         shapes |= {"draws": (self.wanted.kept, size)} if self.wanted.kept else {}
         columns = {name: np.full((rows, *shape), np.nan, dtype=kind) for name, shape in shapes.items()}
         columns |= {name: np.full(rows, np.nan, dtype=np.float32) for name in ("p_value", "ess", "pareto_k")}
-        columns |= {"status": seen.status.numpy().astype(np.uint8), "trust": np.full(rows, TRUST.index("none"), "u1")}
+        columns |= {"status": seen.status.numpy().astype(np.uint8), "trust": np.full(rows, LEVELS.index("none"), "u1")}
         columns["checks"] = np.full(rows, LEVELS.index("none"), dtype=np.uint8)
         if seen.theta is not None:
             columns["truth"] = seen.theta.numpy().astype(kind)
@@ -144,7 +142,7 @@ class RowAnswers:
                 }
             return self._refused(columns, int(at[0]), error)
         for row, trust in zip(at, trusts, strict=True):
-            columns["trust"][row] = TRUST.index(trust.level)
+            columns["trust"][row] = LEVELS.index(trust.level)
             columns["p_value"][row] = np.nan if trust.p_value is None else trust.p_value
         whole = np.zeros(len(at), dtype=bool) if theta is None else theta.isfinite().all(-1).all(0).numpy()
         messages = {}
@@ -164,7 +162,7 @@ class RowAnswers:
         for name in columns.keys() - {"status", "trust", "checks", "p_value", "truth"}:
             columns[name][row] = np.nan
         columns["status"][row], columns["checks"][row] = REFUSED, LEVELS.index("none")
-        odd = columns["trust"][row] == TRUST.index("alarm")
+        odd = columns["trust"][row] == LEVELS.index("alarm")
         why = "the observation is unlike all simulations, look at it and its unit first; " if odd else ""
         return {row: f"no answer: {why}{reason(error)}"}
 
@@ -225,8 +223,7 @@ class RowAnswers:
         if self.wanted.kept:
             own = torch.Generator().manual_seed(seed)
             columns["draws"][row] = found.resample(self.wanted.kept, generator=own).numpy()
-        more = (*summed_up(noted), *left_out(drawn, found), *check_listed(self.prior, trust.p_value, None))
-        level, words = self.checks.of(found, more)
+        level, words = self.checks.of(found, (*summed_up(noted), *left_out(drawn, found)), trust)
         columns["checks"][row] = LEVELS.index(level)
         return {row: words} if words else {}
 

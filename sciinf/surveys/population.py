@@ -31,7 +31,8 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from sciinf.core import Check
+from sciinf.core import Finding
+from sciinf.core.findings import Level
 from sciinf.inference.amortised import pushed
 from sciinf.surveys.answers import Answers
 from sciinf.surveys.drawing import RowAnswers, row_seed
@@ -51,7 +52,7 @@ _MEANS = (
 )
 
 
-def population(answers: Answers, answering: RowAnswers, of: Observations, p: np.ndarray, inside: np.ndarray) -> Check:
+def population(answers: Answers, answering: RowAnswers, of: Observations, p: np.ndarray, inside: np.ndarray) -> Finding:
     """What all rows say together.
 
     Args:
@@ -63,7 +64,9 @@ def population(answers: Answers, answering: RowAnswers, of: Observations, p: np.
     """
     rows, prior = np.flatnonzero(inside), answering.prior
     if len(rows) < LEAST:
-        return Check(NAME, "unknown", f"{len(rows):,} rows are too few to compare with the prior: at least {LEAST}")
+        return Finding(
+            NAME, Level.UNKNOWN, f"{len(rows):,} rows are too few to compare with the prior: at least {LEAST}"
+        )
     generator = torch.Generator().manual_seed(row_seed(answering.wanted.seed, answers.rows))  # of no row
     rows = rows[torch.randperm(len(rows), generator=generator)[:_MOST].sort().values.numpy()]
     reference = said.reference if (said := answering.judge.calibration) else {}
@@ -91,7 +94,7 @@ def judged(
     lacks: str = "",
     gap: float = STATED_GAP,
     most: Mapping[str, float] = MappingProxyType({}),
-) -> Check:
+) -> Finding:
     """The finding on samples.
 
     Args:
@@ -102,7 +105,7 @@ def judged(
     """
     more = f"; parameters were not compared: {lacks}" if lacks else ""
     if not pairs:
-        return Check(NAME, "unknown", f"nobody can tell whether the rows are as those of the prior{more}")
+        return Finding(NAME, Level.UNKNOWN, f"nobody can tell whether the rows are as those of the prior{more}")
     factor = math.sqrt(math.log(2 * len(pairs) / _BY_CHANCE) / 2)
     bounds = {name: gap + factor * math.sqrt(1 / len(a) + 1 / len(b)) for name, (a, b) in pairs.items()}
     found = {name: distance(*pair) for name, pair in pairs.items()}
@@ -112,14 +115,16 @@ def judged(
     blind = [one for one in pairs if most.get(one, math.inf) <= bounds[one]]
     hidden = f"the data say too little of {', '.join(blind)} for any rows to differ from the prior there"
     if found[name] <= bounds[name] and len(blind) == len(pairs):
-        return Check(NAME, "unknown", f"nobody can tell whether the rows are as those of the prior: {hidden}")
+        return Finding(NAME, Level.UNKNOWN, f"nobody can tell whether the rows are as those of the prior: {hidden}")
     if found[name] <= bounds[name]:
         more += f"; {hidden}" if blind else ""
         words = f"{len(rows):,} rows together are as the prior has them (farthest: {name}, whose {size}){more}"
-        return Check(NAME, "good", f"{words}. This tells of no single row, nor of truths outside that are spread so")
+        return Finding(
+            NAME, Level.GOOD, f"{words}. This tells of no single row, nor of truths outside that are spread so"
+        )
     what, whose = ("p-values", "simulations") if name == _P else (f"draws of {name}", "the prior")
     half = f"{np.mean(rows > np.median(other)):.0%} of the {what} of {len(rows):,} rows are above the middle of {whose}"
-    return Check(NAME, "caution", f"the rows together are unlike the prior: {half} ({size}){more}. {_MEANS}")
+    return Finding(NAME, Level.CAUTION, f"the rows together are unlike the prior: {half} ({size}){more}. {_MEANS}")
 
 
 def p_values_of(far: torch.Tensor) -> np.ndarray:

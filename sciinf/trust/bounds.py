@@ -30,7 +30,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from sciinf.core import Check, Draws, Prior
+from sciinf.core import Draws, Finding, Prior
+from sciinf.core.diagnostic import Case, Diagnostic
+from sciinf.core.findings import Cause, Level
 from sciinf.core.laws import edges_of
 from sciinf.core.levels import Levels
 
@@ -56,7 +58,7 @@ class Bounds:
         theta = prior.sample(_PRIOR_DRAWS, generator=torch.Generator().manual_seed(0)).double()
         self.drawn = theta.T.contiguous()
 
-    def check(self, draws: Draws) -> tuple[Check, ...]:
+    def check(self, draws: Draws) -> tuple[Finding, ...]:
         """The finding about all parameters and the bounds of their priors.
 
         Args:
@@ -66,16 +68,16 @@ class Bounds:
         return _said(leans, _far(self.prior, self.drawn, draws, [of for of in leans if of in self.prior.names]))
 
 
-def check_bounds(prior: Prior, draws: Draws) -> tuple[Check, ...]:
+def check_bounds(prior: Prior, draws: Draws) -> tuple[Finding, ...]:
     """The finding of `Bounds` about one answer."""
     return Bounds(prior).check(draws)
 
 
-def _said(leans: Mapping[str, str], far: Sequence[str]) -> tuple[Check, ...]:
+def _said(leans: Mapping[str, str], far: Sequence[str]) -> tuple[Finding, ...]:
     """What leans on a bound, and which medians lie far out, as one finding."""
     if not leans and not far:
         words = f"each median lies within the central {1 - 2 * _FAR:.1%} of its prior, and none leans on a bound of it"
-        return (Check(NAME, "good", words),)
+        return (Finding(NAME, Level.GOOD, words),)
     ways = []
     if leans:
         ways.append(
@@ -87,7 +89,9 @@ def _said(leans: Mapping[str, str], far: Sequence[str]) -> tuple[Check, ...]:
             f"{'; '.join(far)}, where hardly anything was simulated: check the data and their units; if they are "
             "right, widen the prior and simulate again"
         )
-    return (Check(NAME, "caution", ". ".join(way[:1].upper() + way[1:] if k else way for k, way in enumerate(ways))),)
+    return (
+        Finding(NAME, Level.CAUTION, ". ".join(way[:1].upper() + way[1:] if k else way for k, way in enumerate(ways))),
+    )
 
 
 def _leaning(prior: Prior, draws: Draws) -> dict[str, str]:
@@ -179,3 +183,13 @@ def leaning(v: Tensor, weights: Tensor) -> tuple[float, float]:
     cumulative = weights[order].cumsum(0)
     half, most = (float(ordered[int((cumulative < q).sum().clamp(max=len(v) - 1))]) for q in (0.5, 0.9))
     return mass, most / half if half > 0 else math.inf
+
+
+@final
+class PriorBounds(Diagnostic):
+    """Does the posterior lie at the edge of the prior: against a bound, or its median outside the central 99.9 %?"""
+
+    name, cause = NAME, Cause.PRIOR
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        return (case.bounds or Bounds(case.posterior.prior)).check(case.draws)

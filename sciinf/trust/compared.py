@@ -11,14 +11,18 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import final
 
-from sciinf.core import Check, Draws
+from sciinf.core import Draws, Finding
+from sciinf.core.diagnostic import Case, Diagnostic, Need
+from sciinf.core.findings import Level
 
 NAME = "model comparison"
 _FAR, _SURE = 1.0, 3.0  # nats, and standard errors, by which a network is off
 
 
-def check_compared(plain: Draws, weighted: Draws) -> tuple[Check, ...]:
+def check_compared(plain: Draws, weighted: Draws) -> tuple[Finding, ...]:
     """The two most probable values of each discrete parameter that always exists, by both; nothing without such.
 
     Args:
@@ -39,4 +43,15 @@ def check_compared(plain: Draws, weighted: Draws) -> tuple[Check, ...]:
         return ()
     words = f"log Bayes factor of {'; '.join(found)}; the answer is by the likelihood"
     more = ". By itself the network is not to be relied on: train on more simulations" if far else ""
-    return (Check(NAME, "good", words + more),)  # the answer is right where its weights are, which `draws` tells
+    return (Finding(NAME, Level.GOOD, words + more),)  # the answer is right where its weights are, which `draws` tells
+
+
+@final
+class ModelComparison(Diagnostic):
+    """How far are the probabilities of the network alone from those of the likelihood? For discrete parameters."""
+
+    name = NAME
+    needs = frozenset({Need.OBSERVATION})
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        return () if case.plain is None else check_compared(case.plain, case.draws.of_parameters())

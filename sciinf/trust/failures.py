@@ -32,14 +32,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from sciinf.core import Calibration, Check, Draws, Posterior, Prior
+from sciinf.core import Calibration, Draws, Finding, Posterior, Prior
+from sciinf.core.diagnostic import Case, Diagnostic
+from sciinf.core.findings import Cause, Level
 from sciinf.core.simulator import Status
 from sciinf.inference.tilted import Tilted, by_likelihood, judged_by_simulator, learned_without
 from sciinf.storage.outcome import status_of
@@ -48,7 +50,6 @@ from sciinf.trust.dependence import independence, influence, worst_interval, wor
 from sciinf.trust.success import Success, fit_success
 
 Reading = Literal["exclude", "outcome", "model"]
-Level = Literal["good", "caution", "alarm", "unknown"]
 
 SIGNIFICANT = 0.01
 _ROWS = 20_000
@@ -252,7 +253,7 @@ def mended(posterior: Posterior, failures: Failures | None, reading: Reading) ->
 
 def check_failures(
     calibration: Calibration | None, posterior: Posterior, draws: Draws, reading: Reading = "exclude"
-) -> list[Check]:
+) -> list[Finding]:
     """The verdict on one answer; empty where nothing failed.
 
     Args:
@@ -269,53 +270,58 @@ def check_failures(
         return []
     which = "fresh simulations" if calibration else "simulations to learn from"
     words = f"{count:,} {which} failed, and nobody has looked whether that depends on the parameters"
-    return [Check("failures", "unknown", f"{words}: run `sciinf calibrate`")]
+    return [Finding("failures", Level.UNKNOWN, f"{words}: run `sciinf calibrate`")]
 
 
-def judge(failures: Failures, posterior: Posterior, draws: Draws, reading: Reading = "exclude") -> Check:
+def judge(failures: Failures, posterior: Posterior, draws: Draws, reading: Reading = "exclude") -> Finding:
     """The verdict on one answer, given what was found on fresh simulations; the rest as for `check_failures`."""
     prior, success, words = posterior.prior, failures.success, failures.words(posterior.prior)
     if not failures.depend:
         open_question = failures.failed < _FEW and failures.failed > _RARE * failures.rows
-        return Check("failures", "unknown" if open_question else "good", words)
+        return Finding("failures", Level.UNKNOWN if open_question else Level.GOOD, words)
     if reading == "outcome":
-        return Check("failures", "good", f"{words}. They are taken as outcomes that were not observed, as was asked")
+        return Finding(
+            "failures", Level.GOOD, f"{words}. They are taken as outcomes that were not observed, as was asked"
+        )
     z = prior.bijection.forward(draws.resample(_DRAWS, generator=torch.Generator().manual_seed(0)).double())
     cut = failures.cut
     if reading == "exclude" and not by_likelihood(posterior):
         level, found = _as_it_is(_near(success, z, 1.0 if prior.mixed else _SPREAD), _moved(success, z), cut)
-        return Check("failures", level, f"{words}. {found}" + (f". {_WAY_OUT}" if level != "good" else ""))
+        return Finding("failures", level, f"{words}. {found}" + (f". {_WAY_OUT}" if level != Level.GOOD else ""))
     how = "The answer is by a likelihood, with the prior as written"
     how = how if by_likelihood(posterior) else "The answer is weighted by 1 / P(success), as was asked"
     if _near(success, z, 1.0 if prior.mixed else _SPREAD_MENDED) > _MASS or cut > _PRIOR:
         gone = f"but next to nothing succeeds in {_percent(cut)} of the prior, and nothing was learned there"
         if judged_by_simulator(posterior):
             reach = "draws from there are those of a broad law, so look at the effective sample size and Pareto k"
-            return Check("failures", "caution", f"{words}. {how}, {gone}: {reach}")
-        return Check("failures", "alarm", f"{words}. {how}, {gone}: mend the simulator, or narrow the prior")
+            return Finding("failures", Level.CAUTION, f"{words}. {how}, {gone}: {reach}")
+        return Finding("failures", Level.ALARM, f"{words}. {how}, {gone}: mend the simulator, or narrow the prior")
     if cut > _RARE:
-        return Check("failures", "caution", f"{words}. {how}, but {_percent(cut)} of the prior is cut off")
+        return Finding("failures", Level.CAUTION, f"{words}. {how}, but {_percent(cut)} of the prior is cut off")
     if float(success.off) > _MASS and not by_likelihood(posterior):
         off = f"but P(success) itself is off by up to {_percent(float(success.off))}: calibrate on more simulations"
-        return Check("failures", "caution", f"{words}. {how}, {off}")
-    return Check("failures", "good", f"{words}. {how}")
+        return Finding("failures", Level.CAUTION, f"{words}. {how}, {off}")
+    return Finding("failures", Level.GOOD, f"{words}. {how}")
 
 
 def _as_it_is(near: float, moved: float, cut: float) -> tuple[Level, str]:
     """What failures do to an answer that was learned from the successes."""
     if near > _MASS:
-        return "alarm", "The prior is cut off there, and the answer leans on that edge"
+        return Level.ALARM, "The prior is cut off there, and the answer leans on that edge"
     if moved > _MASS:
         thinned = f"with all of it, {_percent(moved)} of the answer's mass would be elsewhere"
-        return "alarm", f"The prior is thinned there: {thinned}"
+        return Level.ALARM, f"The prior is thinned there: {thinned}"
     if cut > _PRIOR:
         gone = f"what the data say of that {_percent(cut)} of it, no simulation could show"
-        return "alarm", f"The prior is cut off there: {gone}"
+        return Level.ALARM, f"The prior is cut off there: {gone}"
     if cut > _RARE:
-        return "caution", "The prior is cut off there; the answer is far from that, and holds for the rest of the prior"
+        return (
+            Level.CAUTION,
+            "The prior is cut off there; the answer is far from that, and holds for the rest of the prior",
+        )
     if moved > _LITTLE:
-        return "caution", f"With all of the prior, {_percent(moved)} of the answer's mass would be elsewhere"
-    return "good", "That is too little, and too far from this answer, to matter"
+        return Level.CAUTION, f"With all of the prior, {_percent(moved)} of the answer's mass would be elsewhere"
+    return Level.GOOD, "That is too little, and too far from this answer, to matter"
 
 
 _WAY_OUT = (
@@ -358,3 +364,13 @@ def _digits(value: float, sd: float) -> str:
         return f"{value:.4g}"
     digits = 3 + math.floor(math.log10(abs(value))) - math.floor(math.log10(sd))
     return f"{value:.{min(max(digits, 1), 17)}g}"
+
+
+@final
+class FailedSimulations(Diagnostic):
+    """Does failing depend on the parameters? The line is there only where simulations failed."""
+
+    name, cause = "failures", Cause.FAILURES
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        return check_failures(case.calibration, case.posterior, case.draws, case.failures)

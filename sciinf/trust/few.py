@@ -14,15 +14,19 @@ Reference: Asymptotic Statistics (van der Vaart, 1998), corollary 21.5, https://
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
+from typing import final
 
-from sciinf.core import Check, Draws
+from sciinf.core import Draws, Finding
+from sciinf.core.diagnostic import Case, Diagnostic
+from sciinf.core.findings import Cause, Level
 
 _MOST = 0.25  # posterior standard deviations
 _NEVER = 0.01  # probability that a parameter exists
 
 
-def check_few(draws: Draws, level: float) -> tuple[Check, ...]:
+def check_few(draws: Draws, level: float) -> tuple[Finding, ...]:
     """That the draws are too few for intervals of this level; nothing where they are enough.
 
     Args:
@@ -43,4 +47,14 @@ def check_few(draws: Draws, level: float) -> tuple[Check, ...]:
         f"an effective size of {draws.ess:,.0f} leaves the ends of {100 * level:.4g}% intervals{rarest} uncertain by "
         f"{error:.1g} sd: ask for more draws, {enough:,} effective ones at least"
     )
-    return (Check("few draws", "caution", words),)
+    return (Finding("few draws", Level.CAUTION, words),)
+
+
+@final
+class FewDraws(Diagnostic):
+    """Are there enough draws for intervals of this level? The line is there only if not."""
+
+    name, cause = "few draws", Cause.DRAWS
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        return check_few(case.draws, case.level)

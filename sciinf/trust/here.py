@@ -38,23 +38,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
 
-from sciinf.core import Check, Posterior, X
+from sciinf.core import Finding, Posterior, X
+from sciinf.core.diagnostic import Case, Diagnostic, Need
+from sciinf.core.findings import Cause, Level
 from sciinf.engine.block import one_thread
 from sciinf.inference.local import Sequential
 from sciinf.inference.mcmc import MCMC, PriorInZ
 from sciinf.inference.refined import Refined
+from sciinf.inference.tilted import layers
 from sciinf.inference.truncated import OutsideRegion
 from sciinf.trust.around import BUDGET, LEAST, ROWS, Around
 from sciinf.trust.plain import leading, plain_statistics, told
-from sciinf.trust.right import HINTED, RIGHT, SHIFT, UNSEEN, UNSETTLED, UNTOLD, WIDTH, agree, words_of
+from sciinf.trust.right import NAME, SHIFT, WIDTH, Kind, agree, local_check, words_of
 
-NAME = "local check"
 _DRAWS, _WEIGHTED = 64, 32  # for each simulation, without and with weights, which take longer: more of them tell more
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _HEAVY = 1.12  # times: what passes for a tail, in the sd
@@ -70,6 +73,7 @@ _WAY_ON = (
 _MORE = (
     "Simulate more in each round (infer with a larger -n), or give the network a summary that keeps more of the data"
 )
+_OF_DATA = ("predictions", "noise", "predictive", "likelihood", "density", "intervals", "limits", "residuals")
 _FIRST, _CHUNK = 2, 250  # simulations asked about at once, to begin with and then
 _QUICK = 6.0  # CPU seconds that the first look may take where there is a second one, however busy the machine
 _SECOND, _DEARER = 20, 4  # rows that tell better what one costs; by how much two alone may exceed the budget
@@ -100,10 +104,10 @@ class Local:
     heavy: Tensor
 
 
-def doubted(check: Check) -> bool:
+def doubted(check: Finding) -> bool:
     """Whether it says that an answer is not right, or may not be, or that more simulations could tell."""
-    untold = check.verdict.startswith((UNTOLD, UNSETTLED))
-    return check.name == NAME and (untold or check.level in ("alarm", "caution"))
+    untold = check.kind in (Kind.UNTOLD, Kind.UNSETTLED)
+    return check.name == NAME and (untold or check.level in (Level.ALARM, Level.CAUTION))
 
 
 def check_twice(
@@ -114,7 +118,7 @@ def check_twice(
     *,
     alike: bool = True,
     generator: torch.Generator,
-) -> tuple[Check, ...]:
+) -> tuple[Finding, ...]:
     """`check_here`, and once more with more simulations where those are too few to call it right or wrong.
 
     The first look must have taken the network little time.
@@ -129,7 +133,7 @@ def check_twice(
     """
     began = time.process_time()
     found, asked = _looked(posterior, x, around, alike, generator)
-    if not (found and found[0].verdict.startswith(UNTOLD)) or time.process_time() - began > _QUICK:
+    if not (found and found[0].kind == Kind.UNTOLD) or time.process_time() - began > _QUICK:
         return found
     again, more_asked = _looked(posterior, x, more(), alike, generator)
     return again if more_asked > asked else found
@@ -137,7 +141,7 @@ def check_twice(
 
 def check_here(
     posterior: Posterior, x: X, around: Around | str | None, *, alike: bool = True, generator: torch.Generator
-) -> tuple[Check, ...]:
+) -> tuple[Finding, ...]:
     """The finding about one observation.
 
     Args:
@@ -154,7 +158,7 @@ def check_here(
 
 def _looked(
     posterior: Posterior, x: X, around: Around | str | None, alike: bool, generator: torch.Generator
-) -> tuple[tuple[Check, ...], int]:
+) -> tuple[tuple[Finding, ...], int]:
     """The finding, and how many simulations the network was asked about."""
     if isinstance(posterior, Sequential):
         posterior = posterior.local
@@ -165,26 +169,21 @@ def _looked(
     prior = posterior.prior
     if prior.mixed or prior.bijection.size != len(prior):
         why = "it has discrete parameters" if prior.mixed else "it has parts of a whole"
-        words = f"not checked whether the posterior is right at this observation: {why}, and is not refined either"
-        return (Check(NAME, "unknown", words),), 0
+        return (local_check(Kind.UNCHECKED, f"{why}, and is not refined either"),), 0
     try:
         local = around if isinstance(around, str) else look_here(posterior, x, around, generator=generator)
     except OutsideRegion:  # data from the edge of a region of rounds, of which the network puts nothing inside
         local = "the observation lies at the edge of the region that was learned"
     if isinstance(local, str):
-        words = f"not checked whether the posterior is right at this observation: {local}"
-        return (Check(NAME, "unknown", words),), 0
+        return (local_check(Kind.UNCHECKED, local),), 0
     if isinstance(posterior, Refined):
         lowered, asked = posterior.lowered(x), posterior.is_around(x)
-        found = verdict(local, posterior.prior.names, error=posterior.error, asked=asked, lowered=lowered)
+        found = local_finding(local, posterior.prior.names, error=posterior.error, asked=asked, lowered=lowered)
     else:
-        found = verdict(local, posterior.prior.names)
-    if found.level != "alarm" and not alike:
-        words = (
-            "it cannot be told whether the posterior is right at this observation, for the model does not reproduce it"
-        )
-        more = f"; for data of the model: {found.verdict}" if found.level != "unknown" else ""
-        found = Check(NAME, "caution" if found.level == "caution" else "unknown", words + more)
+        found = local_finding(local, posterior.prior.names)
+    if found.level != Level.ALARM and not alike:
+        more = f"for data of the model: {found.words}" if found.level != Level.UNKNOWN else "nor for data of the model"
+        found = local_check(Kind.UNLIKE, more, level=Level.CAUTION if found.level == Level.CAUTION else None)
     return (found,), local.rows
 
 
@@ -211,14 +210,14 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
     return _regressed(e, design[:-1], grown, around.heavy) if design.shape[1] else "its data have no numbers that vary"
 
 
-def verdict(
+def local_finding(
     local: Local,
     names: tuple[str, ...],
     *,
     error: tuple[float, float] | None = None,
     asked: bool = True,
     lowered: Tensor | None = None,
-) -> Check:
+) -> Finding:
     """Right, no error seen, not right, or too few simulations to tell; of exact ones one in a hundred is not right.
 
     Args:
@@ -230,9 +229,10 @@ def verdict(
         lowered: By how many times a likelihood lowers its sds where no simulation lies (`Refined.lowered`), (D,).
     """
     way_on, (moved, wider) = (_WAY_ON, (0.0, 0.0)) if error is None else (_MORE, error)
+    cause = None if error is None else Cause.SIMULATIONS
     level = _SURE / (3 * len(names))
     sure = -float(torch.special.ndtri(torch.tensor(level / 2, dtype=torch.float64)))
-    faults, hints, lost = [], [], []
+    faults, hints, lost, unused_much = [], [], [], []
     for d, name in enumerate(names):
         off, wide, unused = float(local.shift[d]), float(local.width[d]), float(local.unused[d])
         if abs(off) > max(sure * float(local.shift_error[d]), SHIFT):
@@ -242,30 +242,30 @@ def verdict(
         if local.p[d] < level and unused > _UNUSED:
             told = f"the data tell more of {name} than the network uses ({unused:.0%} of its error)"
             (faults if unused > _MUCH else lost).append(told)
+            unused_much += [told] if unused > _MUCH else []
         if local.heavy[d] > _HEAVY:
             told = f"draws far out, where no simulation lies, make the sd of {name}"
             hints.append(f"{told} {local.heavy[d] - 1:.0%} larger than its 90% interval tells")
         if lowered is not None and lowered[d] > 1 + WIDTH:
             hints.append(f"far out, where no simulation lies, network and likelihood disagree on the sd of {name}")
     among = f"{local.rows:,} simulations around it"
-    hints += lost  # last, so that `LOST` begins the words where there is nothing else
+    hints, alone = hints + lost, bool(lost) and not hints
     if faults:
-        words = f"not right at this observation: {', '.join(faults + hints)} ({among}). {way_on}"
-        return Check(NAME, "alarm", words)
+        cause = Cause.SUMMARY if all(told in unused_much for told in faults) else cause
+        return local_check(Kind.WRONG, f"{', '.join(faults + hints)} ({among})", cause=cause, way_on=way_on)
     if hints:
-        return Check(NAME, "caution", f"{HINTED}: {', '.join(hints)} ({among})")
+        return local_check(Kind.LOST if alone else Kind.HINTED, f"{', '.join(hints)} ({among})", cause=cause)
     if not agree((moved, wider)):
         last = f"its chance error, by how far the last round moved it, is large: {words_of((moved, wider))}"
-        words = f"{UNSETTLED}: {last} ({among}). {way_on}"
-        return Check(NAME, "unknown", words)
+        return local_check(Kind.UNSETTLED, f"{last} ({among})", cause=cause, way_on=way_on)
     middle = max(moved, float((local.shift.abs() + 2 * local.shift_error).max()))
     width = max(math.expm1(wider), float(((local.width - 1).abs() + 2 * local.width_error).max()))
-    words = f"middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
-    if middle <= SHIFT and width <= WIDTH:
-        if error is not None and asked:
-            return Check(NAME, "good", f"{RIGHT}: {words}; its last round hardly moved it")
-        return Check(NAME, "good", f"{UNSEEN}: {words}")
-    return Check(NAME, "unknown", f"{UNTOLD}: {words}")
+    details = f"middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
+    if middle > SHIFT or width > WIDTH:
+        return local_check(Kind.UNTOLD, details, cause=cause)
+    if error is not None and asked:
+        return local_check(Kind.RIGHT, f"{details}; its last round hardly moved it")
+    return local_check(Kind.UNSEEN, details)
 
 
 def _scores(posterior: Posterior, around: Around, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
@@ -382,3 +382,19 @@ def _beyond(ratio: float, first: int, second: int) -> float:
     from scipy import stats
 
     return float(stats.f.sf(ratio, first, second))
+
+
+@final
+class LocalCheck(Diagnostic):
+    """Is the network right at this observation?"""
+
+    name, cause = NAME, Cause.SIMULATIONS
+    needs = frozenset({Need.AROUND})
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        assert case.more_around is not None
+        assert case.generator is not None
+        if len(layers(case.posterior)) > 1:  # weights are right here, or say that they are not
+            return ()
+        alike = all(one.level != Level.ALARM for one in case.found if one.name in _OF_DATA)
+        return check_twice(case.posterior, case.x, case.around, case.more_around, alike=alike, generator=case.generator)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
 from torch import Tensor
 
-from sciinf.core import Calibration, Check, Corrected, Draws, Posterior, Trust, X
+from sciinf.core import Calibration, Corrected, Draws, Posterior, Trust, X
+from sciinf.core.diagnostic import Case
 from sciinf.trust.bounds import Bounds
-from sciinf.trust.failures import Failures, Reading, check_failures, mended
-from sciinf.trust.few import check_few
+from sciinf.trust.failures import Failures, Reading, mended
 from sciinf.trust.ood import Compared
 from sciinf.trust.recalibrate import Recalibration, corrected, recalibration, seen_by
-from sciinf.trust.stray import check_stray
-from sciinf.trust.tails import check_tails
 
 
 @dataclass(frozen=True)
@@ -66,17 +63,15 @@ class Judge:
         discrete = self.posterior.prior.discrete()  # their probabilities are checked, and no interval is moved
         return {name: one for name, one in each.items() if name not in discrete}, found.region(level)
 
-    def checks(self, draws: Draws, failures: Reading, level: float) -> tuple[Check, ...]:
-        """What else is to be said of an answer, each finding by a function of its own.
+    def case(self, draws: Draws, level: float, failures: Reading) -> Case:
+        """An answer as diagnostics see it that need nothing but its draws.
 
         Args:
             draws: Of the parameters, and of quantities derived from them.
-            failures: How simulations that failed are read.
             level: Of the intervals.
+            failures: How simulations that failed are read.
         """
-        failed = check_failures(self.calibration, self.posterior, draws, failures)
-        drawn: Sequence[Check] = (*self._bounds.check(draws), *check_stray(draws, self.posterior.prior))
-        return (*failed, *drawn, *check_few(draws, level), *check_tails(self.calibration, self.posterior, level))
+        return Case(self.posterior, draws, level, self.calibration, failures=failures, bounds=self._bounds)
 
     @property
     def _reference(self) -> dict[str, Tensor]:

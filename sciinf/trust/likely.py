@@ -18,10 +18,15 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import final
+
 import torch
 from torch import Tensor
 
-from sciinf.core import Check, Simulator, X
+from sciinf.core import Finding, Simulator, X
+from sciinf.core.diagnostic import Case, Diagnostic, Need
+from sciinf.core.findings import Cause, Level
 from sciinf.engine.densities import density_of_draws
 
 NAME = "likelihood"
@@ -29,7 +34,7 @@ _ALARM, _UNUSUAL = 0.01, 0.05
 _LEAST = 200  # pairs
 
 
-def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated: X) -> tuple[Check, ...]:
+def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated: X) -> tuple[Finding, ...]:
     """The finding about one observation; none where the likelihood is not known, or too little was simulated.
 
     Args:
@@ -53,7 +58,7 @@ def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated
     p = 2 * min(below, 1 - below)
     if p >= _UNUSUAL:
         words = f"the data are as likely as data simulated from their posterior (p = {p:.2g} among {count})"
-        return (Check(NAME, "good", words),)
+        return (Finding(NAME, Level.GOOD, words, figures={"p": p}),)
     gap = abs(float((own - seen).median()))
     if below < 0.5:
         words = (
@@ -66,10 +71,10 @@ def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated
             f"the data are more likely than data simulated from their posterior, by exp({gap:.3g}) (p = {p:.2g} among "
             f"{count}): they scatter less than the simulator's noise. Check its size and the data's units"
         )
-    return (Check(NAME, "alarm" if p < _ALARM else "caution", words),)
+    return (Finding(NAME, Level.ALARM if p < _ALARM else Level.CAUTION, words, figures={"p": p}),)
 
 
-def check_density(simulator: Simulator | None, theta: Tensor, simulated: X, seed: int) -> tuple[Check, ...]:
+def check_density(simulator: Simulator | None, theta: Tensor, simulated: X, seed: int) -> tuple[Finding, ...]:
     """That the likelihood is not the density of what is simulated around the answer; nothing where that is not seen.
 
     Args:
@@ -79,7 +84,7 @@ def check_density(simulator: Simulator | None, theta: Tensor, simulated: X, seed
         seed: Of noise, where the density of data given hidden states is tried.
     """
     found = "" if simulator is None else density_of_draws(simulator, theta, simulated, seed)
-    return (Check("density", "alarm", found),) if found else ()
+    return (Finding("density", Level.ALARM, found),) if found else ()
 
 
 def _shared(theta: Tensor, x: X, simulated: X) -> tuple[Tensor, X, X]:
@@ -96,3 +101,27 @@ def _shared(theta: Tensor, x: X, simulated: X) -> tuple[Tensor, X, X]:
     wide = {name: value.expand(len(theta), *value.shape[1:]) for name, value in x.items()}
     seen, drawn = {**wide, **both}, {**simulated, **both}
     return theta[some], {n: value[some] for n, value in seen.items()}, {n: value[some] for n, value in drawn.items()}
+
+
+@final
+class Likely(Diagnostic):
+    """Are the data as likely as data simulated from the posterior? The line is there only with a likelihood."""
+
+    name, cause = NAME, Cause.NOISE
+    needs = frozenset({Need.PREDICTIONS})
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        assert case.theta is not None
+        return check_likelihood(case.simulator, case.x, case.theta, case.predicted)
+
+
+@final
+class LikelihoodDensity(Diagnostic):
+    """Is the likelihood the density of what is simulated around the answer? The line is there only if not."""
+
+    name, cause = "density", Cause.LIKELIHOOD
+    needs = frozenset({Need.PREDICTIONS})
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        assert case.theta is not None
+        return check_density(case.simulator, case.theta, case.predicted, 0)

@@ -13,12 +13,17 @@ all n with probability 1 / (n + 1); with L limits (those of equal value are one)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import final
 
 import torch
 
-from sciinf.core import Check, Observable, X
+from sciinf.core import Finding, Observable, X
+from sciinf.core.diagnostic import Case, Diagnostic, Need
+from sciinf.core.findings import Cause, Level
+from sciinf.summaries.timed import seen_only
+from sciinf.trust.around import Around
 from sciinf.trust.prior_predictive import place_of
 
 NAME = "limits"
@@ -56,7 +61,7 @@ class _Limit:
         return abs(self.value - other) <= _SAME * abs(other)
 
 
-def check_limits(observables: Mapping[str, Observable], x: X, rows: X) -> tuple[Check, ...]:
+def check_limits(observables: Mapping[str, Observable], x: X, rows: X) -> tuple[Finding, ...]:
     """A warning of numbers of one observation beyond a limit, or of limits that were rounded; else nothing.
 
     Args:
@@ -77,11 +82,11 @@ def check_limits(observables: Mapping[str, Observable], x: X, rows: X) -> tuple[
         ]
         words = f"no simulation gives such data (p = {p:.2g}): {_some(said)}. If it is a limit of the instrument, write"
         words += " the limit itself for what lies beyond it, or let the simulator give what the data have there"
-        return (Check(NAME, "alarm" if p < _ALARM else "caution", words),)
+        return (Finding(NAME, Level.ALARM if p < _ALARM else Level.CAUTION, words),)
     if inside:
         said = [f"{one.where} is {one.value:.7g}{one.unit}, the limit {one.limit:.7g}" for one in inside]
         words = f"limits seem to be rounded, and count as measured: {_some(said)}. Write the limit itself"
-        return (Check(NAME, "caution", words),)
+        return (Finding(NAME, Level.CAUTION, words),)
     return ()
 
 
@@ -110,3 +115,15 @@ def _limits(name: str, spec: Observable, x: X, rows: X) -> Iterator[_Limit]:
 def _some(found: list[str]) -> str:
     more = len(found) - _NAMED
     return "; ".join(found[:_NAMED]) + (f"; and {more:,} more" if more > 0 else "")
+
+
+@final
+class Limits(Diagnostic):
+    """Is a number of the data beyond a limit of the simulated ones? The line is there only if so."""
+
+    name, cause = NAME, Cause.DATA
+    needs = frozenset({Need.AROUND})
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        rows = case.around.data if isinstance(case.around, Around) else case.predicted
+        return check_limits(seen_only(case.posterior.observables), case.x, rows)

@@ -17,7 +17,12 @@ References:
 
 from __future__ import annotations
 
-from sciinf.core import Check, Prior
+from collections.abc import Sequence
+from typing import final
+
+from sciinf.core import Finding, Prior
+from sciinf.core.diagnostic import Case, Diagnostic, p_of
+from sciinf.core.findings import Cause, Level
 
 NAME = "listed models"
 _ALARM, _UNUSUAL = 0.01, 0.05
@@ -29,7 +34,7 @@ def listed_p(unlike: float | None, residual: float | None) -> float | None:
     return min(1.0, len(known) * min(known)) if known else None
 
 
-def check_listed(prior: Prior, unlike: float | None, residual: float | None) -> tuple[Check, ...]:
+def check_listed(prior: Prior, unlike: float | None, residual: float | None) -> tuple[Finding, ...]:
     """The finding about one observation; none of a prior without discrete parameters.
 
     Args:
@@ -45,17 +50,30 @@ def check_listed(prior: Prior, unlike: float | None, residual: float | None) -> 
         words = (
             f"not checked whether the data come from one of the values of {what}: calibrate, or ask with a simulator"
         )
-        return (Check(NAME, "unknown", words),)
+        return (Finding(NAME, Level.UNKNOWN, words),)
     if p >= _UNUSUAL:
         words = f"the data look like those of one of the values of {what} (p = {p:.2g}); probabilities are among these"
-        return (Check(NAME, "good", words),)
+        return (Finding(NAME, Level.GOOD, words, figures={"p": p}),)
     words = (
         f"the data {'' if p < _ALARM else 'may '}come from none of the values of {what} (p = {p:.2g}), whatever their "
         "probabilities are, for these are among the listed ones: look at the residuals, and add a model that makes "
         "such data"
     )
-    return (Check(NAME, "alarm" if p < _ALARM else "caution", words),)
+    return (Finding(NAME, Level.ALARM if p < _ALARM else Level.CAUTION, words, figures={"p": p}),)
 
 
 def _values(labels: tuple[str, ...]) -> str:
     return ", ".join(labels) if len(labels) <= 4 else f"{labels[0]} to {labels[-1]}"
+
+
+@final
+class ListedModels(Diagnostic):
+    """Do the data come from one of the models that are listed? For discrete parameters."""
+
+    name, cause = NAME, Cause.MODEL
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        if not case.posterior.prior.mixed:
+            return ()
+        unlike = case.trust.p_value if case.trust else None
+        return check_listed(case.posterior.prior, unlike, p_of(case.finding("residuals")))

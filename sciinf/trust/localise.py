@@ -39,14 +39,16 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from sciinf.core import Batch, Check, Observable, Posterior, Strange, X
+from sciinf.core import Batch, Finding, Observable, Posterior, Strange, X
+from sciinf.core.diagnostic import Case, Diagnostic, Need
+from sciinf.core.findings import Cause, Level
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import expand_mask
 from sciinf.summaries.timed import seen_only
@@ -116,10 +118,8 @@ class Judged:
     least: Mapping[Kind, float]
 
 
-def check_data(
-    posterior: Posterior, x: X, around: Around | str | None
-) -> tuple[tuple[Check, ...], tuple[Strange, ...]]:
-    """The finding about one observation, and which of its numbers are strange.
+def check_data(posterior: Posterior, x: X, around: Around | str | None) -> tuple[Finding, ...]:
+    """The finding about one observation; `figures` has which of its numbers are strange, as JSON ("where").
 
     Args:
         posterior: What was learned; only its summary of data is asked for.
@@ -130,16 +130,17 @@ def check_data(
     if isinstance(around, Around) and around.z.shape[1]:  # not where no parameter varies
         scores = scores_of(posterior, x, around)
     if scores is None or not isinstance(around, Around):  # `residuals` says why
-        return (), ()
+        return ()
     judged = judge(scores)
     words = f"p = {judged.p:.2g} among {len(scores.rows) - 1:,} simulations around the answer"
     if judged.p >= _ALARM:
         said = f"no part of the data is unlike what the others say of it ({words}); {_unseen(scores)}"
-        return (Check(NAME, "good", said),), ()
+        return (Finding(NAME, Level.GOOD, said, figures={"p": judged.p}),)
     found = strange(posterior, x, around, scores, judged)
     each = "; ".join(in_words(one, scores.layout.specs[one.observable]) for one in found)
     said = f"{each} ({words}). Look at how it was measured, and ask without it; {_unseen(scores)}"
-    return (Check(NAME, "alarm", said),), found
+    figures = {"p": judged.p, "where": [one.to_json() for one in found]}
+    return (Finding(NAME, Level.ALARM, said, figures=figures),)
 
 
 def _unseen(scores: Scores) -> str:
@@ -346,3 +347,14 @@ def _statistics(scores: Scores) -> dict[Kind, Tensor]:
     if layout.drifting:
         found["drift"] = layout.drift @ w.T
     return found
+
+
+@final
+class StrangeData(Diagnostic):
+    """Which numbers of the data do not fit the others?"""
+
+    name, cause = NAME, Cause.DATA
+    needs = frozenset({Need.AROUND})
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        return check_data(case.posterior, case.x, case.around)

@@ -16,11 +16,16 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import final
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Check, Posterior, Prior, X
+from sciinf.core import Finding, Posterior, Prior, X
+from sciinf.core.diagnostic import Case, Diagnostic, Need
+from sciinf.core.findings import Cause, Evidence, Level
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.mcmc import MCMC
 
@@ -71,7 +76,7 @@ def _mixed_share(prior: Prior, draws: Float[Tensor, "member draw theta"]) -> Flo
     return found
 
 
-def check_members(posterior: Posterior, x: X, seed: int) -> tuple[Check, ...]:
+def check_members(posterior: Posterior, x: X, seed: int) -> tuple[Finding, ...]:
     """The finding about an ensemble of networks; nothing for any other posterior, and for chains, which take long."""
     if not isinstance(posterior, Ensemble) or len(posterior.members) < 2:
         return ()
@@ -85,8 +90,19 @@ def check_members(posterior: Posterior, x: X, seed: int) -> tuple[Check, ...]:
             f"its {count} members differ by {float(share.max()):.1%} of a variance at most; what all of them lack, "
             "for they know the same simulations, does not show in this"
         )
-        return (Check(NAME, "good", words),)
+        return (Finding(NAME, Level.GOOD, words),)
     each = ", ".join(f"{share[d]:.0%} of the variance of {names[d]}" for d in order[:_NAMED])
     more = f" and {len(order) - _NAMED} more" if len(order) > _NAMED else ""
     words = f"{each}{more} is between its {count} members, and so not the data's: train on more simulations"
-    return (Check(NAME, "caution", words),)
+    return (Finding(NAME, Level.CAUTION, words),)
+
+
+@final
+class Members(Diagnostic):
+    """Do the members of an ensemble agree about this observation?"""
+
+    name, cause, evidence = NAME, Cause.SIMULATIONS, Evidence.AVERAGE
+    needs = frozenset({Need.OBSERVATION})
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        return check_members(case.posterior, case.x, case.seed)

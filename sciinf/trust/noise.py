@@ -8,11 +8,16 @@ these must be several different ones. Data of which some numbers have noise and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import final
+
 import torch
 from torch import Tensor
 
 from sciinf.checking import NO_NOISE, NOT_REPEATED, is_noiseless
-from sciinf.core import Check, Simulator
+from sciinf.core import Finding, Simulator
+from sciinf.core.diagnostic import Case, Diagnostic, Need
+from sciinf.core.findings import Cause, Level
 from sciinf.core.simulator import Status
 from sciinf.engine.block import Attempt, one_thread
 from sciinf.storage.outcome import status_of
@@ -23,7 +28,7 @@ _OF_NOISE, _OF_SPREAD = 1e-3, 1e-5  # what differs by less than these shares may
 _STREAM = 2**31 + 12  # no campaign has this many blocks, so none shares these random numbers
 
 
-def check_noise(simulator: Simulator, theta: Tensor) -> tuple[Check, ...]:
+def check_noise(simulator: Simulator, theta: Tensor) -> tuple[Finding, ...]:
     """The finding about a simulator, none where its noise is drawn as it should be.
 
     Args:
@@ -38,9 +43,22 @@ def check_noise(simulator: Simulator, theta: Tensor) -> tuple[Check, ...]:
         a, b, c = (each.x[name][good].double() for each in (first, again, other))
         own, noise, spread = _size(a - b), _size(a - c), _size(a - a.mean(0))
         if own > max(_OF_NOISE * noise, _OF_SPREAD * spread):
-            return (Check(NAME, "caution", NOT_REPEATED),)
-    return (Check(NAME, "caution", NO_NOISE),) if is_noiseless(first, other) else ()
+            return (Finding(NAME, Level.CAUTION, NOT_REPEATED),)
+    return (Finding(NAME, Level.CAUTION, NO_NOISE),) if is_noiseless(first, other) else ()
 
 
 def _size(difference: Tensor) -> float:
     return float(difference.square().mean().sqrt()) if difference.numel() else 0.0
+
+
+@final
+class Noise(Diagnostic):
+    """Does the simulator draw its noise from the generator that it is given? The line is there only if not."""
+
+    name, cause = NAME, Cause.NOISE
+    needs = frozenset({Need.PREDICTIONS})
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        assert case.simulator is not None
+        assert case.theta is not None
+        return check_noise(case.simulator, case.theta)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Posterior, Trust, X
+from sciinf.core.findings import Level
 from sciinf.store import Store
 from sciinf.trust.scores.known import DEFAULT, distances_of, learned_of, names_of
 from sciinf.trust.scores.score import MOST, DataScore, fits
@@ -102,7 +103,7 @@ class Compared:
         """The verdict on each of a batch of observations, name -> (batch, *event), as on each by itself."""
         count = len(next(iter(x.values())))
         if self.ranked is None or self.views is None:
-            return [Trust(None, _OLDER if self.reference else _NONE, "unknown")] * count
+            return [Trust(None, _OLDER if self.reference else _NONE, Level.UNKNOWN)] * count
         far = torch.cat([self.views.distances(x), distances_of(self.reference, self.posterior, x)], dim=1)
         every, plain = self.ranked.p_values(far), None
         if bool((every < _ALARM).any()):
@@ -144,22 +145,22 @@ def _verdict(p: float, plain: float, rows: int, learned: Mapping[str, Tensor], s
             f"too few fresh simulations ({rows:,}) to tell: the observation is {most}, but p = {1 / (1 + rows):.2g} is "
             f"the smallest that they allow, and an alarm is below {_ALARM}; calibrate on at least {least}"
         )
-        return Trust(p, words, "unknown")
+        return Trust(p, words, Level.UNKNOWN)
     if p < _ALARM and plain >= _UNUSUAL:
         words = (
             "the observation looks like the simulations in each plain view, but a score that was trained on them "
             f"({', '.join(names_of(learned))}) finds it strange (p = {p:.2g} among {rows:,}), so do not believe the "
             "answer: check how the data were measured and prepared, and whether the simulator lacks something"
         )
-        return Trust(p, words, "alarm")
+        return Trust(p, words, Level.ALARM)
     if p < _ALARM:
         words = (
             f"the observation is unlike the simulations (p = {p:.2g} among {rows:,}); the network has seen nothing "
             "like it, so do not believe the answer: check the data, their units, the simulator and its prior"
         )
-        return Trust(p, words, "alarm")
+        return Trust(p, words, Level.ALARM)
     if p < _UNUSUAL:
         words = f"only {p:.1%} of {rows:,} fresh simulations are as unusual as the observation (p = {p:.2g})"
-        return Trust(p, words, "unusual")
+        return Trust(p, words, Level.CAUTION)
     large = "" if searched else f"; data of more than {MOST:,} numbers are not searched for faults"
-    return Trust(p, f"the observation looks like the simulations (p = {p:.2g} among {rows:,}){large}", "good")
+    return Trust(p, f"the observation looks like the simulations (p = {p:.2g} among {rows:,}){large}", Level.GOOD)

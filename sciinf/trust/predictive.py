@@ -28,13 +28,16 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Batch, Check, Posterior, X
+from sciinf.core import Batch, Finding, Posterior, X
+from sciinf.core.diagnostic import Case, Diagnostic, Need
+from sciinf.core.findings import Cause, Level
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.timed import seen_only
 from sciinf.trust.views import conformal_p
@@ -45,7 +48,7 @@ _FITTED = 80  # rows that give the axes; three times 1 / (1 + the rest of 400), 
 _LEAST = 200  # rows: fewer tell alarms in two views at once from chance, at best
 
 
-def check_predictive(posterior: Posterior, x: X, simulated: Mapping[str, np.ndarray | Tensor]) -> tuple[Check, ...]:
+def check_predictive(posterior: Posterior, x: X, simulated: Mapping[str, np.ndarray | Tensor]) -> tuple[Finding, ...]:
     """The finding about one observation, none where nothing was simulated from its posterior.
 
     Args:
@@ -59,18 +62,18 @@ def check_predictive(posterior: Posterior, x: X, simulated: Mapping[str, np.ndar
     count = len(next(iter(rows.values())))
     if count < _LEAST:
         words = f"too few data simulated from the posterior ({count}) to tell; {_LEAST} are needed"
-        return (Check(NAME, "unknown", words),)
+        return (Finding(NAME, Level.UNKNOWN, words),)
     p, most = predictive_p(posterior, x, rows)
     if p >= _UNUSUAL:
         words = f"the observation looks like data simulated from its posterior (p = {p:.2g} among {count})"
-        return (Check(NAME, "good", words),)
-    level = "alarm" if p < _ALARM else "caution"
+        return (Finding(NAME, Level.GOOD, words, figures={"p": p}),)
+    level = Level.ALARM if p < _ALARM else Level.CAUTION
     words = (
         f"the observation is unlike data simulated from its own posterior (p = {p:.2g} among {count}), {most}: the "
         "truth may lie outside the prior, the simulator may lack something, or the network may be wrong. Check the "
         "data and their units, widen the prior, or correct the answer by a likelihood"
     )
-    return (Check(NAME, level, words),)
+    return (Finding(NAME, level, words, figures={"p": p}),)
 
 
 def predictive_p(posterior: Posterior, x: X, rows: X) -> tuple[float, str]:
@@ -119,3 +122,14 @@ def _distances(rows: Tensor, seen: Tensor, least: float) -> Tensor:
     rest = rest / rest[:_FITTED].mean().clamp_min(1e-6)
     numbers = (2 / rest[:_FITTED].var().clamp_min(1e-12)).clamp(1, unit.shape[1])
     return (near + numbers * rest).sqrt()
+
+
+@final
+class Predictive(Diagnostic):
+    """Do the data look like data simulated from the posterior?"""
+
+    name, cause = NAME, Cause.SCALE
+    needs = frozenset({Need.PREDICTIONS})
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        return check_predictive(case.posterior, case.x, case.predicted)

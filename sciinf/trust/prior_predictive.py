@@ -28,7 +28,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Check, Observable, X
+from sciinf.core import Finding, Observable, X
+from sciinf.core.findings import Level
 
 _ALARM, _EDGE = 0.01, 0.05
 LEAST = 300  # simulations, with which three times the smallest p is below an alarm's
@@ -37,7 +38,7 @@ _MOST = 2_000  # numbers that are looked at
 _SIZED = 3  # numbers, of which one that happens to be near zero does not make the size
 
 
-def check_prior_predictive(observables: Mapping[str, Observable], x: X, rows: X) -> tuple[Check, ...]:
+def check_prior_predictive(observables: Mapping[str, Observable], x: X, rows: X) -> tuple[Finding, ...]:
     """A finding for each observable; none for what is only true or false, masks among it.
 
     Args:
@@ -61,7 +62,7 @@ def check_prior_predictive(observables: Mapping[str, Observable], x: X, rows: X)
     return tuple(found)
 
 
-def _judged(name: str, spec: Observable, both: Float[Tensor, "rows number"], places: Tensor) -> Check:
+def _judged(name: str, spec: Observable, both: Float[Tensor, "rows number"], places: Tensor) -> Finding:
     """The finding on one observable: its numbers that were observed, the observation first; and which these are."""
     count, size = len(both) - 1, both.shape[1]
     low, high = both[1:].nan_to_num(nan=torch.inf).amin(0), both[1:].nan_to_num(nan=-torch.inf).amax(0)
@@ -72,20 +73,20 @@ def _judged(name: str, spec: Observable, both: Float[Tensor, "rows number"], pla
         inside = f"it lies {'beyond all' if outside else 'among'} {count:,} simulations"
     if count < LEAST:
         words = f"too few simulations ({count:,}) to tell whether the observation lies within what the prior predicts"
-        return Check(name, "unknown", f"{words}; {inside}")
+        return Finding(name, Level.UNKNOWN, f"{words}; {inside}")
     log = spec.scale == "log"
     p = _p_value(both.clamp_min(0).log().clamp_min(-80) if log else both, sized=not log and size >= _SIZED)
     if p >= _EDGE:
-        return Check(name, "good", f"the observation lies within what the prior predicts: {inside}")
+        return Finding(name, Level.GOOD, f"the observation lies within what the prior predicts: {inside}")
     median = both[1:].nanmedian(0).values
     off = (both[0] - median).abs() / (high - low).clamp_min(1e-300)
     far = int(torch.where(beyond, off, off - 1e9).argmax())
     where = place_of(spec, int(places[far]))
     unit = f" {spec.unit}" if spec.unit else ""
     told = f"{float(both[0, far]):.4g}{unit}, simulated {float(low[far]):.4g} to {float(high[far]):.4g}{unit}"
-    level, lies = ("alarm", "OUTSIDE") if p < _ALARM else ("caution", "at the edge of")
+    level, lies = (Level.ALARM, "OUTSIDE") if p < _ALARM else (Level.CAUTION, "at the edge of")
     words = f"the observation lies {lies} what the prior predicts (p = {p:.2g}): {inside}; farthest{where}: {told}"
-    return Check(name, level, f"{words}. Check the data and their units, and whether the prior is wide enough")
+    return Finding(name, level, f"{words}. Check the data and their units, and whether the prior is wide enough")
 
 
 def _p_value(both: Float[Tensor, "rows number"], *, sized: bool) -> float:

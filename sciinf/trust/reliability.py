@@ -36,7 +36,7 @@ from torch import Tensor
 
 from sciinf.core import Posterior, Prior, X
 from sciinf.core.levels import Levels
-from sciinf.core.verdicts import Reliability
+from sciinf.core.records import Reliability
 from sciinf.inference.marginal import all_probabilities
 from sciinf.trust.agreement import Agreement
 

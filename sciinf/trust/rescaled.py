@@ -26,12 +26,16 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Check, Simulator, X
+from sciinf.core import Finding, Simulator, X
+from sciinf.core.diagnostic import Case, Diagnostic, Need
+from sciinf.core.findings import Cause, Level
 
 NAME = "intervals"
 _ALARM, _UNUSUAL = 0.01, 0.05
@@ -39,7 +43,7 @@ _LEAST, _FEW = 200, 5  # pairs; intervals
 _EDGE = 1e-6
 
 
-def check_rescaled(simulator: Simulator | None, x: X, theta: Tensor, simulated: X) -> tuple[Check, ...]:
+def check_rescaled(simulator: Simulator | None, x: X, theta: Tensor, simulated: X) -> tuple[Finding, ...]:
     """The finding about one observation; none where the simulator has no `rescaled`, or too little was simulated.
 
     Args:
@@ -56,7 +60,7 @@ def check_rescaled(simulator: Simulator | None, x: X, theta: Tensor, simulated: 
     wide = {name: value.expand(len(theta), *value.shape[1:]) for name, value in x.items()}
     seen, own = (_numbers(simulator.rescaled(theta, data), len(theta)) for data in (wide, simulated))
     if int((~seen.isnan()).sum(1).min()) < _FEW:
-        return (Check(NAME, "unknown", f"fewer than {_FEW} intervals between events: not checked"),)
+        return (Finding(NAME, Level.UNKNOWN, f"fewer than {_FEW} intervals between events: not checked"),)
     found = []
     for statistic in (departure, neighbours):
         one, other = statistic(seen).abs(), statistic(own).abs()
@@ -67,13 +71,13 @@ def check_rescaled(simulator: Simulator | None, x: X, theta: Tensor, simulated: 
         words = (
             f"events come when the model says: intervals in its own time look like those of simulations (p = {p:.2g})"
         )
-        return (Check(NAME, "good", words),)
+        return (Finding(NAME, Level.GOOD, words, figures={"p": p}),)
     what = _law(seen) if found[0] <= found[1] else _memory(seen)
     words = (
         f"the model does not say when events come: {what} (p = {p:.2g} among {len(theta)} simulations, both tests "
         "together). Its rate lacks something, such as another input, adaptation or recovery"
     )
-    return (Check(NAME, "alarm" if p < _ALARM else "caution", words),)
+    return (Finding(NAME, Level.ALARM if p < _ALARM else Level.CAUTION, words, figures={"p": p}),)
 
 
 def departure(u: Float[Tensor, "row interval"]) -> Float[Tensor, " row"]:
@@ -138,3 +142,15 @@ def _numbers(u: Tensor, rows: int) -> Float[Tensor, "row interval"]:
         size = "numbers outside 0 to 1" if u.ndim == 2 and len(u) == rows else f"shape {tuple(u.shape)}"
         raise ValueError(f"the simulator's `rescaled` gives {size}, expected ({rows}, any) from 0 to 1, NaN for none")
     return u.double()
+
+
+@final
+class Intervals(Diagnostic):
+    """Do events come when the model says? The line is there only where the simulator has `rescaled`."""
+
+    name, cause = NAME, Cause.MODEL
+    needs = frozenset({Need.PREDICTIONS})
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        assert case.theta is not None
+        return check_rescaled(case.simulator, case.x, case.theta, case.predicted)

@@ -44,12 +44,16 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
 
-from sciinf.core import Batch, Check, Observable, Posterior, Simulator, X
+from sciinf.core import Batch, Finding, Observable, Posterior, Simulator, X
+from sciinf.core.diagnostic import Case, Diagnostic, Need
+from sciinf.core.findings import Cause, Level
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import expand_mask
 from sciinf.summaries.timed import seen_only
@@ -92,8 +96,10 @@ class Statistic:
     share: float = 1.0
 
 
-def check_residuals(posterior: Posterior, simulator: Simulator, x: X, around: Around | str | None) -> tuple[Check, ...]:
-    """The finding about one observation.
+def check_residuals(
+    posterior: Posterior, simulator: Simulator, x: X, around: Around | str | None
+) -> tuple[Finding, ...]:
+    """The finding about one observation; `figures` has the p-value, where there is one.
 
     Args:
         posterior: What was learned; only its summary of data is asked for.
@@ -101,32 +107,26 @@ def check_residuals(posterior: Posterior, simulator: Simulator, x: X, around: Ar
         x: The observation, name -> (1, *event).
         around: Simulations around the answer (`around_answer`), or why there are none.
     """
-    return residual_finding(posterior, simulator, x, around)[0]
-
-
-def residual_finding(
-    posterior: Posterior, simulator: Simulator, x: X, around: Around | str | None
-) -> tuple[tuple[Check, ...], float | None]:
-    """The same, and the p-value, where there is one."""
     around = "the simulator makes data of another form than the observation" if around is None else around
     found = around if isinstance(around, str) else residual_p(posterior, simulator, x, around)
     if found is None:
-        return (), None
+        return ()
     if isinstance(found, str):
-        return (Check(NAME, "unknown", f"not checked whether the model reproduces the data: {found}"),), None
+        return (Finding(NAME, Level.UNKNOWN, f"not checked whether the model reproduces the data: {found}"),)
     p, most, rows = found
     model = f"with {around.given} the model" if isinstance(around, Around) and around.given else "the model"
     if p >= _UNUSUAL:
         words = f"{model} reproduces the data: what it leaves unexplained looks like its noise (p = {p:.2g})"
-        return (Check(NAME, "good", words),), p
+        return (Finding(NAME, Level.GOOD, words, figures={"p": p}),)
     words = (
         f"{model} does not reproduce the data: {most} (p = {p:.2g} among {rows:,} simulations around the answer, all "
         "statistics together). Look at the residuals; the noise may have another law, or something is missing from "
         "the simulator"
     )
     if p < _ALARM:
-        return (Check(NAME, "alarm", words),), p
-    return (Check(NAME, "caution", words.replace("does not reproduce", "may not reproduce")),), p
+        return (Finding(NAME, Level.ALARM, words, figures={"p": p}),)
+    words = words.replace("does not reproduce", "may not reproduce")
+    return (Finding(NAME, Level.CAUTION, words, figures={"p": p}),)
 
 
 def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around) -> tuple[float, str, int] | str | None:
@@ -370,3 +370,15 @@ def log_rank(value: Tensor) -> Tensor:
     ordered = value.sort(-1).values
     share = (1 - torch.searchsorted(ordered, value.contiguous()).double() / value.shape[-1]).log()
     return share - (value - ordered[..., -2, None]).clamp_min(0)
+
+
+@final
+class Residuals(Diagnostic):
+    """Is what the parameters leave unexplained like the noise of the model?"""
+
+    name, cause = NAME, Cause.MODEL
+    needs = frozenset({Need.AROUND})
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        assert case.simulator is not None
+        return check_residuals(case.posterior, case.simulator, case.x, case.around)

@@ -1,15 +1,72 @@
-"""What a right answer may be off by, what two networks' may differ by where one confirms the other, and the words."""
+"""The local check's findings: what a right answer may be off by, what was found, and the words for it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
 
+from sciinf.core.findings import Cause, Evidence, Finding, Level
+
+NAME = "local check"
 SHIFT, WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
-UNSEEN, RIGHT = "no error seen at this observation", "right at this observation"
-HINTED, UNSETTLED = "it may be off at this observation", "cannot be told whether it is right at this observation"
-LOST = f"{HINTED}: the data tell more"
-UNTOLD = "too few simulations to tell whether it is right at this observation"
 _SHARE = 2 / 3  # of that: what two networks may differ by
+
+
+class Kind(StrEnum):
+    """What the local check found at one observation."""
+
+    RIGHT = "right"
+    UNSEEN = "no error seen"
+    LOST = "data tell more"
+    HINTED = "may be off"
+    UNTOLD = "too few"
+    UNSETTLED = "not settled"
+    WRONG = "wrong"
+    UNLIKE = "data unlike"
+    UNCHECKED = "not checked"
+
+
+_WORDS: Mapping[Kind, tuple[Level, str, Cause | None]] = {
+    Kind.RIGHT: (Level.GOOD, "right at this observation", None),
+    Kind.UNSEEN: (Level.GOOD, "no error seen at this observation", None),
+    Kind.LOST: (Level.CAUTION, "it may be off at this observation", Cause.SUMMARY),
+    Kind.HINTED: (Level.CAUTION, "it may be off at this observation", Cause.AROUND),
+    Kind.UNTOLD: (Level.UNKNOWN, "too few simulations to tell whether it is right at this observation", Cause.AROUND),
+    Kind.UNSETTLED: (Level.UNKNOWN, "cannot be told whether it is right at this observation", Cause.AROUND),
+    Kind.WRONG: (Level.ALARM, "not right at this observation", Cause.AROUND),
+    Kind.UNLIKE: (Level.UNKNOWN, "cannot be told for data that the model does not reproduce", Cause.MODEL),
+    Kind.UNCHECKED: (Level.UNKNOWN, "not checked whether the posterior is right at this observation", None),
+}
+
+
+def local_check(
+    kind: Kind,
+    details: str,
+    *,
+    level: Level | None = None,
+    cause: Cause | None = None,
+    second: bool = False,
+    way_on: str = "",
+) -> Finding:
+    """A finding of the local check.
+
+    Args:
+        kind: What was found.
+        details: Its figures in words; `figures` keeps them, for what a second network says is put beside them.
+        level: Where it is another than that of the kind.
+        cause: Likewise.
+        second: Whether a second network was asked.
+        way_on: What to do, a sentence.
+    """
+    own, words, known = _WORDS[kind]
+    evidence = None if kind == Kind.UNCHECKED else Evidence.CHECK
+    if kind == Kind.RIGHT:
+        evidence = Evidence.NETWORK if second else Evidence.ROUNDS
+    figures: dict[str, Any] = {"details": details} | ({"second": True} if second else {})
+    words = f"{words}: {details}" + (f". {way_on}" if way_on else "")
+    return Finding(NAME, level or own, words, kind, figures, cause or known, evidence)
 
 
 def agree(differs: tuple[float, float]) -> bool:

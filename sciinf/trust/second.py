@@ -16,78 +16,72 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sciinf.core import Calibration, Check
-from sciinf.trust.here import NAME
-from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNSETTLED, UNTOLD, agree, beyond, words_of
+from sciinf.core import Calibration, Finding
+from sciinf.core.findings import Level
+from sciinf.trust.right import NAME, Kind, agree, beyond, local_check, words_of
 
-_WRONG = "for the network is wrong on average"
-_SECOND = "a second network, trained on"
 OWN = {
-    "good": "its own check sees no error",
-    "caution": "its own check has hints that it may be off",
-    "alarm": "its own check finds it wrong",
-    "unknown": "its own check cannot tell",
+    Level.GOOD: "its own check sees no error",
+    Level.CAUTION: "its own check has hints that it may be off",
+    Level.ALARM: "its own check finds it wrong",
+    Level.UNKNOWN: "its own check cannot tell",
 }
 
 
-def unconfirmed(check: Check) -> bool:
-    """Whether it saw no error, and no second network has told whether there is one."""
-    return check.name == NAME and check.level == "good" and check.verdict.startswith(UNSEEN)
-
-
-def undecided(check: Check) -> bool:
+def undecided(check: Finding) -> bool:
     """Whether a second network has to tell if an answer is right.
 
     So it is where the local check saw no error, found that the data tell a little more, or had too few simulations.
     """
-    return check.name == NAME and check.verdict.startswith((UNSEEN, LOST, UNTOLD)) and _SECOND not in check.verdict
+    asked = check.name == NAME and check.kind in (Kind.UNSEEN, Kind.LOST, Kind.UNTOLD)
+    return asked and not check.figures.get("second")
 
 
-def decides(check: Check, differs: tuple[float, float], own: str) -> bool:
+def decides(check: Finding, differs: tuple[float, float], own: Level | None) -> bool:
     """Whether a second network's answer settles an undecided check; where it does not, it has to be checked itself.
 
     Args:
         check: The check.
         differs: As in `compared`, as is own.
-        own: Level of its own check, "" where it has none.
+        own: Level of its own check; None where it has none.
     """
-    return not agree(differs) or unconfirmed(check) or own != ""
+    return not agree(differs) or check.kind == Kind.UNSEEN or own is not None
 
 
-def compared(check: Check, differs: tuple[float, float], simulations: int, own: str = "") -> Check:
+def compared(check: Finding, differs: tuple[float, float], simulations: int, own: Level | None = None) -> Finding:
     """What an undecided check becomes when a second network has answered.
 
     Args:
         check: The check.
         differs: By how much (`inference.changes`); where it is no number, the answers do not agree.
         simulations: That the second network was trained on.
-        own: Level of the second network's own check, "" where it has none; see `decides`.
+        own: Level of the second network's own check; None where it has none, see `decides`.
 
     Returns:
         Right where the answers agree, and the second network's own check is good; where this one saw no error, it need
         only have no hint. Else a caution where they differ by more than a right answer may be off by, or the second
         network's own check has hints; and unknown between.
     """
-    unseen, lost = unconfirmed(check), check.verdict.startswith(LOST)
-    of_it = check.verdict.partition(": ")[2]
-    other = f"{_SECOND} {simulations:,} simulations around it, differs"
+    unseen, of_it = check.kind == Kind.UNSEEN, check.figures.get("details", "")
+    other = f"a second network, trained on {simulations:,} simulations around it, differs"
     by = f"{other}{' by little' if agree(differs) else ''}: {words_of(differs)}"
-    by += f", and {OWN[own]}" if own == "good" else f", but {OWN[own]}" if own else ""
-    if agree(differs) and (own == "good" or (unseen and own not in ("alarm", "caution"))):
-        return Check(NAME, "good", f"{RIGHT}: {of_it}; {by}" if unseen else f"{RIGHT}: {by}; the first check: {of_it}")
-    doubtful = beyond(differs) or own in ("alarm", "caution")
-    level, said = ("caution", HINTED) if doubtful else ("unknown", UNSETTLED)
+    by += f", {'and' if own == Level.GOOD else 'but'} {OWN[own]}" if own else ""
+    if agree(differs) and (own == Level.GOOD or (unseen and own not in (Level.ALARM, Level.CAUTION))):
+        details = f"{of_it}; {by}" if unseen else f"{by}; the first check: {of_it}"
+        return local_check(Kind.RIGHT, details, second=True)
+    doubtful = beyond(differs) or own in (Level.ALARM, Level.CAUTION)
+    details = f"{of_it}; {by}" if check.kind == Kind.LOST else by
     way_on = "Refine it (infer --refine auto), or train on more simulations"
-    return Check(NAME, level, f"{said}: {f'{of_it}; ' if lost else ''}{by}. {way_on}")
+    return local_check(Kind.HINTED if doubtful else Kind.UNSETTLED, details, second=True, way_on=way_on)
 
 
 def wrong_on_average(calibration: Calibration | None) -> bool:
-    """Whether a network's calibration did not pass, so that no check at one observation speaks for its answer."""
+    """Whether a network's calibration did not pass, so that the local check alone does not speak for its answer."""
     return calibration is not None and calibration.state == "not passed"
 
 
-def vouched(checks: Iterable[Check], calibration: Calibration | None) -> tuple[Check, ...]:
-    """Checks of an answer, of which the local one is not good where its network is wrong on average.
+def vouched(checks: Iterable[Finding], calibration: Calibration | None) -> tuple[Finding, ...]:
+    """Checks of an answer, of which the local one is not good by itself where its network is wrong on average.
 
     Args:
         checks: Those that were made.
@@ -95,9 +89,10 @@ def vouched(checks: Iterable[Check], calibration: Calibration | None) -> tuple[C
     """
     if not wrong_on_average(calibration):
         return tuple(checks)
+    words = "the network is wrong on average, and the local check alone does not see all errors; it saw none: "
     return tuple(
-        Check(NAME, "unknown", f"{UNSETTLED}, {_WRONG}: {check.verdict.replace(RIGHT, UNSEEN, 1)}")
-        if (check.name, check.level) == (NAME, "good")
+        local_check(Kind.UNSETTLED, words + check.figures.get("details", ""))
+        if check.name == NAME and check.kind == Kind.UNSEEN
         else check
         for check in checks
     )

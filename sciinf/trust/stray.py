@@ -17,12 +17,17 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import final
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Check, Draws, Prior
+from sciinf.core import Draws, Finding, Prior
 from sciinf.core.answer import digits
+from sciinf.core.diagnostic import Case, Diagnostic
+from sciinf.core.findings import Cause, Level
 from sciinf.trust.existing import each_existing
 
 SHARE = 0.25
@@ -33,7 +38,7 @@ _FAR = 0.01  # of the draws, for the index
 _NO_VARIANCE = 2.0
 
 
-def check_stray(draws: Draws, prior: Prior | None = None) -> tuple[Check, ...]:
+def check_stray(draws: Draws, prior: Prior | None = None) -> tuple[Finding, ...]:
     """Which parameters' sd rests on a few draws; nothing where none does, or there are too few draws to tell.
 
     Args:
@@ -42,7 +47,7 @@ def check_stray(draws: Draws, prior: Prior | None = None) -> tuple[Check, ...]:
     """
     if prior is not None and prior.mixed:
         each = [one for draw in each_existing(draws, prior) for one in check_stray(draw)]
-        return (Check("stray draws", "caution", ". ".join(one.verdict for one in each)),) if each else ()
+        return (Finding("stray draws", Level.CAUTION, ". ".join(one.words for one in each)),) if each else ()
     if len(draws) < FEWEST:
         return ()
     few = max(AT_LEAST, round(float(draws.ess)) // ONE_IN)
@@ -54,7 +59,7 @@ def check_stray(draws: Draws, prior: Prior | None = None) -> tuple[Check, ...]:
     each = ", ".join(f"{share[d]:.0%} of the variance of {draws.names[d]}" for d in carried)
     words = f"{few:,} of {len(draws):,} draws carry {each}: read median and interval, not mean and sd"
     more = "".join(_told(draws, d, parts[:, d].topk(few).indices) for d in carried)
-    return (Check("stray draws", "caution", words + more),)
+    return (Finding("stray draws", Level.CAUTION, words + more),)
 
 
 def tail_index(distance: Float[Tensor, " n"], weights: Float[Tensor, " n"]) -> float:
@@ -81,3 +86,13 @@ def _told(draws: Draws, d: int, strays: Tensor) -> str:
     words = f"; without them the sd of {draws.names[d]} is {digits(sd, sd)}, not {digits(float(draws.sd()[d]), sd)}"
     falls = f" (its draws fall off like the power {index:.1f}: with more of them it grows)"
     return words + (falls if index < _NO_VARIANCE else "")
+
+
+@final
+class StrayDraws(Diagnostic):
+    """Do a few draws make the sd? The line is there only if they do."""
+
+    name, cause = "stray draws", Cause.SIMULATIONS
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        return check_stray(case.draws, case.posterior.prior)

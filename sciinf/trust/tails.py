@@ -27,13 +27,17 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sciinf.core import Batch, Calibration, Check, Posterior
+from sciinf.core import Batch, Calibration, Finding, Posterior
+from sciinf.core.diagnostic import Case, Diagnostic
+from sciinf.core.findings import Cause, Level
 from sciinf.trust.agreement import TAIL, Agreement
 
 NAME = "tails"
@@ -109,7 +113,7 @@ def tail_agreements(
     return found
 
 
-def check_tails(calibration: Calibration | None, posterior: Posterior, level: float) -> tuple[Check, ...]:
+def check_tails(calibration: Calibration | None, posterior: Posterior, level: float) -> tuple[Finding, ...]:
     """What an answer with intervals of a high level says, where the calibration found tails too light.
 
     Args:
@@ -120,8 +124,18 @@ def check_tails(calibration: Calibration | None, posterior: Posterior, level: fl
     if calibration is None or not calibration.tails or calibration.fit != posterior.digest or level < _ASKED:
         return ()
     words = f"{'; '.join(calibration.tails)}: intervals of {level:.4g} and limits are too narrow by this"
-    return (Check(NAME, "caution", words),)
+    return (Finding(NAME, Level.CAUTION, words),)
 
 
 def _power(log_ten: float) -> str:
     return "nothing" if log_ten == -math.inf else f"{10**log_ten:.0e}" if log_ten > -300 else f"1e{log_ten:.0f}"
+
+
+@final
+class Tails(Diagnostic):
+    """Are intervals of 98 % and more to be trusted? The line is there only if the calibration found tails too light."""
+
+    name, cause = NAME, Cause.SIMULATIONS
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        return check_tails(case.calibration, case.posterior, case.level)

@@ -15,7 +15,7 @@ from sample_run import make_calibration
 
 from sciinf.commands.caller import CommandLine
 from sciinf.commands.refine import _made_for, _next, nearest, sizes
-from sciinf.core import Answer, Check, Draws, Observable, Trust
+from sciinf.core import Answer, Draws, Finding, Observable, Trust
 from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNSETTLED, UNTOLD
 
 
@@ -49,7 +49,9 @@ def test_a_refined_answer_that_is_not_right_has_a_way_on(
     sim = cast(Any, SimpleNamespace(names=("a",), source=Path("a.py")))
     draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
     calibration = replace(make_calibration(sim, torch.Generator().manual_seed(0)), state=state)
-    answer = Answer({}, draws, calibration, Trust(None, "", "unknown"), checks=(Check("local check", level, verdict),))
+    answer = Answer(
+        {}, draws, calibration, Trust(None, "", "unknown"), checks=(Finding("local check", level, verdict),)
+    )
     found = _next(sim, Path("run"), answer, 700, CommandLine())
     assert found.startswith(way_on)
     assert bool(found) == bool(way_on)
@@ -79,6 +81,6 @@ def test_rounds_around_a_neighbour_refine_an_answer_and_confirm_none(
         observables={"x": Observable((1,))}, is_around=lambda x: its_own, reaches=lambda x: True
     )
     draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
-    answer = Answer({}, draws, None, Trust(None, "", "unknown"), checks=(Check("local check", level, verdict),))
+    answer = Answer({}, draws, None, Trust(None, "", "unknown"), checks=(Finding("local check", level, verdict),))
     known = [(Path("a"), cast(Any, posterior))]
     assert (_made_for(known, answer, cast(Any, {"x": np.array([0.0])})) is not None) == near

@@ -14,7 +14,7 @@ from sample_run import make_calibration
 
 from sciinf.answer import save_answer
 from sciinf.commands.second_opinion import recall, remember, undecided_in
-from sciinf.core import Answer, Check, Draws, Observable, Trust
+from sciinf.core import Answer, Draws, Finding, Observable, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.trust.here import NAME
 from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNTOLD
@@ -22,13 +22,13 @@ from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNTOLD
 NETWORK = cast(Any, SimpleNamespace(digest="0123456789", observables={"x": Observable((3,))}, names=("a",)))
 SEEN = {"x": np.array([0.1, 0.2, 0.3])}
 CHECKS = {
-    "unseen": Check(NAME, "good", f"{UNSEEN}: middles to 0.1 sds, widths to 7% (2,000)"),
-    "lost": Check(NAME, "caution", f"{LOST} of a than the network uses (3% of its error) (2,000)"),
-    "few": Check(NAME, "unknown", f"{UNTOLD}: middles to 0.2 sds, widths to 14% (2,000)"),
+    "unseen": Finding(NAME, "good", f"{UNSEEN}: middles to 0.1 sds, widths to 7% (2,000)"),
+    "lost": Finding(NAME, "caution", f"{LOST} of a than the network uses (3% of its error) (2,000)"),
+    "few": Finding(NAME, "unknown", f"{UNTOLD}: middles to 0.2 sds, widths to 14% (2,000)"),
 }
 
 
-def told(run: Path, check: Check, differs: tuple[float, float], own: str, state: Any = "passed") -> Check:
+def told(run: Path, check: Finding, differs: tuple[float, float], own: str, state: Any = "passed") -> Finding:
     """The check of a new answer to the same data, and that of its `answer.json`, which must be the same."""
     calibration = replace(make_calibration(NETWORK, torch.Generator().manual_seed(0)), state=state)
     draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
@@ -53,8 +53,8 @@ def told(run: Path, check: Check, differs: tuple[float, float], own: str, state:
 )  # fmt: skip
 def test_it_is_told_again(check: str, differs: Any, own: str, level: str, begins: str, tmp_path: Path) -> None:
     found = told(tmp_path, CHECKS[check], differs, own)
-    assert (found.level, found.verdict.startswith(begins)) == (level, True)
-    assert "a second network, trained on 500 simulations around it" in found.verdict
+    assert (found.level, found.words.startswith(begins)) == (level, True)
+    assert "a second network, trained on 500 simulations around it" in found.words
 
 
 @pytest.mark.parametrize("check", ["lost", "few"])
@@ -81,11 +81,11 @@ def test_of_two_rounds_for_the_same_data_one_that_settles_it_is_told(tmp_path: P
     x = {name: torch.as_tensor(value)[None].float() for name, value in SEEN.items()}
     remember(folder, NETWORK, x, (0.05, 0.02), 500, "good")
     found = recall(tmp_path, NETWORK, SEEN, replace(_answer(), checks=(CHECKS["lost"],)), tmp_path)
-    assert found.checks[0].verdict.startswith(RIGHT)
+    assert found.checks[0].words.startswith(RIGHT)
 
 
 def test_another_observation_or_network_is_not_told(tmp_path: Path) -> None:
-    assert told(tmp_path, CHECKS["unseen"], (0.05, 0.02), "").verdict.startswith(RIGHT)
+    assert told(tmp_path, CHECKS["unseen"], (0.05, 0.02), "").words.startswith(RIGHT)
     for network, x in ((NETWORK, {"x": SEEN["x"] + 0.1}), (SimpleNamespace(**vars(NETWORK) | {"digest": "b"}), SEEN)):
         assert recall(tmp_path, cast(Any, network), x, _answer(), tmp_path).checks == (CHECKS["unseen"],)
 

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import chisquare
 
 from sciinf.core import Answer, Calibration, Draws, Estimate, Trust
-from sciinf.core.verdicts import NOT_CALIBRATED
+from sciinf.core.records import NOT_CALIBRATED
 
 
 def seeded(seed: int = 0) -> torch.Generator:

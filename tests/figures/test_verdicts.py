@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sciinf.core.verdicts import NOT_CALIBRATED, Calibration
+from sciinf.core.records import NOT_CALIBRATED, Calibration
 from sciinf.figures.checked import Checked
 from sciinf.figures.checks import checks_part
 from sciinf.figures.first_screen import about, verdict_part, verdicts_part

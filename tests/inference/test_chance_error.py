@@ -12,7 +12,7 @@ from sample_run import make_calibration
 
 from sciinf.answer import query
 from sciinf.commands.until_settled import UntilSettled, gained
-from sciinf.core import Check
+from sciinf.core import Finding
 from sciinf.inference import refined
 from sciinf.inference.around import Law, Mixture
 from sciinf.inference.changes import changes
@@ -75,7 +75,7 @@ def test_only_an_answer_that_hardly_moved_is_called_right_and_only_at_its_own_ob
             theta = posterior.draw_batched(x, 2_000, generator=generator())[:, 0]
             simulated = simulate_around(posterior, Narrow(), theta, rows=4_000, generator=generator())
             (check,) = check_here(posterior, x, simulated, generator=generator())
-            said[name, error] = check.level, check.verdict.split(":")[0]
+            said[name, error] = check.level, check.words.split(":")[0]
     untold = "unknown", "cannot be told whether it is right at this observation"
     assert said["own", 0.05] == ("good", "right at this observation")
     assert said["other", 0.05] == ("good", "no error seen at this observation")
@@ -93,9 +93,7 @@ def test_an_answer_that_the_last_round_still_moved_is_not_called_right(known):
                                  rows=4_000, generator=generator())  # fmt: skip
         (said[moved],) = check_here(posterior, X, simulated, generator=generator())
     assert (said[0.12].level, said[0.2].level) == ("unknown", "unknown")
-    assert (
-        "its chance error, by how far the last round moved it, is large: middles by up to 0.2 sds" in said[0.2].verdict
-    )
+    assert "its chance error, by how far the last round moved it, is large: middles by up to 0.2 sds" in said[0.2].words
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,7 @@ def test_nor_is_one_whose_width_the_last_round_changed(known, error, level, word
     theta = known.draw_batched(X, 2_000, generator=generator())[:, 0]
     simulated = simulate_around(posterior, Narrow(), theta, rows=4_000, generator=generator())
     (said,) = check_here(posterior, X, simulated, generator=generator())
-    assert (said.level, words in said.verdict) == (level, True)
+    assert (said.level, words in said.words) == (level, True)
 
 
 class Failing(Narrow):
@@ -136,14 +134,14 @@ def test_an_answer_of_a_network_that_is_wrong_on_average_is_not_called_right(kno
     posterior = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), (0.0, 0.0))
     calibration = replace(make_calibration(PRIOR, generator()), state="not passed", fit=posterior.digest)
     answer = query(posterior, {"x": X["x"][0]}, simulator=Narrow(), calibration=calibration)
-    (said,) = [check.verdict for check in answer.checks if check.name == here.NAME]
+    (said,) = [check.words for check in answer.checks if check.name == here.NAME]
     assert said.startswith(UNSETTLED)
 
 
 @pytest.mark.parametrize(("shift", "ends"), [(0.0, 1), (0.4, 2)])
 def test_the_first_round_confirms_an_answer_or_is_not_the_last(known, shift, ends):
     """Rounds that are there are asked about in turn; the first answer is .4 sds off or right."""
-    unseen = Check(here.NAME, "good", "no error seen at this observation: middles to 0.1 sds, widths to 7%")
+    unseen = Finding(here.NAME, "good", "no error seen at this observation: middles to 0.1 sds, widths to 7%")
     until = UntilSettled(Narrow(), unseen, (1_000, 1_000, 2_000))
     after = Refined(fit_of(known), known.mixture, known.last, X, frozenset())
     told = []
@@ -157,7 +155,7 @@ def test_the_first_round_confirms_an_answer_or_is_not_the_last(known, shift, end
 def test_an_answer_with_hints_is_confirmed_by_one_without(known, words, heavy, confirmed, monkeypatch):
     """A heavy tail is said of the second network's answer where `heavy` is 0."""
     monkeypatch.setattr(here, "_HEAVY", heavy)
-    check = Check(here.NAME, "good" if words == UNSEEN else "caution", f"{words}: some words")
+    check = Finding(here.NAME, "good" if words == UNSEEN else "caution", f"{words}: some words")
     until = UntilSettled(Narrow(), check, (1_000, 1_000, 2_000))
     found = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), (0.05, 0.02))
     assert until(found) == until.confirmed == confirmed

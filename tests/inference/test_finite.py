@@ -30,7 +30,7 @@ def test_few_are_left_out_and_told():
     assert bool(kept.theta.isfinite().all())
     (said,) = left_out(drawn, kept)
     assert said.level == "caution"
-    assert said.verdict.startswith("10 of 1,000 draws are not finite")
+    assert said.words.startswith("10 of 1,000 draws are not finite")
 
 
 def test_many_or_weights_that_are_none_are_no_answer():

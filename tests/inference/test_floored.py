@@ -143,7 +143,7 @@ def said(simulator: Nested, theta: torch.Tensor, log_weight: torch.Tensor) -> li
     with noting() as noted, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         doubt_values(simulator.prior, theta, log_weight, stacklevel=1)
-    return [f"{one.level}: {one.verdict}" for one in noted]
+    return [f"{one.level}: {one.words}" for one in noted]
 
 
 def test_values_with_few_effective_draws_are_told(simulator: Nested) -> None:

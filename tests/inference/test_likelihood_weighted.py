@@ -278,7 +278,7 @@ def test_an_exact_refined_answer_is_called_right_at_its_observation():
     theta = found.draw_batched(X, 2_000, generator=generator())[:, 0]
     around = simulate_around(found, Copy(), theta, rows=2_000, generator=generator(1))
     (check,) = check_here(found, X, around, generator=generator(2))
-    assert check.verdict.startswith(RIGHT)
+    assert check.words.startswith(RIGHT)
 
 
 def test_where_network_and_likelihood_disagree_far_out_it_is_not_called_right():
@@ -292,8 +292,8 @@ def test_where_network_and_likelihood_disagree_far_out_it_is_not_called_right():
         around = simulate_around(posterior, Copy(), theta, rows=2_000, generator=generator(1))
         found.append((posterior.lowered(X), check_here(posterior, X, around, generator=generator(2))[0]))
     assert found[0][0].max() < 1.1 < found[1][0].min()
-    assert "far out, where no simulation lies, network and likelihood disagree on the sd of a" in found[1][1].verdict
-    assert "disagree" not in found[0][1].verdict
+    assert "far out, where no simulation lies, network and likelihood disagree on the sd of a" in found[1][1].words
+    assert "disagree" not in found[0][1].words
     assert found[1][1].level in ("caution", "alarm")
 
 

@@ -106,9 +106,9 @@ def test_parameters_of_which_the_data_say_little_are_named() -> None:
     pairs = {name: (rng.normal(size=500), rng.normal(size=2_000)) for name in "ab"}
     one, both = (judged(pairs, most=most) for most in ({"a": 0.05, "b": 0.4}, {"a": 0.05, "b": 0.02}))
     assert (one.level, both.level) == ("good", "unknown")
-    assert "the data say too little of a for any rows" in one.verdict
-    assert "of a, b for any rows" in both.verdict
-    assert "too little" not in judged(pairs).verdict
+    assert "the data say too little of a for any rows" in one.words
+    assert "of a, b for any rows" in both.words
+    assert "too little" not in judged(pairs).words
     far = {"a": (rng.normal(size=500) + 1, pairs["a"][1])}
     assert judged(far, most={"a": 0.01}).level == "caution", "what differs is said, whatever was expected"
 

@@ -260,7 +260,7 @@ def test_discrete_parameters_have_probabilities(tmp_path) -> None:
     assert found.column("period_exists")[3] == pytest.approx(answer.parameters["period"].exists)
     assert np.allclose(found.column("height_q50")[3], answer.parameters["height"].median)
     assert found.column("checks")[3] == "unknown", "nobody compared the data with the listed models"
-    assert next(c.verdict for c in answer.checks if c.name == "listed models") in found.said(3)
+    assert next(c.words for c in answer.checks if c.name == "listed models") in found.said(3)
     assert "leaves unexplained of a row" in found.summary()
     assert "model_mean" not in found.columns, "a mean of codes says nothing"
     assert found.draws(3).shape == (3, len(posterior.prior))
@@ -334,7 +334,7 @@ def test_the_screen_leaves_no_row_that_query_would_speak_of(ball, tmp_path) -> N
     for row in range(0, 120, 3):
         answer = query(ball.posterior, {"x": x["x"][row]}, ball.calibration, draws=400, seed=row_seed(0, row))
         like_query(found, row, answer, draws=0)
-        words = next((c.verdict for c in answer.checks if c.level == "caution" and c.name != "few draws"), "")
+        words = next((c.words for c in answer.checks if c.level == "caution" and c.name != "few draws"), "")
         assert words in found.said(row)
 
 

@@ -8,7 +8,7 @@ from scipy.stats import truncnorm
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core import Check, Draws, LogUniform, Ordered, Prior, Simplex, Truncated
+from sciinf.core import Draws, Finding, LogUniform, Ordered, Prior, Simplex, Truncated
 from sciinf.trust.bounds import check_bounds, leaning
 
 MASS = Prior(mass=(td.Uniform(20.0, 45.0), "Msun"))
@@ -21,7 +21,7 @@ def posterior(seen: float, sd: float) -> Tensor:
     return torch.tensor(law.ppf((torch.arange(N).double() + 0.5).numpy() / N))[:, None]
 
 
-def found(theta: Tensor, prior: Prior = MASS) -> Check:
+def found(theta: Tensor, prior: Prior = MASS) -> Finding:
     draws = Draws(prior.names, prior.units, theta, torch.zeros(len(theta)))
     return check_bounds(prior, draws)[0]
 
@@ -30,10 +30,10 @@ def found(theta: Tensor, prior: Prior = MASS) -> Check:
 def test_a_truth_beyond_the_bound_is_said(sd: float) -> None:
     low, high = found(posterior(18.0, sd)), found(posterior(48.0, sd))
     assert (low.level, high.level) == ("caution", "caution")
-    assert "mass" in low.verdict
-    assert "lower bound of 20 Msun" in low.verdict
-    assert "upper bound of 45 Msun" in high.verdict
-    assert "Widen the prior" in low.verdict
+    assert "mass" in low.words
+    assert "lower bound of 20 Msun" in low.words
+    assert "upper bound of 45 Msun" in high.words
+    assert "Widen the prior" in low.words
 
 
 @pytest.mark.parametrize("sd", [0.05, 0.5, 5.0, 500.0])
@@ -67,14 +67,14 @@ def test_joint_laws_have_outer_bounds() -> None:
     low, middle, high = posterior(18.0, 0.5), posterior(30.0, 0.5), posterior(48.0, 0.5)
     above, below = (found(torch.cat(pair, dim=1), masses) for pair in ((middle, high), (low, middle)))
     assert found(torch.cat([middle, 1 + middle], dim=1), masses).level == "good"
-    assert "of heavy lies" in above.verdict
-    assert "upper bound of 45 Msun" in above.verdict
-    assert "of light lies" in below.verdict
-    assert "lower bound of 20 Msun" in below.verdict
+    assert "of heavy lies" in above.words
+    assert "upper bound of 45 Msun" in above.words
+    assert "of light lies" in below.words
+    assert "lower bound of 20 Msun" in below.words
     parts = Prior.joint(("a", "b"), Simplex(2))
     rest = (low - 20.0) / 25.0  # leans on 0 and rises up to it
-    assert found(torch.cat([0.5 + 0 * rest, 0.5 - rest], dim=1), parts).verdict.count("a + b") == 1
-    assert "posterior of b lies" in found(torch.cat([0.5 + 0 * rest, rest], dim=1), parts).verdict
+    assert found(torch.cat([0.5 + 0 * rest, 0.5 - rest], dim=1), parts).words.count("a + b") == 1
+    assert "posterior of b lies" in found(torch.cat([0.5 + 0 * rest, rest], dim=1), parts).words
     assert found(torch.cat([0.3 + rest, 0.3 + 0 * rest], dim=1), parts).level == "good"
 
 
@@ -88,7 +88,7 @@ def test_weights_count() -> None:
 def test_unbounded_priors_are_looked_at_too() -> None:
     prior = Prior(a=td.Normal(0.0, 1.0), b=td.VonMises(torch.tensor(0.0), torch.tensor(1.0)))
     assert found(torch.zeros(10, 2), prior).level == "good"
-    assert "the median of a, 5, lies above" in found(torch.tensor([[5.0, 0.0]]).expand(10, 2), prior).verdict
+    assert "the median of a, 5, lies above" in found(torch.tensor([[5.0, 0.0]]).expand(10, 2), prior).words
 
 
 NARROW = {
@@ -106,10 +106,10 @@ def test_a_posterior_far_out_in_its_prior_is_said(law: td.Distribution, low: flo
     for value, side in ((low, "below"), (high, "above")):
         check = found(value + 0.01 * torch.randn(N, 1, generator=torch.Generator().manual_seed(0)), prior)
         assert check.level == "caution"
-        assert f"the median of rate, {value:.2g}" in check.verdict
-        assert f"lies {side} the central 99.9% of its prior" in check.verdict
-        assert "bound" not in check.verdict
-        assert "widen the prior" in check.verdict
+        assert f"the median of rate, {value:.2g}" in check.words
+        assert f"lies {side} the central 99.9% of its prior" in check.words
+        assert "bound" not in check.words
+        assert "widen the prior" in check.words
     middle = prior.sample(N, generator=torch.Generator().manual_seed(0))
     for value in (middle, middle.median() + 0.01 * (middle - middle.median())):
         assert found(value, prior).level == "good"

@@ -187,7 +187,7 @@ def test_the_verdict_weighs_what_failures_do_to_this_answer(
     check = judge(said, *answered(mean, sd, said, reading), reading)
     assert check.level == level
     assert check.name == "failures"
-    assert check.verdict.startswith(said.words(PRIOR))
+    assert check.words.startswith(said.words(PRIOR))
 
 
 def test_unknown_readings_are_refused() -> None:
@@ -241,7 +241,7 @@ def test_calibrations_from_before_are_asked_for_again() -> None:
     posterior, draws = answered(0.0, 0.5)
     [check] = check_failures(old, posterior, draws)
     assert check.level == "unknown"
-    assert "308 fresh simulations failed, and nobody has looked" in check.verdict
+    assert "308 fresh simulations failed, and nobody has looked" in check.words
     assert check_failures(replace(old, failed_rows=0), posterior, draws) == []
     assert check_failures(None, posterior, draws) == []
     with pytest.raises(ValueError, match="no calibration says which simulations fail"):

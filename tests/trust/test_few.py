@@ -20,7 +20,7 @@ def drawn(n: int, log_weight: torch.Tensor | None = None) -> Draws:
 def test_the_error_is_that_of_the_ends_from_seed_to_seed() -> None:
     """400 seeds of 40 draws: the sd of a lower end has a relative error of 4 %, the formula's order 1/n one of 10 %."""
     (check,) = check_few(drawn(40), 0.9)
-    found = re.search(r"by ([\d.]+) sd", check.verdict)
+    found = re.search(r"by ([\d.]+) sd", check.words)
     assert found is not None
     said = float(found[1])
     ends = torch.randn(400, 40, generator=torch.Generator().manual_seed(1)).quantile(0.05, dim=1)
@@ -39,8 +39,8 @@ def test_weights_count_for_what_they_are_worth() -> None:
     log_weight = torch.full((1_000,), -20.0, dtype=torch.float64)
     log_weight[:5] = 0.0
     (check,) = check_few(drawn(1_000, log_weight), 0.9)
-    assert "effective size of 5" in check.verdict
-    assert "80 effective ones" in check.verdict
+    assert "effective size of 5" in check.words
+    assert "80 effective ones" in check.words
 
 
 def test_of_a_parameter_that_exists_sometimes_the_draws_in_which_it_does_count() -> None:
@@ -51,6 +51,6 @@ def test_of_a_parameter_that_exists_sometimes_the_draws_in_which_it_does_count()
         ("k", "a"), ("", ""), theta, torch.zeros(300), categories={"k": Categories((0.0, 1.0), ("0", "1"), (0.5, 0.5))}
     )
     (check,) = check_few(found, 0.9)
-    assert "of a, which exists in 0.1 of them" in check.verdict
+    assert "of a, which exists in 0.1 of them" in check.words
     theta[3:, 0], theta[3:, 1] = 0.0, torch.nan
     assert not check_few(found, 0.9)  # it all but never exists

@@ -125,7 +125,7 @@ def test_what_is_not_known_to_be_right_is_not_called_right(shift, shift_error, w
     local = here.Local(shift * one, shift_error * one, one, width_error * one, 0 * one, one, 900, one)
     check = verdict(local, ("a",))
     assert (check.level, doubted(check)) == (level, level == "unknown")
-    assert f": {words} (900 simulations around it)" in check.verdict
+    assert f": {words} (900 simulations around it)" in check.words
 
 
 def looked_twice(seed, rows=500, most=4_000, alike=True, **fault):
@@ -148,7 +148,7 @@ def test_where_few_simulations_leave_errors_open_more_are_asked_about():
     found = [looked_twice(seed) for seed in range(6)]
     assert all(sizes == [500, 4_000] for _, sizes in found)
     assert sum(check.level == "good" for check, _ in found) >= 5
-    assert all("(4,000 simulations" in check.verdict for check, _ in found)
+    assert all("(4,000 simulations" in check.words for check, _ in found)
     wrong = [looked_twice(seed, width=0.85)[0] for seed in range(6)]
     assert sum(check.level == "alarm" for check in wrong) >= 5
     clear, sizes = looked_twice(0, rows=2_000, shift=0.6)
@@ -158,11 +158,11 @@ def test_where_few_simulations_leave_errors_open_more_are_asked_about():
 def test_a_second_look_is_left_out_where_it_takes_long_or_cannot_be_had(monkeypatch):
     check, sizes = looked_twice(0, most=0)
     assert sizes == [500, 0]
-    assert "(500 simulations" in check.verdict
+    assert "(500 simulations" in check.words
     assert doubted(check)
     check, sizes = looked_twice(0, rows=800, most=500)
     assert sizes == [800, 500]
-    assert "(800 simulations" in check.verdict, "the others are fewer"
+    assert "(800 simulations" in check.words, "the others are fewer"
     assert looked_twice(0, alike=False)[1] == [500], "nothing could be told"
     monkeypatch.setattr(here, "_QUICK", -1.0)
     assert looked_twice(0)[1] == [500]
@@ -176,7 +176,7 @@ def test_an_answer_has_the_second_look(monkeypatch):
     x, _, _ = asked(simulator, posterior, draws=10)
     answer = query(posterior, {"x": x["x"][0]}, simulator=simulator, draws=2_000)
     (check,) = [check for check in answer.checks if check.name == here.NAME]
-    assert "(4,000 simulations" in check.verdict
+    assert "(4,000 simulations" in check.words
 
 
 class Hidden(Linear):
@@ -215,8 +215,8 @@ def test_the_words_name_parameter_direction_and_way_out():
     x = simulator(torch.zeros(1, 2), generator=generator)
     theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
     (check,) = checked(posterior, simulator, x, theta, 1e-4, generator)
-    assert "a is too high by 0." in check.verdict
-    assert "Train on more simulations" in check.verdict
+    assert "a is too high by 0." in check.words
+    assert "Train on more simulations" in check.words
 
 
 def test_of_an_observation_that_the_model_does_not_reproduce_nothing_is_told(monkeypatch):
@@ -229,11 +229,11 @@ def test_of_an_observation_that_the_model_does_not_reproduce_nothing_is_told(mon
     (check,) = check_here(posterior, x, around, alike=False, generator=generator)
     assert (good.level, check.level) == ("good", "unknown")
     told = "for the model does not reproduce it; for data of the model: "
-    assert f"{told}no error seen at this observation" in check.verdict
+    assert f"{told}no error seen at this observation" in check.words
     monkeypatch.setattr(here, "_HEAVY", 0.0)
     (check,) = check_here(posterior, x, around, alike=False, generator=generator)
     assert (check.level, doubted(check), undecided(check)) == ("caution", True, False)
-    assert f"{told}it may be off" in check.verdict
+    assert f"{told}it may be off" in check.words
 
 
 def test_a_query_asks_residuals_whether_the_check_can_tell(monkeypatch):
@@ -260,7 +260,7 @@ def test_what_keeps_it_from_telling_is_said(limit, value, why, monkeypatch):
     theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]
     around = simulate_around(posterior, simulator, theta, rows=500, generator=generator)
     (check,) = check_here(posterior, x, around, generator=generator)
-    assert (check.level, check.verdict.endswith(why)) == ("unknown", True)
+    assert (check.level, check.words.endswith(why)) == ("unknown", True)
 
 
 def test_a_slow_simulator_is_not_run_and_that_is_said():
@@ -268,7 +268,7 @@ def test_a_slow_simulator_is_not_run_and_that_is_said():
     posterior = Gaussian(simulator)
     x = simulator(torch.zeros(1, 2), generator=generator)
     (check,) = checked(posterior, simulator, x, torch.zeros(500, 2), 1.0, generator)
-    assert (check.level, check.verdict.endswith("would take 500 s")) == ("unknown", True)
+    assert (check.level, check.words.endswith("would take 500 s")) == ("unknown", True)
     posterior.observation = x
     assert checked(posterior, simulator, x, torch.zeros(500, 2), 1e-4, generator) == ()
 
@@ -303,7 +303,7 @@ def test_where_many_parameters_hide_an_error_it_is_not_called_right():
     x = simulator(torch.zeros(1, 40), generator=generator)
     theta = posterior.draw_batched(x, 1_000, generator=generator)[:, 0]
     (check,) = checked(posterior, simulator, x, theta, 1e-5, generator)
-    assert "with 40 parameters, the draws for a simulation hardly reach" in check.verdict
+    assert "with 40 parameters, the draws for a simulation hardly reach" in check.words
 
 
 class SlowAtFirst(Gaussian):
@@ -327,7 +327,7 @@ def test_a_posterior_that_is_slow_at_first_is_looked_at_again(monkeypatch):
     posterior.slept = False
     monkeypatch.setattr(here, "BUDGET", 5.0)
     (check,) = check_here(posterior, x, around, generator=generator)
-    assert "would take more than" not in check.verdict
+    assert "would take more than" not in check.words
 
 
 class Strays(Gaussian):
@@ -348,8 +348,8 @@ def test_an_sd_of_draws_where_no_simulation_lies_is_not_called_right():
             x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
             theta = posterior.draw_batched(x, 4_000, generator=generator)[:, 0]
             found.append(verdict(looked(posterior, simulator, x, theta, generator), posterior.prior.names))
-    assert all(check.level != "good" and "draws far out" in check.verdict for check in found[:8])
-    assert not any("draws far out" in check.verdict for check in found[8:])
+    assert all(check.level != "good" and "draws far out" in check.words for check in found[:8])
+    assert not any("draws far out" in check.words for check in found[8:])
 
 
 def test_the_sd_of_light_tails_is_what_their_interval_tells():

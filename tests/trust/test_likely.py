@@ -70,7 +70,7 @@ def test_false_alarms_are_no_more_often_than_they_say(simulator):
 def test_an_estimated_likelihood_still_finds_a_signal_that_no_parameter_makes():
     (check,) = found(torch.randn(NUMBERS, generator=torch.Generator().manual_seed(1)) * 1.8, 0, Estimated())
     assert check.level == "alarm"
-    assert "less likely" in check.verdict
+    assert "less likely" in check.words
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_what_no_parameter_explains_is_an_alarm(make, words):
     e = torch.randn(NUMBERS, generator=torch.Generator().manual_seed(2))
     (check,) = found(make(e / e.std()))
     assert check.level == "alarm"
-    assert words in check.verdict
+    assert words in check.words
 
 
 def test_a_posterior_that_is_off_is_seen():

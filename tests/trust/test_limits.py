@@ -39,7 +39,7 @@ def seen(*values):
 def test_numbers_beyond_limits_and_rounded_limits_are_named(x, level, words):
     found = check_limits(SPECS, x, LIMITED)
     assert [(check.name, check.level) for check in found] == ([("limits", level)] if level else [])
-    assert all(re.search(words, check.verdict) for check in found)
+    assert all(re.search(words, check.words) for check in found)
 
 
 @pytest.mark.parametrize(
@@ -139,5 +139,5 @@ def test_all_that_lies_beyond_is_counted():
     found = check_limits(
         {"c": Observable((9,))}, {"c": torch.full((1, 9), 0.5)}, {"c": ROWS.repeat(1, 3).clamp_min(LIMIT)}
     )
-    assert "c at [2] is 0.5" in found[0].verdict
-    assert "and 6 more" in found[0].verdict
+    assert "c at [2] is 0.5" in found[0].words
+    assert "and 6 more" in found[0].words

@@ -49,8 +49,8 @@ def test_two_statistics_are_worth_one() -> None:
 def test_words(simulator: Nested) -> None:
     told = {p: check_listed(simulator.prior, 0.5, p)[0] for p in (0.9, 0.02, 0.001)}
     assert [one.level for one in told.values()] == ["good", "caution", "alarm"]
-    assert all("model (flat, line)" in one.verdict for one in told.values())
-    assert "may come from none" in told[0.02].verdict
+    assert all("model (flat, line)" in one.words for one in told.values())
+    assert "may come from none" in told[0.02].words
     assert check_listed(simulator.prior, None, None)[0].level == "unknown"
     assert check_listed(Prior(a=Normal(0, 1)), 0.5, 0.001) == ()
 
@@ -66,7 +66,7 @@ def test_data_of_a_listed_model_are_not(simulator: Nested, tmp_path: Path) -> No
     theta = torch.tensor([[1.0, 0.5, 1.2]])
     answer = asked(simulator, simulator(theta, generator=torch.Generator().manual_seed(3))["x"][0], tmp_path)
     assert level(answer, "listed models") == "good"  # false alarms: 5e-2, the seed is fixed
-    assert "model = line" in next(check.verdict for check in answer.checks if check.name == "residuals")
+    assert "model = line" in next(check.words for check in answer.checks if check.name == "residuals")
     assert level(answer, "local check") == "unknown"
 
 

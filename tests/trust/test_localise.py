@@ -181,8 +181,8 @@ def test_two_wrong_numbers_are_named_and_no_third():
     first, second = sorted(where, key=lambda one: one.start)
     assert [(one.start, one.kind) for one in (first, second)] == [((5,), "number"), ((17,), "number")]
     assert first.z > 6 > -6 > second.z
-    assert "'x' at time 5 is" in found.verdict
-    assert "sds below what the others say of it" in found.verdict
+    assert "'x' at time 5 is" in found.words
+    assert "sds below what the others say of it" in found.words
 
 
 def test_a_fault_of_many_is_not_told_as_one_of_few():
@@ -198,7 +198,7 @@ def test_a_fault_of_many_is_not_told_as_one_of_few():
     found, (one,) = check(simulator, x, generator)
     assert one.kind == "size"
     assert 2.0 < one.z < 4.0
-    assert "times as large as in simulations" in found.verdict
+    assert "times as large as in simulations" in found.words
 
 
 def test_a_dead_sensor_is_named_by_what_it_repeats():
@@ -214,7 +214,7 @@ def test_a_dead_sensor_is_named_by_what_it_repeats():
     (found,), (one,) = check_data(posterior, {"x": seen}, replace(around, data=data))
     assert found.level == "alarm"
     assert (one.kind, one.start, one.stop, one.z) == ("repeated", (0, 1), (SENSORS // 2, 2), 8.0)
-    assert "'x' at sensor 1 holds one value 8 times" in found.verdict
+    assert "'x' at sensor 1 holds one value 8 times" in found.words
 
 
 def significant(x, digits):
@@ -276,14 +276,14 @@ def test_what_cannot_be_seen_is_said():
     x, _, generator = observed(simulator, 3)
     found, where = check(simulator, x, generator)
     assert (found.level, where) == ("good", ())
-    assert "a fault that other parameters would make as well cannot be seen" in found.verdict
-    assert "nor can one" not in found.verdict
+    assert "a fault that other parameters would make as well cannot be seen" in found.words
+    assert "nor can one" not in found.words
     simulator.design[:, 1] = 0.0
     simulator.design[4, 1] = 1.0
     x["x"][0, 4] += 2.0
     found, where = check(simulator, x, generator)
     assert (found.level, where) == ("good", ())
-    assert "nor can one of 'x' at time 4, of which the others say too little" in found.verdict
+    assert "nor can one of 'x' at time 4, of which the others say too little" in found.words
 
 
 def test_how_far_off_a_number_is_that_moves_the_answer():

@@ -70,13 +70,13 @@ def test_members_that_differ_are_a_caution_and_others_are_not(tmp_path: Path) ->
     answer = query(far, {"x": torch.zeros(1)}, out=tmp_path, draws=500)
     (check,) = [one for one in answer.checks if one.name == "ensemble"]
     assert check.level == "caution"
-    assert check.verdict.startswith(("13%", "14%", "15%"))
-    assert "of the variance of a is between its 2 members" in check.verdict
-    assert "of b" not in check.verdict
+    assert check.words.startswith(("13%", "14%", "15%"))
+    assert "of the variance of a is between its 2 members" in check.words
+    assert "of b" not in check.words
     assert check in load_answer(tmp_path).checks
     (check,) = check_members(Ensemble([Member(-0.1), Member(0.1)]), X_O, 0)  # .01
     assert check.level == "good"
-    assert "does not show in this" in check.verdict
+    assert "does not show in this" in check.words
 
 
 def test_one_network_says_nothing_of_itself() -> None:

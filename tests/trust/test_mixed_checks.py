@@ -39,7 +39,7 @@ def test_bounds_are_looked_at_in_draws_that_have_the_parameter() -> None:
     leaning = theta.clone()  # a normal law whose peak lies beyond the upper bound
     b = theta[:, 0] == 1
     leaning[b, 2] = 1 - 0.004 * torch.rand(int(b.sum()), generator=seeded(1)).square()
-    words = check_bounds(PRIOR, draws_of(PRIOR, leaning))[0].verdict
+    words = check_bounds(PRIOR, draws_of(PRIOR, leaning))[0].words
     assert "the posterior of size lies within the last 1%" in words or "the median of size" in words
     assert "rate" not in words
     assert "model" not in words
@@ -61,7 +61,7 @@ def test_strays_are_looked_for_in_draws_that_have_the_parameter() -> None:
     far[(theta[:, 0] == 1).nonzero()[:2, 0], 2] = 1e4
     found = check_stray(draws_of(PRIOR, far), PRIOR)
     assert len(found) == 1
-    assert "the variance of size" in found[0].verdict
+    assert "the variance of size" in found[0].words
 
 
 def test_members_differ_by_what_they_say_of_models_and_of_what_exists() -> None:
@@ -106,9 +106,9 @@ def test_evidence_stands_beside_the_network(weighted: tuple[Nested, X, Reweighte
     assert said.level == "good"  # the answer is, although the network is 1.5 off
     right = simulator.evidences(x["x"])[0]
     value = abs(float(right[1] - right[0]))
-    first = float(said.verdict.split(" is ")[1].split(" +- ")[0])
+    first = float(said.words.split(" is ")[1].split(" +- ")[0])
     assert abs(abs(first) - value) < 0.2  # three standard errors
-    assert said.verdict.endswith("train on more simulations")
+    assert said.words.endswith("train on more simulations")
 
 
 def test_a_right_network_is_called_so(weighted: tuple[Nested, X, Reweighted]) -> None:
@@ -116,5 +116,5 @@ def test_a_right_network_is_called_so(weighted: tuple[Nested, X, Reweighted]) ->
     right = Exact(simulator)
     continuous = right.draw(x, 4_000, generator=seeded(9))
     plain = replace(continuous, categories=categories_of(right.prior))
-    assert "not to be relied on" not in check_compared(plain, plain)[0].verdict
+    assert "not to be relied on" not in check_compared(plain, plain)[0].words
     assert check_compared(continuous, continuous) == ()

@@ -39,14 +39,14 @@ def own(seed: int | None, size: float = 0.1) -> Callable[[Tensor, torch.Generato
 def test_random_numbers_of_its_own_are_told(noise) -> None:
     (check,) = check_noise(Line(noise), THETA)
     assert check.level == "caution"
-    assert "the same parameters and seed gave other data" in check.verdict
+    assert "the same parameters and seed gave other data" in check.words
 
 
 @pytest.mark.parametrize("noise", [own(0), lambda v, generator: v])
 def test_no_noise_and_always_the_same_are_told(noise) -> None:
     (check,) = check_noise(Line(noise), THETA)
     assert check.level == "caution"
-    assert "the posterior knows of none" in check.verdict
+    assert "the posterior knows of none" in check.words
 
 
 def rounded(v: Tensor, generator: torch.Generator) -> Tensor:

@@ -82,7 +82,7 @@ def test_far_outside(setup: Setup) -> None:
     assert trust.p_value is not None
     assert trust.p_value < 1e-3
     assert trust.alarm
-    assert (trust.level, trust.verdict[:34]) == ("alarm", "the observation is unlike the simu")
+    assert (trust.level, trust.words[:34]) == ("alarm", "the observation is unlike the simu")
 
 
 @pytest.mark.parametrize("size", [30.0, 1e4])
@@ -153,7 +153,7 @@ def test_few_simulations_cannot_tell(setups: dict[str, Setup], tmp_path: Path, r
     far = check_observation(reference, setup.posterior, {"x": x[:1] + 1e4})
     assert far.p_value == pytest.approx(1 / (1 + n))
     assert far.level == ("alarm" if known else "unknown")
-    assert ("more unusual than all of them" in far.verdict) == (not known)
+    assert ("more unusual than all of them" in far.words) == (not known)
     levels = [check_observation(reference, setup.posterior, {"x": one[None]}).level for one in x]
     # nothing is "good" where nothing could have been an alarm
     assert levels.count("good") > 20 if known else set(levels) == {"unknown"}
@@ -164,7 +164,7 @@ def test_a_reference_of_an_older_version_is_to_be_remade(setups: dict[str, Setup
     older = {k: v for k, v in setup.reference.items() if k != "distances"} | {"statistic": torch.rand(100)}
     trust = check_observation(older, setup.posterior, setup.observations(1))
     assert (trust.level, trust.p_value) == ("unknown", None)
-    assert "run `sciinf calibrate` again" in trust.verdict
+    assert "run `sciinf calibrate` again" in trust.words
 
 
 def test_the_warning_reaches_the_user(setups: dict[str, Setup]) -> None:

@@ -65,7 +65,7 @@ def test_what_no_parameter_explains_alarms_and_the_observable_is_named() -> None
     x = 3.0 * model.noise(N)
     (check,) = check_predictive(model, {"x": x[None]}, {"x": model.predicted(x).numpy()})
     assert check.level == "alarm"
-    assert "'x' most, by up to" in check.verdict
+    assert "'x' most, by up to" in check.words
 
 
 def test_too_few_rows_cannot_tell_and_none_say_nothing() -> None:
@@ -93,4 +93,4 @@ def test_an_observable_of_one_number() -> None:
     rows = {"x": model.predicted(x["x"][0]).numpy(), "y": model.noise(400).numpy()}
     (check,) = check_predictive(model, x, rows)
     assert check.level == "alarm"
-    assert "'y' most, by up to" in check.verdict
+    assert "'y' most, by up to" in check.words

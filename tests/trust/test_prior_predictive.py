@@ -37,10 +37,10 @@ def test_what_the_model_makes_alarms_once_in_a_hundred_at_most():
 def test_a_wrong_unit_is_seen_in_either_direction(scale):
     found = judged(scale * decays(1, 7)[0], decays(400, 1))
     assert found.level == "alarm"
-    assert "OUTSIDE what the prior predicts" in found.verdict
-    assert "Check the data and their units" in found.verdict
-    assert "farthest at time " in found.verdict
-    assert " mV, simulated " in found.verdict
+    assert "OUTSIDE what the prior predicts" in found.words
+    assert "Check the data and their units" in found.words
+    assert "farthest at time " in found.words
+    assert " mV, simulated " in found.words
 
 
 def test_one_number_far_out_is_seen_and_named():
@@ -48,8 +48,8 @@ def test_one_number_far_out_is_seen_and_named():
     x[10] = 40.0
     found = judged(x, decays(400, 1))
     assert found.level == "alarm"
-    assert "49 of 50 numbers lie between the smallest and the largest of 400 simulations" in found.verdict
-    assert "farthest at time 1.02 h" in found.verdict
+    assert "49 of 50 numbers lie between the smallest and the largest of 400 simulations" in found.words
+    assert "farthest at time 1.02 h" in found.words
 
 
 def test_one_number_that_is_lost_among_larger_ones_is_seen():
@@ -64,19 +64,19 @@ def test_many_numbers_at_the_edge_are_seen_though_none_is_far_out():
     x = 100 + 2.0 * (-1) ** torch.arange(50)
     found = judged(x, rows)
     assert found.level == "alarm"
-    assert "50 of 50 numbers lie between" in found.verdict
+    assert "50 of 50 numbers lie between" in found.words
 
 
 def test_what_lies_within_is_told_so():
     found = judged(decays(1, 7)[0], decays(400, 1))
     assert found.level == "good"
-    assert found.verdict.startswith("the observation lies within what the prior predicts: 50 of 50 numbers lie between")
+    assert found.words.startswith("the observation lies within what the prior predicts: 50 of 50 numbers lie between")
 
 
 def test_too_few_simulations_say_nothing():
     found = judged(1e3 * decays(1, 7)[0], decays(LEAST - 1, 1))
     assert found.level == "unknown"
-    assert f"too few simulations ({LEAST - 1})" in found.verdict
+    assert f"too few simulations ({LEAST - 1})" in found.words
 
 
 def test_missing_numbers_do_not_count_and_masks_are_no_data():
@@ -89,7 +89,7 @@ def test_missing_numbers_do_not_count_and_masks_are_no_data():
         data = {"v": rows, "v_mask": torch.ones(400, 50, dtype=torch.bool)}
         (found,) = check_prior_predictive(spec, {"v": x, "v_mask": here}, data)
         assert (found.name, found.level) == ("v", level)
-    assert "49 of 49 numbers" in found.verdict
+    assert "49 of 49 numbers" in found.words
 
 
 def test_a_single_number_on_a_log_scale_and_one_without_names():
@@ -98,14 +98,11 @@ def test_a_single_number_on_a_log_scale_and_one_without_names():
     spec = {"v": Observable((), scale="log")}
     assert judged(torch.tensor(1e-9), rows, spec).level == "alarm"
     assert (
-        "it lies beyond all 400 simulations; farthest: 1e-09, simulated"
-        in judged(torch.tensor(1e-9), rows, spec).verdict
+        "it lies beyond all 400 simulations; farthest: 1e-09, simulated" in judged(torch.tensor(1e-9), rows, spec).words
     )
     assert judged(torch.tensor(1.0), rows, spec).level == "good"
     pair = {"v": Observable((2,))}
     assert (
         "farthest at [1]: 9"
-        in judged(
-            torch.tensor([0.0, 9.0]), torch.randn(400, 2, generator=torch.Generator().manual_seed(0)), pair
-        ).verdict
+        in judged(torch.tensor([0.0, 9.0]), torch.randn(400, 2, generator=torch.Generator().manual_seed(0)), pair).words
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sciinf.core.verdicts import Reliability
+from sciinf.core.records import Reliability
 from sciinf.trust import reliability as module
 from sciinf.trust.reliability import reliability
 

@@ -70,7 +70,7 @@ def test_what_the_rate_lacks_is_told(intervals, words):
     (check,) = found(intervals)
     assert check.name == "intervals"
     assert check.level == "alarm"
-    assert words in check.verdict
+    assert words in check.words
 
 
 def test_the_fit_to_the_same_data_is_allowed_for():

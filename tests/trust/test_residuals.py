@@ -136,8 +136,8 @@ def test_the_words_name_the_statistic_with_its_figures():
     generator = torch.Generator().manual_seed(0)
     check = look({"x": noise("one point 10 sds off", 1, generator)}, Points())
     assert check.level == "alarm"
-    assert "the largest residual of 'x' (at 7) is 4.06 sds (1." in check.verdict
-    assert "in 98 % of simulations" in check.verdict
+    assert "the largest residual of 'x' (at 7) is 4.06 sds (1." in check.words
+    assert "in 98 % of simulations" in check.words
     check = look({"x": noise("normal", 1, generator)}, Points())
     assert check.level == "good"
 
@@ -151,7 +151,7 @@ def test_a_statistic_of_the_simulators_own_is_looked_at():
     simulator.statistics = lambda x: {"the step": x["x"][:, :3].sum(1) - x["x"][:, -3:].sum(1)}
     check = look(x, simulator)
     assert check.level == "alarm"
-    assert "the step is 9.6 (" in check.verdict
+    assert "the step is 9.6 (" in check.words
     simulator.statistics = lambda x: {"the step": x["x"]}
     with pytest.raises(ValueError, match="the simulator's statistic 'the step' has shape"):
         look(x, simulator)
@@ -160,9 +160,9 @@ def test_a_statistic_of_the_simulators_own_is_looked_at():
 def test_what_is_not_checked_is_said():
     simulator = Points()
     x = {"x": torch.randn(1, POINTS, generator=torch.Generator().manual_seed(0))}
-    assert look(x, simulator, seconds=1.0).verdict.endswith("would take 500 s")
+    assert look(x, simulator, seconds=1.0).words.endswith("would take 500 s")
     (check,) = check_residuals(Exact(simulator), simulator, x, None)
-    assert (check.level, "another form" in check.verdict) == ("unknown", True)
+    assert (check.level, "another form" in check.words) == ("unknown", True)
 
 
 def test_data_of_as_few_numbers_as_parameters_fit_any_model():

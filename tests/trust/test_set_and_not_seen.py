@@ -92,7 +92,7 @@ def test_an_odd_plan_is_no_fault_of_the_data():
     answer = query(Exact(Line()), {name: value[0] for name, value in x.items()}, simulator=Line(), draws=1_000)
     found = {check.name: check for check in answer.checks if check.name in JUDGES}
     assert {"residuals", "strange data", "predictive"} <= set(found)
-    assert [check.verdict for check in found.values() if check.level != "good"] == []
+    assert [check.words for check in found.values() if check.level != "good"] == []
 
 
 @pytest.mark.parametrize("like", [False, True])
@@ -111,7 +111,7 @@ def test_a_fault_of_the_data_is_said_of_the_data(like):
     assert isinstance(residual, tuple)
     p, most = predictive_p(posterior, x, simulator(theta, generator=generator))
     assert max(p, residual[0]) < 0.05
-    for words in (checks[0].verdict, residual[1], most):
+    for words in (checks[0].words, residual[1], most):
         assert "'y'" in words
         assert "y_times" not in words
         assert "inflow" not in words

@@ -30,11 +30,11 @@ def test_three_draws_that_carry_the_sd_are_named() -> None:
     theta[:3, 0] = torch.tensor([50.0, -60.0, 70.0])
     (check,) = check_stray(of(theta))
     assert check.level == "caution"
-    assert check.verdict.startswith("10 of 10,000 draws carry 5")
-    assert "of the variance of a: read median and interval" in check.verdict
-    assert "of b" not in check.verdict
+    assert check.words.startswith("10 of 10,000 draws carry 5")
+    assert "of the variance of a: read median and interval" in check.words
+    assert "of b" not in check.words
     # 10,000 normal numbers have an sd of 1 within .03, and sqrt(1 + 1.1) = 1.45 with these three
-    assert check.verdict.endswith("; without them the sd of a is 1.0, not 1.5")
+    assert check.words.endswith("; without them the sd of a is 1.0, not 1.5")
 
 
 def test_weights_that_few_draws_carry_are_no_strays() -> None:
@@ -68,8 +68,8 @@ def test_a_law_without_a_variance_is_said_to_have_none() -> None:
     theta = ordinary()
     theta[:, 1] = torch.tan(math.pi * (torch.rand(10_000, generator=torch.Generator().manual_seed(2)) - 0.5))
     (check,) = check_stray(of(theta))
-    assert "of the variance of b" in check.verdict
-    power = re.search(r"its draws fall off like the power (\d\.\d): with more of them it grows", check.verdict)
+    assert "of the variance of b" in check.words
+    power = re.search(r"its draws fall off like the power (\d\.\d): with more of them it grows", check.words)
     assert power is not None
     assert float(power[1]) == pytest.approx(1.0, abs=0.45)  # 100 draws, sd .1, rounded
 

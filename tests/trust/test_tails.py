@@ -187,7 +187,7 @@ def test_calibrate_keeps_what_it_found_and_answers_of_high_level_say_so(tmp_path
     assert load_calibration(tmp_path / "run").tails == found.tails
     (check,) = check_tails(found, Gaussian(), 0.99)
     assert check.level == "caution"
-    assert "tail of a is too light" in check.verdict
+    assert "tail of a is too light" in check.words
     assert check_tails(found, Gaussian(), 0.9) == ()
     assert check_tails(found, Gaussian(1.1), 0.99) == ()
     assert check_tails(None, Gaussian(), 0.99) == ()

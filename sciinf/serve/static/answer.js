@@ -1,30 +1,19 @@
-// An answer in words and tables: its verdict, its numbers, its checks. A light is never greener than what is behind it.
+// An answer in words and tables: its verdict, its numbers, its findings. What they say is the service's.
 import { isDiscrete, shared, told } from "./discrete.js";
 import { compared, correlation, interval, number, percent, unit } from "./draws.js";
 import { el, framed, svg, table } from "./service.js";
 
-const LIGHTS = { good: "green", caution: "amber", alarm: "red", unknown: "grey" };
-const STATES = { passed: "green", "cannot tell": "amber", "not passed": "red", "not checked": "amber" };
-const TRUST = { good: "green", unusual: "amber", alarm: "red", unknown: "amber" };
-const CHECKS = { good: "green", caution: "amber", alarm: "red", unknown: "amber" };
+const COLOURS = { good: "green", caution: "amber", unknown: "amber", alarm: "red" };
 const SYMBOLS = { green: "✓", amber: "!", red: "✕", grey: "–" };
-const SPOKEN = { green: "passed: ", amber: "with care: ", red: "not passed: ", grey: "not checked: " };
-const LIKE = { good: "Like the simulations", unusual: "Unusual", alarm: "Unlike the simulations", unknown: "Not known" };
-const FOUND = { good: "Good", caution: "With care", alarm: "Do not rely", unknown: "Not known" };
+const SPOKEN = { good: "good: ", caution: "with care: ", unknown: "not told: ", alarm: "warning: " };
+const FOUND = { good: "Good", caution: "Caution", unknown: "Could not be told", alarm: "Warning" };
 const LONG = 8; // letters of a number, beyond which columns are as wide as they need
 const BY_SIMULATION = ["predictive", "residuals", "local check", "likelihood", "strange data"];
-const NO_LIKELIHOOD = /no likelihood/; // most answers need none
-
 export const simulated = (json) => json.checks.some((one) => BY_SIMULATION.includes(one.name));
 
-/** The worst colour of verdict, lights and checks; "" where none is bad and something was not looked at. */
-export function colourOf(json) {
-  const lights = json.lights.filter((one) => !NO_LIKELIHOOD.test(one.text)).map((one) => LIGHTS[one.level]);
-  const judged = json.lights.some((one) => one.name === "calibration" && one.level === "unknown") || json.calibration.state === "passed";
-  const behind = [judged ? "green" : "amber", LIGHTS[json.verdict], TRUST[json.trust.level], ...json.checks.map((one) => CHECKS[one.level])];
-  const found = [...lights, ...behind].map((one) => one || "amber");
-  return ["red", "amber", "grey", "green"].find((one) => found.includes(one)).replace("grey", "");
-}
+/** The colour of the verdict. */
+export const colourOf = (json) => COLOURS[json.verdict];
+const colourIn = (one) => one.weaker ? "grey" : COLOURS[one.level];
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const sentence = (text) => capital(text) + (/[.!?…]$/.test(text) ? "" : ".");
@@ -34,9 +23,9 @@ const unseen = (text) => el("span", { class: "unseen" }, text);
 /** The verdict on an answer.
  * @param at which answer it is; @param still what is said of checks that are still to be made. */
 export function verdict(json, at, still, remove) {
-  const lights = json.lights.map((one) => {
-    const colour = LIGHTS[one.level] || "amber";
-    return el("li", { class: colour }, symbol(colour), el("span", {}, unseen(SPOKEN[colour]), one.text));
+  const lights = json.findings.map((one) => {
+    const colour = colourIn(one), spoken = one.weaker ? "weaker evidence: " : SPOKEN[one.level];
+    return el("li", { class: colour, title: one.text }, symbol(colour), el("span", {}, unseen(spoken), one.name));
   });
   const close = el("button", { class: "close", type: "button", "aria-label": `Take away ${json.name}`, onclick: remove }, "Take away");
   const of = [`${json.posterior} posterior${json.around && json.around !== json.name ? ` around ${json.around}` : ""}${json.scope ? `, ${json.scope}` : ""}`, ...(json.read || [])];
@@ -146,17 +135,9 @@ function card([colour, title, state, reasons]) {
   return el("details", { class: `check ${colour}` }, el("summary", {}, symbol(colour), words), reasons.map((one) => el("p", {}, sentence(one))));
 }
 
-function calibrationCard(json) {
-  const { state, reasons } = json.calibration, light = json.lights.find((one) => one.name === "calibration");
-  if (light?.level === "unknown" && state !== "not checked") return ["grey", "Calibration", "Of the network, not of this answer", reasons];
-  return [STATES[state] || "amber", "Calibration", capital(state), reasons.length ? reasons : ["no reasons were given"]];
-}
-
 /** All that was checked of an answer, the gravest first; what is good together, in one line. */
 export function cards(json) {
-  const { level, verdict: words } = json.trust;
-  const checks = json.checks.map((one) => [CHECKS[one.level] || "amber", capital(one.name), FOUND[one.level] || "Not known", [one.verdict]]);
-  const all = [calibrationCard(json), [TRUST[level] || "amber", "Observation", LIKE[level] || "Not known", [words]], ...checks];
+  const all = json.findings.map((one) => [colourIn(one), capital(one.name), one.weaker ? "Weaker evidence" : FOUND[one.level], [one.verdict]]);
   const bad = ["red", "amber", "grey"].flatMap((one) => all.filter(([of]) => of === one)), good = all.filter(([of]) => of === "green");
   if (!good.length) return bad.map(card);
   const count = el("span", { class: "state" }, `${good.length} ${good.length === 1 ? "check" : "checks"} passed: `);

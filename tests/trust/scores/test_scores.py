@@ -116,13 +116,13 @@ def test_the_verdict_says_what_sees_it(reference):
     alone = of(reference, "PlantedFaults")
     told = [check_observation(alone, Plain(), {"x": row[None]}) for row in wrong]
     plain = [check_observation(of(reference), Plain(), {"x": row[None]}) for row in wrong]
-    said = ["a score that was trained on them (PlantedFaults)" in trust.verdict for trust in told]
+    said = ["a score that was trained on them (PlantedFaults)" in trust.words for trust in told]
     assert sum(said) > 10
     assert all(
         trust.level == "alarm" and view.level == "good" for trust, view, it in zip(told, plain, said, strict=True) if it
     )
     far = check_observation(alone, Plain(), {"x": wrong[:1] + 100.0})
-    assert "the observation is unlike the simulations" in far.verdict
+    assert "the observation is unlike the simulations" in far.words
 
 
 def test_kinds_that_were_not_planted_are_seen_too(reference):
@@ -254,7 +254,7 @@ def test_very_large_data_are_not_searched(tmp_path: Path):
     reference = make_reference(Seen(), large)
     assert reference[REFERENCE].shape[1] == 3
     told = [check_observation(reference, Seen(), {"x": row[None]}) for row in large.load(slice(300, 320)).x["x"]]
-    assert all("are not searched for faults" in trust.verdict for trust in told if trust.level == "good")
+    assert all("are not searched for faults" in trust.words for trust in told if trust.level == "good")
     assert any(trust.level == "good" for trust in told)
     with pytest.raises(ValueError, match="at most 4,096 numbers"):
         make_reference(Seen(), large, SCORED)

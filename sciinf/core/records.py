@@ -1,19 +1,27 @@
-"""Verdicts: whether the posterior, the observation and the answer are to be believed, with the reasons in words."""
+"""Records of what was checked: how a posterior did on fresh simulations, and whether an observation is like these."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
+from sciinf.core.earlier_findings import level_of_trust, too_wide
+from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.core.tables import html
 
 NOT_CALIBRATED = "never checked on fresh simulations"
-CALIBRATION_STATES = {"passed": "passed", "not passed": "NOT PASSED", "cannot tell": "CANNOT TELL"}
-TRUST_LEVELS = {"good": "good", "unusual": "unusual", "alarm": "WARNING", "unknown": "UNKNOWN"}
+State = Literal["passed", "not passed", "cannot tell"]
+STATES: Mapping[str, Level] = {
+    "passed": Level.GOOD,
+    "cannot tell": Level.UNKNOWN,
+    "not passed": Level.ALARM,
+    "not checked": Level.UNKNOWN,
+}
+"""What a calibration found -> its level."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ class Calibration:
     fit: str
     simulations: str
     failed_rows: int
-    state: Literal["passed", "not passed", "cannot tell"]
+    state: State
     reasons: tuple[str, ...]
     cautious: bool = False
     tails: tuple[str, ...] = ()
@@ -103,9 +111,13 @@ class Calibration:
     reliability: Mapping[str, Reliability] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
-        verdict = CALIBRATION_STATES[self.state]
         of, reasons = f"the {self.of} posterior on {self.rows:,} simulations", "; ".join(self.reasons)
-        return f"calibration of {of}: {verdict}: {reasons}"
+        return f"calibration of {of}: {self.level.label}: {reasons}"
+
+    @property
+    def level(self) -> Level:
+        """GOOD where it passed, UNKNOWN where the simulations are too few, CAUTION where regions hold too much."""
+        return Level.CAUTION if self.cautious else STATES[self.state]
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -114,7 +126,7 @@ class Calibration:
             [name, f"{p:.2g}", f"{self.gaps[name]:.1%}" if name in self.gaps else "-"]
             for name, p in self.p_values.items()
         ]
-        facts = [(CALIBRATION_STATES[self.state], reason) for reason in self.reasons]
+        facts = [(self.level.label, reason) for reason in self.reasons]
         return html(f"calibration of the {self.of} posterior on {self.rows:,} simulations", rows, facts)
 
     @property
@@ -144,6 +156,92 @@ class Calibration:
 
 
 _APART = ("reference", "reliability")
+_RELIABLE_K, _FEW = 0.7, 400  # of weights: Pareto's k, and the effective size
+
+
+def calibration_finding(said: Mapping[str, Any], posterior: str = "", *, derived: bool = False) -> Finding:
+    """What a calibration says of an answer.
+
+    Args:
+        said: State, reasons and whose it is ("of"), as `answer.json` has them; "cautious" where that is known.
+        posterior: Which posterior answered.
+        derived: Whether the answer has quantities that follow from the parameters.
+    """
+    reasons = tuple(said.get("reasons") or (NOT_CALIBRATED,))
+    state = str(said.get("state") or ("cannot tell" if said.get("passed") else "not passed"))
+    state = "not checked" if reasons == (NOT_CALIBRATED,) else state
+    wide = bool(said.get("cautious", state == "not passed" and too_wide(reasons)))
+    level = Level.CAUTION if wide else STATES.get(state, Level.UNKNOWN)
+    of = f"of the {said['of']} posterior: " if posterior and said.get("of") not in (None, posterior) else ""
+    of = f"{of}of the parameters, from whose draws derived quantities follow: " if derived else of
+    cause = Cause.FRESH if level == Level.UNKNOWN else None if level == Level.GOOD else Cause.SIMULATIONS
+    kind = "too wide" if wide else state
+    return Finding("calibration", level, of + "; ".join(reasons), kind, {}, cause, Evidence.AVERAGE)
+
+
+def said_of(calibration: Calibration | None) -> dict[str, Any]:
+    """What `answer.json` says of a calibration."""
+    if calibration is None:
+        return {"state": "not checked", "passed": False, "reasons": [NOT_CALIBRATED], "of": None, "fit": None}
+    known = {name: getattr(calibration, name) for name in ("state", "passed", "cautious", "of", "fit")}
+    return {**known, "reasons": list(calibration.reasons)}
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """What an answer knows of the weights of its draws.
+
+    Args:
+        ess: Effective sample size.
+        count: Number of draws.
+        k: Pareto's k; None where it is not known.
+        corrected: Whether the answer has estimates from before they were weighted.
+        posterior: Which posterior answered, in words.
+    """
+
+    ess: float
+    count: int
+    k: float | None
+    corrected: bool
+    posterior: str
+
+
+def findings_about(
+    calibrated: Finding, trust: Finding, checks: Sequence[Finding], weights: Weighted
+) -> tuple[Finding, ...]:
+    """All findings about an answer, in the order in which they are shown.
+
+    Args:
+        calibrated: Of the calibration.
+        trust: Of the observation.
+        checks: Further ones. Answers of earlier versions have none about weights, and it is made here.
+        weights: Of its draws.
+    """
+    missing = (weights.k is not None or weights.corrected) and all(one.name != "weights" for one in checks)
+    by = "P(success)" not in weights.posterior or "reweighted by the likelihood" in weights.posterior
+    more = (weights_finding(weights.ess, weights.count, weights.k, likelihood=by),) if missing else ()
+    return (calibrated, trust, *more, *checks)
+
+
+def weights_finding(ess: float, count: int, k: float | None, *, likelihood: bool) -> Finding:
+    """Whether the weights of draws are to be relied on.
+
+    Args:
+        ess: Effective sample size.
+        count: Number of draws.
+        k: Pareto's k of the weights; None where it is not known.
+        likelihood: Whether the simulator's likelihood is among the weights; others do not mend a network.
+    """
+    evidence, by = (Evidence.LIKELIHOOD, "the likelihood") if likelihood else (None, "the probability of success")
+    figures = {"ess": ess, **({} if k is None else {"k": k})}
+    shape = "" if k is None else f" (Pareto k {k:.2f})"
+    words = f"{count:,} draws, weighted by {by}, are worth {ess:,.0f}{shape}"
+    if k is not None and k >= _RELIABLE_K:
+        words = f"a few of {count:,} draws carry the weights by {by}: Pareto k is {k:.2f}, above {_RELIABLE_K}"
+        return Finding("weights", Level.ALARM, words, "unreliable", figures, Cause.SIMULATIONS, evidence)
+    if ess < _FEW:
+        return Finding("weights", Level.CAUTION, words, "few", figures, Cause.SIMULATIONS, evidence)
+    return Finding("weights", Level.GOOD, words, "reliable", figures, None, evidence)
 
 
 @dataclass(frozen=True)
@@ -187,9 +285,9 @@ class Trust:
     Args:
         p_value: Probability, for an observation from the simulator and its prior, of being at least this unusual;
             None where there is nothing to compare with.
-        verdict: The same in words.
-        level: The same in one word: "good", "unusual", "alarm" (do not use the answer), or "unknown" where there are
-            no, or too few, fresh simulations to tell.
+        words: The same in words.
+        level: GOOD; CAUTION, it is unusual; ALARM, do not use the answer; or UNKNOWN where there are no, or too few,
+            fresh simulations to tell.
         where: Which of its numbers are strange given the others, the strangest first; empty where none is, or none was
             looked for.
 
@@ -198,51 +296,35 @@ class Trust:
     """
 
     p_value: float | None
-    verdict: str
-    level: Literal["good", "unusual", "alarm", "unknown"]
+    words: str
+    level: Level
     where: tuple[Strange, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.level not in TRUST_LEVELS:
-            raise ValueError(f"the level of trust is one of {', '.join(map(repr, TRUST_LEVELS))}, got {self.level!r}")
+        object.__setattr__(self, "level", self.finding.level)
 
     @property
     def alarm(self) -> bool:
-        return self.level == "alarm"
+        return self.level == Level.ALARM
+
+    @property
+    def finding(self) -> Finding:
+        """The same as a finding about the answer."""
+        figures = {} if self.p_value is None else {"p": self.p_value}
+        cause = {Level.GOOD: None, Level.UNKNOWN: Cause.FRESH}.get(self.level, Cause.SCALE)
+        return Finding("trust", self.level, self.words, "", figures, cause)
 
     def to_json(self) -> dict[str, Any]:
-        said = {"p_value": self.p_value, "verdict": self.verdict, "level": self.level}
+        said = {"p_value": self.p_value, "verdict": self.words, "level": str(self.level)}
         return {**said, **({"where": [one.to_json() for one in self.where]} if self.where else {})}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trust:
-        return cls(**{**data, "where": tuple(Strange.from_json(one) for one in data.get("where", ()))})
+        """Read it back, also of an earlier version.
 
-
-@dataclass(frozen=True)
-class Check:
-    """One further finding about an answer, good or bad: the one place for what a reader must know beside the numbers.
-
-    Args:
-        name: What was looked at, a word or two: "failures", "prior bounds", "chains".
-        level: "good", "caution" (read the answer with care), "alarm" (do not use it) or "unknown" (it could not be
-            told).
-        verdict: The finding in words, with its figures and, unless it is good, the way out.
-
-    Raises:
-        ValueError: If the level is none of the four.
-    """
-
-    name: str
-    level: Literal["good", "caution", "alarm", "unknown"]
-    verdict: str
-
-    def __post_init__(self) -> None:
-        if self.level not in CHECK_LEVELS:
-            raise ValueError(f"the level of a check is one of {', '.join(map(repr, CHECK_LEVELS))}, got {self.level!r}")
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
-
-CHECK_LEVELS = {"good": "good", "caution": "caution", "alarm": "WARNING", "unknown": "UNKNOWN"}
+        Raises:
+            KeyError: If a part is missing.
+            ValueError: If the level is none of the four.
+        """
+        where = tuple(Strange.from_json(one) for one in data.get("where", ()))
+        return cls(data["p_value"], data["verdict"], Level(level_of_trust(data["level"])), where)

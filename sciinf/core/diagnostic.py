@@ -1,0 +1,139 @@
+"""Diagnostic: a check of answers, one file each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from torch import Generator, Tensor
+
+from sciinf.core.draws import Draws
+from sciinf.core.findings import Cause, Evidence, Finding, Level
+from sciinf.core.posterior import Posterior
+from sciinf.core.records import Calibration, Trust
+from sciinf.core.simulator import Simulator, X
+
+
+class Need(StrEnum):
+    """What a diagnostic needs beside the draws of an answer; it is left out of answers that have no such thing."""
+
+    OBSERVATION = "observation"
+    PREDICTIONS = "predictions"
+    AROUND = "around"
+
+
+@dataclass(frozen=True)
+class Case:
+    """An answer while it is made, as diagnostics see it.
+
+    Args:
+        posterior: What answered.
+        draws: Its draws, weighted, of the parameters and then of derived quantities.
+        level: Credible level of the intervals.
+        calibration: Of the posterior, or of what it corrects; None where it was never checked.
+        trust: Whether the observation looks like the simulations; None where nobody looked.
+        failures: How simulations that failed are read: "exclude", "outcome" or "model".
+        seed: Of the question. A diagnostic that draws seeds a generator of its own with it.
+        plain: Draws before they were weighted; None where they are not.
+        x: The observation, name -> (1, *event). With `Need.OBSERVATION`.
+        simulator: It makes data as the observation was seen. With `Need.PREDICTIONS`.
+        theta: Draws of the answer, (m, D), without weights. Likewise.
+        predicted: Data that were simulated from each of these, name -> (m, *event). Likewise.
+        around: More simulations, from a wider distribution around the answer (`trust.around.Around`); a text where
+            they cannot be made, which says why; None where the simulator makes data of another form. With
+            `Need.AROUND`.
+        more_around: Makes such simulations anew, more of them.
+        generator: Source of the random numbers of an answer; for the local check alone.
+        bounds: The prior, made ready for `trust.bounds`.
+        found: What was found so far, in order.
+    """
+
+    posterior: Posterior
+    draws: Draws
+    level: float
+    calibration: Calibration | None = None
+    trust: Trust | None = None
+    failures: Any = "exclude"
+    seed: int = 0
+    plain: Draws | None = None
+    x: X = field(default_factory=dict)
+    simulator: Simulator | None = None
+    theta: Tensor | None = None
+    predicted: X = field(default_factory=dict)
+    around: Any = None
+    more_around: Callable[[], Any] | None = None
+    generator: Generator | None = None
+    bounds: Any = None
+    found: list[Finding] = field(default_factory=list)
+
+    @property
+    def has(self) -> frozenset[Need]:
+        """What it has of what diagnostics may need."""
+        seen = {Need.OBSERVATION} if self.x else set()
+        return frozenset(seen | ({Need.PREDICTIONS, Need.AROUND} if self.simulator is not None else set()))
+
+    def finding(self, name: str) -> Finding | None:
+        """What was found before under a name."""
+        return next((one for one in self.found if one.name == name), None)
+
+
+class Diagnostic(ABC):
+    """A check of answers. To add one, put a file with a final subclass into `sciinf/trust`; nothing else is needed.
+
+    What it finds stands in the answer's table, its page, its HTTP reply and its exports, and counts in its verdict; the
+    first line of the class's docstring, a question, stands in the list of checks (docs/reading_a_report.md).
+
+    Attributes:
+        name: What is looked at, a word or two, as findings are called.
+        needs: What it needs beside the draws.
+        cause: What has to change where its findings are not good and name no cause of their own.
+        evidence: What its findings rest on, if they tell whether the computation is right.
+
+    Examples:
+        >>> @final
+        ... class Spread(Diagnostic):
+        ...     '''Is the posterior far wider than the prior's own sd?'''
+        ...
+        ...     name, cause = "spread", Cause.SIMULATIONS
+        ...
+        ...     def __call__(self, case):
+        ...         sd = case.draws.sd()
+        ...         if bool((sd > 1e6).any()):
+        ...             return [Finding(self.name, Level.CAUTION, f"sds of up to {float(sd.max()):.2g}")]
+        ...         return []
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    cause: ClassVar[Cause | None] = None
+    evidence: ClassVar[Evidence | None] = None
+
+    @abstractmethod
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        """What it finds of an answer; nothing where there is nothing to say.
+
+        Args:
+            case: The answer, with what is known of it.
+        """
+
+    @property
+    def question(self) -> str:
+        """What it asks, in a sentence."""
+        return (type(self).__doc__ or self.name).strip().partition("\n")[0]
+
+    def findings(self, case: Case) -> list[Finding]:
+        """The same, with cause and evidence where a finding has none of its own."""
+        return [self._whole(one) for one in self(case)]
+
+    def _whole(self, one: Finding) -> Finding:
+        cause = one.cause or (self.cause if one.level != Level.GOOD else None)
+        return replace(one, cause=cause, evidence=one.evidence or self.evidence)
+
+
+def p_of(finding: Finding | None) -> float | None:
+    """The p-value of a finding, where there is one."""
+    figures: Mapping[str, Any] = finding.figures if finding else {}
+    return figures.get("p")

@@ -1,0 +1,142 @@
+"""Verdict: whether to rely on an answer, in one sentence, from all findings about it.
+
+It judges the answer, by the strongest evidence that there is (`Evidence`): weights by the simulator's likelihood, then
+rounds of simulations around the observation, then a second network there, then the local check alone, then the
+calibration of the network on average. Where the strongest cannot tell, the next counts as well. Weaker evidence that
+says otherwise is named as such. Findings about the data and the draws always count, whatever the network did; one of
+these that could not be made calls for care.
+
+An answer that nothing stronger than the local check speaks for is to be read with care: half of such answers are more
+than .15 sds or a tenth of an sd off (docs/calibration.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sciinf.core.findings import Cause, Evidence, Finding, Level
+
+_LONG = 180  # characters of a clause
+_BEGIN = {
+    Level.GOOD: "Rely on this answer",
+    Level.CAUTION: "Rely with care on this answer",
+    Level.UNKNOWN: "Cannot tell whether to rely on this answer",
+    Level.ALARM: "Do not rely on this answer",
+}
+_BECAUSE = {
+    Evidence.NETWORK: "a second network, trained around this observation, gives the same answer",
+    Evidence.ROUNDS: "rounds of simulations around this observation have settled it",
+    Evidence.LIKELIHOOD: "its draws are weighted by the simulator's likelihood",
+}
+_ONLY = {
+    Evidence.AVERAGE: "not checked at this observation",
+    Evidence.CHECK: "no error was seen at this observation, but no second network has confirmed that",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether to rely on an answer.
+
+    Args:
+        level: GOOD, rely; CAUTION, rely with care; UNKNOWN, cannot tell; ALARM, do not rely.
+        findings: All that was found, in the order in which it is shown.
+        because: The findings that decided; empty where nothing is wrong.
+        weaker: Findings that say otherwise and rest on weaker evidence than what decided.
+        evidence: The strongest there is; None where nothing speaks for the computation.
+    """
+
+    level: Level
+    findings: tuple[Finding, ...]
+    because: tuple[Finding, ...]
+    weaker: tuple[Finding, ...]
+    evidence: Evidence | None
+
+    def __str__(self) -> str:
+        return self.sentence
+
+    @property
+    def word(self) -> str:
+        """One of "rely", "rely with care", "cannot tell" and "do not rely"."""
+        return self.level.advice
+
+    @cached_property
+    def causes(self) -> tuple[Cause, ...]:
+        """What has to change, each once, the gravest first; empty where nothing has."""
+        open_too = [one for one in self.findings if one.evidence and one.level != Level.GOOD and one not in self.weaker]
+        found = [one.cause for one in (*self.because, *open_too) if one.cause is not None]
+        found += [Cause.AROUND] if self._alone and self.level in (Level.CAUTION, Level.UNKNOWN) else []
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def clauses(self) -> tuple[str, ...]:
+        """Why, in a few words each."""
+        if self.level == Level.GOOD:
+            return (_BECAUSE[self.evidence],) if self.evidence else ()
+        found = [brief(one.words) for one in self.because]
+        if self._alone and self.level != Level.ALARM and not any(one.evidence for one in self.because):
+            found.append(_ONLY[self.evidence or Evidence.AVERAGE])
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def sentence(self) -> str:
+        """The verdict in one sentence, which begins with it."""
+        words = f"{_BEGIN[self.level]}: {'; '.join(self.clauses)}"
+        if self.level == Level.UNKNOWN and self.causes:
+            words += f"; to tell, {self.causes[0]}"
+        return words.rstrip(".") + "."
+
+    @property
+    def _alone(self) -> bool:
+        """Whether nothing that is strong enough speaks for the computation."""
+        return self.evidence is None or self.evidence <= Evidence.CHECK
+
+    def label_of(self, finding: Finding) -> str:
+        """How a line about one of the findings begins: its level, or that it is weaker evidence."""
+        return "weaker evidence" if any(one is finding for one in self.weaker) else finding.level.label
+
+    def line_of(self, finding: Finding) -> str:
+        """A line about one of the findings."""
+        return f"{self.label_of(finding)}: {finding.words}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Level and sentence, as they stand in `answer.json`, in exports and in the service's replies."""
+        return {"verdict": str(self.level), "sentence": self.sentence}
+
+
+def judged(findings: Sequence[Finding]) -> Verdict:
+    """The verdict from all findings about an answer."""
+    deciding: list[Finding] = []
+    evidence = None
+    for strength in sorted({one.evidence for one in findings if one.evidence}, reverse=True):
+        here = [one for one in findings if one.evidence == strength]
+        deciding += here
+        if any(one.level != Level.UNKNOWN for one in here):
+            evidence = strength
+            break
+    weaker = [one for one in findings if one.evidence and one.level != Level.GOOD and one.evidence < (evidence or 0)]
+    counted = [(one, _counted(one)) for one in (*deciding, *(one for one in findings if one.evidence is None))]
+    least = Level.UNKNOWN if evidence is None else Level.CAUTION if evidence <= Evidence.CHECK else Level.GOOD
+    level = max([least, *(each for _, each in counted)])
+    because = [one for one, each in counted if each == level != Level.GOOD]
+    return Verdict(level, tuple(findings), tuple(because), tuple(weaker), evidence)
+
+
+def _counted(finding: Finding) -> Level:
+    """The level that a finding gives a verdict: of the data or the draws, what could not be told calls for care."""
+    if finding.evidence is None and finding.level == Level.UNKNOWN:
+        return Level.CAUTION
+    return finding.level
+
+
+def brief(words: str) -> str:
+    """The first clause of a finding, without the figures in brackets that the whole of it has."""
+    clause = re.split(r"; |\. (?=[A-Z])", words.strip(), maxsplit=1)[0]
+    clause = re.sub(r" \((?:p = |p < |[\d,]+ simulations|[^()]*\bamong )[^()]*\)", "", clause)
+    if len(clause) > _LONG:
+        clause = f"{clause[:_LONG].rpartition(', ')[0] or clause[:_LONG].rpartition(' ')[0]} …"
+    return clause.rstrip(".")

@@ -1,0 +1,51 @@
+"""All diagnostics: the classes in this folder, found by looking, and asked in the order in which they are shown."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from pathlib import Path
+
+from sciinf.core.diagnostic import Case, Diagnostic
+from sciinf.core.findings import Finding
+
+ORDER = (
+    "weights",
+    "failures",
+    "prior bounds",
+    "stray draws",
+    "few draws",
+    "tails",
+    "ensemble",
+    "model comparison",
+    "noise",
+    "predictive",
+    "likelihood",
+    "density",
+    "intervals",
+    "limits",
+    "residuals",
+    "listed models",
+    "local check",
+    "strange data",
+)
+"""How they are asked and shown; one that is not named here comes last."""
+
+
+@cache
+def every_diagnostic() -> tuple[Diagnostic, ...]:
+    """One of each class, in order."""
+    for module in sorted(each.name for each in pkgutil.iter_modules([str(Path(__file__).parent)])):
+        importlib.import_module(f"sciinf.trust.{module}")
+    found = [kind() for kind in Diagnostic.__subclasses__() if kind.__module__.startswith("sciinf.trust.")]
+    place = {name: k for k, name in enumerate(ORDER)}
+    return tuple(sorted(found, key=lambda one: (place.get(one.name, len(place)), one.name)))
+
+
+def diagnosed(case: Case) -> tuple[Finding, ...]:
+    """What all diagnostics find of an answer that has what they need."""
+    for one in every_diagnostic():
+        if one.needs <= case.has:
+            case.found.extend(one.findings(case))
+    return tuple(case.found)
