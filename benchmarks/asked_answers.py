@@ -26,7 +26,7 @@ from sciinf.commands.until_settled import UntilSettled
 from sciinf.core import Finding, Posterior, X
 from sciinf.trust.around import MANY, ROWS, simulate_around
 from sciinf.trust.here import check_twice, doubted
-from sciinf.trust.right import RIGHT
+from sciinf.trust.right import Kind
 from sciinf.trust.second import undecided
 
 DRAWS = 20_000
@@ -121,7 +121,7 @@ def _of_model(
 
 def _said(check: Finding) -> str:
     """The level of a check; "right" where it calls the answer right."""
-    return "right" if check.words.startswith(RIGHT) else check.level
+    return "right" if check.kind == Kind.RIGHT else check.level
 
 
 def _npe(model: Asked, simulations: int, seed: int) -> tuple[Any, float]:

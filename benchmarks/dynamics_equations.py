@@ -141,8 +141,8 @@ def questions(fit: Any, simulator: Any, theta: Tensor, x: dict[str, Tensor]) -> 
     for k in range(len(theta)):
         value = bool(true[k, k % 2])  # "even" for one, "odd" for the next
         name = simulator.statements[k % 2]
-        called += "contradict" in suppose(posterior, simulator, x["points"][k], {name: not value}, draws=2_000).words
-        wrong += "contradict" in suppose(posterior, simulator, x["points"][k], {name: value}, draws=2_000).words
+        called += "contradict" in suppose(posterior, simulator, x["points"][k], {name: not value}, draws=2_000).verdict
+        wrong += "contradict" in suppose(posterior, simulator, x["points"][k], {name: value}, draws=2_000).verdict
     count = len(theta)
     found = {"answers by": "weights, 2,000 draws or more", "recovered": right / count, "CPU s": spent}
     return {**found, "false called": called / count, "true called": wrong / count, "problems": count}

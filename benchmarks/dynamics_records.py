@@ -138,7 +138,7 @@ def _doubts(right: HiddenStates, truth: HiddenStates, how: str, seed: int) -> tu
     assert isinstance(around, Around)
     residual, drawn = residual_p(posterior, right, x, around), simulate_from(simulator, theta, generator=g)[0]
     assert isinstance(residual, tuple)
-    strange = any(each.level == "alarm" for each in check_data(posterior, x, around)[0])
+    strange = any(each.level == "alarm" for each in check_data(posterior, x, around))
     return residual[0], predictive_p(posterior, x, drawn)[0], float(not strange)
 
 

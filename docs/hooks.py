@@ -24,15 +24,15 @@ FEWER = {  # how pictures were made of pipelines that take long; docs/gallery.py
     "two_epidemics": "--fresh 4000",
 }
 FOUND = {  # what the run of a picture got wrong
-    "coal_mines": "A network that saw so few records is far from the posterior: calibration says NOT PASSED, and a "
+    "coal_mines": "A network that saw so few records is far from the posterior: calibration is a WARNING, and a "
     "million draws were worth 3,547. The weights mend most of it. The exact probabilities, by a sum over all places of "
     "the changes, are 0, 0.128, 0.399 and 0.473; those of the picture are within 0.006 of them.",
     "darcy_inverse": "Not all of that run came out right. The true conductivities are 4 and 12. The 90 % interval of "
     "`low`, 3.40 to 5.09, holds its truth; that of `high`, 8.14 to 11.2, does not. The fresh simulations were too few "
-    "to tell whether that is more than chance: calibration says CANNOT TELL.",
+    "to tell whether that is more than chance: calibration is UNKNOWN.",
     "kolmogorov": "The posterior of that run is too wide. Its generator learned from 800 solutions, and its draws are "
     "widened by what they miss: of 500 runs of the solver the 70 % interval of `strength` held 79 %, and calibration "
-    "says NOT PASSED.",
+    "is a WARNING.",
 }
 
 
@@ -55,10 +55,19 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links of pages in docs/ to the one that lies above it, and to notebooks, which are pages here."""
+    """Links of pages in docs/ to the one that lies above it, and to notebooks, which are pages here; all checks."""
+    markdown = markdown.replace("<!-- further checks -->", _further_checks(markdown))
     above = "/" not in page.file.src_uri
     markdown = markdown.replace("](../CONTRIBUTING.md", "](CONTRIBUTING.md") if above else markdown
     return re.sub(r"\]\((\.\./notebooks/\w+)\.ipynb\)", r"](\1.md)", markdown)
+
+
+def _further_checks(markdown: str) -> str:
+    """Diagnostics that a page does not describe, with the questions that they ask."""
+    from sciinf.trust.diagnostics import every_diagnostic
+
+    others = [one for one in every_diagnostic() if f"| {one.name} |" not in markdown]
+    return "".join(f"- **{one.name}**: {one.question}\n" for one in others)
 
 
 def _moved(text: str) -> str:

@@ -13,232 +13,92 @@ from typing import TYPE_CHECKING, Any
 from sciinf.lazy import offered
 
 if TYPE_CHECKING:
-    from sciinf import wrappers
-    from sciinf.answer import load_answer, query
-    from sciinf.calibration import calibrate
-    from sciinf.checking import check_simulator
-    from sciinf.commands.workflow import infer
-    from sciinf.core.answer import Answer
-    from sciinf.core.diagnostic import Diagnostic
-    from sciinf.core.draws import Draws
-    from sciinf.core.estimator import Estimator
-    from sciinf.core.existence import Each, Only
-    from sciinf.core.findings import Finding, Level
-    from sciinf.core.fit import Fit, load_fit
-    from sciinf.core.joint_laws import Ordered, Simplex
-    from sciinf.core.laws import Truncated
-    from sciinf.core.levels import Choice, Counts
-    from sciinf.core.named_laws import (
-        Beta,
-        Cauchy,
-        Exponential,
-        Gamma,
-        HalfCauchy,
-        HalfNormal,
-        Laplace,
-        LogNormal,
-        LogUniform,
-        Normal,
-        StudentT,
-        Uniform,
-    )
-    from sciinf.core.posterior import Posterior
-    from sciinf.core.prior import Prior
-    from sciinf.core.proposal import Proposal
-    from sciinf.core.records import Calibration
-    from sciinf.core.simulator import Observable, Outcome, Simulator, Status, load_simulator
-    from sciinf.core.unknown_law import Unknown
-    from sciinf.core.verdict import Verdict
-    from sciinf.engine.cluster import Cluster
-    from sciinf.engine.slurm_array import SlurmArray
-    from sciinf.engine.workers import Here, Workers
-    from sciinf.estimators._changes import Changes
-    from sciinf.estimators.auxiliary_score import AuxiliaryScore
-    from sciinf.estimators.elements import Elements
-    from sciinf.estimators.flow import Flow
-    from sciinf.estimators.gnpe import GNPE
-    from sciinf.estimators.joint import Joint
-    from sciinf.estimators.likelihood import Likelihood
-    from sciinf.estimators.matching import Matching
-    from sciinf.estimators.mixed import Mixed
-    from sciinf.estimators.ratio import Ratio
-    from sciinf.estimators.score import Score
-    from sciinf.inference.compositional import Compositional
-    from sciinf.inference.conditional import Conditional
-    from sciinf.inference.corrected import correct
-    from sciinf.inference.distillation import distil
-    from sciinf.inference.refined import load_refined, refine_around
-    from sciinf.inference.sequential import infer_sequentially, load_sequential
-    from sciinf.posterior import build_posterior, load_posterior
-    from sciinf.report import write_report
-    from sciinf.serve.client import connect
-    from sciinf.simulation import repair, simulate
-    from sciinf.store import Store
-    from sciinf.surveys.answers import Answers, load_answers
-    from sciinf.surveys.asking import query_all
-    from sciinf.training import Recipe, train, train_ensemble
-    from sciinf.trust.scores.coverage_of_neurons import NeuronCoverage
-    from sciinf.trust.scores.hierarchy import HierarchicalRatio
-    from sciinf.trust.scores.noise_time import DiffusionTime
-    from sciinf.trust.scores.planted import PlantedFaults
+    from sciinf import wrappers as wrappers
+    from sciinf.answer import load_answer as load_answer
+    from sciinf.answer import query as query
+    from sciinf.calibration import calibrate as calibrate
+    from sciinf.checking import check_simulator as check_simulator
+    from sciinf.commands.workflow import infer as infer
+    from sciinf.core.answer import Answer as Answer
+    from sciinf.core.diagnostic import Diagnostic as Diagnostic
+    from sciinf.core.draws import Draws as Draws
+    from sciinf.core.estimator import Estimator as Estimator
+    from sciinf.core.existence import Each as Each
+    from sciinf.core.existence import Only as Only
+    from sciinf.core.findings import Finding as Finding
+    from sciinf.core.findings import Level as Level
+    from sciinf.core.fit import Fit as Fit
+    from sciinf.core.fit import load_fit as load_fit
+    from sciinf.core.joint_laws import Ordered as Ordered
+    from sciinf.core.joint_laws import Simplex as Simplex
+    from sciinf.core.laws import Truncated as Truncated
+    from sciinf.core.levels import Choice as Choice
+    from sciinf.core.levels import Counts as Counts
+    from sciinf.core.named_laws import Beta as Beta
+    from sciinf.core.named_laws import Cauchy as Cauchy
+    from sciinf.core.named_laws import Exponential as Exponential
+    from sciinf.core.named_laws import Gamma as Gamma
+    from sciinf.core.named_laws import HalfCauchy as HalfCauchy
+    from sciinf.core.named_laws import HalfNormal as HalfNormal
+    from sciinf.core.named_laws import Laplace as Laplace
+    from sciinf.core.named_laws import LogNormal as LogNormal
+    from sciinf.core.named_laws import LogUniform as LogUniform
+    from sciinf.core.named_laws import Normal as Normal
+    from sciinf.core.named_laws import StudentT as StudentT
+    from sciinf.core.named_laws import Uniform as Uniform
+    from sciinf.core.posterior import Posterior as Posterior
+    from sciinf.core.prior import Prior as Prior
+    from sciinf.core.proposal import Proposal as Proposal
+    from sciinf.core.records import Calibration as Calibration
+    from sciinf.core.simulator import Observable as Observable
+    from sciinf.core.simulator import Outcome as Outcome
+    from sciinf.core.simulator import Simulator as Simulator
+    from sciinf.core.simulator import Status as Status
+    from sciinf.core.simulator import load_simulator as load_simulator
+    from sciinf.core.unknown_law import Unknown as Unknown
+    from sciinf.core.verdict import Verdict as Verdict
+    from sciinf.engine.cluster import Cluster as Cluster
+    from sciinf.engine.slurm_array import SlurmArray as SlurmArray
+    from sciinf.engine.workers import Here as Here
+    from sciinf.engine.workers import Workers as Workers
+    from sciinf.estimators._changes import Changes as Changes
+    from sciinf.estimators.auxiliary_score import AuxiliaryScore as AuxiliaryScore
+    from sciinf.estimators.elements import Elements as Elements
+    from sciinf.estimators.flow import Flow as Flow
+    from sciinf.estimators.gnpe import GNPE as GNPE
+    from sciinf.estimators.joint import Joint as Joint
+    from sciinf.estimators.likelihood import Likelihood as Likelihood
+    from sciinf.estimators.matching import Matching as Matching
+    from sciinf.estimators.mixed import Mixed as Mixed
+    from sciinf.estimators.ratio import Ratio as Ratio
+    from sciinf.estimators.score import Score as Score
+    from sciinf.inference.compositional import Compositional as Compositional
+    from sciinf.inference.conditional import Conditional as Conditional
+    from sciinf.inference.corrected import correct as correct
+    from sciinf.inference.distillation import distil as distil
+    from sciinf.inference.refined import load_refined as load_refined
+    from sciinf.inference.refined import refine_around as refine_around
+    from sciinf.inference.sequential import infer_sequentially as infer_sequentially
+    from sciinf.inference.sequential import load_sequential as load_sequential
+    from sciinf.posterior import build_posterior as build_posterior
+    from sciinf.posterior import load_posterior as load_posterior
+    from sciinf.report import write_report as write_report
+    from sciinf.serve.client import connect as connect
+    from sciinf.simulation import repair as repair
+    from sciinf.simulation import simulate as simulate
+    from sciinf.store import Store as Store
+    from sciinf.surveys.answers import Answers as Answers
+    from sciinf.surveys.answers import load_answers as load_answers
+    from sciinf.surveys.asking import query_all as query_all
+    from sciinf.training import Recipe as Recipe
+    from sciinf.training import train as train
+    from sciinf.training import train_ensemble as train_ensemble
+    from sciinf.trust.scores.coverage_of_neurons import NeuronCoverage as NeuronCoverage
+    from sciinf.trust.scores.hierarchy import HierarchicalRatio as HierarchicalRatio
+    from sciinf.trust.scores.noise_time import DiffusionTime as DiffusionTime
+    from sciinf.trust.scores.planted import PlantedFaults as PlantedFaults
 
-__all__ = [
-    "GNPE",
-    "Answer",
-    "Answers",
-    "AuxiliaryScore",
-    "Beta",
-    "Calibration",
-    "Cauchy",
-    "Changes",
-    "Choice",
-    "Cluster",
-    "Compositional",
-    "Conditional",
-    "Counts",
-    "Diagnostic",
-    "DiffusionTime",
-    "Draws",
-    "Each",
-    "Elements",
-    "Estimator",
-    "Exponential",
-    "Finding",
-    "Fit",
-    "Flow",
-    "Gamma",
-    "HalfCauchy",
-    "HalfNormal",
-    "Here",
-    "HierarchicalRatio",
-    "Joint",
-    "Laplace",
-    "Level",
-    "Likelihood",
-    "LogNormal",
-    "LogUniform",
-    "Matching",
-    "Mixed",
-    "NeuronCoverage",
-    "Normal",
-    "Observable",
-    "Only",
-    "Ordered",
-    "Outcome",
-    "PlantedFaults",
-    "Posterior",
-    "Prior",
-    "Proposal",
-    "Ratio",
-    "Recipe",
-    "Score",
-    "Simplex",
-    "Simulator",
-    "SlurmArray",
-    "Status",
-    "Store",
-    "StudentT",
-    "Truncated",
-    "Uniform",
-    "Unknown",
-    "Verdict",
-    "Workers",
-    "build_posterior",
-    "calibrate",
-    "check_simulator",
-    "connect",
-    "correct",
-    "distil",
-    "infer",
-    "infer_sequentially",
-    "load_answer",
-    "load_answers",
-    "load_fit",
-    "load_posterior",
-    "load_refined",
-    "load_sequential",
-    "load_simulator",
-    "query",
-    "query_all",
-    "refine_around",
-    "repair",
-    "simulate",
-    "train",
-    "train_ensemble",
-    "wrappers",
-    "write_report",
-]
-
-_NAMES_IN = {
-    "core.estimator": ("Estimator",),
-    "core.existence": ("Each", "Only"),
-    "core.fit": ("Fit", "load_fit"),
-    "core.joint_laws": ("Ordered", "Simplex"),
-    "core.laws": ("Truncated",),
-    "core.levels": ("Choice", "Counts"),
-    "core.named_laws": (
-        "Beta",
-        "Cauchy",
-        "Exponential",
-        "Gamma",
-        "HalfCauchy",
-        "HalfNormal",
-        "Laplace",
-        "LogNormal",
-        "LogUniform",
-        "Normal",
-        "StudentT",
-        "Uniform",
-    ),
-    "core.posterior": ("Posterior",),
-    "core.prior": ("Prior",),
-    "core.proposal": ("Proposal",),
-    "core.answer": ("Answer",),
-    "core.draws": ("Draws",),
-    "core.diagnostic": ("Diagnostic",),
-    "core.findings": ("Finding", "Level"),
-    "core.records": ("Calibration",),
-    "core.verdict": ("Verdict",),
-    "core.simulator": ("Observable", "Outcome", "Simulator", "Status", "load_simulator"),
-    "core.unknown_law": ("Unknown",),
-    "store": ("Store",),
-    "estimators._changes": ("Changes",),
-    "estimators.auxiliary_score": ("AuxiliaryScore",),
-    "estimators.elements": ("Elements",),
-    "estimators.flow": ("Flow",),
-    "estimators.gnpe": ("GNPE",),
-    "estimators.joint": ("Joint",),
-    "estimators.likelihood": ("Likelihood",),
-    "estimators.matching": ("Matching",),
-    "estimators.mixed": ("Mixed",),
-    "estimators.ratio": ("Ratio",),
-    "estimators.score": ("Score",),
-    "inference.compositional": ("Compositional",),
-    "inference.conditional": ("Conditional",),
-    "inference.corrected": ("correct",),
-    "inference.distillation": ("distil",),
-    "checking": ("check_simulator",),
-    "engine.cluster": ("Cluster",),
-    "engine.slurm_array": ("SlurmArray",),
-    "engine.workers": ("Here", "Workers"),
-    "commands.workflow": ("infer",),
-    "simulation": ("repair", "simulate"),
-    "training": ("Recipe", "train", "train_ensemble"),
-    "inference.refined": ("load_refined", "refine_around"),
-    "inference.sequential": ("infer_sequentially", "load_sequential"),
-    "posterior": ("build_posterior", "load_posterior"),
-    "calibration": ("calibrate",),
-    "answer": ("load_answer", "query"),
-    "surveys.answers": ("Answers", "load_answers"),
-    "surveys.asking": ("query_all",),
-    "report": ("write_report",),
-    "serve.client": ("connect",),
-    "trust.scores.coverage_of_neurons": ("NeuronCoverage",),
-    "trust.scores.hierarchy": ("HierarchicalRatio",),
-    "trust.scores.noise_time": ("DiffusionTime",),
-    "trust.scores.planted": ("PlantedFaults",),
-}
-_find, _offered = offered(__name__, {name: module for module, names in _NAMES_IN.items() for name in names})
+_find, _offered = offered(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
@@ -252,4 +112,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*_offered(), "wrappers", "__version__"]
+    return [*_offered(), "__version__"]

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sciinf.calibration import load_calibration
@@ -31,8 +30,9 @@ from sciinf.core.estimates import disagreement, estimate_from_json
 from sciinf.core.files import local_path, read_json, write_json
 from sciinf.core.paths import Paths
 from sciinf.core.simulator import identity
-from sciinf.question import CHECKS, Wanted, judge_of, question
-from sciinf.storage.answers import ANSWERS, answer_place, found_in, newest_answers
+from sciinf.inference.tilted import layers
+from sciinf.question import CHECKS, Question, Wanted, judge_of, question
+from sciinf.storage.answers import ANSWERS, answer_place, found_in, newest_answers, values_digest
 from sciinf.storage.paths_file import read_paths, write_paths
 from sciinf.storage.predictive_file import Predicted, read_predictive, write_predictive
 from sciinf.trust.failures import Reading
@@ -92,7 +92,7 @@ def query(
     hashes = {str(path): _sha256(Path(path)) for path in files}
     wanted = Wanted(level, draws, seed, failures, name=name, files=hashes)
     asked = question(judge_of(posterior, calibration, failures), x, simulator, wanted)
-    folder, inputs = None if out is None else answer_place(local_path(out), name, _values_digest(asked.x)), ""
+    folder, inputs = None if out is None else answer_place(local_path(out), name, values_digest(asked.x)), ""
     if folder is not None:
         settings = (level, draws, seed, identity(simulator) if simulator else None, failures, *asked.read)
         settings += (_SEEN,) if simulator and simulator.like else ()
@@ -111,7 +111,7 @@ def query(
         answer = replace(answer, name=folder.name)
         if beside is None:
             _tell_lost(folder)
-        _save_over(folder, answer, {"inputs": inputs, "seconds": time.monotonic() - started})
+        _save_over(folder, answer, {"inputs": inputs, "question": _asked(asked), "seconds": time.monotonic() - started})
     return _with_beside(answer, others, folder) if others else answer
 
 
@@ -171,7 +171,7 @@ def save_answer(answer: Answer, folder: str | Path, about: Mapping[str, Any] | N
         write_paths(folder / "paths.h5", answer.paths)
     written = ("draws.h5", "predictive.h5", *(["paths.h5"] if answer.paths else []))
     files = {name: _sha256(folder / name) for name in written}
-    values = _values_digest({k: torch.as_tensor(v) for k, v in answer.observation.items()})
+    values = values_digest(answer.observation)
     about = {"values_sha256": values, **(about or {}), "sha256": files}
     write_json(folder / "answer.json", {**answer.to_json(), **about})
 
@@ -245,7 +245,7 @@ def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
         amortised={n: estimate_from_json(e) for n, e in data.get("amortised", {}).items()},
         posterior=data.get("posterior", ""),
         scope=data.get("scope", ""),
-        checks=tuple(Finding(**check) for check in data.get("checks", ())),
+        checks=tuple(Finding.from_json(check) for check in data.get("checks", ())),
         read=tuple(data.get("read", ())),
         name=data.get("observation", {}).get("name", ""),
         files=data.get("observation", {}).get("files", {}),
@@ -295,22 +295,21 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _asked(question: Question) -> dict[str, Any]:
+    """What was asked, of which network, so that a service can tell the same question."""
+    wanted = question.wanted
+    known = {"level": wanted.level, "draws": wanted.draws, "seed": wanted.seed, "failures": wanted.failures}
+    return {**known, "fit": layers(question.posterior)[-1].digest}
+
+
 def _inputs_digest(
     posterior: Posterior, observation: Mapping[str, Tensor], calibration: Calibration | None, settings: tuple[Any, ...]
 ) -> str:
     checked: tuple[Any, ...] = ()
     if calibration:
         # what is known of fresh simulations
-        seen = sorted((name, _values_digest({name: value})) for name, value in calibration.reference.items())
+        seen = sorted((name, values_digest({name: value})) for name, value in calibration.reference.items())
         checked = (calibration.fit, calibration.simulations, calibration.rows, calibration.reasons, seen)
     digest = hashlib.sha256(repr((posterior.digest, settings, checked, CHECKS)).encode())
-    digest.update(_values_digest(observation).encode())
-    return digest.hexdigest()
-
-
-def _values_digest(observation: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the values of an observation, with a leading axis of one or without."""
-    digest = hashlib.sha256()
-    for name in sorted(observation):
-        digest.update(name.encode() + observation[name].numpy().tobytes())
+    digest.update(values_digest(observation).encode())
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sciinf.core.derived import check_derived
 from sciinf.core.existence import ABSENT
+from sciinf.core.findings import Cause, Finding, Level
 from sciinf.core.precision import rounded_away
 from sciinf.core.simulator import Outcome, Simulator, Status
 from sciinf.engine.block import Attempt, generator_for, one_thread
@@ -27,6 +28,8 @@ from sciinf.storage.outcome import normalise, status_of
 from sciinf.store import Store
 
 SIZES = (1, 2, 17)
+FATAL = "fatal"
+_LABELS = {**{level: level.label for level in Level}, Level.GOOD: "note"}
 FALSE_ALARM = 1e-4
 _ALONE = 64
 _MOST, _SECONDS = 256, 3.0
@@ -57,10 +60,9 @@ class SimulatorReport:
         random: Whether another seed gave other data.
         rows_per_second: On one thread, in one batch.
         bytes_per_row: Growth of the peak memory per row, at least the size of the data itself.
-        notes: What is worth knowing, in sentences.
-        warnings: What makes a posterior mean something else than it seems to, such as many failures.
-        problems: What must be mended, in sentences; none when all is well.
-        fatal: Those of the problems that would make what is learned wrong, or leave a run without an answer.
+        findings: What was found. "good" is worth knowing; "caution" makes a posterior mean something else than it seems
+            to, such as many failures; "alarm" must be mended. Of the kind "fatal" are alarms that would make what is
+            learned wrong, or leave a run without an answer.
     """
 
     name: str
@@ -71,14 +73,35 @@ class SimulatorReport:
     random: bool
     rows_per_second: float
     bytes_per_row: float
-    notes: tuple[str, ...]
-    warnings: tuple[str, ...]
-    problems: tuple[str, ...]
-    fatal: tuple[str, ...]
+    findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
+        """Whether nothing must be mended."""
         return not self.problems
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing, in words."""
+        return self._words(Level.GOOD)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What calls for caution, in words."""
+        return self._words(Level.CAUTION)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What must be mended, in words."""
+        return self._words(Level.ALARM)
+
+    @property
+    def fatal(self) -> tuple[str, ...]:
+        """Those of the problems that would make a run worthless, in words."""
+        return tuple(one.words for one in self.findings if one.kind == FATAL)
+
+    def _words(self, level: Level) -> tuple[str, ...]:
+        return tuple(one.words for one in self.findings if one.level == level)
 
     def lines(self, *, outside: bool = False) -> list[str]:
         """The report as lines of text.
@@ -95,11 +118,11 @@ class SimulatorReport:
             f"speed           {self.rows_per_second:,.3g} rows per second on one thread",
             f"memory          about {self.bytes_per_row:,.0f} bytes per row",
         ]
-        lines += [f"note            {note}" for note in self.notes]
-        lines += [f"WARNING         {warning}" for warning in self.warnings]
-        lines += [f"PROBLEM         {problem}" for problem in self.problems]
-        counts = [f"{len(self.problems)} to be mended (PROBLEM)"] * bool(self.problems)
-        counts += [f"{len(self.warnings)} to be thought about (WARNING)"] * bool(self.warnings)
+        lines += [
+            f"{_LABELS[one.level]:<16}{one.words}" for one in sorted(self.findings, key=lambda one: one.level.order)
+        ]
+        counts = [f"{len(self.problems)} to be mended (WARNING)"] * bool(self.problems)
+        counts += [f"{len(self.warnings)} to be thought about (caution)"] * bool(self.warnings)
         if outside:
             counts.append("data OUTSIDE what the prior predicts" + "; the simulator has no problem" * (not counts))
         return [*lines, f"found: {', '.join(counts)}" if counts else "no problem found"]
@@ -152,10 +175,7 @@ class _Check:
 
     def __init__(self, simulator: Simulator, rows: int, seed: int, sizes: Sequence[int]) -> None:
         self.simulator, self.rows, self.seed, self.sizes = simulator, rows, seed, sizes
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-        self.problems: list[str] = []
-        self.fatal: list[str] = []
+        self.found: list[Finding] = []
 
     def report(self) -> SimulatorReport:
         shapes = {name: spec.shape for name, spec in self.simulator.observables.items()}
@@ -171,14 +191,13 @@ class _Check:
         speed = self.rows / max(time.perf_counter() - started, 1e-9)
         self._globals(states)
         if lines := len(said.getvalue().splitlines()):
-            self.notes.append(
-                f"the simulator prints ({lines} lines for {self.rows} rows): leave it out, or log to a file"
-            )
+            words = f"the simulator prints ({lines} lines for {self.rows} rows): leave it out, or log to a file"
+            self._note("prints", words)
         self._absent(theta, first)
         finite = 0.0 if first is None else self._usable(first)
         if first is None or not finite:
             return SimulatorReport(
-                self.simulator.name, self.rows, shapes, 0.0, False, False, 0.0, 0.0, *self._sentences()
+                self.simulator.name, self.rows, shapes, 0.0, False, False, 0.0, 0.0, tuple(self.found)
             )
         size = max(memory_in_use("cpu") - before, sum(v.nbytes for v in first.x.values()))
         self._digits(first)
@@ -188,7 +207,7 @@ class _Check:
         if not same:
             self._problem(NOT_REPEATED, fatal=False)
         elif other is not None and is_noiseless(first, other):
-            self.warnings.append(NO_NOISE)
+            self._note("noise", NO_NOISE, Level.CAUTION, Cause.NOISE)
         self._sizes()
         self._beside(theta[:_ALONE], noisy)
         self._density()
@@ -201,12 +220,11 @@ class _Check:
             noisy,
             speed,
             size / self.rows,
-            *self._sentences(),
+            tuple(self.found),
         )
 
-    def _sentences(self) -> Sequence[tuple[str, ...]]:
-        """Notes, warnings, problems, and the fatal ones of these."""
-        return [tuple(each) for each in (self.notes, self.warnings, self.problems, self.fatal)]
+    def _note(self, name: str, words: str, level: Level = Level.GOOD, cause: Cause | None = None) -> None:
+        self.found.append(Finding(name, level, words, "", {}, cause))
 
     def _theta(self, n: int) -> Tensor:
         theta = self.simulator.prior.sample(n, generator=generator_for(self.seed, n))
@@ -228,9 +246,9 @@ class _Check:
         return outcome
 
     def _problem(self, text: str, *, fatal: bool = True) -> None:
-        for found in (self.problems, self.fatal)[: 1 + fatal]:
-            if text not in found:
-                found.append(text)
+        one = Finding("simulator", Level.ALARM, text, FATAL if fatal else "")
+        if one not in self.found:
+            self.found.append(one)
 
     def _usable(self, outcome: Outcome) -> float:
         good = int((status_of(outcome) == Status.OK).sum())
@@ -244,9 +262,10 @@ class _Check:
             return good / self.rows
         text += ". They are left out, so the posterior is that of the prior where the simulator works"
         if share > _MANY_FAILED:
-            self.warnings.append(f"{text}. Mend it, narrow the prior, or say what a failure is (infer --failures)")
+            text += ". Mend it, narrow the prior, or say what a failure is (infer --failures)"
+            self._note("failures", text, Level.CAUTION, Cause.FAILURES)
         else:
-            self.notes.append(text)
+            self._note("failures", text)
         return good / self.rows
 
     def _absent(self, theta: Tensor, outcome: Outcome | None) -> None:
@@ -268,14 +287,14 @@ class _Check:
     def _digits(self, outcome: Outcome) -> None:
         """Whether float32 holds what varies in the data, and which parameters it does not hold."""
         if self.simulator.prior.dtype == torch.float64:
-            self.notes.append("parameters are float64: float32 cannot tell their values apart")
+            self._note("digits", "parameters are float64: float32 cannot tell their values apart")
         good = status_of(outcome) == Status.OK
         for name, spec in self.simulator.observables.items():
             if spec.dtype != "float32" or int(good.sum()) < 2:
                 continue
             value = outcome.x[name][good].double()
             if words := rounded_away(value.mean(0), value.std(0)):
-                self.notes.append(f"{name!r} has {words}; declare it with Observable(..., dtype='float64')")
+                self._note("digits", f"{name!r} has {words}; declare it with Observable(..., dtype='float64')")
 
     def _sizes(self) -> None:
         for size in self.sizes:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +20,7 @@ from sciinf.commands.run_folders import run_folder
 from sciinf.commands.usage import PipelineCommand, explained
 from sciinf.telling import ANSWER, DETAIL, ERROR, keep_log, logged, tell
 
-BAD_INPUT, FAILED_CHECK, INTERRUPTED = 2, 3, 130
+BAD_INPUT, FAILED_CHECK, NOT_RELIABLE, INTERRUPTED = 2, 3, 4, 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,13 +37,15 @@ def cli() -> None:
 @click.argument("pipeline", metavar="PIPELINE.py")
 @click.option("--out", required=True, metavar="DIR", help="Run folder.")
 @options.seed
+@options.strict
 @click.pass_context
-def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
+def run(ctx: click.Context, pipeline: str, out: str, seed: int, strict: bool) -> None:
     """Run a pipeline file's `run(out, *, seed, ...)`; its other keywords are options: --simulations 50000."""
     from sciinf.commands.keywords import keywords, pipeline_of
     from sciinf.commands.live_events import LiveEvents
     from sciinf.commands.live_page import LivePage
     from sciinf.core import Answer
+    from sciinf.core.findings import Cause
     from sciinf.engine.progress import heard_by, stage
 
     path = Path(pipeline).resolve()
@@ -59,8 +61,9 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
                 f"`run` of {path} returned {type(answer).__name__}; it must return what `query` gives, an Answer"
             )
         steps.finish(folder, [answer], caller, seed=seed, started=started)
-    if answer.calibration is not None and not answer.calibration.passed:
-        caller.say("note: more simulations usually mend a calibration; the same command with more goes on")
+    if Cause.SIMULATIONS in answer.verdict.causes:
+        caller.say("note: more simulations usually mend that; the same command with more goes on")
+    _end([answer.verdict.level], strict)
 
 
 @cli.command(cls=options.FilesCommand)
@@ -90,7 +93,8 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int) -> None:
 @options.level
 @options.failures
 @options.accept_changes
-def infer(simulator: str, observation: Sequence[str], out: str, **given: Any) -> None:
+@options.strict
+def infer(simulator: str, observation: Sequence[str], out: str, strict: bool, **given: Any) -> None:
     """The whole default workflow: simulate, train, calibrate, answer, report."""
     from sciinf.commands.observations import observations, reader_options, reading
     from sciinf.commands.user_files import user_simulator
@@ -101,7 +105,7 @@ def infer(simulator: str, observation: Sequence[str], out: str, **given: Any) ->
     given["options"] = reader_options(sim)
     read = reading(sim, sim.observables, given["column"], given["options"])
     asked = observations(sim.observables, read, observation)
-    follow(sim, asked, out, given, CommandLine())
+    _end([answer.verdict.level for answer in follow(sim, asked, out, given, CommandLine())], strict)
 
 
 @cli.command()
@@ -198,18 +202,20 @@ def calibrate(simulator: str, folder: str, n: int | None, **given: Any) -> None:
 @options.seed
 @options.device
 @options.accept_changes
+@options.strict
 def query(
-    folder: str, observation: Sequence[str], observations: str | None, simulator: str | None, **given: Any
+    folder: str, observation: Sequence[str], observations: str | None, simulator: str | None, strict: bool, **given: Any
 ) -> None:
     """Ask a fitted run for the parameters behind an observation, or behind any number of them."""
     if observations is not None:
         from sciinf.commands.surveying import survey_run
 
-        survey_run(folder, observations, simulator, given)
+        answers = survey_run(folder, observations, simulator, given)
+        _end(answers.column("verdict") if strict else (), strict)
         return
     from sciinf.commands.querying import query_run
 
-    query_run(folder, observation, simulator, given)
+    _end([answer.verdict.level for answer in query_run(folder, observation, simulator, given)], strict)
 
 
 @cli.command()
@@ -295,6 +301,12 @@ def main() -> None:
             raise SystemExit(INTERRUPTED) from None
         except Exception as error:
             _fail(error)
+
+
+def _end(levels: Iterable[str], strict: bool) -> None:
+    """End with another status than 0 where an answer is not to be relied on, if that was asked for."""
+    if strict and any(level == "alarm" for level in levels):
+        raise SystemExit(NOT_RELIABLE)
 
 
 def _done() -> None:

@@ -20,6 +20,7 @@ from sciinf.calibration import load_calibration
 from sciinf.core import Calibration, Observable, Simulator, Status, X
 from sciinf.core.answer import answers_table
 from sciinf.core.files import read_json, write_json
+from sciinf.core.findings import Cause
 from sciinf.storage.answers import answer_folders
 
 X_O = [2.0, 4.0, 3.5, 1.0, -2.0]
@@ -103,7 +104,7 @@ def test_a_derived_quantity_of_weighted_draws_is_exact(
     back = load_answer(tmp_path, calibration)
     assert back.table() == answer.table()
     assert "apart (derived)  how far apart  m " in back.table()
-    assert "of the parameters; derived quantities follow from their draws" in back.table()
+    assert "of the parameters, from whose draws derived quantities follow: " in back.table()
 
 
 def _marginal(simulator: Simulator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,18 +140,11 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
     assert data["draws"] == len(answer.draws)
     assert data["ess"] == pytest.approx(answer.draws.ess)
     assert data["log_evidence"] == answer.draws.log_evidence
-    assert data["calibration"] == {
-        "state": calibration.state,
-        "passed": calibration.passed,
-        "reasons": list(calibration.reasons),
-        "of": calibration.of,
-        "fit": calibration.fit,
-    }
-    assert data["trust"] == {
-        "p_value": answer.trust.p_value,
-        "verdict": answer.trust.words,
-        "level": answer.trust.level,
-    }
+    known = {name: getattr(calibration, name) for name in ("state", "passed", "cautious", "of", "fit")}
+    assert data["calibration"] == {**known, "reasons": list(calibration.reasons)}
+    assert {"verdict": data["verdict"], "sentence": data["sentence"]} == answer.verdict.to_json()
+    said = answer.trust
+    assert data["trust"] == {"p_value": said.p_value, "verdict": said.words, "level": said.level}
     with h5py.File(tmp_path / ONE / "draws.h5") as opened:
         file: Any = opened
         assert set(file) == {*simulator.prior.names, "log_weight"}
@@ -168,6 +162,8 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
     back = load_answer(tmp_path, calibration)
     assert back.parameters == answer.parameters
     assert back.trust == answer.trust
+    assert back.checks == answer.checks
+    assert back.verdict.level == answer.verdict.level
     assert back.amortised == answer.amortised
     assert torch.equal(back.draws.theta, answer.draws.theta)
     assert torch.equal(back.draws.log_weight, answer.draws.log_weight)
@@ -185,8 +181,11 @@ def test_an_amortised_answer_has_no_evidence_and_says_that_it_was_never_checked(
     assert data["calibration"]["state"] == "not checked"
     assert data["calibration"]["reasons"] == ["never checked on fresh simulations"]
     assert data["trust"]["p_value"] is None
-    assert answer.trust.level == "unknown"
-    assert "NOT PASSED" in answer.table()
+    assert answer.trust.level == answer.verdict.level == "unknown"
+    assert answer.verdict.causes == (Cause.FRESH, Cause.AROUND)
+    lines = answer.table().splitlines()
+    assert lines[:2] == [answer.verdict.sentence, ""]
+    assert "calibration  UNKNOWN: never checked on fresh simulations" in lines
 
 
 def test_the_same_question_is_read_back_and_another_is_not(fit: Fit, calibration: Calibration, tmp_path: Path) -> None:

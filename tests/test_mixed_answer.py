@@ -180,7 +180,8 @@ def test_several_answers_are_told_together(answer: Answer) -> None:
     table = answers_table({"one": answer, "two": answer.given(model="wave")})
     assert "one: model: wave: > 0.9995" in table
     assert "two: steps:" in table
-    assert "exists" in table.splitlines()[3]
+    assert table.splitlines()[:3] == [f"one: {answer.verdict}", f"two: {answer.given(model='wave').verdict}", ""]
+    assert "exists" in next(row for row in table.splitlines() if row.startswith("observation"))
 
 
 def test_a_report_has_bars_exists_and_a_corner_that_says_what_it_is_of(run: Path) -> None:
@@ -243,7 +244,8 @@ def test_an_answer_corrected_by_weights_tells_both() -> None:
     draws = drawn(Burst.prior, weighted=True, log_evidence=-3.0, log_evidence_error=0.1)
     plain = replace(draws, log_weight=torch.zeros(len(draws)).double())
     answer = made(draws, amortised=estimates(plain, 0.9))
-    lines = answer.table().splitlines()
+    first, empty, *lines = answer.table().splitlines()
+    assert (first, empty) == (answer.verdict.sentence, "")
     for line, name in zip(lines, ("model", "steps", "uncorrected model", "uncorrected steps"), strict=False):
         assert line.startswith(f"{name} ")
     assert lines[5].split()[:4] == ["parameter", "unit", "exists", "median"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +20,12 @@ from sciinf import Store, infer, load_answer, load_posterior
 from sciinf.commands import refine
 from sciinf.commands.caller import CommandLine
 from sciinf.commands.observations import Asked
-from sciinf.core import Answer, Draws, Finding, Fit, Observation, Trust
+from sciinf.core import Answer, Calibration, Draws, Finding, Fit, Observation, Trust
 from sciinf.core.files import read_json, write_json
+from sciinf.core.findings import Level
 from sciinf.inference.refined import SCHEMA
 from sciinf.trust import around, here, right
+from sciinf.trust.right import Kind, local_check
 from sciinf.trust.second import vouched
 
 POINTS = """
@@ -64,14 +65,17 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     assert check["level"] == "alarm"
     assert "the data tell more of" in check["verdict"]
     assert "not right at this observation" in result.out
-    assert "passed: the" not in (run / "report.html").read_text()
-    assert "--refine auto (up to 1,500 simulations around each)" in result.err
-    assert re.search(r"^next: sciinf infer .* \(about .* more\)$", result.err, re.MULTILINE), "of the calibration"
+    assert check["kind"] == Kind.WRONG
+    assert "Rely on this answer" not in (run / "report.html").read_text()
+    ways = re.findall(r"^next: .*", result.err, re.MULTILINE)
+    assert ways[0] == "next: give the network a summary that keeps more of the data"
+    assert re.search(r"^next: sciinf infer .* --refine auto \(up to 1,500 simulations around each to refine", ways[1])
+    assert not any(way.endswith("more)") for way in ways), "of the calibration, which is weaker evidence"
     assert not refined.exists()
 
     result, pages = _watched(run, "infer", tmp_path / "points.py", *words)
     assert result.code == 0, result.err
-    _is_told(told := result, run, pages)
+    _is_told(result, run, pages)
     before, after = (_answer(folder)["parameters"]["mu"] for folder in (run, refined))
     assert abs(after["mean"] - 1.16) < 0.035
     assert before["sd"] > 1.4 * 0.069 > 1.15 * 0.069 > after["sd"], "exact it is .069"
@@ -83,8 +87,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
 
     _ask_near_and_far(run, refined, tmp_path)
     # what cannot tell is calibrated on more, simulated from the laws of the rounds
-    (way,) = re.findall(r"^next: sciinf (calibrate .* -n )\d+$", told.err, re.MULTILINE)
-    assert call(*shlex.split(f"{way} 400")).code == 0
+    assert call("calibrate", tmp_path / "points.py", refined, "-n", 400).code == 0
     assert len(read_json(refined / "calibration.json")["ranks"]) == 400
     # a damaged one is left out, and named
     (refined / "rounds" / "observation.safetensors").write_bytes(b"")
@@ -136,7 +139,8 @@ def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
     assert (check["level"] == "good") == confirmed
     assert "confirming it by a second network, from a round of 500 simulations around it, in" in result.err
     assert ("it confirms the first answer" in result.err) == confirmed
-    assert ("confirmed    seen: right at this observation" in result.out) == confirmed
+    assert (check["kind"] == Kind.RIGHT, check["evidence"] == "network") == (confirmed,) * 2
+    assert ("local check  good: right at this observation" in result.out.split("report  ")[1]) == confirmed
     assert ("refining seen in up to 2 more rounds" in result.err) == (not confirmed)
     made = [len(Store(f)) for f in sorted((refined / "rounds").glob("round_*/simulations"))]
     assert made == ([500] if confirmed else [500, 500, 800]), "each round doubles them, three times -n in all"
@@ -147,6 +151,7 @@ def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
     ]
     assert seeds[0] != seeds[1], "it begins with other weights"
     page = (run / "report.html").read_text()
+    assert ("posterior: refined" in page) == (not confirmed)
     assert ("a second network, trained on 500 simulations around it, differs by little" in page) == confirmed
     if confirmed:
         with pytest.raises(FileNotFoundError, match="what is there confirmed the answer"):
@@ -197,39 +202,38 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp
     assert not folder.exists(), "a refined answer, and the one it began from is to be confirmed now"
 
 
+def answered(*checks: Finding, calibration: Calibration | None = None, name: str = "") -> Answer:
+    draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
+    return Answer({}, draws, calibration, Trust(None, "", Level.UNKNOWN), checks=checks, name=name)
+
+
 @pytest.mark.parametrize(
-    ("level", "said", "wrong"),
+    ("kind", "second", "wrong"),
     [
-        ("alarm", "", True), ("caution", "", True), ("good", "", False),
-        ("unknown", f"{right.UNSETTLED}: a second network, trained on 500 simulations around it, differs", True),
-        ("unknown", "not checked", False), ("caution", f"{right.LOST} of a", False),
-        ("unknown", f"{right.UNTOLD} (2,000 simulations around it)", False),
+        (Kind.WRONG, False, True), (Kind.HINTED, False, True), (Kind.RIGHT, False, False), (Kind.UNSEEN, False, False),
+        (Kind.UNSETTLED, True, True), (Kind.HINTED, True, True), (Kind.RIGHT, True, False), (Kind.UNLIKE, False, False),
+        (Kind.UNCHECKED, False, False), (Kind.LOST, False, False), (Kind.UNTOLD, False, False),
     ],
 )  # fmt: skip
-def test_what_is_wrong_or_may_be_is_refined(level: Any, said: str, wrong: bool) -> None:
+def test_what_is_wrong_or_may_be_is_refined(kind: Kind, second: bool, wrong: bool) -> None:
     """A caution stood beside a mean that was 1.2 sds off, and an sd twice too large."""
-    checks = (Finding("residuals", "alarm", ""), Finding("local check", level, said))
-    draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
-    answer = Answer({}, draws, None, Trust(None, "", "unknown"), {}, checks=checks)
-    undecided = said.startswith((right.LOST, right.UNTOLD))
+    answer = answered(Finding("residuals", Level.ALARM, ""), local_check(kind, "", second=second))
+    undecided = kind in (Kind.UNSEEN, Kind.LOST, Kind.UNTOLD)
     assert (refine.wrong_here(answer), refine.to_confirm(answer) is not None) == (wrong, undecided)
 
 
 @pytest.mark.parametrize(
-    ("state", "level", "said", "wrong"),
+    ("state", "kind", "wrong"),
     [
-        ("passed", "good", "", False), ("cannot tell", "good", "", False), ("not passed", "good", "", True),
-        ("not passed", "unknown", "not checked", False), ("not passed", "caution", right.LOST, True),
+        ("passed", Kind.UNSEEN, False), ("cannot tell", Kind.UNSEEN, False), ("not passed", Kind.UNSEEN, True),
+        ("not passed", Kind.UNCHECKED, False), ("not passed", Kind.LOST, True), ("not passed", Kind.RIGHT, False),
     ],
 )  # fmt: skip
-def test_no_local_check_vouches_for_a_network_that_is_wrong_on_average(
-    state: Any, level: Any, said: str, wrong: bool
-) -> None:
+def test_no_local_check_vouches_for_a_network_that_is_wrong_on_average(state: Any, kind: Kind, wrong: bool) -> None:
     """Means were .34 and .29 sds off, "right at this observation" beside "NOT PASSED", and not refined."""
-    draws, one = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2)), cast(Any, SimpleNamespace(names=("a",)))
+    one = cast(Any, SimpleNamespace(names=("a",)))
     calibration = replace(make_calibration(one, torch.Generator().manual_seed(0)), state=state)
-    checks = vouched([Finding("local check", level, said)], calibration)
-    answer = Answer({}, draws, calibration, Trust(None, "", "unknown"), {}, checks=checks)
+    answer = answered(*vouched([local_check(kind, "")], calibration), calibration=calibration)
     assert refine.wrong_here(answer) == wrong
     assert not refine.wrong_here(replace(answer, checks=())), "a likelihood corrected it"
 
@@ -240,30 +244,26 @@ def test_too_few_simulations_to_refine_are_told_a_number_that_works(
 ) -> None:
     """`--refine auto` was named as the next step, and did nothing."""
     monkeypatch.setattr(sys, "argv", ["sciinf", "infer", "a.py", "-n", "300", "--refine", way])
-    draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
-    answer = Answer(
-        {}, draws, None, Trust(None, "", "unknown"), checks=(Finding("local check", "alarm", ""),), name="seen"
-    )
-    asked, sim, fit = [(Asked("seen", (), Observation({})), answer)], cast(Any, None), cast(Any, None)
+    asked, sim, fit = [Asked("seen", (), Observation({}))], cast(Any, None), cast(Any, None)
     given = {"refine": way, "n": 300, "device": "cpu"}
-    assert refine.refine_all(sim, fit, tmp_path, asked, given, CommandLine()) == [answer]
-    told = capsys.readouterr().err
-    way_on = refine.refining_command([answer], given, CommandLine())
-    assert way_on == "next, for seen: sciinf infer a.py -n 500 --refine auto (up to 1,500 simulations around each)"
-    assert ("not refined, for that takes -n 500 at least" in told) == (way == "auto")
-    hinted = replace(answer, checks=(Finding("local check", "caution", f"{right.LOST} of a"),))
-    assert refine.refine_all(sim, fit, tmp_path, [(asked[0][0], hinted)], given, CommandLine()) == [hinted]
-    assert ("seen is not refined, for that takes -n 500" in capsys.readouterr().err) == (way == "auto")
-    assert refine.refining_command([hinted], given, CommandLine()).startswith("next, to confirm seen: ")
-    alone = replace(
-        answer, checks=(Finding("local check", "good", f"{right.UNSEEN}: middles to 0.1 sds"),), name="other"
+    wrong, lost = (answered(local_check(kind, ""), name="seen") for kind in (Kind.WRONG, Kind.LOST))
+    for answer in (wrong, lost):
+        refine.refine_all(sim, fit, tmp_path, asked, answers := [answer], given, CommandLine())
+        assert answers == [answer]
+        said = capsys.readouterr().err
+        assert ("note: seen is not refined, for that takes -n 500 at least" in said) == (way == "auto")
+    command = "sciinf infer a.py -n 500 --refine auto"
+    assert refine.refining_command([wrong], given, CommandLine()) == (
+        f"{command} (up to 1,500 simulations around each to refine it)"
     )
-    lines = refine.refining_command([answer, alone], given, CommandLine()).splitlines()
-    assert lines == [
-        way_on,
-        "next, to confirm other: sciinf infer a.py -n 500 --refine auto (500 simulations around each, up to 1,500 "
-        "where it is not confirmed)",
-    ]
+    to_confirm = f"{command} (up to 1,500 simulations around each to refine it, 500 to confirm it)"
+    unseen = answered(local_check(Kind.UNSEEN, ""), name="other")
+    for some in ([lost], [unseen], [wrong, unseen]):
+        assert refine.refining_command(some, given, CommandLine()) == to_confirm
+    right_here = answered(local_check(Kind.RIGHT, ""), name="other")
+    assert refine.refining_command([right_here], given, CommandLine()) == ""
+    done = {**given, "n": 500, "refine": "auto"}
+    assert refine.refining_command([wrong], done, CommandLine()) == "", "that was done"
 
 
 def _ask_near_and_far(run: Path, refined: Path, tmp_path: Path) -> None:
@@ -291,8 +291,7 @@ def _is_told(result: Result, run: Path, pages: list[str]) -> None:
     said = r"chance error, by how far this round moved the answer: [^(]* \(limits [^)]*\)"
     told = re.findall(rf"round \d: 500 simulations, \d+ s; {said}; (.*)", result.err)
     assert told[-1].startswith("right at this observation: "), "it ends when it hardly moved, and no error is seen"
-    ways = re.findall(r"^next: sciinf (\w+ .*)", result.err, re.MULTILINE)
-    assert [way.split()[0] for way in ways] == ["calibrate"], "it goes on by itself, but 300 cannot tell of calibration"
+    assert "next: " not in result.err, "it goes on by itself, and the answer can be relied on"
     assert f"refined answer for seen, in {run}/refined/seen\n" in result.err
     (begun,) = re.findall(
         r"first answer for seen is there; refining it with up to 1,500 simulations around it, in up to 3 rounds.*",
@@ -305,7 +304,7 @@ def _is_told(result: Result, run: Path, pages: list[str]) -> None:
         (False, True),
         (True, False),
     ], "the refined answer comes last"
-    assert "(of the refined network's posterior)" in tables[1], "whose calibration it is"
+    assert "calibration  weaker evidence: of the refined network's posterior: " in tables[1], "300 cannot tell"
     page = next(page for page in pages if "Running: refine seen, round 1 of up to 3" in page)
     assert "not right at this observation" in page, "the answer stands there while it is refined"
     assert ['<meta http-equiv="refresh"' in one for one in (page, (run / "report.html").read_text())] == [True, False]

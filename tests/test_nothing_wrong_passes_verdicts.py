@@ -73,7 +73,8 @@ def infer(folder: Path, code: str, data: str, *words: object) -> tuple[str, str,
     result = call(*told)
     assert result.code == 0, result.err
     page = (folder / "run/report.html").read_text()
-    return result.out, result.err, re.sub("<[^>]*>", "", page.split('id="verdict"')[1].split("</p>")[0])
+    (headline,) = re.findall(r'id="verdict"[^>]*><p class="headline">([^<]*)', page)
+    return result.out, result.err, html.unescape(headline)
 
 
 # --- 2: green by weakness -----------------------------------------------------------------------------------------
@@ -89,10 +90,12 @@ def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(
     monkeypatch.setattr(ood, "_ENOUGH", math.inf)  # nor is what looks for planted faults
     few = ("-n", 1_000, "--calibration", 100)
     out, err, headline = infer(tmp_path, EXACT, "x\n0.3\n", *few)
-    assert "calibration  CANNOT TELL" in out
-    assert "passed: the" not in headline
-    said = json.loads((tmp_path / "run/answers/seen/answer.json").read_text())["calibration"]
-    assert (said["state"], said["passed"]) == ("cannot tell", False)
+    assert "calibration  weaker evidence: " in out
+    assert "trust        UNKNOWN: too few" in out
+    assert "Rely on this answer" not in headline
+    said = json.loads((tmp_path / "run/answers/seen/answer.json").read_text())
+    assert said["verdict"] != "good"
+    assert (said["calibration"]["state"], said["calibration"]["passed"]) == ("cannot tell", False)
     command, cost = re.findall(r"next: (sciinf .*) \(about (.*) more\)", err)[0]
     assert re.fullmatch(r"[\d.]+ (s|min).*", cost)
     page = html.unescape(re.sub("<[^>]*>", "", (tmp_path / "run/report.html").read_text()))
@@ -100,22 +103,22 @@ def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(
 
     out, err, _ = infer(tmp_path, EXACT, "x\n0.3\n", *few, "--until-calibrated", "--most", 2_000)
     assert "more than 2,000 simulations, the most allowed" in err
-    assert "calibration  passed" not in out
+    assert "calibration  weaker evidence: " in out
 
     following = call(*shlex.split(command)[1:])
     assert "too few" not in following.out
-    assert "calibration  CANNOT TELL" not in following.out
+    assert "UNKNOWN" not in following.out
 
     out, err, _ = infer(tmp_path, EXACT, "x\n0.3\n", *few, "--until-calibrated", "--most", 20_000)
     assert "going on with 1,000 simulations to train on and 3,000 fresh ones" in err
-    assert "calibration  passed" in out
+    assert "calibration  good" in out
 
 
 @pytest.mark.slow
 @briefly_trained()
 def test_infer_goes_on_with_more_to_train_on_where_an_error_is_seen(tmp_path: Path) -> None:
     _, err, _ = infer(tmp_path, EXACT, "x\n0.3\n", "-n", 100, "--calibration", 300, "--until-calibrated", "--most", 300)
-    assert "calibration NOT PASSED: " in err
+    assert "calibration WARNING: " in err
     assert "going on with 200 simulations to train on and 300 fresh ones" in err
 
 
@@ -127,9 +130,10 @@ def test_infer_goes_on_with_more_to_train_on_where_an_error_is_seen(tmp_path: Pa
 def test_an_sd_that_a_few_draws_carry_is_named(tmp_path: Path) -> None:
     """The data say nothing of `far`, so its draws are Cauchy: sd and mean are those of the few farthest draws."""
     out, _, headline = infer(tmp_path, STEEP, "x\n0.1\n0.2\n0.3\n", "-n", 500, "--calibration", 300, "--refine", "off")
-    assert out.splitlines()[0].split()[:3] == ["parameter", "unit", "median"]
+    assert out.splitlines()[0] == headline
+    assert out.splitlines()[2].split()[:3] == ["parameter", "unit", "median"]
     assert re.search(r"stray draws  caution: 10 of 10,000 draws carry \d+% of the variance of far", out)
-    assert "passed: the" not in headline
+    assert "Rely on this answer" not in headline
 
 
 # --- 10: the headline judges the answer that is given -------------------------------------------------------------
@@ -140,10 +144,10 @@ def test_an_sd_that_a_few_draws_carry_is_named(tmp_path: Path) -> None:
 @briefly_trained()
 def test_an_answer_that_its_likelihood_corrected_is_not_condemned_for_the_network(tmp_path: Path) -> None:
     out, _, headline = infer(tmp_path, FOUR, "x\n0.3\n1.0\n-0.2\n0.4\n", "-n", 100, "--calibration", 200)
-    assert "calibration  NOT PASSED" in out
-    assert "passed: the likelihood corrected the posterior" in headline
+    assert "calibration  weaker evidence: of the amortised posterior: " in out
+    assert headline == "Rely on this answer: its draws are weighted by the simulator's likelihood."
     page = (tmp_path / "run/report.html").read_text()
-    assert "so it does not judge this answer" in page
+    assert "Weaker evidence" in page
 
 
 # --- 13: answers of several observations --------------------------------------------------------------------------

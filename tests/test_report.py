@@ -24,6 +24,7 @@ from sciinf.figures.numbers import latex, numbers_of
 from sciinf.figures.run_folder import read_runs
 from sciinf.figures.verdicts import verdict_of
 from sciinf.report import write_report
+from sciinf.storage.answers import point_to_refined
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,8 @@ def test_the_page_says_everything_in_order(complete):
     order = [
         "decay",
         "25 November 2025",
-        "All checks that were made passed",
-        "weights reliable",
+        "Rely on this answer: its draws are weighted by the simulator's likelihood.",
+        "✓ calibration ✓ trust ✓ weights",
         "Data and prediction",
         "Posterior",
     ]
@@ -222,7 +223,7 @@ def test_the_next_command_stands_below_the_verdict_until_all_is_well(tmp_path):
     lines = f"next: {command} (about 3 min 2 s more)\nnext, for cell7: infer(..., refine='auto') (up to 3 x 600)"
     write_json(folder / "provenance.json", {**about, "next": lines})
     write_report(folder)
-    assert "-n 1200" not in read(folder).text  # all checks passed
+    assert "-n 1200" not in read(folder).text  # it can be relied on
     answer = json.loads((folder / "answer.json").read_text())
     write_json(folder / "answer.json", {**answer, "pareto_k": 0.9})
     write_report(folder)
@@ -272,8 +273,32 @@ def test_labels_stand_where_people_read_and_names_where_programs_do(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_refined_answer_and_the_one_it_came_from_name_each_other(tmp_path):
-    run, near = tmp_path / "run", tmp_path / "run" / "refined" / "cell7"
+def test_a_page_shows_the_refined_answer_and_links_to_the_one_that_it_replaces(tmp_path):
+    run, near, inside = refined_run(tmp_path / "run")
+    write_report(run)
+    assert "posterior: refined" in read(run).text
+    assert "posterior: amortised" not in read(run).text
+    assert links(run) == ["answers/cell7/report.html"]
+    assert "Refined by simulations around this observation. Read the answer that it replaces" in read(run).text
+    assert "posterior: amortised" in read(inside).text
+    assert "posterior: refined" not in read(inside).text
+    assert links(inside) == ["../../report.html"]
+    assert "This answer was refined by simulations around it. Read the refined one" in read(inside).text
+    write_report(near)
+    assert links(near) == ["../../answers/cell7/report.html"]
+    for place in (near, inside):
+        (place / "report.html").write_text("of before")
+    assert call("report", run).out.split() == [str(folder / "report.html") for folder in (run, near)]
+    assert "of before" not in (near / "report.html").read_text() + (inside / "report.html").read_text()
+    write_json(near / "rounds" / "refined.json", {"first": "0" * 64, "rounds": []})
+    write_report(run)  # refined from another network than the run has now
+    assert "posterior: refined" not in read(run).text
+    assert "posterior: amortised" in read(run).text
+
+
+def refined_run(run: Path) -> tuple[Path, Path, Path]:
+    """A run whose answer was refined, the folder of the refined one, and that of the answer that this replaces."""
+    near = run / "refined" / "cell7"
     for folder in (run, near):
         make_run(folder)
         inside = folder / "answers" / "cell7"
@@ -282,16 +307,29 @@ def test_a_refined_answer_and_the_one_it_came_from_name_each_other(tmp_path):
             (folder / name).rename(inside / name)
     (near / "rounds").mkdir()
     write_json(near / "rounds" / "refined.json", {"first": "f" * 64, "rounds": []})
-    write_report(near)
-    assert ("href", "../../report.html") in read(near).attributes
-    write_report(run)
-    assert ("href", "refined/cell7/report.html") in read(run).attributes
-    (near / "report.html").write_text("of before")
-    assert call("report", run).out.split() == [str(folder / "report.html") for folder in (run, near)]
-    assert "of before" not in (near / "report.html").read_text()
-    write_json(near / "rounds" / "refined.json", {"first": "0" * 64, "rounds": []})
-    write_report(run)  # refined from another network than the run has now
-    assert "refined" not in read(run).text
+    said = json.loads((near / "answers/cell7/answer.json").read_text())
+    write_json(
+        near / "answers/cell7/answer.json", {**said, "posterior": "refined", "scope": "it holds for data near it"}
+    )
+    point_to_refined(run, "cell7", near, "cell7")
+    return run, near, run / "answers" / "cell7"
+
+
+def links(folder: Path) -> list[str]:
+    """Where its links to other reports lead, of which each is there."""
+    found = [v for k, v in read(folder).attributes if k == "href" and v and v.endswith("report.html")]
+    assert all((folder / link).is_file() for link in found)
+    return found
+
+
+def test_a_second_question_shows_up_on_the_page_by_itself(line):
+    run = line / "run"
+    assert "<h2>other</h2>" not in (run / "report.html").read_text()
+    (line / "other.csv").write_text("x [m]\n0.4\n1.1\n2.1\n2.9\n4.2\n")
+    assert call("query", run, "--observation", line / "other.csv").code == 0
+    assert re.search(r"\d of 2 answers can be relied on", read(run).text)
+    html = (run / "report.html").read_text()
+    assert re.findall(r"<h2>(seen|other)</h2>", html) == ["other", "seen"]
 
 
 def test_levels_other_than_the_one_asked_at_are_of_all_draws(complete):
@@ -321,9 +359,7 @@ def test_answers_at_several_levels_and_in_several_units_are_not_in_one_column(tm
     text = Page(answers_table(runs, verdicts)).text
     assert "Median and central interval of each parameter" in text
     assert "cell7 90% 0.91 · 0.25 to 2.5" in text
-    assert (
-        "cell8 99.73% 0.91 · 0.25 to 3.5 – ✓ all checks made passed" in text
-    )  # a rate in another unit is not in this column
+    assert "cell8 99.73% 0.91 · 0.25 to 3.5 – ✓ rely" in text  # a rate in another unit is not in this column
     assert "99.73% interval" in Page(every_number(runs["cell8"])).text
     one = {"cell7": runs["cell7"]}
     assert "Median and central 90% interval" in Page(answers_table(one, verdicts)).text

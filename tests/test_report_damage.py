@@ -9,6 +9,7 @@ import pytest
 from sample_run import Decay, Page, make_run, make_store
 
 from sciinf.core.files import write_json
+from sciinf.core.findings import Level
 from sciinf.core.prior import Prior
 from sciinf.core.unknown_law import Unknown
 from sciinf.figures.run_folder import read_runs
@@ -21,7 +22,7 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path):
     sentences = {
         "draws.h5": "no posterior draws",
         "predictive.h5": "No data were simulated from the posterior",
-        "calibration.json": "not in this folder",
+        "calibration.json": "has not been checked on fresh simulations",
         "fit/history.csv": "no training history",
         "simulations/store.json": "holds no training simulations",
         "provenance.json": "was not recorded",
@@ -59,12 +60,14 @@ def test_files_of_another_answer_are_not_shown(tmp_path):
 
 def test_a_file_that_is_not_to_be_relied_on_is_no_green_light(tmp_path):
     folder = make_run(tmp_path)
-    assert "All checks that were made passed" in Page(write_report(folder).read_text()).text
+    assert "Rely on this answer: " in Page(write_report(folder).read_text()).text
     answer = json.loads((folder / "answer.json").read_text())
     answer["parameters"]["rate"]["median"] *= 2
     write_json(folder / "answer.json", answer)
     text = Page(write_report(folder).read_text()).text
-    assert "Read this answer with care: files damaged, or not to be checked" in text
+    (found,) = verdict_of(next(iter(read_runs(folder).values()))).because
+    assert (found.name, found.level) == ("files", Level.CAUTION)
+    assert "Rely with care on this answer: answer.json is not of the draws in draws.h5" in text
     assert "answer.json is not of the draws in draws.h5" in text
 
 
@@ -110,7 +113,7 @@ def test_an_answer_that_lacks_what_is_shown_is_named_with_the_way_out(tmp_path, 
     said = " ".join(run.doubts)
     assert f"answer.json could not be read: {words}" in said
     assert "; ask again with `sciinf query`" in said
-    assert verdict_of(run).colour != "green"
+    assert verdict_of(run).level != Level.GOOD
 
 
 def test_a_calibration_that_lacks_a_part_is_named_with_the_way_out(tmp_path):
@@ -121,7 +124,7 @@ def test_a_calibration_that_lacks_a_part_is_named_with_the_way_out(tmp_path):
     run = next(iter(read_runs(folder).values()))
     said = "calibration.json could not be read: it has no 'ranks'; `sciinf calibrate` makes it again"
     assert said in run.doubts
-    assert verdict_of(run).colour != "green"
+    assert verdict_of(run).level != Level.GOOD
 
 
 def test_a_run_whose_prior_nobody_knows_has_a_page(tmp_path):
@@ -131,4 +134,6 @@ def test_a_run_whose_prior_nobody_knows_has_a_page(tmp_path):
     fit = json.loads((folder / "fit" / "fit.json").read_text())
     fit["estimator"]["arguments"]["prior"]["$prior"] = Prior(amplitude=(Unknown(), "mV"), rate=Unknown()).to_json()
     write_json(folder / "fit" / "fit.json", fit)
-    assert "prior not looked at" in Page(write_report(folder).read_text()).text
+    html = write_report(folder).read_text()
+    assert "Rely on this answer: " in Page(html).text
+    assert "<h2>Posterior</h2>" in html

@@ -21,11 +21,21 @@ def next_steps(answers: Sequence[Answer], commands: Mapping[Cause, Callable[[], 
     """
     wanted: dict[Cause, list[str]] = {}
     for answer in sorted(answers, key=lambda one: -one.verdict.level.order):
-        for cause in answer.verdict.causes if answer.verdict.level != Level.GOOD else ():
+        for cause in _wanted(answer):
             wanted.setdefault(cause, []).append(answer.name)
-    lines = []
+    ways: dict[str, list[str]] = {}  # one command may be against several causes
     for cause, names in wanted.items():
         if way := commands[cause]() if cause in commands else str(cause):
-            whose = f", for {', '.join(names)}" if len(answers) > 1 else ""
-            lines.append(f"next{whose}: {way}")
-    return "\n".join(lines)
+            ways.setdefault(way, []).extend(names)
+    whose = {way: f", for {', '.join(dict.fromkeys(names))}" if len(answers) > 1 else "" for way, names in ways.items()}
+    return "\n".join(f"next{whose[way]}: {way}" for way in ways)
+
+
+def _wanted(answer: Answer) -> tuple[Cause, ...]:
+    """What has to change for an answer to be relied on, the gravest first.
+
+    A network that sees data from around one observation alone has less to keep in its summary. So simulations there
+    are a way out where a summary loses something, too.
+    """
+    causes = answer.verdict.causes if answer.verdict.level != Level.GOOD else ()
+    return causes if Cause.SUMMARY not in causes or Cause.AROUND in causes else (*causes, Cause.AROUND)

@@ -286,6 +286,9 @@ accept_changes = click.option(
     is_flag=True,
     help="Go on although files of the simulator have changed, or it gives other data than it did.",
 )
+strict = click.option(
+    "--strict", is_flag=True, help="End with exit status 4 where the verdict on an answer is: do not rely."
+)
 estimator = click.option(
     "--estimator",
     default="flow",

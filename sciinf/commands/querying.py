@@ -17,13 +17,14 @@ from sciinf.commands.caller import table_of
 from sciinf.commands.observations import observations, reader_options, reading
 from sciinf.commands.refine import asking
 from sciinf.commands.remembered import asked_with, options_of_run
-from sciinf.commands.run_folders import run_folder, run_of, tell_what_changes
+from sciinf.commands.run_folders import run_folder, run_of, tell_what_lacks
+from sciinf.core import Answer
 from sciinf.exports.plain import check_kind, write_draws
 from sciinf.telling import ANSWER, keep_log, tell
 
 
-def query_run(folder: str, observation: Sequence[str], simulator: str | None, given: Mapping[str, Any]) -> None:
-    """Ask, and print the answers.
+def query_run(folder: str, observation: Sequence[str], simulator: str | None, given: Mapping[str, Any]) -> list[Answer]:
+    """Ask, print the answers, and renew the page of the run.
 
     Args:
         folder: The run.
@@ -61,6 +62,7 @@ def query_run(folder: str, observation: Sequence[str], simulator: str | None, gi
     if draws is not None:
         write_draws(answers[0], draws)
     steps.record(out or Path(folder), given["seed"], started, sim)
-    tell_what_changes(Path(folder), without, out)
+    tell_what_lacks(Path(folder), without)
     steps.report_of(out or Path(folder))
     tell(steps.json_of(answers) if given["as_json"] else table_of(answers), ANSWER)
+    return answers

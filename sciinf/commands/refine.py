@@ -122,8 +122,8 @@ def refining_command(answers: Sequence[Answer], given: Mapping[str, Any], caller
         return ""
     more = {"--refine": "auto", **({"-n": LEAST} if given["n"] < LEAST else {})}
     planned = sizes(max(given["n"], LEAST))
-    confirm = f"{planned[0]:,} simulations around each to confirm it, " if any(map(to_confirm, left)) else ""
-    return f"{caller.again(more)} ({confirm}up to {sum(planned):,} simulations around each to refine it)"
+    confirm = f", {planned[0]:,} to confirm it" if any(map(to_confirm, left)) else ""
+    return f"{caller.again(more)} (up to {sum(planned):,} simulations around each to refine it{confirm})"
 
 
 def sizes(n: int) -> tuple[int, ...]:
@@ -198,6 +198,8 @@ def refine(
         if any(map(doubted, answer.checks)):
             raise
         caller.say(f"note: no second network could be asked about {answer.name}: {error}")
+        staged()
+        steps.report_of(run)
         return None, answer
     if until.confirmed:
         caller.show([answer], f"report       {run / 'report.html'}")
@@ -321,7 +323,6 @@ def _next(sim: Simulator, folder: Path, answer: Answer, n: int, caller: Caller) 
     ways = {
         Cause.SIMULATIONS: lambda: larger,
         Cause.AROUND: lambda: larger,
-        Cause.SUMMARY: lambda: f"{Cause.SUMMARY}, or {larger}",
     }
     checked, file = answer.calibration, sim.source
     if checked and file is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from sciinf.telling import DETAIL, keep_log, tell
@@ -52,34 +53,26 @@ def run_of(folder: str) -> str:
     return str(path.parent) if inside else folder
 
 
-def tell_what_changes(folder: Path, without: str, out: Path | None) -> None:
-    """What a question without a simulator lacks and why there is none, and what the report does not show yet."""
+def tell_what_lacks(folder: Path, without: str) -> None:
+    """What a question without a simulator lacks, and why there is none."""
     from sciinf.core.files import read_json
     from sciinf.storage.answers import answer_folders
 
-    corrected, newest = False, 0.0
+    if not without:
+        return
+    corrected = False
     for inside in answer_folders(folder).values():
-        try:
+        with suppress(FileNotFoundError, ValueError, AttributeError):  # a damaged one, which says nothing
             corrected |= bool(read_json(inside / "answer.json").get("amortised"))
-            newest = max(newest, (inside / "answer.json").stat().st_mtime)
-        except (FileNotFoundError, ValueError, AttributeError):
-            continue  # a damaged one, which says nothing
-    if without:
-        lacks = "not corrected by the likelihood, nor " * corrected or "not "
-        tell(
-            f"note: this answer is {lacks}compared with data simulated from it, for no simulator is used: {without}. "
-            "To use one, give --simulator SIM.py; and --accept-changes where a change does not touch what it simulates"
-        )
-    if out is None:
-        _tell_stale(folder, newest, "answer")
+    lacks = "not corrected by the likelihood, nor " * corrected or "not "
+    tell(
+        f"note: this answer is {lacks}compared with data simulated from it, for no simulator is used: {without}. "
+        "To use one, give --simulator SIM.py; and --accept-changes where a change does not touch what it simulates"
+    )
 
 
 def tell_report_is_older(folder: Path) -> None:
     """Say where the report shows another calibration than the run has now."""
-    _tell_stale(folder, (folder / "calibration.json").stat().st_mtime, "calibration")
-
-
-def _tell_stale(folder: Path, written: float, what: str) -> None:
     page = folder / "report.html"
-    if page.is_file() and page.stat().st_mtime < written:
-        tell(f"note: report.html does not show this {what}; renew it with `sciinf report {folder}`")
+    if page.is_file() and page.stat().st_mtime < (folder / "calibration.json").stat().st_mtime:
+        tell(f"note: report.html does not show this calibration; renew it with `sciinf report {folder}`")

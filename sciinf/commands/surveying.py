@@ -19,13 +19,14 @@ from sciinf.commands.run_folders import run_of
 from sciinf.core.files import json_text
 from sciinf.exports.answers_table import check_table, write_answers
 from sciinf.figures.survey import write_picture
+from sciinf.surveys.answers import Answers
 from sciinf.surveys.asking import own_folder, query_all
 from sciinf.telling import ANSWER, keep_log, tell
 
 _DRAWS = 2_000
 
 
-def survey_run(folder: str, observations: str, simulator: str | None, given: Mapping[str, Any]) -> None:
+def survey_run(folder: str, observations: str, simulator: str | None, given: Mapping[str, Any]) -> Answers:
     """Ask, and print the summary.
 
     The simulator weights answers by its likelihood where it was named alone, for each row then takes as long as a
@@ -67,6 +68,7 @@ def survey_run(folder: str, observations: str, simulator: str | None, given: Map
     if given["table"] is not None:
         write_answers(answers, given["table"])
     tell(json_text(answers.about) if given["as_json"] else answers.summary(), ANSWER)
+    return answers
 
 
 def _kept(given: Mapping[str, Any]) -> int:

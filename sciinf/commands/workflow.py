@@ -192,15 +192,18 @@ def _followed(
     steps.finish(folder, answers, caller, seed=seed, started=started, way_on=way_on, simulator=sim)
     if any(one.files for one in asked):
         remember_options(folder, given["options"] or {})
+    stopped = ""
     try:
         refine_all(sim, fit, folder, asked, answers, grown, caller)
     except KeyboardInterrupt:
         if caller.must_end:
             raise
-        caller.say("stopped: this is the best answer so far, and the same call goes on with the simulations around it")
+        stopped = "stopped: this is the best answer so far, and the same call goes on with the simulations around it"
+        caller.say(stopped)
     last = next_steps([answer for answer in answers if answer.posterior != "refined"], ways)
     if last != way_on:
         steps.record(folder, seed, started, sim, caller, way_on=last)
+    if stopped or last != way_on:
         staged()
         steps.report_of(folder)
     for line in last.splitlines():

@@ -197,8 +197,8 @@ class Answer:
         Its columns are unit, median, low and high (the ends of the interval), mean and sd. Others are there where they
         are known: the answer before it was corrected by a likelihood, the ends of corrected intervals, labels, whether
         a quantity is derived, and with which probability a parameter exists. A discrete parameter has no median but
-        `most_probable` with its `probability`. `attrs` has the level of the intervals and two verdicts, "calibration"
-        and "trust". For the draws see `Draws.to_dataframe`.
+        `most_probable` with its `probability`. `attrs` has the level of the intervals, the "verdict" with its
+        "sentence", and the results of "calibration" and "trust". For the draws see `Draws.to_dataframe`.
 
         Raises:
             ImportError: If pandas is not installed.

@@ -101,7 +101,7 @@ def estimates_of(answer: Answer) -> pandas.DataFrame:
     frame = _needed("pandas").DataFrame.from_dict(rows, orient="index").rename_axis("parameter")
     state = answer.to_json()["calibration"]["state"]
     level = next(iter(answer.parameters.values())).level
-    frame.attrs.update(level=level, calibration=state, trust=answer.trust.level)
+    frame.attrs.update(level=level, calibration=state, trust=str(answer.trust.level), **answer.verdict.to_json())
     return frame
 
 

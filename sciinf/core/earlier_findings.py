@@ -9,22 +9,23 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+_NAME = "local check"
 _SECOND = "a second network, trained on"
 _LOCAL = (
-    ("right at this observation", "right", "rounds"),
-    ("no error seen at this observation", "no error seen", "check"),
-    ("it may be off at this observation: the data tell more", "data tell more", "check"),
-    ("it may be off at this observation", "may be off", "check"),
-    ("too few simulations to tell whether it is right", "too few", "check"),
-    ("cannot be told whether it is right", "not settled", "check"),
-    ("not right at this observation", "wrong", "check"),
-    ("it cannot be told whether the posterior is right", "data unlike", "check"),
-    ("not checked", "not checked", ""),
+    ("right at this observation", "right", "rounds", ""),
+    ("no error seen at this observation", "no error seen", "check", ""),
+    ("it may be off at this observation: the data tell more", "data tell more", "check", "summary"),
+    ("it may be off at this observation", "may be off", "check", "around"),
+    ("too few simulations to tell whether it is right", "too few", "check", "around"),
+    ("cannot be told whether it is right", "not settled", "check", "around"),
+    ("not right at this observation", "wrong", "check", "around"),
+    ("it cannot be told whether the posterior is right", "data unlike", "check", "model"),
+    ("not checked", "not checked", "", ""),
 )
-"""How the sentence of a local check began -> its kind, its evidence."""
+"""How the sentence of a local check began -> its kind, its evidence, its cause."""
+_UNKNOWN = ("", "not settled", "check", "around")
 _EVIDENCE = {"ensemble": "average"}
 _CAUSES = {
-    "local check": "simulations",
     "tails": "simulations",
     "ensemble": "simulations",
     "prior bounds": "prior",
@@ -40,7 +41,8 @@ _CAUSES = {
     "failures": "failures",
     "few draws": "draws",
 }
-_WIDE = "(cautious)"
+_AVERAGE, _SETTLED = "for the network is wrong on average: ", "its last round hardly moved it"
+_WIDE, _SIDES = " (cautious)", re.compile(r" \((?:cautious|dangerous)\)")
 _AMONG = re.compile(r"\(p = ([0-9.e-]+)")
 
 
@@ -51,24 +53,36 @@ def understood(data: Mapping[str, Any]) -> dict[str, Any]:
         data: Name, level and sentence ("verdict").
     """
     name, words = str(data["name"]), str(data["verdict"])
-    more: dict[str, Any] = {"evidence": _EVIDENCE.get(name)}
-    if name == "local check":
-        kind, evidence = next(((k, e) for begins, k, e in _LOCAL if words.startswith(begins)), ("not settled", "check"))
-        second = _SECOND in words
-        if second:
-            kind = {"data tell more": "may be off"}.get(kind, kind)
-            evidence = "network" if kind == "right" else evidence
-        more = {"kind": kind, "evidence": evidence or None, "figures": {"second": True} if second else {}}
-    if (p := _AMONG.search(words)) is not None and name != "local check":
+    if name == _NAME and _AVERAGE in words and words.endswith(_SETTLED):  # rounds are stronger evidence than that
+        details = words.partition(": ")[2].partition(": ")[2]
+        return understood({"name": name, "level": "good", "verdict": f"{_LOCAL[0][0]}: {details}"})
+    more: dict[str, Any] = _local(words) if name == _NAME else {"evidence": _EVIDENCE.get(name)}
+    if (p := _AMONG.search(words)) is not None and name != _NAME:
         more["figures"] = {"p": float(p[1])}
-    if data["level"] != "good":
+    if data["level"] != "good" and name != _NAME:
         more["cause"] = _CAUSES.get(name)
     return {**data, "kind": "", **{key: value for key, value in more.items() if value}}
+
+
+def _local(words: str) -> dict[str, Any]:
+    """Of a local check: its kind, evidence and cause, the details behind its first words, and the second network."""
+    _, kind, evidence, cause = next((one for one in _LOCAL if words.startswith(one[0])), _UNKNOWN)
+    figures: dict[str, Any] = {"details": words.partition(": ")[2]}
+    if _SECOND in words:
+        figures["second"] = True
+        kind, cause = {"data tell more": ("may be off", "around")}.get(kind, (kind, cause))
+        evidence = "network" if kind == "right" else evidence
+    return {"kind": kind, "evidence": evidence, "cause": cause, "figures": figures}
 
 
 def level_of_trust(level: str) -> str:
     """The level that `trust` had: "unusual" is "caution" now."""
     return {"unusual": "caution"}.get(level, level)
+
+
+def reason_of(words: str) -> str:
+    """A reason of a calibration without the words that its level stands for now."""
+    return _SIDES.sub("", words)
 
 
 def too_wide(reasons: tuple[str, ...]) -> bool:

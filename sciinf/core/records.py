@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from sciinf.core.earlier_findings import level_of_trust, too_wide
+from sciinf.core.earlier_findings import level_of_trust, reason_of, too_wide
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.core.tables import html
 
@@ -156,7 +156,7 @@ class Calibration:
 
 
 _APART = ("reference", "reliability")
-_RELIABLE_K, _FEW = 0.7, 400  # of weights: Pareto's k, and the effective size
+RELIABLE_K, FEW_DRAWS = 0.7, 400  # of weights: Pareto's k, and the effective size
 
 
 def calibration_finding(said: Mapping[str, Any], posterior: str = "", *, derived: bool = False) -> Finding:
@@ -176,7 +176,7 @@ def calibration_finding(said: Mapping[str, Any], posterior: str = "", *, derived
     of = f"{of}of the parameters, from whose draws derived quantities follow: " if derived else of
     cause = Cause.FRESH if level == Level.UNKNOWN else None if level == Level.GOOD else Cause.SIMULATIONS
     kind = "too wide" if wide else state
-    return Finding("calibration", level, of + "; ".join(reasons), kind, {}, cause, Evidence.AVERAGE)
+    return Finding("calibration", level, of + "; ".join(map(reason_of, reasons)), kind, {}, cause, Evidence.AVERAGE)
 
 
 def said_of(calibration: Calibration | None) -> dict[str, Any]:
@@ -236,10 +236,10 @@ def weights_finding(ess: float, count: int, k: float | None, *, likelihood: bool
     figures = {"ess": ess, **({} if k is None else {"k": k})}
     shape = "" if k is None else f" (Pareto k {k:.2f})"
     words = f"{count:,} draws, weighted by {by}, are worth {ess:,.0f}{shape}"
-    if k is not None and k >= _RELIABLE_K:
-        words = f"a few of {count:,} draws carry the weights by {by}: Pareto k is {k:.2f}, above {_RELIABLE_K}"
+    if k is not None and k >= RELIABLE_K:
+        words = f"a few of {count:,} draws carry the weights by {by}: Pareto k is {k:.2f}, above {RELIABLE_K}"
         return Finding("weights", Level.ALARM, words, "unreliable", figures, Cause.SIMULATIONS, evidence)
-    if ess < _FEW:
+    if ess < FEW_DRAWS:
         return Finding("weights", Level.CAUTION, words, "few", figures, Cause.SIMULATIONS, evidence)
     return Finding("weights", Level.GOOD, words, "reliable", figures, None, evidence)
 

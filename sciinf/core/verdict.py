@@ -2,8 +2,8 @@
 
 It judges the answer, by the strongest evidence that there is (`Evidence`): weights by the simulator's likelihood, then
 rounds of simulations around the observation, then a second network there, then the local check alone, then the
-calibration of the network on average. Where the strongest cannot tell, the next counts as well. Weaker evidence that
-says otherwise is named as such. Findings about the data and the draws always count, whatever the network did; one of
+calibration of the network on average. Where the strongest cannot tell, the next counts as well, and what it says is to
+be read with care. Weaker evidence that says otherwise is named as such. Findings about the data and the draws always count, whatever the network did; one of
 these that could not be made calls for care.
 
 An answer that nothing stronger than the local check speaks for is to be read with care: half of such answers are more
@@ -20,6 +20,7 @@ from typing import Any
 
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 
+UNCHECKED = "not checked"  # the kind of a finding that nobody looked
 _LONG = 180  # characters of a clause
 _BEGIN = {
     Level.GOOD: "Rely on this answer",
@@ -78,7 +79,8 @@ class Verdict:
         if self.level == Level.GOOD:
             return (_BECAUSE[self.evidence],) if self.evidence else ()
         found = [brief(one.words) for one in self.because]
-        if self._alone and self.level != Level.ALARM and not any(one.evidence for one in self.because):
+        said = any((one.evidence or 0) >= Evidence.CHECK or one.kind == UNCHECKED for one in self.because)
+        if self._alone and self.level != Level.ALARM and not said:
             found.append(_ONLY[self.evidence or Evidence.AVERAGE])
         return tuple(dict.fromkeys(found))
 
@@ -88,7 +90,7 @@ class Verdict:
         words = f"{_BEGIN[self.level]}: {'; '.join(self.clauses)}"
         if self.level == Level.UNKNOWN and self.causes:
             words += f"; to tell, {self.causes[0]}"
-        return words.rstrip(".") + "."
+        return words if words.endswith("...") else words.rstrip(".") + "."
 
     @property
     def _alone(self) -> bool:
@@ -119,16 +121,22 @@ def judged(findings: Sequence[Finding]) -> Verdict:
             evidence = strength
             break
     weaker = [one for one in findings if one.evidence and one.level != Level.GOOD and one.evidence < (evidence or 0)]
-    counted = [(one, _counted(one)) for one in (*deciding, *(one for one in findings if one.evidence is None))]
+    others = [one for one in findings if one.evidence is None]
+    counted = [(one, _counted(one, evidence)) for one in (*deciding, *others)]
     least = Level.UNKNOWN if evidence is None else Level.CAUTION if evidence <= Evidence.CHECK else Level.GOOD
     level = max([least, *(each for _, each in counted)])
     because = [one for one, each in counted if each == level != Level.GOOD]
     return Verdict(level, tuple(findings), tuple(because), tuple(weaker), evidence)
 
 
-def _counted(finding: Finding) -> Level:
-    """The level that a finding gives a verdict: of the data or the draws, what could not be told calls for care."""
-    if finding.evidence is None and finding.level == Level.UNKNOWN:
+def _counted(finding: Finding, told: Evidence | None) -> Level:
+    """The level that a finding gives a verdict: what could not be told calls for care, where other evidence tells.
+
+    Args:
+        finding: The finding.
+        told: The strongest evidence that tells whether the computation is right; None where none does.
+    """
+    if finding.level == Level.UNKNOWN and (finding.evidence is None or told is not None):
         return Level.CAUTION
     return finding.level
 
@@ -138,5 +146,5 @@ def brief(words: str) -> str:
     clause = re.split(r"; |\. (?=[A-Z])", words.strip(), maxsplit=1)[0]
     clause = re.sub(r" \((?:p = |p < |[\d,]+ simulations|[^()]*\bamong )[^()]*\)", "", clause)
     if len(clause) > _LONG:
-        clause = f"{clause[:_LONG].rpartition(', ')[0] or clause[:_LONG].rpartition(' ')[0]} …"
-    return clause.rstrip(".")
+        clause = f"{clause[:_LONG].rpartition(', ')[0] or clause[:_LONG].rpartition(' ')[0]} ..."
+    return clause if clause.endswith("...") else clause.rstrip(".")

@@ -7,141 +7,50 @@ from typing import TYPE_CHECKING
 from sciinf.lazy import offered
 
 if TYPE_CHECKING:
-    from sciinf.diffusion.auxiliary import LinearDiffusion, critically_damped, resting, variance_preserving
-    from sciinf.diffusion.fokker_planck import regularised_loss
-    from sciinf.diffusion.grid import Clock, Geometric, Power
-    from sciinf.diffusion.guidance import Guided
-    from sciinf.diffusion.hybrid import HybridMatching
-    from sciinf.diffusion.joined import Bridging, Gauss, Jacobian
-    from sciinf.diffusion.joint_solver import JointAncestral, JointExponential
-    from sciinf.diffusion.learned import LearnedDiffusion
-    from sciinf.diffusion.objective import (
-        ClippedWeights,
-        Diffusion,
-        EvenLogs,
-        EvenTimes,
-        EvenWeights,
-        LikelihoodWeights,
-        NormalLogs,
-        Preconditioned,
-        PredictData,
-        PredictDrift,
-        PredictNoise,
-        PredictScore,
-        PredictVelocity,
-    )
-    from sciinf.diffusion.schedule import (
-        Cosine,
-        Level,
-        Straight,
-        SubVariancePreserving,
-        VarianceExploding,
-        VariancePreserving,
-    )
-    from sciinf.diffusion.solver import Exponential, Heun, ProbabilityFlow
-    from sciinf.diffusion.stochastic import (
-        AdaptiveEuler,
-        Ancestral,
-        EulerMaruyama,
-        ExtendedReverse,
-        PredictorCorrector,
-    )
-    from sciinf.diffusion.trajectory import Listed, fit_grid
+    from sciinf.diffusion.auxiliary import LinearDiffusion as LinearDiffusion
+    from sciinf.diffusion.auxiliary import critically_damped as critically_damped
+    from sciinf.diffusion.auxiliary import resting as resting
+    from sciinf.diffusion.auxiliary import variance_preserving as variance_preserving
+    from sciinf.diffusion.fokker_planck import regularised_loss as regularised_loss
+    from sciinf.diffusion.grid import Clock as Clock
+    from sciinf.diffusion.grid import Geometric as Geometric
+    from sciinf.diffusion.grid import Power as Power
+    from sciinf.diffusion.guidance import Guided as Guided
+    from sciinf.diffusion.hybrid import HybridMatching as HybridMatching
+    from sciinf.diffusion.joined import Bridging as Bridging
+    from sciinf.diffusion.joined import Gauss as Gauss
+    from sciinf.diffusion.joined import Jacobian as Jacobian
+    from sciinf.diffusion.joint_solver import JointAncestral as JointAncestral
+    from sciinf.diffusion.joint_solver import JointExponential as JointExponential
+    from sciinf.diffusion.learned import LearnedDiffusion as LearnedDiffusion
+    from sciinf.diffusion.objective import ClippedWeights as ClippedWeights
+    from sciinf.diffusion.objective import Diffusion as Diffusion
+    from sciinf.diffusion.objective import EvenLogs as EvenLogs
+    from sciinf.diffusion.objective import EvenTimes as EvenTimes
+    from sciinf.diffusion.objective import EvenWeights as EvenWeights
+    from sciinf.diffusion.objective import LikelihoodWeights as LikelihoodWeights
+    from sciinf.diffusion.objective import NormalLogs as NormalLogs
+    from sciinf.diffusion.objective import Preconditioned as Preconditioned
+    from sciinf.diffusion.objective import PredictData as PredictData
+    from sciinf.diffusion.objective import PredictDrift as PredictDrift
+    from sciinf.diffusion.objective import PredictNoise as PredictNoise
+    from sciinf.diffusion.objective import PredictScore as PredictScore
+    from sciinf.diffusion.objective import PredictVelocity as PredictVelocity
+    from sciinf.diffusion.schedule import Cosine as Cosine
+    from sciinf.diffusion.schedule import Level as Level
+    from sciinf.diffusion.schedule import Straight as Straight
+    from sciinf.diffusion.schedule import SubVariancePreserving as SubVariancePreserving
+    from sciinf.diffusion.schedule import VarianceExploding as VarianceExploding
+    from sciinf.diffusion.schedule import VariancePreserving as VariancePreserving
+    from sciinf.diffusion.solver import Exponential as Exponential
+    from sciinf.diffusion.solver import Heun as Heun
+    from sciinf.diffusion.solver import ProbabilityFlow as ProbabilityFlow
+    from sciinf.diffusion.stochastic import AdaptiveEuler as AdaptiveEuler
+    from sciinf.diffusion.stochastic import Ancestral as Ancestral
+    from sciinf.diffusion.stochastic import EulerMaruyama as EulerMaruyama
+    from sciinf.diffusion.stochastic import ExtendedReverse as ExtendedReverse
+    from sciinf.diffusion.stochastic import PredictorCorrector as PredictorCorrector
+    from sciinf.diffusion.trajectory import Listed as Listed
+    from sciinf.diffusion.trajectory import fit_grid as fit_grid
 
-__all__ = [
-    "AdaptiveEuler",
-    "Ancestral",
-    "Bridging",
-    "ClippedWeights",
-    "Clock",
-    "Cosine",
-    "Diffusion",
-    "EulerMaruyama",
-    "EvenLogs",
-    "EvenTimes",
-    "EvenWeights",
-    "Exponential",
-    "ExtendedReverse",
-    "Gauss",
-    "Geometric",
-    "Guided",
-    "Heun",
-    "HybridMatching",
-    "Jacobian",
-    "JointAncestral",
-    "JointExponential",
-    "LearnedDiffusion",
-    "Level",
-    "LikelihoodWeights",
-    "LinearDiffusion",
-    "Listed",
-    "NormalLogs",
-    "Power",
-    "Preconditioned",
-    "PredictData",
-    "PredictDrift",
-    "PredictNoise",
-    "PredictScore",
-    "PredictVelocity",
-    "PredictorCorrector",
-    "ProbabilityFlow",
-    "Straight",
-    "SubVariancePreserving",
-    "VarianceExploding",
-    "VariancePreserving",
-    "critically_damped",
-    "fit_grid",
-    "regularised_loss",
-    "resting",
-    "variance_preserving",
-]
-
-_MODULES = {
-    "AdaptiveEuler": "stochastic",
-    "Ancestral": "stochastic",
-    "Bridging": "joined",
-    "ClippedWeights": "objective",
-    "Clock": "grid",
-    "Cosine": "schedule",
-    "Diffusion": "objective",
-    "EulerMaruyama": "stochastic",
-    "EvenLogs": "objective",
-    "EvenTimes": "objective",
-    "EvenWeights": "objective",
-    "Exponential": "solver",
-    "ExtendedReverse": "stochastic",
-    "Gauss": "joined",
-    "Geometric": "grid",
-    "Guided": "guidance",
-    "Heun": "solver",
-    "HybridMatching": "hybrid",
-    "Jacobian": "joined",
-    "JointAncestral": "joint_solver",
-    "JointExponential": "joint_solver",
-    "LearnedDiffusion": "learned",
-    "Level": "schedule",
-    "LikelihoodWeights": "objective",
-    "LinearDiffusion": "auxiliary",
-    "Listed": "trajectory",
-    "NormalLogs": "objective",
-    "Power": "grid",
-    "Preconditioned": "objective",
-    "PredictData": "objective",
-    "PredictDrift": "objective",
-    "PredictNoise": "objective",
-    "PredictScore": "objective",
-    "PredictVelocity": "objective",
-    "PredictorCorrector": "stochastic",
-    "ProbabilityFlow": "solver",
-    "Straight": "schedule",
-    "SubVariancePreserving": "schedule",
-    "VarianceExploding": "schedule",
-    "VariancePreserving": "schedule",
-    "critically_damped": "auxiliary",
-    "fit_grid": "trajectory",
-    "regularised_loss": "fokker_planck",
-    "resting": "auxiliary",
-    "variance_preserving": "auxiliary",
-}
-
-__getattr__, __dir__ = offered(__name__, _MODULES)
+__getattr__, __dir__ = offered(__name__, __file__)

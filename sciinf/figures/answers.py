@@ -79,7 +79,7 @@ def answers_table(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> s
     of = "" if mixed or not levels else f"{next(iter(levels.values()))} "
     caption = f"Median and central {of}interval of each parameter, and whether to rely on the answer."
     caption += f" Of {', '.join(best)} the most probable value, with its probability." if best else ""
-    head = ["observation", *(["level"] if mixed else []), *best, *names, "checks"]
+    head = ["observation", *(["level"] if mixed else []), *best, *names, "verdict"]
     return table(head, rows, ["", *["n"] * (len(head) - 2), "wrap markup"], caption, stacked=True)
 
 

@@ -37,7 +37,7 @@ def checks_part(run: Run, verdict: Verdict, *, pictures: bool = True) -> str:
 
 def _check(card: Card, drawn: str) -> str:
     sentence = card.clause
-    sentence += "" if sentence.endswith("…") else "."
+    sentence += "" if sentence.endswith("...") else "."
     symbol = f'<span class="symbol" aria-hidden="true">{SYMBOLS[card.colour]}</span>'
     words = (
         f'<span><b>{escape(card.title)}</b> <span class="state">{escape(card.state)}.</span> {escape(sentence)}</span>'

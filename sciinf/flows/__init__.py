@@ -7,42 +7,16 @@ from typing import TYPE_CHECKING
 from sciinf.lazy import offered
 
 if TYPE_CHECKING:
-    from sciinf.flows.continuous import Continuous
-    from sciinf.flows.heavy_tails import StudentT
-    from sciinf.flows.nflows_flows import CouplingNSF
-    from sciinf.flows.perturbed import Perturbed
-    from sciinf.flows.residual import Residual
-    from sciinf.flows.spline import SplineCoupling
-    from sciinf.flows.spline_autoregressive import SplineAutoregressive
-    from sciinf.flows.transformer import TransformerAutoregressive
-    from sciinf.flows.zuko_flows import MAF, NSF, Coupling
+    from sciinf.flows.continuous import Continuous as Continuous
+    from sciinf.flows.heavy_tails import StudentT as StudentT
+    from sciinf.flows.nflows_flows import CouplingNSF as CouplingNSF
+    from sciinf.flows.perturbed import Perturbed as Perturbed
+    from sciinf.flows.residual import Residual as Residual
+    from sciinf.flows.spline import SplineCoupling as SplineCoupling
+    from sciinf.flows.spline_autoregressive import SplineAutoregressive as SplineAutoregressive
+    from sciinf.flows.transformer import TransformerAutoregressive as TransformerAutoregressive
+    from sciinf.flows.zuko_flows import MAF as MAF
+    from sciinf.flows.zuko_flows import NSF as NSF
+    from sciinf.flows.zuko_flows import Coupling as Coupling
 
-__all__ = [
-    "MAF",
-    "NSF",
-    "Continuous",
-    "Coupling",
-    "CouplingNSF",
-    "Perturbed",
-    "Residual",
-    "SplineAutoregressive",
-    "SplineCoupling",
-    "StudentT",
-    "TransformerAutoregressive",
-]
-
-_MODULES = {
-    "Continuous": "continuous",
-    "Coupling": "zuko_flows",
-    "CouplingNSF": "nflows_flows",
-    "MAF": "zuko_flows",
-    "NSF": "zuko_flows",
-    "Perturbed": "perturbed",
-    "Residual": "residual",
-    "SplineAutoregressive": "spline_autoregressive",
-    "SplineCoupling": "spline",
-    "StudentT": "heavy_tails",
-    "TransformerAutoregressive": "transformer",
-}
-
-__getattr__, __dir__ = offered(__name__, _MODULES)
+__getattr__, __dir__ = offered(__name__, __file__)

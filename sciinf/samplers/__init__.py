@@ -7,21 +7,12 @@ from typing import TYPE_CHECKING
 from sciinf.lazy import offered
 
 if TYPE_CHECKING:
-    from sciinf.samplers.chains import Chains, LogDensity, Sampler
-    from sciinf.samplers.hamiltonian import Hamiltonian
-    from sciinf.samplers.langevin import Langevin, Score
-    from sciinf.samplers.slice import Slice
+    from sciinf.samplers.chains import Chains as Chains
+    from sciinf.samplers.chains import LogDensity as LogDensity
+    from sciinf.samplers.chains import Sampler as Sampler
+    from sciinf.samplers.hamiltonian import Hamiltonian as Hamiltonian
+    from sciinf.samplers.langevin import Langevin as Langevin
+    from sciinf.samplers.langevin import Score as Score
+    from sciinf.samplers.slice import Slice as Slice
 
-__all__ = ["Chains", "Hamiltonian", "Langevin", "LogDensity", "Sampler", "Score", "Slice"]
-
-_MODULES = {
-    "Chains": "chains",
-    "Hamiltonian": "hamiltonian",
-    "Langevin": "langevin",
-    "LogDensity": "chains",
-    "Sampler": "chains",
-    "Score": "langevin",
-    "Slice": "slice",
-}
-
-__getattr__, __dir__ = offered(__name__, _MODULES)
+__getattr__, __dir__ = offered(__name__, __file__)

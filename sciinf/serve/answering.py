@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from sciinf.core import Answer, Observation
 from sciinf.core.simulator import as_seen
 from sciinf.engine.block import generator_for, simulate_from
-from sciinf.question import Wanted
+from sciinf.question import Question, Wanted
 from sciinf.serve.models import Model, Models
+from sciinf.serve.stored import repeated, stored_answers, with_findings
 from sciinf.serve.wire import answer_out, pack
 
 Values = Mapping[str, np.ndarray]
@@ -33,22 +35,48 @@ def whole_answer(model: Model, x: Observation, wanted: Wanted) -> bytes:
         ValueError: As `query` does.
     """
     asked, question = model.question(x, wanted)
+    where = asked.folder.relative_to(model.folder).as_posix()
+    if (found := stored_answer(model, question, where)) is not None:
+        return found
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an answer says all that it warns of
         answer = question.answer(question.look())
-    return answered(model, model.learned.retold(asked, x, answer), asked.folder.relative_to(model.folder).as_posix())
+    return answered(model, question, model.learned.retold(asked, x, answer), where)
 
 
-def answered(model: Model, answer: Answer, where: str) -> bytes:
-    """An answer as a message.
+def stored_answer(model: Model, question: Question, where: str) -> bytes | None:
+    """The answer to a question that the run folder has, as a message; None where it has none.
+
+    It is called, and was read, as the question says.
+
+    Args:
+        model: What is asked.
+        question: The question.
+        where: The folder of what answers, within the run's.
+    """
+    known, wanted = stored_answers(model, question), question.wanted
+    if (found := repeated(known, wanted)) is None:
+        return None
+    answer = replace(found.answer, name=wanted.name, files=wanted.files, read=question.read)
+    return _message(model, with_findings(answer, known), where, found.question["seed"], stored=True)
+
+
+def answered(model: Model, question: Question, answer: Answer, where: str) -> bytes:
+    """An answer that was made, with what the run folder knows of the observation, as a message.
 
     Args:
         model: What was asked.
+        question: The question.
         answer: The answer.
         where: The folder of what answered, within the run's.
     """
+    answer = with_findings(answer, stored_answers(model, question))
+    return _message(model, answer, where, question.wanted.seed, stored=False)
+
+
+def _message(model: Model, answer: Answer, where: str, seed: int, *, stored: bool) -> bytes:
     head, arrays = answer_out(answer)
-    return pack({**head, "where": where, "digest": model.digest}, arrays)
+    return pack({**head, "where": where, "digest": model.digest, "seed": seed, "stored": stored}, arrays)
 
 
 def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int, x: Values) -> bytes:

@@ -262,7 +262,7 @@ _WRONG = "something went wrong in the service; its log says what"
 
 
 def _about(key: str, one: One) -> dict[str, Any]:
-    return {"id": key, "seed": one.wanted.seed, "level": one.wanted.level, "checked": one.wanted.predicted}
+    return {"id": key, "level": one.wanted.level, "checked": one.wanted.predicted}
 
 
 def _json(value: Any, status: int = 200) -> Response:

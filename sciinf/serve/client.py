@@ -72,6 +72,9 @@ class Service:
     ) -> Answer:
         """Ask for the parameters behind one observation, as `sciinf.query` does here.
 
+        An observation that the run has answered is answered by that answer, with all its checks, where level, draws and
+        seed are its own or the defaults. At others the answer is made, and has the findings of that one.
+
         Args:
             x: One observation: observable name -> array or astropy quantity of its event shape, or a bare one where
                 there is one observable; or the path of its file.
@@ -79,11 +82,11 @@ class Service:
             level: Credible level of the central intervals.
             draws: Posterior draws.
             seed: Seeds the draws.
-            checks: Whether the simulator there checks the answer, which takes seconds.
+            checks: Whether the simulator there checks the answer at this observation, which takes seconds.
             name: What the observation is called; its file's name when left out.
 
         Returns:
-            The answer, with draws, calibration and verdicts.
+            The answer, with draws, calibration and verdict.
 
         Raises:
             ValueError: If the question has no answer, or x does not fit the observables.

@@ -31,7 +31,7 @@ from sciinf.core import Observation
 from sciinf.core.estimator import PushedDensity
 from sciinf.inference.amortised import Amortised, pushed
 from sciinf.question import Question, Wanted
-from sciinf.serve.answering import answered
+from sciinf.serve.answering import answered, stored_answer
 from sciinf.serve.models import Model, Models
 from sciinf.trust.judge import Judge, Looked
 
@@ -126,17 +126,22 @@ class Fusion:
     def _begin(self) -> None:
         """Look at observations that came together: all of what one posterior answers in one batch.
 
-        Which posterior answers takes a while to find out where some were refined: then a few are looked at.
+        What the run folder has an answer to is answered at once. To read that, or to find out which posterior answers
+        where some were refined, takes a while: then a few are looked at.
         """
         groups: dict[int, list[tuple[Ticket, Model, Question]]] = {}
         until = time.monotonic() + _SHORT
-        for _ in range(min(len(self._arrived), _TOGETHER)):
-            if groups and time.monotonic() > until:
+        for k in range(min(len(self._arrived), _TOGETHER)):
+            if k and time.monotonic() > until:
                 break
             ticket = self._arrived.popleft()
             try:
                 model = self._models.get(ticket.model)
-                _, question = model.question(ticket.x, ticket.wanted)
+                asked, question = model.question(ticket.x, ticket.wanted)
+                where = asked.folder.relative_to(model.folder).as_posix()
+                if (found := stored_answer(model, question, where)) is not None:
+                    self._done(ticket.id, found)
+                    continue
             except Exception as error:
                 self._failed(ticket.id, error)
                 continue
@@ -211,7 +216,7 @@ class Fusion:
                 raise TypeError(f"{posterior.name} is not answered together with others")
             drawn = posterior.unweighted(theta[:, 0].cpu())
             answer = one.question.completed(one.looked, drawn, one.generator)
-            self._done(one.ticket.id, answered(one.model, answer, "."))
+            self._done(one.ticket.id, answered(one.model, one.question, answer, "."))
         except Exception as error:
             self._failed(one.ticket.id, error)
 

@@ -16,7 +16,7 @@ from typing import Any, final
 import numpy as np
 
 from sciinf.asking import Answerers, Answering
-from sciinf.core import Calibration, Observation, Simulator, load_fit, load_simulator
+from sciinf.core import Calibration, Observation, Simulator, X, load_fit, load_simulator
 from sciinf.core.files import read_json
 from sciinf.core.keywords import check_needed, retyped
 from sciinf.core.simulator import identity
@@ -24,7 +24,7 @@ from sciinf.figures.run_folder import Run, read_common
 from sciinf.posterior import build_posterior
 from sciinf.question import Question, Wanted, judge_of, question
 from sciinf.serve.live import unfinished
-from sciinf.storage.answers import newest_answers
+from sciinf.storage.answers import newest_answers, values_digest
 from sciinf.storage.given_files import reader_of, reading
 from sciinf.storage.predictive_file import read_predictive
 from sciinf.telling import ERROR, tell
@@ -76,10 +76,19 @@ class NotReady(LookupError):
 
 @dataclass(frozen=True)
 class Known:
-    """An observation that the run has answered: its values, name -> array (*event), and how they were read."""
+    """An observation that the run has answered.
+
+    Args:
+        values: Its values, name -> array (*event).
+        read: How they were read.
+        folder: Where the answer lies.
+        digest: Of the values.
+    """
 
     values: Mapping[str, np.ndarray]
     read: tuple[str, ...]
+    folder: Path
+    digest: str
 
 
 @final
@@ -149,6 +158,15 @@ class Model:
         """
         asked = self.learned.answering(x, wanted.name)
         return asked, question(self.judge(asked), x, self.simulator, wanted)
+
+    def folders_of(self, x: X) -> list[Path]:
+        """Where the answers lie that the run had to an observation when it was opened.
+
+        Args:
+            x: The observation, name -> (1, *event).
+        """
+        digest = values_digest(x)
+        return [known.folder for known in self.known.values() if known.digest == digest]
 
     def calibration_in(self, where: str) -> Calibration | None:
         """The calibration of what answers from a folder within the run's."""
@@ -264,7 +282,7 @@ def _observations(run: Path) -> dict[str, Known]:
         except (OSError, ValueError, KeyError, AttributeError):
             continue
         if values:
-            found[name] = Known(values, read)
+            found[name] = Known(values, read, folder, values_digest(values))
     return found
 
 

@@ -6,11 +6,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sciinf.core.files import versions
+from sciinf.core.findings import Level
 from sciinf.serve.downloads import KINDS
+from sciinf.serve.requests import DRAWS, PARTS
 from sciinf.serve.requests import KINDS as FILES
-from sciinf.serve.requests import PARTS
 
 _SEED = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+_CHECKS = "check the answer by simulations: the local check, predictions, residuals"
+_LEVEL = {"type": "string", "enum": [str(level) for level in Level]}
+_WORDS, _FLAG = {"type": "string"}, {"type": "boolean"}
+_FINDING = {"name": _WORDS, "level": _LEVEL, "verdict": _WORDS, "text": _WORDS, "kind": _WORDS, "weaker": _FLAG}
+_ANSWER = {
+    "id": _WORDS,
+    "verdict": _LEVEL,
+    "sentence": _WORDS,
+    "word": _WORDS,
+    "findings": {"type": "array", "items": {"type": "object", "properties": _FINDING}},
+    "stored": {**_FLAG, "description": "whether it is the answer in the run folder"},
+    "checked": {**_FLAG, "description": "whether it was checked at this observation"},
+    "parameters": {"type": "object"},
+}
 _ERRORS = {
     400: "it cannot be read",
     401: "a token is missing or wrong",
@@ -51,12 +66,12 @@ def _paths(model: Mapping[str, Any]) -> dict[str, Any]:
     name, every = model["name"], tuple(_ERRORS)
     at, id, few = f"/models/{name}", _parameter("id"), (404, 409, 503, 504)
     kinds = _parameter("kind", list(KINDS))
-    asked = _operation("The posterior of an observation, with its verdict", f"{name}_answer", every)
+    asked = _operation("The posterior of an observation, with its verdict", f"{name}_answer", every, reply=_ANSWER)
     drawn = _operation("Its draws", f"{name}_draws", few, [id, kinds], "*/*")
     found = {
         at: {"get": _operation("What it is asked about, and how it was checked", f"{name}_model")},
         f"{at}/answer": {"post": {**asked, "requestBody": {"required": True, "content": _question(model)}}},
-        f"{at}/answers/{{id}}": {"get": _operation("An answer again", f"{name}_again", few, [id])},
+        f"{at}/answers/{{id}}": {"get": _operation("An answer again", f"{name}_again", few, [id], reply=_ANSWER)},
         f"{at}/answers/{{id}}/draws.{{kind}}": {"get": drawn},
     }
     if model["simulator"]:
@@ -116,9 +131,9 @@ def _fields() -> dict[str, Any]:
     """What a question has beside data."""
     return {
         "level": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "default": 0.9},
-        "draws": {"type": "integer", "minimum": 1, "default": 2_000},
+        "draws": {"type": "integer", "minimum": 1, "default": DRAWS},
         "seed": {**_SEED, "default": 0},
-        "checks": {"type": "boolean", "default": False, "description": "simulate data from the answer and compare"},
+        "checks": {"type": "boolean", "default": False, "description": _CHECKS},
         "include": {"type": "array", "items": {"type": "string", "enum": list(PARTS)}},
         "name": {"type": "string"},
     }
@@ -147,8 +162,9 @@ def _operation(
     errors: Sequence[int] = (404, 503),
     parameters: Sequence[Mapping[str, Any]] = (),
     kind: str = "application/json",
+    reply: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    schema = {"type": "object"} if kind == "application/json" else {}
+    schema = {"type": "object", "properties": reply or {}} if kind == "application/json" else {}
     said = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
     told = {
         str(status): {"description": _ERRORS[status], "content": {"application/json": {"schema": said}}}

@@ -11,6 +11,7 @@ import numpy as np
 
 from sciinf.figures.verdicts import cards, verdict_of
 from sciinf.serve.models import Model, NotReady
+from sciinf.serve.stored import checked_here
 from sciinf.serve.wire import unpack
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -22,7 +23,7 @@ def reply(model: Model, message: bytes, about: Mapping[str, Any], include: Seque
     Args:
         model: What answered.
         message: The answer, as `answering.answered` gives it.
-        about: What else is known of it: its id, its seed.
+        about: What else is known of it: its id, and whether the simulator was asked to check it.
         include: Parts that are wanted: "draws", "predictive".
 
     Raises:
@@ -33,14 +34,8 @@ def reply(model: Model, message: bytes, about: Mapping[str, Any], include: Seque
     said = head["answer"]
     found = model.run(model.folder / head["where"])
     verdict = verdict_of(replace(found, answer=said))
-    found = [
-        {
-            "name": one.name,
-            "level": one.level,
-            "text": card.clause,
-            "verdict": one.words,
-            "weaker": card.colour == "grey",
-        }
+    findings = [
+        {**one.to_json(), "text": card.clause, "weaker": card.colour == "grey"}
         for one, card in zip(verdict.findings, cards(verdict), strict=True)
     ]
     strange = [{**one, "index": one["start"]} for one in said["trust"].get("where", ())]
@@ -54,7 +49,10 @@ def reply(model: Model, message: bytes, about: Mapping[str, Any], include: Seque
         "count": said["draws"],
         **verdict.to_json(),
         "word": verdict.word,
-        "findings": found,
+        "findings": findings,
+        "checked": any(map(checked_here, verdict.findings)) or about.get("checked", False),
+        "seed": head["seed"],
+        "stored": head["stored"],
         "strange": strange,
         "observation": {name[2:]: value.tolist() for name, value in arrays.items() if name.startswith("x/")},
     }

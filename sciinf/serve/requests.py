@@ -27,6 +27,8 @@ from sciinf.storage.given_files import observations
 KINDS = (".csv", ".ecsv", ".fits", ".fit", ".h5", ".hdf5", ".json", ".nc", ".npy", ".npz", ".txt")
 """Files that are read when they come from outside. A `.pt` file is not."""
 PARTS = ("draws", "predictive")
+DRAWS = 2_000
+"""Of an answer, where their number is left out."""
 _FIELDS = ("x", "observation", "observations", "level", "draws", "seed", "checks", "include", "name", "column")
 _SEED = 2**63
 _COLUMN = re.compile(r"or say which one it is: --column .*columns=\{([^:]*): .*$")  # what a command's user is told
@@ -220,7 +222,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def _wanted(said: Mapping[str, Any], model: Model) -> tuple[Wanted, tuple[str, ...]]:
-    level, draws, seed = said.get("level", 0.9), said.get("draws", 2_000), said.get("seed", 0)
+    level, draws, seed = said.get("level", 0.9), said.get("draws", DRAWS), said.get("seed", 0)
     checks, include = said.get("checks", False), said.get("include") or []
     if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
         raise Unfit(f"level is a probability between 0 and 1, got {_short(level)}", "level")

@@ -1,9 +1,9 @@
 """Answers that were given, by an id that says what was asked: a link finds one again.
 
 The id is the SHA-256 of the question: what answers, observation, level, draws, seed, and whether the simulator checks
-it. Answers are kept in memory up to a size. Questions, which are small, are kept in a folder up to another, and give
-the same answer again where it is gone. Where a run was trained anew since, its answer would be another one, and is not
-given under the old id.
+it. Answers are kept in memory up to a size. Questions, which are small, are kept in a folder up to another. They are
+asked again where the answer is gone; it then has what the run folder knows by now. Where a run was trained anew since,
+its answer would be another one, and is not given under the old id.
 """
 
 from __future__ import annotations

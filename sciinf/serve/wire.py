@@ -107,7 +107,7 @@ def answer_in(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray], calibra
         amortised={name: estimate_from_json(e) for name, e in said["amortised"].items()},
         posterior=said["posterior"],
         scope=said["scope"],
-        checks=tuple(Finding(**check) for check in said["checks"]),
+        checks=tuple(Finding.from_json(check) for check in said["checks"]),
         read=tuple(said["read"]),
         name=said["observation"]["name"],
         files=said["observation"]["files"],

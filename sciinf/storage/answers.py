@@ -6,9 +6,13 @@ name with the first digits of its data's hash, so that no answer replaces that o
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from sciinf.core import Answer
 from sciinf.core.files import read_json, write_json
@@ -126,6 +130,18 @@ def answer_place(run: Path, name: str, values: str) -> Path:
     except (OSError, ValueError, KeyError, TypeError):
         return folder  # damaged: there is no answer to keep
     return folder if known == values else run / ANSWERS / f"{name}-{values[:8]}"
+
+
+def values_digest(observation: Mapping[str, Any]) -> str:
+    """SHA-256 of the values of an observation, with a leading axis of one or without.
+
+    Args:
+        observation: Observable name -> array or tensor.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(observation):
+        digest.update(name.encode() + np.asarray(observation[name]).tobytes())
+    return digest.hexdigest()
 
 
 def observation_name(paths: Sequence[str | Path]) -> str:

@@ -7,28 +7,11 @@ from typing import TYPE_CHECKING
 from sciinf.lazy import offered
 
 if TYPE_CHECKING:
-    from sciinf.summaries.exchangeable import DeepSet
-    from sciinf.summaries.image import CNN
-    from sciinf.summaries.series import Conv1d, Transformer
-    from sciinf.summaries.spectrum import Spectrum
-    from sciinf.summaries.vector import MLP
+    from sciinf.summaries.exchangeable import DeepSet as DeepSet
+    from sciinf.summaries.image import CNN as CNN
+    from sciinf.summaries.series import Conv1d as Conv1d
+    from sciinf.summaries.series import Transformer as Transformer
+    from sciinf.summaries.spectrum import Spectrum as Spectrum
+    from sciinf.summaries.vector import MLP as MLP
 
-__all__ = [
-    "CNN",
-    "MLP",
-    "Conv1d",
-    "DeepSet",
-    "Spectrum",
-    "Transformer",
-]
-
-_MODULES = {
-    "CNN": "image",
-    "Conv1d": "series",
-    "DeepSet": "exchangeable",
-    "MLP": "vector",
-    "Spectrum": "spectrum",
-    "Transformer": "series",
-}
-
-__getattr__, __dir__ = offered(__name__, _MODULES)
+__getattr__, __dir__ = offered(__name__, __file__)

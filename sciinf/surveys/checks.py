@@ -1,7 +1,7 @@
 """What is said of each answer of a survey beside its numbers: the findings of `query`, looked for where they may be.
 
-`Judge.checks` takes longer than the draws of a fast network. So a pass is screened first, by what its findings need: an
-answer can lie at the edge of a prior only if a part of its draws does, and rest on a few draws only if these carry
+Looking for them takes longer than the draws of a fast network. So a pass is screened first, by what its findings need:
+an answer can lie at the edge of a prior only if a part of its draws does, and rest on a few draws only if these carry
 its variance. Rows that the screen leaves, and these alone, are looked at. It leaves every row where findings may be of
 another kind: parameters that bound each other, or simulations that fail here and there.
 

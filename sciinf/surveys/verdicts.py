@@ -14,7 +14,7 @@ import numpy as np
 
 from sciinf.core.earlier_findings import level_of_trust
 from sciinf.core.findings import Finding, Level
-from sciinf.core.records import Weighted, calibration_finding, findings_about
+from sciinf.core.records import FEW_DRAWS, RELIABLE_K, Weighted, calibration_finding, findings_about
 from sciinf.core.verdict import Verdict, judged
 
 LEVELS: tuple[str, ...] = (*map(str, Level), "none")
@@ -61,14 +61,12 @@ class RowVerdicts:
         """
         codes = self.about["codes"]
         trust, checks = (np.asarray(codes[name])[columns[name].astype(int)] for name in ("trust", "checks"))
-        few, k = (
-            np.round(columns["ess"]).clip(0, 400),
-            np.round(columns["pareto_k"], 1),
-        )  # as far as levels depend on them
-        k = np.where(np.isnan(k), -1.0, np.clip(k, 0.0, 0.8))
+        ess, k = (columns[name].astype(float) for name in ("ess", "pareto_k"))
+        ess = np.where(ess < FEW_DRAWS, 0.0, FEW_DRAWS)  # as far as levels depend on it, as k below
+        k = np.where(np.isnan(k), -1.0, np.where(k < RELIABLE_K, 0.0, RELIABLE_K))
         found = [
             "none" if "none" in key[:2] else str(self._level(*key[:3], None if key[3] < 0 else key[3]))
-            for key in zip(map(level_of_trust, trust.tolist()), checks.tolist(), few.tolist(), k.tolist(), strict=True)
+            for key in zip(map(level_of_trust, trust.tolist()), checks.tolist(), ess.tolist(), k.tolist(), strict=True)
         ]
         return np.asarray(found) if found else np.zeros(0, dtype="<U7")
 

@@ -123,7 +123,7 @@ class Agreement:
 
     @property
     def wide(self) -> bool:
-        """Whether its regions hold more than they should: cautious, not dangerous."""
+        """Whether its regions hold more than they should, which is the safe side."""
         level, found = self._worst
         if self.kind == "rank":
             return not self.moved and (found < level) == (level < 0.5)
@@ -143,7 +143,7 @@ class Agreement:
         level, found = self._worst
         if self.kind == "tail":
             return f"too light: {self.note or 'its'} {level:.1%} interval holds {found:.2%}"
-        way = "too wide (cautious)" if self.wide else "too narrow (dangerous)"
+        way = "too wide" if self.wide else "too narrow"
         if self.kind == "rank":
             way = f"too {'high' if found > level else 'low'}" if self.moved else way
             return f"{way}: {found:.0%} of the truths lie below its {level:.0%} quantile"
@@ -251,7 +251,8 @@ def judged(tests: Mapping[str, Agreement], stated: float = STATED_GAP) -> tuple[
     worst = max(tests, key=lambda name: tests[name].gap)
     largest = f"largest gap {tests[worst].gap:.1%} ({worst})"
     if bad:
-        bad.sort(key=lambda name: -tests[name].gap)
+        cautious = {name for name in bad if tests[name].wide and tests[name].kind != "average"}
+        bad.sort(key=lambda name: (name in cautious, -tests[name].gap))  # a sentence quotes the first
         on = {n: rows if tests[n].kind == "tail" else tests[n].rows for n in bad}
         reasons = tuple(f"{n} {_error(tests[n])} (p = {p_values[n]:.1g} on {on[n]:,} simulations)" for n in bad)
         reasons += tuple(words for name, words in tails.items() if name not in bad)

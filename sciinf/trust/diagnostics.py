@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
-from pathlib import Path
 
+from sciinf import trust
 from sciinf.core.diagnostic import Case, Diagnostic
 from sciinf.core.findings import Finding
 
@@ -36,9 +36,10 @@ ORDER = (
 @cache
 def every_diagnostic() -> tuple[Diagnostic, ...]:
     """One of each class, in order."""
-    for module in sorted(each.name for each in pkgutil.iter_modules([str(Path(__file__).parent)])):
-        importlib.import_module(f"sciinf.trust.{module}")
-    found = [kind() for kind in Diagnostic.__subclasses__() if kind.__module__.startswith("sciinf.trust.")]
+    names = sorted(each.name for each in pkgutil.iter_modules(trust.__path__, "sciinf.trust."))
+    own = ((name, vars(importlib.import_module(name)).values()) for name in names)
+    kinds = [one for name, values in own for one in values if isinstance(one, type) and one.__module__ == name]
+    found = [one() for one in kinds if issubclass(one, Diagnostic)]
     place = {name: k for k, name in enumerate(ORDER)}
     return tuple(sorted(found, key=lambda one: (place.get(one.name, len(place)), one.name)))
 

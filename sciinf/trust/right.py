@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from sciinf.core.findings import Cause, Evidence, Finding, Level
+from sciinf.core.verdict import UNCHECKED
 
 NAME = "local check"
 SHIFT, WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
@@ -25,7 +26,7 @@ class Kind(StrEnum):
     UNSETTLED = "not settled"
     WRONG = "wrong"
     UNLIKE = "data unlike"
-    UNCHECKED = "not checked"
+    UNCHECKED = UNCHECKED
 
 
 _WORDS: Mapping[Kind, tuple[Level, str, Cause | None]] = {
@@ -37,7 +38,7 @@ _WORDS: Mapping[Kind, tuple[Level, str, Cause | None]] = {
     Kind.UNSETTLED: (Level.UNKNOWN, "cannot be told whether it is right at this observation", Cause.AROUND),
     Kind.WRONG: (Level.ALARM, "not right at this observation", Cause.AROUND),
     Kind.UNLIKE: (Level.UNKNOWN, "cannot be told for data that the model does not reproduce", Cause.MODEL),
-    Kind.UNCHECKED: (Level.UNKNOWN, "not checked whether the posterior is right at this observation", None),
+    Kind.UNCHECKED: (Level.UNKNOWN, "not checked at this observation", None),
 }
 
 

@@ -15,71 +15,27 @@ from typing import TYPE_CHECKING
 from sciinf.lazy import offered
 
 if TYPE_CHECKING:
-    from sciinf.wrappers.archive import Archive, Relative, archived, write_archive
-    from sciinf.wrappers.expression_points import expressions
-    from sciinf.wrappers.external_command import command
-    from sciinf.wrappers.field_sensors import Sensors, observed
-    from sciinf.wrappers.hidden_states import state_space
-    from sciinf.wrappers.jax_function import jax
-    from sciinf.wrappers.numpy_function import numpy
-    from sciinf.wrappers.numpyro_model import numpyro
-    from sciinf.wrappers.pdebench_files import pdebench
-    from sciinf.wrappers.sbi_pair import sbi
-    from sciinf.wrappers.scattered_points import scattered
-    from sciinf.wrappers.sets_of_observations import sets
-    from sciinf.wrappers.several_models import models
-    from sciinf.wrappers.tables_file import tables
-    from sciinf.wrappers.term_equations import Paths, Rates, equations
-    from sciinf.wrappers.the_well_files import the_well
+    from sciinf.wrappers.archive import Archive as Archive
+    from sciinf.wrappers.archive import Relative as Relative
+    from sciinf.wrappers.archive import archived as archived
+    from sciinf.wrappers.archive import write_archive as write_archive
+    from sciinf.wrappers.expression_points import expressions as expressions
+    from sciinf.wrappers.external_command import command as command
+    from sciinf.wrappers.field_sensors import Sensors as Sensors
+    from sciinf.wrappers.field_sensors import observed as observed
+    from sciinf.wrappers.hidden_states import state_space as state_space
+    from sciinf.wrappers.jax_function import jax as jax
+    from sciinf.wrappers.numpy_function import numpy as numpy
+    from sciinf.wrappers.numpyro_model import numpyro as numpyro
+    from sciinf.wrappers.pdebench_files import pdebench as pdebench
+    from sciinf.wrappers.sbi_pair import sbi as sbi
+    from sciinf.wrappers.scattered_points import scattered as scattered
+    from sciinf.wrappers.sets_of_observations import sets as sets
+    from sciinf.wrappers.several_models import models as models
+    from sciinf.wrappers.tables_file import tables as tables
+    from sciinf.wrappers.term_equations import Paths as Paths
+    from sciinf.wrappers.term_equations import Rates as Rates
+    from sciinf.wrappers.term_equations import equations as equations
+    from sciinf.wrappers.the_well_files import the_well as the_well
 
-__all__ = [
-    "Archive",
-    "Paths",
-    "Rates",
-    "Relative",
-    "Sensors",
-    "archived",
-    "command",
-    "equations",
-    "expressions",
-    "jax",
-    "models",
-    "numpy",
-    "numpyro",
-    "observed",
-    "pdebench",
-    "sbi",
-    "scattered",
-    "sets",
-    "state_space",
-    "tables",
-    "the_well",
-    "write_archive",
-]
-
-_MODULES = {
-    "Archive": "archive",
-    "Paths": "term_equations",
-    "Rates": "term_equations",
-    "Relative": "archive",
-    "Sensors": "field_sensors",
-    "archived": "archive",
-    "command": "external_command",
-    "equations": "term_equations",
-    "expressions": "expression_points",
-    "jax": "jax_function",
-    "models": "several_models",
-    "numpy": "numpy_function",
-    "numpyro": "numpyro_model",
-    "observed": "field_sensors",
-    "pdebench": "pdebench_files",
-    "sbi": "sbi_pair",
-    "scattered": "scattered_points",
-    "sets": "sets_of_observations",
-    "state_space": "hidden_states",
-    "tables": "tables_file",
-    "the_well": "the_well_files",
-    "write_archive": "archive",
-}
-
-__getattr__, __dir__ = offered(__name__, _MODULES)
+__getattr__, __dir__ = offered(__name__, __file__)

@@ -63,4 +63,4 @@ def test_a_fault_is_said_before_hours_are_spent(line: Path) -> None:
     assert len(Store(line / "run" / "simulations")) == rows
     checked = call("check", file)
     assert checked.code == 3
-    assert "PROBLEM         the name 'slope' of a derived quantity is a parameter's" in checked.out
+    assert "WARNING         the name 'slope' of a derived quantity is a parameter's" in checked.out

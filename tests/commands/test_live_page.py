@@ -192,7 +192,21 @@ def test_a_page_that_cannot_be_written_loses_nothing(line: Path, capsys: Any) ->
     assert said.count("cannot be written") == (line / "run/log.txt").read_text().count("cannot be written")
 
 
-def test_earlier_answers_are_named_until_there_are_new_ones(line: Path) -> None:
+def test_earlier_answers_stand_below_the_progress_of_a_run_that_goes_on(line: Path) -> None:
+    """They were named and not shown, until there were new ones."""
+    with live(line / "run", KeyboardInterrupt()) as shown:
+        stage("simulate")
+        html = shown.file.read_text()
+        assert (headline(html), RENEWS in html) == ("Running: simulate", True)
+        assert html.index("Running: simulate") < html.index('id="verdict"') < html.index("Data and prediction")
+        assert html.count('id="verdict"') == 1
+    html = shown.file.read_text()
+    assert (headline(html), RENEWS in html) == ("Stopped in the stage “simulate”: it was interrupted.", False)
+    assert html.count('id="verdict"') == 1
+
+
+def test_earlier_answers_that_cannot_be_shown_are_named(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_page, "_earlier_answers", lambda _: "")
     with live(line / "run") as shown:
         stage("simulate")
     assert f"The folder has earlier answers; `sciinf report {line}/run` writes their report." in shown.file.read_text()

@@ -16,7 +16,11 @@ from sample_run import make_calibration
 from sciinf.commands.caller import CommandLine
 from sciinf.commands.refine import _made_for, _next, nearest, sizes
 from sciinf.core import Answer, Draws, Finding, Observable, Trust
-from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNSETTLED, UNTOLD
+from sciinf.core.findings import Cause, Level
+from sciinf.trust.right import Kind, local_check
+
+LARGER = "next: sciinf infer a.py -n 1400 (up to 4,200 simulations around it)"
+CALIBRATE = "next: sciinf calibrate a.py run -n "
 
 
 @pytest.mark.parametrize(
@@ -31,30 +35,34 @@ def test_rounds_double_the_simulations_up_to_three_runs_in_all(n, planned):
 
 
 @pytest.mark.parametrize(
-    ("state", "level", "verdict", "way_on"),
+    ("state", "kind", "ways"),
     [
-        ("passed", "good", RIGHT, ""), ("cannot tell", "good", RIGHT, "next: sciinf calibrate a.py run -n "),
-        ("not passed", "unknown", UNSETTLED, "next: sciinf infer a.py -n 1400 (up to 4,200 simulations around it)"),
-        ("passed", "unknown", UNSETTLED, "next: sciinf infer a.py -n 1400 (up to 4,200 simulations around it)"),
-        ("cannot tell", "unknown", UNTOLD, "next: sciinf infer a.py -n 1400 (up to 4,200 simulations around it)"),
-        ("passed", "alarm", "not right", "next: sciinf infer a.py -n 1400 (up to 4,200 simulations around it)"),
-        ("not passed", "unknown", "not checked", "next: sciinf infer a.py -n 1400 (up to 4,200 simulations around it)"),
+        ("passed", Kind.RIGHT, []), ("cannot tell", Kind.RIGHT, []), ("not passed", Kind.RIGHT, []),
+        ("not passed", Kind.UNSETTLED, [LARGER]), ("passed", Kind.UNSETTLED, [LARGER]),
+        ("cannot tell", Kind.UNTOLD, [LARGER, CALIBRATE]), ("passed", Kind.WRONG, [LARGER]),
+        ("not passed", Kind.UNCHECKED, [LARGER]), ("cannot tell", Kind.UNCHECKED, [CALIBRATE, LARGER]),
+        ("passed", Kind.LOST, [f"next: {Cause.SUMMARY}", LARGER]),
+        ("passed", Kind.UNLIKE, [f"next: {Cause.MODEL}", LARGER]),
     ],
 )  # fmt: skip
 def test_a_refined_answer_that_is_not_right_has_a_way_on(
-    state: Any, level: Any, verdict: str, way_on: str, monkeypatch: pytest.MonkeyPatch
+    state: Any, kind: Kind, ways: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of one that did not pass the page said that the next command is named, and none was."""
     monkeypatch.setattr(sys, "argv", ["sciinf", "infer", "a.py", "-n", "700"])
     sim = cast(Any, SimpleNamespace(names=("a",), source=Path("a.py")))
-    draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
     calibration = replace(make_calibration(sim, torch.Generator().manual_seed(0)), state=state)
-    answer = Answer(
-        {}, draws, calibration, Trust(None, "", "unknown"), checks=(Finding("local check", level, verdict),)
-    )
-    found = _next(sim, Path("run"), answer, 700, CommandLine())
-    assert found.startswith(way_on)
-    assert bool(found) == bool(way_on)
+    answer = _answer(local_check(kind, ""), calibration=calibration)
+    found = _next(sim, Path("run"), answer, 700, CommandLine()).splitlines()
+    assert [line.startswith(way) for line, way in zip(found, ways, strict=True)] == [True] * len(ways)
+    assert bool(found) == (answer.verdict.level != Level.GOOD)
+
+
+def _answer(*checks: Finding, **more: Any) -> Answer:
+    """Of an observation like the simulations."""
+    draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
+    known: dict[str, Any] = {"calibration": None, "trust": Trust(0.4, "", Level.GOOD), "checks": checks}
+    return Answer({}, draws, **{**known, **more})
 
 
 def test_an_answer_is_that_of_its_own_rounds_before_any_that_reach_it() -> None:
@@ -68,19 +76,16 @@ def test_an_answer_is_that_of_its_own_rounds_before_any_that_reach_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "verdict", "its_own", "near"),
+    ("kind", "its_own", "near"),
     [
-        ("good", UNSEEN, False, False), ("caution", LOST, False, False), ("unknown", UNTOLD, False, False),
-        ("good", UNSEEN, True, True), ("alarm", "not right", False, True), ("caution", HINTED, False, True),
+        (Kind.UNSEEN, False, False), (Kind.LOST, False, False), (Kind.UNTOLD, False, False),
+        (Kind.UNSEEN, True, True), (Kind.WRONG, False, True), (Kind.HINTED, False, True),
     ],
 )  # fmt: skip
-def test_rounds_around_a_neighbour_refine_an_answer_and_confirm_none(
-    level: Any, verdict: str, its_own: bool, near: bool
-) -> None:
+def test_rounds_around_a_neighbour_refine_an_answer_and_confirm_none(kind: Kind, its_own: bool, near: bool) -> None:
     posterior = SimpleNamespace(
         observables={"x": Observable((1,))}, is_around=lambda x: its_own, reaches=lambda x: True
     )
-    draws = Draws(("a",), ("",), torch.zeros(2, 1), torch.zeros(2))
-    answer = Answer({}, draws, None, Trust(None, "", "unknown"), checks=(Finding("local check", level, verdict),))
     known = [(Path("a"), cast(Any, posterior))]
-    assert (_made_for(known, answer, cast(Any, {"x": np.array([0.0])})) is not None) == near
+    found = _made_for(known, _answer(local_check(kind, "")), cast(Any, {"x": np.array([0.0])}))
+    assert (found is not None) == near

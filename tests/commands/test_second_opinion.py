@@ -16,15 +16,15 @@ from sciinf.answer import save_answer
 from sciinf.commands.second_opinion import recall, remember, undecided_in
 from sciinf.core import Answer, Draws, Finding, Observable, Trust
 from sciinf.core.files import read_json, write_json
-from sciinf.trust.here import NAME
-from sciinf.trust.right import HINTED, LOST, RIGHT, UNSEEN, UNTOLD
+from sciinf.core.findings import Evidence
+from sciinf.trust.right import Kind, local_check
 
 NETWORK = cast(Any, SimpleNamespace(digest="0123456789", observables={"x": Observable((3,))}, names=("a",)))
 SEEN = {"x": np.array([0.1, 0.2, 0.3])}
 CHECKS = {
-    "unseen": Finding(NAME, "good", f"{UNSEEN}: middles to 0.1 sds, widths to 7% (2,000)"),
-    "lost": Finding(NAME, "caution", f"{LOST} of a than the network uses (3% of its error) (2,000)"),
-    "few": Finding(NAME, "unknown", f"{UNTOLD}: middles to 0.2 sds, widths to 14% (2,000)"),
+    "unseen": local_check(Kind.UNSEEN, "middles to 0.1 sds, widths to 7% (2,000)"),
+    "lost": local_check(Kind.LOST, "the data tell more of a than the network uses (3% of its error) (2,000)"),
+    "few": local_check(Kind.UNTOLD, "middles to 0.2 sds, widths to 14% (2,000)"),
 }
 
 
@@ -38,22 +38,25 @@ def told(run: Path, check: Finding, differs: tuple[float, float], own: str, stat
     x = {name: torch.as_tensor(value)[None].float() for name, value in SEEN.items()}
     remember(folder, NETWORK, x, differs, 500, own)
     found = recall(run, NETWORK, SEEN, answer, run)
-    (kept,) = read_json(run / "answers/seen/answer.json")["checks"]
-    assert kept == found.checks[0].to_json()
+    said = read_json(run / "answers/seen/answer.json")
+    assert said["checks"] == [found.checks[0].to_json()]
+    assert {key: said[key] for key in ("verdict", "sentence")} == found.verdict.to_json()
     return found.checks[0]
 
 
 @pytest.mark.parametrize(
-    ("check", "differs", "own", "level", "begins"),
+    ("check", "differs", "own", "kind"),
     [
-        ("unseen", (0.05, 0.02), "", "good", RIGHT), ("lost", (0.05, 0.02), "good", "good", RIGHT),
-        ("few", (0.05, 0.02), "good", "good", RIGHT), ("unseen", (0.05, 0.02), "alarm", "caution", HINTED),
-        ("lost", (0.3, 0.02), "", "caution", HINTED), ("few", (0.3, 0.02), "", "caution", HINTED),
+        ("unseen", (0.05, 0.02), "", Kind.RIGHT), ("lost", (0.05, 0.02), "good", Kind.RIGHT),
+        ("few", (0.05, 0.02), "good", Kind.RIGHT), ("unseen", (0.05, 0.02), "alarm", Kind.HINTED),
+        ("lost", (0.3, 0.02), "", Kind.HINTED), ("few", (0.3, 0.02), "", Kind.HINTED),
+        ("unseen", (0.12, 0.02), "", Kind.UNSETTLED),
     ],
 )  # fmt: skip
-def test_it_is_told_again(check: str, differs: Any, own: str, level: str, begins: str, tmp_path: Path) -> None:
+def test_it_is_told_again(check: str, differs: Any, own: str, kind: Kind, tmp_path: Path) -> None:
     found = told(tmp_path, CHECKS[check], differs, own)
-    assert (found.level, found.words.startswith(begins)) == (level, True)
+    assert (found.kind, found.evidence) == (kind, Evidence.NETWORK if kind == Kind.RIGHT else Evidence.CHECK)
+    assert found.level == local_check(kind, "").level
     assert "a second network, trained on 500 simulations around it" in found.words
 
 
@@ -81,11 +84,11 @@ def test_of_two_rounds_for_the_same_data_one_that_settles_it_is_told(tmp_path: P
     x = {name: torch.as_tensor(value)[None].float() for name, value in SEEN.items()}
     remember(folder, NETWORK, x, (0.05, 0.02), 500, "good")
     found = recall(tmp_path, NETWORK, SEEN, replace(_answer(), checks=(CHECKS["lost"],)), tmp_path)
-    assert found.checks[0].words.startswith(RIGHT)
+    assert found.checks[0].kind == Kind.RIGHT
 
 
 def test_another_observation_or_network_is_not_told(tmp_path: Path) -> None:
-    assert told(tmp_path, CHECKS["unseen"], (0.05, 0.02), "").words.startswith(RIGHT)
+    assert told(tmp_path, CHECKS["unseen"], (0.05, 0.02), "").kind == Kind.RIGHT
     for network, x in ((NETWORK, {"x": SEEN["x"] + 0.1}), (SimpleNamespace(**vars(NETWORK) | {"digest": "b"}), SEEN)):
         assert recall(tmp_path, cast(Any, network), x, _answer(), tmp_path).checks == (CHECKS["unseen"],)
 

@@ -26,8 +26,8 @@ def shown(thing: Any) -> list[str]:
 def test_a_notebook_shows_an_answer_with_the_words_of_its_table(line: Path) -> None:
     answer = load_answer(line / "run")
     text = " ".join(answer.table().split())
-    title, *cells = shown(answer)
-    assert title == "answer for seen"
+    title, verdict, *cells = shown(answer)
+    assert (title, verdict, cells[0]) == ("answer for seen", "verdict", answer.verdict.sentence)
     assert [cell for cell in cells if " ".join(cell.split()) not in text] == []
     assert {"slope", "m/s", "90% interval", "trust", "calibration", "local check"} <= set(cells)
 

@@ -89,6 +89,7 @@ def test_an_answer_has_data_predictions_and_verdicts(tmp_path, answer, observabl
     assert attributes["calibration_passed"] == 1
     assert attributes["trust"] == "looks like the simulations"
     assert attributes["log_evidence"] == -12.5
+    assert {name: attributes[name] for name in ("verdict", "sentence")} == answer.verdict.to_json()
 
 
 def test_times_and_controls_are_constants_and_no_predictions(tmp_path, answer):

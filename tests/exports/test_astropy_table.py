@@ -11,7 +11,7 @@ import torch
 from astropy import units
 from astropy.table import QTable, Table
 
-from sciinf.core import Draws, Trust
+from sciinf.core import Draws, Finding, Trust
 from sciinf.exports import to_table, write_table
 
 READERS = {
@@ -62,6 +62,16 @@ def test_verdicts_travel_with_the_draws(tmp_path, answer, suffix):
     meta = READERS[suffix](write_table(answer, tmp_path / f"answer{suffix}")).meta
     key = {".fits": ("TRUST", "CALPASS", "LOGEVID")}.get(suffix, ("trust", "calibration_passed", "log_evidence"))
     assert [meta[k] for k in key] == ["looks like the simulations", True, -12.5]
+    key = ("VERDICT", "SENTENCE") if suffix == ".fits" else ("verdict", "sentence")
+    assert {"verdict": meta[key[0]], "sentence": meta[key[1]]} == answer.verdict.to_json()
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_findings_that_are_not_good_travel_with_the_draws(tmp_path, answer, suffix):
+    checks = (Finding("noise", "good", "as the model has it"), Finding("prior bounds", "alarm", "at the edge"))
+    meta = READERS[suffix](write_table(replace(answer, checks=checks), tmp_path / f"answer{suffix}")).meta
+    key = ("VERDICT", "FINDINGS") if suffix == ".fits" else ("verdict", "findings")
+    assert [meta[k] for k in key] == ["alarm", "prior bounds: WARNING: at the edge"]
 
 
 def test_a_verdict_in_any_words_fits_a_fits_header(tmp_path, answer):

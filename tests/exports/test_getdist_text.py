@@ -26,6 +26,14 @@ def test_getdist_finds_the_same_weighted_means(tmp_path, draws, prior):
     assert samples.getEffectiveSamplesGaussianKDE(0) == pytest.approx(draws.ess, rel=1e-6)
 
 
+def test_an_answer_has_its_verdict_beside_the_samples(tmp_path, answer, draws):
+    load(write_getdist(answer, tmp_path / "chain"))  # which passes over it
+    words = (tmp_path / "chain.properties.ini").read_text()
+    assert f"sciinf_verdict = caution\nsciinf_sentence = {answer.verdict.sentence}\n" in words
+    write_getdist(draws, tmp_path / "draws")
+    assert "verdict" not in (tmp_path / "draws.properties.ini").read_text()
+
+
 def test_plain_means_would_differ(tmp_path, draws):
     """The planted fault: weights dropped."""
     bare = Draws(draws.names, draws.units, draws.theta, torch.zeros(len(draws)))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import h5py
 import pytest
 import torch
 import xarray
@@ -19,6 +20,8 @@ def test_h5_round_trip(tmp_path, answer, draws):
     assert torch.equal(back.theta, draws.theta)
     assert torch.equal(back.log_weight, draws.log_weight)
     assert (back.names, back.units, back.log_evidence) == (draws.names, draws.units, draws.log_evidence)
+    with h5py.File(tmp_path / "draws.h5") as file:
+        assert {name: file.attrs[name] for name in ("verdict", "sentence")} == answer.verdict.to_json()
 
 
 def test_every_known_suffix_writes_its_kind(tmp_path, draws):

@@ -13,6 +13,7 @@ from matplotlib.colors import to_hex
 from sciinf import Answer, Calibration, Normal, Prior, wrappers
 from sciinf.core import Draws, Estimate, Observable, Strange, Trust
 from sciinf.core.derived import with_derived
+from sciinf.core.findings import Level
 from sciinf.figures.style import MUTED, VERMILION
 
 
@@ -31,7 +32,7 @@ def answer() -> Answer:
         found,
         draws,
         calibration,
-        Trust(0.01, "", "unusual", (Strange("flux", (1,), (2,), "number", 9.0),)),
+        Trust(0.01, "", Level.CAUTION, (Strange("flux", (1,), (2,), "number", 9.0),)),
         {"flux": np.array([0.0, 5.0, 0.2]), "level": np.array(1.0)},
         {"flux": rng.normal(size=(50, 3)), "level": rng.normal(size=50)},
         observables={

@@ -12,7 +12,7 @@ from sample_run import make_calibration
 
 from sciinf.answer import query
 from sciinf.commands.until_settled import UntilSettled, gained
-from sciinf.core import Finding
+from sciinf.core.findings import Evidence
 from sciinf.inference import refined
 from sciinf.inference.around import Law, Mixture
 from sciinf.inference.changes import changes
@@ -22,7 +22,7 @@ from sciinf.training import Recipe
 from sciinf.trust import around, here
 from sciinf.trust.around import simulate_around
 from sciinf.trust.here import check_here
-from sciinf.trust.right import LOST, UNSEEN, UNSETTLED, agree
+from sciinf.trust.right import Kind, agree, local_check
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +75,12 @@ def test_only_an_answer_that_hardly_moved_is_called_right_and_only_at_its_own_ob
             theta = posterior.draw_batched(x, 2_000, generator=generator())[:, 0]
             simulated = simulate_around(posterior, Narrow(), theta, rows=4_000, generator=generator())
             (check,) = check_here(posterior, x, simulated, generator=generator())
-            said[name, error] = check.level, check.words.split(":")[0]
-    untold = "unknown", "cannot be told whether it is right at this observation"
-    assert said["own", 0.05] == ("good", "right at this observation")
-    assert said["other", 0.05] == ("good", "no error seen at this observation")
-    assert {told for key, told in said.items() if key[1] > 0.05} == {untold}
+            said[name, error] = check.kind, check.level, check.evidence
+    assert said["own", 0.05] == (Kind.RIGHT, "good", Evidence.ROUNDS)
+    assert said["other", 0.05] == (Kind.UNSEEN, "good", Evidence.CHECK)
+    for name in ("own", "other"):
+        for error in (0.12, 0.2):
+            assert said[name, error] == (Kind.UNSETTLED, "unknown", Evidence.CHECK)
     unknown = Refined(fit_of(known), known.mixture, known.last, X, frozenset())
     assert not agree(unknown.error), "it is not called right where its error is not known"
 
@@ -93,6 +94,7 @@ def test_an_answer_that_the_last_round_still_moved_is_not_called_right(known):
                                  rows=4_000, generator=generator())  # fmt: skip
         (said[moved],) = check_here(posterior, X, simulated, generator=generator())
     assert (said[0.12].level, said[0.2].level) == ("unknown", "unknown")
+    assert said[0.12].kind == said[0.2].kind == Kind.UNSETTLED
     assert "its chance error, by how far the last round moved it, is large: middles by up to 0.2 sds" in said[0.2].words
 
 
@@ -130,18 +132,30 @@ def test_simulations_that_fail_teach_nothing_and_do_not_count(tmp_path, monkeypa
     assert found.error[0] == pytest.approx(0.1 * math.sqrt(150 / (used[1] - 150)))
 
 
-def test_an_answer_of_a_network_that_is_wrong_on_average_is_not_called_right(known):
+@pytest.mark.parametrize("state", ["passed", "not passed"])
+@pytest.mark.parametrize("settled", [True, False])
+def test_an_answer_of_a_network_that_is_wrong_on_average_is_right_only_where_rounds_have_settled_it(
+    known, settled, state
+):
+    """Of data beside its own nothing but the local check tells, which does not speak against an average."""
     posterior = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), (0.0, 0.0))
-    calibration = replace(make_calibration(PRIOR, generator()), state="not passed", fit=posterior.digest)
-    answer = query(posterior, {"x": X["x"][0]}, simulator=Narrow(), calibration=calibration)
-    (said,) = [check.words for check in answer.checks if check.name == here.NAME]
-    assert said.startswith(UNSETTLED)
+    calibration = replace(make_calibration(PRIOR, generator()), state=state, fit=posterior.digest)
+    x = {"x": X["x"][0] + (0.0 if settled else 0.1) * NOISE}
+    answer = query(posterior, x, simulator=Narrow(), calibration=calibration)
+    (said,) = [check for check in answer.checks if check.name == here.NAME]
+    others = [one for one in answer.findings if one.evidence is None and one.level != "good"]
+    if settled:
+        assert (said.kind, answer.verdict.evidence) == (Kind.RIGHT, Evidence.ROUNDS)
+        assert answer.verdict.because == tuple(others)
+    else:
+        assert said.kind == (Kind.UNSEEN if state == "passed" else Kind.UNSETTLED)
+        assert answer.verdict.level >= ("caution" if state == "passed" else "alarm")
 
 
 @pytest.mark.parametrize(("shift", "ends"), [(0.0, 1), (0.4, 2)])
 def test_the_first_round_confirms_an_answer_or_is_not_the_last(known, shift, ends):
     """Rounds that are there are asked about in turn; the first answer is .4 sds off or right."""
-    unseen = Finding(here.NAME, "good", "no error seen at this observation: middles to 0.1 sds, widths to 7%")
+    unseen = local_check(Kind.UNSEEN, "middles to 0.1 sds, widths to 7%")
     until = UntilSettled(Narrow(), unseen, (1_000, 1_000, 2_000))
     after = Refined(fit_of(known), known.mixture, known.last, X, frozenset())
     told = []
@@ -151,14 +165,15 @@ def test_the_first_round_confirms_an_answer_or_is_not_the_last(known, shift, end
     assert (until.ended, until.confirmed, until.check.level) == (ends, ends == 1, "good" if ends == 1 else "caution")
 
 
-@pytest.mark.parametrize(("words", "heavy", "confirmed"), [(UNSEEN, 0.0, True), (LOST, 9.0, True), (LOST, 0.0, False)])
-def test_an_answer_with_hints_is_confirmed_by_one_without(known, words, heavy, confirmed, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "heavy", "confirmed"), [(Kind.UNSEEN, 0.0, True), (Kind.LOST, 9.0, True), (Kind.LOST, 0.0, False)]
+)
+def test_an_answer_with_hints_is_confirmed_by_one_without(known, kind, heavy, confirmed, monkeypatch):
     """A heavy tail is said of the second network's answer where `heavy` is 0."""
     monkeypatch.setattr(here, "_HEAVY", heavy)
-    check = Finding(here.NAME, "good" if words == UNSEEN else "caution", f"{words}: some words")
-    until = UntilSettled(Narrow(), check, (1_000, 1_000, 2_000))
+    until = UntilSettled(Narrow(), local_check(kind, "some words"), (1_000, 1_000, 2_000))
     found = Refined(fit_of(known), known.mixture, known.last, X, frozenset(), (0.05, 0.02))
     assert until(found) == until.confirmed == confirmed
-    assert until.own == ("" if words == UNSEEN else "good" if confirmed else "caution")
-    assert ("; its own check " in until.words) == (words != UNSEEN)
+    assert until.own == (None if kind == Kind.UNSEEN else "good" if confirmed else "caution")
+    assert ("; its own check " in until.words) == (kind != Kind.UNSEEN)
     assert not UntilSettled(Narrow(), None, (1_000, 1_000, 2_000))(found), "it did not confirm"

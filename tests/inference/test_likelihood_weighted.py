@@ -20,7 +20,7 @@ from sciinf.inference.refined import Refined
 from sciinf.inference.rounds import gather
 from sciinf.trust.around import simulate_around
 from sciinf.trust.here import check_here
-from sciinf.trust.right import RIGHT
+from sciinf.trust.right import Kind
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
 SEEN = {"x": Observable((2,))}
@@ -278,7 +278,7 @@ def test_an_exact_refined_answer_is_called_right_at_its_observation():
     theta = found.draw_batched(X, 2_000, generator=generator())[:, 0]
     around = simulate_around(found, Copy(), theta, rows=2_000, generator=generator(1))
     (check,) = check_here(found, X, around, generator=generator(2))
-    assert check.words.startswith(RIGHT)
+    assert check.kind == Kind.RIGHT
 
 
 def test_where_network_and_likelihood_disagree_far_out_it_is_not_called_right():

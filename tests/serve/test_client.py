@@ -24,7 +24,7 @@ from sciinf.serve.requests import Bounds
 from sciinf.serve.shares import Shares
 from sciinf.serve.workers import Workers
 
-SEEN = [0.2, 1.4, 1.9, 3.2, 3.8]
+SEEN, OTHER = [0.2, 1.4, 1.9, 3.2, 3.8], [2.2, 1.1, 1.0, -0.1, -0.9]
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def service(url: str) -> Service:
 
 @pytest.mark.slow
 def test_an_answer_from_there_is_one_from_here(service: Service, line_made: Path) -> None:
-    there = service.query({"x": SEEN}, "run", draws=3_000, seed=5)
+    there = service.query({"x": OTHER}, "run", draws=3_000, seed=5)
     posterior = sciinf.load_posterior(line_made / "run")
-    here = sciinf.query(posterior, {"x": SEEN}, load_calibration(line_made / "run"), draws=3_000, seed=5)
+    here = sciinf.query(posterior, {"x": OTHER}, load_calibration(line_made / "run"), draws=3_000, seed=5)
     assert isinstance(there, sciinf.Answer)
     assert there.calibration is not None
     assert here.calibration is not None
@@ -82,6 +82,9 @@ def test_units_are_converted_and_never_lost(service: Service) -> None:
 def test_a_file_is_sent(service: Service, line_made: Path) -> None:
     found = service.query(line_made / "seen.csv", "run", draws=200)
     assert (found.name, found.read) == ("seen", ("x: 5 values, in m",))
+    stored = sciinf.load_answer(line_made / "run")
+    assert found.verdict.sentence == stored.verdict.sentence
+    assert service.query(line_made / "seen.csv", "run").findings == stored.findings
     with pytest.raises(FileNotFoundError):
         service.query(line_made / "none.csv", "run")
 

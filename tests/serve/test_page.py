@@ -32,7 +32,7 @@ def test_a_dropped_file_becomes_intervals_with_units_and_a_verdict(visit: Any, r
     width = min(offset.median - offset.interval[0], offset.interval[1] - offset.median)
     assert found["offset"][:2] == [f"{number(offset.median, width)} m", ends(offset.interval, offset.median, "m")]
     assert found[f"{EVIL} slope"][1].endswith("m s⁻¹")
-    assert shown.locator("#verdicts .headline").inner_text()
+    assert shown.locator("#verdicts .headline").inner_text() == answer.verdict.sentence
     assert shown.locator("#verdicts .lights li").count() >= 4
     assert shown.locator("#cards details").count() >= 1
     assert shown.locator("#curves canvas").count() == 1
@@ -41,24 +41,26 @@ def test_a_dropped_file_becomes_intervals_with_units_and_a_verdict(visit: Any, r
 
 
 def test_before_the_checks_by_simulation_it_says_that_they_are_to_be_made(visit: Any) -> None:
-    """And the answer is not green then; where they cannot be made, they can be asked for again."""
-    shown = visit()
-    shown.wait_for_selector("#drop", state="visible")
-    shown.route(
-        "**/answer",
-        lambda route: route.abort()
-        if b'"checks":true' in (route.request.post_data_buffer or b"")
-        else route.continue_(),
-    )
-    shown.click("#observations button")
-    shown.wait_for_selector("#verdicts .next button")
+    """And the verdict says so; where they cannot be made, they can be asked for again."""
+    shown, asked = visit(), []
+
+    def refuse_the_second(route: Any) -> None:
+        asked.append(route)
+        route.abort() if len(asked) == 2 else route.continue_()
+
+    shown.route("**/answer", refuse_the_second)
+    drop(shown, "other.csv", OTHER)
+    button = "#verdicts .next button:has-text('Check at this observation')"
+    shown.wait_for_selector(button)
     words = shown.locator("#verdicts .next").inner_text()
     assert "Checks by simulation were not made" in words
     assert "does not answer" in words
     assert "green" not in (shown.locator("#verdicts .verdict").get_attribute("class") or "")
-    shown.unroute("**/answer")
-    shown.click("#verdicts .next button")
+    before = shown.locator("#verdicts .lights").inner_text()
+    assert "local check" not in before
+    shown.click(button)
     shown.wait_for_selector("#verdicts .next", state="detached")
+    assert "local check" in shown.locator("#verdicts .lights").inner_text()
     visit.errors[:] = [error for error in visit.errors if "ERR_FAILED" not in error]
 
 

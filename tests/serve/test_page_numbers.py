@@ -33,37 +33,24 @@ def shown(chromium: Any) -> Iterator[Any]:
     made.close()
 
 
-def test_a_light_is_never_greener_than_what_is_behind_it(shown: Any) -> None:
-    """Whatever the service says in its lights, a check that is not good shows in the colour of the whole."""
+def test_the_page_takes_its_colours_from_the_verdict_and_the_findings(shown: Any) -> None:
+    """The gravest finding comes first; weaker evidence after what counts; a level that it does not know is no good."""
     script = """async (answers) => {
         const { colourOf, cards } = await import(new URL('static/answer.js', document.baseURI));
-        return answers.map((one) => [colourOf(one), cards(one)[0].className]); }"""
-    light = {"name": "trust", "text": "data like simulations"}
-    good: dict[str, Any] = {
-        "verdict": "good",
-        "lights": [{**light, "level": "good"}],
-        "trust": {"level": "good", "verdict": "like"},
-        "calibration": {"state": "passed", "reasons": ["held"]},
-        "checks": [{"name": "predictive", "level": "good", "verdict": "fine"}],
-    }
+        return answers.map((one) => [colourOf(one), ...cards(one).map((card) => card.className.split(' ').pop())]); }"""
+    good, alarm = ({"name": "weights", "level": one, "text": "few", "verdict": "few"} for one in ("good", "alarm"))
+    caution, unknown, odd = ({**good, "level": one} for one in ("caution", "unknown", "of another kind"))
     cases = [
-        (good, "green"),
-        ({**good, "checks": [{"name": "weights", "level": "caution", "verdict": "few"}]}, "amber"),
-        ({**good, "checks": [{"name": "weights", "level": "unknown", "verdict": "few"}]}, "amber"),
-        ({**good, "checks": [{"name": "local check", "level": "alarm", "verdict": "off"}]}, "red"),
-        ({**good, "checks": [{"name": "local check", "level": "of another kind", "verdict": "off"}]}, "amber"),
-        ({**good, "trust": {"level": "alarm", "verdict": "unlike"}}, "red"),
-        ({**good, "trust": {"level": "unknown", "verdict": "unlike"}}, "amber"),
-        ({**good, "calibration": {"state": "not checked", "reasons": ["never"]}}, "amber"),
-        ({**good, "verdict": "alarm"}, "red"),
-        ({**good, "lights": [{**light, "level": "unknown"}]}, ""),
+        ("good", [good, good], ["green", "green"]),
+        ("caution", [good, caution], ["amber", "amber", "green"]),
+        ("unknown", [unknown], ["amber", "amber"]),
+        ("alarm", [caution, alarm, good], ["red", "red", "amber", "green"]),
+        ("good", [{**alarm, "weaker": True}, good], ["green", "grey", "green"]),
+        ("caution", [{**alarm, "weaker": True}, caution], ["amber", "amber", "grey"]),
+        ("of another kind", [odd, good], ["amber", "amber", "green"]),
     ]
-    found = shown.evaluate(script, [one for one, _ in cases])
-    assert [colour for colour, _ in found] == [colour for _, colour in cases]
-    assert [card for (_, card), (_, colour) in zip(found, cases, strict=True) if card.split()[-1] != colour] == [
-        "check green",  # the verdict and the lights alone are worse than what is behind them
-        "check green",
-    ]
+    found = shown.evaluate(script, [{"verdict": verdict, "findings": findings} for verdict, findings, _ in cases])
+    assert found == [colours for *_, colours in cases]
 
 
 def test_numbers_of_draws_are_the_library_s(shown: Any) -> None:

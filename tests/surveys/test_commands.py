@@ -34,7 +34,9 @@ def asked(ball, tmp_path_factory):
 def test_a_survey_from_the_command_line(ball, asked) -> None:
     run, out, first, again, _ = asked
     assert first.code == again.code == 0
-    assert first.out.startswith("calibration   ")
+    verdicts, calibration, *_ = first.out.splitlines()
+    assert verdicts.startswith("verdicts      ")
+    assert calibration.startswith("calibration   ")
     assert "290 of 300 answered" in first.out
     said = json.loads(again.out)
     assert said["found"]["digest"] == load_answers(out).digest
@@ -128,7 +130,8 @@ def test_whose_calibration_it_is_is_said_everywhere(ball, tmp_path) -> None:
     x = ball.store.load().x["x"][:4]
     found = asking.query_all(exact, {"x": x}, tmp_path / "a", ball.calibration, draws=50, progress=False)
     said = f"{ball.calibration.state} (of the amortised posterior)"
-    assert "(of the amortised posterior)" in found.summary().splitlines()[0]
+    assert found.summary().splitlines()[1].startswith("calibration   ")
+    assert ": of the amortised posterior: " in found.summary().splitlines()[1]
     assert found.to_dataframe().attrs["calibration"] == said
     assert (np.asarray(survey_table(found)["calibration"]) == said).all()
     assert survey_figure(found).get_suptitle() == f"calibration: {said}"

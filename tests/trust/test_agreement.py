@@ -54,7 +54,7 @@ def test_an_error_must_be_significant_and_matter() -> None:
     assert judged({"a": agreement("rank", 0.02, 0.2, 100), "b": agreement("rank", 0.5, 0.01)})[0] == "cannot tell"
     state, _, reasons = judged({"a": agreement("region", 1e-4, -0.04, 1000), "b": agreement("rank", 0.5, 0.3)})
     assert state == "not passed"
-    assert reasons == ("a is too narrow (dangerous): a 50% region holds 46% (p = 0.0002 on 1,000 simulations)",)
+    assert reasons == ("a is too narrow: a 50% region holds 46% (p = 0.0002 on 1,000 simulations)",)
     # Holm: the second smallest of three is doubled, and 0.004 * 3 is above 0.01.
     three = {"a": agreement("rank", 0.004, 0.2), "b": agreement("rank", 0.5, 0.3), "c": agreement("rank", 0.9, 0.1)}
     assert judged(three)[0] == "cannot tell"
@@ -62,11 +62,20 @@ def test_an_error_must_be_significant_and_matter() -> None:
     assert [reason[0] for reason in both] == ["b", "a"]
 
 
+def test_regions_that_hold_too_little_are_said_before_those_that_hold_too_much() -> None:
+    """Whichever gap is larger: a sentence quotes the first reason alone."""
+    found = {"wide": agreement("region", 1e-9, 0.2), "narrow": agreement("region", 1e-9, -0.1)}
+    found["narrower"] = agreement("region", 1e-9, -0.15)
+    state, wide, reasons = judged(found)
+    assert (state, wide) == ("not passed", False)
+    assert [reason.split()[0] for reason in reasons] == ["narrower", "narrow", "wide"]
+
+
 @pytest.mark.parametrize(
     ("fault", "words", "cautious"),
     [
-        ({"width": 0.8}, r"interval of a is too narrow \(dangerous\): its \d\d% interval holds \d\d%", False),
-        ({"width": 1.25}, r"interval of a is too wide \(cautious\): its \d\d% interval holds \d\d%", True),
+        ({"width": 0.8}, r"interval of a is too narrow: its \d\d% interval holds \d\d%", False),
+        ({"width": 1.25}, r"interval of a is too wide: its \d\d% interval holds \d\d%", True),
         ({"shift": 0.3}, r"rank of a is too high: \d\d% of the truths lie below its \d\d% quantile", False),
         ({"shift": -0.3}, r"rank of a is too low: \d\d% of the truths lie below its \d\d% quantile", False),
     ],

@@ -106,7 +106,7 @@ def p_values(simulator, posterior, x, seed: int) -> tuple[float, float, bool]:
     assert isinstance(around, Around)
     found = residual_p(posterior, simulator, x, around)
     assert isinstance(found, tuple)
-    strange = [check.level == "alarm" for check in check_data(posterior, x, around)[0]]
+    strange = [check.level == "alarm" for check in check_data(posterior, x, around)]
     return found[0], predictive_p(posterior, x, drawn(simulator, theta, seed))[0], any(strange)
 
 

@@ -12,7 +12,8 @@ from sciinf.answer import query
 from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
 from sciinf.trust import around, here
 from sciinf.trust.around import around_answer, heaviness, simulate_around
-from sciinf.trust.here import check_here, check_twice, doubted, look_here, verdict
+from sciinf.trust.here import check_here, check_twice, doubted, local_finding, look_here
+from sciinf.trust.right import Kind
 from sciinf.trust.second import undecided
 
 NUMBERS, ROWS = 20, 1_000
@@ -68,7 +69,7 @@ class Gaussian(Posterior):
 
 
 def levels(times: int, simulator=None, rows=ROWS, **faults) -> list[str]:
-    """The verdicts on that many observations."""
+    """The levels of findings on that many observations."""
     simulator = simulator or Linear()
     posterior, found = Gaussian(simulator, **faults), []
     for seed in range(times):
@@ -123,7 +124,7 @@ def test_what_is_not_known_to_be_right_is_not_called_right(shift, shift_error, w
     """A middle may be off by more than .15 sd, or a width by more than a tenth, though neither is certain."""
     one = torch.ones(1, dtype=torch.float64)
     local = here.Local(shift * one, shift_error * one, one, width_error * one, 0 * one, one, 900, one)
-    check = verdict(local, ("a",))
+    check = local_finding(local, ("a",))
     assert (check.level, doubted(check)) == (level, level == "unknown")
     assert f": {words} (900 simulations around it)" in check.words
 
@@ -228,17 +229,18 @@ def test_of_an_observation_that_the_model_does_not_reproduce_nothing_is_told(mon
     (good,) = check_here(posterior, x, around, generator=generator)
     (check,) = check_here(posterior, x, around, alike=False, generator=generator)
     assert (good.level, check.level) == ("good", "unknown")
-    told = "for the model does not reproduce it; for data of the model: "
-    assert f"{told}no error seen at this observation" in check.words
+    assert (good.kind, check.kind) == (Kind.UNSEEN, Kind.UNLIKE)
+    assert "for data of the model: no error seen at this observation" in check.words
     monkeypatch.setattr(here, "_HEAVY", 0.0)
     (check,) = check_here(posterior, x, around, alike=False, generator=generator)
-    assert (check.level, doubted(check), undecided(check)) == ("caution", True, False)
-    assert f"{told}it may be off" in check.words
+    assert (check.kind, check.level) == (Kind.UNLIKE, "caution")
+    assert (doubted(check), undecided(check)) == (True, False)
+    assert "for data of the model: it may be off" in check.words
 
 
 def test_a_query_asks_residuals_whether_the_check_can_tell(monkeypatch):
     simulator, told = Linear(), []
-    monkeypatch.setattr("sciinf.question.check_twice", lambda *_, alike, generator: told.append(alike) or ())
+    monkeypatch.setattr(here, "check_twice", lambda *_, alike, generator: told.append(alike) or ())
     x = simulator(torch.zeros(1, 2), generator=torch.Generator().manual_seed(0))["x"][0]
     for size in (0.0, 8.0):
         query(Gaussian(simulator), {"x": x + size * (torch.arange(NUMBERS) == 11)}, simulator=simulator, draws=2_000)
@@ -347,7 +349,7 @@ def test_an_sd_of_draws_where_no_simulation_lies_is_not_called_right():
             generator, posterior = torch.Generator().manual_seed(seed), kind(simulator)
             x = simulator(simulator.prior.sample(1, generator=generator), generator=generator)
             theta = posterior.draw_batched(x, 4_000, generator=generator)[:, 0]
-            found.append(verdict(looked(posterior, simulator, x, theta, generator), posterior.prior.names))
+            found.append(local_finding(looked(posterior, simulator, x, theta, generator), posterior.prior.names))
     assert all(check.level != "good" and "draws far out" in check.words for check in found[:8])
     assert not any("draws far out" in check.words for check in found[8:])
 

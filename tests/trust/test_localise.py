@@ -167,8 +167,12 @@ def test_more_numbers_than_rows():
 
 def check(simulator, x, generator):
     posterior, around = around_of(simulator, x, generator)
-    (found,), where = check_data(posterior, x, around)
-    return found, where
+    (found,) = check_data(posterior, x, around)
+    return found, where_of(found)
+
+
+def where_of(found):
+    return tuple(Strange.from_json(one) for one in found.figures.get("where", ()))
 
 
 def test_two_wrong_numbers_are_named_and_no_third():
@@ -178,6 +182,7 @@ def test_two_wrong_numbers_are_named_and_no_third():
     x["x"][0, 17] -= 9.0
     found, where = check(simulator, x, generator)
     assert found.level == "alarm"
+    assert found.figures["p"] < 0.01
     first, second = sorted(where, key=lambda one: one.start)
     assert [(one.start, one.kind) for one in (first, second)] == [((5,), "number"), ((17,), "number")]
     assert first.z > 6 > -6 > second.z
@@ -211,7 +216,8 @@ def test_a_dead_sensor_is_named_by_what_it_repeats():
     posterior.features = lambda x: x["x"].reshape(len(x["x"]), -1).double() @ posterior.gain.T
     seen = x["x"].reshape(1, SENSORS // 2, 2).clone()
     seen[0, 4:, 1] = posterior.features({"x": seen})[0, 0].float()
-    (found,), (one,) = check_data(posterior, {"x": seen}, replace(around, data=data))
+    (found,) = check_data(posterior, {"x": seen}, replace(around, data=data))
+    (one,) = where_of(found)
     assert found.level == "alarm"
     assert (one.kind, one.start, one.stop, one.z) == ("repeated", (0, 1), (SENSORS // 2, 2), 8.0)
     assert "'x' at sensor 1 holds one value 8 times" in found.words
@@ -307,7 +313,8 @@ def test_missing_numbers_are_never_strange():
     seen = torch.ones(1, SENSORS, dtype=torch.bool)
     seen[0, 7] = False
     x["x"][0, 7] = 1e6
-    assert check_data(posterior, {**x, "x_mask": seen}, replace(around, data=data))[1] == ()
+    (said,) = check_data(posterior, {**x, "x_mask": seen}, replace(around, data=data))
+    assert (said.level, where_of(said)) == ("good", ())
     seen[0, 7:17] = False
     x["x"][0, 7:17] = 0.0
     found = scores_of(posterior, {**x, "x_mask": seen}, replace(around, data=data))
@@ -340,4 +347,4 @@ def test_trust_says_where_and_reads_it_back():
 @pytest.mark.parametrize("around", [None, "too slow"])
 def test_without_simulations_nothing_is_said(around):
     simulator = Line()
-    assert check_data(Exact(simulator), observed(simulator, 0)[0], around) == ((), ())
+    assert check_data(Exact(simulator), observed(simulator, 0)[0], around) == ()

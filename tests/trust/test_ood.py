@@ -127,7 +127,7 @@ def test_verdicts(setups: dict[str, Setup]) -> None:
     setup = setups["linear_gaussian"]
     x = setup.observations(300)
     found = setup.p(x)
-    for low, high, word in ((0.06, 1.0, "good"), (0.01, 0.05, "unusual")):
+    for low, high, word in ((0.06, 1.0, "good"), (0.01, 0.05, "caution")):
         i = int(((found > low) & (found < high)).nonzero()[0])
         trust = check_observation(setup.reference, setup.posterior, {"x": x["x"][i : i + 1]})
         assert trust.level == word

@@ -11,21 +11,21 @@ import torch
 from sample_run import make_calibration
 
 from sciinf.core import Finding
-from sciinf.trust.here import NAME, Local, doubted, verdict
-from sciinf.trust.right import HINTED, RIGHT, UNTOLD
-from sciinf.trust.second import compared, decides, unconfirmed, undecided, vouched
+from sciinf.core.findings import Evidence, Level
+from sciinf.trust.here import Local, doubted, local_finding
+from sciinf.trust.right import Kind, local_check
+from sciinf.trust.second import compared, decides, undecided, vouched
 
-UNSEEN = Finding(NAME, "good", "no error seen at this observation: middles to 0.1 sds, widths to 9% (2,000)")
-LOST = "the data tell more of mu than the network uses (3% of its error) (2,000)"
-HINT = Finding(NAME, "caution", f"{HINTED}: {LOST}")
-FEW = Finding(NAME, "unknown", f"{UNTOLD}: middles to 0.2 sds, widths to 14% (2,000)")
+UNSEEN = local_check(Kind.UNSEEN, "middles to 0.1 sds, widths to 9% (2,000)")
+HINT = local_check(Kind.LOST, "the data tell more of mu than the network uses (3% of its error) (2,000)")
+FEW = local_check(Kind.UNTOLD, "middles to 0.2 sds, widths to 14% (2,000)")
 
 
 def test_only_a_second_network_makes_no_error_seen_a_right_answer():
     """An sd was 1.13 times too large, and lines in the statistics saw nothing of it."""
-    assert unconfirmed(UNSEEN)
+    assert (UNSEEN.level, UNSEEN.evidence) == ("good", Evidence.CHECK)
     told = compared(UNSEEN, (0.04, 0.02), 5_000)
-    assert not unconfirmed(told)
+    assert (told.kind, told.level, told.evidence) == (Kind.RIGHT, "good", Evidence.NETWORK)
     assert not doubted(told)
     assert told.words == (
         "right at this observation: middles to 0.1 sds, widths to 9% (2,000); a second network, trained on 5,000 "
@@ -45,6 +45,8 @@ def test_an_answer_that_it_does_not_give_is_refined(differs, level):
     for check in (UNSEEN, HINT, FEW):
         told = compared(check, differs, 5_000)
         assert (doubted(told), undecided(told), told.level) == (True, False, level)
+        assert told.kind == (Kind.HINTED if level == "caution" else Kind.UNSETTLED)
+        assert (told.evidence, told.figures["second"]) == (Evidence.CHECK, True)
         assert "a second network, trained on 5,000 simulations around it, differs: middles by up to" in told.words
         assert "infer --refine auto" in told.words
 
@@ -53,17 +55,17 @@ def test_an_answer_that_it_does_not_give_is_refined(differs, level):
 def test_hints_and_too_few_simulations_end_with_an_answer_that_has_neither(check, left):
     """Both networks see the data through a summary of the same kind: what that loses, they lose alike."""
     assert undecided(check)
-    told = compared(check, (0.04, 0.02), 5_000, "good")
+    told = compared(check, (0.04, 0.02), 5_000, Level.GOOD)
     assert (told.level, undecided(told), doubted(told)) == ("good", False, False)
-    assert told.words.startswith(RIGHT)
-    assert check.words.split(": ", 1)[1] in told.words
+    assert (told.kind, told.evidence) == (Kind.RIGHT, Evidence.NETWORK)
+    assert check.figures["details"] in told.words
     assert "simulations around it, differs by little: middles by up to 0.04 sds" in told.words
-    for own, level in (("unknown", left), ("caution", "caution"), ("alarm", "caution")):
+    for own, level in ((Level.UNKNOWN, left), (Level.CAUTION, "caution"), (Level.ALARM, "caution")):
         told = compared(check, (0.04, 0.02), 5_000, own)
         assert (told.level, undecided(told), doubted(told)) == (level, False, level != "good"), own
         assert ", but its own check" in told.words
-    assert [decides(check, differs, "") for differs in ((0.04, 0.02), (0.2, 0.0))] == [check is UNSEEN, True]
-    assert decides(check, (0.04, 0.02), "unknown")
+    assert [decides(check, differs, None) for differs in ((0.04, 0.02), (0.2, 0.0))] == [check is UNSEEN, True]
+    assert decides(check, (0.04, 0.02), Level.UNKNOWN)
 
 
 @pytest.mark.parametrize(("heavy", "unused", "asked"), [(1.0, 0.03, True), (1.2, 0.03, False), (1.2, 0.0, False)])
@@ -71,27 +73,53 @@ def test_no_second_network_excuses_draws_far_out(heavy, unused, asked):
     """One draw in a thousand made an sd 1.15 times too large, and passed for chance where two sds were compared."""
     one = torch.ones(1, dtype=torch.float64)
     found = Local(0 * one, 0.03 * one, one, 0.02 * one, unused * one, 0 * one, 2_000, heavy * one)
-    check = verdict(found, ("a",))
+    check = local_finding(found, ("a",))
     assert (check.level, doubted(check)) == ("caution", True)
     assert undecided(check) == asked
 
 
-def test_what_is_not_right_or_is_not_asked_is_for_no_second_network_to_tell():
-    for level, words in (("alarm", "not right at this observation: mu"), ("unknown", "not checked whether it is")):
-        assert not undecided(Finding(NAME, level, words))
+@pytest.mark.parametrize("kind", sorted({*Kind} - {Kind.UNSEEN, Kind.LOST, Kind.UNTOLD}))
+def test_what_is_not_right_or_is_not_asked_is_for_no_second_network_to_tell(kind):
+    assert not undecided(local_check(kind, "mu"))
+
+
+def test_no_other_check_and_none_that_a_second_network_told_of_is_asked_about():
     assert not undecided(replace(HINT, name="tails"))
+    assert not undecided(local_check(Kind.LOST, "mu", second=True))
 
 
-@pytest.mark.parametrize("state", ["not passed", "passed", "cannot tell", None])
-def test_nothing_is_called_good_of_a_network_that_is_wrong_on_average(state):
-    """Of a refined one, "good: no error seen" stood beside NOT PASSED and sds .86 times as large."""
+def test_rewording_a_check_changes_no_decision():
+    other = replace(UNSEEN, words="nothing is the matter here")
+    assert undecided(other)
+    assert compared(other, (0.04, 0.02), 5_000) == compared(UNSEEN, (0.04, 0.02), 5_000)
+
+
+STATES = ["not passed", "passed", "cannot tell", None]
+
+
+def calibration(state):
+    found = make_calibration(SimpleNamespace(names=("a",)), torch.Generator().manual_seed(0))
+    return state and replace(found, state=state)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_no_error_seen_is_not_good_of_a_network_that_is_wrong_on_average(state):
+    """ "good: no error seen" stood beside a calibration that did not pass, and sds .86 times as large."""
     others = (Finding("residuals", "good", "the model reproduces the data"), HINT)
-    right = Finding(NAME, "good", f"{RIGHT}: middles to 0.1 sds")
-    calibration = state and replace(
-        make_calibration(SimpleNamespace(names=("a",)), torch.Generator().manual_seed(0)), state=state
-    )
-    words = "cannot be told whether it is right at this observation, for the network is wrong on average: no error seen"
-    unknown = Finding(NAME, "unknown", f"{words} at this observation: middles to 0.1 sds")
-    found = vouched((*others, right), calibration)
-    assert found == (*others, unknown if state == "not passed" else right)
-    assert doubted(found[-1]) == (state == "not passed")
+    found = vouched((*others, UNSEEN), calibration(state))
+    assert found[:2] == others
+    if state != "not passed":
+        assert found[2] is UNSEEN
+        return
+    assert (found[2].kind, found[2].level, found[2].evidence) == (Kind.UNSETTLED, "unknown", Evidence.CHECK)
+    assert "wrong on average" in found[2].words
+    assert UNSEEN.figures["details"] in found[2].words
+    assert doubted(found[2])
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("second", [False, True])
+def test_an_average_does_not_speak_against_a_second_network_or_rounds(state, second):
+    """Both are evidence of this observation."""
+    right = local_check(Kind.RIGHT, "middles to 0.1 sds", second=second)
+    assert vouched((right,), calibration(state)) == (right,)

@@ -104,14 +104,14 @@ def test_a_fault_of_the_data_is_said_of_the_data(like):
     theta = posterior.draw_batched(x, 400, generator=generator)[:, 0]
     around = simulate_around(posterior, simulator, theta, rows=ROWS, generator=generator)
     assert isinstance(around, Around)
-    checks, strange = check_data(posterior, x, around)
-    assert {one.observable for one in strange} == {"y"}
-    assert all(math.isfinite(one.z) for one in strange)
+    (check,) = check_data(posterior, x, around)
+    assert {one["observable"] for one in check.figures["where"]} == {"y"}
+    assert all(math.isfinite(one["z"]) for one in check.figures["where"])
     residual = residual_p(posterior, simulator, x, around)
     assert isinstance(residual, tuple)
     p, most = predictive_p(posterior, x, simulator(theta, generator=generator))
     assert max(p, residual[0]) < 0.05
-    for words in (checks[0].words, residual[1], most):
+    for words in (check.words, residual[1], most):
         assert "'y'" in words
         assert "y_times" not in words
         assert "inflow" not in words

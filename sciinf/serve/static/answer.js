@@ -5,15 +5,13 @@ import { el, framed, svg, table } from "./service.js";
 
 const COLOURS = { good: "green", caution: "amber", unknown: "amber", alarm: "red" };
 const SYMBOLS = { green: "✓", amber: "!", red: "✕", grey: "–" };
-const SPOKEN = { good: "good: ", caution: "with care: ", unknown: "not told: ", alarm: "warning: " };
-const FOUND = { good: "Good", caution: "Caution", unknown: "Could not be told", alarm: "Warning" };
+const STATES = { good: "Good", caution: "Caution", unknown: "Could not be told", alarm: "Warning" };
 const LONG = 8; // letters of a number, beyond which columns are as wide as they need
-const BY_SIMULATION = ["predictive", "residuals", "local check", "likelihood", "strange data"];
-export const simulated = (json) => json.checks.some((one) => BY_SIMULATION.includes(one.name));
 
-/** The colour of the verdict. */
-export const colourOf = (json) => COLOURS[json.verdict];
-const colourIn = (one) => one.weaker ? "grey" : COLOURS[one.level];
+/** The colours of a verdict and of a finding. */
+export const colourOf = (json) => COLOURS[json.verdict] ?? "amber";
+const colourIn = (one) => one.weaker ? "grey" : COLOURS[one.level] ?? "amber";
+const stateOf = (one) => one.weaker ? "Weaker evidence" : STATES[one.level];
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const sentence = (text) => capital(text) + (/[.!?…]$/.test(text) ? "" : ".");
@@ -24,8 +22,8 @@ const unseen = (text) => el("span", { class: "unseen" }, text);
  * @param at which answer it is; @param still what is said of checks that are still to be made. */
 export function verdict(json, at, still, remove) {
   const lights = json.findings.map((one) => {
-    const colour = colourIn(one), spoken = one.weaker ? "weaker evidence: " : SPOKEN[one.level];
-    return el("li", { class: colour, title: one.text }, symbol(colour), el("span", {}, unseen(spoken), one.name));
+    const colour = colourIn(one), spoken = unseen(`${stateOf(one)}: `);
+    return el("li", { class: colour, title: one.text }, symbol(colour), el("span", {}, spoken, one.name));
   });
   const close = el("button", { class: "close", type: "button", "aria-label": `Take away ${json.name}`, onclick: remove }, "Take away");
   const of = [`${json.posterior} posterior${json.around && json.around !== json.name ? ` around ${json.around}` : ""}${json.scope ? `, ${json.scope}` : ""}`, ...(json.read || [])];
@@ -128,20 +126,19 @@ export function notes(answers, parameters, level, again) {
   return said;
 }
 
-function card([colour, title, state, reasons]) {
-  const [first, ...rest] = reasons, [clause] = first.split(/; |\. (?=[A-Z])/);
-  const brief = rest.length || clause.length < 180 ? clause : `${clause.slice(0, clause.lastIndexOf(" ", 180))} …`;
-  const words = el("span", {}, el("b", {}, title), " ", el("span", { class: "state" }, `${state}.`), " ", sentence(brief));
-  return el("details", { class: `check ${colour}` }, el("summary", {}, symbol(colour), words), reasons.map((one) => el("p", {}, sentence(one))));
+function card(one) {
+  const colour = colourIn(one), state = el("span", { class: "state" }, `${stateOf(one)}.`);
+  const words = el("span", {}, el("b", {}, capital(one.name)), " ", state, " ", sentence(one.text));
+  return el("details", { class: `check ${colour}` }, el("summary", {}, symbol(colour), words), el("p", {}, sentence(one.verdict)));
 }
 
-/** All that was checked of an answer, the gravest first; what is good together, in one line. */
+/** All findings about an answer, the gravest first; what is good together, in one line. */
 export function cards(json) {
-  const all = json.findings.map((one) => [colourIn(one), capital(one.name), one.weaker ? "Weaker evidence" : FOUND[one.level], [one.verdict]]);
-  const bad = ["red", "amber", "grey"].flatMap((one) => all.filter(([of]) => of === one)), good = all.filter(([of]) => of === "green");
+  const of = (colour) => json.findings.filter((one) => colourIn(one) === colour);
+  const bad = ["red", "amber", "grey"].flatMap(of), good = of("green");
   if (!good.length) return bad.map(card);
   const count = el("span", { class: "state" }, `${good.length} ${good.length === 1 ? "check" : "checks"} passed: `);
-  const names = el("span", {}, count, `${good.map(([, name]) => name.toLowerCase()).join(", ")}.`);
+  const names = el("span", {}, count, `${good.map((one) => one.name).join(", ")}.`);
   return [...bad.map(card), el("details", { class: "check green" }, el("summary", {}, symbol("green"), names), good.map(card))];
 }
 
@@ -149,7 +146,7 @@ export function cards(json) {
 export function meaning() {
   const words = [
     "✓ No error was seen. ! Read the answer with care: an error may be there, or it could not be told. ✕ Do not use the answer as it " +
-    "stands. – Was not looked at.",
+    "stands. – Says otherwise than the verdict, and rests on weaker evidence than what decided.",
     "Calibration: on fresh simulations, whose true parameters are known, an interval of 90% should hold the truth in 90 of 100. " +
     "Observation: whether data like these were among the simulations; a network knows nothing of others. Checks by simulation: whether " +
     "the model reproduces the data, and whether the posterior is right at them.",

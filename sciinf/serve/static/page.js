@@ -1,5 +1,5 @@
 // What is asked, and what is shown of the answers. A second answer lies over the first; an error leaves both as they are.
-import { asked, cards, comparison, correlations, endsAt, meaning, notes, numbers, printed, priors, simulated, verdict } from "./answer.js";
+import { asked, cards, comparison, correlations, endsAt, meaning, notes, numbers, printed, priors, verdict } from "./answer.js";
 import { corner } from "./corner.js";
 import { COLOURS, curves, marginal } from "./curves.js";
 import { isDiscrete, probabilities, saidGiven } from "./discrete.js";
@@ -56,7 +56,7 @@ function ofOne({ files, ...common }, { name, observation }, k, count) {
 
 function wrapped(json, request) {
   const draws = decode(json.draws);
-  return { json, request, draws, pictured: pictured(draws), grids: new Map(), still: simulated(json) ? "made" : "to make" };
+  return { json, request, draws, pictured: pictured(draws), grids: new Map(), still: json.checked ? "made" : "to make" };
 }
 
 /** Ask, and lay the answer over the one that is there, or put it in the place of an old one. */
@@ -187,7 +187,7 @@ function still(found) {
   if (found.still === "being made") return el("p", { class: "next busy" }, soon);
   const words = `Checks by simulation were not made: ${what}`;
   if (!state.model.simulator) return el("p", { class: "next" }, `${words} This service has no simulator to make them with.`);
-  const button = el("button", { type: "button", onclick: () => check(found) }, "Check by simulations");
+  const button = el("button", { type: "button", onclick: () => check(found) }, "Check at this observation");
   return el("p", { class: "next" }, words, found.still === "to make" ? " " : ` ${found.still} `, button);
 }
 

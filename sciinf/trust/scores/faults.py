@@ -94,7 +94,7 @@ def _spoilt(y: Tensor, noise: Tensor, kinds: Sequence[Fault], generator: torch.G
     ).bool()
     single = torch.tensor([kind == "number" for kind in kinds])[which]
     inside = torch.where(_wide(single, y), one.reshape(y.shape), inside)
-    least = (_SEEN / inside.flatten(1).sum(1).sqrt()).clamp_max(1.0)
+    least = (_SEEN / inside.reshape(count, -1).sum(1).sqrt()).clamp_max(1.0)
     size = least * (_LARGEST / least) ** torch.rand(count, generator=generator)
     sign = torch.randint(2, (count,), generator=generator) * 2 - 1
     shift = _wide((size * sign).double(), y) * noise
