@@ -156,7 +156,7 @@ class Static(Answers):
         for k, (ticket, question) in enumerate(zip(batch, asked, strict=True)):
             kept = each[k].within(ticket.wanted.draws, theta[: len(noise[k]), k : k + 1], noise[k])
             answer = question.completed(looked[k], posterior.unweighted(kept[:, 0]), generators[k])
-            answered(model, answer, ".")
+            answered(model, question, answer, ".")
         return [ticket.id for ticket in batch]
 
 

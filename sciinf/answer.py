@@ -29,6 +29,7 @@ from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
 from sciinf.core.estimates import disagreement, estimate_from_json
 from sciinf.core.files import local_path, read_json, write_json
 from sciinf.core.paths import Paths
+from sciinf.core.records import is_of
 from sciinf.core.simulator import identity
 from sciinf.inference.tilted import layers
 from sciinf.question import CHECKS, Question, Wanted, judge_of, question
@@ -213,7 +214,7 @@ def _calibration_of(folder: Path) -> Calibration | None:
         warnings.warn(f"{run} has no calibration.json, so the answer comes without its calibration", stacklevel=3)
         return None
     found = load_calibration(run)
-    if [found.state, *found.reasons] != [said["state"], *said["reasons"]]:
+    if not is_of(said, found):
         raise ValueError(
             f"{run} was calibrated anew since the answer in {folder} was given; ask again with `sciinf query`, or "
             "`query(..., out=...)` in Python"

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar
-
-from torch import Generator, Tensor
 
 from sciinf.core.draws import Draws
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.core.posterior import Posterior
 from sciinf.core.records import Calibration, Trust
-from sciinf.core.simulator import Simulator, X
+from sciinf.core.simulator import X
 
 
 class Need(StrEnum):
@@ -39,7 +37,7 @@ class Case:
         seed: Of the question. A diagnostic that draws seeds a generator of its own with it.
         plain: Draws before they were weighted; None where they are not.
         x: The observation, name -> (1, *event). With `Need.OBSERVATION`.
-        simulator: It makes data as the observation was seen. With `Need.PREDICTIONS`.
+        simulator: The `Simulator`. With `Need.PREDICTIONS`.
         theta: Draws of the answer, (m, D), without weights. Likewise.
         predicted: Data that were simulated from each of these, name -> (m, *event). Likewise.
         around: More simulations, from a wider distribution around the answer (`trust.around.Around`); a text where
@@ -60,12 +58,12 @@ class Case:
     seed: int = 0
     plain: Draws | None = None
     x: X = field(default_factory=dict)
-    simulator: Simulator | None = None
-    theta: Tensor | None = None
+    simulator: Any = None
+    theta: Any = None
     predicted: X = field(default_factory=dict)
     around: Any = None
-    more_around: Callable[[], Any] | None = None
-    generator: Generator | None = None
+    more_around: Any = None
+    generator: Any = None
     bounds: Any = None
     found: list[Finding] = field(default_factory=list)
 

@@ -168,8 +168,7 @@ def calibration_finding(said: Mapping[str, Any], posterior: str = "", *, derived
         derived: Whether the answer has quantities that follow from the parameters.
     """
     reasons = tuple(said.get("reasons") or (NOT_CALIBRATED,))
-    state = str(said.get("state") or ("cannot tell" if said.get("passed") else "not passed"))
-    state = "not checked" if reasons == (NOT_CALIBRATED,) else state
+    state = str(said.get("state") or _state_before(said, reasons))
     wide = bool(said.get("cautious", state == "not passed" and too_wide(reasons)))
     level = Level.CAUTION if wide else STATES.get(state, Level.UNKNOWN)
     of = f"of the {said['of']} posterior: " if posterior and said.get("of") not in (None, posterior) else ""
@@ -179,11 +178,27 @@ def calibration_finding(said: Mapping[str, Any], posterior: str = "", *, derived
     return Finding("calibration", level, of + "; ".join(map(reason_of, reasons)), kind, {}, cause, Evidence.AVERAGE)
 
 
+def _state_before(said: Mapping[str, Any], reasons: tuple[str, ...]) -> str:
+    """The state of a calibration by a version that wrote none."""
+    if reasons == (NOT_CALIBRATED,):
+        return "not checked"
+    return "cannot tell" if said.get("passed") else "not passed"
+
+
+def is_of(said: Mapping[str, Any], calibration: Calibration) -> bool:
+    """Whether what `answer.json` says of a calibration is of this one; earlier versions wrote its reasons alone."""
+    known = said_of(calibration)
+    keys = ("fit", "simulations", "rows", "state") if "simulations" in said else ("reasons", "fit")
+    return all(said.get(key, known[key]) == known[key] for key in keys)
+
+
 def said_of(calibration: Calibration | None) -> dict[str, Any]:
     """What `answer.json` says of a calibration."""
     if calibration is None:
         return {"state": "not checked", "passed": False, "reasons": [NOT_CALIBRATED], "of": None, "fit": None}
-    known = {name: getattr(calibration, name) for name in ("state", "passed", "cautious", "of", "fit")}
+    known = {
+        name: getattr(calibration, name) for name in ("state", "passed", "cautious", "of", "fit", "simulations", "rows")
+    }
     return {**known, "reasons": list(calibration.reasons)}
 
 

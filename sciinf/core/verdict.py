@@ -3,11 +3,11 @@
 It judges the answer, by the strongest evidence that there is (`Evidence`): weights by the simulator's likelihood, then
 rounds of simulations around the observation, then a second network there, then the local check alone, then the
 calibration of the network on average. Where the strongest cannot tell, the next counts as well, and what it says is to
-be read with care. Weaker evidence that says otherwise is named as such. Findings about the data and the draws always count, whatever the network did; one of
-these that could not be made calls for care.
+be read with care. Weaker evidence that says otherwise is named as such. Findings about the data and the draws always
+count, whatever the network did; one of these that could not be made calls for care.
 
-An answer that nothing stronger than the local check speaks for is to be read with care: half of such answers are more
-than .15 sds or a tenth of an sd off (docs/calibration.md).
+An answer that nothing stronger than the local check speaks for is to be read with care, for that check sees about a
+third of a network's error at one observation.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Verdict:
         """Why, in a few words each."""
         if self.level == Level.GOOD:
             return (_BECAUSE[self.evidence],) if self.evidence else ()
-        found = [brief(one.words) for one in self.because]
+        found = [brief(one.words) for one in self.because if one.words]
         said = any((one.evidence or 0) >= Evidence.CHECK or one.kind == UNCHECKED for one in self.because)
         if self._alone and self.level != Level.ALARM and not said:
             found.append(_ONLY[self.evidence or Evidence.AVERAGE])

@@ -207,11 +207,8 @@ def read_runs(folder: str | Path, names: Sequence[str] | None = None, *, replace
         raise ValueError(f"{folder} holds no answer called {unknown[0]!r}; it has {', '.join(known) or 'none'}")
     run = read_common(folder)
     refined = {near: read_common(near) for near in refined_folders(folder).values()}
-    runs = {}
-    for name in names or known:
-        place = known[name]
-        own = next((one for near, one in refined.items() if near in (place, *place.parents)), run)
-        runs[name] = _with_answer(own, place)
+    own = {place: one for near, one in refined.items() for place in answer_folders(near).values()}
+    runs = {name: _with_answer(own.get(known[name], run), known[name]) for name in names or known}
     runs = runs or {"": _with_answer(run, folder)}
     one = next(iter(runs.values()))
     if not (one.answer or run.calibration or run.fit or run.history or run.stores):

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sciinf.core.findings import Cause, Finding, Level
-from sciinf.core.records import NOT_CALIBRATED, Trust, Weighted, calibration_finding, findings_about, said_of
+from sciinf.core.records import Trust, Weighted, calibration_finding, findings_about, is_of, said_of
 from sciinf.core.verdict import Verdict, brief, judged
 from sciinf.figures.run_folder import Run
 
@@ -97,18 +97,12 @@ def _of_folder(run: Run, said: Mapping[str, Any]) -> list[Finding]:
         words.append(
             "the calibration in this folder is of another fit than that beside it; run `sciinf calibrate` again"
         )
-    elif found is not None and _of_another(said, found.reasons, found.fit):
+    elif found is not None and calibration_finding(said).kind != "not checked" and not is_of(said, found):
         words.append(
             "the run was calibrated anew since this answer, maybe of another network; ask again with `sciinf query`"
         )
     words += run.doubts
     return [Finding("files", Level.CAUTION, "; ".join(one.strip().rstrip(".") for one in words))] if words else []
-
-
-def _of_another(said: Mapping[str, Any], reasons: Sequence[str], fit: str) -> bool:
-    """Whether an answer was given with another calibration, by what it says of it; not where it had none."""
-    known = list(said.get("reasons") or ())
-    return known not in ([], [NOT_CALIBRATED]) and (known != list(reasons) or said.get("fit", fit) != fit)
 
 
 def _capital(text: str) -> str:

@@ -392,8 +392,6 @@ class LocalCheck(Diagnostic):
     needs = frozenset({Need.AROUND})
 
     def __call__(self, case: Case) -> Sequence[Finding]:
-        assert case.more_around is not None
-        assert case.generator is not None
         if len(layers(case.posterior)) > 1:  # weights are right here, or say that they are not
             return ()
         alike = all(one.level != Level.ALARM for one in case.found if one.name in _OF_DATA)

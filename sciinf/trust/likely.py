@@ -111,7 +111,6 @@ class Likely(Diagnostic):
     needs = frozenset({Need.PREDICTIONS})
 
     def __call__(self, case: Case) -> Sequence[Finding]:
-        assert case.theta is not None
         return check_likelihood(case.simulator, case.x, case.theta, case.predicted)
 
 
@@ -123,5 +122,4 @@ class LikelihoodDensity(Diagnostic):
     needs = frozenset({Need.PREDICTIONS})
 
     def __call__(self, case: Case) -> Sequence[Finding]:
-        assert case.theta is not None
         return check_density(case.simulator, case.theta, case.predicted, 0)

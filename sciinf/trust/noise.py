@@ -52,13 +52,11 @@ def _size(difference: Tensor) -> float:
 
 
 @final
-class Noise(Diagnostic):
+class SimulatorNoise(Diagnostic):
     """Does the simulator draw its noise from the generator that it is given? The line is there only if not."""
 
     name, cause = NAME, Cause.NOISE
     needs = frozenset({Need.PREDICTIONS})
 
     def __call__(self, case: Case) -> Sequence[Finding]:
-        assert case.simulator is not None
-        assert case.theta is not None
         return check_noise(case.simulator, case.theta)

@@ -152,5 +152,4 @@ class Intervals(Diagnostic):
     needs = frozenset({Need.PREDICTIONS})
 
     def __call__(self, case: Case) -> Sequence[Finding]:
-        assert case.theta is not None
         return check_rescaled(case.simulator, case.x, case.theta, case.predicted)

@@ -380,5 +380,4 @@ class Residuals(Diagnostic):
     needs = frozenset({Need.AROUND})
 
     def __call__(self, case: Case) -> Sequence[Finding]:
-        assert case.simulator is not None
         return check_residuals(case.posterior, case.simulator, case.x, case.around)

@@ -54,7 +54,9 @@ def test_estimates_are_a_dataframe_with_what_was_before_them() -> None:
         **{"uncorrected_median": 5.1, "uncorrected_low": 4.0, "uncorrected_high": 6.0},
         **{"corrected_low": 0.5, "corrected_high": 3.5},
     }
-    assert frame.attrs == {"level": 0.9, "calibration": "not checked", "trust": "unknown"}
+    said = frame.attrs.pop("sentence")
+    assert said.startswith("Rely with care on this answer: ")
+    assert frame.attrs == {"level": 0.9, "calibration": "not checked", "trust": "unknown", "verdict": "caution"}
 
 
 @pytest.mark.parametrize(("package", "make"), [("pandas", Draws.to_dataframe), ("xarray", Draws.to_xarray)])

@@ -168,7 +168,7 @@ def test_answer_json_says_everything():
     assert data["draws"] == 1000
     assert data["ess"] == pytest.approx(1000)
     assert (data["log_evidence"], data["log_evidence_error"], data["pareto_k"]) == (-3.25, 0.01, 0.2)
-    of = {"of": a_calibration().of, "fit": "abc"}
+    of = {"of": a_calibration().of, "fit": "abc", "simulations": "def", "rows": 6}
     passed = {"state": "passed", "passed": True, "cautious": False, "reasons": ["coverage within 2 points"]}
     assert data["calibration"] == {**passed, **of}
     assert (data["verdict"], data["sentence"]) == ("good", an_answer().verdict.sentence)
