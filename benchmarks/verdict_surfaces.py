@@ -75,8 +75,8 @@ def _all_shown(
 ) -> dict[str, dict[str, Shown]]:
     """What every surface shows: name of the observation -> surface -> level and sentence.
 
-    The command weights by a likelihood where there is one, which the plain answers of `query` are not. It is asked
-    about these only where there is none.
+    The command and the service weight by a likelihood where there is one, which makes other answers than the plain ones
+    of `query`. They are asked about these only where there is none.
     """
     shown = {name: {**_in_python(answer), **_exported(answer)} for name, answer in answers.items()}
     write_report(run)
@@ -86,7 +86,7 @@ def _all_shown(
         said = _commanded(run, folder / f"{name}.npz")
         shown[name]["command"] = None, _within(said, answers[name].verdict.sentence)
     with _service(run) as url:
-        for name in answers:
+        for name in INFERRED if simulator.log_likelihood else answers:
             values = {key: value.tolist() for key, value in simulator.observe(folder / f"{name}.npz").items()}
             shown[name]["service"] = _asked(url, {"x": values, "name": name})
     return shown

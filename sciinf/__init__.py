@@ -14,8 +14,7 @@ from sciinf.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf import wrappers as wrappers
-    from sciinf.answer import load_answer as load_answer
-    from sciinf.answer import query as query
+    from sciinf.answer import load_answer as load_answer, query as query
     from sciinf.calibration import calibrate as calibrate
     from sciinf.checking import check_simulator as check_simulator
     from sciinf.commands.workflow import infer as infer
@@ -23,44 +22,27 @@ if TYPE_CHECKING:
     from sciinf.core.diagnostic import Diagnostic as Diagnostic
     from sciinf.core.draws import Draws as Draws
     from sciinf.core.estimator import Estimator as Estimator
-    from sciinf.core.existence import Each as Each
-    from sciinf.core.existence import Only as Only
-    from sciinf.core.findings import Finding as Finding
-    from sciinf.core.findings import Level as Level
-    from sciinf.core.fit import Fit as Fit
-    from sciinf.core.fit import load_fit as load_fit
-    from sciinf.core.joint_laws import Ordered as Ordered
-    from sciinf.core.joint_laws import Simplex as Simplex
+    from sciinf.core.existence import Each as Each, Only as Only
+    from sciinf.core.findings import Finding as Finding, Level as Level
+    from sciinf.core.fit import Fit as Fit, load_fit as load_fit
+    from sciinf.core.joint_laws import Ordered as Ordered, Simplex as Simplex
     from sciinf.core.laws import Truncated as Truncated
-    from sciinf.core.levels import Choice as Choice
-    from sciinf.core.levels import Counts as Counts
-    from sciinf.core.named_laws import Beta as Beta
-    from sciinf.core.named_laws import Cauchy as Cauchy
-    from sciinf.core.named_laws import Exponential as Exponential
-    from sciinf.core.named_laws import Gamma as Gamma
-    from sciinf.core.named_laws import HalfCauchy as HalfCauchy
-    from sciinf.core.named_laws import HalfNormal as HalfNormal
-    from sciinf.core.named_laws import Laplace as Laplace
-    from sciinf.core.named_laws import LogNormal as LogNormal
-    from sciinf.core.named_laws import LogUniform as LogUniform
-    from sciinf.core.named_laws import Normal as Normal
-    from sciinf.core.named_laws import StudentT as StudentT
-    from sciinf.core.named_laws import Uniform as Uniform
+    from sciinf.core.levels import Choice as Choice, Counts as Counts
+    from sciinf.core.named_laws import Beta as Beta, Cauchy as Cauchy, Exponential as Exponential, Gamma as Gamma
+    from sciinf.core.named_laws import HalfCauchy as HalfCauchy, HalfNormal as HalfNormal, Laplace as Laplace
+    from sciinf.core.named_laws import LogNormal as LogNormal, LogUniform as LogUniform, Normal as Normal
+    from sciinf.core.named_laws import StudentT as StudentT, Uniform as Uniform
     from sciinf.core.posterior import Posterior as Posterior
     from sciinf.core.prior import Prior as Prior
     from sciinf.core.proposal import Proposal as Proposal
     from sciinf.core.records import Calibration as Calibration
-    from sciinf.core.simulator import Observable as Observable
-    from sciinf.core.simulator import Outcome as Outcome
-    from sciinf.core.simulator import Simulator as Simulator
-    from sciinf.core.simulator import Status as Status
-    from sciinf.core.simulator import load_simulator as load_simulator
+    from sciinf.core.simulator import Observable as Observable, Outcome as Outcome, Simulator as Simulator
+    from sciinf.core.simulator import Status as Status, load_simulator as load_simulator
     from sciinf.core.unknown_law import Unknown as Unknown
     from sciinf.core.verdict import Verdict as Verdict
     from sciinf.engine.cluster import Cluster as Cluster
     from sciinf.engine.slurm_array import SlurmArray as SlurmArray
-    from sciinf.engine.workers import Here as Here
-    from sciinf.engine.workers import Workers as Workers
+    from sciinf.engine.workers import Here as Here, Workers as Workers
     from sciinf.estimators._changes import Changes as Changes
     from sciinf.estimators.auxiliary_score import AuxiliaryScore as AuxiliaryScore
     from sciinf.estimators.elements import Elements as Elements
@@ -76,23 +58,16 @@ if TYPE_CHECKING:
     from sciinf.inference.conditional import Conditional as Conditional
     from sciinf.inference.corrected import correct as correct
     from sciinf.inference.distillation import distil as distil
-    from sciinf.inference.refined import load_refined as load_refined
-    from sciinf.inference.refined import refine_around as refine_around
-    from sciinf.inference.sequential import infer_sequentially as infer_sequentially
-    from sciinf.inference.sequential import load_sequential as load_sequential
-    from sciinf.posterior import build_posterior as build_posterior
-    from sciinf.posterior import load_posterior as load_posterior
+    from sciinf.inference.refined import load_refined as load_refined, refine_around as refine_around
+    from sciinf.inference.sequential import infer_sequentially as infer_sequentially, load_sequential as load_sequential
+    from sciinf.posterior import build_posterior as build_posterior, load_posterior as load_posterior
     from sciinf.report import write_report as write_report
     from sciinf.serve.client import connect as connect
-    from sciinf.simulation import repair as repair
-    from sciinf.simulation import simulate as simulate
+    from sciinf.simulation import repair as repair, simulate as simulate
     from sciinf.store import Store as Store
-    from sciinf.surveys.answers import Answers as Answers
-    from sciinf.surveys.answers import load_answers as load_answers
+    from sciinf.surveys.answers import Answers as Answers, load_answers as load_answers
     from sciinf.surveys.asking import query_all as query_all
-    from sciinf.training import Recipe as Recipe
-    from sciinf.training import train as train
-    from sciinf.training import train_ensemble as train_ensemble
+    from sciinf.training import Recipe as Recipe, train as train, train_ensemble as train_ensemble
     from sciinf.trust.scores.coverage_of_neurons import NeuronCoverage as NeuronCoverage
     from sciinf.trust.scores.hierarchy import HierarchicalRatio as HierarchicalRatio
     from sciinf.trust.scores.noise_time import DiffusionTime as DiffusionTime

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sciinf.calibration import load_calibration
-from sciinf.core import Answer, Calibration, Finding, Posterior, Simulator, X, as_observation
+from sciinf.core import Answer, Calibration, Finding, Level, Posterior, Simulator, X, as_observation
 from sciinf.core.files import read_json
-from sciinf.core.findings import Level
 from sciinf.core.simulator import file_of
 from sciinf.inference.changes import changes_from_json
 from sciinf.inference.refined import Refined, load_refined

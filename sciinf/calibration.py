@@ -19,7 +19,7 @@ Beside them, draws of all rows together must be as the theta* of all rows are, a
 Rows that failed are left out, so that theta* is given success. Where failing depends on theta, a posterior by a
 likelihood, which knows nothing of that, is checked with the factor P(ok | theta) (`trust.failures`).
 
-What is found is measured in coverage and judged with one of three verdicts: passed, not passed, cannot tell
+What is found is measured in coverage and judged with one of three results: passed, not passed, cannot tell
 (`trust.agreement`).
 
 sbi's `run_sbc`, `run_tarp` and `check_sbc` compute the same from a posterior object, observation by observation or with

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import random
 import time
@@ -195,10 +196,9 @@ class _Check:
             self._note("prints", words)
         self._absent(theta, first)
         finite = 0.0 if first is None else self._usable(first)
+        made = functools.partial(SimulatorReport, self.simulator.name, self.rows, shapes, finite)
         if first is None or not finite:
-            return SimulatorReport(
-                self.simulator.name, self.rows, shapes, 0.0, False, False, 0.0, 0.0, tuple(self.found)
-            )
+            return made(False, False, 0.0, 0.0, tuple(self.found))
         size = max(memory_in_use("cpu") - before, sum(v.nbytes for v in first.x.values()))
         self._digits(first)
         again, other = self._outcome(theta, 0), self._outcome(theta, 1)
@@ -211,17 +211,7 @@ class _Check:
         self._sizes()
         self._beside(theta[:_ALONE], noisy)
         self._density()
-        return SimulatorReport(
-            self.simulator.name,
-            self.rows,
-            shapes,
-            finite,
-            same,
-            noisy,
-            speed,
-            size / self.rows,
-            tuple(self.found),
-        )
+        return made(same, noisy, speed, size / self.rows, tuple(self.found))
 
     def _note(self, name: str, words: str, level: Level = Level.GOOD, cause: Cause | None = None) -> None:
         self.found.append(Finding(name, level, words, "", {}, cause))

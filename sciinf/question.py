@@ -25,7 +25,6 @@ from sciinf.core import (
     Posterior,
     Simulator,
     Strange,
-    Trust,
     X,
     as_observation,
 )
@@ -41,7 +40,7 @@ from sciinf.inference.finite import finite, left_out
 from sciinf.inference.marginal import known_categories
 from sciinf.inference.tilted import layers
 from sciinf.trust.around import MANY, around_answer
-from sciinf.trust.diagnostics import diagnosed
+from sciinf.trust.diagnostics import diagnose
 from sciinf.trust.failures import Reading, asked
 from sciinf.trust.judge import Judge, Looked
 from sciinf.trust.second import vouched
@@ -153,7 +152,7 @@ class Question:
             found=[*doubts, *lost, *left_out(drawn, found)],
         )  # fmt: skip
         case = case if simulator is None else _simulated(case, simulator, found, generator)
-        checks = vouched(diagnosed(case), calibration)
+        checks = vouched(diagnose(case), calibration)
         return Answer(
             parameters=estimates(shown, wanted.level, corrected),
             draws=shown,
@@ -225,7 +224,7 @@ def _hidden(simulator: Simulator | None, x: X, draws: Draws, wanted: Wanted) -> 
 
 
 def _simulated(case: Case, simulator: Simulator, draws: Draws, generator: torch.Generator) -> Case:
-    """An answer with data simulated from it, and with more of them from around it, for the checks that need such.
+    """A case with data simulated from the answer and from around it, for the diagnostics that need them.
 
     All are seen when the observation was, and missing where it is, where the simulator can do that (`Simulator.like`).
     Rows that fail are left out, with a warning.
@@ -254,8 +253,5 @@ def _simulated(case: Case, simulator: Simulator, draws: Draws, generator: torch.
 
 
 def _strange(checks: Sequence[Finding]) -> tuple[Strange, ...]:
-    """Which numbers of the observation are strange, as the check of them found."""
+    """Strange numbers of the observation, from the figures of findings."""
     return tuple(Strange.from_json(one) for check in checks for one in check.figures.get("where", ()))
-
-
-__all__ = ["CHECKS", "Question", "Trust", "Wanted", "judge_of", "question"]

@@ -71,7 +71,7 @@ def write_report(
 
 
 def _written(runs: Mapping[str, Run], folder: Path, truth: Mapping[str, Any] | None, beside: Others | None) -> Path:
-    """A page of some answers, in a folder."""
+    """Write the page of some answers into a folder."""
     runs = with_others(runs, beside) if beside else runs
     run = next((one for one in runs.values() if one.folder == folder), next(iter(runs.values())))
     known, labels = run.answer.get("parameters", {}), {name: one.values for name, one in run.probabilities.items()}

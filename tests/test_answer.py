@@ -140,11 +140,12 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
     assert data["draws"] == len(answer.draws)
     assert data["ess"] == pytest.approx(answer.draws.ess)
     assert data["log_evidence"] == answer.draws.log_evidence
-    known = {name: getattr(calibration, name) for name in ("state", "passed", "cautious", "of", "fit")}
-    assert data["calibration"] == {**known, "reasons": list(calibration.reasons)}
+    known = ("state", "passed", "cautious", "of", "fit", "simulations", "rows")
+    said = {name: getattr(calibration, name) for name in known}
+    assert data["calibration"] == {**said, "reasons": list(calibration.reasons)}
     assert {"verdict": data["verdict"], "sentence": data["sentence"]} == answer.verdict.to_json()
-    said = answer.trust
-    assert data["trust"] == {"p_value": said.p_value, "verdict": said.words, "level": said.level}
+    trust = answer.trust
+    assert data["trust"] == {"p_value": trust.p_value, "verdict": trust.words, "level": trust.level}
     with h5py.File(tmp_path / ONE / "draws.h5") as opened:
         file: Any = opened
         assert set(file) == {*simulator.prior.names, "log_weight"}
@@ -357,7 +358,7 @@ def test_an_answer_comes_back_from_its_run_as_the_command_printed_it(line: Path)
     )
     assert answer.to_json()["calibration"] == read_json(run / "answers/seen/answer.json")["calibration"]
     said = read_json(run / "calibration.json")
-    write_json(run / "calibration.json", {**said, "reasons": ["of another network"]})
+    write_json(run / "calibration.json", {**said, "simulations": "others"})
     with pytest.raises(ValueError, match="was calibrated anew since the answer in .*seen was given; ask again"):
         load_answer(run)
     (run / "calibration.json").unlink()

@@ -93,7 +93,7 @@ class PythonCall(Caller):
 
 
 def table_of(answers: Sequence[Answer]) -> str:
-    """One answer, or several in one table."""
+    """The table of one answer, or of several."""
     from sciinf.core.answer import answers_table
 
     named = {answer.name: answer for answer in answers}

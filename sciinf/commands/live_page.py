@@ -132,7 +132,7 @@ class LivePage(Listener):
 
 
 def _earlier_answers(folder: Path) -> str:
-    """The page of the answers that a run folder has already, which a run that goes on does not hide; "" if damaged."""
+    """The page of the answers that a run folder holds before its run goes on; "" if it cannot be made."""
     from sciinf import write_report
 
     try:

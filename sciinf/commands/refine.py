@@ -20,8 +20,7 @@ from sciinf.commands import steps
 from sciinf.commands.caller import Caller, Say
 from sciinf.commands.second_opinion import recall, remember, undecided_in
 from sciinf.commands.until_settled import UntilSettled
-from sciinf.core import as_observation
-from sciinf.core.findings import Cause
+from sciinf.core import Cause, as_observation
 from sciinf.engine.progress import stage, staged
 from sciinf.storage.answers import REFINED, ROUNDS_FILE, point_to_refined
 from sciinf.storage.answers import ROUNDS as INSIDE
@@ -320,10 +319,7 @@ def _next(sim: Simulator, folder: Path, answer: Answer, n: int, caller: Caller) 
     from sciinf.trust.agreement import rows_needed
 
     larger = f"{caller.again({'-n': 2 * n})} (up to {sum(sizes(2 * n)):,} simulations around it)"
-    ways = {
-        Cause.SIMULATIONS: lambda: larger,
-        Cause.AROUND: lambda: larger,
-    }
+    ways: dict[Cause, Callable[[], str]] = dict.fromkeys((Cause.SIMULATIONS, Cause.AROUND), lambda: larger)
     checked, file = answer.calibration, sim.source
     if checked and file is not None:
         rows = rows_needed(len(checked.p_values), checked.rows)

@@ -41,12 +41,12 @@ def next_plan(plan: Plan, found: Calibration) -> Plan:
 
 
 def more_fresh(plan: Plan, found: Calibration) -> Plan:
-    """As many fresh simulations as can tell."""
+    """A plan with as many fresh simulations as the calibration needs to tell."""
     return replace(plan, asked=rows_needed(len(found.p_values), found.rows, share=least_share(found)))
 
 
 def more_to_train_on(plan: Plan) -> Plan:
-    """Twice as many simulations to train on."""
+    """A plan with twice as many simulations to train on."""
     return replace(plan, train=2 * plan.train)
 
 

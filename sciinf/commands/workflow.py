@@ -30,10 +30,9 @@ from sciinf.commands.run_folders import run_folder
 from sciinf.commands.second_opinion import recall
 from sciinf.commands.until_calibrated import Plan, command_for, more_fresh, more_to_train_on, until_calibrated
 from sciinf.commands.user_files import user_simulator
-from sciinf.core import Answer, Estimator, Observation, Simulator, as_observation, observe
+from sciinf.core import Answer, Cause, Estimator, Observation, Simulator, as_observation, observe
 from sciinf.core.called import hinted
 from sciinf.core.checks import check_whole, check_workers
-from sciinf.core.findings import Cause
 from sciinf.engine.campaign import Engine, check_engine
 from sciinf.engine.progress import heard_by, stage, staged
 from sciinf.telling import logged

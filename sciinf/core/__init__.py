@@ -1,104 +1,41 @@
-"""The contracts every part of sciinf meets at. Imports nothing else of sciinf."""
+"""The contracts every part of sciinf meets at. Imports nothing else of sciinf but `lazy`."""
 
-from sciinf.core.answer import Answer, Corrected, Estimate
-from sciinf.core.component import Component
-from sciinf.core.diagnostic import Case, Diagnostic, Need
-from sciinf.core.draws import Draws
-from sciinf.core.estimator import Density, DensityUnavailable, Estimator, Marginals, PairedDensity, Potential
-from sciinf.core.existence import Each, Only
-from sciinf.core.findings import Finding, Level
-from sciinf.core.fit import Fit, load_fit, save_fit
-from sciinf.core.joint_laws import Ordered, Simplex
-from sciinf.core.laws import Truncated
-from sciinf.core.learned import Adjusting, Batch, Learned, Learns
-from sciinf.core.levels import Choice, Counts
-from sciinf.core.named_laws import (
-    Beta,
-    Cauchy,
-    Exponential,
-    Gamma,
-    HalfCauchy,
-    HalfNormal,
-    Laplace,
-    LogNormal,
-    LogUniform,
-    Normal,
-    StudentT,
-    Uniform,
-)
-from sciinf.core.observation import Observation, as_observation, observe, read_observation
-from sciinf.core.posterior import Posterior
-from sciinf.core.prior import Prior
-from sciinf.core.probabilities import Probabilities
-from sciinf.core.proposal import Proposal
-from sciinf.core.records import Calibration, Strange, Trust
-from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X, identity, load_simulator, source_hash
-from sciinf.core.surrogate import Surrogate, predicted
-from sciinf.core.verdict import Verdict
+from __future__ import annotations
 
-__all__ = [
-    "Adjusting",
-    "Answer",
-    "Batch",
-    "Beta",
-    "Calibration",
-    "Case",
-    "Cauchy",
-    "Choice",
-    "Component",
-    "Corrected",
-    "Counts",
-    "Density",
-    "DensityUnavailable",
-    "Diagnostic",
-    "Draws",
-    "Each",
-    "Estimate",
-    "Estimator",
-    "Exponential",
-    "Finding",
-    "Fit",
-    "Gamma",
-    "HalfCauchy",
-    "HalfNormal",
-    "Laplace",
-    "Learned",
-    "Learns",
-    "Level",
-    "LogNormal",
-    "LogUniform",
-    "Marginals",
-    "Need",
-    "Normal",
-    "Observable",
-    "Observation",
-    "Only",
-    "Ordered",
-    "Outcome",
-    "PairedDensity",
-    "Posterior",
-    "Potential",
-    "Prior",
-    "Probabilities",
-    "Proposal",
-    "Simplex",
-    "Simulator",
-    "Status",
-    "Strange",
-    "StudentT",
-    "Surrogate",
-    "Truncated",
-    "Trust",
-    "Uniform",
-    "Verdict",
-    "X",
-    "as_observation",
-    "identity",
-    "load_fit",
-    "load_simulator",
-    "observe",
-    "predicted",
-    "read_observation",
-    "save_fit",
-    "source_hash",
-]
+from typing import TYPE_CHECKING
+
+from sciinf.lazy import offered
+
+if TYPE_CHECKING:
+    from sciinf.core.answer import Answer as Answer, Corrected as Corrected, Estimate as Estimate
+    from sciinf.core.component import Component as Component
+    from sciinf.core.diagnostic import Case as Case, Diagnostic as Diagnostic, Need as Need
+    from sciinf.core.draws import Draws as Draws
+    from sciinf.core.estimator import Density as Density, DensityUnavailable as DensityUnavailable
+    from sciinf.core.estimator import Estimator as Estimator, Marginals as Marginals, PairedDensity as PairedDensity
+    from sciinf.core.estimator import Potential as Potential
+    from sciinf.core.existence import Each as Each, Only as Only
+    from sciinf.core.findings import Cause as Cause, Evidence as Evidence, Finding as Finding, Level as Level
+    from sciinf.core.fit import Fit as Fit, load_fit as load_fit, save_fit as save_fit
+    from sciinf.core.joint_laws import Ordered as Ordered, Simplex as Simplex
+    from sciinf.core.laws import Truncated as Truncated
+    from sciinf.core.learned import Adjusting as Adjusting, Batch as Batch, Learned as Learned, Learns as Learns
+    from sciinf.core.levels import Choice as Choice, Counts as Counts
+    from sciinf.core.named_laws import Beta as Beta, Cauchy as Cauchy, Exponential as Exponential, Gamma as Gamma
+    from sciinf.core.named_laws import HalfCauchy as HalfCauchy, HalfNormal as HalfNormal, Laplace as Laplace
+    from sciinf.core.named_laws import LogNormal as LogNormal, LogUniform as LogUniform, Normal as Normal
+    from sciinf.core.named_laws import StudentT as StudentT, Uniform as Uniform
+    from sciinf.core.observation import Observation as Observation, as_observation as as_observation, observe as observe
+    from sciinf.core.observation import read_observation as read_observation
+    from sciinf.core.posterior import Posterior as Posterior
+    from sciinf.core.prior import Prior as Prior
+    from sciinf.core.probabilities import Probabilities as Probabilities
+    from sciinf.core.proposal import Proposal as Proposal
+    from sciinf.core.records import Calibration as Calibration, Strange as Strange, Trust as Trust
+    from sciinf.core.simulator import Observable as Observable, Outcome as Outcome, Simulator as Simulator
+    from sciinf.core.simulator import Status as Status, X as X, identity as identity, load_simulator as load_simulator
+    from sciinf.core.simulator import source_hash as source_hash
+    from sciinf.core.surrogate import Surrogate as Surrogate, predicted as predicted
+    from sciinf.core.verdict import Verdict as Verdict
+
+__getattr__, __dir__ = offered(__name__, __file__)

@@ -17,10 +17,10 @@ from sciinf.core.findings import Finding, Level
 from sciinf.core.paths import Paths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import ALONE, exists_words
-from sciinf.core.records import Calibration, Trust, Weighted, calibration_finding, findings_about, said_of
+from sciinf.core.records import Calibration, Trust, calibration_finding, earlier_weights, findings_about, said_of
 from sciinf.core.simulator import Observable
 from sciinf.core.tables import aligned, digits, html, marked, percent
-from sciinf.core.verdict import Verdict, judged
+from sciinf.core.verdict import Verdict, verdict_from
 
 if TYPE_CHECKING:
     import pandas
@@ -86,11 +86,11 @@ class Answer:
     @cached_property
     def verdict(self) -> Verdict:
         """Whether to rely on the answer, in one sentence, with all findings that it follows from."""
-        draws, weighted = self.draws, bool(self.amortised)
-        derived = any(e.derived for e in self.parameters.values())
+        draws, derived = self.draws, any(e.derived for e in self.parameters.values())
         calibrated = calibration_finding(said_of(self.calibration), self.posterior, derived=derived)
-        weights = Weighted(draws.ess, len(draws), draws.pareto_k, weighted, self.posterior)
-        return judged(findings_about(calibrated, self.trust.finding, self.checks, weights))
+        known = draws.ess, len(draws), draws.pareto_k, self.posterior
+        weights = earlier_weights(*known, corrected=bool(self.amortised))
+        return verdict_from(findings_about(calibrated, self.trust.finding, self.checks, weights))
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -38,15 +38,15 @@ class Case:
         plain: Draws before they were weighted; None where they are not.
         x: The observation, name -> (1, *event). With `Need.OBSERVATION`.
         simulator: The `Simulator`. With `Need.PREDICTIONS`.
-        theta: Draws of the answer, (m, D), without weights. Likewise.
-        predicted: Data that were simulated from each of these, name -> (m, *event). Likewise.
+        theta: Draws of the answer, (m, D), without weights. With `Need.PREDICTIONS`.
+        predicted: Data that were simulated from each draw in `theta`, name -> (m, *event). With `Need.PREDICTIONS`.
         around: More simulations, from a wider distribution around the answer (`trust.around.Around`); a text where
             they cannot be made, which says why; None where the simulator makes data of another form. With
             `Need.AROUND`.
         more_around: Makes such simulations anew, more of them.
         generator: Source of the random numbers of an answer; for the local check alone.
         bounds: The prior, made ready for `trust.bounds`.
-        found: What was found so far, in order.
+        found: The findings so far, in order.
     """
 
     posterior: Posterior
@@ -69,13 +69,13 @@ class Case:
 
     @property
     def has(self) -> frozenset[Need]:
-        """What it has of what diagnostics may need."""
+        """The needs of diagnostics that this answer meets."""
         seen = {Need.OBSERVATION} if self.x else set()
         return frozenset(seen | ({Need.PREDICTIONS, Need.AROUND} if self.simulator is not None else set()))
 
-    def finding(self, name: str) -> Finding | None:
-        """What was found before under a name."""
-        return next((one for one in self.found if one.name == name), None)
+    def p_of(self, name: str) -> float | None:
+        """The p-value of what was found before under a name, where there is one."""
+        return next((one.figures.get("p") for one in self.found if one.name == name), None)
 
 
 class Diagnostic(ABC):
@@ -111,7 +111,7 @@ class Diagnostic(ABC):
 
     @abstractmethod
     def __call__(self, case: Case) -> Sequence[Finding]:
-        """What it finds of an answer; nothing where there is nothing to say.
+        """The findings about an answer; empty where there is nothing to say.
 
         Args:
             case: The answer, with what is known of it.
@@ -119,19 +119,13 @@ class Diagnostic(ABC):
 
     @property
     def question(self) -> str:
-        """What it asks, in a sentence."""
+        """The question that the check asks: the first line of the docstring of its class."""
         return (type(self).__doc__ or self.name).strip().partition("\n")[0]
 
     def findings(self, case: Case) -> list[Finding]:
-        """The same, with cause and evidence where a finding has none of its own."""
-        return [self._whole(one) for one in self(case)]
-
-    def _whole(self, one: Finding) -> Finding:
-        cause = one.cause or (self.cause if one.level != Level.GOOD else None)
-        return replace(one, cause=cause, evidence=one.evidence or self.evidence)
-
-
-def p_of(finding: Finding | None) -> float | None:
-    """The p-value of a finding, where there is one."""
-    figures: Mapping[str, Any] = finding.figures if finding else {}
-    return figures.get("p")
+        """The findings about an answer, with the cause and evidence of the class where a finding names none."""
+        causes = {Level.GOOD: None}
+        return [
+            replace(one, cause=one.cause or causes.get(one.level, self.cause), evidence=one.evidence or self.evidence)
+            for one in self(case)
+        ]

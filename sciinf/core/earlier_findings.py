@@ -46,7 +46,7 @@ _WIDE, _SIDES = " (cautious)", re.compile(r" \((?:cautious|dangerous)\)")
 _AMONG = re.compile(r"\(p = ([0-9.e-]+)")
 
 
-def understood(data: Mapping[str, Any]) -> dict[str, Any]:
+def translate(data: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of a finding with the kind, evidence, cause and p-value that its sentence told.
 
     Args:
@@ -55,7 +55,7 @@ def understood(data: Mapping[str, Any]) -> dict[str, Any]:
     name, words = str(data["name"]), str(data["verdict"])
     if name == _NAME and _AVERAGE in words and words.endswith(_SETTLED):  # rounds are stronger evidence than that
         details = words.partition(": ")[2].partition(": ")[2]
-        return understood({"name": name, "level": "good", "verdict": f"{_LOCAL[0][0]}: {details}"})
+        return translate({"name": name, "level": "good", "verdict": f"{_LOCAL[0][0]}: {details}"})
     more: dict[str, Any] = _local(words) if name == _NAME else {"evidence": _EVIDENCE.get(name)}
     if (p := _AMONG.search(words)) is not None and name != _NAME:
         more["figures"] = {"p": float(p[1])}
@@ -65,7 +65,7 @@ def understood(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _local(words: str) -> dict[str, Any]:
-    """Of a local check: its kind, evidence and cause, the details behind its first words, and the second network."""
+    """Kind, evidence and cause of a local check, its details, and whether a second network was asked."""
     _, kind, evidence, cause = next((one for one in _LOCAL if words.startswith(one[0])), _UNKNOWN)
     figures: dict[str, Any] = {"details": words.partition(": ")[2]}
     if _SECOND in words:
@@ -78,6 +78,11 @@ def _local(words: str) -> dict[str, Any]:
 def level_of_trust(level: str) -> str:
     """The level that `trust` had: "unusual" is "caution" now."""
     return {"unusual": "caution"}.get(level, level)
+
+
+def names_likelihood(posterior: str) -> bool:
+    """Whether the name of a posterior says that the likelihood of the simulator weights its draws."""
+    return "P(success)" not in posterior or "reweighted by the likelihood" in posterior
 
 
 def reason_of(words: str) -> str:

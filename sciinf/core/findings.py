@@ -35,8 +35,8 @@ class Level(StrEnum):
 
     @property
     def advice(self) -> str:
-        """What a verdict of this level says of an answer, in a word or three."""
-        return _ADVICE[self]
+        """What a verdict of this level says of an answer, in one to three words."""
+        return ("rely", "rely with care", "cannot tell", "do not rely")[self.order]
 
     def __lt__(self, other: str) -> bool:
         return self.order < Level(other).order
@@ -49,14 +49,6 @@ class Level(StrEnum):
 
     def __ge__(self, other: str) -> bool:
         return self.order >= Level(other).order
-
-
-_ADVICE = {
-    Level.GOOD: "rely",
-    Level.CAUTION: "rely with care",
-    Level.UNKNOWN: "cannot tell",
-    Level.ALARM: "do not rely",
-}
 
 
 class Evidence(IntEnum):
@@ -128,7 +120,7 @@ class Finding:
         return f"{self.level.label}: {self.words}"
 
     def to_json(self) -> dict[str, Any]:
-        """Name, level, words and kind; what is empty is left out of the rest."""
+        """Name, level, words and kind; figures, cause and evidence where there are any."""
         more = {
             "figures": self.figures,
             "cause": self.cause and self.cause.name.lower(),
@@ -139,15 +131,15 @@ class Finding:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Finding:
-        """Read one back; of one that an earlier version wrote, kind and evidence are told from its words.
+        """The finding of a JSON. Kind and evidence of one by an earlier version are read from its words.
 
         Raises:
             KeyError: If a part is missing.
             ValueError: If the level is none of the four.
         """
-        from sciinf.core.earlier_findings import understood
+        from sciinf.core.earlier_findings import translate
 
-        data = data if "kind" in data else understood(data)
+        data = data if "kind" in data else translate(data)
         cause, evidence = data.get("cause"), data.get("evidence")
         return cls(
             str(data["name"]),

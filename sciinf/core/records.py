@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from sciinf.core.earlier_findings import level_of_trust, reason_of, too_wide
+from sciinf.core.earlier_findings import level_of_trust, names_likelihood, reason_of, too_wide
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.core.tables import html
 
@@ -116,7 +116,7 @@ class Calibration:
 
     @property
     def level(self) -> Level:
-        """GOOD where it passed, UNKNOWN where the simulations are too few, CAUTION where regions hold too much."""
+        """GOOD if it passed, CAUTION if regions only hold too much, UNKNOWN if simulations are too few, else ALARM."""
         return Level.CAUTION if self.cautious else STATES[self.state]
 
     def _repr_html_(self) -> str:
@@ -188,7 +188,7 @@ def _state_before(said: Mapping[str, Any], reasons: tuple[str, ...]) -> str:
 def is_of(said: Mapping[str, Any], calibration: Calibration) -> bool:
     """Whether what `answer.json` says of a calibration is of this one; earlier versions wrote its reasons alone."""
     known = said_of(calibration)
-    keys = ("fit", "simulations", "rows", "state") if "simulations" in said else ("reasons", "fit")
+    keys = ("fit", "simulations", "rows", "state", "cautious") if "simulations" in said else ("reasons", "fit")
     return all(said.get(key, known[key]) == known[key] for key in keys)
 
 
@@ -202,40 +202,35 @@ def said_of(calibration: Calibration | None) -> dict[str, Any]:
     return {**known, "reasons": list(calibration.reasons)}
 
 
-@dataclass(frozen=True)
-class Weighted:
-    """What an answer knows of the weights of its draws.
-
-    Args:
-        ess: Effective sample size.
-        count: Number of draws.
-        k: Pareto's k; None where it is not known.
-        corrected: Whether the answer has estimates from before they were weighted.
-        posterior: Which posterior answered, in words.
-    """
-
-    ess: float
-    count: int
-    k: float | None
-    corrected: bool
-    posterior: str
-
-
 def findings_about(
-    calibrated: Finding, trust: Finding, checks: Sequence[Finding], weights: Weighted
+    calibrated: Finding, trust: Finding, checks: Sequence[Finding], weights: Finding | None
 ) -> tuple[Finding, ...]:
     """All findings about an answer, in the order in which they are shown.
 
     Args:
         calibrated: Of the calibration.
         trust: Of the observation.
-        checks: Further ones. Answers of earlier versions have none about weights, and it is made here.
-        weights: Of its draws.
+        checks: Further ones.
+        weights: Of the weights of the draws, shown where `checks` have none; None where draws have no weights.
     """
-    missing = (weights.k is not None or weights.corrected) and all(one.name != "weights" for one in checks)
-    by = "P(success)" not in weights.posterior or "reweighted by the likelihood" in weights.posterior
-    more = (weights_finding(weights.ess, weights.count, weights.k, likelihood=by),) if missing else ()
+    more = () if weights is None or any(one.name == weights.name for one in checks) else (weights,)
     return (calibrated, trust, *more, *checks)
+
+
+def earlier_weights(
+    ess: float, count: int, k: float | None, posterior: str, *, corrected: bool = False
+) -> Finding | None:
+    """The finding about weights, for answers whose checks have none; None where draws have no weights.
+
+    Args:
+        ess: Effective sample size.
+        count: Number of draws.
+        k: Pareto's k; None where it is not known.
+        posterior: The posterior's name.
+        corrected: Whether the answer has estimates from before its draws were weighted.
+    """
+    weighted = corrected or k is not None
+    return weights_finding(ess, count, k, likelihood=names_likelihood(posterior)) if weighted else None
 
 
 def weights_finding(ess: float, count: int, k: float | None, *, likelihood: bool) -> Finding:
@@ -324,7 +319,7 @@ class Trust:
 
     @property
     def finding(self) -> Finding:
-        """The same as a finding about the answer."""
+        """The comparison of the observation with simulations, as a finding."""
         figures = {} if self.p_value is None else {"p": self.p_value}
         cause = {Level.GOOD: None, Level.UNKNOWN: Cause.FRESH}.get(self.level, Cause.SCALE)
         return Finding("trust", self.level, self.words, "", figures, cause)
@@ -335,7 +330,7 @@ class Trust:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trust:
-        """Read it back, also of an earlier version.
+        """The `Trust` of a JSON, which an earlier version may have written.
 
         Raises:
             KeyError: If a part is missing.

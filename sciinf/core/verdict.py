@@ -22,12 +22,6 @@ from sciinf.core.findings import Cause, Evidence, Finding, Level
 
 UNCHECKED = "not checked"  # the kind of a finding that nobody looked
 _LONG = 180  # characters of a clause
-_BEGIN = {
-    Level.GOOD: "Rely on this answer",
-    Level.CAUTION: "Rely with care on this answer",
-    Level.UNKNOWN: "Cannot tell whether to rely on this answer",
-    Level.ALARM: "Do not rely on this answer",
-}
 _BECAUSE = {
     Evidence.NETWORK: "a second network, trained around this observation, gives the same answer",
     Evidence.ROUNDS: "rounds of simulations around this observation have settled it",
@@ -87,30 +81,31 @@ class Verdict:
     @cached_property
     def sentence(self) -> str:
         """The verdict in one sentence, which begins with it."""
-        words = f"{_BEGIN[self.level]}: {'; '.join(self.clauses)}"
+        whether = " whether to rely" if self.level == Level.UNKNOWN else ""
+        words = f"{self.word.capitalize()}{whether} on this answer: {'; '.join(self.clauses)}"
         if self.level == Level.UNKNOWN and self.causes:
             words += f"; to tell, {self.causes[0]}"
         return words if words.endswith("...") else words.rstrip(".") + "."
 
     @property
     def _alone(self) -> bool:
-        """Whether nothing that is strong enough speaks for the computation."""
+        """Whether nothing stronger than the local check speaks for the computation."""
         return self.evidence is None or self.evidence <= Evidence.CHECK
 
-    def label_of(self, finding: Finding) -> str:
-        """How a line about one of the findings begins: its level, or that it is weaker evidence."""
-        return "weaker evidence" if any(one is finding for one in self.weaker) else finding.level.label
+    def is_weaker(self, finding: Finding) -> bool:
+        """Whether one of the findings says otherwise, and rests on weaker evidence than what decided."""
+        return any(one is finding for one in self.weaker)
 
     def line_of(self, finding: Finding) -> str:
-        """A line about one of the findings."""
-        return f"{self.label_of(finding)}: {finding.words}"
+        """A line about one of the findings, which begins with its level, or with that it is weaker evidence."""
+        return f"weaker evidence: {finding.words}" if self.is_weaker(finding) else finding.line
 
     def to_json(self) -> dict[str, Any]:
         """Level and sentence, as they stand in `answer.json`, in exports and in the service's replies."""
         return {"verdict": str(self.level), "sentence": self.sentence}
 
 
-def judged(findings: Sequence[Finding]) -> Verdict:
+def verdict_from(findings: Sequence[Finding]) -> Verdict:
     """The verdict from all findings about an answer."""
     deciding: list[Finding] = []
     evidence = None

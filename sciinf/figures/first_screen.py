@@ -1,10 +1,10 @@
-"""The first screen: what was asked, the verdict in one sentence with the next command, and the lights."""
+"""The first screen: what was asked, the verdict in one sentence with the next command, and a mark for each finding."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -20,12 +20,6 @@ from sciinf.figures.verdicts import COLOURS, SYMBOLS, cards
 from sciinf.storage.answers import ANSWERS, REFINED, answer_folders
 
 _NAMED = 12
-_OF_SEVERAL = {
-    Level.GOOD: "Rely on",
-    Level.CAUTION: "Rely with care on",
-    Level.UNKNOWN: "Cannot tell of",
-    Level.ALARM: "Do not rely on",
-}
 
 
 def title_of(run: Run, name: str) -> str:
@@ -80,15 +74,15 @@ def _date(run: Run) -> str:
 
 
 def verdict_part(run: Run, verdict: Verdict, key: str = "", page: Path | None = None) -> str:
-    """The verdict on one answer: a sentence, the next command, the lights, and where it was refined.
+    """The verdict on one answer: a sentence, the next command, where it was refined, and a mark for each finding.
 
     Args:
         run: The run with the answer.
-        verdict: What the checks say of it.
+        verdict: Whether to rely on it.
         key: Its anchor, where the page has several; what to do next is then said for all of them.
         page: The folder that the page is in, where that is not the run's.
     """
-    way_on = "" if key or verdict.level == Level.GOOD else _next(run)
+    way_on = "" if key or verdict.level == Level.GOOD else _next([run])
     shown = "".join(
         f'<li class="{one.colour}" title="{escape(one.state)}"><span class="symbol" aria-hidden="true">'
         f"{SYMBOLS[one.colour]}</span>{escape(one.title.lower())}</li>"
@@ -102,14 +96,16 @@ def verdict_part(run: Run, verdict: Verdict, key: str = "", page: Path | None = 
 
 
 def verdicts_part(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> str:
-    """The verdict on several answers: how many passed, which did not, and the next command."""
+    """The verdict on several answers: how many can be relied on, which at each level, and the next commands."""
     by_level: dict[Level, list[str]] = {level: [] for level in reversed(Level)}
     for name, verdict in verdicts.items():
         by_level[verdict.level].append(name)
     said = f"{len(by_level[Level.GOOD])} of {len(runs)} answers can be relied on."
-    said += "".join(f" {_OF_SEVERAL[level]} {_listed(names)}." for level, names in by_level.items() if names)
+    for level, names in by_level.items():
+        of = "of" if level == Level.UNKNOWN else "on"
+        said += f" {level.advice.capitalize()} {of} {_listed(names)}." if names else ""
     worst = max(verdict.level for verdict in verdicts.values())
-    way_on = "" if worst == Level.GOOD else "".join(dict.fromkeys(map(_next, runs.values())))
+    way_on = "" if worst == Level.GOOD else _next(runs.values())
     return (
         f'<section class="verdict {COLOURS[worst]}" id="verdict" aria-label="Verdict">'
         f'<p class="headline">{escape(said)}</p>{way_on}</section>'
@@ -126,10 +122,10 @@ _WAY_ON = re.compile(r"(?P<when>next[^:]*): (?P<what>.*?)(?P<cost> \((?:about|up
 _COMMAND = re.compile(r"sciinf |infer\(")  # what is run; anything else is a sentence
 
 
-def _next(run: Run) -> str:
-    """What the run said to do next, with its cost: commands, or a sentence."""
-    lines = []
-    for place, line in enumerate(str(run.provenance.get("next") or "").splitlines()):
+def _next(runs: Iterable[Run]) -> str:
+    """What runs said to do next, each once, with its cost: commands, or a sentence."""
+    lines, said_by = [], (str(run.provenance.get("next") or "").splitlines() for run in runs)
+    for place, line in enumerate(dict.fromkeys(line for said in said_by for line in said)):
         said = _WAY_ON.fullmatch(line)
         if said is None:
             continue

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sciinf.core.findings import Cause, Finding, Level
-from sciinf.core.records import Trust, Weighted, calibration_finding, findings_about, is_of, said_of
-from sciinf.core.verdict import Verdict, brief, judged
+from sciinf.core.records import Trust, calibration_finding, earlier_weights, findings_about, is_of, said_of
+from sciinf.core.verdict import Verdict, brief, verdict_from
 from sciinf.figures.run_folder import Run
 
 Colour = Literal["green", "amber", "red", "grey"]
@@ -52,8 +52,8 @@ def cards(verdict: Verdict) -> list[Card]:
     """The findings behind a verdict, in the order in which they are shown."""
     found = []
     for one in verdict.findings:
-        weaker = any(one is other for other in verdict.weaker)
-        colour, state = ("grey", "Weaker evidence") if weaker else (COLOURS[one.level], _STATES[one.level])
+        colour, state = COLOURS[one.level], _STATES[one.level]
+        colour, state = ("grey", "Weaker evidence") if verdict.is_weaker(one) else (colour, state)
         found.append(Card(_capital(one.name), colour, state, _sentence(one.words)))
     return found
 
@@ -67,8 +67,8 @@ def verdict_of(run: Run) -> Verdict:
     calibrated = calibration_finding(_known(said, run), posterior, derived=derived)
     checks = [Finding.from_json(one) for one in answer.get("checks") or ()]
     ess, count, k = answer.get("ess") or 0.0, answer.get("draws") or 0, answer.get("pareto_k")
-    weights = Weighted(ess, count, k, bool(answer.get("amortised")), posterior)
-    return judged((*findings_about(calibrated, _observed(run), checks, weights), *_of_folder(run, said)))
+    weights = earlier_weights(ess, count, k, posterior, corrected=bool(answer.get("amortised")))
+    return verdict_from((*findings_about(calibrated, _observed(run), checks, weights), *_of_folder(run, said)))
 
 
 def _known(said: Mapping[str, Any], run: Run) -> Mapping[str, Any]:

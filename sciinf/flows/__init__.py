@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from sciinf.flows.spline import SplineCoupling as SplineCoupling
     from sciinf.flows.spline_autoregressive import SplineAutoregressive as SplineAutoregressive
     from sciinf.flows.transformer import TransformerAutoregressive as TransformerAutoregressive
-    from sciinf.flows.zuko_flows import MAF as MAF
-    from sciinf.flows.zuko_flows import NSF as NSF
-    from sciinf.flows.zuko_flows import Coupling as Coupling
+    from sciinf.flows.zuko_flows import MAF as MAF, NSF as NSF, Coupling as Coupling
 
 __getattr__, __dir__ = offered(__name__, __file__)

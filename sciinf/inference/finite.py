@@ -9,8 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from sciinf.core import Draws, Finding, Prior
-from sciinf.core.findings import Level
+from sciinf.core import Draws, Finding, Level, Prior
 
 MOST = 0.01  # of the draws may be left out
 

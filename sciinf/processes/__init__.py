@@ -1,36 +1,24 @@
 """Laws of hidden paths, with their way to the path of one series: one paper, one file."""
 
-from sciinf.processes.context import Reader
-from sciinf.processes.controlled import Controlled
-from sciinf.processes.driving import Brownian, Fractional
-from sciinf.processes.interacting import Edges, Interacting
-from sciinf.processes.jump import MarkovJump
-from sciinf.processes.linear_gaussian import Koopman, LinearGaussian, UnitCircle
-from sciinf.processes.neural_sde import NeuralSDE
-from sciinf.processes.parallel import Parallel
-from sciinf.processes.predictive_coding import PredictiveCoding
-from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
-from sciinf.processes.sparse_gp import SparseGP
+from __future__ import annotations
 
-__all__ = [
-    "Brownian",
-    "Controlled",
-    "Edges",
-    "Fractional",
-    "Interacting",
-    "Koopman",
-    "Latent",
-    "LearnedProcess",
-    "Linear",
-    "LinearGaussian",
-    "MarkovJump",
-    "NeuralSDE",
-    "Parallel",
-    "PredictiveCoding",
-    "Process",
-    "Reader",
-    "Series",
-    "Sizes",
-    "SparseGP",
-    "UnitCircle",
-]
+from typing import TYPE_CHECKING
+
+from sciinf.lazy import offered
+
+if TYPE_CHECKING:
+    from sciinf.processes.context import Reader as Reader
+    from sciinf.processes.controlled import Controlled as Controlled
+    from sciinf.processes.driving import Brownian as Brownian, Fractional as Fractional
+    from sciinf.processes.interacting import Edges as Edges, Interacting as Interacting
+    from sciinf.processes.jump import MarkovJump as MarkovJump
+    from sciinf.processes.linear_gaussian import Koopman as Koopman, LinearGaussian as LinearGaussian
+    from sciinf.processes.linear_gaussian import UnitCircle as UnitCircle
+    from sciinf.processes.neural_sde import NeuralSDE as NeuralSDE
+    from sciinf.processes.parallel import Parallel as Parallel
+    from sciinf.processes.predictive_coding import PredictiveCoding as PredictiveCoding
+    from sciinf.processes.process import Latent as Latent, LearnedProcess as LearnedProcess, Linear as Linear
+    from sciinf.processes.process import Process as Process, Series as Series, Sizes as Sizes
+    from sciinf.processes.sparse_gp import SparseGP as SparseGP
+
+__getattr__, __dir__ = offered(__name__, __file__)

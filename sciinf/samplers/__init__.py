@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING
 from sciinf.lazy import offered
 
 if TYPE_CHECKING:
-    from sciinf.samplers.chains import Chains as Chains
-    from sciinf.samplers.chains import LogDensity as LogDensity
-    from sciinf.samplers.chains import Sampler as Sampler
+    from sciinf.samplers.chains import Chains as Chains, LogDensity as LogDensity, Sampler as Sampler
     from sciinf.samplers.hamiltonian import Hamiltonian as Hamiltonian
-    from sciinf.samplers.langevin import Langevin as Langevin
-    from sciinf.samplers.langevin import Score as Score
+    from sciinf.samplers.langevin import Langevin as Langevin, Score as Score
     from sciinf.samplers.slice import Slice as Slice
 
 __getattr__, __dir__ = offered(__name__, __file__)

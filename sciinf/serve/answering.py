@@ -16,7 +16,7 @@ from sciinf.core.simulator import as_seen
 from sciinf.engine.block import generator_for, simulate_from
 from sciinf.question import Question, Wanted
 from sciinf.serve.models import Model, Models
-from sciinf.serve.stored import repeated, stored_answers, with_findings
+from sciinf.serve.stored import same_question, stored_answers, with_findings
 from sciinf.serve.wire import answer_out, pack
 
 Values = Mapping[str, np.ndarray]
@@ -55,7 +55,7 @@ def stored_answer(model: Model, question: Question, where: str) -> bytes | None:
         where: The folder of what answers, within the run's.
     """
     known, wanted = stored_answers(model, question), question.wanted
-    if (found := repeated(known, wanted)) is None:
+    if (found := same_question(known, wanted)) is None:
         return None
     answer = replace(found.answer, name=wanted.name, files=wanted.files, read=question.read)
     return _message(model, with_findings(answer, known), where, found.question["seed"], stored=True)

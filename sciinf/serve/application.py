@@ -33,8 +33,6 @@ from sciinf.serve.requests import Asked, Bounds, One
 from sciinf.serve.shares import Shares
 from sciinf.serve.wire import MEDIA, unpack
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-
 
 @dataclass(frozen=True)
 class Parts:

@@ -35,7 +35,7 @@ def reply(model: Model, message: bytes, about: Mapping[str, Any], include: Seque
     found = model.run(model.folder / head["where"])
     verdict = verdict_of(replace(found, answer=said))
     findings = [
-        {**one.to_json(), "text": card.clause, "weaker": card.colour == "grey"}
+        {**one.to_json(), "text": card.clause, "weaker": verdict.is_weaker(one)}
         for one, card in zip(verdict.findings, cards(verdict), strict=True)
     ]
     strange = [{**one, "index": one["start"]} for one in said["trust"].get("where", ())]

@@ -28,7 +28,7 @@ KINDS = (".csv", ".ecsv", ".fits", ".fit", ".h5", ".hdf5", ".json", ".nc", ".npy
 """Files that are read when they come from outside. A `.pt` file is not."""
 PARTS = ("draws", "predictive")
 DRAWS = 2_000
-"""Of an answer, where their number is left out."""
+"""Number of draws of an answer where a request names none."""
 _FIELDS = ("x", "observation", "observations", "level", "draws", "seed", "checks", "include", "name", "column")
 _SEED = 2**63
 _COLUMN = re.compile(r"or say which one it is: --column .*columns=\{([^:]*): .*$")  # what a command's user is told

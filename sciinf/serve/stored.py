@@ -21,7 +21,7 @@ from sciinf.serve.models import Model
 from sciinf.serve.requests import DRAWS
 from sciinf.trust.right import NAME, Kind
 
-_OF_ITS_DRAWS = "few draws"  # tells of the level and the draws of one answer, and of no other
+_OF_ITS_DRAWS = "few draws"  # the finding depends on the level and the draws, so it holds for one answer alone
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def stored_answers(model: Model, question: Question) -> list[Stored]:
     return found
 
 
-def repeated(known: Iterable[Stored], wanted: Wanted) -> Stored | None:
+def same_question(known: Iterable[Stored], wanted: Wanted) -> Stored | None:
     """The stored answer to the same question.
 
     The defaults of seed and draws stand for those of the stored answer. Checks by simulation need the local check.

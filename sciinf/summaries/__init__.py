@@ -9,8 +9,7 @@ from sciinf.lazy import offered
 if TYPE_CHECKING:
     from sciinf.summaries.exchangeable import DeepSet as DeepSet
     from sciinf.summaries.image import CNN as CNN
-    from sciinf.summaries.series import Conv1d as Conv1d
-    from sciinf.summaries.series import Transformer as Transformer
+    from sciinf.summaries.series import Conv1d as Conv1d, Transformer as Transformer
     from sciinf.summaries.spectrum import Spectrum as Spectrum
     from sciinf.summaries.vector import MLP as MLP
 

@@ -1,81 +1,43 @@
 """Learned simulators of fields."""
 
-from sciinf.surrogates.adversarial import Adversarial
-from sciinf.surrogates.captions import Captions, Grammar
-from sciinf.surrogates.collapse import collapsed
-from sciinf.surrogates.collocation import Collocation
-from sciinf.surrogates.conditions import Field, Frame, Given, Members, Sensors, Words
-from sciinf.surrogates.decoders import Query
-from sciinf.surrogates.dgno import DGNO
-from sciinf.surrogates.emissions import Bernoulli, Categorical, Gaussian, Poisson
-from sciinf.surrogates.emulator import Emulator
-from sciinf.surrogates.encoders import GridEncoder, Perceiver
-from sciinf.surrogates.field_code import FieldCode, LearnedCode
-from sciinf.surrogates.generator import Generator
-from sciinf.surrogates.graph import Graph
-from sciinf.surrogates.inversion import Inversion
-from sciinf.surrogates.latent_dynamics import LatentDynamics
-from sciinf.surrogates.losses import RelativeL2, Sobolev
-from sciinf.surrogates.multi_fluid import MultiFluid
-from sciinf.surrogates.multi_operator import MultiOperator
-from sciinf.surrogates.objectives import KL, Importance, Mmd, Plain, Unscented
-from sciinf.surrogates.operator import Operator
-from sciinf.surrogates.origin import Origin
-from sciinf.surrogates.placements import AdversarialPoints, EvenPoints, FollowingPoints
-from sciinf.surrogates.quantised import Quantised
-from sciinf.surrogates.questions import conditioned
-from sciinf.surrogates.refinement import Refinement, refined
-from sciinf.surrogates.spectral_refiner import SpectralRefiner, refine
-from sciinf.surrogates.stable_rollout import Stable
-from sciinf.surrogates.stepwise import Stepwise
+from __future__ import annotations
 
-__all__ = [
-    "DGNO",
-    "KL",
-    "Adversarial",
-    "AdversarialPoints",
-    "Bernoulli",
-    "Captions",
-    "Categorical",
-    "Collocation",
-    "Emulator",
-    "EvenPoints",
-    "Field",
-    "FieldCode",
-    "FollowingPoints",
-    "Frame",
-    "Gaussian",
-    "Generator",
-    "Given",
-    "Grammar",
-    "Graph",
-    "GridEncoder",
-    "Importance",
-    "Inversion",
-    "LatentDynamics",
-    "LearnedCode",
-    "Members",
-    "Mmd",
-    "MultiFluid",
-    "MultiOperator",
-    "Operator",
-    "Origin",
-    "Perceiver",
-    "Plain",
-    "Poisson",
-    "Quantised",
-    "Query",
-    "Refinement",
-    "RelativeL2",
-    "Sensors",
-    "Sobolev",
-    "SpectralRefiner",
-    "Stable",
-    "Stepwise",
-    "Unscented",
-    "Words",
-    "collapsed",
-    "conditioned",
-    "refine",
-    "refined",
-]
+from typing import TYPE_CHECKING
+
+from sciinf.lazy import offered
+
+if TYPE_CHECKING:
+    from sciinf.surrogates.adversarial import Adversarial as Adversarial
+    from sciinf.surrogates.captions import Captions as Captions, Grammar as Grammar
+    from sciinf.surrogates.collapse import collapsed as collapsed
+    from sciinf.surrogates.collocation import Collocation as Collocation
+    from sciinf.surrogates.conditions import Field as Field, Frame as Frame, Given as Given, Members as Members
+    from sciinf.surrogates.conditions import Sensors as Sensors, Words as Words
+    from sciinf.surrogates.decoders import Query as Query
+    from sciinf.surrogates.dgno import DGNO as DGNO
+    from sciinf.surrogates.emissions import Bernoulli as Bernoulli, Categorical as Categorical, Gaussian as Gaussian
+    from sciinf.surrogates.emissions import Poisson as Poisson
+    from sciinf.surrogates.emulator import Emulator as Emulator
+    from sciinf.surrogates.encoders import GridEncoder as GridEncoder, Perceiver as Perceiver
+    from sciinf.surrogates.field_code import FieldCode as FieldCode, LearnedCode as LearnedCode
+    from sciinf.surrogates.generator import Generator as Generator
+    from sciinf.surrogates.graph import Graph as Graph
+    from sciinf.surrogates.inversion import Inversion as Inversion
+    from sciinf.surrogates.latent_dynamics import LatentDynamics as LatentDynamics
+    from sciinf.surrogates.losses import RelativeL2 as RelativeL2, Sobolev as Sobolev
+    from sciinf.surrogates.multi_fluid import MultiFluid as MultiFluid
+    from sciinf.surrogates.multi_operator import MultiOperator as MultiOperator
+    from sciinf.surrogates.objectives import KL as KL, Importance as Importance, Mmd as Mmd, Plain as Plain
+    from sciinf.surrogates.objectives import Unscented as Unscented
+    from sciinf.surrogates.operator import Operator as Operator
+    from sciinf.surrogates.origin import Origin as Origin
+    from sciinf.surrogates.placements import AdversarialPoints as AdversarialPoints, EvenPoints as EvenPoints
+    from sciinf.surrogates.placements import FollowingPoints as FollowingPoints
+    from sciinf.surrogates.quantised import Quantised as Quantised
+    from sciinf.surrogates.questions import conditioned as conditioned
+    from sciinf.surrogates.refinement import Refinement as Refinement, refined as refined
+    from sciinf.surrogates.spectral_refiner import SpectralRefiner as SpectralRefiner, refine as refine
+    from sciinf.surrogates.stable_rollout import Stable as Stable
+    from sciinf.surrogates.stepwise import Stepwise as Stepwise
+
+__getattr__, __dir__ = offered(__name__, __file__)

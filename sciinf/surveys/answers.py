@@ -24,16 +24,7 @@ from sciinf.surveys.verdicts import NEEDED, RowVerdicts
 if TYPE_CHECKING:
     import pandas
 
-_PLAIN = {
-    "verdict": "",
-    "trust": "",
-    "p_value": "",
-    "outside": "",
-    "status": "",
-    "checks": "",
-    "ess": "",
-    "pareto_k": "",
-}
+_PLAIN = dict.fromkeys(("verdict", "trust", "p_value", "outside", "status", "checks", "ess", "pareto_k"), "")
 
 
 @final

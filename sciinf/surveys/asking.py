@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sciinf.core import Calibration, Posterior
+from sciinf.core import Calibration, Level, Posterior
 from sciinf.core.checks import check_whole
 from sciinf.core.files import local_path, sweep
-from sciinf.core.findings import Level
 from sciinf.engine.progress import Progress
 from sciinf.loops.lanes import cores_here, shared
 from sciinf.question import judge_of

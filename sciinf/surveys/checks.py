@@ -18,10 +18,9 @@ from typing import final
 import numpy as np
 import torch
 
-from sciinf.core import Draws, Finding, Trust
-from sciinf.core.findings import Level
+from sciinf.core import Draws, Finding, Level, Trust
 from sciinf.trust.bounds import LAST, LEANS, Bounds
-from sciinf.trust.diagnostics import ORDER, diagnosed, every_diagnostic
+from sciinf.trust.diagnostics import ORDER, diagnose, every_diagnostic
 from sciinf.trust.failures import Failures, Reading
 from sciinf.trust.judge import Judge
 from sciinf.trust.stray import AT_LEAST, FEWEST, ONE_IN, SHARE
@@ -61,7 +60,7 @@ class RowChecks:
     def of(self, draws: Draws, more: Iterable[Finding], trust: Trust | None = None) -> tuple[Level, str]:
         """The worst level of all findings about one answer, and those that are not good, in words."""
         case = replace(self.judge.case(draws, self.level, self.failures), trust=trust, found=[*more])
-        bad = [one for one in diagnosed(case) if one.level != Level.GOOD and one not in self.of_all]
+        bad = [one for one in diagnose(case) if one.level != Level.GOOD and one not in self.of_all]
         return max((one.level for one in bad), default=Level.GOOD), "; ".join(f"{one.name}: {one.line}" for one in bad)
 
     def suspicious(self, each: np.ndarray, wide: np.ndarray) -> Sequence[int]:

@@ -31,8 +31,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from sciinf.core import Finding
-from sciinf.core.findings import Level
+from sciinf.core import Finding, Level
 from sciinf.inference.amortised import pushed
 from sciinf.surveys.answers import Answers
 from sciinf.surveys.drawing import RowAnswers, row_seed

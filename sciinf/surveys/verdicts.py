@@ -14,8 +14,8 @@ import numpy as np
 
 from sciinf.core.earlier_findings import level_of_trust
 from sciinf.core.findings import Finding, Level
-from sciinf.core.records import FEW_DRAWS, RELIABLE_K, Weighted, calibration_finding, findings_about
-from sciinf.core.verdict import Verdict, judged
+from sciinf.core.records import FEW_DRAWS, RELIABLE_K, calibration_finding, earlier_weights, findings_about
+from sciinf.core.verdict import Verdict, verdict_from
 
 LEVELS: tuple[str, ...] = (*map(str, Level), "none")
 """What the numbers in the columns `trust` and `checks` mean, the worst last; "none" of a row without data or answer."""
@@ -26,7 +26,7 @@ _ROW = "its own checks found nothing"
 
 @final
 class RowVerdicts:
-    """Judges rows.
+    """Gives the verdict on each row of a survey.
 
     Args:
         about: What `answers.json` says.
@@ -50,8 +50,8 @@ class RowVerdicts:
         """
         seen = Finding("trust", Level(trust), f"its data are {_LIKE[Level(trust)]}")
         checked = [*self._of_all, Finding("checks", Level(checks), words)]
-        weights = Weighted(ess, self.about["draws"], k, False, self.about["posterior"])
-        return judged(findings_about(self._calibrated, seen, checked, weights))
+        weights = earlier_weights(ess, self.about["draws"], k, self.about["posterior"])
+        return verdict_from(findings_about(self._calibrated, seen, checked, weights))
 
     def levels(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """The levels of rows, as words; "none" of one without an answer.
@@ -62,7 +62,7 @@ class RowVerdicts:
         codes = self.about["codes"]
         trust, checks = (np.asarray(codes[name])[columns[name].astype(int)] for name in ("trust", "checks"))
         ess, k = (columns[name].astype(float) for name in ("ess", "pareto_k"))
-        ess = np.where(ess < FEW_DRAWS, 0.0, FEW_DRAWS)  # as far as levels depend on it, as k below
+        ess = np.where(ess < FEW_DRAWS, 0.0, FEW_DRAWS)  # a level depends on no more of ess and k
         k = np.where(np.isnan(k), -1.0, np.where(k < RELIABLE_K, 0.0, RELIABLE_K))
         found = [
             "none" if "none" in key[:2] else str(self._level(*key[:3], None if key[3] < 0 else key[3]))

@@ -26,7 +26,7 @@ Tails are looked at beyond what these levels show (`tails`), with a tolerance of
 holds less than 99.7 %. A smaller error that is significant is told, and forgiven. They are corrected for their number
 by themselves, at 0.003, so that they take no power from the others.
 
-There are three verdicts. With n simulations the sd of what a region is found to hold is at most 1 / (2 sqrt(n)).
+There are three results. With n simulations the sd of what a region is found to hold is at most 1 / (2 sqrt(n)).
 
 - *not passed*: an error was seen. A test's Kolmogorov-Smirnov p-value, Holm-corrected, is below 0.01, and its gap is
   above three points; with many rows the first alone would condemn errors too small to matter.
@@ -252,7 +252,7 @@ def judged(tests: Mapping[str, Agreement], stated: float = STATED_GAP) -> tuple[
     largest = f"largest gap {tests[worst].gap:.1%} ({worst})"
     if bad:
         cautious = {name for name in bad if tests[name].wide and tests[name].kind != "average"}
-        bad.sort(key=lambda name: (name in cautious, -tests[name].gap))  # a sentence quotes the first
+        bad.sort(key=lambda name: (name in cautious, -tests[name].gap))  # the verdict quotes the first
         on = {n: rows if tests[n].kind == "tail" else tests[n].rows for n in bad}
         reasons = tuple(f"{n} {_error(tests[n])} (p = {p_values[n]:.1g} on {on[n]:,} simulations)" for n in bad)
         reasons += tuple(words for name, words in tails.items() if name not in bad)

@@ -30,9 +30,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from sciinf.core import Draws, Finding, Prior
-from sciinf.core.diagnostic import Case, Diagnostic
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Case, Cause, Diagnostic, Draws, Finding, Level, Prior
 from sciinf.core.laws import edges_of
 from sciinf.core.levels import Levels
 

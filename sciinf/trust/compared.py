@@ -11,12 +11,9 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import final
 
-from sciinf.core import Draws, Finding
-from sciinf.core.diagnostic import Case, Diagnostic, Need
-from sciinf.core.findings import Level
+from sciinf.core import Case, Diagnostic, Draws, Finding, Level, Need
 
 NAME = "model comparison"
 _FAR, _SURE = 1.0, 3.0  # nats, and standard errors, by which a network is off
@@ -50,8 +47,7 @@ def check_compared(plain: Draws, weighted: Draws) -> tuple[Finding, ...]:
 class ModelComparison(Diagnostic):
     """How far are the probabilities of the network alone from those of the likelihood? For discrete parameters."""
 
-    name = NAME
-    needs = frozenset({Need.OBSERVATION})
+    name, needs = NAME, frozenset({Need.OBSERVATION})
 
-    def __call__(self, case: Case) -> Sequence[Finding]:
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
         return () if case.plain is None else check_compared(case.plain, case.draws.of_parameters())

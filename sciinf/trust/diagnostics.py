@@ -35,7 +35,7 @@ ORDER = (
 
 @cache
 def every_diagnostic() -> tuple[Diagnostic, ...]:
-    """One of each class, in order."""
+    """An instance of each class of diagnostics, in the order of `ORDER`."""
     names = sorted(each.name for each in pkgutil.iter_modules(trust.__path__, "sciinf.trust."))
     own = ((name, vars(importlib.import_module(name)).values()) for name in names)
     kinds = [one for name, values in own for one in values if isinstance(one, type) and one.__module__ == name]
@@ -44,8 +44,8 @@ def every_diagnostic() -> tuple[Diagnostic, ...]:
     return tuple(sorted(found, key=lambda one: (place.get(one.name, len(place)), one.name)))
 
 
-def diagnosed(case: Case) -> tuple[Finding, ...]:
-    """What all diagnostics find of an answer that has what they need."""
+def diagnose(case: Case) -> tuple[Finding, ...]:
+    """The findings of all diagnostics whose needs an answer meets."""
     for one in every_diagnostic():
         if one.needs <= case.has:
             case.found.extend(one.findings(case))

@@ -39,9 +39,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from sciinf.core import Calibration, Draws, Finding, Posterior, Prior
-from sciinf.core.diagnostic import Case, Diagnostic
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Calibration, Case, Cause, Diagnostic, Draws, Finding, Level, Posterior, Prior
 from sciinf.core.simulator import Status
 from sciinf.inference.tilted import Tilted, by_likelihood, judged_by_simulator, learned_without
 from sciinf.storage.outcome import status_of

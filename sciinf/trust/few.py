@@ -14,13 +14,10 @@ Reference: Asymptotic Statistics (van der Vaart, 1998), corollary 21.5, https://
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import NormalDist
 from typing import final
 
-from sciinf.core import Draws, Finding
-from sciinf.core.diagnostic import Case, Diagnostic
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Case, Cause, Diagnostic, Draws, Finding, Level
 
 _MOST = 0.25  # posterior standard deviations
 _NEVER = 0.01  # probability that a parameter exists
@@ -56,5 +53,5 @@ class FewDraws(Diagnostic):
 
     name, cause = "few draws", Cause.DRAWS
 
-    def __call__(self, case: Case) -> Sequence[Finding]:
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
         return check_few(case.draws, case.level)

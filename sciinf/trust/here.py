@@ -45,9 +45,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from sciinf.core import Finding, Posterior, X
-from sciinf.core.diagnostic import Case, Diagnostic, Need
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Posterior, X
 from sciinf.engine.block import one_thread
 from sciinf.inference.local import Sequential
 from sciinf.inference.mcmc import MCMC, PriorInZ
@@ -61,8 +59,9 @@ from sciinf.trust.right import NAME, SHIFT, WIDTH, Kind, agree, local_check, wor
 _DRAWS, _WEIGHTED = 64, 32  # for each simulation, without and with weights, which take longer: more of them tell more
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _HEAVY = 1.12  # times: what passes for a tail, in the sd
-_UNUSED, _MUCH = 0.02, 0.05  # shares of the variance of e: a caution, an alarm
+_UNUSED, _MUCH = SHIFT**2, 0.05  # shares of the variance of e: a caution, as they shift answers; an alarm
 _OWN = 0.3  # share of the weight that the truth itself may have
+_ALONE, _BESIDE = 2.0, 1.0  # standard errors that no error seen may hide: by itself, and beside what rounds tell
 _MOST = 2.0  # times: beyond, squares are cut off and a width is a lower bound
 _EXPLAINED = [0.0, *torch.logspace(-4, 0, 25).tolist()]  # variances that lines may explain, over what they leave
 _TINY = 1e-12  # least variance
@@ -75,7 +74,7 @@ _MORE = (
 )
 _OF_DATA = ("predictions", "noise", "predictive", "likelihood", "density", "intervals", "limits", "residuals")
 _FIRST, _CHUNK = 2, 250  # simulations asked about at once, to begin with and then
-_QUICK = 6.0  # CPU seconds that the first look may take where there is a second one, however busy the machine
+_QUICK = 15.0  # CPU seconds that the first look may take where there is a second one, however busy the machine
 _SECOND, _DEARER = 20, 4  # rows that tell better what one costs; by how much two alone may exceed the budget
 
 
@@ -258,8 +257,9 @@ def local_finding(
     if not agree((moved, wider)):
         last = f"its chance error, by how far the last round moved it, is large: {words_of((moved, wider))}"
         return local_check(Kind.UNSETTLED, f"{last} ({among})", cause=cause, way_on=way_on)
-    middle = max(moved, float((local.shift.abs() + 2 * local.shift_error).max()))
-    width = max(math.expm1(wider), float(((local.width - 1).abs() + 2 * local.width_error).max()))
+    errors = _ALONE if error is None else _BESIDE
+    middle = max(moved, float((local.shift.abs() + errors * local.shift_error).max()))
+    width = max(math.expm1(wider), float(((local.width - 1).abs() + errors * local.width_error).max()))
     details = f"middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
     if middle > SHIFT or width > WIDTH:
         return local_check(Kind.UNTOLD, details, cause=cause)
@@ -388,8 +388,7 @@ def _beyond(ratio: float, first: int, second: int) -> float:
 class LocalCheck(Diagnostic):
     """Is the network right at this observation?"""
 
-    name, cause = NAME, Cause.SIMULATIONS
-    needs = frozenset({Need.AROUND})
+    name, cause, needs = NAME, Cause.SIMULATIONS, frozenset({Need.AROUND})
 
     def __call__(self, case: Case) -> Sequence[Finding]:
         if len(layers(case.posterior)) > 1:  # weights are right here, or say that they are not

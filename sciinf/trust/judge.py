@@ -8,8 +8,7 @@ from typing import final
 
 from torch import Tensor
 
-from sciinf.core import Calibration, Corrected, Draws, Posterior, Trust, X
-from sciinf.core.diagnostic import Case
+from sciinf.core import Calibration, Case, Corrected, Draws, Posterior, Trust, X
 from sciinf.trust.bounds import Bounds
 from sciinf.trust.failures import Failures, Reading, mended
 from sciinf.trust.ood import Compared

@@ -18,15 +18,12 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
-from sciinf.core import Finding, Simulator, X
-from sciinf.core.diagnostic import Case, Diagnostic, Need
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Simulator, X
 from sciinf.engine.densities import density_of_draws
 
 NAME = "likelihood"
@@ -107,10 +104,9 @@ def _shared(theta: Tensor, x: X, simulated: X) -> tuple[Tensor, X, X]:
 class Likely(Diagnostic):
     """Are the data as likely as data simulated from the posterior? The line is there only with a likelihood."""
 
-    name, cause = NAME, Cause.NOISE
-    needs = frozenset({Need.PREDICTIONS})
+    name, cause, needs = NAME, Cause.NOISE, frozenset({Need.PREDICTIONS})
 
-    def __call__(self, case: Case) -> Sequence[Finding]:
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
         return check_likelihood(case.simulator, case.x, case.theta, case.predicted)
 
 
@@ -118,8 +114,7 @@ class Likely(Diagnostic):
 class LikelihoodDensity(Diagnostic):
     """Is the likelihood the density of what is simulated around the answer? The line is there only if not."""
 
-    name, cause = "density", Cause.LIKELIHOOD
-    needs = frozenset({Need.PREDICTIONS})
+    name, cause, needs = "density", Cause.LIKELIHOOD, frozenset({Need.PREDICTIONS})
 
-    def __call__(self, case: Case) -> Sequence[Finding]:
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
         return check_density(case.simulator, case.theta, case.predicted, 0)

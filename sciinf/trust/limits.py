@@ -19,9 +19,7 @@ from typing import final
 
 import torch
 
-from sciinf.core import Finding, Observable, X
-from sciinf.core.diagnostic import Case, Diagnostic, Need
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Observable, X
 from sciinf.summaries.timed import seen_only
 from sciinf.trust.around import Around
 from sciinf.trust.prior_predictive import place_of
@@ -118,11 +116,10 @@ def _some(found: list[str]) -> str:
 
 
 @final
-class Limits(Diagnostic):
+class DataLimits(Diagnostic):
     """Is a number of the data beyond a limit of the simulated ones? The line is there only if so."""
 
-    name, cause = NAME, Cause.DATA
-    needs = frozenset({Need.AROUND})
+    name, cause, needs = NAME, Cause.DATA, frozenset({Need.AROUND})
 
     def __call__(self, case: Case) -> Sequence[Finding]:
         rows = case.around.data if isinstance(case.around, Around) else case.predicted

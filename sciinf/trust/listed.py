@@ -17,12 +17,9 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
-from sciinf.core import Finding, Prior
-from sciinf.core.diagnostic import Case, Diagnostic, p_of
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Prior
 
 NAME = "listed models"
 _ALARM, _UNUSUAL = 0.01, 0.05
@@ -72,8 +69,8 @@ class ListedModels(Diagnostic):
 
     name, cause = NAME, Cause.MODEL
 
-    def __call__(self, case: Case) -> Sequence[Finding]:
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
         if not case.posterior.prior.mixed:
             return ()
         unlike = case.trust.p_value if case.trust else None
-        return check_listed(case.posterior.prior, unlike, p_of(case.finding("residuals")))
+        return check_listed(case.posterior.prior, unlike, case.p_of("residuals"))

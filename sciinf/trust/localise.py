@@ -46,9 +46,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from sciinf.core import Batch, Finding, Observable, Posterior, Strange, X
-from sciinf.core.diagnostic import Case, Diagnostic, Need
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Batch, Case, Cause, Diagnostic, Finding, Level, Need, Observable, Posterior, Strange, X
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import expand_mask
 from sciinf.summaries.timed import seen_only
@@ -353,8 +351,7 @@ def _statistics(scores: Scores) -> dict[Kind, Tensor]:
 class StrangeData(Diagnostic):
     """Which numbers of the data do not fit the others?"""
 
-    name, cause = NAME, Cause.DATA
-    needs = frozenset({Need.AROUND})
+    name, cause, needs = NAME, Cause.DATA, frozenset({Need.AROUND})
 
     def __call__(self, case: Case) -> Sequence[Finding]:
         return check_data(case.posterior, case.x, case.around)

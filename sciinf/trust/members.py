@@ -16,16 +16,13 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Finding, Posterior, Prior, X
-from sciinf.core.diagnostic import Case, Diagnostic, Need
-from sciinf.core.findings import Cause, Evidence, Level
+from sciinf.core import Case, Cause, Diagnostic, Evidence, Finding, Level, Need, Posterior, Prior, X
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.mcmc import MCMC
 
@@ -98,11 +95,11 @@ def check_members(posterior: Posterior, x: X, seed: int) -> tuple[Finding, ...]:
 
 
 @final
-class Members(Diagnostic):
+class EnsembleMembers(Diagnostic):
     """Do the members of an ensemble agree about this observation?"""
 
     name, cause, evidence = NAME, Cause.SIMULATIONS, Evidence.AVERAGE
     needs = frozenset({Need.OBSERVATION})
 
-    def __call__(self, case: Case) -> Sequence[Finding]:
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
         return check_members(case.posterior, case.x, case.seed)

@@ -8,16 +8,13 @@ these must be several different ones. Data of which some numbers have noise and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
 from sciinf.checking import NO_NOISE, NOT_REPEATED, is_noiseless
-from sciinf.core import Finding, Simulator
-from sciinf.core.diagnostic import Case, Diagnostic, Need
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Simulator
 from sciinf.core.simulator import Status
 from sciinf.engine.block import Attempt, one_thread
 from sciinf.storage.outcome import status_of
@@ -55,8 +52,7 @@ def _size(difference: Tensor) -> float:
 class SimulatorNoise(Diagnostic):
     """Does the simulator draw its noise from the generator that it is given? The line is there only if not."""
 
-    name, cause = NAME, Cause.NOISE
-    needs = frozenset({Need.PREDICTIONS})
+    name, cause, needs = NAME, Cause.NOISE, frozenset({Need.PREDICTIONS})
 
-    def __call__(self, case: Case) -> Sequence[Finding]:
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
         return check_noise(case.simulator, case.theta)

@@ -20,8 +20,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from sciinf.core import Posterior, Trust, X
-from sciinf.core.findings import Level
+from sciinf.core import Level, Posterior, Trust, X
 from sciinf.store import Store
 from sciinf.trust.scores.known import DEFAULT, distances_of, learned_of, names_of
 from sciinf.trust.scores.score import MOST, DataScore, fits

@@ -35,9 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Batch, Finding, Posterior, X
-from sciinf.core.diagnostic import Case, Diagnostic, Need
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Batch, Case, Cause, Diagnostic, Finding, Level, Need, Posterior, X
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.timed import seen_only
 from sciinf.trust.views import conformal_p
@@ -128,8 +126,7 @@ def _distances(rows: Tensor, seen: Tensor, least: float) -> Tensor:
 class Predictive(Diagnostic):
     """Do the data look like data simulated from the posterior?"""
 
-    name, cause = NAME, Cause.SCALE
-    needs = frozenset({Need.PREDICTIONS})
+    name, cause, needs = NAME, Cause.SCALE, frozenset({Need.PREDICTIONS})
 
     def __call__(self, case: Case) -> Sequence[Finding]:
         return check_predictive(case.posterior, case.x, case.predicted)

@@ -28,8 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Finding, Observable, X
-from sciinf.core.findings import Level
+from sciinf.core import Finding, Level, Observable, X
 
 _ALARM, _EDGE = 0.01, 0.05
 LEAST = 300  # simulations, with which three times the smallest p is below an alarm's

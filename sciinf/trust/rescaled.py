@@ -26,16 +26,13 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Finding, Simulator, X
-from sciinf.core.diagnostic import Case, Diagnostic, Need
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Simulator, X
 
 NAME = "intervals"
 _ALARM, _UNUSUAL = 0.01, 0.05
@@ -148,8 +145,7 @@ def _numbers(u: Tensor, rows: int) -> Float[Tensor, "row interval"]:
 class Intervals(Diagnostic):
     """Do events come when the model says? The line is there only where the simulator has `rescaled`."""
 
-    name, cause = NAME, Cause.MODEL
-    needs = frozenset({Need.PREDICTIONS})
+    name, cause, needs = NAME, Cause.MODEL, frozenset({Need.PREDICTIONS})
 
-    def __call__(self, case: Case) -> Sequence[Finding]:
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
         return check_rescaled(case.simulator, case.x, case.theta, case.predicted)

@@ -44,16 +44,13 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
-from sciinf.core import Batch, Finding, Observable, Posterior, Simulator, X
-from sciinf.core.diagnostic import Case, Diagnostic, Need
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Batch, Case, Cause, Diagnostic, Finding, Level, Need, Observable, Posterior, Simulator, X
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import expand_mask
 from sciinf.summaries.timed import seen_only
@@ -376,8 +373,7 @@ def log_rank(value: Tensor) -> Tensor:
 class Residuals(Diagnostic):
     """Is what the parameters leave unexplained like the noise of the model?"""
 
-    name, cause = NAME, Cause.MODEL
-    needs = frozenset({Need.AROUND})
+    name, cause, needs = NAME, Cause.MODEL, frozenset({Need.AROUND})
 
-    def __call__(self, case: Case) -> Sequence[Finding]:
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
         return check_residuals(case.posterior, case.simulator, case.x, case.around)

@@ -57,7 +57,7 @@ def local_check(
         kind: What was found.
         details: Its figures in words; `figures` keeps them, for what a second network says is put beside them.
         level: Where it is another than that of the kind.
-        cause: Likewise.
+        cause: Where it is another than that of the kind.
         second: Whether a second network was asked.
         way_on: What to do, a sentence.
     """

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sciinf.core import Calibration, Finding
-from sciinf.core.findings import Level
+from sciinf.core import Calibration, Finding, Level
 from sciinf.trust.right import NAME, Kind, agree, beyond, local_check, words_of
 
 OWN = {
@@ -81,7 +80,7 @@ def wrong_on_average(calibration: Calibration | None) -> bool:
 
 
 def vouched(checks: Iterable[Finding], calibration: Calibration | None) -> tuple[Finding, ...]:
-    """Checks of an answer, of which the local one is not good by itself where its network is wrong on average.
+    """Findings about an answer: a local check that saw no error calls for care if the network is wrong on average.
 
     Args:
         checks: Those that were made.
@@ -91,7 +90,7 @@ def vouched(checks: Iterable[Finding], calibration: Calibration | None) -> tuple
         return tuple(checks)
     words = "the network is wrong on average, and the local check alone does not see all errors; it saw none: "
     return tuple(
-        local_check(Kind.UNSETTLED, words + check.figures.get("details", ""))
+        local_check(Kind.UNSETTLED, words + check.figures.get("details", ""), level=Level.CAUTION)
         if check.name == NAME and check.kind == Kind.UNSEEN
         else check
         for check in checks

@@ -17,17 +17,14 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Draws, Finding, Prior
+from sciinf.core import Case, Cause, Diagnostic, Draws, Finding, Level, Prior
 from sciinf.core.answer import digits
-from sciinf.core.diagnostic import Case, Diagnostic
-from sciinf.core.findings import Cause, Level
 from sciinf.trust.existing import each_existing
 
 SHARE = 0.25
@@ -94,5 +91,5 @@ class StrayDraws(Diagnostic):
 
     name, cause = "stray draws", Cause.SIMULATIONS
 
-    def __call__(self, case: Case) -> Sequence[Finding]:
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
         return check_stray(case.draws, case.posterior.prior)

@@ -27,7 +27,6 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -35,9 +34,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sciinf.core import Batch, Calibration, Finding, Posterior
-from sciinf.core.diagnostic import Case, Diagnostic
-from sciinf.core.findings import Cause, Level
+from sciinf.core import Batch, Calibration, Case, Cause, Diagnostic, Finding, Level, Posterior
 from sciinf.trust.agreement import TAIL, Agreement
 
 NAME = "tails"
@@ -137,5 +134,5 @@ class Tails(Diagnostic):
 
     name, cause = NAME, Cause.SIMULATIONS
 
-    def __call__(self, case: Case) -> Sequence[Finding]:
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
         return check_tails(case.calibration, case.posterior, case.level)

@@ -11,7 +11,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 from sciinf.core.diagnostic import Case, Diagnostic
@@ -21,12 +20,12 @@ from sciinf.inference.tilted import judged_by_simulator, layers
 
 
 @final
-class Weights(Diagnostic):
+class DrawWeights(Diagnostic):
     """Can the weights of the draws be relied on? The line is there only where draws are weighted."""
 
     name = "weights"
 
-    def __call__(self, case: Case) -> Sequence[Finding]:
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
         draws = case.draws
         if len(layers(case.posterior)) == 1 and draws.pareto_k is None:
             return ()

@@ -15,14 +15,11 @@ from typing import TYPE_CHECKING
 from sciinf.lazy import offered
 
 if TYPE_CHECKING:
-    from sciinf.wrappers.archive import Archive as Archive
-    from sciinf.wrappers.archive import Relative as Relative
-    from sciinf.wrappers.archive import archived as archived
+    from sciinf.wrappers.archive import Archive as Archive, Relative as Relative, archived as archived
     from sciinf.wrappers.archive import write_archive as write_archive
     from sciinf.wrappers.expression_points import expressions as expressions
     from sciinf.wrappers.external_command import command as command
-    from sciinf.wrappers.field_sensors import Sensors as Sensors
-    from sciinf.wrappers.field_sensors import observed as observed
+    from sciinf.wrappers.field_sensors import Sensors as Sensors, observed as observed
     from sciinf.wrappers.hidden_states import state_space as state_space
     from sciinf.wrappers.jax_function import jax as jax
     from sciinf.wrappers.numpy_function import numpy as numpy
@@ -33,9 +30,7 @@ if TYPE_CHECKING:
     from sciinf.wrappers.sets_of_observations import sets as sets
     from sciinf.wrappers.several_models import models as models
     from sciinf.wrappers.tables_file import tables as tables
-    from sciinf.wrappers.term_equations import Paths as Paths
-    from sciinf.wrappers.term_equations import Rates as Rates
-    from sciinf.wrappers.term_equations import equations as equations
+    from sciinf.wrappers.term_equations import Paths as Paths, Rates as Rates, equations as equations
     from sciinf.wrappers.the_well_files import the_well as the_well
 
 __getattr__, __dir__ = offered(__name__, __file__)

@@ -10,7 +10,7 @@ import pytest
 from sciinf.core.earlier_findings import level_of_trust, too_wide
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.core.records import Trust, calibration_finding
-from sciinf.core.verdict import judged
+from sciinf.core.verdict import verdict_from
 from sciinf.trust.right import NAME, Kind
 from sciinf.trust.second import compared, undecided
 
@@ -188,4 +188,4 @@ def test_an_earlier_answer_is_judged_as_a_new_one() -> None:
     trust = Trust.from_json({"p_value": 0.4, "verdict": "it fits", "level": "good"}).finding
     seen = read(NAME, "good", f"no error seen at this observation: {FIGURES}")
     right = read(NAME, "good", f"right at this observation: {FIGURES}; {AGREES}")
-    assert [judged((passed, trust, one)).level for one in (seen, right)] == ["caution", "good"]
+    assert [verdict_from((passed, trust, one)).level for one in (seen, right)] == ["caution", "good"]

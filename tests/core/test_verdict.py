@@ -8,7 +8,7 @@ import pytest
 
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.core.records import NOT_CALIBRATED, Trust, calibration_finding, weights_finding
-from sciinf.core.verdict import brief, judged
+from sciinf.core.verdict import brief, verdict_from
 from sciinf.trust.right import Kind, local_check
 
 PASSED, OFF, FEW_FRESH = (
@@ -94,7 +94,7 @@ MEMBERS = Finding("ensemble", Level.CAUTION, "its members differ", "", {}, Cause
     ],
 )  # fmt: skip
 def test_the_strongest_evidence_decides(findings, level, evidence, because, weaker) -> None:
-    verdict = judged(findings)
+    verdict = verdict_from(findings)
     assert (verdict.level, verdict.evidence) == (level, evidence)
     assert (verdict.because, verdict.weaker) == (because, weaker)
     assert verdict.findings == findings
@@ -103,14 +103,14 @@ def test_the_strongest_evidence_decides(findings, level, evidence, because, weak
 @pytest.mark.parametrize("order", [*itertools.permutations(range(4))])
 def test_the_order_of_findings_does_not_matter(order) -> None:
     findings = (OFF, ODD, CONFIRMED, EDGE)
-    assert judged([findings[k] for k in order]).level == "caution"
+    assert verdict_from([findings[k] for k in order]).level == "caution"
 
 
 @pytest.mark.parametrize("worse", [ODD, UNLIKE, UNCOMPARED, EDGE, STRANGE, UNTOLD_DATA])
 @pytest.mark.parametrize("known", [(PASSED,), (OFF,), (NEVER,), (PASSED, UNSEEN), (PASSED, UNTOLD), (OFF, CONFIRMED)])
 def test_what_is_found_of_data_or_draws_makes_no_verdict_better(known, worse) -> None:
-    assert judged((*known, worse)).level >= judged(known).level
-    assert judged((*known, worse)).level > Level.GOOD
+    assert verdict_from((*known, worse)).level >= verdict_from(known).level
+    assert verdict_from((*known, worse)).level > Level.GOOD
 
 
 @pytest.mark.parametrize(
@@ -152,22 +152,22 @@ def test_what_is_found_of_data_or_draws_makes_no_verdict_better(known, worse) ->
     ],
 )
 def test_the_sentence_begins_with_the_verdict_and_says_why(findings, sentence) -> None:
-    verdict = judged(findings)
+    verdict = verdict_from(findings)
     assert verdict.sentence == str(verdict) == sentence
     assert verdict.to_json() == {"verdict": str(verdict.level), "sentence": sentence}
 
 
 def test_every_level_has_its_word() -> None:
-    found = {judged(one).word for one in ((WEIGHTED,), (PASSED,), (NEVER,), (OFF,))}
+    found = {verdict_from(one).word for one in ((WEIGHTED,), (PASSED,), (NEVER,), (OFF,))}
     assert found == {"rely", "rely with care", "cannot tell", "do not rely"}
 
 
 def test_weaker_evidence_does_not_warn_on_its_line() -> None:
-    verdict = judged((OFF, LIKE, WEIGHTED))
+    verdict = verdict_from((OFF, LIKE, WEIGHTED))
     assert verdict.line_of(OFF) == f"weaker evidence: {OFF.words}"
     assert verdict.line_of(LIKE) == "good: good data"
-    assert judged((OFF, LIKE)).line_of(OFF) == f"WARNING: {OFF.words}"
-    assert judged((NEVER, LIKE)).line_of(NEVER) == f"UNKNOWN: {NOT_CALIBRATED}"
+    assert verdict_from((OFF, LIKE)).line_of(OFF) == f"WARNING: {OFF.words}"
+    assert verdict_from((NEVER, LIKE)).line_of(NEVER) == f"UNKNOWN: {NOT_CALIBRATED}"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_weaker_evidence_does_not_warn_on_its_line() -> None:
     ],
 )
 def test_what_has_to_change(findings, causes) -> None:
-    assert judged(findings).causes == causes
+    assert verdict_from(findings).causes == causes
 
 
 def test_words_decide_nothing() -> None:
@@ -194,7 +194,7 @@ def test_words_decide_nothing() -> None:
     lies = {Level.GOOD: "not right at this observation", Level.ALARM: "right at this observation: good, passed"}
     for strength in Evidence:
         for level, words in lies.items():
-            found = judged([Finding("local check", level, words, evidence=strength)]).level
+            found = verdict_from([Finding("local check", level, words, evidence=strength)]).level
             least = Level.CAUTION if strength <= Evidence.CHECK else Level.GOOD
             assert found == max(level, least)
 

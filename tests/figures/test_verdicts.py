@@ -250,6 +250,13 @@ def test_several_answers_are_counted_and_those_that_are_not_good_are_named():
     assert '<section class="verdict green"' in part
 
 
+def test_each_command_of_several_runs_is_copied_by_its_own_button():
+    said = {"a": "next: sciinf query A", "b": "next: sciinf query B", "c": "next: sciinf query A"}
+    runs = {name: replace(run_of(calibration()), provenance={"next": line}) for name, line in said.items()}
+    part = verdicts_part(runs, {name: verdict_of(run) for name, run in runs.items()})
+    assert re.findall('<code id="next([0-9])">(.*?)</code>', part) == [("0", "sciinf query A"), ("1", "sciinf query B")]
+
+
 def test_missing_numbers_are_not_counted_as_observed():
     data = Checked("v", "mV", (), "linear", np.array([1.0, np.nan, 2.0]), np.zeros((5, 3)))
     assert about(replace(run_of(None), checked=(data,))).startswith("2 of 3 values of v [mV]")

@@ -39,6 +39,7 @@ def test_rounds_end_where_the_last_hardly_moved_an_answer_that_no_check_doubts(k
     told = "chance error, by how far this round moved the answer: middles by up to 0.05 sds, widths by up to 5.13%"
     assert words.startswith(f"{told} (limits 0.1 sds, 6.67%); right at this observation")
     monkeypatch.setattr(around, "ROWS", 500)
+    monkeypatch.setattr(here, "_BESIDE", 2.0)
     assert "(8,000 simulations around it)" in gained(Narrow(), after(known.mixture, (0.06, 0.0)))[0], "it looks twice"
     monkeypatch.setattr(here, "WIDTH", 0.001)
     assert gained(Narrow(), after(known.mixture, (0.06, 0.04)))[1], "it cannot be told, and hardly moved"
@@ -149,7 +150,7 @@ def test_an_answer_of_a_network_that_is_wrong_on_average_is_right_only_where_rou
         assert answer.verdict.because == tuple(others)
     else:
         assert said.kind == (Kind.UNSEEN if state == "passed" else Kind.UNSETTLED)
-        assert answer.verdict.level >= ("caution" if state == "passed" else "alarm")
+        assert answer.verdict.level >= "caution"
 
 
 @pytest.mark.parametrize(("shift", "ends"), [(0.0, 1), (0.4, 2)])

@@ -111,7 +111,7 @@ def test_no_error_seen_is_not_good_of_a_network_that_is_wrong_on_average(state):
     if state != "not passed":
         assert found[2] is UNSEEN
         return
-    assert (found[2].kind, found[2].level, found[2].evidence) == (Kind.UNSETTLED, "unknown", Evidence.CHECK)
+    assert (found[2].kind, found[2].level, found[2].evidence) == (Kind.UNSETTLED, "caution", Evidence.CHECK)
     assert "wrong on average" in found[2].words
     assert UNSEEN.figures["details"] in found[2].words
     assert doubted(found[2])
