@@ -91,17 +91,19 @@ class Diagnostic(ABC):
         evidence: What its findings rest on, if they tell whether the computation is right.
 
     Examples:
+        >>> from typing import final
+        >>> from sciinf.core import Cause, Diagnostic, Finding, Level
         >>> @final
         ... class Spread(Diagnostic):
-        ...     '''Is the posterior far wider than the prior's own sd?'''
+        ...     '''Is the posterior far wider than anybody would want?'''
         ...
         ...     name, cause = "spread", Cause.SIMULATIONS
         ...
         ...     def __call__(self, case):
-        ...         sd = case.draws.sd()
-        ...         if bool((sd > 1e6).any()):
-        ...             return [Finding(self.name, Level.CAUTION, f"sds of up to {float(sd.max()):.2g}")]
-        ...         return []
+        ...         sd = float(case.draws.sd().max())
+        ...         return [Finding(self.name, Level.CAUTION, f"an sd is {sd:.2g}")] if sd > 1e6 else []
+        >>> Spread().question
+        'Is the posterior far wider than anybody would want?'
     """
 
     name: ClassVar[str]

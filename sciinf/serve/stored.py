@@ -21,7 +21,7 @@ from sciinf.serve.models import Model
 from sciinf.serve.requests import DRAWS
 from sciinf.trust.right import NAME, Kind
 
-_OF_ITS_DRAWS = "few draws"  # the finding depends on the level and the draws, so it holds for one answer alone
+_OF_ITS_DRAWS = ("few draws", "stray draws", "draws", "hidden paths")  # findings that hold for one answer's draws alone
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def same_question(known: Iterable[Stored], wanted: Wanted) -> Stored | None:
 def with_findings(answer: Answer, known: Iterable[Stored]) -> Answer:
     """An answer with the findings of stored ones that it lacks, by name, in their order; and with their predictions."""
     for other in (one.answer for one in known):
-        names = {one.name for one in answer.checks if one.kind != Kind.UNCHECKED} | {_OF_ITS_DRAWS}
+        names = {one.name for one in answer.checks if one.kind != Kind.UNCHECKED} | {*_OF_ITS_DRAWS}
         more = [one for one in other.checks if one.name not in names]
         order = {one.name: k for k, one in reversed([*enumerate(other.checks)])}
         checks = [*(one for one in answer.checks if one.name not in {each.name for each in more}), *more]
