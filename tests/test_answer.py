@@ -140,7 +140,7 @@ def test_what_lies_on_disk(simulator: Simulator, fit: Fit, calibration: Calibrat
     assert data["draws"] == len(answer.draws)
     assert data["ess"] == pytest.approx(answer.draws.ess)
     assert data["log_evidence"] == answer.draws.log_evidence
-    known = ("state", "passed", "cautious", "of", "fit", "simulations", "rows")
+    known = ("state", "passed", "cautious", "tails_alone", "of", "fit", "simulations", "rows")
     said = {name: getattr(calibration, name) for name in known}
     assert data["calibration"] == {**said, "reasons": list(calibration.reasons)}
     assert {"verdict": data["verdict"], "sentence": data["sentence"]} == answer.verdict.to_json()

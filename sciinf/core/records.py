@@ -14,6 +14,7 @@ from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.core.tables import html
 
 NOT_CALIBRATED = "never checked on fresh simulations"
+_TAIL, _SIGNIFICANT, _LARGE = "tail of ", 0.01, 0.03  # tests of tails; when an error of the others counts
 State = Literal["passed", "not passed", "cannot tell"]
 STATES: Mapping[str, Level] = {
     "passed": Level.GOOD,
@@ -117,7 +118,15 @@ class Calibration:
     @property
     def level(self) -> Level:
         """GOOD if it passed, CAUTION if regions only hold too much, UNKNOWN if simulations are too few, else ALARM."""
-        return Level.CAUTION if self.cautious else STATES[self.state]
+        return Level.CAUTION if self.cautious or self.tails_alone else STATES[self.state]
+
+    @property
+    def tails_alone(self) -> bool:
+        """Whether nothing is wrong but tails, which intervals of 90 % do not see."""
+        tails = [p for name, p in self.p_values.items() if name.startswith(_TAIL)]
+        others = [(p, self.gaps.get(name, 0.0)) for name, p in self.p_values.items() if not name.startswith(_TAIL)]
+        off = any(p * len(others) < _SIGNIFICANT and gap > _LARGE for p, gap in others)
+        return self.state == "not passed" and not off and any(p * len(tails) < _SIGNIFICANT for p in tails)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -163,18 +172,20 @@ def calibration_finding(said: Mapping[str, Any], posterior: str = "", *, derived
     """What a calibration says of an answer.
 
     Args:
-        said: State, reasons and whose it is ("of"), as `answer.json` has them; "cautious" where that is known.
+        said: State, reasons and whose it is ("of"), as `answer.json` has them; "cautious" and
+            "tails_alone" where they are known.
         posterior: Which posterior answered.
         derived: Whether the answer has quantities that follow from the parameters.
     """
     reasons = tuple(said.get("reasons") or (NOT_CALIBRATED,))
     state = str(said.get("state") or _state_before(said, reasons))
     wide = bool(said.get("cautious", state == "not passed" and too_wide(reasons)))
-    level = Level.CAUTION if wide else STATES.get(state, Level.UNKNOWN)
+    tails = bool(said.get("tails_alone"))
+    level = Level.CAUTION if wide or tails else STATES.get(state, Level.UNKNOWN)
     of = f"of the {said['of']} posterior: " if posterior and said.get("of") not in (None, posterior) else ""
     of = f"{of}of the parameters, from whose draws derived quantities follow: " if derived else of
     cause = Cause.FRESH if level == Level.UNKNOWN else None if level == Level.GOOD else Cause.SIMULATIONS
-    kind = "too wide" if wide else state
+    kind = "too wide" if wide else "tails" if tails else state
     return Finding("calibration", level, of + "; ".join(map(reason_of, reasons)), kind, {}, cause, Evidence.AVERAGE)
 
 
@@ -188,7 +199,11 @@ def _state_before(said: Mapping[str, Any], reasons: tuple[str, ...]) -> str:
 def is_of(said: Mapping[str, Any], calibration: Calibration) -> bool:
     """Whether what `answer.json` says of a calibration is of this one; earlier versions wrote its reasons alone."""
     known = said_of(calibration)
-    keys = ("fit", "simulations", "rows", "state", "cautious") if "simulations" in said else ("reasons", "fit")
+    keys = (
+        ("fit", "simulations", "rows", "state", "cautious", "tails_alone")
+        if "simulations" in said
+        else ("reasons", "fit")
+    )
     return all(said.get(key, known[key]) == known[key] for key in keys)
 
 
@@ -196,10 +211,8 @@ def said_of(calibration: Calibration | None) -> dict[str, Any]:
     """What `answer.json` says of a calibration."""
     if calibration is None:
         return {"state": "not checked", "passed": False, "reasons": [NOT_CALIBRATED], "of": None, "fit": None}
-    known = {
-        name: getattr(calibration, name) for name in ("state", "passed", "cautious", "of", "fit", "simulations", "rows")
-    }
-    return {**known, "reasons": list(calibration.reasons)}
+    names = ("state", "passed", "cautious", "tails_alone", "of", "fit", "simulations", "rows")
+    return {**{name: getattr(calibration, name) for name in names}, "reasons": list(calibration.reasons)}
 
 
 def findings_about(

@@ -74,9 +74,9 @@ def verdict_of(run: Run) -> Verdict:
 def _known(said: Mapping[str, Any], run: Run) -> Mapping[str, Any]:
     """What an answer says of its calibration; whether that is too wide, which earlier versions did not write."""
     found = run.calibration
-    if found is None or "cautious" in said or list(said.get("reasons") or ()) != list(found.reasons):
+    if found is None or "tails_alone" in said or list(said.get("reasons") or ()) != list(found.reasons):
         return said
-    return {**said, "cautious": found.cautious}
+    return {**said, "cautious": found.cautious, "tails_alone": found.tails_alone}
 
 
 def _observed(run: Run) -> Finding:

@@ -169,7 +169,13 @@ def test_answer_json_says_everything():
     assert data["ess"] == pytest.approx(1000)
     assert (data["log_evidence"], data["log_evidence_error"], data["pareto_k"]) == (-3.25, 0.01, 0.2)
     of = {"of": a_calibration().of, "fit": "abc", "simulations": "def", "rows": 6}
-    passed = {"state": "passed", "passed": True, "cautious": False, "reasons": ["coverage within 2 points"]}
+    passed = {
+        "state": "passed",
+        "passed": True,
+        "cautious": False,
+        "tails_alone": False,
+        "reasons": ["coverage within 2 points"],
+    }
     assert data["calibration"] == {**passed, **of}
     assert (data["verdict"], data["sentence"]) == ("good", an_answer().verdict.sentence)
     assert data["trust"] == {"p_value": 0.4, "verdict": "looks like the simulations", "level": "good"}

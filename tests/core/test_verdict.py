@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from sciinf.core.findings import Cause, Evidence, Finding, Level
-from sciinf.core.records import NOT_CALIBRATED, Trust, calibration_finding, weights_finding
+from sciinf.core.records import NOT_CALIBRATED, Calibration, Trust, calibration_finding, said_of, weights_finding
 from sciinf.core.verdict import brief, verdict_from
 from sciinf.trust.right import Kind, local_check
 
@@ -229,3 +231,17 @@ def test_levels_are_ordered_and_equal_their_text() -> None:
 @pytest.mark.parametrize("finding", [PASSED, OFF, UNLIKE, WEIGHTED, HEAVY, LOST, CONFIRMED, UNCHECKED, EDGE, MEMBERS])
 def test_a_finding_comes_back_from_json(finding) -> None:
     assert Finding.from_json(finding.to_json()) == finding
+
+
+@pytest.mark.parametrize(("p", "gap", "alone"), [(0.2, 0.01, True), (1e-6, 0.02, True), (1e-6, 0.08, False)])
+def test_tails_alone_call_for_care(p, gap, alone) -> None:
+    """A right answer was "do not rely" for a 99.9 % interval that held 99.63 %, while its 90 % intervals were right."""
+    none = np.array([])
+    tests = {"rank of a": (p, gap), "interval of a": (0.5, 0.01), "tail of a": (1e-9, 0.004)}
+    ps, gaps = ({name: pair[k] for name, pair in tests.items()} for k in (0, 1))
+    found = Calibration(
+        ("a",), none, 9, none, none, none, ps, gaps, "it", "f", "s", 0, "not passed", ("a tail is off",)
+    )
+    assert (found.tails_alone, found.level) == (alone, "caution" if alone else "alarm")
+    assert calibration_finding(said_of(found)).level == found.level
+    assert not replace(found, state="passed").tails_alone
