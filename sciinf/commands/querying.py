@@ -14,6 +14,7 @@ from sciinf import build_posterior
 from sciinf import query as ask_posterior
 from sciinf.commands import steps
 from sciinf.commands.caller import table_of
+from sciinf.commands.next_steps import next_steps
 from sciinf.commands.observations import observations, reader_options, reading
 from sciinf.commands.refine import asking
 from sciinf.commands.remembered import asked_with, options_of_run
@@ -65,4 +66,6 @@ def query_run(folder: str, observation: Sequence[str], simulator: str | None, gi
     tell_what_lacks(Path(folder), without)
     steps.report_of(out or Path(folder))
     tell(steps.json_of(answers) if given["as_json"] else table_of(answers), ANSWER)
+    for line in next_steps(answers, {}).splitlines():
+        tell(line)
     return answers

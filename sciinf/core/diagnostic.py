@@ -82,7 +82,8 @@ class Diagnostic(ABC):
     """A check of answers. To add one, put a file with a final subclass into `sciinf/trust`; nothing else is needed.
 
     What it finds stands in the answer's table, its page, its HTTP reply and its exports, and counts in its verdict; the
-    first line of the class's docstring, a question, stands in the list of checks (docs/reading_a_report.md).
+    first line of the class's docstring, a question, stands in the list of checks (docs/reading_a_report.md). A verdict
+    quotes the words of a finding up to the first semicolon or full stop. `sciinf.core` has `Cause`, `Need`, `Evidence`.
 
     Attributes:
         name: What is looked at, a word or two, as findings are called.

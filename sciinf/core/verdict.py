@@ -20,6 +20,7 @@ from typing import Any
 
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 
+FAR = "far"  # the figure of a finding that could not tell and may be far off: no weaker evidence speaks for it
 UNCHECKED = "not checked"  # the kind of a finding that nobody looked
 _LONG = 180  # characters of a clause
 _BECAUSE = {
@@ -76,6 +77,8 @@ class Verdict:
         said = any((one.evidence or 0) >= Evidence.CHECK or one.kind == UNCHECKED for one in self.because)
         if self._alone and self.level != Level.ALARM and not said:
             found.append(_ONLY[self.evidence or Evidence.AVERAGE])
+        if self.level == Level.CAUTION and self.evidence == Evidence.AVERAGE and any(map(_undecided, self.because)):
+            found.append("on average over its simulations its network is right")
         return tuple(dict.fromkeys(found))
 
     @cached_property
@@ -131,9 +134,18 @@ def _counted(finding: Finding, told: Evidence | None) -> Level:
         finding: The finding.
         told: The strongest evidence that tells whether the computation is right; None where none does.
     """
-    if finding.level == Level.UNKNOWN and (finding.evidence is None or told is not None):
+    if (
+        finding.level == Level.UNKNOWN
+        and not finding.figures.get(FAR)
+        and (finding.evidence is None or told is not None)
+    ):
         return Level.CAUTION
     return finding.level
+
+
+def _undecided(finding: Finding) -> bool:
+    """Whether stronger evidence than an average could not tell."""
+    return finding.level == Level.UNKNOWN and (finding.evidence or 0) > Evidence.AVERAGE
 
 
 def brief(words: str) -> str:

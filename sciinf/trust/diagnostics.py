@@ -48,5 +48,9 @@ def diagnose(case: Case) -> tuple[Finding, ...]:
     """The findings of all diagnostics whose needs an answer meets."""
     for one in every_diagnostic():
         if one.needs <= case.has:
-            case.found.extend(one.findings(case))
+            try:
+                case.found.extend(one.findings(case))
+            except (TypeError, AttributeError, NameError, LookupError) as error:  # of its code, not of the answer
+                what = f"{type(error).__name__}: {error}"
+                raise RuntimeError(f"the check {one.name!r} ({type(one).__module__}) failed: {what}") from error
     return tuple(case.found)

@@ -54,7 +54,7 @@ from sciinf.inference.tilted import layers
 from sciinf.inference.truncated import OutsideRegion
 from sciinf.trust.around import BUDGET, LEAST, ROWS, Around
 from sciinf.trust.plain import leading, plain_statistics, told
-from sciinf.trust.right import NAME, SHIFT, WIDTH, Kind, agree, local_check, words_of
+from sciinf.trust.right import NAME, SHIFT, WIDTH, Kind, agree, beyond, local_check, words_of
 
 _DRAWS, _WEIGHTED = 64, 32  # for each simulation, without and with weights, which take longer: more of them tell more
 _SURE = 0.01  # chance of a fault being named in an exact posterior
@@ -167,8 +167,8 @@ def _looked(
         return (), 0
     prior = posterior.prior
     if prior.mixed or prior.bijection.size != len(prior):
-        why = "it has discrete parameters" if prior.mixed else "it has parts of a whole"
-        return (local_check(Kind.UNCHECKED, f"{why}, and is not refined either"),), 0
+        kind = "discrete parameters" if prior.mixed else "parameters that are parts of a whole"
+        return (local_check(Kind.UNCHECKED, f"the local check does not know {kind}, and rounds cannot refine them"),), 0
     try:
         local = around if isinstance(around, str) else look_here(posterior, x, around, generator=generator)
     except OutsideRegion:  # data from the edge of a region of rounds, of which the network puts nothing inside
@@ -256,7 +256,8 @@ def local_finding(
         return local_check(Kind.LOST if alone else Kind.HINTED, f"{', '.join(hints)} ({among})", cause=cause)
     if not agree((moved, wider)):
         last = f"its chance error, by how far the last round moved it, is large: {words_of((moved, wider))}"
-        return local_check(Kind.UNSETTLED, f"{last} ({among})", cause=cause, way_on=way_on)
+        far = beyond((moved, wider))
+        return local_check(Kind.UNSETTLED, f"{last} ({among})", cause=cause, far=far, way_on=way_on)
     errors = _ALONE if error is None else _BESIDE
     middle = max(moved, float((local.shift.abs() + errors * local.shift_error).max()))
     width = max(math.expm1(wider), float(((local.width - 1).abs() + errors * local.width_error).max()))

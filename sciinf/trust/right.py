@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from sciinf.core.findings import Cause, Evidence, Finding, Level
-from sciinf.core.verdict import UNCHECKED
+from sciinf.core.verdict import FAR, UNCHECKED
 
 NAME = "local check"
 SHIFT, WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
@@ -49,6 +49,7 @@ def local_check(
     level: Level | None = None,
     cause: Cause | None = None,
     second: bool = False,
+    far: bool = False,
     way_on: str = "",
 ) -> Finding:
     """A finding of the local check.
@@ -59,6 +60,7 @@ def local_check(
         level: Where it is another than that of the kind.
         cause: Where it is another than that of the kind.
         second: Whether a second network was asked.
+        far: Whether it may be off by more than a right answer, so that no weaker evidence speaks for it.
         way_on: What to do, a sentence.
     """
     own, words, known = _WORDS[kind]
@@ -66,6 +68,7 @@ def local_check(
     if kind == Kind.RIGHT:
         evidence = Evidence.NETWORK if second else Evidence.ROUNDS
     figures: dict[str, Any] = {"details": details} | ({"second": True} if second else {})
+    figures |= {FAR: True} if far else {}
     words = f"{words}: {details}" + (f". {way_on}" if way_on else "")
     return Finding(NAME, level or own, words, kind, figures, cause or known, evidence)
 

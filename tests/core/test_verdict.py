@@ -33,6 +33,7 @@ UNSEEN, LOST, HINTED, UNTOLD, UNSETTLED, WRONG, UNCHECKED = (
     local_check(kind, "some figures")
     for kind in (Kind.UNSEEN, Kind.LOST, Kind.HINTED, Kind.UNTOLD, Kind.UNSETTLED, Kind.WRONG, Kind.UNCHECKED)
 )
+FAR = local_check(Kind.UNSETTLED, "its chance error is large", far=True)
 CONFIRMED, SETTLED = (local_check(Kind.RIGHT, "some figures", second=second) for second in (True, False))
 EDGE = Finding("prior bounds", Level.CAUTION, "the posterior is at the edge of the prior", cause=Cause.PRIOR)
 STRANGE = Finding("strange data", Level.ALARM, "one number is 9 sds too high", cause=Cause.DATA)
@@ -72,6 +73,7 @@ MEMBERS = Finding("ensemble", Level.CAUTION, "its members differ", "", {}, Cause
         # Where the strongest cannot tell, the next counts as well.
         ((PASSED, LIKE, UNSETTLED), "caution", Evidence.AVERAGE, (UNSETTLED,), ()),
         ((PASSED, LIKE, UNTOLD), "caution", Evidence.AVERAGE, (UNTOLD,), ()),
+        ((PASSED, LIKE, FAR), "unknown", Evidence.AVERAGE, (FAR,), ()),
         ((OFF, LIKE, UNSETTLED), "alarm", Evidence.AVERAGE, (OFF,), ()),
         ((WIDE, LIKE, UNTOLD), "caution", Evidence.AVERAGE, (UNTOLD, WIDE), ()),
         ((NEVER, LIKE, UNTOLD), "unknown", None, (UNTOLD, NEVER), ()),
@@ -138,7 +140,8 @@ def test_what_is_found_of_data_or_draws_makes_no_verdict_better(known, worse) ->
         ((PASSED, UNLIKE), "Do not rely on this answer: alarm data."),
         (
             (PASSED, LIKE, UNSETTLED),
-            "Rely with care on this answer: cannot be told whether it is right at this observation: some figures.",
+            "Rely with care on this answer: cannot be told whether it is right at this observation: some figures; on "
+            "average over its simulations its network is right.",
         ),
         (
             (FEW_FRESH, LIKE, UNSETTLED),
