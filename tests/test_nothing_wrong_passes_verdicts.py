@@ -118,7 +118,7 @@ def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(
 @briefly_trained()
 def test_infer_goes_on_with_more_to_train_on_where_an_error_is_seen(tmp_path: Path) -> None:
     _, err, _ = infer(tmp_path, EXACT, "x\n0.3\n", "-n", 100, "--calibration", 300, "--until-calibrated", "--most", 300)
-    assert "calibration WARNING: " in err
+    assert "calibration caution: " in err, "tails alone"
     assert "going on with 200 simulations to train on and 300 fresh ones" in err
 
 
