@@ -83,9 +83,9 @@ def trained(scratch: Path, options: Any) -> Path:
 
 
 @contextlib.contextmanager
-def served(run: Path) -> Iterator[str]:
-    """The address of a service, which ends with it."""
-    words = [sys.executable, "-m", "sciinf.cli", "serve", str(run), "--port", "0", "--without-simulator"]
+def served(run: Path, *options: str) -> Iterator[str]:
+    """The address of a service of a run, with options of `sciinf serve`; the service ends when it is left."""
+    words = [sys.executable, "-m", "sciinf.cli", "serve", str(run), "--port", "0", *options]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         url = (process.stdout.readline() if process.stdout else "").rpartition(" ")[2].strip()
@@ -131,7 +131,7 @@ def answers(options: Any, scratch: Path) -> tuple[Rows, Rows]:
             check(f"time of fused over lone, {size:,} draws", together / alone, 1 / 3 if size == 200 else 1.0)
         )
     clients, seconds = (50, 10.0) if options.quick else (200, 60.0)
-    with served(run) as url:
+    with served(run, "--without-simulator") as url:
         asked = [post(url, ASK, body) for body in questions(data, 400, 200, options.seed)]
         asyncio.run(load(url, asked, 8, 2.0))
         for many in (1, clients):
@@ -188,7 +188,7 @@ def waiting(options: Any, scratch: Path) -> tuple[Rows, Rows]:
 def killed(options: Any, scratch: Path) -> tuple[Rows, Rows]:
     """Workers that are killed while many ask."""
     kills, clients = (2, 20) if options.quick else (10, 200)
-    with served(trained(scratch, options)) as url:
+    with served(trained(scratch, options), "--without-simulator") as url:
         asked = [post(url, ASK, body) for body in questions(data, 400, 200, options.seed)]
 
         async def disturbed() -> Any:
@@ -224,7 +224,7 @@ def fuzzed(options: Any, scratch: Path) -> tuple[Rows, Rows]:
     count, rng = (500 if options.quick else 10_000), random.Random(options.seed)
     good, broken = questions(data, 1, 20, 0)[0], 0
     statuses: dict[int, int] = {}
-    with served(trained(scratch, options)) as url:
+    with served(trained(scratch, options), "--without-simulator") as url:
 
         async def send() -> None:
             nonlocal broken

@@ -6,27 +6,24 @@ and each format of the exports. The sentence must be there, unchanged, and the l
 
 from __future__ import annotations
 
-import contextlib
 import html
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 import torch
 from reporting import Rows
+from serve import served
 from verdict_models import Model
 from verdict_runs import INFERRED, PLAIN
 
@@ -37,7 +34,6 @@ LEVEL, SENTENCE = "verdict", "sentence"
 """Keys of the exports and of the service."""
 _HEADLINE = re.compile(r'<section class="verdict[^"]*"[^>]*>\s*<p class="headline">(.*?)</p>', re.DOTALL)
 _FITS = {LEVEL: "VERDICT", SENTENCE: "SENTENCE"}
-_PATIENCE = 120.0  # seconds until a service is alive
 
 Shown = tuple[str | None, str | None]
 """Level and sentence that a surface shows; None where a surface has no place for it, "" where it is missing."""
@@ -85,7 +81,7 @@ def _all_shown(
     for name in (INFERRED[0],) if simulator.log_likelihood else (INFERRED[0], PLAIN[0]):
         said = _commanded(run, folder / f"{name}.npz")
         shown[name]["command"] = None, _within(said, answers[name].verdict.sentence)
-    with _service(run) as url:
+    with served(run) as url:
         for name in INFERRED if simulator.log_likelihood else answers:
             values = {key: value.tolist() for key, value in simulator.observe(folder / f"{name}.npz").items()}
             shown[name]["service"] = _asked(url, {"x": values, "name": name})
@@ -181,26 +177,6 @@ def _commanded(run: Path, observation: Path) -> str:
     words = [sys.executable, "-W", "ignore", "-m", "sciinf.cli", "query", str(run), "--observation", str(observation)]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     return (ended.stdout or ended.stderr).strip().partition("\n")[0]
-
-
-@contextlib.contextmanager
-def _service(run: Path) -> Iterator[str]:
-    """The address of a service of a run, which ends with it."""
-    words = [sys.executable, "-W", "ignore", "-m", "sciinf.cli", "serve", str(run), "--port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
-    try:
-        url = (process.stdout.readline() if process.stdout else "").rpartition(" ")[2].strip()
-        until = time.monotonic() + _PATIENCE
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(f"{url}/health") as response:
-                if json.load(response)["alive"]:
-                    break
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
 
 
 def _asked(url: str, question: dict[str, Any]) -> Shown:

@@ -112,7 +112,9 @@ def query(
         answer = replace(answer, name=folder.name)
         if beside is None:
             _tell_lost(folder)
-        _save_over(folder, answer, {"inputs": inputs, "question": _asked(asked), "seconds": time.monotonic() - started})
+        _save_over(
+            folder, answer, {"inputs": inputs, "question": _record_of(asked), "seconds": time.monotonic() - started}
+        )
     return _with_beside(answer, others, folder) if others else answer
 
 
@@ -296,8 +298,8 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _asked(question: Question) -> dict[str, Any]:
-    """What was asked, of which network, so that a service can tell the same question."""
+def _record_of(question: Question) -> dict[str, Any]:
+    """Level, draws, seed, reading of failures and network of a question, by which a service knows it again."""
     wanted = question.wanted
     known = {"level": wanted.level, "draws": wanted.draws, "seed": wanted.seed, "failures": wanted.failures}
     return {**known, "fit": layers(question.posterior)[-1].digest}

@@ -64,8 +64,9 @@ def write_report(
             that is to stand beside it has no parameter of the same name, or one in another unit.
     """
     folder = Path(folder)
+    newest = newest_answers(folder)
     for name, place in answer_folders(folder).items():
-        if newest_answers(folder)[name] != place and name in (names or [name]):
+        if newest[name] != place and name in (names or [name]):
             _written(read_runs(folder, [name], replaced=True), place, truth, None)
     return _written(read_runs(folder, names), folder, truth, beside)
 

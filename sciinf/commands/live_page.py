@@ -20,8 +20,8 @@ from sciinf.commands.caller import Caller
 from sciinf.commands.errors import ended_by
 from sciinf.core.files import write_bytes
 from sciinf.engine.progress import Listener, Reached
-from sciinf.figures.progress_page import Course, Stage, progress_page
-from sciinf.storage.answers import answer_folders
+from sciinf.figures.progress_page import Course, Stage, is_progress, progress_page
+from sciinf.storage.answers import answer_folders, newest_answers
 
 _EVERY, _SELDOM = 2.0, 10.0  # seconds between two pages at least: without an answer, and with one, which is large
 _SHARE = 0.01  # of the time, at most, goes into pages
@@ -52,7 +52,7 @@ class LivePage(Listener):
     def __enter__(self) -> LivePage:
         if self._earlier:
             self._report = _earlier_answers(self.file.parent)
-        self._caller.say(f"page         {self.file} says how far it is, and becomes the report")
+        self._caller.say(f"page         {self.file} shows how far the run is, and becomes its report")
         self._thread.start()
         return self
 
@@ -132,10 +132,18 @@ class LivePage(Listener):
 
 
 def _earlier_answers(folder: Path) -> str:
-    """The page of the answers that a run folder holds before its run goes on; "" if it cannot be made."""
+    """The page of the answers that a run folder holds before its run goes on; "" if it cannot be made.
+
+    The one in the folder is taken where it is a report, and not older than its answers.
+    """
     from sciinf import write_report
 
+    page, answers = folder / "report.html", newest_answers(folder).values()
     try:
+        made = page.stat().st_mtime_ns if page.is_file() else 0
+        if all((one / "answer.json").stat().st_mtime_ns <= made for one in answers):
+            if not is_progress(found := page.read_text()):
+                return found
         return write_report(folder).read_text()
     except (OSError, ValueError, KeyError, TypeError):
         return ""

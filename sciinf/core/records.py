@@ -308,7 +308,7 @@ class Trust:
     Args:
         p_value: Probability, for an observation from the simulator and its prior, of being at least this unusual;
             None where there is nothing to compare with.
-        words: The same in words.
+        words: What the comparison found, in words.
         level: GOOD; CAUTION, it is unusual; ALARM, do not use the answer; or UNKNOWN where there are no, or too few,
             fresh simulations to tell.
         where: Which of its numbers are strange given the others, the strangest first; empty where none is, or none was

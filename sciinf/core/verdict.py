@@ -21,7 +21,7 @@ from typing import Any
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 
 FAR = "far"  # the figure of a finding that could not tell and may be far off: no weaker evidence speaks for it
-UNCHECKED = "not checked"  # the kind of a finding that nobody looked
+UNCHECKED = "not checked"  # the kind of a finding of a check that was not made
 _LONG = 180  # characters of a clause
 _BECAUSE = {
     Evidence.NETWORK: "a second network, trained around this observation, gives the same answer",
@@ -63,7 +63,8 @@ class Verdict:
     @cached_property
     def causes(self) -> tuple[Cause, ...]:
         """What has to change, each once, the gravest first; empty where nothing has."""
-        open_too = [one for one in self.findings if one.evidence and one.level != Level.GOOD and one not in self.weaker]
+        open_too = [one for one in self.findings if one.evidence and one.level != Level.GOOD]
+        open_too = [one for one in open_too if not self.is_weaker(one)]
         found = [one.cause for one in (*self.because, *open_too) if one.cause is not None]
         found += [Cause.AROUND] if self._alone and self.level in (Level.CAUTION, Level.UNKNOWN) else []
         return tuple(dict.fromkeys(found))

@@ -19,6 +19,7 @@ PLANNED = ("look first", "simulate", "train", "calibrate", "answer")
 RENEWED, READ = 5, 30  # seconds after which a browser asks again: for news, and where somebody reads an answer
 _WIDE, _HIGH = 600, 160  # of the losses' drawing, which is stretched to the page
 _POINTS = 300
+_PROGRESS = "progress"  # the identifier of the part that says how far a run is
 _COLUMNS = ("epoch", "train_loss", "validation_loss")
 
 
@@ -74,6 +75,11 @@ def progress_page(course: Course, report: str = "") -> str:
     return _renewed(whole, "", 0 if course.stopped else RENEWED)
 
 
+def is_progress(html: str) -> bool:
+    """Whether a page shows how far a run is, and is no report alone."""
+    return f'id="{_PROGRESS}"' in html
+
+
 def _renewed(html: str, first: str, seconds: int) -> str:
     """A page that a browser asks for again, unless after 0 seconds, with markup before all others."""
     again = f'<meta http-equiv="refresh" content="{seconds}">\n<meta charset' if seconds else "<meta charset"
@@ -95,7 +101,7 @@ def _head(course: Course, answered: bool) -> str:
     below = " The answer below is the one that stood before this stage." if answered else ""
     kind = " amber" if course.stopped else ""
     return (
-        f'<section class="verdict{kind}" id="progress" aria-label="Progress"><p class="headline">{escape(words)}</p>'
+        f'<section class="verdict{kind}" id="{_PROGRESS}" aria-label="Progress"><p class="headline">{escape(words)}</p>'
         f'<p class="next">{line}{below}</p></section>'
     )
 

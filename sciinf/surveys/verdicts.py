@@ -21,7 +21,7 @@ LEVELS: tuple[str, ...] = (*map(str, Level), "none")
 """What the numbers in the columns `trust` and `checks` mean, the worst last; "none" of a row without data or answer."""
 NEEDED = ("trust", "checks", "ess", "pareto_k")
 """The columns that a verdict follows from."""
-_ROW = "its own checks found nothing"
+_ROW = "the checks of this row found no fault"
 
 
 @final
@@ -46,7 +46,7 @@ class RowVerdicts:
             checks: The worst level of its findings.
             ess: Effective sample size.
             k: Pareto's k; None without weights.
-            words: Its findings.
+            words: The findings about the row that are not good.
         """
         seen = Finding("trust", Level(trust), f"its data are {_LIKE[Level(trust)]}")
         checked = [*self._of_all, Finding("checks", Level(checks), words)]

@@ -235,7 +235,7 @@ def local_finding(
     for d, name in enumerate(names):
         off, wide, unused = float(local.shift[d]), float(local.width[d]), float(local.unused[d])
         if abs(off) > max(sure * float(local.shift_error[d]), SHIFT):
-            faults.append(f"{name} is too {'low' if off > 0 else 'high'} by {abs(off):.2g} of its sds")
+            faults.append(f"{name} is too {'low' if off > 0 else 'high'} by {abs(off):.2g} posterior sds")
         if abs(wide - 1) > max(sure * float(local.width_error[d]), WIDTH):
             faults.append(f"the sd of {name} should be {wide:.2g} times as large{' or more' if wide > _MOST else ''}")
         if local.p[d] < level and unused > _UNUSED:

@@ -71,7 +71,7 @@ def test_a_run_that_is_interrupted_in_training_says_so(tmp_path: Path, monkeypat
     with watched(file, stop) as pages:
         result = call("infer", tmp_path / "line.py", *words)
     assert result.code == 130, result.err
-    assert f"page         {file} says" in result.err.splitlines()[0]
+    assert f"page         {file} shows" in result.err.splitlines()[0]
     assert headline(pages[0]) == "Running: look first"
     assert all(RENEWS in one and "If that is long ago" in one for one in pages if "Running" in headline(one))
     last = file.read_text()

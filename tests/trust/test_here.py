@@ -355,13 +355,15 @@ def test_an_sd_of_draws_where_no_simulation_lies_is_not_called_right():
 
 
 def test_the_sd_of_light_tails_is_what_their_interval_tells():
-    draws = torch.randn(100_000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = torch.randn(100_000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     draws[:, 1] = draws[:, 1].sign() * draws[:, 1].square()  # quartic tails in the exponent's root
     draws[:, 2] = torch.where(torch.arange(100_000) < 1_000, 10 * draws[:, 2], draws[:, 2])
-    normal, heavy, strays = heaviness(draws).tolist()
+    draws[:, 3] = 0.1 * draws[:, 3] + 6 * (torch.arange(100_000) < 50_000)  # two narrow modes
+    normal, heavy, strays, modes = heaviness(draws).tolist()
     assert normal == pytest.approx(1.0, abs=0.01)
     assert heavy == pytest.approx(3**0.5 / 1.6449, abs=0.03)  # E z^4 = 3, and 1.645^2 is the square's quantile
     assert strays == pytest.approx((0.99 + 1.0) ** 0.5, abs=0.08)
+    assert modes == pytest.approx(0.7895, abs=0.01), "no draw lies far out"
 
 
 def test_a_width_is_given_in_sds_of_the_posterior():
