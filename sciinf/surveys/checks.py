@@ -49,11 +49,11 @@ class RowChecks:
 
     @cached_property
     def of_all(self) -> tuple[Finding, ...]:
-        """Findings that are the same for all rows without weights."""
+        """Findings that are the same for all rows, as long as no weights make draws worth less."""
         prior = self.judge.posterior.prior
         zeros = torch.zeros(self.draws, dtype=torch.float64)
         some = Draws(prior.names, prior.units, torch.zeros(self.draws, len(prior)), zeros)
-        same = {"few draws", "tails"} if self._by_row else {"few draws", "tails", "failures"}
+        same = {"few draws", "tails", "predictive"} | (set() if self._by_row else {"failures"})
         case = self.judge.case(some, self.level, self.failures)
         return tuple(one for each in every_diagnostic() if each.name in same for one in each.findings(case))
 

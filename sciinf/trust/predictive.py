@@ -36,6 +36,8 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Batch, Case, Cause, Diagnostic, Finding, Level, Need, Posterior, X
+from sciinf.core.verdict import UNCHECKED
+from sciinf.inference.tilted import by_likelihood
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.timed import seen_only
 from sciinf.trust.views import conformal_p
@@ -44,6 +46,14 @@ NAME = "predictive"
 _ALARM, _UNUSUAL = 0.01, 0.05
 _FITTED = 80  # rows that give the axes; three times 1 / (1 + the rest of 400), one for each view, is below an alarm's p
 _LEAST = 200  # rows: fewer tell alarms in two views at once from chance, at best
+_NOT_COMPARED = Finding(
+    NAME,
+    Level.UNKNOWN,
+    "the observation was not compared with data simulated from its posterior; ask with the simulator",
+    UNCHECKED,
+    cause=Cause.AROUND,
+)
+"""Of answers by a likelihood, which nothing else says to be unchecked: a right posterior of a wrong model."""
 
 
 def check_predictive(posterior: Posterior, x: X, simulated: Mapping[str, np.ndarray | Tensor]) -> tuple[Finding, ...]:
@@ -126,7 +136,9 @@ def _distances(rows: Tensor, seen: Tensor, least: float) -> Tensor:
 class Predictive(Diagnostic):
     """Do the data look like data simulated from the posterior?"""
 
-    name, cause, needs = NAME, Cause.SCALE, frozenset({Need.PREDICTIONS})
+    name, cause = NAME, Cause.SCALE
 
     def __call__(self, case: Case) -> Sequence[Finding]:
-        return check_predictive(case.posterior, case.x, case.predicted)
+        if Need.PREDICTIONS in case.has:
+            return check_predictive(case.posterior, case.x, case.predicted)
+        return (_NOT_COMPARED,) if by_likelihood(case.posterior) else ()

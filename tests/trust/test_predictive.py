@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf.core import Draws, Observable, Posterior, Prior, X
-from sciinf.trust.predictive import check_predictive, predictive_p
+from sciinf.core import Case, Draws, Level, Observable, Posterior, Prior, Simulator, X
+from sciinf.core.verdict import UNCHECKED, verdict_from
+from sciinf.inference.reweighted import Reweighted
+from sciinf.trust.predictive import Predictive, check_predictive, predictive_p
 
 N = 20
 
@@ -19,6 +21,7 @@ class Exact(Posterior):
     def __init__(self, strength: float) -> None:
         self.prior = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
         self.observables = {"x": Observable((N,), "", dims=("time",))}
+        self.name, self.digest, self.trained_on = "exact", "exact", frozenset()
         self.generator = torch.Generator().manual_seed(0)
         self.design = strength * self.noise(N, 2)
         self.covariance = torch.linalg.inv(torch.eye(2) + self.design.T @ self.design)
@@ -41,6 +44,19 @@ class Exact(Posterior):
 
     def log_prob_batched(self, theta: Tensor, x: X) -> Tensor:
         raise NotImplementedError
+
+
+class Straight(Simulator):
+    """What an exact posterior belongs to, with its likelihood."""
+
+    def __init__(self, model: Exact) -> None:
+        self.name, self.prior, self.observables, self.model = "straight", model.prior, model.observables, model
+
+    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
+        return {"x": theta @ self.model.design.T + torch.randn(len(theta), N, generator=generator)}
+
+    def log_likelihood(self, theta: Tensor, x: X) -> Tensor:
+        return td.Normal(theta @ self.model.design.T, 1.0).log_prob(x["x"]).sum(-1)
 
 
 @pytest.mark.slow
@@ -94,3 +110,18 @@ def test_an_observable_of_one_number() -> None:
     (check,) = check_predictive(model, x, rows)
     assert check.level == "alarm"
     assert "'y' most, by up to" in check.words
+
+
+def test_an_answer_by_a_likelihood_is_unchecked_until_data_are_simulated_from_it() -> None:
+    model = Exact(1.0)
+    simulator = Straight(model)
+    x = {"x": (model.design @ model.noise(2))[None]}
+    draws = Draws(model.prior.names, ("", ""), torch.zeros(9, 2), torch.zeros(9, dtype=torch.float64))
+    weighted = Reweighted(model, simulator)
+    (unchecked,) = Predictive().findings(Case(weighted, draws, 0.9, x=x))
+    assert (unchecked.level, unchecked.kind) == (Level.UNKNOWN, UNCHECKED)
+    assert verdict_from([unchecked]).level == Level.UNKNOWN
+    assert Predictive().findings(Case(model, draws, 0.9, x=x)) == []
+    rows = {"x": model.predicted(x["x"][0])}
+    (checked,) = Predictive().findings(Case(weighted, draws, 0.9, x=x, simulator=simulator, predicted=rows))
+    assert checked.level == Level.GOOD
