@@ -25,6 +25,7 @@ def test_a_query_ends_with_4_where_the_verdict_is_do_not_rely(run: Path, tmp_pat
     assert strict.out == plain.out
 
 
+@pytest.mark.slow
 def test_a_survey_does_where_a_row_is_not_to_be_relied_on(run: Path, tmp_path: Path) -> None:
     (tmp_path / "odd.csv").write_text(ODD)
     store = run / "calibration_simulations"
