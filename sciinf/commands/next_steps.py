@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sciinf.core.findings import Cause, Level
+from sciinf.core.findings import Cause
 
 if TYPE_CHECKING:
     from sciinf.core import Answer
@@ -37,5 +37,5 @@ def _wanted(answer: Answer) -> tuple[Cause, ...]:
     A network that sees data from around one observation alone has less to keep in its summary. So simulations there
     are a way out where a summary loses something, too.
     """
-    causes = answer.verdict.causes if answer.verdict.level != Level.GOOD else ()
+    causes = answer.verdict.causes
     return causes if Cause.SUMMARY not in causes or Cause.AROUND in causes else (*causes, Cause.AROUND)
