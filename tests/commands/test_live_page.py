@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -203,6 +205,23 @@ def test_earlier_answers_stand_below_the_progress_of_a_run_that_goes_on(line: Pa
     html = shown.file.read_text()
     assert (headline(html), RENEWS in html) == ("Stopped in the stage “simulate”: it was interrupted.", False)
     assert html.count('id="verdict"') == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "newer", "taken"),
+    [(REPORT, True, True), (REPORT, False, False), ('<p id="progress">Running: train', True, False)],
+)
+def test_the_report_of_earlier_answers_is_made_anew_unless_it_is_theirs(
+    line: Path, tmp_path: Path, before: str, newer: bool, taken: bool
+) -> None:
+    run = Path(shutil.copytree(line / "run", tmp_path / "run"))
+    (run / "report.html").write_text(before)
+    made = max(file.stat().st_mtime for file in run.glob("answers/*/answer.json")) + (1 if newer else -1)
+    os.utime(run / "report.html", (made, made))
+    with live(run) as shown:
+        stage("simulate")
+        html = shown.file.read_text()
+    assert ("all is well" in html, "Data and prediction" in html) == (taken, not taken)
 
 
 def test_earlier_answers_that_cannot_be_shown_are_named(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
