@@ -107,12 +107,6 @@ class Tokens:
         return known[pattern], torch.where(term[pattern] >= 0, values, torch.zeros_like(values))
 
 
-def symbols_of(tokens: Int[Tensor, " token"], values: Float[Tensor, " token"]) -> list[str | float]:
-    """One equation of those that `Tokens` made."""
-    pairs = zip(tokens.tolist(), values.tolist(), strict=True)
-    return [value if SYMBOLS[token] == NUMBER else SYMBOLS[token] for token, value in pairs if token]
-
-
 def _tree(term: Term) -> list[str]:
     derived = [f"d{term.order}", "u"] if term.order else ["u"]
     return derived if term.power == 1 else ["*", "u", *derived]

@@ -18,8 +18,6 @@ from typing import Any, final
 from sciinf.core.files import shown
 from sciinf.storage.folder import Folder
 
-_PIECE = 2**20
-
 
 @dataclass(frozen=True)
 class Place:

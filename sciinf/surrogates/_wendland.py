@@ -30,7 +30,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 SMOOTHNESS = (2, 4)
-GAUSS = 3  # points of a panel
 _PLACES = ((1 - math.sqrt(0.6)) / 2, 0.5, (1 + math.sqrt(0.6)) / 2)
 _WEIGHTS = (5 / 18, 8 / 18, 5 / 18)
 

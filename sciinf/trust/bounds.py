@@ -66,11 +66,6 @@ class Bounds:
         return _said(leans, _far(self.prior, self.drawn, draws, [of for of in leans if of in self.prior.names]))
 
 
-def check_bounds(prior: Prior, draws: Draws) -> tuple[Finding, ...]:
-    """The finding of `Bounds` about one answer."""
-    return Bounds(prior).check(draws)
-
-
 def _said(leans: Mapping[str, str], far: Sequence[str]) -> tuple[Finding, ...]:
     """What leans on a bound, and which medians lie far out, as one finding."""
     if not leans and not far:

@@ -13,7 +13,7 @@ from simulators.test_contract import FOLDER, generator, loaded
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable
 from sciinf.core.proposal import Proposal
-from sciinf.dynamics.equation_symbols import Tokens, read, symbols_of, written
+from sciinf.dynamics.equation_symbols import NUMBER, SYMBOLS, Tokens, read, written
 from sciinf.dynamics.equation_terms import NAMES, TERMS, Families
 from sciinf.nets.ring_transformer import RingLayer, patches
 from sciinf.surrogates import Emulator
@@ -101,6 +101,12 @@ def test_an_equation_is_written_as_it_is_read():
     ):
         with pytest.raises(ValueError, match=says):
             read(wrong)
+
+
+def symbols_of(tokens: torch.Tensor, values: torch.Tensor) -> list[str | float]:
+    """One equation of those that `Tokens` made."""
+    pairs = zip(tokens.tolist(), values.tolist(), strict=True)
+    return [value if SYMBOLS[token] == NUMBER else SYMBOLS[token] for token, value in pairs if token]
 
 
 def test_tokens_of_every_family_are_read_back_to_the_equation():

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Draws, Finding, LogUniform, Ordered, Prior, Simplex, Truncated
-from sciinf.trust.bounds import check_bounds, leaning
+from sciinf.trust.bounds import Bounds, leaning
 
 MASS = Prior(mass=(td.Uniform(20.0, 45.0), "Msun"))
 N = 2_000
@@ -23,7 +23,7 @@ def posterior(seen: float, sd: float) -> Tensor:
 
 def found(theta: Tensor, prior: Prior = MASS) -> Finding:
     draws = Draws(prior.names, prior.units, theta, torch.zeros(len(theta)))
-    return check_bounds(prior, draws)[0]
+    return Bounds(prior).check(draws)[0]
 
 
 @pytest.mark.parametrize("sd", [0.2, 0.5, 0.8])
@@ -81,8 +81,8 @@ def test_joint_laws_have_outer_bounds() -> None:
 def test_weights_count() -> None:
     theta = torch.cat([posterior(18.0, 0.5), posterior(30.0, 0.5)])
     light = torch.cat([torch.full((N,), -20.0), torch.zeros(N)])
-    assert check_bounds(MASS, Draws(("mass",), ("Msun",), theta, light))[0].level == "good"
-    assert check_bounds(MASS, Draws(("mass",), ("Msun",), theta, -light - 20.0))[0].level == "caution"
+    assert Bounds(MASS).check(Draws(("mass",), ("Msun",), theta, light))[0].level == "good"
+    assert Bounds(MASS).check(Draws(("mass",), ("Msun",), theta, -light - 20.0))[0].level == "caution"
 
 
 def test_unbounded_priors_are_looked_at_too() -> None:

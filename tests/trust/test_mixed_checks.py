@@ -15,7 +15,7 @@ from sciinf.core import Choice, Counts, Draws, Each, Only, Prior, Uniform, X
 from sciinf.core.categories import categories_of
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.reweighted import Reweighted
-from sciinf.trust.bounds import check_bounds
+from sciinf.trust.bounds import Bounds
 from sciinf.trust.compared import check_compared
 from sciinf.trust.failures import examine, judge
 from sciinf.trust.members import network_share
@@ -35,22 +35,22 @@ PRIOR = Prior(model=Choice("a", "b"), rate=(Uniform(0.0, 1.0), "1/s"), size=Only
 
 def test_bounds_are_looked_at_in_draws_that_have_the_parameter() -> None:
     theta = PRIOR.sample(4_000, generator=seeded())
-    assert check_bounds(PRIOR, draws_of(PRIOR, theta))[0].level == "good"
+    assert Bounds(PRIOR).check(draws_of(PRIOR, theta))[0].level == "good"
     leaning = theta.clone()  # a normal law whose peak lies beyond the upper bound
     b = theta[:, 0] == 1
     leaning[b, 2] = 1 - 0.004 * torch.rand(int(b.sum()), generator=seeded(1)).square()
-    words = check_bounds(PRIOR, draws_of(PRIOR, leaning))[0].words
+    words = Bounds(PRIOR).check(draws_of(PRIOR, leaning))[0].words
     assert "the posterior of size lies within the last 1%" in words or "the median of size" in words
     assert "rate" not in words
     assert "model" not in words
     rare = leaning.clone()  # in one of a hundred draws nothing is said of it
     rare[40:, 0], rare[40:, 2] = 0.0, math.nan
-    assert check_bounds(PRIOR, draws_of(PRIOR, rare))[0].level == "good"
+    assert Bounds(PRIOR).check(draws_of(PRIOR, rare))[0].level == "good"
 
 
 def test_bounds_of_those_in_order_are_none() -> None:
     prior = Prior(k=Counts(1, 2), t=Each("k", Uniform(0.0, 1.0), increasing=True))
-    found = check_bounds(prior, draws_of(prior, prior.sample(4_000, generator=seeded(2))))
+    found = Bounds(prior).check(draws_of(prior, prior.sample(4_000, generator=seeded(2))))
     assert [one.level for one in found] == ["good"]
 
 
