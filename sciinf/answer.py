@@ -14,19 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from sciinf.calibration import load_calibration
-from sciinf.core import (
-    Answer,
-    Calibration,
-    Finding,
-    Posterior,
-    Prior,
-    Simulator,
-    Trust,
-)
-from sciinf.core.beside import Beside, as_beside, check_units
+from sciinf.core import Answer, Calibration, Posterior, Simulator, Trust
+from sciinf.core.beside import as_beside, check_units
 from sciinf.core.derived import with_derived
 from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
-from sciinf.core.estimates import disagreement, estimate_from_json
+from sciinf.core.estimates import disagreement
 from sciinf.core.files import local_path, read_json, write_json
 from sciinf.core.paths import Paths
 from sciinf.core.records import is_of
@@ -232,32 +224,20 @@ def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
     for file_name, expected in data.get("sha256", {}).items():
         if not (folder / file_name).is_file() or _sha256(folder / file_name) != expected:
             raise ValueError(f"{folder / file_name} is damaged, missing or not of the answer in answer.json; ask again")
-    draws = read_draws_h5(folder / "draws.h5")
-    parameters = {n: estimate_from_json(e) for n, e in data["parameters"].items()}
-    if differing := disagreement(parameters, draws):
-        raise ValueError(f"{folder / 'answer.json'} is not of the draws in draws.h5: {differing}; ask again")
     predicted = read_predictive(folder / "predictive.h5")
-    return Answer(
-        parameters=parameters,
-        draws=draws,
-        calibration=calibration,
-        trust=Trust.from_json(data["trust"]),
+    found = Answer.from_json(
+        data,
+        read_draws_h5(folder / "draws.h5"),
+        calibration,
         observation=predicted.observation,
         predictive=predicted.predictive,
         predicted_from=predicted.theta,
-        amortised={n: estimate_from_json(e) for n, e in data.get("amortised", {}).items()},
-        posterior=data.get("posterior", ""),
-        scope=data.get("scope", ""),
-        checks=tuple(Finding.from_json(check) for check in data.get("checks", ())),
-        read=tuple(data.get("read", ())),
-        name=data.get("observation", {}).get("name", ""),
-        files=data.get("observation", {}).get("files", {}),
-        region=tuple(data["region"]) if data.get("region") else None,
         observables=predicted.observables,
-        prior=Prior.from_json(data["prior"]) if data.get("prior") else None,
         paths=read_paths(folder / "paths.h5") if "paths.h5" in data.get("sha256", {}) else Paths(),
-        beside={label: Beside.from_json(other) for label, other in data.get("beside", {}).items()},
     )
+    if differing := disagreement(found.parameters, found.draws):
+        raise ValueError(f"{folder / 'answer.json'} is not of the draws in draws.h5: {differing}; ask again")
+    return found
 
 
 def _one_answer(folder: Path, name: str | None) -> Path:

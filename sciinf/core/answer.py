@@ -13,6 +13,7 @@ from sciinf.core.beside import HEAD, Beside
 from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
 from sciinf.core.estimate import Corrected, Estimate, Estimates
+from sciinf.core.estimates import estimate_from_json
 from sciinf.core.findings import Finding, Level
 from sciinf.core.paths import Paths
 from sciinf.core.prior import Prior
@@ -152,6 +153,38 @@ class Answer:
             **({"prior": self.prior.to_json()} if self.prior else {}),
             **({"beside": {name: other.to_json() for name, other in self.beside.items()}} if self.beside else {}),
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], draws: Draws, calibration: Calibration | None, **kept: Any) -> Answer:
+        """The answer of the content of `answer.json`, which an earlier version may have written.
+
+        Args:
+            data: As `to_json` gives it.
+            draws: Its draws.
+            calibration: What it was given with.
+            **kept: Fields of `Answer` that `answer.json` has not: observation, predictive, observables, paths.
+
+        Raises:
+            KeyError: If a part is missing.
+            ValueError: If a part makes no sense.
+        """
+        return cls(
+            {name: estimate_from_json(e) for name, e in data["parameters"].items()},
+            draws,
+            calibration,
+            Trust.from_json(data["trust"]),
+            amortised={name: estimate_from_json(e) for name, e in data.get("amortised", {}).items()},
+            posterior=data.get("posterior", ""),
+            scope=data.get("scope", ""),
+            checks=tuple(Finding.from_json(check) for check in data.get("checks", ())),
+            read=tuple(data.get("read", ())),
+            name=data.get("observation", {}).get("name", ""),
+            files=data.get("observation", {}).get("files", {}),
+            region=tuple(data["region"]) if data.get("region") else None,
+            prior=Prior.from_json(data["prior"]) if data.get("prior") else None,
+            beside={label: Beside.from_json(other) for label, other in data.get("beside", {}).items()},
+            **kept,
+        )
 
     def table(self) -> str:
         """The answer as lines of text: the verdict, a line for each parameter or derived quantity, then what was found.

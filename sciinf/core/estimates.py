@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sciinf.core.answer import Corrected, Estimate
 from sciinf.core.draws import Draws
+from sciinf.core.estimate import Corrected, Estimate
 from sciinf.core.probabilities import Probabilities, probabilities_of
 
 _ROUNDING = 1e-6  # of a sum over draws, on another machine

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sciinf.core import Answer, Calibration, Draws, Finding, Observable, Prior, Trust
+from sciinf.core import Answer, Calibration, Draws, Observable
 from sciinf.core.categories import Categories
-from sciinf.core.estimates import estimate_from_json
 from sciinf.core.files import finite_json
 
 MEDIA = "application/x-sciinf-answer"
@@ -96,22 +95,12 @@ def answer_in(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray], calibra
     said_of = {"derived": tuple(head["derived"]), "labels": dict(head["labels"])}
     categories = {name: Categories.from_json(one) for name, one in head["categories"].items()}
     draws = Draws(names, units, theta, weight, *scalars, **said_of, categories=categories)
-    return Answer(
-        parameters={name: estimate_from_json(e) for name, e in said["parameters"].items()},
-        draws=draws,
-        calibration=calibration,
-        trust=Trust.from_json(said["trust"]),
+    return Answer.from_json(
+        said,
+        draws,
+        calibration,
         observation={name[2:]: np.array(value) for name, value in arrays.items() if name.startswith("x/")},
         predictive={name[2:]: np.array(value) for name, value in arrays.items() if name.startswith("p/")},
         predicted_from=np.array(arrays["from"]),
-        amortised={name: estimate_from_json(e) for name, e in said["amortised"].items()},
-        posterior=said["posterior"],
-        scope=said["scope"],
-        checks=tuple(Finding.from_json(check) for check in said["checks"]),
-        read=tuple(said["read"]),
-        name=said["observation"]["name"],
-        files=said["observation"]["files"],
-        region=tuple(said["region"]) if said.get("region") else None,
         observables={name: Observable.from_json(spec) for name, spec in head["observables"].items()},
-        prior=Prior.from_json(said["prior"]) if said.get("prior") else None,
     )
