@@ -24,6 +24,12 @@ from torch import Tensor, nn
 
 from sciinf.core.component import Component
 
+Points = Float[Tensor, "n batch dim"]
+Logs = Float[Tensor, "n batch"]
+Context = Float[Tensor, "batch feature"]
+Row = Float[Tensor, "batch dim"]
+RowContext = Float[Tensor, "rows feature"]
+
 
 class ConditionalFlow(nn.Module, ABC):
     """An invertible map of R^D given a context.
@@ -48,21 +54,15 @@ class ConditionalFlow(nn.Module, ABC):
         self.dim, self.context = dim, context
 
     @abstractmethod
-    def encode(
-        self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
+    def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
         """Noise e = f(z; c) and log |det df/dz|."""
 
     @abstractmethod
-    def decode(
-        self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> Float[Tensor, "n batch dim"]:
+    def decode(self, noise: Points, context: Context) -> Points:
         """z = f^{-1}(noise; c)."""
 
     @abstractmethod
-    def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
-    ) -> Float[Tensor, " batch"]:
+    def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """What training minimises, per row: in expectation -log q(z | c) up to a constant, or a bound on it.
 
         Args:
@@ -128,9 +128,7 @@ class ConditionalFlow(nn.Module, ABC):
 class ExactFlow(ConditionalFlow, ABC):
     """A flow trained by its exact log density."""
 
-    def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
-    ) -> Float[Tensor, " batch"]:
+    def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """-log q(z | c) per row; nothing is drawn."""
         return -self.log_prob(z, context)
 

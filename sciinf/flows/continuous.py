@@ -53,7 +53,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core.component import called_without
-from sciinf.flows.conditional import Architecture, ConditionalFlow, log_normal, single_precision
+from sciinf.flows.conditional import (
+    Architecture,
+    ConditionalFlow,
+    Context,
+    Logs,
+    Points,
+    Row,
+    RowContext,
+    log_normal,
+    single_precision,
+)
 from sciinf.nets.solver_cost import COSTS, local_error, rms
 
 TRACES = ("exact", "rademacher", "gaussian")
@@ -215,9 +225,7 @@ class _ContinuousFlow(ConditionalFlow):
         self.trace = plan.trace or ("exact" if len(plan.hidden) == 2 or dim <= 32 else "rademacher")
         self.field = _Field(dim, context, plan.hidden)
 
-    def encode(
-        self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
+    def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
         """Noise e = f(z; c) and log |det df/dz|, to the tolerance, differentiable through the solver's steps.
 
         Raises:
@@ -231,16 +239,12 @@ class _ContinuousFlow(ConditionalFlow):
             )
         return end[..., :-1], end[..., -1]
 
-    def decode(
-        self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> Float[Tensor, "n batch dim"]:
+    def decode(self, noise: Points, context: Context) -> Points:
         """z = f^{-1}(noise; c), to the tolerance; NaN where the equation has no finite solution."""
         end = self._solve(noise, context, 1.0, 0.0)
         return torch.full_like(noise, torch.nan) if end is None else end
 
-    def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
-    ) -> Float[Tensor, " batch"]:
+    def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """-log q(z | c) on the fixed grid, plus the penalty; in evaluation mode on a grid twice as fine, without it.
 
         What is kept after training is chosen by the latter, so that no field wins by the error of its grid.

@@ -46,7 +46,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, log_normal
+from sciinf.flows.conditional import (
+    Architecture,
+    ConditionalFlow,
+    Context,
+    ExactFlow,
+    Logs,
+    Points,
+    Row,
+    RowContext,
+    log_normal,
+)
 
 LEAST, MOST = 1.0, 1000.0  # degrees of freedom: from a Cauchy to what is a Gaussian in all but name
 START = 5.0  # degrees of freedom before training
@@ -116,22 +126,16 @@ class _StudentT(ConditionalFlow):
         u = u * torch.exp(-log_scale)
         return u, degrees, (log_student_t(u, degrees) - log_scale).sum(-1) + log_det
 
-    def encode(
-        self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
+    def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
         u, degrees, log_q = self._inner(z, context)
         noise = student_t_to_normal(u, degrees)
         return noise, log_q - log_normal(noise)
 
-    def decode(
-        self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> Float[Tensor, "n batch dim"]:
+    def decode(self, noise: Points, context: Context) -> Points:
         degrees, log_scale = self.base(context)
         return self.inner.decode(normal_to_student_t(noise, degrees) * torch.exp(log_scale), context)
 
-    def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
-    ) -> Float[Tensor, " batch"]:
+    def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """-log q(z | c) per row, without the map to Gaussian noise; nothing is drawn."""
         self._check("z", z, context)
         return -self._inner(z[None], context)[2][0]

@@ -24,13 +24,12 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
 from nflows.nn.nets import ResidualNet
 from nflows.transforms import CompositeTransform, LULinear, PiecewiseRationalQuadraticCouplingTransform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
+from sciinf.flows.conditional import Architecture, ConditionalFlow, Context, ExactFlow, Logs, Points, single_precision
 from sciinf.flows.rational_quadratic import LEAST, numbers
 from sciinf.flows.spline import SplineCoupling, SplineCouplingFlow, check_settings
 
@@ -83,9 +82,7 @@ class _CouplingNSF(ExactFlow):
                 linear.append(LULinear(dim, identity_init=True))
         self.splines, self.linear = nn.ModuleList(splines), nn.ModuleList(linear)
 
-    def encode(
-        self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
+    def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
         value = z.flatten(0, 1)
         log_det = value.new_zeros(len(value))
         for step, spline in enumerate(self.splines):
@@ -97,9 +94,7 @@ class _CouplingNSF(ExactFlow):
                 log_det = log_det + change
         return value.view(z.shape), log_det.view(z.shape[:-1])
 
-    def decode(
-        self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> Float[Tensor, "n batch dim"]:
+    def decode(self, noise: Points, context: Context) -> Points:
         value = noise.flatten(0, 1)
         for step in reversed(range(len(self.splines))):
             if self.dim > 1:

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.flows.conditional import Architecture, ConditionalFlow
+from sciinf.flows.conditional import Architecture, ConditionalFlow, Context, Logs, Points, Row, RowContext
 
 
 class Perturbed(Architecture):
@@ -61,19 +61,13 @@ class _Perturbed(ConditionalFlow):
         self.inner = plan.flow.build(dim, context + 1)
         self.least, self.ratio = plan.least, plan.noise / plan.least
 
-    def encode(
-        self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
+    def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
         return self.inner.encode(z, _beside(context, context.new_zeros(len(context), 1)))
 
-    def decode(
-        self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> Float[Tensor, "n batch dim"]:
+    def decode(self, noise: Points, context: Context) -> Points:
         return self.inner.decode(noise, _beside(context, context.new_zeros(len(context), 1)))
 
-    def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
-    ) -> Float[Tensor, " batch"]:
+    def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """The inner flow's loss at z + s eps, a new level s and new noise in every row."""
         self._check("z", z, context)
         device = generator.device

@@ -59,7 +59,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.flows.conditional import Architecture, ConditionalFlow, log_normal, single_precision
+from sciinf.flows.conditional import (
+    Architecture,
+    ConditionalFlow,
+    Context,
+    Logs,
+    Points,
+    Row,
+    RowContext,
+    log_normal,
+    single_precision,
+)
 
 LOG_DETS = ("exact", "roulette")
 """How training may find log det(I + J)."""
@@ -200,18 +210,14 @@ class _ResidualFlow(ConditionalFlow):
         weight[:, hidden:], bias[:, hidden:] = 0, 0
         bias[:, :hidden].normal_()
 
-    def encode(
-        self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
+    def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
         """Noise e = f(z; c) and the exact log |det df/dz|."""
         with single_precision(z):
             steps = self._steps(context.to(z.dtype))
             parts = [self._forward(part, steps, _exact_log_det) for part in self._chunks(z)]
         return torch.cat([e for e, _ in parts]), torch.cat([log_det for _, log_det in parts])
 
-    def decode(
-        self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> Float[Tensor, "n batch dim"]:
+    def decode(self, noise: Points, context: Context) -> Points:
         """z = f^{-1}(noise; c) up to rounding; NaN where the noise is not finite. Differentiable once."""
         parts = []
         with single_precision(noise):
@@ -222,9 +228,7 @@ class _ResidualFlow(ConditionalFlow):
                 parts.append(z)
         return torch.cat(parts)
 
-    def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
-    ) -> Float[Tensor, " batch"]:
+    def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """-log q(z | c) per row, or in training an estimate of it without bias, in value and in gradient."""
         self._check("z", z, context)
         if self.exact or not self.training:

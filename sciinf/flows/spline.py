@@ -29,12 +29,11 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.flows import couplings, rational_quadratic
-from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
+from sciinf.flows.conditional import Architecture, ConditionalFlow, Context, ExactFlow, Logs, Points, single_precision
 from sciinf.flows.conditional_gaussian import ConditionalGaussian
 from sciinf.flows.couplings import Shape, Weights
 from sciinf.flows.rational_quadratic import EDGE, LEAST
@@ -97,9 +96,7 @@ class SplineCouplingFlow(ExactFlow):
         self.linear = _Linear(plan.transforms, dim) if dim > 1 else None
         self.gaussian = ConditionalGaussian(dim, context, plan.hidden) if plan.gaussian else None
 
-    def encode(
-        self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
+    def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
         log_det = z.new_zeros(()) if self.linear is None else self.linear.log_det()
         value, context = z.permute(2, 0, 1), context.to(z.dtype)
         with single_precision(z):
@@ -116,9 +113,7 @@ class SplineCouplingFlow(ExactFlow):
         value, change = couplings.by_torch(value, context, weights, self.shape)
         return value.permute(1, 2, 0), (log_det + change).expand(z.shape[:-1])
 
-    def decode(
-        self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> Float[Tensor, "n batch dim"]:
+    def decode(self, noise: Points, context: Context) -> Points:
         maps, shifts = self._maps()
         if self.linear is not None:
             maps = torch.linalg.inv(maps)

@@ -20,11 +20,10 @@ References:
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.flows import spline_loops
-from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow, single_precision
+from sciinf.flows.conditional import Architecture, ConditionalFlow, Context, ExactFlow, Logs, Points, single_precision
 from sciinf.flows.conditional_gaussian import ConditionalGaussian
 from sciinf.flows.gated import gated
 from sciinf.flows.rational_quadratic import EDGE
@@ -74,9 +73,7 @@ class _SplineAutoregressive(ExactFlow):
         self.steps = nn.ModuleList(_MaskedNet(plan, dim, context) for _ in range(plan.transforms))
         self.gaussian = ConditionalGaussian(dim, context, plan.hidden) if plan.gaussian else None
 
-    def encode(
-        self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
+    def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
         value, log_det = z.permute(2, 0, 1), z.new_zeros(())
         if self.gaussian is not None:
             with single_precision(z):
@@ -89,9 +86,7 @@ class _SplineAutoregressive(ExactFlow):
             value = value.flip(0)
         return value.view(-1, *z.shape[:-1]).permute(1, 2, 0), log_det.expand(z.shape[:-1])
 
-    def decode(
-        self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> Float[Tensor, "n batch dim"]:
+    def decode(self, noise: Points, context: Context) -> Points:
         value = noise.permute(2, 0, 1).flatten(1)
         for step in reversed(self.steps):
             value = value.flip(0)

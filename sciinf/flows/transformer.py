@@ -50,7 +50,7 @@ from torch.nn import functional as F
 from zuko.transforms import MonotonicRQSTransform
 
 from sciinf.core.estimator import DensityUnavailable
-from sciinf.flows.conditional import Architecture, ConditionalFlow, log_normal
+from sciinf.flows.conditional import Architecture, ConditionalFlow, Context, Logs, Points, Row, RowContext, log_normal
 
 BOUND = 5.0  # splines bend [-BOUND, BOUND]
 LOG_SCALE = 7.0  # |alpha| stays below
@@ -120,9 +120,7 @@ class _TransformerAutoregressive(ConditionalFlow):
         self.embed = nn.Sequential(nn.Linear(context, plan.width), nn.GELU(), nn.Linear(plan.width, plan.width))
         self.blocks = nn.ModuleList(_Block(plan, dim) for _ in range(plan.blocks))
 
-    def encode(
-        self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
+    def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
         """Noise and log determinant; of z + sigma eps where the flow was trained with noise.
 
         Raises:
@@ -137,17 +135,13 @@ class _TransformerAutoregressive(ConditionalFlow):
         parts = [self._to_noise(part, features) for part in self._chunks(z)]
         return torch.cat([e for e, _ in parts]), torch.cat([log_det for _, log_det in parts])
 
-    def decode(
-        self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> Float[Tensor, "n batch dim"]:
+    def decode(self, noise: Points, context: Context) -> Points:
         """Draws, denoised where that was asked for."""
         features = self.embed(context)
         parts = [self._from_noise(part, features) for part in self._chunks(noise)]
         return torch.cat(parts)
 
-    def loss(
-        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "rows feature"], *, generator: torch.Generator
-    ) -> Float[Tensor, " batch"]:
+    def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """-log p_sigma(z + sigma eps | c) per row."""
         self._check("z", z, context)
         if self.noise > 0:

@@ -13,10 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import zuko
-from jaxtyping import Float
-from torch import Tensor
 
-from sciinf.flows.conditional import Architecture, ConditionalFlow, ExactFlow
+from sciinf.flows.conditional import Architecture, ConditionalFlow, Context, ExactFlow, Logs, Points
 
 
 class NSF(Architecture):
@@ -79,14 +77,10 @@ class _ZukoFlow(ExactFlow):
         super().__init__(dim, context)
         self.transform = kind(features=dim, context=context, **settings).transform
 
-    def encode(
-        self, z: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> tuple[Float[Tensor, "n batch dim"], Float[Tensor, "n batch"]]:
+    def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
         return self.transform(context).call_and_ladj(z)
 
-    def decode(
-        self, noise: Float[Tensor, "n batch dim"], context: Float[Tensor, "batch feature"]
-    ) -> Float[Tensor, "n batch dim"]:
+    def decode(self, noise: Points, context: Context) -> Points:
         return self.transform(context).inv(noise)
 
 
