@@ -42,7 +42,7 @@ from sciinf.core.checks import check_whole
 from sciinf.diffusion.auxiliary import JointDenoiser, LinearDiffusion, critically_damped
 from sciinf.diffusion.grid import Geometric, Grid
 from sciinf.diffusion.schedule import NoiseSchedule
-from sciinf.diffusion.solver import Denoiser, Solver, noise_like
+from sciinf.diffusion.solver import Denoiser, Rows, Solver, noise_like
 
 _SUBSTEPS = 32
 
@@ -84,9 +84,7 @@ class JointSolver(Solver, ABC):
     def evaluations(self) -> int:
         return self.steps
 
-    def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
-    ) -> Float[Tensor, "*rows dim"]:
+    def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
         times = self.process.time(self.grid.levels(schedule, self.steps))
         u = self.process.kernel(times[0]).lift(y, generator)
         u = self.walk(self.process.joint(denoise), u, times, generator=generator)

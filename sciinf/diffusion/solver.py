@@ -47,6 +47,7 @@ from sciinf.core.component import Component
 from sciinf.diffusion.grid import Geometric, Grid, Power
 from sciinf.diffusion.schedule import NoiseSchedule
 
+Rows = Float[Tensor, "*rows dim"]
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """D(y, s): y (*rows, D) and the level s, of shape () or one per row (*rows), to (*rows, D)."""
 
@@ -68,9 +69,7 @@ class Solver(Component, ABC):
         """How many times the denoiser is asked; None where the tolerance decides."""
 
     @abstractmethod
-    def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
-    ) -> Float[Tensor, "*rows dim"]:
+    def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
         """y at the path's highest level to y at its lowest.
 
         Args:
@@ -103,9 +102,7 @@ class Exponential(Solver):
     def evaluations(self) -> int:
         return self.steps
 
-    def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
-    ) -> Float[Tensor, "*rows dim"]:
+    def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
         del generator
         levels = self.grid.levels(schedule, self.steps)
         u = (-levels.log()).tolist()
@@ -145,9 +142,7 @@ class Heun(Solver):
     def evaluations(self) -> int:
         return 2 * self.steps
 
-    def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
-    ) -> Float[Tensor, "*rows dim"]:
+    def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
         levels = self.grid.levels(schedule, self.steps)
         raised = min(self.churn / self.steps, math.sqrt(2) - 1)
         for before, after in itertools.pairwise(levels.tolist()):
@@ -180,9 +175,7 @@ class ProbabilityFlow(Solver):
     def evaluations(self) -> None:
         return None
 
-    def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
-    ) -> Float[Tensor, "*rows dim"]:
+    def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
         from torchdiffeq import odeint
 
         del generator

@@ -53,7 +53,7 @@ from torch import Tensor
 from sciinf.core.checks import check_whole
 from sciinf.diffusion.grid import Geometric, Grid
 from sciinf.diffusion.schedule import NoiseSchedule
-from sciinf.diffusion.solver import Denoiser, Solver, noise_like
+from sciinf.diffusion.solver import Denoiser, Rows, Solver, noise_like
 
 
 class Ancestral(Solver):
@@ -76,9 +76,7 @@ class Ancestral(Solver):
     def evaluations(self) -> int:
         return self.steps
 
-    def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
-    ) -> Float[Tensor, "*rows dim"]:
+    def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
         for s, after in _pairs(self.grid.levels(schedule, self.steps)):
             y = _ancestral(y, denoise(y, y.new_tensor(s)), s, after, generator)
         return y
@@ -104,9 +102,7 @@ class EulerMaruyama(Solver):
     def evaluations(self) -> int:
         return self.steps
 
-    def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
-    ) -> Float[Tensor, "*rows dim"]:
+    def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
         for s, after in _pairs(self.grid.levels(schedule, self.steps)):
             h = math.log(s / after)
             if h >= 1:
@@ -144,9 +140,7 @@ class PredictorCorrector(Solver):
     def evaluations(self) -> int:
         return self.steps * (1 + self.corrections)
 
-    def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
-    ) -> Float[Tensor, "*rows dim"]:
+    def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
         step = 2 * self.ratio**2  # in units of s^2, which is at least the variance of y at that level
         for s, after in _pairs(self.grid.levels(schedule, self.steps)):
             y = _ancestral(y, denoise(y, y.new_tensor(s)), s, after, generator)
@@ -177,9 +171,7 @@ class ExtendedReverse(Solver):
     def evaluations(self) -> int:
         return self.steps
 
-    def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
-    ) -> Float[Tensor, "*rows dim"]:
+    def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
         known: list[tuple[float, Tensor]] = []  # levels and values of D, the latest first
         for s, after in _pairs(self.grid.levels(schedule, self.steps)):
             known = [(s, denoise(y, y.new_tensor(s))), *known[: self.terms - 1]]
@@ -218,9 +210,7 @@ class AdaptiveEuler(Solver):
     def evaluations(self) -> None:
         return None
 
-    def solve(
-        self, denoise: Denoiser, y: Float[Tensor, "*rows dim"], schedule: NoiseSchedule, *, generator: torch.Generator
-    ) -> Float[Tensor, "*rows dim"]:
+    def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
         u = torch.full(y.shape[:-1], -math.log(schedule.most), dtype=y.dtype, device=y.device)
         end, h = -math.log(schedule.least), torch.full_like(u, 0.05)
         for _ in range(self.most):
