@@ -39,7 +39,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Events = tuple[Float[Tensor, "row event"], Bool[Tensor, "row event"]]
+Times = Float[Tensor, "row event"]
+There = Bool[Tensor, "row event"]
+Events = tuple[Times, There]
 """Times in order, and which of them there are: rows with fewer events than the most are filled with their stop."""
 
 _NODES, _PIECES = 8, 32  # of the rule of Gauss and Legendre, in each of so many parts
@@ -64,20 +66,14 @@ class PointProcess(ABC):
         """
 
     @abstractmethod
-    def intensity(
-        self, times: Float[Tensor, "row event"], mask: Bool[Tensor, "row event"]
-    ) -> Float[Tensor, "row event"]:
+    def intensity(self, times: Times, mask: There) -> Times:
         """lambda just before each event, float64; any number where there is none."""
 
     @abstractmethod
-    def compensator(
-        self, times: Float[Tensor, "row event"], mask: Bool[Tensor, "row event"], start: float
-    ) -> Float[Tensor, "row event"]:
+    def compensator(self, times: Times, mask: There, start: float) -> Times:
         """Lambda at each event, float64; where there is none, at the time that stands there."""
 
-    def log_prob(
-        self, times: Float[Tensor, "row event"], mask: Tensor, start: float, stop: float
-    ) -> Float[Tensor, " row"]:
+    def log_prob(self, times: Times, mask: Tensor, start: float, stop: float) -> Float[Tensor, " row"]:
         """Log likelihood of events between two times, float64, exactly.
 
         Args:
@@ -140,14 +136,10 @@ class PoissonProcess(PointProcess):
         there = torch.arange(longest, device=times.device) < count[:, None]
         return _packed(torch.where(there & (u[1].to(rate) * self.bound[:, None] < rate), times, math.inf), stop)
 
-    def intensity(
-        self, times: Float[Tensor, "row event"], mask: Bool[Tensor, "row event"]
-    ) -> Float[Tensor, "row event"]:
+    def intensity(self, times: Times, mask: There) -> Times:
         return self._rate(times.double())
 
-    def compensator(
-        self, times: Float[Tensor, "row event"], mask: Bool[Tensor, "row event"], start: float
-    ) -> Float[Tensor, "row event"]:
+    def compensator(self, times: Times, mask: There, start: float) -> Times:
         times = times.double()
         if self.integral is not None:
             return self.integral(start, times)
@@ -221,14 +213,10 @@ class Hawkes(PointProcess):
             found.append(torch.where(happens, now, math.inf))
         return _packed(torch.stack(found, 1) if found else now.new_zeros(len(now), 0), stop)
 
-    def intensity(
-        self, times: Float[Tensor, "row event"], mask: Bool[Tensor, "row event"]
-    ) -> Float[Tensor, "row event"]:
+    def intensity(self, times: Times, mask: There) -> Times:
         return self.base[:, None] + (self.branching * self.decay)[:, None] * self._called(times, mask)
 
-    def compensator(
-        self, times: Float[Tensor, "row event"], mask: Bool[Tensor, "row event"], start: float
-    ) -> Float[Tensor, "row event"]:
+    def compensator(self, times: Times, mask: There, start: float) -> Times:
         # of each event before, what it has called for until now is eta (1 - e^(-beta (t - t_i)))
         before = mask.double().cumsum(-1) - mask.double()
         called = self.branching[:, None] * (before - self._called(times, mask))
@@ -246,9 +234,7 @@ class Hawkes(PointProcess):
         return torch.stack(found, 1)
 
 
-def rescaled(
-    process: PointProcess, times: Float[Tensor, "row event"], mask: Bool[Tensor, "row event"], start: float
-) -> Float[Tensor, "row event"]:
+def rescaled(process: PointProcess, times: Times, mask: There, start: float) -> Times:
     """Intervals told in the process's own time: 1 - exp(-(Lambda(t_i) - Lambda(t_{i-1}))), float64.
 
     If it is the right one, they are independent and Uniform(0, 1); where its parameters were fitted to these very

@@ -43,15 +43,15 @@ _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 Decode = Callable[[Tensor], Tensor]
 """From z (batch, number) to values at points (batch, channel, point)."""
+Values = Float[Tensor, "batch channel *space"]
+At = Float[Tensor, "point axis"] | None
 
 
 class EncoderNetwork(nn.Module, ABC):
     """A network from fields to numbers."""
 
     @abstractmethod
-    def forward(
-        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None, decode: Decode
-    ) -> Float[Tensor, "batch number"]:
+    def forward(self, values: Values, at: At, decode: Decode) -> Float[Tensor, "batch number"]:
         """Numbers of fields.
 
         Args:
@@ -147,9 +147,7 @@ class _Convolutions(EncoderNetwork):
         self.layers = nn.Sequential(*layers)
         self.out = nn.Linear(last * math.prod(space), ends[1])
 
-    def forward(
-        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None, decode: Decode
-    ) -> Float[Tensor, "batch number"]:
+    def forward(self, values: Values, at: At, decode: Decode) -> Float[Tensor, "batch number"]:
         del decode
         density = torch.ones_like(values[:, :1])
         if at is not None:
@@ -183,9 +181,7 @@ class _Looks(EncoderNetwork):
         self.within = nn.ModuleList(_Look(width) for _ in range(of.layers))
         self.out = nn.Linear(of.queries * width, ends[1])
 
-    def forward(
-        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None, decode: Decode
-    ) -> Float[Tensor, "batch number"]:
+    def forward(self, values: Values, at: At, decode: Decode) -> Float[Tensor, "batch number"]:
         del decode
         at = self.grid if at is None else at.to(self.grid)
         waves = torch.arange(1, _WAVES + 1, device=at.device) * (math.pi if self.edges else 2 * math.pi)

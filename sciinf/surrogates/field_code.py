@@ -49,7 +49,7 @@ from sciinf.surrogates.decoders import Decoder, DecoderNetwork, Query
 from sciinf.surrogates.encoders import Encoder, EncoderNetwork, GridEncoder, places
 from sciinf.surrogates.objectives import KL, Coded, Objective, Reconstruction, mmd
 from sciinf.surrogates.quantised import nearest, rounded
-from sciinf.tokens.code import Code, FieldTokens, Level
+from sciinf.tokens.code import Code, FieldTokens, Level, Passes
 
 _LEAST_SD = 1e-4  # of q, in units of the prior: log s is held above its logarithm, and below 1
 _VALIDATED = 256  # rows at once where no gradient bounds them
@@ -289,9 +289,7 @@ class _Frozen(FieldTokens):
         self.register_buffer("shift", torch.zeros(learned.channels, 1))
         self.register_buffer("factor", torch.ones(learned.channels, 1))
 
-    def look(
-        self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]], level: Level | None = None
-    ) -> None:
+    def look(self, fields: Passes, level: Level | None = None) -> None:
         del fields
         if level is not None:
             mean, sd = self.learned.level()

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.core.checks import check_whole
-from sciinf.surrogates.encoders import Decode, Encoder, EncoderNetwork, places
+from sciinf.surrogates.encoders import At, Decode, Encoder, EncoderNetwork, Values, places
 
 _SHARE = 4  # points that a node hears, for each that would be its own
 _LEAST = 1e-6  # weight, so that points which are all as far away as the next one count
@@ -135,9 +135,7 @@ class _Messages(EncoderNetwork):
         self.spacing = len(lattice) ** (-1 / axes)
         self.of_grid: tuple[Near, Near] | None = None
 
-    def forward(
-        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None, decode: Decode
-    ) -> Float[Tensor, "batch number"]:
+    def forward(self, values: Values, at: At, decode: Decode) -> Float[Tensor, "batch number"]:
         del decode
         return self.out(self.known(values, at).flatten(1))
 

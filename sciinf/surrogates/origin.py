@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciinf.surrogates.encoders import Decode, Encoder, EncoderNetwork
+from sciinf.surrogates.encoders import At, Decode, Encoder, EncoderNetwork, Values
 
 _RIDGE = 0.1  # r, before training
 
@@ -62,9 +62,7 @@ class _Slope(EncoderNetwork):
         self.log_ridge = nn.Parameter(torch.full((numbers,), math.log(_RIDGE))) if solved else None
         self.spread = nn.Parameter(torch.zeros(numbers))
 
-    def forward(
-        self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None, decode: Decode
-    ) -> Float[Tensor, "batch number"]:
+    def forward(self, values: Values, at: At, decode: Decode) -> Float[Tensor, "batch number"]:
         del at  # where `decode` is
         due = values.flatten(1)
         decoded, slopes = (part.flatten(1) for part in _slopes(decode, due.new_zeros(len(self.spread))))

@@ -36,6 +36,7 @@ from sciinf.core.component import Component
 _TOGETHER = 2_048  # numbers, of which a covariance is found and kept
 
 Level = tuple[Float[Tensor, "channel ..."], Float[Tensor, "channel ..."]]
+Passes = Callable[[], Iterator[Float[Tensor, "batch channel *space"]]]
 
 
 class FieldTokens(nn.Module, ABC):
@@ -81,9 +82,7 @@ class FieldTokens(nn.Module, ABC):
         """Fields of tokens."""
 
     @abstractmethod
-    def look(
-        self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]], level: Level | None = None
-    ) -> None:
+    def look(self, fields: Passes, level: Level | None = None) -> None:
         """Take from training fields what the code depends on.
 
         Args:
@@ -192,9 +191,7 @@ class _Pieces(FieldTokens):
         super().__init__(channels, space, places, channels * size ** len(space), counts)
         self.size = size
 
-    def look(
-        self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]], level: Level | None = None
-    ) -> None:
+    def look(self, fields: Passes, level: Level | None = None) -> None:
         del fields, level  # pieces are what they are
 
     def encode(self, fields: Float[Tensor, "*batch channel *space"]) -> Float[Tensor, "*batch token width"]:
@@ -227,9 +224,7 @@ class _Modes(FieldTokens):
         self.register_buffer("modes", torch.eye(numbers)[:rank])
         self.register_buffer("mean", torch.zeros(numbers))
 
-    def look(
-        self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]], level: Level | None = None
-    ) -> None:
+    def look(self, fields: Passes, level: Level | None = None) -> None:
         del level  # modes have no units
         numbers = self.modes.shape[1]
         count, total = 0, torch.zeros(numbers, dtype=torch.float64)

@@ -30,7 +30,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -38,7 +38,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.checks import check_whole
-from sciinf.tokens.code import Code, FieldTokens, Level, Patches, check_together
+from sciinf.tokens.code import Code, FieldTokens, Level, Passes, Patches, check_together
 
 _DIRECTIONS = 3
 
@@ -109,9 +109,7 @@ class _Wavelets(FieldTokens):
             super().__init__(channels, space, means.places, means.width, means.counts, scales=tuple(scales))
         self.levels, self.kept, self.cuts = of.levels, of.kept, tuple(cuts)  # which have no weights
 
-    def look(
-        self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]], level: Level | None = None
-    ) -> None:
+    def look(self, fields: Passes, level: Level | None = None) -> None:
         del fields, level  # nothing is learned
 
     def encode(self, fields: Float[Tensor, "*batch channel *space"]) -> Float[Tensor, "*batch token width"]:

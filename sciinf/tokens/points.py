@@ -13,7 +13,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.component import called_with
-from sciinf.tokens.code import Code, FieldTokens, Level, check_together
+from sciinf.tokens.code import Code, FieldTokens, Level, Passes, check_together
 
 
 class Points(Code):
@@ -76,9 +76,7 @@ class _Stations(FieldTokens):
     def __init__(self, channels: int, count: int, at: Float[Tensor, "station axis"]) -> None:
         super().__init__(channels, (count,), at, channels)
 
-    def look(
-        self, fields: Callable[[], Iterator[Float[Tensor, "batch channel *space"]]], level: Level | None = None
-    ) -> None:
+    def look(self, fields: Passes, level: Level | None = None) -> None:
         del fields, level  # stations are where they are
 
     def encode(self, fields: Float[Tensor, "*batch channel *space"]) -> Float[Tensor, "*batch token width"]:
