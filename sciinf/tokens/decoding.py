@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.tokens.law import LearnedLaw, TokenLaw
+from sciinf.tokens.law import LearnedLaw, Sought, TokenLaw
 from sciinf.tokens.turns import Turns
 
 
@@ -70,13 +70,7 @@ class InTurns(LearnedLaw):
         self.register_buffer("plan", torch.tensor(plan), persistent=False)
 
     def loss(
-        self,
-        tokens: Tensor,
-        given: Tensor,
-        condition: Tensor,
-        *,
-        generator: torch.Generator,
-        sought: Tensor | None = None,
+        self, tokens: Tensor, given: Tensor, condition: Tensor, *, generator: torch.Generator, sought: Sought = None
     ) -> Tensor:
         del sought  # each turn has its own
         rows, count, own = len(tokens), tokens.shape[1], generator.device

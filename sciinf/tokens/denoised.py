@@ -18,6 +18,8 @@ References:
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,8 +29,8 @@ from sciinf.diffusion.objective import Diffusion, NormalLogs
 from sciinf.diffusion.schedule import Level
 from sciinf.diffusion.solver import Exponential, Solver, with_mean
 from sciinf.nets.modulated import Modulated
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.tokens.law import LearnedLaw, TokenLaw, mean_of
+from sciinf.nets.token_transformer import TokenNetwork, TokenTransformer
+from sciinf.tokens.law import LearnedLaw, Sought, TokenLaw, check_pushes, mean_of
 
 
 class Denoised(TokenLaw):
@@ -62,37 +64,22 @@ class Denoised(TokenLaw):
     def build(
         self, network: TokenTransformer, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int
     ) -> LearnedLaw:
-        return _Heads(self, network, widths, places, edges=edges, seed=seed)
+        numbers, given, condition = widths
+        built = network.build((given, self.width, condition), places, edges=edges, seed=seed)
+        return _Heads(self, built, (len(places), numbers), seed)
 
 
 class _Heads(LearnedLaw):
-    """What `Denoised` builds; arguments are those of `TokenLaw.build`."""
+    """What `Denoised` builds, with a built network, for tokens of a shape, (token, number)."""
 
-    def __init__(
-        self,
-        law: Denoised,
-        network: TokenTransformer,
-        widths: tuple[int, int, int],
-        places: Tensor,
-        *,
-        edges: bool,
-        seed: int,
-    ) -> None:
+    def __init__(self, law: Denoised, network: TokenNetwork, shape: tuple[int, int], seed: int) -> None:
         super().__init__()
-        numbers, given, condition = widths
-        self.law, self.shape, self.noise = law, (len(places), numbers), len(places) * numbers
-        self.network = network.build((given, law.width, condition), places, edges=edges, seed=seed)
+        self.law, self.network, self.shape, self.noise = law, network, shape, math.prod(shape)
         with global_seed(torch.Generator().manual_seed(seed)):
-            self.head = Modulated(numbers, numbers, law.width, law.width, law.blocks)
+            self.head = Modulated(shape[1], shape[1], law.width, law.width, law.blocks)
 
     def loss(
-        self,
-        tokens: Tensor,
-        given: Tensor,
-        condition: Tensor,
-        *,
-        generator: torch.Generator,
-        sought: Tensor | None = None,
+        self, tokens: Tensor, given: Tensor, condition: Tensor, *, generator: torch.Generator, sought: Sought = None
     ) -> Tensor:
         told = self.head.prepare(self.network(given, condition[:, None])).flatten(0, 1).repeat(self.law.levels, 1)
         many = tokens.flatten(0, 1).repeat(self.law.levels, 1)
@@ -109,8 +96,7 @@ class _Heads(LearnedLaw):
         sought: Tensor | None = None,
     ) -> Tensor:
         diffusion, solver = self.law.diffusion, self.law.solver
-        if generator is None and not isinstance(solver, Exponential):
-            raise ValueError(f"draws by {solver!r} are no function of the noise they start from: Exponential() is one")
+        check_pushes(solver, generator)
         start, told = noise.unflatten(1, self.shape), self.head.prepare(self.network(given, condition[:, None]))
         here = torch.ones_like(start[..., 0], dtype=torch.bool) if sought is None else sought
         some = told[here]

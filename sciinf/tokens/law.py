@@ -42,8 +42,9 @@ from sciinf.core.component import Component, called_without
 from sciinf.diffusion.objective import Diffusion, NormalLogs
 from sciinf.diffusion.schedule import Level
 from sciinf.diffusion.solver import Denoiser, Exponential, Solver, with_mean
-from sciinf.nets.token_transformer import TokenTransformer
+from sciinf.nets.token_transformer import TokenNetwork, TokenTransformer
 
+Sought = Bool[Tensor, "batch token"] | None
 _FREQUENCIES = 6
 _LEAST_LOG_SD = -7.0  # of a number whose sd over all rows is 1
 
@@ -65,7 +66,7 @@ class LearnedLaw(nn.Module, ABC):
         condition: Float[Tensor, "batch condition"],
         *,
         generator: torch.Generator,
-        sought: Bool[Tensor, "batch token"] | None = None,
+        sought: Sought = None,
     ) -> Float[Tensor, " batch"]:
         """What is minimised for each row.
 
@@ -85,7 +86,7 @@ class LearnedLaw(nn.Module, ABC):
         condition: Float[Tensor, "batch condition"],
         *,
         generator: torch.Generator | None = None,
-        sought: Bool[Tensor, "batch token"] | None = None,
+        sought: Sought = None,
     ) -> Float[Tensor, "batch token number"]:
         """Tokens, one draw for each row, as a function of standard normal numbers.
 
@@ -156,7 +157,9 @@ class Joint(TokenLaw):
     def build(
         self, network: TokenTransformer, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int
     ) -> LearnedLaw:
-        return JointDenoiser(self, network, widths, places, edges=edges, seed=seed)
+        numbers, given, condition = widths
+        inside = (numbers + given, numbers, condition + 1 + 2 * _FREQUENCIES)
+        return JointDenoiser(self, network.build(inside, places, edges=edges, seed=seed), (len(places), numbers))
 
 
 def four_steps() -> Joint:
@@ -168,35 +171,17 @@ def four_steps() -> Joint:
 
 
 class JointDenoiser(LearnedLaw):
-    """What `Joint` builds; arguments are those of `TokenLaw.build`."""
+    """What `Joint` builds, with a built network, for tokens of a shape, (token, number)."""
 
     frequencies: Tensor
 
-    def __init__(
-        self,
-        law: Joint,
-        network: TokenTransformer,
-        widths: tuple[int, int, int],
-        places: Tensor,
-        *,
-        edges: bool,
-        seed: int,
-    ) -> None:
+    def __init__(self, law: Joint, network: TokenNetwork, shape: tuple[int, int]) -> None:
         super().__init__()
-        numbers, given, condition = widths
-        self.law, self.shape, self.noise = law, (len(places), numbers), len(places) * numbers
-        inside = (numbers + given, numbers, condition + 1 + 2 * _FREQUENCIES)
-        self.network = network.build(inside, places, edges=edges, seed=seed)
+        self.law, self.network, self.shape, self.noise = law, network, shape, math.prod(shape)
         self.register_buffer("frequencies", 0.25 * 2.0 ** torch.arange(_FREQUENCIES), persistent=False)
 
     def loss(
-        self,
-        tokens: Tensor,
-        given: Tensor,
-        condition: Tensor,
-        *,
-        generator: torch.Generator,
-        sought: Tensor | None = None,
+        self, tokens: Tensor, given: Tensor, condition: Tensor, *, generator: torch.Generator, sought: Sought = None
     ) -> Tensor:
         counted = self._counted(sought, tokens)
 
@@ -220,8 +205,7 @@ class JointDenoiser(LearnedLaw):
         def denoise(y: Tensor, level: Tensor) -> Tensor:
             return all_of_them(y, level) if counted is None else counted * all_of_them(counted * y, level)
 
-        if generator is None and not isinstance(solver, Exponential):
-            raise ValueError(f"draws by {solver!r} are no function of the noise they start from: Exponential() is one")
+        check_pushes(solver, generator)
         start = with_mean(denoise, schedule.most * noise, schedule)
         found = solver.solve(denoise, start, schedule, generator=generator or torch.Generator())
         return found.unflatten(1, self.shape)
@@ -269,37 +253,22 @@ class Mixture(TokenLaw):
     def build(
         self, network: TokenTransformer, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int
     ) -> LearnedLaw:
-        return _Independent(self, network, widths, places, edges=edges, seed=seed)
+        numbers, given, condition = widths
+        choices = 1 if self.by_token else numbers  # of components, for a token
+        outputs = (2 * numbers + choices) * self.components
+        built = network.build((given, outputs, condition), places, edges=edges, seed=seed)
+        return _Independent(built, (len(places), numbers), choices, self.components)
 
 
 class _Independent(LearnedLaw):
-    def __init__(
-        self,
-        law: Mixture,
-        network: TokenTransformer,
-        widths: tuple[int, int, int],
-        places: Tensor,
-        *,
-        edges: bool,
-        seed: int,
-    ) -> None:
+    def __init__(self, network: TokenNetwork, shape: tuple[int, int], choices: int, components: int) -> None:
         super().__init__()
-        numbers, given, condition = widths
-        self.components, self.shape = law.components, (len(places), numbers)
-        self.choices = 1 if law.by_token else numbers  # of components, for a token
-        self.noise = len(places) * (numbers + self.choices * (law.components > 1))
-        self.outputs = (2 * numbers + self.choices) * law.components
-        self.network = network.build((given, self.outputs, condition), places, edges=edges, seed=seed)
-        self.apart = nn.Parameter(torch.linspace(-1, 1, law.components) * (law.components > 1))
+        self.network, self.shape, self.choices, self.components = network, shape, choices, components
+        self.noise = shape[0] * (shape[1] + choices * (components > 1))
+        self.apart = nn.Parameter(torch.linspace(-1, 1, components) * (components > 1))
 
     def loss(
-        self,
-        tokens: Tensor,
-        given: Tensor,
-        condition: Tensor,
-        *,
-        generator: torch.Generator,
-        sought: Tensor | None = None,
+        self, tokens: Tensor, given: Tensor, condition: Tensor, *, generator: torch.Generator, sought: Sought = None
     ) -> Tensor:
         del generator
         share, mean, log_sd = self._parts(given, condition)
@@ -343,6 +312,16 @@ class _Independent(LearnedLaw):
         return share.log_softmax(-1), mean + self.apart, log_sd.clamp(_LEAST_LOG_SD, -_LEAST_LOG_SD)
 
 
-def mean_of(each: Float[Tensor, "batch token"], sought: Bool[Tensor, "batch token"] | None) -> Float[Tensor, " batch"]:
+def check_pushes(solver: Solver, generator: torch.Generator | None) -> None:
+    """Refuse to draw without randomness by a solver that is not known to do without.
+
+    Raises:
+        ValueError: If so.
+    """
+    if generator is None and not isinstance(solver, Exponential):
+        raise ValueError(f"draws by {solver!r} are no function of the noise they start from: Exponential() is one")
+
+
+def mean_of(each: Float[Tensor, "batch token"], sought: Sought) -> Float[Tensor, " batch"]:
     """The mean of each row's tokens that are sought, or of all."""
     return each.mean(1) if sought is None else (each * sought).sum(1) / sought.sum(1)
