@@ -234,11 +234,20 @@ class Simulator(ABC):
         (`sciinf.core.observation`); a simulator whose data come in another form defines its own, `observe(*paths)`.
         What that takes as keywords after the paths are options of the commands: `gps` in `observe(*paths, gps: float)`
         is `--gps 1126259462.4`, of the type of its annotation or default. `reader` is the function that a wrapper was
-        given for it.
-        """
-        from sciinf.core.observation import read_observation
+        given for it, which then reads the files.
 
-        return read_observation(self.observables, *paths, columns=columns)
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If what was read does not fit the observables, or a reader is told what columns are called.
+        """
+        from sciinf.core.observation import as_observation, read_observation
+
+        if self.reader is None:
+            return read_observation(self.observables, *paths, columns=columns)
+        if columns:
+            who = getattr(self.reader, "__name__", type(self.reader).__name__)
+            raise ValueError(f"the function {who!r} reads the files, and takes no names of columns: leave out --column")
+        return {name: value[0] for name, value in as_observation(self.observables, self.reader(*paths)).items()}
 
 
 def load_simulator(path: str | Path) -> Simulator:

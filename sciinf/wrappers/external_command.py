@@ -39,7 +39,7 @@ from torch import Tensor
 
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
 from sciinf.wrappers.contained_process import Containment, Ended
-from sciinf.wrappers.named_function import Specification, check_result, draw_seed, observation_from, specify, tensors_of
+from sciinf.wrappers.named_function import Specification, check_result, draw_seed, specify, tensors_of
 from sciinf.wrappers.placeholders import decimal, fill, names_in
 from sciinf.wrappers.program_results import read_results
 from sciinf.wrappers.row_arguments import check_plain
@@ -182,10 +182,6 @@ class CommandSimulator(Simulator):
                 pool.shutdown(cancel_futures=True)
                 raise
         return Outcome(tensors_of(arrays, theta.device), torch.from_numpy(status).to(theta.device), messages)
-
-    def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-        """Real data from files, as one observation: observable name -> tensor (*event)."""
-        return observation_from(self.observables, self.reader, *paths, columns=columns)
 
 
 @final

@@ -10,7 +10,6 @@ next power of two, so that few sizes are compiled. JAX computes in float32 unles
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -26,7 +25,6 @@ from sciinf.wrappers.named_function import (
     match_arguments,
     match_likelihood,
     name_of,
-    observation_from,
     rows_of_data,
     specify,
     tensors_of,
@@ -114,10 +112,6 @@ class JaxSimulator(Simulator):
         messages = {int(i): "NaN or infinity in an integer or boolean observable" for i in np.flatnonzero(lost[:n])}
         x = tensors_of({k: np.array(v[:n]) for k, v in arrays.items()}, theta.device)
         return Outcome(x, torch.from_numpy(status).to(theta.device), messages)
-
-    def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-        """Real data from files, as one observation: observable name -> tensor (*event)."""
-        return observation_from(self.observables, self.reader, *paths, columns=columns)
 
 
 @final

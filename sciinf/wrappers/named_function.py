@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Observable, Prior, X, as_observation, read_observation
+from sciinf.core import Observable, Prior, X
 from sciinf.core.observation import convert
 
 Specification = Observable | int | tuple[int, ...] | tuple[tuple[int, ...] | int, str]
@@ -34,27 +33,6 @@ def specify(observables: Mapping[str, Specification]) -> dict[str, Observable]:
     if not observables:
         raise ValueError("a simulator needs at least one observable: observables={'v': Observable((50,), 'mV')}")
     return {name: _specify(name, value) for name, value in observables.items()}
-
-
-def observation_from(
-    observables: Mapping[str, Observable],
-    reader: Callable[..., Any] | None,
-    *paths: str | Path,
-    columns: Mapping[str, str] | None = None,
-) -> dict[str, Tensor]:
-    """Real data as one observation, name -> (*event): as `reader(*paths)` returns it, or else by columns.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If what was read does not fit the observables, or a reader is told what columns are called.
-    """
-    if reader is None:
-        return read_observation(observables, *paths, columns=columns)
-    if columns:
-        raise ValueError(
-            f"the function {name_of(reader)!r} reads the files, and takes no names of columns: leave out --column"
-        )
-    return {name: value[0] for name, value in as_observation(observables, reader(*paths)).items()}
 
 
 def match_arguments(

@@ -11,7 +11,6 @@ row depends on the others or on how many there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -27,7 +26,6 @@ from sciinf.wrappers.named_function import (
     match_arguments,
     match_likelihood,
     name_of,
-    observation_from,
     rows_of_data,
     specify,
     tensors_of,
@@ -123,10 +121,6 @@ class FunctionSimulator(Simulator):
         """
         columns, seed = columns_of(self.prior, theta), draw_seed(generator)
         return self._batch(columns, seed, theta) if self.vectorised else self._rows(columns, seed, theta)
-
-    def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-        """Real data from files, as one observation: observable name -> tensor (*event)."""
-        return observation_from(self.observables, self.reader, *paths, columns=columns)
 
     def _batch(self, columns: Mapping[str, np.ndarray], seed: int, theta: Tensor) -> Outcome:
         result = self.function(**batch_of(self.prior, columns), **self._random(seed, ()))

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -35,7 +34,6 @@ from sciinf.wrappers.named_function import (
     columns_of,
     draw_seed,
     name_of,
-    observation_from,
     suggest,
     tensors_of,
 )
@@ -122,10 +120,6 @@ class NumpyroSimulator(Simulator):
         messages = {int(i): "NaN or infinity in an integer or boolean observable" for i in np.flatnonzero(lost[:n])}
         x = tensors_of({k: np.array(v[:n]) for k, v in arrays.items()}, theta.device)
         return Outcome(x, torch.from_numpy(status).to(theta.device), messages)
-
-    def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-        """Real data from files, as one observation: observable name -> tensor (*event)."""
-        return observation_from(self.observables, self.reader, *paths, columns=columns)
 
 
 def _specify(
