@@ -7,7 +7,7 @@ import torch
 from torch import distributions as td
 
 from sciinf import LogUniform, Prior, Truncated
-from sciinf.core.alike import as_one, kind
+from sciinf.core.bijection import as_one, kind
 from sciinf.core.laws import to_normal
 
 GROUPS = {
