@@ -31,21 +31,49 @@ References:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sciinf.core import Adjusting, Batch, Learns, Observable, Prior, Surrogate, X
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
+from sciinf.core.surrogate import ALIKE, UNLIKE
 from sciinf.processes import Latent, Linear, Process, Series, Sizes
 from sciinf.surrogates._series import MASK, Inputs
-from sciinf.surrogates._series_spread import compared, say_where_draws_are_unlike_errors
 from sciinf.surrogates.emissions import Bernoulli, Emission, Gaussian, Poisson
+
+
+def compared(
+    drawn: Float[Tensor, "draw row time channel"],
+    true: Float[Tensor, "row time channel"],
+    at: Bool[Tensor, "row time channel"],
+) -> tuple[float, float]:
+    """The rms error of the mean of draws at some values, and their spread over it: 1 for the right law."""
+    square = (drawn.mean(0) - true)[at].double().square().mean()
+    spread = drawn.double().var(0)[at].mean() * (1 + 1 / len(drawn))
+    return float(square.sqrt()), float((spread / square.clamp_min(1e-30)).sqrt())
+
+
+def say_where_draws_are_unlike_errors(ratio: float, what: str) -> None:
+    """Warn where draws of some kind are too alike or too unlike for held-out series.
+
+    Warns:
+        UserWarning: If they are.
+    """
+    if not ALIKE <= ratio <= UNLIKE:
+        warnings.warn(
+            f"draws of {what} spread {ratio:.2f} times as far as their mean is off for held-out simulations (1 for the "
+            f"right law): they are too {'sure' if ratio < 1 else 'wide'}. Try more simulations, a longer training, "
+            "more states, or another process",
+            stacklevel=5,
+        )
+
 
 _CHECKED, _DRAWS = 256, 16  # held-out rows that are looked at, and draws of each
 _HIDDEN = 0.3  # of their times, which are filled in
