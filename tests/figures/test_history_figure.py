@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sciinf.figures.history import history_figure
+from sciinf.figures.made import history_figure
 from sciinf.figures.svg import to_svg
 
 
