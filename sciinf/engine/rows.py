@@ -3,19 +3,17 @@
 Rows that do not fit in the memory given, of M bytes, are streamed. Each epoch takes the training rows in parts of
 blocks, in random order; as many parts as fill a buffer of g = (M - V) / 8 bytes are one group, whose rows are shuffled
 and cut into batches. V is what the validation rows take where they fit in M / 2 and are kept; else V = 0 and they are
-streamed too. There are two such buffers, filled by turns in a background thread (`engine.prefetch`), and a batch is a
-copy. So rows take V + 2 g, two batches, and 8 bytes for the place of each row of a group in its order: at most a
-quarter of M - V and two batches; streamed validation rows take a batch. The rest is for what the network makes of a
-batch, several times its size.
+streamed too. There are two such buffers, filled by turns in a background thread, and a batch is a copy. So rows take V
++ 2 g, two batches, and 8 bytes for the place of each row of a group in its order: at most a quarter of M - V and two
+batches; streamed validation rows take a batch. The rest is for what the network makes of a batch, several times its
+size.
 
 A group has eight parts or more, from anywhere in the store. Every shard is verified once, when the rows are opened,
 and again only when its file has changed.
 
-Work done ahead by one background thread, one item while the one before is in use.
-
-At most two items exist at a time, so that a source may fill two buffers by turns: it is asked for item i + 2 only when
-the consumer is done with item i, which it is when it comes back for item i + 1. With r the time to make an item and u
-the time it is in use, n items take r + n max(r, u) instead of n (r + u), on machines where the two do not share a
+The thread works ahead (`read_ahead`): at most two items exist at a time, and it is asked for item i + 2 only when the
+consumer is done with item i, which it is when it comes back for item i + 1. With r the time to make an item and u the
+time it is in use, n items take r + n max(r, u) instead of n (r + u), on machines where the two do not share a
 processor.
 """
 

@@ -12,7 +12,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
-from sciinf.engine import prefetch, rows
+from sciinf.engine import rows
 from sciinf.engine.rows import Rows
 from sciinf.storage import selection
 from sciinf.storage.selection import dealt, empty, grouped
@@ -236,7 +236,7 @@ class Ahead:
     def wait(self):
         """Until the reader has filled all that its permits allow."""
         with self.changed:
-            far = min(self.total, self.taken + prefetch.ITEMS - 1)
+            far = min(self.total, self.taken + rows.ITEMS - 1)
             assert self.changed.wait_for(lambda: self.filled >= far, timeout=60)
 
 
@@ -250,7 +250,7 @@ def check_buffers(store):
 @pytest.mark.slow
 def test_two_buffers_are_enough_and_needed(store, monkeypatch, small_buffers):
     check_buffers(store)
-    monkeypatch.setattr(prefetch, "ITEMS", 3)  # the planted fault: one permit too many, and rows are overwritten
+    monkeypatch.setattr(rows, "ITEMS", 3)  # the planted fault: one permit too many, and rows are overwritten
     with pytest.raises(AssertionError):
         check_buffers(store)
 
