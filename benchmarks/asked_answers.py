@@ -25,7 +25,7 @@ from sciinf.commands.refine import TIMES, sizes
 from sciinf.commands.until_settled import UntilSettled
 from sciinf.core import Finding, Posterior, X
 from sciinf.trust.around import MANY, ROWS, simulate_around
-from sciinf.trust.here import check_twice, doubted
+from sciinf.trust.here import check_here, doubted
 from sciinf.trust.right import Kind
 from sciinf.trust.second import undecided
 
@@ -39,7 +39,7 @@ def verdict_at(posterior: Posterior, simulator: Any, x: X, generator: torch.Gene
     theta = posterior.draw(x, 2_000, generator=generator).theta
     made = partial(simulate_around, posterior, simulator, theta, generator=generator)
     around = made(rows=ROWS) or "too few simulations"
-    (found,) = check_twice(posterior, x, around, partial(made, rows=MANY[0]), generator=generator)
+    (found,) = check_here(posterior, x, around, partial(made, rows=MANY[0]), generator=generator)
     return found
 
 

@@ -90,7 +90,7 @@ def _checked(sim: Simulator, found: Refined) -> Finding:
     from sciinf.core.simulator import as_seen
     from sciinf.engine.block import generator_for, simulate_from
     from sciinf.trust.around import MANY, around_answer
-    from sciinf.trust.here import NAME, check_twice
+    from sciinf.trust.here import NAME, check_here
 
     sim, generator = as_seen(sim, found.asked), generator_for(0, _STREAM)
     theta = found.draw_batched(found.asked, _DRAWS, generator=generator)[:, 0]
@@ -98,7 +98,7 @@ def _checked(sim: Simulator, found: Refined) -> Finding:
     simulate_from(sim, theta[:_FEW], generator=generator)
     seconds = (time.monotonic() - began) / _FEW
     made = functools.partial(around_answer, found, sim, theta, seconds=seconds, generator=generator)
-    checks = check_twice(found, found.asked, made(), functools.partial(made, sizes=MANY), generator=generator)
+    checks = check_here(found, found.asked, made(), functools.partial(made, sizes=MANY), generator=generator)
     return next(iter(checks), Finding(NAME, Level.UNKNOWN, "not checked"))
 
 

@@ -109,37 +109,14 @@ def doubted(check: Finding) -> bool:
     return check.name == NAME and (untold or check.level in (Level.ALARM, Level.CAUTION))
 
 
-def check_twice(
+def check_here(
     posterior: Posterior,
     x: X,
     around: Around | str | None,
-    more: Callable[[], Around | str | None],
+    more: Callable[[], Around | str | None] | None = None,
     *,
     alike: bool = True,
     generator: torch.Generator,
-) -> tuple[Finding, ...]:
-    """`check_here`, and once more with more simulations where those are too few to call it right or wrong.
-
-    The first look must have taken the network little time.
-
-    Args:
-        posterior: As in `check_here`, as are x and alike.
-        x: The observation.
-        around: Simulations around the answer.
-        more: Makes others, more of them.
-        alike: Whether the observation is like them.
-        generator: Source of randomness.
-    """
-    began = time.process_time()
-    found, asked = _looked(posterior, x, around, alike, generator)
-    if not (found and found[0].kind == Kind.UNTOLD) or time.process_time() - began > _QUICK:
-        return found
-    again, more_asked = _looked(posterior, x, more(), alike, generator)
-    return again if more_asked > asked else found
-
-
-def check_here(
-    posterior: Posterior, x: X, around: Around | str | None, *, alike: bool = True, generator: torch.Generator
 ) -> tuple[Finding, ...]:
     """The finding about one observation.
 
@@ -149,10 +126,18 @@ def check_here(
             for chains, and for sets of observations, no finding is given.
         x: The observation, name -> (1, *event).
         around: Simulations around the answer (`around_answer`), or why there are none.
+        more: Makes more of them, for a second look where the first were too few to call it right or wrong, and took
+            the network little time.
         alike: Whether the observation is like them, which alone they can tell of.
         generator: Source of randomness.
     """
-    return _looked(posterior, x, around, alike, generator)[0]
+    began = time.process_time()
+    found, asked = _looked(posterior, x, around, alike, generator)
+    untold = found and found[0].kind == Kind.UNTOLD
+    if more is None or not untold or time.process_time() - began > _QUICK:
+        return found
+    again, more_asked = _looked(posterior, x, more(), alike, generator)
+    return again if more_asked > asked else found
 
 
 def _looked(
@@ -395,4 +380,4 @@ class LocalCheck(Diagnostic):
         if len(layers(case.posterior)) > 1:  # weights are right here, or say that they are not
             return ()
         alike = all(one.level != Level.ALARM for one in case.found if one.name in _OF_DATA)
-        return check_twice(case.posterior, case.x, case.around, case.more_around, alike=alike, generator=case.generator)
+        return check_here(case.posterior, case.x, case.around, case.more_around, alike=alike, generator=case.generator)

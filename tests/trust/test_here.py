@@ -12,7 +12,7 @@ from sciinf.answer import query
 from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
 from sciinf.trust import around, here
 from sciinf.trust.around import around_answer, heaviness, simulate_around
-from sciinf.trust.here import check_here, check_twice, doubted, local_finding, look_here
+from sciinf.trust.here import check_here, doubted, local_finding, look_here
 from sciinf.trust.right import Kind
 from sciinf.trust.second import undecided
 
@@ -139,7 +139,7 @@ def looked_twice(seed, rows=500, most=4_000, alike=True, **fault):
         sizes.append(rows)
         return simulate_around(posterior, simulator, theta, rows=rows, generator=generator) if rows else "too slow"
 
-    (check,) = check_twice(posterior, x, made(rows), lambda: made(most), alike=alike, generator=generator)
+    (check,) = check_here(posterior, x, made(rows), lambda: made(most), alike=alike, generator=generator)
     return check, sizes
 
 
@@ -240,7 +240,7 @@ def test_of_an_observation_that_the_model_does_not_reproduce_nothing_is_told(mon
 
 def test_a_query_asks_residuals_whether_the_check_can_tell(monkeypatch):
     simulator, told = Linear(), []
-    monkeypatch.setattr(here, "check_twice", lambda *_, alike, generator: told.append(alike) or ())
+    monkeypatch.setattr(here, "check_here", lambda *_, alike, generator: told.append(alike) or ())
     x = simulator(torch.zeros(1, 2), generator=torch.Generator().manual_seed(0))["x"][0]
     for size in (0.0, 8.0):
         query(Gaussian(simulator), {"x": x + size * (torch.arange(NUMBERS) == 11)}, simulator=simulator, draws=2_000)
