@@ -13,34 +13,10 @@ from __future__ import annotations
 import math
 from typing import final
 
-from sciinf.core import Case, Diagnostic, Draws, Finding, Level, Need
+from sciinf.core import Case, Diagnostic, Finding, Level, Need
 
 NAME = "model comparison"
 _FAR, _SURE = 1.0, 3.0  # nats, and standard errors, by which a network is off
-
-
-def check_compared(plain: Draws, weighted: Draws) -> tuple[Finding, ...]:
-    """The two most probable values of each discrete parameter that always exists, by both; nothing without such.
-
-    Args:
-        plain: Of what the weights correct; probabilities that it knows without draws are taken.
-        weighted: The draws of the answer.
-    """
-    found, far = [], False
-    for name in weighted.categories:
-        p, q = weighted.probabilities(name), plain.probabilities(name)
-        if p.exists < 1:
-            continue
-        a, b = (p.values[k] for k in p.ranked[:2])
-        (mine, error), (net, _) = p.log_bayes_factor(a, b), q.log_bayes_factor(a, b)
-        far = far or (math.isfinite(error) and abs(mine - net) > max(_FAR, _SURE * error))
-        size = f"{mine:.2f} +- {error:.2f}" if math.isfinite(error) else f"more than {mine:.1f}"
-        found.append(f"{name} = {a} : {b} is {size} by the likelihood and {net:.2f} by the network")
-    if not found:
-        return ()
-    words = f"log Bayes factor of {'; '.join(found)}; the answer is by the likelihood"
-    more = ". By itself the network is not to be relied on: train on more simulations" if far else ""
-    return (Finding(NAME, Level.GOOD, words + more),)  # the answer is right where its weights are, which `draws` tells
 
 
 @final
@@ -50,4 +26,22 @@ class ModelComparison(Diagnostic):
     name, needs = NAME, frozenset({Need.OBSERVATION})
 
     def __call__(self, case: Case) -> tuple[Finding, ...]:
-        return () if case.plain is None else check_compared(case.plain, case.draws.of_parameters())
+        if case.plain is None:
+            return ()
+        weighted = case.draws.of_parameters()
+        found, far = [], False
+        for name in weighted.categories:
+            p, q = weighted.probabilities(name), case.plain.probabilities(name)
+            if p.exists < 1:
+                continue
+            a, b = (p.values[k] for k in p.ranked[:2])
+            (mine, error), (net, _) = p.log_bayes_factor(a, b), q.log_bayes_factor(a, b)
+            far = far or (math.isfinite(error) and abs(mine - net) > max(_FAR, _SURE * error))
+            size = f"{mine:.2f} +- {error:.2f}" if math.isfinite(error) else f"more than {mine:.1f}"
+            found.append(f"{name} = {a} : {b} is {size} by the likelihood and {net:.2f} by the network")
+        if not found:
+            return ()
+        words = f"log Bayes factor of {'; '.join(found)}; the answer is by the likelihood"
+        more = ". By itself the network is not to be relied on: train on more simulations" if far else ""
+        # The answer is right where its weights are, which `draws` tells.
+        return (Finding(NAME, Level.GOOD, words + more),)

@@ -17,34 +17,10 @@ import math
 from statistics import NormalDist
 from typing import final
 
-from sciinf.core import Case, Cause, Diagnostic, Draws, Finding, Level
+from sciinf.core import Case, Cause, Diagnostic, Finding, Level
 
 _MOST = 0.25  # posterior standard deviations
 _NEVER = 0.01  # probability that a parameter exists
-
-
-def check_few(draws: Draws, level: float) -> tuple[Finding, ...]:
-    """That the draws are too few for intervals of this level; nothing where they are enough.
-
-    Args:
-        draws: The answer's.
-        level: Of its intervals.
-    """
-    p, normal = (1 - level) / 2, NormalDist()
-    one = math.sqrt(p * (1 - p)) / normal.pdf(normal.inv_cdf(p))
-    exist = {name: draws.exists(name) for name in draws.names if name not in draws.categories}
-    exist = {name: share for name, share in exist.items() if share > _NEVER}
-    share = min(exist.values(), default=1.0)
-    error = one / math.sqrt(max(float(draws.ess) * share, 1e-9))
-    if error <= _MOST:
-        return ()
-    enough = 10 * math.ceil((one / _MOST) ** 2 / share / 10)
-    rarest = "" if share == 1.0 else f" of {min(exist, key=exist.__getitem__)}, which exists in {share:.2g} of them,"
-    words = (
-        f"an effective size of {draws.ess:,.0f} leaves the ends of {100 * level:.4g}% intervals{rarest} uncertain by "
-        f"{error:.1g} sd: ask for more draws, {enough:,} effective ones at least"
-    )
-    return (Finding("few draws", Level.CAUTION, words),)
 
 
 @final
@@ -54,4 +30,20 @@ class FewDraws(Diagnostic):
     name, cause = "few draws", Cause.DRAWS
 
     def __call__(self, case: Case) -> tuple[Finding, ...]:
-        return check_few(case.draws, case.level)
+        draws, level = case.draws, case.level
+        p, normal = (1 - level) / 2, NormalDist()
+        one = math.sqrt(p * (1 - p)) / normal.pdf(normal.inv_cdf(p))
+        exist = {name: draws.exists(name) for name in draws.names if name not in draws.categories}
+        exist = {name: share for name, share in exist.items() if share > _NEVER}
+        share = min(exist.values(), default=1.0)
+        error = one / math.sqrt(max(float(draws.ess) * share, 1e-9))
+        if error <= _MOST:
+            return ()
+        enough = 10 * math.ceil((one / _MOST) ** 2 / share / 10)
+        rarest = min(exist, key=lambda name: exist[name], default="")
+        of = "" if share == 1.0 else f" of {rarest}, which exists in {share:.2g} of them,"
+        words = (
+            f"an effective size of {draws.ess:,.0f} leaves the ends of {100 * level:.4g}% intervals{of} uncertain by "
+            f"{error:.1g} sd: ask for more draws, {enough:,} effective ones at least"
+        )
+        return (Finding(self.name, Level.CAUTION, words),)

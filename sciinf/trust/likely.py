@@ -71,19 +71,6 @@ def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated
     return (Finding(NAME, Level.ALARM if p < _ALARM else Level.CAUTION, words, figures={"p": p}),)
 
 
-def check_density(simulator: Simulator | None, theta: Tensor, simulated: X, seed: int) -> tuple[Finding, ...]:
-    """That the likelihood is not the density of what is simulated around the answer; nothing where that is not seen.
-
-    Args:
-        simulator: Whose likelihood.
-        theta: As in `check_likelihood`.
-        simulated: Likewise.
-        seed: Of noise, where the density of data given hidden states is tried.
-    """
-    found = "" if simulator is None else density_of_draws(simulator, theta, simulated, seed)
-    return (Finding("density", Level.ALARM, found),) if found else ()
-
-
 def _shared(theta: Tensor, x: X, simulated: X) -> tuple[Tensor, X, X]:
     """Pairs with the numbers that both have: densities of more and of fewer numbers cannot be compared.
 
@@ -117,4 +104,5 @@ class LikelihoodDensity(Diagnostic):
     name, cause, needs = "density", Cause.LIKELIHOOD, frozenset({Need.PREDICTIONS})
 
     def __call__(self, case: Case) -> tuple[Finding, ...]:
-        return check_density(case.simulator, case.theta, case.predicted, 0)
+        found = density_of_draws(case.simulator, case.theta, case.predicted, 0)
+        return (Finding(self.name, Level.ALARM, found),) if found else ()

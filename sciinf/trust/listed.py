@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import final
 
-from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Prior
+from sciinf.core import Case, Cause, Diagnostic, Finding, Level
 
 NAME = "listed models"
 _ALARM, _UNUSUAL = 0.01, 0.05
@@ -29,34 +29,6 @@ def listed_p(unlike: float | None, residual: float | None) -> float | None:
     """The p-value of both statistics together; of one, where the other is not known; None where neither is."""
     known = [p for p in (unlike, residual) if p is not None]
     return min(1.0, len(known) * min(known)) if known else None
-
-
-def check_listed(prior: Prior, unlike: float | None, residual: float | None) -> tuple[Finding, ...]:
-    """The finding about one observation; none of a prior without discrete parameters.
-
-    Args:
-        prior: The prior.
-        unlike: p-value of the observation among all simulations, if it is known.
-        residual: That of what is left unexplained of it, if it is known.
-    """
-    if not prior.mixed:
-        return ()
-    what = ", ".join(f"{name} ({_values(law.labels)})" for name, law in prior.discrete().items())
-    p = listed_p(unlike, residual)
-    if p is None:
-        words = (
-            f"not checked whether the data come from one of the values of {what}: calibrate, or ask with a simulator"
-        )
-        return (Finding(NAME, Level.UNKNOWN, words),)
-    if p >= _UNUSUAL:
-        words = f"the data look like those of one of the values of {what} (p = {p:.2g}); probabilities are among these"
-        return (Finding(NAME, Level.GOOD, words, figures={"p": p}),)
-    words = (
-        f"the data {'' if p < _ALARM else 'may '}come from none of the values of {what} (p = {p:.2g}), whatever their "
-        "probabilities are, for these are among the listed ones: look at the residuals, and add a model that makes "
-        "such data"
-    )
-    return (Finding(NAME, Level.ALARM if p < _ALARM else Level.CAUTION, words, figures={"p": p}),)
 
 
 def _values(labels: tuple[str, ...]) -> str:
@@ -72,5 +44,19 @@ class ListedModels(Diagnostic):
     def __call__(self, case: Case) -> tuple[Finding, ...]:
         if not case.posterior.prior.mixed:
             return ()
-        unlike = case.trust.p_value if case.trust else None
-        return check_listed(case.posterior.prior, unlike, case.p_of("residuals"))
+        what = ", ".join(f"{name} ({_values(law.labels)})" for name, law in case.posterior.prior.discrete().items())
+        of = f"the values of {what}"
+        one_of = f"one of {of}"
+        p = listed_p(case.trust.p_value if case.trust else None, case.p_of("residuals"))
+        if p is None:
+            words = f"not checked whether the data come from {one_of}: calibrate, or ask with a simulator"
+            return (Finding(NAME, Level.UNKNOWN, words),)
+        if p >= _UNUSUAL:
+            words = f"the data look like those of {one_of} (p = {p:.2g}); probabilities are among these"
+            return (Finding(NAME, Level.GOOD, words, figures={"p": p}),)
+        words = (
+            f"the data {'' if p < _ALARM else 'may '}come from none of {of} (p = {p:.2g}), whatever their "
+            "probabilities are, for these are among the listed ones: look at the residuals, and add a model that makes "
+            "such data"
+        )
+        return (Finding(NAME, Level.ALARM if p < _ALARM else Level.CAUTION, words, figures={"p": p}),)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sciinf.checking import NO_NOISE, NOT_REPEATED, is_noiseless
-from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Simulator
+from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need
 from sciinf.core.simulator import Status
 from sciinf.engine.block import Attempt, one_thread
 from sciinf.storage.outcome import status_of
@@ -23,25 +23,6 @@ NAME = "noise"
 _ROWS = 32
 _OF_NOISE, _OF_SPREAD = 1e-3, 1e-5  # what differs by less than these shares may be rounding
 _STREAM = 2**31 + 12  # no campaign has this many blocks, so none shares these random numbers
-
-
-def check_noise(simulator: Simulator, theta: Tensor) -> tuple[Finding, ...]:
-    """The finding about a simulator, none where its noise is drawn as it should be.
-
-    Args:
-        simulator: What the answer was learned from.
-        theta: Parameters around the answer, (n, D).
-    """
-    seeds, cpu = (0, 0, 1), torch.device("cpu")
-    with one_thread():
-        first, again, other = (Attempt(simulator, theta[:_ROWS], seed, _STREAM, cpu).outcome() for seed in seeds)
-    good = torch.stack([status_of(each) == Status.OK for each in (first, again, other)]).all(0)
-    for name in simulator.observables:
-        a, b, c = (each.x[name][good].double() for each in (first, again, other))
-        own, noise, spread = _size(a - b), _size(a - c), _size(a - a.mean(0))
-        if own > max(_OF_NOISE * noise, _OF_SPREAD * spread):
-            return (Finding(NAME, Level.CAUTION, NOT_REPEATED),)
-    return (Finding(NAME, Level.CAUTION, NO_NOISE),) if is_noiseless(first, other) else ()
 
 
 def _size(difference: Tensor) -> float:
@@ -55,4 +36,14 @@ class SimulatorNoise(Diagnostic):
     name, cause, needs = NAME, Cause.NOISE, frozenset({Need.PREDICTIONS})
 
     def __call__(self, case: Case) -> tuple[Finding, ...]:
-        return check_noise(case.simulator, case.theta)
+        simulator, theta = case.simulator, case.theta[:_ROWS]
+        seeds, cpu = (0, 0, 1), torch.device("cpu")
+        with one_thread():
+            first, again, other = (Attempt(simulator, theta, seed, _STREAM, cpu).outcome() for seed in seeds)
+        good = torch.stack([status_of(each) == Status.OK for each in (first, again, other)]).all(0)
+        for name in simulator.observables:
+            a, b, c = (each.x[name][good].double() for each in (first, again, other))
+            own, noise, spread = _size(a - b), _size(a - c), _size(a - a.mean(0))
+            if own > max(_OF_NOISE * noise, _OF_SPREAD * spread):
+                return (Finding(NAME, Level.CAUTION, NOT_REPEATED),)
+        return (Finding(NAME, Level.CAUTION, NO_NOISE),) if is_noiseless(first, other) else ()

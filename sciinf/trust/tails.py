@@ -34,7 +34,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sciinf.core import Batch, Calibration, Case, Cause, Diagnostic, Finding, Level, Posterior
+from sciinf.core import Batch, Case, Cause, Diagnostic, Finding, Level, Posterior
 from sciinf.trust.agreement import TAIL, Agreement
 
 NAME = "tails"
@@ -110,20 +110,6 @@ def tail_agreements(
     return found
 
 
-def check_tails(calibration: Calibration | None, posterior: Posterior, level: float) -> tuple[Finding, ...]:
-    """What an answer with intervals of a high level says, where the calibration found tails too light.
-
-    Args:
-        calibration: The finding is none where it is of another posterior.
-        posterior: What answered.
-        level: Of the answer's intervals.
-    """
-    if calibration is None or not calibration.tails or calibration.fit != posterior.digest or level < _ASKED:
-        return ()
-    words = f"{'; '.join(calibration.tails)}: intervals of {level:.4g} and limits are too narrow by this"
-    return (Finding(NAME, Level.CAUTION, words),)
-
-
 def _power(log_ten: float) -> str:
     return "nothing" if log_ten == -math.inf else f"{10**log_ten:.0e}" if log_ten > -300 else f"1e{log_ten:.0f}"
 
@@ -135,4 +121,8 @@ class Tails(Diagnostic):
     name, cause = NAME, Cause.SIMULATIONS
 
     def __call__(self, case: Case) -> tuple[Finding, ...]:
-        return check_tails(case.calibration, case.posterior, case.level)
+        found = case.calibration
+        if found is None or not found.tails or found.fit != case.posterior.digest or case.level < _ASKED:
+            return ()
+        words = f"{'; '.join(found.tails)}: intervals of {case.level:.4g} and limits are too narrow by this"
+        return (Finding(NAME, Level.CAUTION, words),)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+from typing import Any, cast
 
 import pytest
 import torch
 
-from sciinf.core import Draws
+from sciinf.core import Case, Draws, Finding
 from sciinf.core.categories import Categories
-from sciinf.trust.few import check_few
+from sciinf.trust.few import FewDraws
 
 
 def drawn(n: int, log_weight: torch.Tensor | None = None) -> Draws:
     theta = torch.randn(n, 1, generator=torch.Generator().manual_seed(0))
     return Draws(("a",), ("",), theta, torch.zeros(n) if log_weight is None else log_weight)
+
+
+def check_few(draws: Draws, level: float) -> tuple[Finding, ...]:
+    return FewDraws()(Case(cast(Any, None), draws, level))
 
 
 def test_the_error_is_that_of_the_ends_from_seed_to_seed() -> None:

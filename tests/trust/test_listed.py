@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from nested import Exact, Nested
 
 from sciinf import calibrate, query, simulate
-from sciinf.core import Answer, Normal, Prior
+from sciinf.core import Answer, Case, Finding, Level, Normal, Prior, Trust
 from sciinf.trust import around, ood
-from sciinf.trust.listed import check_listed, listed_p
+from sciinf.trust.listed import ListedModels, listed_p
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,6 +46,12 @@ def test_two_statistics_are_worth_one() -> None:
     assert listed_p(None, 0.3) == 0.3
     assert listed_p(0.9, 0.8) == 1.0
     assert listed_p(None, None) is None
+
+
+def check_listed(prior: Prior, unlike: float | None, residual: float | None) -> tuple[Finding, ...]:
+    posterior, draws = cast(Any, SimpleNamespace(prior=prior)), cast(Any, None)
+    found = [] if residual is None else [Finding("residuals", Level.GOOD, "", figures={"p": residual})]
+    return ListedModels()(Case(posterior, draws, 0.9, trust=Trust(unlike, "", Level.GOOD), found=found))
 
 
 def test_words(simulator: Nested) -> None:

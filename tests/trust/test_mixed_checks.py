@@ -11,12 +11,12 @@ import torch
 from nested import Exact, Nested
 
 from sciinf import query
-from sciinf.core import Choice, Counts, Draws, Each, Only, Prior, Uniform, X
+from sciinf.core import Case, Choice, Counts, Draws, Each, Only, Prior, Uniform, X
 from sciinf.core.categories import categories_of
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.reweighted import Reweighted
 from sciinf.trust.bounds import Bounds
-from sciinf.trust.compared import check_compared
+from sciinf.trust.compared import ModelComparison
 from sciinf.trust.failures import examine, judge
 from sciinf.trust.members import network_share
 from sciinf.trust.stray import check_stray
@@ -116,5 +116,5 @@ def test_a_right_network_is_called_so(weighted: tuple[Nested, X, Reweighted]) ->
     right = Exact(simulator)
     continuous = right.draw(x, 4_000, generator=seeded(9))
     plain = replace(continuous, categories=categories_of(right.prior))
-    assert "not to be relied on" not in check_compared(plain, plain)[0].words
-    assert check_compared(continuous, continuous) == ()
+    assert "not to be relied on" not in ModelComparison()(Case(right, plain, 0.9, plain=plain))[0].words
+    assert ModelComparison()(Case(right, continuous, 0.9, plain=continuous)) == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from sciinf.core import Observable, Prior, Simulator, X
-from sciinf.trust.noise import check_noise
+from sciinf.core import Case, Finding, Observable, Prior, Simulator, X
+from sciinf.trust.noise import SimulatorNoise
 
 THETA = torch.linspace(-1.0, 1.0, 40)[:, None]
 
@@ -30,6 +31,11 @@ class Line(Simulator):
         return {"v": self.noise(theta.expand(-1, 5), generator)}
 
 
+def check_noise(simulator: Line) -> tuple[Finding, ...]:
+    none: Any = None
+    return SimulatorNoise()(Case(none, none, 0.9, simulator=simulator, theta=THETA))
+
+
 def own(seed: int | None, size: float = 0.1) -> Callable[[Tensor, torch.Generator], Tensor]:
     """Noise of numpy's generators, a new one for each call."""
     return lambda v, generator: v + size * torch.from_numpy(np.random.default_rng(seed).normal(size=v.shape))
@@ -37,14 +43,14 @@ def own(seed: int | None, size: float = 0.1) -> Callable[[Tensor, torch.Generato
 
 @pytest.mark.parametrize("noise", [own(None), own(None, 1e-3), lambda v, generator: v + torch.rand(v.shape)])
 def test_random_numbers_of_its_own_are_told(noise) -> None:
-    (check,) = check_noise(Line(noise), THETA)
+    (check,) = check_noise(Line(noise))
     assert check.level == "caution"
     assert "the same parameters and seed gave other data" in check.words
 
 
 @pytest.mark.parametrize("noise", [own(0), lambda v, generator: v])
 def test_no_noise_and_always_the_same_are_told(noise) -> None:
-    (check,) = check_noise(Line(noise), THETA)
+    (check,) = check_noise(Line(noise))
     assert check.level == "caution"
     assert "the posterior knows of none" in check.words
 
@@ -64,7 +70,7 @@ def rounded(v: Tensor, generator: torch.Generator) -> Tensor:
 )
 def test_a_sound_simulator_is_not_blamed(noise) -> None:
     """Not for small noise, rare counts that agree, or rounding."""
-    assert check_noise(Line(noise), THETA) == ()
+    assert check_noise(Line(noise)) == ()
 
 
 def test_failures_are_no_noise() -> None:
@@ -74,8 +80,8 @@ def test_failures_are_no_noise() -> None:
         data = v + torch.randn(v.shape, generator=generator)
         return torch.where(data > 1.5, torch.nan, data)
 
-    assert check_noise(Line(fails), THETA) == ()
+    assert check_noise(Line(fails)) == ()
 
 
 def test_a_simulator_that_always_fails_there_says_nothing_of_noise() -> None:
-    assert check_noise(Line(lambda v, generator: v * torch.nan), THETA) == ()
+    assert check_noise(Line(lambda v, generator: v * torch.nan)) == ()

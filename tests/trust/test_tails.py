@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from torch import distributions as td
 
 from sciinf import calibrate, simulate
 from sciinf.calibration import load_calibration
-from sciinf.core import Batch, Calibration, Draws, Observable, Posterior, Prior, Simulator, X
+from sciinf.core import Batch, Calibration, Case, Draws, Observable, Posterior, Prior, Simulator, X
 from sciinf.trust.agreement import LEVELS, Agreement, agreements, judged, too_light
-from sciinf.trust.tails import beyond, check_tails, odds, tail_agreements
+from sciinf.trust.tails import Tails, beyond, odds, tail_agreements
 
 NOISE = 0.01  # sds of the prior
 WIDE = 20.0  # times, for a share of the data of `a`
@@ -185,12 +186,12 @@ def test_calibrate_keeps_what_it_found_and_answers_of_high_level_say_so(tmp_path
     assert found.state == "not passed"
     assert any(words.startswith("tail of a is too light") for words in found.tails)
     assert load_calibration(tmp_path / "run").tails == found.tails
-    (check,) = check_tails(found, Gaussian(), 0.99)
+    (check,) = Tails()(Case(Gaussian(), cast(Any, None), 0.99, found))
     assert check.level == "caution"
     assert "tail of a is too light" in check.words
-    assert check_tails(found, Gaussian(), 0.9) == ()
-    assert check_tails(found, Gaussian(1.1), 0.99) == ()
-    assert check_tails(None, Gaussian(), 0.99) == ()
+    assert Tails()(Case(Gaussian(), cast(Any, None), 0.9, found)) == ()
+    assert Tails()(Case(Gaussian(1.1), cast(Any, None), 0.99, found)) == ()
+    assert Tails()(Case(Gaussian(), cast(Any, None), 0.99, None)) == ()
 
 
 def test_a_calibration_of_an_older_version_knows_of_no_tails() -> None:
