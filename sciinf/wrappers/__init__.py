@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sciinf.wrappers.numpyro_model import numpyro as numpyro
     from sciinf.wrappers.pdebench_files import pdebench as pdebench
     from sciinf.wrappers.sbi_pair import sbi as sbi
-    from sciinf.wrappers.scattered_points import scattered as scattered
+    from sciinf.wrappers.field_sensors import scattered as scattered
     from sciinf.wrappers.sets_of_observations import sets as sets
     from sciinf.wrappers.several_models import models as models
     from sciinf.wrappers.tables_file import tables as tables
