@@ -46,7 +46,7 @@ class Flow(Embedded):
             specification where left out.
         flow: The flow's architecture; the neural spline flow of `flows.spline` where left out.
         regression: Whether least squares of the parameters and plain statistics of the data stand beside the summary
-            networks that were chosen here (`_regressed`).
+            networks that were chosen here (`_embedded`).
         seed: Seeds the initial weights.
 
     Raises:

@@ -104,7 +104,7 @@ class Mixed(Embedded):
         bins: Pieces of each spline.
         changes: Which parameters are changes of a series (`estimators._changes`), if some are.
         regression: Whether least squares of the parameters and plain statistics of the data stand beside the summary
-            networks that were chosen here (`_regressed`).
+            networks that were chosen here (`_embedded`).
         seed: Seeds the initial weights.
 
     Raises:

@@ -11,7 +11,7 @@ from torch import distributions as td
 
 from sciinf.core import Batch, Observable, Prior, load_fit, save_fit
 from sciinf.core.files import write_json
-from sciinf.estimators import _regressed
+from sciinf.estimators import _embedded
 from sciinf.estimators.flow import Flow
 from sciinf.summaries.vector import MLP
 
@@ -81,7 +81,7 @@ def test_few_rows_do_not_fit_noise():
 
 
 def test_rows_beyond_the_most_are_not_read(monkeypatch):
-    monkeypatch.setattr("sciinf.estimators._regressed._ROWS", 1_000)
+    monkeypatch.setattr("sciinf.estimators._embedded._ROWS", 1_000)
     batch, flows = rows(1_400), []
     for parts in ([slice(0, 1_000)], [slice(0, 700), slice(700, 1_400)]):
         flow = Flow(PRIOR, SERIES)
@@ -119,7 +119,7 @@ def test_a_network_that_was_given_stands_alone_and_so_do_few_numbers():
 
 
 def test_large_data_enter_by_their_statistics():
-    flow = Flow(PRIOR, {"x": Observable((_regressed._MOST + 1,), dims=("time",))})
+    flow = Flow(PRIOR, {"x": Observable((_embedded._MOST + 1,), dims=("time",))})
     assert not flow.regressed.linear
     assert flow.regressed.features == 3 + 18
 
@@ -163,7 +163,7 @@ def test_least_squares_keep_no_more_than_a_batch_of_rows(monkeypatch):
     """Streamed rows are read because they do not fit in memory; nor do copies of them beside ones and statistics."""
     flow, batch, seen, copies = Flow(PRIOR, SERIES), rows(4_000), [], []
     flow.standardise_both(lambda: iter([batch]))
-    beside = _regressed.Regressed._beside
+    beside = _embedded.Regressed._beside
 
     def copied(self, *given):
         found = beside(self, *given)
@@ -178,7 +178,7 @@ def test_least_squares_keep_no_more_than_a_batch_of_rows(monkeypatch):
             seen.append(weakref.ref(u["x"]))
             yield flow.to_z(part.theta), u, {}
 
-    monkeypatch.setattr(_regressed.Regressed, "_beside", copied)
+    monkeypatch.setattr(_embedded.Regressed, "_beside", copied)
     flow.regressed.fit(few_at_a_time)
     assert len(seen) == 5 * 16
 
