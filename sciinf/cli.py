@@ -208,7 +208,7 @@ def query(
 ) -> None:
     """Ask a fitted run for the parameters behind an observation, or behind any number of them."""
     if observations is not None:
-        from sciinf.commands.surveying import survey_run
+        from sciinf.commands.querying import survey_run
 
         answers = survey_run(folder, observations, simulator, given)
         _end(answers.column("verdict") if strict else (), strict)

@@ -26,7 +26,7 @@ def asked(ball, tmp_path_factory):
     for name in ("calibration.json", "reference.safetensors"):
         shutil.copy(ball.trained_on.path / ".." / name, run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sciinf.commands.surveying._DRAWS", 100)
+        patch.setattr("sciinf.commands.querying._DRAWS", 100)
         words = ["query", run, "--observations", ball.store.path, "--out", out, "--draws", 2]
         yield run, out, call(*words, "--table", folder / "all.ecsv"), call(*words, "--json"), folder / "all.ecsv"
 
@@ -117,7 +117,7 @@ def test_what_is_refused(asked, tmp_path, monkeypatch, words, said) -> None:
 
 
 def test_a_table_may_lie_in_the_folder_of_answers(ball, asked, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("sciinf.commands.surveying._DRAWS", 20)
+    monkeypatch.setattr("sciinf.commands.querying._DRAWS", 20)
     out = tmp_path / "answers"
     words = ["query", asked[0], "--observations", ball.store.path, "--out", out, "--table", out / "all.fits"]
     for _ in range(2):
