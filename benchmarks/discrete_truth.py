@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sciinf import calibrate, query, simulate
 from sciinf.core import Calibration, X
-from sciinf.trust import local_levels
+from sciinf.trust import recalibrate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from nested import Exact, Nested  # pyright: ignore[reportMissingImports]
@@ -132,7 +132,7 @@ def _alarmed(posterior: Exact, x: X, calibration: Calibration, simulator: Nested
 def main() -> None:
     """Print what is asked for."""
     warnings.simplefilter("ignore")
-    local_levels._LEAST = 10**9  # levels alike for all data: nothing here asks for others, and learning them takes long
+    recalibrate._LEAST = 10**9  # levels alike for all data: nothing here asks for others, and learning them takes long
     what, count, *rows = sys.argv[1], *map(int, sys.argv[2:] or ["20"])
     began = time.process_time()
     found = {"alarms": alarms, "power": power, "unlisted": unlisted}[what](count, *rows)

@@ -20,7 +20,7 @@ from sciinf.core import Calibration, DensityUnavailable, Draws, Observable, Post
 from sciinf.core.doubts import Doubt, doubt
 from sciinf.core.fit import campaign_of
 from sciinf.loops import lanes
-from sciinf.trust import local_levels, ood
+from sciinf.trust import ood, recalibrate
 from sciinf.trust.agreement import LEVELS
 from sciinf.trust.scores import others, planted
 
@@ -31,7 +31,7 @@ ROWS = 5_000
 def levels_alike_for_all_data() -> Iterator[None]:
     """They, and planted faults, are looked at in `trust/`, and learning them takes longest here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local_levels, "_LEAST", math.inf)
+        patch.setattr(recalibrate, "_LEAST", math.inf)
         patch.setattr(ood, "_ENOUGH", math.inf)
         yield
 

@@ -16,7 +16,7 @@ import pytest
 from brief import briefly_trained
 from command_line import call
 
-from sciinf.trust import local_levels, ood
+from sciinf.trust import ood, recalibrate
 
 STEEP = """
 import numpy as np
@@ -86,7 +86,7 @@ def test_a_hundred_fresh_simulations_cannot_tell_and_the_next_command_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One run folder, so that its network is trained once."""
-    monkeypatch.setattr(local_levels, "_LEAST", math.inf)  # corrected intervals are not looked at,
+    monkeypatch.setattr(recalibrate, "_LEAST", math.inf)  # corrected intervals are not looked at,
     monkeypatch.setattr(ood, "_ENOUGH", math.inf)  # nor is what looks for planted faults
     few = ("-n", 1_000, "--calibration", 100)
     out, err, headline = infer(tmp_path, EXACT, "x\n0.3\n", *few)

@@ -16,9 +16,8 @@ from sciinf.calibration import load_calibration
 from sciinf.core import Calibration, Draws, Fit, Posterior, Simulator
 from sciinf.core.files import read_json, write_json
 from sciinf.report import write_report
-from sciinf.trust import local_levels
-from sciinf.trust.local_levels import fit_local
-from sciinf.trust.recalibrate import HIGHER, Recalibration, corrected, recalibration
+from sciinf.trust import recalibrate
+from sciinf.trust.recalibrate import HIGHER, Recalibration, corrected, fit_local, recalibration
 
 DRAWS = 127
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -90,7 +89,7 @@ def test_intervals_of_an_exact_posterior_stay_and_are_not_shown_as_moved() -> No
 
 @pytest.mark.slow
 def test_levels_depend_on_the_observation_where_the_error_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_levels, "_EACH", 3)  # networks of six, in half the time
+    monkeypatch.setattr(recalibrate, "_EACH", 3)  # networks of six, in half the time
     # The gap of a half has an sd of .5 points from 10,000 fresh rows, and the networks leave about one and a half
     # more (`benchmarks/recalibration.py`); alike for all data, 12 points are left.
     x = normal(5_000, 1, 3)
@@ -119,7 +118,7 @@ def test_no_network_where_the_data_say_nothing_of_the_levels() -> None:
 
 
 def test_the_same_bits_from_the_same_generator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_levels, "_EPOCHS", 15)
+    monkeypatch.setattr(recalibrate, "_EPOCHS", 15)
     x = normal(2_000, 1)
     counts = counted(levels_of(normal(2_000, 2), torch.where(x > 0, 0.6, 1.5)))
     one, two = (fit_local(counts, DRAWS, x, torch.Generator().manual_seed(7)) for _ in range(2))
