@@ -4,10 +4,38 @@ All samplers of this shelf advance every chain of every target with one call of 
 time goes; the targets are usually the posteriors of as many observations. What a sampler adapts (step sizes, widths,
 covariances) it adapts in its warm-up, for each target from all of the target's chains, and then leaves alone, so that
 the draws kept come from a Markov chain whose stationary law is the target.
+
+Have the chains converged, and how many independent draws are they worth?
+
+Each chain is cut in two halves, so that there are M half-chains of N draws, whose values are replaced by normal
+scores of their ranks r among all M N of them (average ranks for ties),
+
+    z = Phi^{-1}((r - 3/8) / (M N + 1/4)),
+
+which makes what follows indifferent to heavy tails and to monotone transforms. With W the mean of the half-chains'
+variances and B / N the variance of their means,
+
+    R-hat = sqrt(((N - 1) / N W + B / N) / W),
+
+for z itself and for z of the distance to the median |x - median(x)|, which sees chains that differ in their spread;
+the greater of the two counts. Values above 1.01 say that the chains have not mixed. The effective sample size is
+
+    ESS = M N / tau,   tau = -1 + 2 sum_{t=0}^{K} P_t + rho_{2K+2},   P_t = rho_{2t} + rho_{2t+1},
+    rho_t = 1 - (W - mean over half-chains of gamma_t) / ((N - 1) / N W + B / N),
+
+gamma_t a half-chain's autocovariance at lag t. Geyer's initial monotone sequence: K is the last pair before the first
+P_t <= 0 and P_t is replaced by min_{s <= t} P_s; tau is at least 1 / log10(M N), for chains that swing back and forth.
+
+References:
+    | Rank-normalization, folding, and localization: an improved R-hat (Vehtari et al., 2021),
+      https://arxiv.org/abs/1903.08008
+    | Practical Markov chain Monte Carlo (Geyer, 1992), https://doi.org/10.1214/ss/1177011137
+    | Stan Reference Manual, Posterior Analysis, https://mc-stan.org/docs/reference-manual/analysis.html
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +45,85 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.component import Component
-from sciinf.samplers.convergence import effective_sample_size, r_hat
+
+_LEAST = 4  # draws per chain, two for each half
+
+
+def r_hat(draws: Float[Tensor, "n chains batch dim"]) -> Float[Tensor, "batch dim"]:
+    """Rank-normalised split R-hat, float64; NaN where draws are not finite or all the same.
+
+    Raises:
+        ValueError: If there are fewer than four draws per chain.
+    """
+    halves = _halves(draws)
+    folded = (halves - _median(halves)[..., None, None]).abs()
+    return torch.maximum(_plain_r_hat(_scores(halves)), _plain_r_hat(_scores(folded)))
+
+
+def effective_sample_size(draws: Float[Tensor, "n chains batch dim"]) -> Float[Tensor, "batch dim"]:
+    """Bulk effective sample size, float64; NaN where draws are not finite or all the same.
+
+    Raises:
+        ValueError: If there are fewer than four draws per chain.
+    """
+    z = _scores(_halves(draws))
+    count, length = z.shape[-2:]
+    covariance = _autocovariance(z).mean(dim=-2)
+    within = covariance[..., 0] * length / (length - 1)
+    total = covariance[..., 0] + z.mean(dim=-1).var(dim=-1)
+    rho = 1 - (within[..., None] - covariance) / total[..., None]
+    rho[..., 0] = torch.where(total > 0, 1.0, math.nan)
+    pairs = max((length - 1) // 2, 1)
+    even, odd = rho[..., : 2 * pairs : 2], rho[..., 1 : 2 * pairs : 2]
+    pair = even + odd
+    kept = (pair > 0).cumprod(dim=-1)
+    kept[..., -1] = 0
+    after = kept.sum(dim=-1, keepdim=True)
+    tail = even.gather(-1, after).squeeze(-1).clamp_min(0)
+    tau = 2 * (pair.cummin(dim=-1).values * kept).sum(dim=-1) - 1 + tail
+    return count * length / tau.clamp_min(1 / math.log10(count * length))
+
+
+def _halves(draws: Tensor) -> Tensor:
+    """Half-chains, (batch, D, 2 chains, n // 2), NaN in every place of a dimension that has a value not finite."""
+    n = len(draws)
+    if n < _LEAST:
+        raise ValueError(f"there are {n} draws per chain, expected at least {_LEAST}: draw more of them")
+    x = draws.permute(2, 3, 1, 0).double()
+    x = torch.where(x.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True), x, math.nan)
+    return torch.cat([x[..., : n // 2], x[..., n - n // 2 :]], dim=-2)
+
+
+def _median(x: Tensor) -> Tensor:
+    ordered = x.flatten(-2).sort(dim=-1).values
+    size = ordered.shape[-1]
+    return (ordered[..., (size - 1) // 2] + ordered[..., size // 2]) / 2
+
+
+def _scores(x: Tensor) -> Tensor:
+    """Normal scores of the ranks among all half-chains; NaN stays."""
+    flat = x.flatten(-2).contiguous()
+    ordered, order = flat.sort(dim=-1)
+    below = torch.searchsorted(ordered, ordered, right=False)  # in order, which is faster than as they come
+    through = torch.searchsorted(ordered, ordered, right=True)
+    share = ((below + through + 1).double() / 2 - 0.375) / (flat.shape[-1] + 0.25)
+    share = torch.empty_like(share).scatter_(-1, order, share)
+    return torch.where(x.isnan(), x, torch.special.ndtri(share).reshape(x.shape))
+
+
+def _plain_r_hat(z: Tensor) -> Tensor:
+    length = z.shape[-1]
+    within = z.var(dim=-1).mean(dim=-1)
+    return ((length - 1) / length + z.mean(dim=-1).var(dim=-1) / within).sqrt()
+
+
+def _autocovariance(z: Tensor) -> Tensor:
+    """At every lag, divided by the length whatever the lag."""
+    length = z.shape[-1]
+    size = 2 ** math.ceil(math.log2(2 * length))
+    spectrum = torch.fft.rfft(z - z.mean(dim=-1, keepdim=True), n=size)
+    return torch.fft.irfft(spectrum.abs().square(), n=size)[..., :length] / length
+
 
 LogDensity = Callable[[Tensor], Tensor]
 """Log density up to a constant, (chains, batch, D) -> (chains, batch), for each of `batch` targets and however many

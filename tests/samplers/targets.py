@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from sciinf.samplers import Hamiltonian, Langevin, Slice
-from sciinf.samplers.convergence import effective_sample_size
+from sciinf.samplers.chains import effective_sample_size
 
 SCORED = Langevin(150)
 

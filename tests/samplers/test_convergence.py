@@ -9,7 +9,7 @@ import torch
 from samplers.targets import normal
 
 from sciinf.samplers import Chains
-from sciinf.samplers.convergence import effective_sample_size, r_hat
+from sciinf.samplers.chains import effective_sample_size, r_hat
 
 
 def autoregressive(n, chains, phi, seed=0):
