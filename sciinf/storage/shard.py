@@ -7,6 +7,18 @@ arrays). The bytes depend on nothing else, so that a block simulated again gives
 
 Floats are stored as they are with a checksum per chunk, because compression costs ten times the reading time for a
 quarter of the space; integers and booleans compress well and are.
+
+HDF5 files made in memory by the library's own calls, for small files cost more in h5py's objects than in HDF5.
+
+Types and property lists are made once. Calls and settings are those of h5py's `create_dataset` and `attrs`, and so are
+the bytes.
+
+Small files of one structure, of which HDF5 writes the first: most of what a block of cheap rows costs is HDF5.
+
+Files that hold sound rows of floats alone differ in numbers, and not in structure. HDF5 writes the first one and says
+where the numbers lie, and those of the next file are put into a copy at the same places, with their checksums. The
+first `_CHECKED` copies are compared with what HDF5 writes of the same numbers, and after one that differs HDF5 writes
+all files.
 """
 
 from __future__ import annotations
@@ -14,8 +26,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-from collections.abc import Mapping
-from typing import Any
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -25,8 +38,197 @@ from torch import Tensor
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, X
 from sciinf.core.within import own_dataset
-from sciinf.storage.form import LARGEST, Form
-from sciinf.storage.h5_image import Image, text
+
+LARGEST = 2**17  # bytes of numbers, beyond which it matters little what HDF5 costs, and checksums would take memory
+_CHECKED = 3
+_MARK = 0x5C11_1F00_B10C_0000  # a block's number that stands nowhere else in a file
+
+
+@final
+class Form:
+    """Files of one structure.
+
+    Args:
+        written: What HDF5 writes: number of the block, its content hash, its numbers by the dataset's path -> the file.
+    """
+
+    def __init__(self, written: Callable[[int, str, Mapping[str, NDArray[Any]]], bytes]) -> None:
+        self._written, self._unchecked = written, _CHECKED
+        self._data, self._places = b"", dict[str, int]()
+        self._block = self._content = -1
+        self._usable = True
+
+    def file(self, block: int, content: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
+        """The file of a block.
+
+        Args:
+            block: Its number.
+            content: Its content hash.
+            arrays: Path of each dataset -> its numbers: floats in one chunk; what is no float is the same in all files.
+        """
+        if self._usable and not self._data:
+            self._learn(content, arrays)
+        copy = self._copy(block, content, arrays) if self._usable else None
+        if copy is not None and self._unchecked <= 0:
+            return copy
+        data = self._written(block, content, arrays)
+        if copy is not None:
+            self._unchecked -= 1
+        self._usable = self._usable and copy == data
+        return data
+
+    def _learn(self, content: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Have a file written, and look where numbers lie in it."""
+        import h5py
+
+        data, mark, text = self._written(_MARK, content, arrays), struct.pack("=q", _MARK), content.encode()
+        self._block, self._content = data.find(mark), data.find(text)
+        self._usable = data.count(mark) == data.count(text) == 1
+        with h5py.File(io.BytesIO(data), "r") as opened:
+            file: Any = opened
+            floats = [name for name, array in arrays.items() if array.dtype.kind == "f"]
+            self._places = {name: file[name].id.get_chunk_info(0).byte_offset for name in floats}
+        self._data = data
+
+    def _copy(self, block: int, content: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
+        image = bytearray(self._data)
+        _put(image, self._block, struct.pack("=q", block))
+        _put(image, self._content, content.encode())
+        for name, place in self._places.items():
+            raw = arrays[name].tobytes()
+            _put(image, place, raw + struct.pack("<I", fletcher32(raw)))
+        return bytes(image)
+
+
+def fletcher32(raw: bytes) -> int:
+    """The checksum that HDF5 puts behind a chunk of an even number of bytes: sums, modulo 65,535, of 16-bit words."""
+    words = np.frombuffer(raw, ">u2").astype(np.uint64)
+    from_here_on = np.arange(len(words), 0, -1, dtype=np.uint64)
+    low, high = int(words.sum()), int((words * from_here_on).sum())
+    low, high = ((total - 1) % 65_535 + 1 if total else 0 for total in (low, high))
+    return high << 16 | low
+
+
+def _put(image: bytearray, at: int, data: bytes) -> None:
+    image[at : at + len(data)] = data
+
+
+@final
+class Image:
+    """An HDF5 file in memory.
+
+    A dataset's chunks go into the file when the dataset is closed, which is when nobody holds it any more. So the order
+    of the bytes depends on how long a caller holds what `dataset` returns.
+
+    Attributes:
+        root: The group in which everything lies.
+    """
+
+    def __init__(self) -> None:
+        h5, self._bytes, access = _hdf5(), io.BytesIO(), _access().copy()
+        access.set_fileobj_driver(h5.h5fd.fileobj_driver, self._bytes)
+        self.root: Any = h5.h5f.create(repr(self._bytes).encode(), h5.h5f.ACC_TRUNC, fapl=access)
+
+    def group(self, name: str) -> Any:
+        """A new group in the root."""
+        return _hdf5().h5g.create(self.root, name.encode())
+
+    def dataset(
+        self,
+        group: Any,
+        name: str | None,
+        array: NDArray[Any],
+        *,
+        chunks: tuple[int, ...] = (),
+        packed: bool = False,
+    ) -> Any:
+        """A new dataset in a group, which takes attributes: in one piece, or in chunks of rows.
+
+        Args:
+            group: The root, or a group.
+            name: Of the dataset; None for one that gets its path later.
+            array: What it holds; text as objects (`text`).
+            chunks: Shape of a chunk; () for one piece.
+            packed: Whether chunks are compressed; else they have a checksum.
+        """
+        h5, (stored, held) = _hdf5(), _types(array.dtype)
+        called = None if name is None else name.encode()
+        made = h5.h5d.create(group, called, stored, _space(array.shape), dcpl=_layout(chunks, packed))
+        made.write(h5.h5s.ALL, h5.h5s.ALL, array, mtype=held)
+        return made
+
+    def linked(self, name: str, array: NDArray[Any]) -> None:
+        """A dataset in one piece at a path, such as "messages/row", whose groups are made where they are not there."""
+        _hdf5().h5o.link(self.dataset(self.root, None, array), self.root, name.encode(), lcpl=_with_groups())
+
+    def attribute(self, of: Any, name: str, value: NDArray[Any]) -> None:
+        """An attribute of a group or dataset."""
+        stored, held = _types(value.dtype)
+        _hdf5().h5a.create(of, name.encode(), stored, _space(value.shape)).write(value, mtype=held)
+
+    def close(self) -> bytes:
+        """The bytes of the file, whoever still holds what is in it."""
+        self.root.close()
+        return self._bytes.getvalue()
+
+
+def text(value: str | tuple[str, ...]) -> NDArray[Any]:
+    """Text as HDF5 takes it."""
+    return np.array(value, dtype=object)
+
+
+@functools.cache
+def _hdf5() -> Any:
+    """h5py, whose modules of HDF5's own calls are compiled, so that checkers of types see nothing of them."""
+    import h5py
+
+    return h5py
+
+
+@functools.cache
+def _types(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """What numbers or text (objects) are in a file, and in memory."""
+    h5 = _hdf5()
+    kind = h5.string_dtype() if dtype.kind == "O" else dtype
+    return h5.h5t.py_create(kind, logical=True), h5.h5t.py_create(kind)
+
+
+@functools.lru_cache(256)
+def _space(shape: tuple[int, ...]) -> Any:
+    return _hdf5().h5s.create_simple(shape)
+
+
+@functools.cache
+def _access() -> Any:
+    h5 = _hdf5()
+    access = h5.h5p.create(h5.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5.h5f.LIBVER_EARLIEST, h5.h5f.LIBVER_LATEST)
+    access.set_fclose_degree(h5.h5f.CLOSE_STRONG)
+    return access
+
+
+@functools.cache
+def _with_groups() -> Any:
+    h5 = _hdf5()
+    links = h5.h5p.create(h5.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    return links
+
+
+@functools.lru_cache(64)
+def _layout(chunks: tuple[int, ...], packed: bool) -> Any:
+    h5 = _hdf5()
+    layout = h5.h5p.create(h5.h5p.DATASET_CREATE)
+    layout.set_obj_track_times(False)
+    if chunks:
+        layout.set_chunk(chunks)
+    if chunks and packed:
+        layout.set_shuffle()
+        layout.set_deflate(4)
+    elif chunks:
+        layout.set_fletcher32()
+    return layout
+
 
 SCHEMA = 1
 _CHUNK_ROWS = 1024

@@ -13,9 +13,8 @@ from h5py_blocks import PRIOR, SERIES, by_h5py, made
 
 from sciinf.core import Observable, Outcome, Prior, Status
 from sciinf.core.named_laws import LogNormal, Normal
-from sciinf.storage import form, shard
-from sciinf.storage.form import fletcher32
-from sciinf.storage.shard import write_shard
+from sciinf.storage import shard
+from sciinf.storage.shard import fletcher32, write_shard
 
 BLOCKS = 8
 OTHER = Prior(rate=(LogNormal(0.0, 0.5), "1/d"), größe=(Normal(0.0, 1.0), "µm"))
@@ -48,13 +47,13 @@ def written(block: int, campaign: str = "c" * 64, failed: bool = False) -> bool:
 
 def test_hdf5_writes_the_first_blocks_and_all_are_its_own(by_hdf5: list[int]) -> None:
     assert all(written(block) for block in range(BLOCKS))
-    assert by_hdf5 == [form._MARK, 0, 1, 2]
+    assert by_hdf5 == [shard._MARK, 0, 1, 2]
     assert written(20, failed=True)
     assert by_hdf5[4:] == [20]
     assert written(21)
     assert by_hdf5[4:] == [20]
     assert all(written(block, "d" * 64) for block in range(BLOCKS))
-    assert by_hdf5[5:] == [form._MARK, 0, 1, 2], "another campaign has another form"
+    assert by_hdf5[5:] == [shard._MARK, 0, 1, 2], "another campaign has another form"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_threads_share_a_form(by_hdf5: list[int]) -> None:
     ids=["checksum", "place", "mark"],
 )
 def test_a_form_that_gives_other_bytes_is_not_used(by_hdf5: list[int], monkeypatch, fault, value) -> None:
-    monkeypatch.setattr(form, fault, value)
+    monkeypatch.setattr(shard, fault, value)
     assert all(written(block) for block in range(BLOCKS))
     assert by_hdf5[1:] == list(range(BLOCKS))
 

@@ -12,9 +12,8 @@ import torch
 from h5py_blocks import KINDS, PRIOR, SERIES, by_h5py, made
 
 from sciinf.core import Observable, Outcome, Prior, Status
-from sciinf.storage.h5_image import Image
 from sciinf.storage.outcome import failed_outcome
-from sciinf.storage.shard import read_shard, write_shard
+from sciinf.storage.shard import Image, read_shard, write_shard
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1024, 2500])
