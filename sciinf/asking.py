@@ -8,18 +8,58 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sciinf.calibration import load_calibration
 from sciinf.core import Answer, Calibration, Finding, Level, Posterior, Simulator, X, as_observation
-from sciinf.core.files import read_json
+from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import file_of
 from sciinf.inference.changes import changes_from_json
 from sciinf.inference.refined import Refined, load_refined
 from sciinf.inference.truncated import observation_hash
-from sciinf.storage.answers import REFINED, ROUNDS, ROUNDS_FILE
+from sciinf.storage.answers import REFINED, ROUNDS, ROUNDS_FILE, keep_checks
 from sciinf.telling import tell
 from sciinf.trust.second import compared, decides, undecided, wrong_on_average
+
+if TYPE_CHECKING:
+    from sciinf.core import Answer, Level, Observation, Posterior, X
+
+
+def remember(
+    folder: Path, first: Posterior, x: X, differs: tuple[float, float], simulations: int, own: Level | None
+) -> None:
+    """Keep by how much a second network's answer differs.
+
+    Args:
+        folder: Where its round lies.
+        first: Of the first answer.
+        x: The observation, name -> (1, *event).
+        differs: By how much (`inference.changes`).
+        simulations: That it was trained on.
+        own: Level of its own local check; None where that was not needed.
+    """
+    about = about_second(first, x)
+    write_json(folder / COMPARED, {**about, "differs": list(differs), "simulations": simulations, "own": own or ""})
+
+
+def recall(run: Path, first: Posterior, x: Observation, answer: Answer, out: Path) -> Answer:
+    """The answer, and its `answer.json`, with what a second network said of it, where one was asked.
+
+    Args:
+        run: The run folder.
+        first: What answered.
+        x: The observation.
+        answer: The answer.
+        out: The run folder that it lies in.
+    """
+    told = retold(run, first, x, answer)
+    if told is not answer:
+        keep_checks(out, told)
+    return told
+
+
+__all__ = ["recall", "remember", "undecided_in"]
+
 
 COMPARED = "compared.json"
 """In the folder of rounds around an observation: what a second network said of the answer to it."""

@@ -15,10 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sciinf.asking import Answerers, Near, nearest, refined_in
+from sciinf.asking import Answerers, Near, nearest, recall, refined_in, remember, undecided_in
 from sciinf.commands import steps
 from sciinf.commands.caller import Caller, Say
-from sciinf.commands.second_opinion import recall, remember, undecided_in
 from sciinf.commands.until_settled import UntilSettled
 from sciinf.core import Cause, as_observation
 from sciinf.engine.progress import stage, staged

@@ -13,7 +13,7 @@ import torch
 from sample_run import make_calibration
 
 from sciinf.answer import save_answer
-from sciinf.commands.second_opinion import recall, remember, undecided_in
+from sciinf.asking import recall, remember, undecided_in
 from sciinf.core import Answer, Draws, Finding, Observable, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.core.findings import Evidence
