@@ -52,7 +52,7 @@ def unlisted(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[s
 
 def floor(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A proposal that is sure of the wrong model, with the floor and without."""
-    floored: Any = import_module("sciinf.inference.floored")
+    floored: Any = import_module("sciinf.inference.reweighted")
     models = load_module(TESTS / "nested.py")
     simulator = models.Nested(noise=0.5)
     x = torch.tensor([[0.7, 0.9, 0.8, 1.0, 1.0, 1.2]])

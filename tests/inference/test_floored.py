@@ -16,12 +16,11 @@ from nested import Exact, Nested
 from sciinf.core import Batch, Fit, X
 from sciinf.core.doubts import noting
 from sciinf.estimators.mixed import Mixed
-from sciinf.inference import floored
+from sciinf.inference import reweighted
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
-from sciinf.inference.floored import Floored
 from sciinf.inference.marginal import exact_probabilities
-from sciinf.inference.reweighted import Reweighted, doubt_values
+from sciinf.inference.reweighted import Floored, Reweighted, doubt_values
 from sciinf.trust.reliability import reliabilities, values_of
 
 
@@ -69,7 +68,7 @@ def test_a_model_that_is_never_drawn_comes_back(simulator: Nested, x: X) -> None
 
 
 def test_without_the_floor_it_does_not(simulator: Nested, x: X, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(floored, "FLOOR", 0.0)
+    monkeypatch.setattr(reweighted, "FLOOR", 0.0)
     assert not corrected(simulator, x)
 
 
