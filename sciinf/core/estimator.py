@@ -13,6 +13,9 @@ from torch import Tensor
 from sciinf.core.learned import Learned
 from sciinf.core.simulator import X
 
+Thetas = Float[Tensor, "n batch theta"]
+Logs = Float[Tensor, "n batch"]
+
 
 class DensityUnavailable(RuntimeError):
     """The method has no tractable log density; the message says what to use instead."""
@@ -80,15 +83,11 @@ class PairedDensity(Density, ABC):
     """
 
     @abstractmethod
-    def sample_to_weigh(
-        self, n: int, *, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "n batch theta"], Float[Tensor, "n batch"]]:
+    def sample_to_weigh(self, n: int, *, generator: torch.Generator) -> tuple[Thetas, Logs]:
         """Draws, and log r of each."""
 
     @abstractmethod
-    def log_prob_to_weigh(
-        self, theta: Float[Tensor, "n batch theta"], *, generator: torch.Generator
-    ) -> Float[Tensor, "n batch"]:
+    def log_prob_to_weigh(self, theta: Thetas, *, generator: torch.Generator) -> Logs:
         """log r of theta drawn elsewhere."""
 
 

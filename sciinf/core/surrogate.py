@@ -12,6 +12,7 @@ from torch import Tensor
 from sciinf.core.learned import Batch, Learned
 from sciinf.core.simulator import X
 
+Values = Float[Tensor, "batch ..."]
 ALIKE, UNLIKE = 0.8, 1.25  # spread of draws over the error of their mean, beyond which they are not right
 _ROWS, _NUMBERS = 64, 2**22  # predicted at once, at most: a network holds some ten times as many
 
@@ -41,14 +42,10 @@ class Surrogate(Learned, ABC):
         """The rms error that held-out simulations lead to expect at parameters, in the target's units."""
 
     @abstractmethod
-    def draw(
-        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
-    ) -> Float[Tensor, "batch ..."]:
+    def draw(self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator) -> Values:
         """Solutions as uncertain as they are, one for each row, of any number of rows."""
 
-    def error(
-        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
-    ) -> Float[Tensor, "batch ..."]:
+    def error(self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator) -> Values:
         """Draws of what the prediction is off by, solution minus prediction."""
         drawn = self.draw(theta, given, generator=generator)
         mean = predicted(self, Batch(theta, given))

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.dynamics.state_space import StateSpace, Theta, Time
+from sciinf.dynamics.state_space import State, StateSpace, Theta, Time
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,17 @@ class LinearStates(StateSpace, ABC):
         """What is seen of a state: name of the observable -> its M numbers, in the order of its event."""
 
     @final
-    def initial(self, theta: Theta, rows: int, *, generator: torch.Generator) -> Float[Tensor, "row state"]:
+    def initial(self, theta: Theta, rows: int, *, generator: torch.Generator) -> State:
         mean, covariance = self.start(theta)
         return _noisy(mean.expand(rows, -1), covariance, generator, "P_0, of the start,")
 
     @final
-    def advance(
-        self, theta: Theta, state: Float[Tensor, "row state"], start: Time, stop: Time, *, generator: torch.Generator
-    ) -> Float[Tensor, "row state"]:
+    def advance(self, theta: Theta, state: State, start: Time, stop: Time, *, generator: torch.Generator) -> State:
         law = self.step(theta, start, stop)
         return _noisy(_mean(law, state), law.covariance, generator, "Q, of a step,")
 
     @final
-    def observe(
-        self, theta: Theta, state: Float[Tensor, "row state"], *, generator: torch.Generator
-    ) -> Mapping[str, Tensor]:
+    def observe(self, theta: Theta, state: State, *, generator: torch.Generator) -> Mapping[str, Tensor]:
         views = self.view(theta)
         return {n: _noisy(_mean(v, state), v.covariance, generator, f"R, of {n!r},") for n, v in views.items()}
 

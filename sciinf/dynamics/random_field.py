@@ -26,6 +26,8 @@ from torch import Tensor
 from sciinf.core.component import Component
 from sciinf.dynamics.grid import BoxGrid
 
+Fields = Float[Tensor, "count channels *space"]
+
 
 class Start(Component, ABC):
     """What a solution starts from."""
@@ -33,9 +35,7 @@ class Start(Component, ABC):
     random: ClassVar[bool]
 
     @abstractmethod
-    def draw(
-        self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator
-    ) -> Float[Tensor, "count channels *space"]:
+    def draw(self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator) -> Fields:
         """That many fields, float64, on the generator's device."""
 
 
@@ -58,9 +58,7 @@ class RandomField(Start):
             raise ValueError(f"a random field takes positive numbers, got sd={sd}, tau={tau}, alpha={alpha}")
         self.sd, self.tau, self.alpha = sd, tau, alpha
 
-    def draw(
-        self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator
-    ) -> Float[Tensor, "count channels *space"]:
+    def draw(self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator) -> Fields:
         if grid.periodic:
             return self._periodic(count, channels, grid, max(grid.lengths), generator)
         # a corner of a periodic one in a box twice as long, which knows nothing of its edges
@@ -108,9 +106,7 @@ class Waves(Start):
             raise ValueError(f"{len(amplitudes)} amplitudes and {len(phases)} phases: give a phase for each or none")
         self.amplitudes, self.phases = tuple(amplitudes), tuple(phases) + (0.0,) * (len(amplitudes) - len(phases))
 
-    def draw(
-        self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator
-    ) -> Float[Tensor, "count channels *space"]:
+    def draw(self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator) -> Fields:
         x, total = grid.coordinates[0] / grid.lengths[0], torch.zeros((), dtype=torch.float64)
         for k, (amplitude, phase) in enumerate(zip(self.amplitudes, self.phases, strict=True)):
             total = total + amplitude * torch.sin(2 * math.pi * ((k + 1) * x + phase))
@@ -130,9 +126,7 @@ class Known(Start):
     def __init__(self, law: Start, seed: int = 0) -> None:
         self.law, self.seed = law, seed
 
-    def draw(
-        self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator
-    ) -> Float[Tensor, "count channels *space"]:
+    def draw(self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator) -> Fields:
         one = self.law.draw(1, channels, grid, generator=torch.Generator().manual_seed(self.seed))
         return one.to(generator.device).expand(count, *one.shape[1:])
 

@@ -47,6 +47,8 @@ Theta = Mapping[str, Tensor]
 Time = float | Tensor
 """A time for all rows, or one for each, (row,)."""
 
+State = Float[Tensor, "row state"]
+
 
 class StateSpace(ABC):
     """A hidden state in continuous time, and what is seen of it.
@@ -73,13 +75,11 @@ class StateSpace(ABC):
     log_advance: Callable[[Theta, Tensor, Tensor, Time, Time], Tensor] | None = None
 
     @abstractmethod
-    def initial(self, theta: Theta, rows: int, *, generator: torch.Generator) -> Float[Tensor, "row state"]:
+    def initial(self, theta: Theta, rows: int, *, generator: torch.Generator) -> State:
         """States at the time at which everything begins."""
 
     @abstractmethod
-    def advance(
-        self, theta: Theta, state: Float[Tensor, "row state"], start: Time, stop: Time, *, generator: torch.Generator
-    ) -> Float[Tensor, "row state"]:
+    def advance(self, theta: Theta, state: State, start: Time, stop: Time, *, generator: torch.Generator) -> State:
         """States at `stop`, given those at `start`.
 
         A column may count what has happened since `start`, such as new cases: it is then set to 0 first. Where `stop`
@@ -87,9 +87,7 @@ class StateSpace(ABC):
         """
 
     @abstractmethod
-    def observe(
-        self, theta: Theta, state: Float[Tensor, "row state"], *, generator: torch.Generator
-    ) -> Mapping[str, Tensor]:
+    def observe(self, theta: Theta, state: State, *, generator: torch.Generator) -> Mapping[str, Tensor]:
         """What is seen at one time, name -> (row, *event)."""
 
 

@@ -38,6 +38,7 @@ from torch import Tensor
 
 from sciinf.core import PairedDensity, X
 from sciinf.core.doubts import doubt
+from sciinf.core.estimator import Logs, Thetas
 from sciinf.core.memory import retain_freed
 from sciinf.estimators._rejection import fill
 from sciinf.estimators._standardised import check_rows, in_chunks
@@ -130,9 +131,7 @@ class PosedDensity(PairedDensity):
         return theta
 
     @torch.no_grad()
-    def sample_to_weigh(
-        self, n: int, *, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "n batch theta"], Float[Tensor, "n batch"]]:
+    def sample_to_weigh(self, n: int, *, generator: torch.Generator) -> tuple[Thetas, Logs]:
         found = self.recovered()
         theta, blurred = self._proposed(found.last, n, generator)
         log_r = self._log_mean(theta, found, generator, [blurred])
@@ -140,9 +139,7 @@ class PosedDensity(PairedDensity):
         return theta, torch.where(lost, math.inf, log_r)
 
     @torch.no_grad()
-    def log_prob_to_weigh(
-        self, theta: Float[Tensor, "n batch theta"], *, generator: torch.Generator
-    ) -> Float[Tensor, "n batch"]:
+    def log_prob_to_weigh(self, theta: Thetas, *, generator: torch.Generator) -> Logs:
         return self._log_mean(theta.to(self._device), self.recovered(), generator, [])
 
     @torch.no_grad()

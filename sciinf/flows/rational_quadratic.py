@@ -33,6 +33,8 @@ from torch.nn import functional as F
 
 from sciinf.loops.library import keep_nothing, led, refuse
 
+Numbers = Float[Tensor, "*more d n"]
+Raw = Float[Tensor, "*more rows n"]
 LEAST = 1e-3  # m: smallest share of a bin, and smallest slope
 EDGE = math.log(math.expm1(1 - LEAST))  # softplus(EDGE) + LEAST = 1
 
@@ -42,9 +44,7 @@ def numbers(bins: int) -> int:
     return 3 * bins - 1
 
 
-def spline(
-    x: Float[Tensor, "*more d n"], raw: Float[Tensor, "*more rows n"], bins: int, bound: float
-) -> tuple[Float[Tensor, "*more d n"], Float[Tensor, "*more d n"]]:
+def spline(x: Numbers, raw: Raw, bins: int, bound: float) -> tuple[Numbers, Numbers]:
     """y and log dy/dx of d splines at n points each.
 
     Args:
@@ -57,9 +57,7 @@ def spline(
     return y, log_slope
 
 
-def inverse(
-    y: Float[Tensor, "*more d n"], raw: Float[Tensor, "*more rows n"], bins: int, bound: float
-) -> Float[Tensor, "*more d n"]:
+def inverse(y: Numbers, raw: Raw, bins: int, bound: float) -> Numbers:
     """x of d splines, where `spline` gives y."""
     cell = _find(y / (2 * bound) + 0.5, raw, bins, of=1)
     (a, b), (w, h), (d0, d1) = *_extent(cell, bins, bound), _slopes(raw, cell.index, bins)

@@ -13,11 +13,10 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.flows import rational_quadratic
-from sciinf.flows.rational_quadratic import EDGE, numbers
+from sciinf.flows.rational_quadratic import EDGE, Numbers, Raw, numbers
 from sciinf.loops.lanes import side_by_side
 from sciinf.loops.library import close, keep_nothing, led, library, plain, refuse, wave
 
@@ -25,9 +24,7 @@ _ARRAYS = {"spline_forward": 4, "spline_backward": 6, "spline_inverse": 3}
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
 
 
-def spline(
-    x: Float[Tensor, "*more d n"], raw: Float[Tensor, "*more rows n"], bins: int, bound: float
-) -> tuple[Float[Tensor, "*more d n"], Float[Tensor, "*more d n"]]:
+def spline(x: Numbers, raw: Raw, bins: int, bound: float) -> tuple[Numbers, Numbers]:
     """y and log dy/dx, as `rational_quadratic.spline`."""
     raw = raw.to(x.dtype)
     if plain(x, raw) and _loops() is not None:
@@ -35,9 +32,7 @@ def spline(
     return rational_quadratic.spline(x, raw, bins, bound)
 
 
-def inverse(
-    y: Float[Tensor, "*more d n"], raw: Float[Tensor, "*more rows n"], bins: int, bound: float
-) -> Float[Tensor, "*more d n"]:
+def inverse(y: Numbers, raw: Raw, bins: int, bound: float) -> Numbers:
     """x, as `rational_quadratic.inverse`."""
     raw = raw.to(y.dtype)
     if plain(y, raw) and _loops() is not None:

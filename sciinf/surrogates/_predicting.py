@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Adjusting, Batch, X, predicted
+from sciinf.core.surrogate import Values
 from sciinf.surrogates._errors import WithErrors
 
 
@@ -24,15 +25,11 @@ class Predicting(WithErrors, Adjusting, ABC):
         return held_out_errors(self, batches)
 
     @final
-    def error(
-        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
-    ) -> Float[Tensor, "batch ..."]:
+    def error(self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator) -> Values:
         return self.drawn_error(theta, generator=generator)
 
     @final
-    def draw(
-        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
-    ) -> Float[Tensor, "batch ..."]:
+    def draw(self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator) -> Values:
         found = predicted(self, Batch(theta, given))
         return found + self.error(theta, given, generator=generator).to(found.device)
 

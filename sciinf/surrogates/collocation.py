@@ -33,6 +33,7 @@ from sciinf.core import Adjusting, Batch, X, predicted
 from sciinf.core.checks import check_whole
 from sciinf.core.existence import check_continuous
 from sciinf.core.prior import global_seed
+from sciinf.core.surrogate import Values
 from sciinf.dynamics.field_equation import SOLUTION
 from sciinf.dynamics.point_equation import AtPoints, box, faces, rings, timed
 from sciinf.nets.jets import Jet, JetNetwork
@@ -157,14 +158,10 @@ class Collocation(WithErrors, Looking, Adjusting):
         self.size.fill_(math.nan)  # nothing is known of errors, which `spread` then says
         return told
 
-    def error(
-        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
-    ) -> Float[Tensor, "batch ..."]:
+    def error(self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator) -> Values:
         return self.drawn_error(theta, generator=generator)
 
-    def draw(
-        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
-    ) -> Float[Tensor, "batch ..."]:
+    def draw(self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator) -> Values:
         found = predicted(self, Batch(theta, given))
         return found + self.drawn_error(theta, generator=generator).to(found.device)
 

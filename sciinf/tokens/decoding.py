@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.tokens.law import LearnedLaw, Sought, TokenLaw
+from sciinf.tokens.law import LearnedLaw, Sought, TokenLaw, Widths
 from sciinf.tokens.turns import Turns
 
 
@@ -34,9 +34,7 @@ class Turned(TokenLaw):
     def __init__(self, law: TokenLaw, turns: Turns, scales: tuple[int, ...] = ()) -> None:
         self.law, self.turns, self.scales, self.together = law, turns, tuple(scales), law.together
 
-    def build(
-        self, network: TokenTransformer, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int
-    ) -> LearnedLaw:
+    def build(self, network: TokenTransformer, widths: Widths, places: Tensor, *, edges: bool, seed: int) -> LearnedLaw:
         """The law with new weights.
 
         Raises:

@@ -30,7 +30,7 @@ from sciinf.diffusion.schedule import Level
 from sciinf.diffusion.solver import Exponential, Solver, with_mean
 from sciinf.nets.modulated import Modulated
 from sciinf.nets.token_transformer import TokenNetwork, TokenTransformer
-from sciinf.tokens.law import LearnedLaw, Sought, TokenLaw, check_pushes, mean_of
+from sciinf.tokens.law import LearnedLaw, Sought, TokenLaw, Widths, check_pushes, mean_of
 
 
 class Denoised(TokenLaw):
@@ -61,9 +61,7 @@ class Denoised(TokenLaw):
         self.diffusion = diffusion or Diffusion(Level(0.02, 20.0), levels=NormalLogs(0.0, 1.5))
         self.solver, self.width, self.blocks, self.levels = solver or Exponential(12, 3), width, blocks, levels
 
-    def build(
-        self, network: TokenTransformer, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int
-    ) -> LearnedLaw:
+    def build(self, network: TokenTransformer, widths: Widths, places: Tensor, *, edges: bool, seed: int) -> LearnedLaw:
         numbers, given, condition = widths
         built = network.build((given, self.width, condition), places, edges=edges, seed=seed)
         return _Heads(self, built, (len(places), numbers), seed)

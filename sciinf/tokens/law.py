@@ -45,6 +45,7 @@ from sciinf.diffusion.solver import Denoiser, Exponential, Solver, with_mean
 from sciinf.nets.token_transformer import TokenNetwork, TokenTransformer
 
 Sought = Bool[Tensor, "batch token"] | None
+Widths = tuple[int, int, int]
 _FREQUENCIES = 6
 _LEAST_LOG_SD = -7.0  # of a number whose sd over all rows is 1
 
@@ -124,9 +125,7 @@ class TokenLaw(Component, ABC):
     together: bool = False
 
     @abstractmethod
-    def build(
-        self, network: TokenTransformer, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int
-    ) -> LearnedLaw:
+    def build(self, network: TokenTransformer, widths: Widths, places: Tensor, *, edges: bool, seed: int) -> LearnedLaw:
         """The law with new weights.
 
         Args:
@@ -154,9 +153,7 @@ class Joint(TokenLaw):
             solver or Exponential(12, 3),
         )
 
-    def build(
-        self, network: TokenTransformer, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int
-    ) -> LearnedLaw:
+    def build(self, network: TokenTransformer, widths: Widths, places: Tensor, *, edges: bool, seed: int) -> LearnedLaw:
         numbers, given, condition = widths
         inside = (numbers + given, numbers, condition + 1 + 2 * _FREQUENCIES)
         return JointDenoiser(self, network.build(inside, places, edges=edges, seed=seed), (len(places), numbers))
@@ -250,9 +247,7 @@ class Mixture(TokenLaw):
         if not by_token:
             called_without(self, "by_token")
 
-    def build(
-        self, network: TokenTransformer, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int
-    ) -> LearnedLaw:
+    def build(self, network: TokenTransformer, widths: Widths, places: Tensor, *, edges: bool, seed: int) -> LearnedLaw:
         numbers, given, condition = widths
         choices = 1 if self.by_token else numbers  # of components, for a token
         outputs = (2 * numbers + choices) * self.components

@@ -34,12 +34,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+Drawn = Float[Tensor, "draw batch ..."]
+Values = Float[Tensor, "batch ..."]
 _DIRECTIONS = 200
 
 
-def crps(
-    draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "batch ..."], *, fair: bool = True
-) -> Float[Tensor, "batch ..."]:
+def crps(draws: Drawn, true: Values, *, fair: bool = True) -> Values:
     """The continuous ranked probability score at every point.
 
     Args:
@@ -57,9 +57,7 @@ def crps(
     return (draws - true).abs().mean(0) - between / (count * (count - fair))
 
 
-def energy_score(
-    draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "batch ..."], *, fair: bool = True
-) -> Float[Tensor, " batch"]:
+def energy_score(draws: Drawn, true: Values, *, fair: bool = True) -> Float[Tensor, " batch"]:
     """The energy score of whole fields: unlike the CRPS it sees how points go together.
 
     Args:
@@ -76,7 +74,7 @@ def energy_score(
     return (each - one).norm(dim=-1).mean(1) - between / (2 * count * (count - fair))
 
 
-def spread_skill(draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "batch ..."]) -> float:
+def spread_skill(draws: Drawn, true: Values) -> float:
     """Spread of draws over the error of their mean.
 
     Raises:
@@ -87,15 +85,13 @@ def spread_skill(draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "ba
     return float(spread / (draws.mean(0) - true).square().mean().sqrt().clamp_min(1e-30))
 
 
-def rank_histogram(draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "batch ..."]) -> Int[Tensor, " rank"]:
+def rank_histogram(draws: Drawn, true: Values) -> Int[Tensor, " rank"]:
     """How often the truth has each rank among the draws, over all points: (draws + 1,)."""
     ranks = (draws < true).sum(0)
     return torch.bincount(ranks.flatten(), minlength=len(draws) + 1)
 
 
-def interval_coverage(
-    draws: Float[Tensor, "draw batch ..."], true: Float[Tensor, "batch ..."], level: float
-) -> Float[Tensor, " batch"]:
+def interval_coverage(draws: Drawn, true: Values, level: float) -> Float[Tensor, " batch"]:
     """The fraction of points at which the truth lies in the draws' central interval.
 
     Raises:
@@ -105,7 +101,7 @@ def interval_coverage(
     return ((true >= low) & (true <= high)).flatten(1).double().mean(1)
 
 
-def interval(draws: Float[Tensor, "draw batch ..."], level: float = 0.9) -> tuple[Tensor, Tensor]:
+def interval(draws: Drawn, level: float = 0.9) -> tuple[Tensor, Tensor]:
     """Lower and upper ends of central intervals, (batch, ...) each.
 
     They hold the truth with the probability asked for if that is one more draw of the same law: the k-th of n draws
