@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sciinf.core.simulator import Observable
 from sciinf.summaries.perceptron import Perceptron
-from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive, find_axis, rows_of
+from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork, check_positive, find_axis
 
 
 class DeepSet(Summary):
@@ -47,13 +47,8 @@ class _DeepSet(SummaryNetwork):
         self.rho = Perceptron([2 * hidden + masked, hidden, plan.features])
         self.features = plan.features
 
-    def summarise(
-        self, x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."]
-    ) -> Float[Tensor, "batch feature"]:
-        items, known = rows_of(x, self.axis), rows_of(mask, self.axis)
-        present = known.any(-1)
-        if self.masked:
-            items = torch.cat([items, known.to(items.dtype)], dim=-1)
+    def summarise(self, x: Entries, mask: Present) -> Float[Tensor, "batch feature"]:
+        items, present = self.items(x, mask, self.axis)
         pooled = pool(self.phi(items), present)
         if self.masked:
             pooled = torch.cat([pooled, present.sum(1, keepdim=True).to(pooled.dtype).log1p()], dim=-1)

@@ -10,12 +10,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core.simulator import Observable
 from sciinf.summaries.perceptron import Perceptron
-from sciinf.summaries.summary import IMAGE_AXES, Summary, SummaryNetwork, check_positive
+from sciinf.summaries.summary import IMAGE_AXES, Entries, Present, Summary, SummaryNetwork, check_positive
 
 SMALL = 4  # pixels to a side that are few enough to be told apart by position
 
@@ -51,9 +51,7 @@ class _CNN(SummaryNetwork):
         self.head = Perceptron([before * height * width, 2 * before, plan.features])
         self.features = plan.features
 
-    def summarise(
-        self, x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."]
-    ) -> Float[Tensor, "batch feature"]:
+    def summarise(self, x: Entries, mask: Present) -> Float[Tensor, "batch feature"]:
         image = self._channels_first(x)
         if self.masked:
             image = torch.cat([image, self._channels_first(mask).to(image.dtype)], dim=1)

@@ -15,14 +15,14 @@ import math
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.core.simulator import Observable
 from sciinf.summaries.exchangeable import pool
 from sciinf.summaries.perceptron import Perceptron
-from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive, find_axis, rows_of
+from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork, check_positive, find_axis
 
 SHORT = 8  # steps that are few enough to be told apart by position
 
@@ -69,13 +69,8 @@ class _Conv1d(SummaryNetwork):
         width = plan.channels * (left if self.flat else 2)
         self.head = Perceptron([width, 2 * plan.channels, plan.features])
 
-    def summarise(
-        self, x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."]
-    ) -> Float[Tensor, "batch feature"]:
-        steps, known = rows_of(x, self.axis), rows_of(mask, self.axis)
-        present = known.any(-1)
-        if self.masked:
-            steps = torch.cat([steps, known.to(steps.dtype)], dim=-1)
+    def summarise(self, x: Entries, mask: Present) -> Float[Tensor, "batch feature"]:
+        steps, present = self.items(x, mask, self.axis)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             steps = F.gelu(norm(convolution(steps.transpose(1, 2)).transpose(1, 2)))
             if self.masked:
@@ -124,13 +119,8 @@ class _Transformer(SummaryNetwork):
         self.head = Perceptron([2 * plan.width, plan.width, plan.features])
         self.features = plan.features
 
-    def summarise(
-        self, x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."]
-    ) -> Float[Tensor, "batch feature"]:
-        steps, known = rows_of(x, self.axis), rows_of(mask, self.axis)
-        present = known.any(-1)
-        if self.masked:
-            steps = torch.cat([steps, known.to(steps.dtype)], dim=-1)
+    def summarise(self, x: Entries, mask: Present) -> Float[Tensor, "batch feature"]:
+        steps, present = self.items(x, mask, self.axis)
         tokens = self.embed(steps) + self.positions
         # attention needs something to attend to: of a series without any step, all are looked at and none is pooled
         hidden = ~(present | ~present.any(1, keepdim=True)) if self.masked else None

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from sciinf.core.simulator import Observable
 from sciinf.summaries.exchangeable import pool
 from sciinf.summaries.perceptron import Perceptron
-from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive, find_axis, rows_of
+from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork, check_positive, find_axis
 
 _PLACES = 20  # that are told apart beside the channels themselves
 _MOST = 256  # numbers that enter the perceptron by themselves
@@ -84,13 +84,8 @@ class _Spectrum(SummaryNetwork):
         self.head = Perceptron([self.plain + places * plan.channels + 2 * wide, plan.hidden, plan.features])
         self.features = plan.features
 
-    def summarise(
-        self, x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."]
-    ) -> Float[Tensor, "batch feature"]:
-        steps, known = rows_of(x, self.axis), rows_of(mask, self.axis)
-        present = known.any(-1)
-        if self.masked:
-            steps = torch.cat([steps, known.to(steps.dtype)], dim=-1)
+    def summarise(self, x: Entries, mask: Present) -> Float[Tensor, "batch feature"]:
+        steps, present = self.items(x, mask, self.axis)
         near = F.gelu(self.near(steps.transpose(1, 2)))
         whole = self.whole(self._pooled(near, present))
         among = F.gelu(self.among(near) + whole.unsqueeze(-1))

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from sciinf.core.component import Component
 from sciinf.core.simulator import Observable
 
+Entries = Float[Tensor, "batch ..."]
+Present = Bool[Tensor, "batch ..."]
 IMAGE_AXES = ("y", "x", "row", "column")
 HINT = "an observable called <name>_mask, dtype bool, is the mask of <name>"
 
@@ -35,7 +37,7 @@ class SummaryNetwork(nn.Module, ABC):
         self.event, self.masked = tuple(event), masked
 
     @abstractmethod
-    def summarise(self, x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."]) -> Tensor:
+    def summarise(self, x: Entries, mask: Present) -> Tensor:
         """Features (batch, F) of x whose missing entries are zero; the mask has x's full shape."""
 
     def forward(self, x: Float[Tensor, "batch ..."], mask: Tensor | None = None) -> Float[Tensor, "batch feature"]:
@@ -52,6 +54,11 @@ class SummaryNetwork(nn.Module, ABC):
             return self.summarise(x, torch.ones_like(x, dtype=torch.bool))
         full = expand_mask(mask, x.shape)
         return self.summarise(torch.where(full, x, 0.0), full)
+
+    def items(self, x: Entries, mask: Present, axis: int) -> tuple[Float[Tensor, "batch n f"], Bool[Tensor, "batch n"]]:
+        """Entries along an axis of the event, beside their mask where there is one; and which have any present."""
+        items, known = rows_of(x, axis), rows_of(mask, axis)
+        return torch.cat([items, known.to(items.dtype)], dim=-1) if self.masked else items, known.any(-1)
 
 
 class Summary(Component, ABC):

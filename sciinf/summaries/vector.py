@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core.simulator import Observable
 from sciinf.summaries.perceptron import Perceptron
-from sciinf.summaries.summary import Summary, SummaryNetwork, check_positive
+from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork, check_positive
 
 
 class MLP(Summary):
@@ -40,9 +40,7 @@ class _MLP(SummaryNetwork):
         self.features = widths[-1]
         self.net = Perceptron(widths) if len(widths) > 1 else nn.Identity()
 
-    def summarise(
-        self, x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."]
-    ) -> Float[Tensor, "batch feature"]:
+    def summarise(self, x: Entries, mask: Present) -> Float[Tensor, "batch feature"]:
         flat = x.reshape(len(x), -1)
         if self.masked:
             flat = torch.cat([flat, mask.reshape(len(x), -1).to(flat.dtype)], dim=-1)
