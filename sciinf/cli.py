@@ -136,7 +136,7 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) 
 @click.option("--timeout", type=float, default=None, help="Seconds after which a block ends this worker.")
 def work(store: str, **given: Any) -> None:
     """Simulate what a store lacks, beside other workers; a job of any queue."""
-    from sciinf.commands.working import work_on
+    from sciinf.commands.simulating import work_on
 
     work_on(store, **given)
 
@@ -275,7 +275,7 @@ def compact(store: str) -> None:
 
     It may be stopped and run again, and the campaign may go on meanwhile; the simulations stay the same.
     """
-    from sciinf.commands.compacting import compact_store
+    from sciinf.commands.simulating import compact_store
 
     compact_store(store)
 
