@@ -168,7 +168,7 @@ def train(simulator: str, store: str, **given: Any) -> None:
 @options.accept_changes
 def calibrate(simulator: str, folder: str, n: int | None, **given: Any) -> None:
     """Check a fit on fresh simulations; the verdict then goes with every answer."""
-    from sciinf.commands.calibrating import calibrate_run
+    from sciinf.commands.training import calibrate_run
 
     calibrate_run(simulator, folder, n, given)
 
