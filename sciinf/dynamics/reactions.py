@@ -39,8 +39,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.dynamics.moments import moments
-from sciinf.dynamics.state_space import Theta, Time
+from sciinf.dynamics.state_space import Theta, Time, moments
 
 _HANDFUL = 10  # counts below which a leap may well take all
 _BLOCK = 16_384  # rows at a time: what a jump works on stays near the processor

@@ -36,8 +36,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.dynamics.moments import moments
-from sciinf.dynamics.state_space import Theta, Time
+from sciinf.dynamics.state_space import Theta, Time, moments
 
 Field = Callable[[Tensor], Tensor]
 
