@@ -37,9 +37,8 @@ from sciinf.core.surrogate import Values
 from sciinf.dynamics.field_equation import SOLUTION
 from sciinf.dynamics.point_equation import AtPoints, box, faces, rings, timed
 from sciinf.nets.jets import Jet, JetNetwork
-from sciinf.surrogates._errors import WithErrors
+from sciinf.surrogates._errors import WithErrors, held_out_errors
 from sciinf.surrogates._fields import Looking
-from sciinf.surrogates._predicting import held_out_errors
 from sciinf.surrogates.placements import EDGE, EvenPoints, Placement
 
 _SEEN = 8  # even points of a held-out row, for each of a training row

@@ -56,7 +56,7 @@ from torch.nn import functional as F
 from sciinf.core import Batch, Observable, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
-from sciinf.surrogates._predicting import Predicting
+from sciinf.surrogates._errors import Predicting
 from sciinf.surrogates._wendland import SMOOTHNESS, Bumps, Lattice, draw_bumps, draw_lattice, mollifier
 from sciinf.surrogates.multionet import MultiONet
 

@@ -25,7 +25,7 @@ from sciinf.core.prior import global_seed
 from sciinf.nets.fields import FieldArchitecture, FieldNetwork
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates._edges import ByEdges
-from sciinf.surrogates._predicting import Predicting
+from sciinf.surrogates._errors import Predicting
 from sciinf.surrogates.losses import FieldLoss, RelativeL2
 
 

@@ -59,8 +59,8 @@ from sciinf.core.prior import global_seed
 from sciinf.dynamics.field_equation import Evolution
 from sciinf.dynamics.frames import spacing
 from sciinf.nets.spectral import FourierLayer, Pointwise, SpectralConv, around
+from sciinf.surrogates._errors import Predicting
 from sciinf.surrogates._least_squares import gauss_newton
-from sciinf.surrogates._predicting import Predicting
 from sciinf.surrogates.losses import FieldLoss, RelativeL2, squared_modes
 
 _SPAN = 1e-8  # of the largest singular value of slopes in time

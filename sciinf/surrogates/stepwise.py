@@ -36,8 +36,8 @@ from sciinf.dynamics.frames import spacing
 from sciinf.nets.fields import FieldArchitecture, FieldNetwork
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates._edges import ByEdges
+from sciinf.surrogates._errors import Predicting
 from sciinf.surrogates._fields import ByTimes
-from sciinf.surrogates._predicting import Predicting
 from sciinf.surrogates.losses import FieldLoss, RelativeL2
 
 
