@@ -41,8 +41,7 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import called_with
 from sciinf.core.prior import global_seed
 from sciinf.diffusion.solver import noise_like
-from sciinf.surrogates._edges import ByEdges, show_edges
-from sciinf.surrogates._fields import Moments
+from sciinf.surrogates._fields import ByEdges, Moments, show_edges
 from sciinf.surrogates.adversarial import Judge
 from sciinf.surrogates.collapse import collapsed
 from sciinf.surrogates.decoders import Decoder, DecoderNetwork, Query

@@ -37,7 +37,7 @@ from sciinf.diffusion.schedule import NoiseSchedule
 from sciinf.diffusion.solver import Denoiser
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates._always_off import say_what_is_always_off
-from sciinf.surrogates._edges import ByEdges
+from sciinf.surrogates._fields import ByEdges
 from sciinf.surrogates._follows import say_what_is_not_followed
 from sciinf.surrogates._in_tokens import InTokens
 from sciinf.surrogates._spread import Waves, compared, first_rows, say_what_goes_together_wrongly, worst_of

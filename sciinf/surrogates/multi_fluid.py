@@ -33,8 +33,7 @@ from torch import Tensor
 from sciinf.core import Adjusting, Batch, Observable, Prior, X, predicted
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.systems import SYMBOLS, Systems
-from sciinf.surrogates._fields import OfFields
-from sciinf.surrogates._moves import rolled
+from sciinf.surrogates._fields import OfFields, rolled
 from sciinf.surrogates.losses import RelativeL2
 from sciinf.surrogates.multi_operator import FusedFrames, NoSymbols, SymbolReader, SymbolsAndFrames
 

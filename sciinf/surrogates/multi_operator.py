@@ -52,7 +52,7 @@ from sciinf.dynamics.equation_symbols import SYMBOLS, Tokens, longest
 from sciinf.dynamics.equation_terms import Families
 from sciinf.nets.ring_transformer import NumberEmbedding, RingLayer, patches, waves_of
 from sciinf.surrogates._errors import Predicting
-from sciinf.surrogates._moves import rolled
+from sciinf.surrogates._fields import rolled
 from sciinf.surrogates.losses import FieldLoss, RelativeL2
 
 

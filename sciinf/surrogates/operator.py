@@ -24,8 +24,8 @@ from sciinf.core.component import called_with
 from sciinf.core.prior import global_seed
 from sciinf.nets.fields import FieldArchitecture, FieldNetwork
 from sciinf.nets.spectral import Fourier
-from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._errors import Predicting
+from sciinf.surrogates._fields import ByEdges
 from sciinf.surrogates.losses import FieldLoss, RelativeL2
 
 

@@ -35,9 +35,8 @@ from sciinf.core.prior import global_seed
 from sciinf.dynamics.frames import spacing
 from sciinf.nets.fields import FieldArchitecture, FieldNetwork
 from sciinf.nets.spectral import Fourier
-from sciinf.surrogates._edges import ByEdges
 from sciinf.surrogates._errors import Predicting
-from sciinf.surrogates._fields import ByTimes
+from sciinf.surrogates._fields import ByEdges, ByTimes
 from sciinf.surrogates.losses import FieldLoss, RelativeL2
 
 

@@ -15,7 +15,7 @@ from sciinf.dynamics.grid import BoxGrid
 from sciinf.dynamics.random_field import RandomField
 from sciinf.nets.spectral import Fourier
 from sciinf.surrogates import Operator, Stepwise
-from sciinf.surrogates._edges import edged
+from sciinf.surrogates._fields import edged
 
 PDE = Path(__file__).parents[2] / "simulators" / "pde"
 ONCE = Recipe(epochs=1, batch=16)

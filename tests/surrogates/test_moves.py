@@ -14,7 +14,7 @@ from sciinf.core import Batch, predicted
 from sciinf.nets.spectral import Fourier
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Field, Frame, Generator, Operator, Stepwise
-from sciinf.surrogates._moves import moved, rolled
+from sciinf.surrogates._fields import moved, rolled
 
 PDE = Path(__file__).parents[2] / "simulators" / "pde"
 
