@@ -13,13 +13,13 @@ from sciinf.core.answer import Answer
 from sciinf.core.given import said_given, share_of
 from sciinf.core.quantities import truth_in
 from sciinf.core.records import NOT_CALIBRATED, Calibration
-from sciinf.figures.bars import probabilities_figure
 from sciinf.figures.calibration import coverage_figure, rank_curves, ranks_figure
 from sciinf.figures.checked import checked_of, with_strange
 from sciinf.figures.corner import corner, windows
 from sciinf.figures.paths import MOST, paths_figure, seen_in
 from sciinf.figures.predictive import predictive
 from sciinf.figures.prior_curves import prior_marginals
+from sciinf.figures.probabilities import probabilities_figure
 from sciinf.figures.reliability import reliability_figure
 from sciinf.storage.predictive_file import Predicted
 
