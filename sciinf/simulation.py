@@ -25,9 +25,8 @@ from sciinf.engine.block import give_up, one_thread, propose, run_block
 from sciinf.engine.campaign import Campaign, Engine, check_engine
 from sciinf.engine.interrupts import interruptible
 from sciinf.engine.progress import Progress
-from sciinf.engine.refusal import failed_of, in_words, refuse
 from sciinf.engine.sent import check_sendable
-from sciinf.engine.tally import mostly_failing
+from sciinf.engine.tally import failed_of, in_words, mostly_failing, refuse
 from sciinf.engine.work import note_of
 from sciinf.engine.workers import Here, Workers
 from sciinf.loops.lanes import cores_here

@@ -31,8 +31,7 @@ from sciinf.engine.campaign import TRIES, Campaign
 from sciinf.engine.devices import shared
 from sciinf.engine.interrupts import interruptible
 from sciinf.engine.progress import Progress
-from sciinf.engine.refusal import failed_of, refuse
-from sciinf.engine.tally import mostly_failing
+from sciinf.engine.tally import failed_of, mostly_failing, refuse
 from sciinf.storage.durable import writing
 from sciinf.storage.folder import folder_at, on_disk
 from sciinf.storage.journal import Entry
