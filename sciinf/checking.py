@@ -8,7 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from sciinf.core.precision import rounded_away
 from sciinf.core.simulator import Outcome, Simulator, Status
 from sciinf.engine.block import Attempt, generator_for, one_thread
 from sciinf.engine.densities import density_finding
+from sciinf.engine.new_process import NewProcess, problem_of
 from sciinf.engine.probe import memory_in_use
 from sciinf.storage.findings import StoreReport
 from sciinf.storage.outcome import normalise, status_of
@@ -38,9 +39,9 @@ _MANY_FAILED, _MOST_FAILED = 0.05, 0.5
 _FEATURES = 32
 _DIFFERENT = 8  # rows, from which on it is no chance that another seed gives the same
 NOT_REPEATED = (
-    "the same parameters and seed gave other data: the simulator has random numbers of its own, so nothing can be "
-    "repeated, and processes that simulate side by side may have the same noise. Draw all of them from the generator "
-    "passed"
+    "the same parameters and seed gave other data: the simulator has random numbers of its own, or its first calls are "
+    "unlike later ones. So nothing can be repeated, and processes that simulate side by side may have the same noise. "
+    "Draw all of them from the generator passed, and keep no state between calls"
 )
 NO_NOISE = (
     "another seed gave the same data: the simulator has no noise, or the same in each simulation, so the posterior "
@@ -143,7 +144,9 @@ def check_store(store: Store) -> StoreReport:
     return StoreReport(rows, store.rows, store.counts, damaged, missing, lines, indexes, max(0, rows - before))
 
 
-def check_simulator(simulator: Simulator, *, rows: int | None = None, seed: int = 0) -> SimulatorReport:
+def check_simulator(
+    simulator: Simulator, *, rows: int | None = None, seed: int = 0, anew: bool = True
+) -> SimulatorReport:
     """Run a simulator a little and look for faults.
 
     Checked are names, shapes and dtypes for batches of 1 and `rows`, and of 2 and 17 where `rows` is left out; that the
@@ -151,12 +154,13 @@ def check_simulator(simulator: Simulator, *, rows: int | None = None, seed: int 
     are left as they were; how many rows fail; and that a row does not depend on the rows beside it: data simulated one
     row at a time and in one batch are compared by Kolmogorov-Smirnov tests (a sound simulator is blamed with
     probability 1e-4), or number by number where the simulator is deterministic. Where there is a `log_likelihood`, it
-    must be the density of what is simulated (`engine.densities`).
+    must be the density of what is simulated (`engine.densities`). A new process must give the same data.
 
     Args:
         simulator: What to check.
         rows: Rows of the largest batch; as many as take a few seconds, 17 to 256, when left out.
         seed: Seed of the check.
+        anew: Whether a few rows are simulated in a new process, too, which takes some seconds.
 
     Raises:
         TypeError: If it is no simulator.
@@ -168,7 +172,8 @@ def check_simulator(simulator: Simulator, *, rows: int | None = None, seed: int 
         raise ValueError(f"the check takes at least 2 rows, got {rows}")
     with one_thread(), redirect_stdout(io.StringIO()):  # what a simulator prints is counted below
         sizes = SIZES if rows is None else SIZES[:1]  # a simulator may be compiled for each
-        return _Check(simulator, rows or _affordable(simulator, seed), seed, sizes).report()
+        with NewProcess(simulator) if anew else nullcontext() as new:
+            return _Check(simulator, rows or _affordable(simulator, seed), seed, sizes).report(new)
 
 
 class _Check:
@@ -178,7 +183,7 @@ class _Check:
         self.simulator, self.rows, self.seed, self.sizes = simulator, rows, seed, sizes
         self.found: list[Finding] = []
 
-    def report(self) -> SimulatorReport:
+    def report(self, new: NewProcess | None) -> SimulatorReport:
         shapes = {name: spec.shape for name, spec in self.simulator.observables.items()}
         theta = self._theta(self.rows)
         try:
@@ -211,6 +216,8 @@ class _Check:
         self._sizes()
         self._beside(theta[:_ALONE], noisy)
         self._density()
+        if same and new is not None:
+            self._elsewhere(new, speed)
         return made(same, noisy, speed, size / self.rows, tuple(self.found))
 
     def _note(self, name: str, words: str, level: Level = Level.GOOD, cause: Cause | None = None) -> None:
@@ -326,6 +333,14 @@ class _Check:
             found = f"log_likelihood fails on data of the simulator's own: {type(error).__name__}: {error}"
         if found:
             self._problem(found)
+
+    def _elsewhere(self, new: NewProcess, speed: float) -> None:
+        """Whether a new process gives the same data as this one, which has simulated a while."""
+        look = new.look_at(rows=max(1, min(_DIFFERENT, int(speed))), seed=self.seed)
+        if problem := problem_of(look):
+            self._problem(problem)
+        elif look.verdict == "skipped":
+            self._note("new process", f"not compared with another process: {look.words}", Level.UNKNOWN)
 
     def _globals(self, before: tuple[bytes, ...]) -> None:
         names = ("torch's", "numpy's", "Python's")

@@ -149,6 +149,18 @@ def one_look(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
 
 
 @pytest.fixture
+def another_process() -> None:
+    """For a test in which a few rows are simulated in a new process, too."""
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """No new process that simulates a few rows again, for it takes seconds to start, but where it is looked at."""
+    if "another_process" not in request.fixturenames and "docs" not in request.path.parts:
+        monkeypatch.setattr("sciinf.engine.new_process.DEVICES", ())
+
+
+@pytest.fixture
 def pictures() -> None:
     """For a test that looks at the pictures of reports: they are drawn."""
 

@@ -47,7 +47,7 @@ def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = Fals
         return
     seconds = _seconds_each(sim)
     at_once = max(2, min(_FEW, int(_SECONDS / (5 * seconds))))
-    found = check_simulator(sim, rows=at_once)
+    found = check_simulator(sim, rows=at_once, anew=False)  # there is one for what is trained on
     if found.fatal:
         raise ValueError(
             f"nothing was simulated, for {sim.name!r} would make the run worthless: {'; '.join(found.fatal)}. Mend it; "

@@ -15,6 +15,7 @@ from sciinf.commands import steps
 from sciinf.commands.costs import tell_cost
 from sciinf.commands.user_files import user_simulator
 from sciinf.core.simulator import Simulator
+from sciinf.engine.new_process import NewProcess
 from sciinf.engine.work import checked_share, noted, plan, work
 from sciinf.storage.folder import absolute, store_at
 from sciinf.store import Store
@@ -134,7 +135,11 @@ def simulate_from_file(simulator: str, n: int, out: str, block: str | None, give
             {name: given[name] for name in given if name not in ("workers", "engine", "progress")},
         )
         return
-    store = run_campaign(sim, Path(out), n, block=size, **given)
+    before = len(Store(out)) if store_at(out) is not None else 0
+    with NewProcess(sim, given["device"]) as new:
+        store = run_campaign(sim, Path(out), n, block=size, **given)
+        if len(store) > before:
+            steps.check_elsewhere(new, store, accept_changes=given["accept_changes"])
     tell(f"{len(store):,} simulations in {store.folder.name}", ANSWER)
     for status, count in store.counts.items():
         if status != 0 and count:

@@ -19,12 +19,13 @@ from sciinf.engine.progress import stage, staged
 from sciinf.storage.answers import answer_folders
 from sciinf.store import Store
 from sciinf.surveys.description import KIND, NAME
-from sciinf.telling import ANSWER, DETAIL, tell
+from sciinf.telling import ANSWER, DETAIL, NOTE, tell
 
 if TYPE_CHECKING:
     from sciinf.commands.observations import Asked
     from sciinf.commands.until_calibrated import Plan
     from sciinf.core import Answer, Calibration, Estimator, Fit, Prior, Simulator
+    from sciinf.engine.new_process import NewProcess
     from sciinf.trust.failures import Failures
 
 
@@ -216,8 +217,14 @@ def same_simulator(
             tell(f"note: {said}")
 
 
-def attempt(sim: Simulator, folder: Path, given: Mapping[str, Any], plan: Plan) -> tuple[Fit, Calibration]:
-    """Simulate what is missing, train and calibrate, with the options of `infer`."""
+def attempt(
+    sim: Simulator, folder: Path, given: Mapping[str, Any], plan: Plan, *, new: NewProcess | None = None
+) -> tuple[Fit, Calibration]:
+    """Simulate what is missing, train and calibrate, with the options of `infer`.
+
+    Raises:
+        ValueError: If `new`, where one is given, gives other simulations, and that was not accepted.
+    """
     from sciinf import build_posterior, calibrate, simulate
 
     how: dict[str, Any] = {name: given[name] for name in SIMULATING}
@@ -225,6 +232,8 @@ def attempt(sim: Simulator, folder: Path, given: Mapping[str, Any], plan: Plan) 
     stage("simulate")
     store = simulate(sim, folder / "simulations", plan.train, seed=seed, **how)
     tell(f"{len(store):,} simulations took {store.seconds:.3g} s, seed {seed}", DETAIL)
+    if new is not None:
+        check_elsewhere(new, store, accept_changes=given["accept_changes"])
     stage("train")
     estimator, shown = build(given["estimator"], sim, seed), given["progress"]
     fit = train(estimator, store, folder, given["device"], seed, progress=shown)
@@ -233,6 +242,16 @@ def attempt(sim: Simulator, folder: Path, given: Mapping[str, Any], plan: Plan) 
     stage("calibrate")
     fresh = simulate(sim, folder / "calibration_simulations", plan.fresh, seed=seed + 1, **how)
     return fit, calibrate(build_posterior(fit), fresh, folder, rows=plan.rows, progress=shown)
+
+
+def check_elsewhere(new: NewProcess, store: Any, *, accept_changes: bool) -> None:
+    """Refuse simulations that a new process does not give, before anything is learned from them; say what was not told.
+
+    Raises:
+        ValueError: If it gives others, and that was not accepted.
+    """
+    if words := new.checked(store, accept_changes=accept_changes):
+        tell(f"note: {words}", DETAIL if new.without else NOTE)
 
 
 def answers_to(asked: Sequence[Asked], ask: Callable[..., Answer]) -> list[Answer]:

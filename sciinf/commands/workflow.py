@@ -10,7 +10,8 @@ import inspect
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,10 +31,11 @@ from sciinf.commands.remembered import remember_options
 from sciinf.commands.run_folders import run_folder
 from sciinf.commands.until_calibrated import Plan, command_for, more_fresh, more_to_train_on, until_calibrated
 from sciinf.commands.user_files import user_simulator
-from sciinf.core import Answer, Cause, Estimator, Observation, Simulator, as_observation, observe
+from sciinf.core import Answer, Calibration, Cause, Estimator, Fit, Observation, Simulator, as_observation, observe
 from sciinf.core.called import hinted
 from sciinf.core.checks import check_whole, check_workers
 from sciinf.engine.campaign import Engine, check_engine
+from sciinf.engine.new_process import NewProcess
 from sciinf.engine.progress import heard_by, stage, staged
 from sciinf.telling import logged
 
@@ -149,7 +151,12 @@ def follow(
         The answers, refined where they were.
     """
     folder, title = run_folder(out), f"{sim.name}: {asked[0].name}" if len(asked) == 1 else sim.name
-    with LivePage(folder, title, caller) as page, LiveEvents(folder, title, caller) as events, heard_by(page, events):
+    with ExitStack() as stack:
+        page = stack.enter_context(LivePage(folder, title, caller))
+        events = stack.enter_context(LiveEvents(folder, title, caller))
+        stack.enter_context(heard_by(page, events))
+        trained = (folder / "fit" / "fit.json").is_file()
+        new = None if trained else stack.enter_context(NewProcess(sim, given["device"]))
         started = time.time()
         stage("look first")
         steps.tell_read(asked, caller.say)
@@ -159,17 +166,23 @@ def follow(
         except (ValueError, TypeError):
             page.take_back()
             raise
-        return _followed(sim, asked, folder, {**given, "started": started}, caller)
+        made = functools.partial(steps.attempt, sim, folder, given, new=new)
+        return _followed(sim, asked, folder, {**given, "started": started}, caller, made)
 
 
 def _followed(
-    sim: Simulator, asked: Sequence[Asked], folder: Path, given: Mapping[str, Any], caller: Caller
+    sim: Simulator,
+    asked: Sequence[Asked],
+    folder: Path,
+    given: Mapping[str, Any],
+    caller: Caller,
+    attempt: Callable[[Plan], tuple[Fit, Calibration]],
 ) -> list[Answer]:
     """The workflow, in a run folder that is there, of what was looked at."""
     from sciinf import build_posterior, query
 
     started, seed = given["started"], given["seed"]
-    plan, attempt = Plan(given["n"], given["calibration"]), functools.partial(steps.attempt, sim, folder, given)
+    plan = Plan(given["n"], given["calibration"])
     if given["until_calibrated"]:
         plan, fit, checked = until_calibrated(plan, given["most"], attempt, caller.say)
     else:

@@ -28,7 +28,8 @@ SECONDS = 5.0
 """What a look may cost at least; a hundredth of a campaign, where that is more, up to `MOST`."""
 MOST = 60.0
 _SHARE, _FEW = 0.01, 8
-_ROUNDING = 1e-5  # of the largest value at the same place; float32 has seven digits
+ROUNDING = 1e-5
+"""Largest difference that is rounding, relative to the largest value at the same place; float32 has seven digits."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,12 @@ class Look:
         verdict: "same" bits; "rounding", equal but for that; "other" data, on the same machine; "unsure", other data,
             which need not mean another simulator; "skipped".
         words: What to say about it; "" where there is nothing to be said.
+        apart: The largest difference, relative to the largest value at its place; infinite where other rows failed.
     """
 
     verdict: Literal["same", "rounding", "other", "unsure", "skipped"]
     words: str = ""
+    apart: float = 0.0
 
 
 def affordable(store: Store) -> float:
@@ -90,14 +93,15 @@ def look_again(
         first = store.block * part.index
         if not (words := _unequal(before, now, part.rows, first)):
             return Look("same")
-        if _unequal(attempt.outcome(), now, part.rows, first):
+        again = attempt.outcome()
+        if _unequal(again, now, part.rows, first) and _unequal(again, before, part.rows, first):
             return Look("unsure", "the simulator gives other data each time for the same parameters and seed")
-    words = f"the same parameters and seed give other data now: {words}"
+    words, apart = f"the same parameters and seed give other data now: {words}", _apart(before, now, part.rows)
     if not part.differing:
-        return Look("other", words)
-    if (size := _apart(before, now, part.rows)) <= _ROUNDING:
-        return Look("rounding", f"they come out the same up to rounding ({size:.0e}; {part.differing})")
-    return Look("unsure", f"{words}. It may be that only the conditions have changed: {part.differing}")
+        return Look("other", words, apart)
+    if apart <= ROUNDING:
+        return Look("rounding", f"they come out the same up to rounding ({apart:.0e}; {part.differing})", apart)
+    return Look("unsure", f"{words}. It may be that only the conditions have changed: {part.differing}", apart)
 
 
 def checked_again(

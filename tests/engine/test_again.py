@@ -12,6 +12,7 @@ from torch import distributions as td
 from sciinf.core import Observable, Outcome, Prior, Simulator
 from sciinf.engine.again import MOST, SECONDS, affordable, look_again
 from sciinf.engine.conditions import conditions, differing
+from sciinf.engine.new_process import problem_of
 from sciinf.simulation import simulate
 from sciinf.store import Store
 from sciinf.wrappers import numpy as wrapped
@@ -83,6 +84,18 @@ def test_other_data_are_found_to_the_last_bit_failures_too(tmp_path, change, say
     with pytest.raises(ValueError, match=f"another state of the simulator 'noisy': .* other data now: {says}"):
         simulate(Noisy(change), tmp_path, 400, progress=False)
     assert len(Store(tmp_path)) == 200, "nothing is lost, and nothing added"
+
+
+def test_a_first_call_that_differs_from_the_next_is_no_chance(store):
+    calls = iter([2.0])
+    assert look_again(store, Noisy(lambda x, theta: scaled(next(calls, 1.0))(x, theta))).verdict == "other"
+    calls = iter([2.0, 3.0])
+    assert look_again(store, Noisy(lambda x, theta: scaled(next(calls, 1.0))(x, theta))).verdict == "unsure"
+
+
+def test_rounding_in_a_new_process_is_no_problem(store):
+    assert problem_of(look_again(store, Noisy(scaled(1 + 1e-3)))).startswith("in a new process the same parameters")
+    assert problem_of(look_again(store, Noisy(scaled(1 + 1e-6)))) == ""
 
 
 def test_what_is_accepted_is_told_once_and_written_down(store):
