@@ -2,9 +2,10 @@
 
 Any tar program reads a pack; unpacked in the store's folder, its files lie where they lay. The index,
 `packs/000-1-TOKEN.json`, says of each block in it what its journal line said, and where its bytes are. A pack counts
-from the moment its index is there, and is never changed. The first number is that of the blocks, by thousands; of
-several packs with the same block the one with the largest second number counts. The token makes names unique, so that
-two processes may pack one store at once.
+from the moment its index is there, and is never changed. One without an index is being written, or its writer died. But
+if a block of it lies nowhere else, its index was lost, and the pack is read through. The first number is that of the
+blocks, by thousands; of several packs with the same block the one with the largest second number counts. The token
+makes names unique, so that two processes may pack one store at once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import tarfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,7 @@ class Packs:
         self._awaited: dict[str, list[Member]] = {}  # of indexes whose tar was not seen: no listing is of one moment
         self._listing: Listing | None = None
         self._places: dict[int, list[tuple[str, int, int]]] = {}
+        self._spare: set[str] = set()  # packs without an index, all of whose blocks are elsewhere
 
     def __contains__(self, index: int) -> bool:
         return index in self._places
@@ -81,11 +83,14 @@ class Packs:
         packs = {name.removesuffix(".tar") for name in names if name.endswith(".tar")}
         return sorted(pack for pack in packs if f"{pack}.json" not in names)
 
-    def news(self) -> list[Member]:
+    def news(self, loose: Collection[int]) -> list[Member]:
         """Blocks of packs that are new since the last call.
 
+        Args:
+            loose: Blocks that have files of their own.
+
         Warns:
-            UserWarning: If an index is damaged; the pack is then read through.
+            UserWarning: If an index is damaged or lost; the pack is then read through.
         """
         listing = self.folder.listed(PACKS, self._listing)
         if self._listing is not None and listing is self._listing:
@@ -106,6 +111,8 @@ class Packs:
                 found += members
             else:
                 self._awaited[pack] = members
+        for pack in sorted(tars - indexes - self.known - self._spare):
+            found += self._without(pack, loose)
         self._listing = None if self._awaited else listing
         return found
 
@@ -133,7 +140,8 @@ class Packs:
             judge: What is known of a block by its number and bytes; raises ValueError for a damaged one.
             elsewhere: Whether a block is there, whatever a pack without index holds.
         """
-        lost = [pack for pack in self.without_index() if self.folder.age(f"{PACKS}/{pack}.tar") > _LEFT]
+        spare = [pack for pack in self.without_index() if pack not in self.damaged]
+        lost = [pack for pack in spare if self.folder.age(f"{PACKS}/{pack}.tar") > _LEFT]
         for pack in [*self.damaged, *lost]:
             name, members = f"{PACKS}/{pack}.tar", list[tuple[Entry, int, int]]()
             for member in scan(self.folder, pack):
@@ -152,13 +160,26 @@ class Packs:
         except Unreachable:
             raise
         except (ValueError, OSError) as error:
-            self.damaged[pack] = str(error)
-            warnings.warn(
-                f"the index of the pack {pack} of {self.folder.name} is damaged ({error}); the pack is read through "
-                f"instead, and `sciinf check {self.folder.name} --repair SIM.py` writes its index anew",
-                stacklevel=1,
-            )
-            return scan(self.folder, pack)
+            return self._read_through(pack, f"damaged ({error})")
+
+    def _without(self, pack: str, loose: Collection[int]) -> list[Member]:
+        """The blocks of a pack that has no index, if it is needed for one of them."""
+        if all(member.block in loose or member.block in self for member in scan(self.folder, pack)):
+            self._spare.add(pack)
+            return []
+        members = self._read_through(pack, f"lost ({self.folder.name}/{PACKS}/{pack}.json is not there)")
+        self._place(pack, members)
+        return members
+
+    def _read_through(self, pack: str, what: str) -> list[Member]:
+        """The blocks of a pack, whatever its index says."""
+        self.damaged[pack] = f"the index of the pack {pack} is {what}"
+        warnings.warn(
+            f"the index of the pack {pack} of {self.folder.name} is {what}; the pack is read through instead, and "
+            f"`sciinf check {self.folder.name} --repair SIM.py` writes its index anew",
+            stacklevel=1,
+        )
+        return scan(self.folder, pack)
 
 
 def read_index(folder: Folder, pack: str) -> list[Member]:

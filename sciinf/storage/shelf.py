@@ -39,7 +39,7 @@ class Shelf:
         changed = set[int]()
         for inside in self.naming.every(SHARDS, blocks):
             changed |= self._look(inside)
-        members = self.packs.news()
+        members = self.packs.news(self.loose)
         return changed | {member.block for member in members}, members
 
     def leftovers(self) -> list[str]:
@@ -64,7 +64,7 @@ class Shelf:
 
     def look(self, index: int) -> tuple[set[int], list[Member]]:
         """The same of the folder of one block."""
-        changed, members = self._look(self.naming.folder(SHARDS, index)), self.packs.news()
+        changed, members = self._look(self.naming.folder(SHARDS, index)), self.packs.news(self.loose)
         return changed | {member.block for member in members}, members
 
     def _look(self, inside: str) -> set[int]:

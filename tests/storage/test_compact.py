@@ -268,18 +268,15 @@ def test_an_index_that_is_damaged_or_lost_is_named_and_written_anew(path, made, 
     data = index.read_text()
     if how == "gone":
         index.unlink()
-        os.utime(index.with_suffix(".tar"), (0, 0))
-        assert Store(path).missing() == [4, 5, 6, 7], "no block is taken for one that is there"
-        repair(Store(path), Plain())
     else:
         index.write_text(data.replace('"rows": [5', '"rows": [4') if how == "changed" else data[:-100])
-        with pytest.warns(UserWarning, match=r"index of the pack 001-1-\w+ of .* is damaged .*--repair SIM\.py"):
-            found = Store(path)
-        assert (found.digest, found.missing()) == (Store(made).digest, [])
-        assert check_store(found).lines()[-1] == "1 indexes of packs are damaged"
-        with pytest.raises(ValueError, match="repair it before it is compacted"):
-            found.compact()
-        assert repair(found, Plain()) == []
+    with pytest.warns(UserWarning, match=r"index of the pack 001-1-\w+ of .* is (damaged|lost) .*--repair SIM\.py"):
+        found = Store(path)
+    assert (found.digest, found.missing()) == (Store(made).digest, [])
+    assert check_store(found).lines()[-1] == "1 indexes of packs are damaged"
+    with pytest.raises(ValueError, match="repair it before it is compacted"):
+        found.compact()
+    assert repair(found, Plain()) == []
     assert check_store(Store(path)).ok
     assert Store(path).digest == Store(made).digest
     assert len(list(path.glob("shards/*/*.h5"))) == 1, "no block was simulated again"
