@@ -34,7 +34,8 @@ TASKS = (
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """A parser with the options all benchmarks have."""
+    """A parser with the options all benchmarks have; programs of this Python are found without its environment."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="minutes on two cores")
     parser.add_argument("--seed", type=int, default=0)
