@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from sciinf.core import Fit, Posterior, Simulator, load_fit
 from sciinf.core.simulator import file_of
 from sciinf.core.unknown_law import check_known
@@ -16,6 +18,7 @@ from sciinf.inference.mcmc import MCMC
 from sciinf.inference.refined import load_refined
 from sciinf.inference.reweighted import Reweighted
 from sciinf.storage.answers import REFINED, ROUNDS, found_in, refined_folders
+from sciinf.storage.belonging import foreign_fit
 
 
 def build_posterior(
@@ -95,7 +98,8 @@ def load_posterior(
         TypeError: If a name is given as the simulator.
         FileNotFoundError: If the folder holds no fit, or nothing was refined under that name from the network that the
             run has now; it says what there is.
-        ValueError: If a file is damaged, or has parts that neither sciinf nor the simulator's file defines.
+        ValueError: If a file is damaged, has parts that neither sciinf nor the simulator's file defines, or the fit was
+            trained on other simulations than those of this run.
 
     Examples:
         >>> posterior = load_posterior("runs/decay")  # doctest: +SKIP
@@ -103,8 +107,7 @@ def load_posterior(
     """
     if isinstance(simulator, str):
         raise TypeError(f"the second argument is a simulator (load_simulator); give a name as name={simulator!r}")
-    run = Path(run)
-    trust = file_of(simulator)
+    run, trust = Path(run), file_of(simulator)
     if name is not None:
         known = refined_folders(run)
         if name not in known:
@@ -113,7 +116,26 @@ def load_posterior(
                 there += "; what is there confirmed the answer, is unfinished, or was refined from another network"
             raise FileNotFoundError(f"{run} has no posterior that was refined around {name!r}: {there}")
         return load_refined(known[name] / ROUNDS, device=device, trust=trust)
-    folder = run / "fit" if (run / "fit" / "fit.json").is_file() else run
-    if not (folder / "fit.json").is_file():
+    if not any((folder / "fit.json").is_file() for folder in (run / "fit", run)):
         raise FileNotFoundError(f"{run} holds no fit: {found_in(run)}; `infer` and `train` make one")
-    return build_posterior(load_fit(folder, device=device, trust=trust), simulator, ess=ess, budget=budget)
+    return build_posterior(fit_of(run, device=device, trust=trust), simulator, ess=ess, budget=budget)
+
+
+def fit_of(run: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> Fit:
+    """The fit of a run folder, or in the folder itself.
+
+    Args:
+        run: The folder.
+        device: Where the weights go.
+        trust: As for `load_fit`.
+
+    Raises:
+        FileNotFoundError: If it holds no finished fit.
+        ValueError: If the fit is damaged, or was trained on other simulations than those of this run.
+    """
+    inner = Path(run) / "fit"
+    fit = load_fit(inner if inner.is_dir() else run, device=device, trust=trust)
+    record = {"digest": fit.digest, "simulator": fit.simulator, **fit.record}
+    if inner.is_dir() and (words := foreign_fit(Path(run), record)):
+        raise ValueError(words)
+    return fit

@@ -160,11 +160,9 @@ def train(
 
 def load_fit(folder: str, device: str, simulator: str | Path | None) -> Fit:
     """The fit of a run folder, or in the folder itself; parts of it may be of the simulator that the user named."""
-    from sciinf import load_fit
+    from sciinf.posterior import fit_of
 
-    inner = Path(folder) / "fit"
-    trust = () if simulator is None else (Path(simulator),)
-    return load_fit(inner if inner.is_dir() else folder, device=device, trust=trust)
+    return fit_of(folder, device=device, trust=() if simulator is None else (Path(simulator),))
 
 
 def same_simulator(

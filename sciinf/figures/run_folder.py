@@ -28,6 +28,7 @@ from sciinf.core.records import STATES, Calibration, Strange
 from sciinf.core.simulator import Status
 from sciinf.figures.checked import Checked, checked_of, with_strange
 from sciinf.storage.answers import answer_folders, newest_answers, refined_folders
+from sciinf.storage.belonging import foreign_fit
 from sciinf.storage.paths_file import read_paths
 from sciinf.storage.predictive_file import read_predictive
 from sciinf.store import Store
@@ -281,7 +282,7 @@ def read_common(folder: Path) -> Run:
         stores=stores,
         provenance=part("provenance", "provenance.json", _read_object, {}, "The command that ran was not recorded."),
         missing=missing,
-        doubts=tuple(parts.doubts),
+        doubts=(*parts.doubts, *filter(None, [foreign_fit(folder, fit)])),
     )
 
 

@@ -16,12 +16,12 @@ from typing import Any, final
 import numpy as np
 
 from sciinf.asking import Answerers, Answering
-from sciinf.core import Calibration, Observation, Simulator, X, load_fit, load_simulator
+from sciinf.core import Calibration, Observation, Simulator, X, load_simulator
 from sciinf.core.files import read_json
 from sciinf.core.keywords import check_needed, retyped
 from sciinf.core.simulator import identity
 from sciinf.figures.run_folder import Run, read_common
-from sciinf.posterior import build_posterior
+from sciinf.posterior import build_posterior, fit_of
 from sciinf.question import Question, Wanted, judge_of, question
 from sciinf.serve.live import unfinished
 from sciinf.storage.answers import newest_answers, values_digest
@@ -115,8 +115,7 @@ class Model:
         if source.code and self._code != source.code:
             raise NotReady(f"{source.simulator} has changed since the service began: begin the service anew")
         self._options = {} if self.simulator is None else retyped(reader_of(self.simulator), source.options)
-        inner = self.folder / "fit"
-        self.fit = load_fit(inner if inner.is_dir() else self.folder, device=source.device, trust=trust)
+        self.fit = fit_of(self.folder, device=source.device, trust=trust)
         first = build_posterior(self.fit, self.simulator)
         self.learned = Answerers(self.folder, first, source.device, self.simulator)
         self.prior, self.observables = first.prior, dict(first.observables)
