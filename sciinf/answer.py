@@ -88,6 +88,7 @@ def query(
     folder, inputs = None if out is None else answer_place(local_path(out), name, values_digest(asked.x)), ""
     if folder is not None:
         settings = (level, draws, seed, identity(simulator) if simulator else None, failures, *asked.read)
+        settings += tuple(one.words for one in asked.findings)
         settings += (_SEEN,) if simulator and simulator.like else ()
         inputs = _inputs_digest(asked.posterior, asked.x, calibration, settings)
     kept = _found(folder, inputs, calibration, simulator) if folder is not None else None

@@ -125,6 +125,8 @@ class SimulatorReport:
         ]
         counts = [f"{len(self.problems)} to be mended (WARNING)"] * bool(self.problems)
         counts += [f"{len(self.warnings)} to be thought about (caution)"] * bool(self.warnings)
+        unknown = len(self._words(Level.UNKNOWN))
+        counts += [f"{unknown} that could not be told (UNKNOWN)"] * bool(unknown)
         if outside:
             counts.append("data OUTSIDE what the prior predicts" + "; the simulator has no problem" * (not counts))
         return [*lines, f"found: {', '.join(counts)}" if counts else "no problem found"]

@@ -94,6 +94,7 @@ class Question:
         simulator: For predictions, derived quantities and labels, if there is one.
         wanted: What is asked for.
         read: How the observation was read from its files.
+        findings: What could not be told of it then.
     """
 
     judge: Judge
@@ -101,6 +102,7 @@ class Question:
     simulator: Simulator | None
     wanted: Wanted
     read: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def posterior(self) -> Posterior:
@@ -149,7 +151,7 @@ class Question:
         case = replace(
             self.judge.case(shown, wanted.level, wanted.failures),
             trust=looked.trust, x=self.x, plain=plain, seed=wanted.seed,
-            found=[*doubts, *lost, *left_out(drawn, found)],
+            found=[*self.findings, *doubts, *lost, *left_out(drawn, found)],
         )  # fmt: skip
         case = case if simulator is None else _simulated(case, simulator, found, generator)
         checks = vouched(diagnose(case), calibration)
@@ -187,8 +189,8 @@ def question(judge: Judge, x: Any, simulator: Simulator | None, wanted: Wanted) 
     Raises:
         ValueError: If x does not fit the observables or is not finite.
     """
-    read = x.read if isinstance(x, Observation) else ()
-    return Question(judge, as_observation(judge.posterior.observables, x), simulator, wanted, read)
+    told = (x.read, x.findings) if isinstance(x, Observation) else ((), ())
+    return Question(judge, as_observation(judge.posterior.observables, x), simulator, wanted, *told)
 
 
 def judge_of(posterior: Posterior, calibration: Calibration | None, failures: Reading) -> Judge:

@@ -26,6 +26,7 @@ from sciinf.poses import Pose, TimeShift
 S = ((0.25, 0.0, 0.05), (0.0, 0.0009, 0.0), (0.05, 0.0, 0.04))  # (rad/s)^2, 1 and s^2 on its diagonal
 LOW, HIGH = (3.0, 0.2, -5.0), (10.0, 0.5, 0.0)
 STEPS, FIRST, STEP = 200, -5.0, 0.05  # s
+TIMES = [FIRST + STEP * k for k in range(STEPS)]
 POSES = (Pose("tau", TimeShift(STEP), td.Normal(0.0, 0.1)),)
 
 
@@ -38,7 +39,9 @@ class DampedOscillator(Simulator):
         beta=td.Uniform(LOW[1], HIGH[1]),
         tau=(td.Uniform(LOW[2], HIGH[2]), "s"),
     )
-    observables: Mapping[str, Observable] = {"x": Observable((STEPS,), "", ("time",))}
+    observables: Mapping[str, Observable] = {
+        "x": Observable((STEPS,), "", ("time",), coords={"time": TIMES}, coord_units={"time": "s"})
+    }
     block = 8192
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:

@@ -67,6 +67,16 @@ def influenza(in_bed: jax.Array | None = None) -> None:
 
 simulator = wrappers.numpyro(
     influenza,
-    observed={"in_bed": Observable((DAYS,), "", ("time",), dtype="int64", scale="log")},
+    observed={
+        "in_bed": Observable(
+            (DAYS,),
+            "",
+            ("time",),
+            dtype="int64",
+            scale="log",
+            coords={"time": range(1, DAYS + 1)},
+            coord_units={"time": "day"},
+        )
+    },
     units={"beta": "1/day", "gamma": "1/day"},
 )

@@ -39,7 +39,9 @@ class LinearGaussian(Simulator):
         velocity=(td.Normal(LOC[1], SCALE[1]), "m/s"),
         acceleration=(td.Normal(LOC[2], SCALE[2]), "m/s2"),
     )
-    observables: Mapping[str, Observable] = {"x": Observable((5,), "m", ("time",))}
+    observables: Mapping[str, Observable] = {
+        "x": Observable((5,), "m", ("time",), coords={"time": TIMES}, coord_units={"time": "s"})
+    }
     block = 16384
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:

@@ -11,5 +11,7 @@ def voltage(rate, amplitude, rng):  # 2. one simulation; the names are the prior
     return {"v": amplitude * np.exp(-rate * t) + 0.1 * rng.normal(size=50)}
 
 
-observables = {"v": Observable((50,), "mV", dims=("time",))}  # 3. shape, unit and axes of what it returns
+observables = {  # 3. shape, unit and axes of what it returns, and where it stands: a file's column `t` has to agree
+    "v": Observable((50,), "mV", dims=("time",), coords={"time": t}, coord_units={"time": "h"})
+}
 simulator = wrappers.numpy(voltage, prior, observables)  # 4. the file must define `simulator`

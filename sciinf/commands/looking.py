@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ def look_for_faults(path: str, observation: Sequence[str], column: Mapping[str, 
         if x is not None and found.ok:
             looked, outside = look_at(simulator, x, None if given["out"] is None else Path(given["out"]))
             lines += looked
+        told = () if x is None else x.findings
+        lines += [f"{'declare':<16}{line}" for one in told if (line := one.figures.get("declare"))]
+        found = replace(found, findings=(*found.findings, *told))
         lines, good = [*lines, *found.lines(outside=outside)], found.ok and not outside
     tell("\n".join(lines), ANSWER)
     return good

@@ -138,6 +138,8 @@ def tell_read(asked: Sequence[Asked], say: Say) -> None:
     for one in asked:
         for line in one.x.read:
             say(f"read {line}")
+        for finding in one.x.findings:
+            say(f"note: {finding.name}: {finding.words}")
 
 
 def train(

@@ -301,8 +301,8 @@ def _asked(
             f"options are for reading files, and the observation is given as data: leave out {', '.join(options)}"
         )
     values = {key: value[0] for key, value in as_observation(sim.observables, observation).items()}
-    read = observation.read if isinstance(observation, Observation) else ()
-    return Asked(name or "observation", (), Observation(values, read))
+    told = (observation.read, observation.findings) if isinstance(observation, Observation) else ((), ())
+    return Asked(name or "observation", (), Observation(values, *told))
 
 
 def _written(given: Mapping[str, Any]) -> dict[str, str]:

@@ -76,6 +76,9 @@ class Cause(StrEnum):
     NOISE = "look at the noise of the simulator, its size and its distribution"
     MODEL = "look at the residuals: the simulator lacks something"
     DATA = "look at how the numbers that it names were measured"
+    COORDINATES = (
+        "let `Observable(coords=...)` say where the simulator's data stand, for those of the file to be compared"
+    )
     LIKELIHOOD = "mend the simulator's likelihood"
     FAILURES = "mend the simulations that fail, or say what a failure is"
     DRAWS = "ask for more draws"

@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core.observation_axes import axes_of, in_order, told_along, unsaid
+from sciinf.core.findings import Finding
+from sciinf.core.observation_axes import Beside, compare, in_order, open_beside, unsaid
 from sciinf.core.observation_columns import Column, Wanted
-from sciinf.core.observation_files import open_columns, values_of
+from sciinf.core.observation_files import values_of
 from sciinf.core.observation_missing import check_present, no_numbers
 from sciinf.core.simulator import Observable, Simulator, event_of
 
@@ -67,11 +68,14 @@ class Observation(dict[str, Tensor]):
     Args:
         values: The tensors.
         read: One line for each of them: how many values, and from which unit they were converted.
+        findings: What could not be told of them as they were read, for the answers about them.
     """
 
-    def __init__(self, values: Mapping[str, Tensor], read: Sequence[str] = ()) -> None:
+    def __init__(
+        self, values: Mapping[str, Tensor], read: Sequence[str] = (), findings: Sequence[Finding] = ()
+    ) -> None:
         dict.__init__(self, values)
-        self.read = tuple(read)
+        self.read, self.findings = tuple(read), tuple(findings)
 
 
 def read_observation(
@@ -84,8 +88,8 @@ def read_observation(
     numbers, or in columns named `name_<label>`, in the order of the last axis where the labels are its coordinates,
     else in the file's. Units are taken from the file where it has them (ECSV, FITS, HDF5 attribute `unit` or `units`, a
     header like `v [mV]`) and converted; values without a unit are taken to be in the observable's own. Where a column
-    is named like an axis that has coordinates, its values must be those. The result's `read` says in words what was
-    read and converted.
+    is named like an axis (times also `t`), its values must be the coordinates that the observable has there; where it
+    has none, a finding says that they were not compared. `read` says in words what was read and converted.
 
     Args:
         observables: What the simulator produces.
@@ -103,35 +107,35 @@ def read_observation(
     """
     if not paths:
         raise ValueError("no observation files were given")
-    called, axes = _called(observables, columns or {}), axes_of(observables)
+    called = _called(observables, columns or {})
     asked = {called[name]: spec for name, spec in observables.items()}
-    wanted = _wanted(observables, called, axes)
-    names: list[str] = []
+    wanted = _wanted(observables, called)
+    names, beside = list[str](), list[Beside]()
     found: dict[str, tuple[Path, Column]] = {}
     with ExitStack() as stack:
         for path in map(Path, paths):
-            contents = open_columns(path, wanted, stack)
+            contents, along = open_beside(path, wanted, observables, stack)
             twice = sorted(set(contents.columns) & set(found))
             if twice:
                 raise ValueError(f"{path} holds {twice}, which an earlier file holds too; keep one of them")
             names += contents.names
+            beside += along
             found.update({name: (path, column) for name, column in contents.columns.items()})
         picked = {name: _pick(called[name], asked, found, (names, paths, name)) for name in observables}
         arrays = {
             name: _put_together(name, called[name], observables[name], [(key, *found[key]) for key in keys])
             for name, keys in picked.items()
         }
-        used = {key for keys in picked.values() for key in keys}
-        called_like = {axis.casefold(): axis for axis in axes}
-        beside_them = {name: called_like.get(name.casefold()) for name in found if name not in used}
-        along = {n: told_along(axis, axes[axis], *found[n]) for n, axis in beside_them.items() if axis is not None}
+        files = {name: {found[key][0] for key in keys} for name, keys in picked.items()}
+        agree, findings = compare(beside, observables, files)
     values = {name: value[0] for name, value in as_observation(observables, arrays).items()}
     lines = [_told(name, observables[name], {k: found[k][1].unit for k in keys}) for name, keys in picked.items()]
-    lines += filter(None, along.values())
-    if beside := [name for name in dict.fromkeys(names) if name not in used and not along.get(name)]:
-        more = f" and {len(beside) - 8} more" if len(beside) > 8 else ""
-        lines.append(f"not used: {', '.join(beside[:8])}{more}{unsaid(axes, along)}")
-    return Observation(values, lines)
+    lines += [f"{name}: as the simulator has it" for name in agree]
+    used = {*agree, *(key for keys in picked.values() for key in keys)}
+    if left := [name for name in dict.fromkeys(names) if name not in used]:
+        more = f" and {len(left) - 8} more" if len(left) > 8 else ""
+        lines.append(f"not used: {', '.join(left[:8])}{more}{'' if beside else unsaid(observables)}")
+    return Observation(values, lines, findings)
 
 
 def observe(
@@ -161,7 +165,7 @@ def observe(
     found = read(*paths, **({"columns": columns} if columns else {}), **(options or {}))
     values = {name: value[0] for name, value in as_observation(simulator.observables, found).items()}
     if isinstance(found, Observation):
-        return Observation(values, found.read)
+        return Observation(values, found.read, found.findings)
     sizes = {name: spec.shape for name, spec in simulator.observables.items()}
     how = "by the simulator's own observe"
     how += f" ({', '.join(f'{name}={value}' for name, value in options.items())})" if options else ""
@@ -284,15 +288,12 @@ def _called(observables: Mapping[str, Observable], columns: Mapping[str, str]) -
     return called
 
 
-def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str], axes: Iterable[str]) -> Wanted:
-    """The columns that may be an observable, or one of several that make it up (`v`, `v_0`, `v.left`, `v[1]`), and
-    those named like an axis.
-    """
+def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str]) -> Wanted:
+    """The columns that may be an observable, or one of several that make it up (`v`, `v_0`, `v.left`, `v[1]`)."""
     names = "|".join(re.escape(column) for column in called.values())
     numbers = sum(math.prod(spec.shape) for spec in observables.values())
     alone = next(iter(observables)) if len(observables) == 1 and called.keys() == set(called.values()) else ""
-    along = "".join(f"|(?i:{re.escape(axis)})" for axis in axes)
-    return Wanted(f"(?:{names})(?:{_LABEL})?{along}", numbers, alone)
+    return Wanted(f"(?:{names})(?:{_LABEL})?", numbers, alone)
 
 
 def _label(observable: str, name: str) -> str | None:

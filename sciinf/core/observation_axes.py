@@ -2,66 +2,150 @@
 
 Rows are taken in the order of the file. Where a column is named like an axis that has coordinates, it has to say the
 same of each row as the simulator does: data at other times, or in another order, would be read as what they are not.
+Where the simulator declares no coordinates, the column is compared with nothing, and a finding says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from sciinf.core.observation_columns import Column
+from sciinf.core.checks import check_unit
+from sciinf.core.findings import Cause, Finding, Level
+from sciinf.core.observation_columns import Column, Contents, Wanted
+from sciinf.core.observation_files import open_columns, values_of
 from sciinf.core.simulator import Observable
 
+NAME = "coordinates"
+"""What findings about columns that could not be compared are called."""
 _NEAR = 0.01  # of the least distance between two coordinates: a number that was rounded as it was written
+_UNIT_OF_TIME = "(?i:(year|month|week|day|hour|minute|second)s?)"
+_TIMES = f"(?i:times?)|t|{_UNIT_OF_TIME}"  # what times are called; a capital T may be a temperature
+_LISTED = 40  # numbers that a line of code may list
+_PLAIN = Observable()
 
 
-def axes_of(observables: Mapping[str, Observable]) -> dict[str, list[Observable]]:
-    """Name of an axis with coordinates -> the observables that have it."""
-    found: dict[str, list[Observable]] = {}
-    for spec in observables.values():
-        for axis in spec.coords:
-            found.setdefault(axis, []).append(spec)
-    return found
-
-
-def told_along(axis: str, specs: Sequence[Observable], path: Path, column: Column) -> str:
-    """What a column says of an axis, in words: that it is the simulator's; "" where the two cannot be compared.
+@dataclass(frozen=True)
+class Beside:
+    """A column beside the data that is named like an axis of them.
 
     Args:
-        axis: Its name.
-        specs: The observables that have it; the column need agree with one of them.
+        axis: The axis, in lower case; "time" for all names of times.
+        name: The column's name.
         path: The file.
-        column: The column.
+        column: The column; None where it cannot be read.
+    """
+
+    axis: str
+    name: str
+    path: Path
+    column: Column | None
+
+
+def open_beside(
+    path: Path, wanted: Wanted, observables: Mapping[str, Observable], stack: ExitStack
+) -> tuple[Contents, list[Beside]]:
+    """What a file holds of the data, and its columns that are named like an axis.
+
+    Args:
+        path: The file.
+        wanted: What is data.
+        observables: Whose axes they are.
+        stack: Closes the file.
 
     Raises:
-        ValueError: If values stand elsewhere, or in another order.
+        FileNotFoundError: If there is no file.
+        ValueError: As `open_columns` does of the data; a column beside them that cannot be read is no error.
     """
-    wrong = ""
-    for spec in specs:
+    axes = sorted({axis for spec in observables.values() for axis in _axes(spec)} - {"item"})
+    pattern = "|".join(_TIMES if axis == "time" else f"(?i:{re.escape(axis)})" for axis in axes)
+    named_so = re.compile(pattern or "(?!)")
+    try:
+        contents = open_columns(path, replace(wanted, pattern=f"{wanted.pattern}|{named_so.pattern}"), stack)
+    except ValueError:  # perhaps because of such a column alone
+        contents = open_columns(path, wanted, stack)
+    names = [name for name in dict.fromkeys(contents.names) if named_so.fullmatch(name) and not wanted(name)]
+    beside = [Beside(_axis(name), name, path, contents.columns.get(name)) for name in names]
+    exact = {one.axis for one in beside if one.name.casefold() == one.axis}
+    columns = {name: column for name, column in contents.columns.items() if wanted(name)}
+    return Contents(contents.names, columns), [
+        one for one in beside if one.name.casefold() == one.axis or one.axis not in exact
+    ]
+
+
+def compare(
+    beside: Sequence[Beside], observables: Mapping[str, Observable], files: Mapping[str, Collection[Path]]
+) -> tuple[list[str], list[Finding]]:
+    """Names of columns that say what the simulator says of their axis, and findings where nothing tells.
+
+    Args:
+        beside: The columns.
+        observables: What the simulator produces.
+        files: Observable -> the files that it stands in. A column is of those in its own file, or of all where its
+            file has none, and need agree with one of them.
+
+    Raises:
+        ValueError: If values stand elsewhere, or in another order. Years or days that differ are a finding instead, for
+            they may be counted from another one.
+    """
+    agree, doubts = dict[tuple[str, Path], str](), dict[tuple[str, Path], Finding]()
+    for one in beside:
+        here = [name for name in observables if one.path in files[name]] or [*observables]
+        found = _compared(one, {name: observables[name] for name in here})
+        if isinstance(found, Finding):
+            doubts[one.axis, one.path] = found
+        elif found:
+            agree[one.axis, one.path] = one.name
+    return [*dict.fromkeys(agree.values())], [found for at, found in doubts.items() if at not in agree]
+
+
+def _compared(one: Beside, observables: Mapping[str, Observable]) -> bool | Finding:
+    """Whether a column agrees with one of the observables of its file; a finding where that cannot be told.
+
+    False where none has as many values along the axis, or where they have times of their own as data.
+    """
+    if any(one.axis in _axes(observables[name]) for name in observables if f"{name}_times" in observables):
+        return False
+    size = None if one.column is None else math.prod(one.column.shape)
+    along = {name: axes for name, spec in observables.items() if one.axis in (axes := _axes(spec))}
+    lengths = {name: observables[name].shape[axes.index(one.axis)] for name, axes in along.items()}
+    specs = {name: observables[name] for name, length in lengths.items() if size in (None, length)}
+    wrong, elsewhere = "", re.fullmatch(_UNIT_OF_TIME, one.name) is not None
+    for spec in specs.values():
+        axis = next((axis for axis in spec.coords if _axis(axis) == one.axis), "")
+        if not axis or one.column is None:
+            continue
         theirs = list(spec.coords[axis])
         try:
-            ours = _values(axis, column, spec.coord_units.get(axis, ""), text=isinstance(theirs[0], str))
+            ours = _values(one, one.column, spec.coord_units.get(axis, ""), text=isinstance(theirs[0], str))
         except ValueError as error:
             wrong = wrong or str(error)
             continue
-        if ours is None or len(ours) != len(theirs):
+        if ours is None:
             continue
         if _same(ours, theirs):
-            return f"{axis}: as the simulator has it"
+            return True
         if isinstance(theirs[0], str) and sorted(ours) != sorted(theirs):
             continue  # the same things by other names, as far as one can know
-        wrong = wrong or _told(axis, spec, ours, theirs)
+        wrong = wrong or _told(one, spec.coord_units.get(axis, ""), ours, theirs)
+        elsewhere &= not _same(sorted(ours), sorted(theirs))  # type: ignore[type-var]
+    if wrong and elsewhere:
+        return _finding(one, f"{one.path.name}: {wrong}")
     if wrong:
-        raise ValueError(f"{path}: {wrong}")
-    return ""
+        raise ValueError(f"{one.path}: {wrong}")
+    return _not_compared(one, specs) if specs else False
 
 
-def unsaid(axes: Iterable[str], along: Mapping[str, str]) -> str:
-    """That no column was named like an axis, so that rows were taken in the order of the file; "" where one was."""
-    names = ", ".join(map(repr, axes))
-    return f" (rows are taken in their order: no column is named {names}, to compare)" if names and not along else ""
+def unsaid(observables: Mapping[str, Observable]) -> str:
+    """That no column is named like an axis with coordinates, so that rows were taken in the order of the file."""
+    names = ", ".join(map(repr, dict.fromkeys(axis for spec in observables.values() for axis in spec.coords)))
+    return f" (rows are taken in their order: no column is named {names}, to compare)" if names else ""
 
 
 def in_order(labels: Mapping[str, str], spec: Observable) -> list[str]:
@@ -76,25 +160,94 @@ def in_order(labels: Mapping[str, str], spec: Observable) -> list[str]:
     return [called[value] for value in along] if sorted(called) == sorted(along) else list(labels)
 
 
-def _values(axis: str, column: Column, unit: str, *, text: bool) -> list[str] | list[float] | None:
-    """A column's values as the coordinates are; None where it is of another kind, or its unit is none of astropy's."""
+def _axis(name: str) -> str:
+    """The axis that a name means."""
+    return "time" if re.fullmatch(_TIMES, name) else name.casefold()
+
+
+def _unit(one: Beside, column: Column) -> str:
+    """A column's unit, which its name may be."""
+    named = re.fullmatch(_UNIT_OF_TIME, one.name)
+    return column.unit or (named[1].lower() if named else "")
+
+
+def _axes(spec: Observable) -> tuple[str, ...]:
+    """The axes of an observable; where they have no names, the first may be time."""
+    return tuple(map(_axis, spec.dims)) if spec.dims else ("time",) * bool(spec.shape)
+
+
+def _not_compared(one: Beside, specs: Mapping[str, Observable]) -> Finding:
+    """That nothing tells whether data stand where the simulated ones do, with the line of code that would tell."""
+    name, spec = next(iter(specs.items()))
+    ours = None if one.column is None else _values(one, one.column, "", text=one.column.dtype.kind == "U")
+    what = f"{one.path.name}: its column {one.name!r}"
+    if ours and one.column is not None:
+        what += f" ({_few(ours)}{f' {unit}' if (unit := _unit(one, one.column)) else ''})"
+    if any(_axis(axis) == one.axis for axis in spec.coords):
+        words = f"{what} cannot be compared with the coordinates of {name!r} in the simulator"
+        return _finding(one, f"{words}. Write it in numbers, or words, and a unit like theirs")
+    words = f"{what} was compared with nothing: the simulator declares no coordinates of {name!r}. So data that stand "
+    words += (
+        f"elsewhere along {one.axis!r}, or in another unit, would pass. Declare them, by the array that the simulator "
+    )
+    words += "computes with: Observable(..., coords=...)"
+    if not ours or one.column is None:
+        return _finding(one, words)
+    line = f'"{name}": {_declared(one, spec, ours, _unit(one, one.column))}'
+    return _finding(one, f"{words}; `sciinf check SIMULATOR --observation FILE` writes the line", declare=line)
+
+
+def _finding(one: Beside, words: str, **figures: str) -> Finding:
+    figures = {"column": one.name, "axis": one.axis, **figures}
+    return Finding(NAME, Level.UNKNOWN, words, "not compared", figures, Cause.COORDINATES)
+
+
+def _declared(one: Beside, spec: Observable, ours: Sequence[str] | Sequence[float], unit: str) -> str:
+    """The call that makes an observable whose coordinates are the column's."""
+    dims = spec.dims or ("time", *(f"axis_{k}" for k in range(1, len(spec.shape))))
+    axis = next(axis for axis in dims if _axis(axis) == one.axis)
+    if isinstance(ours[0], str):
+        values = repr(list(ours))
+    elif len(ours) > 2 and _same(np.linspace(float(ours[0]), float(ours[-1]), len(ours)).tolist(), ours):
+        values = f"np.linspace({ours[0]:.10g}, {ours[-1]:.10g}, {len(ours)})"
+    else:
+        values = f"[{', '.join(f'{value:.10g}' for value in ours)}]"
+    values = values if len(ours) <= _LISTED or values.startswith("np.") else axis
+    about = [f"{key}={value!r}" for key in ("dtype", "scale") if (value := getattr(spec, key)) != getattr(_PLAIN, key)]
+    coords = [f"{key!r}: {list(known)!r}" for key, known in spec.coords.items()] + [f"{axis!r}: {values}"]
+    about.append(f"coords={{{', '.join(coords)}}}")
+    units = dict(spec.coord_units)
+    with suppress(ValueError):
+        check_unit(unit, axis)
+        units |= {axis: unit} if unit and not isinstance(ours[0], str) else {}
+    about += [f"coord_units={units!r}"] if units else []
+    return f"Observable({spec.shape!r}, {spec.unit!r}, dims={dims!r}, {', '.join(about)})".replace("'", '"')
+
+
+def _values(one: Beside, column: Column, unit: str, *, text: bool) -> list[str] | list[float] | None:
+    """A column's values as the coordinates are; None where it is of another kind, cannot be read, or its unit is none
+    of astropy's.
+    """
     if column.dtype.kind not in ("U" if text else "iuf"):
         return None
-    values = np.ravel(column.read())
+    try:
+        values = np.ravel(values_of(one.path, column))
+    except ValueError:
+        return None
     if text:
         return [str(value) for value in values]
-    if column.unit and unit and column.unit != unit:
+    if unit and (own := _unit(one, column)) and own != unit:
         from astropy import units
 
         try:
-            theirs = units.Unit(column.unit)
+            theirs = units.Unit(own)
         except (ValueError, TypeError):  # no unit of astropy's, such as "days since 1900-01-01"
             return None
         try:
             values = np.asarray(units.Quantity(values, theirs).to_value(units.Unit(unit)))
         except units.UnitConversionError as error:
             raise ValueError(
-                f"its column {axis!r} has a unit that does not convert to the simulator's: {error}"
+                f"its column {one.name!r} has a unit that does not convert to the simulator's: {error}"
             ) from error
     return [float(value) for value in values]
 
@@ -109,15 +262,16 @@ def _same(ours: Sequence[str] | Sequence[float], theirs: Sequence[str] | Sequenc
 
 
 def _told(
-    axis: str, spec: Observable, ours: Sequence[str] | Sequence[float], theirs: Sequence[str] | Sequence[float]
+    one: Beside, unit: str, ours: Sequence[str] | Sequence[float], theirs: Sequence[str] | Sequence[float]
 ) -> str:
-    unit = spec.coord_units.get(axis, "")
     unit = f" {unit}" if unit else ""
     if _same(sorted(ours), sorted(theirs)):  # type: ignore[type-var]
-        return f"its rows are in another order along {axis!r} than the simulator's; sort them ({_few(theirs)}{unit})"
+        along = f"its rows are in another order along {one.axis!r} than the simulator's"
+        return f"{along}; sort them ({_few(theirs)}{unit})"
     return (
-        f"its column {axis!r} has {_few(ours)}{unit}, and the simulator's data stand at {_few(theirs)}{unit}: bring "
-        f"the data to those, or simulate at the file's; where rows do belong to those, leave {axis!r} out of the file"
+        f"its column {one.name!r} has {_few(ours)}{unit}, and the simulator's data stand at {_few(theirs)}{unit}: "
+        f"bring the data to those, or simulate at the file's; where rows do belong to those, leave {one.name!r} out of "
+        "the file"
     )
 
 

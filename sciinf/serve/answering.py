@@ -17,7 +17,7 @@ from sciinf.engine.block import generator_for, simulate_from
 from sciinf.question import Question, Wanted
 from sciinf.serve.models import Model, Models
 from sciinf.serve.stored import same_question, stored_answers, with_findings
-from sciinf.serve.wire import answer_out, pack
+from sciinf.serve.wire import answer_out, findings_in, pack
 
 Values = Mapping[str, np.ndarray]
 """Observable name -> array (*event)."""
@@ -57,7 +57,9 @@ def stored_answer(model: Model, question: Question, where: str) -> bytes | None:
     known, wanted = stored_answers(model, question), question.wanted
     if (found := same_question(known, wanted)) is None:
         return None
-    answer = replace(found.answer, name=wanted.name, files=wanted.files, read=question.read)
+    told = {one.name for one in question.findings}
+    checks = (*question.findings, *(one for one in found.answer.checks if one.name not in told))
+    answer = replace(found.answer, name=wanted.name, files=wanted.files, read=question.read, checks=checks)
     return _message(model, with_findings(answer, known), where, found.question["seed"], stored=True)
 
 
@@ -108,7 +110,8 @@ def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int, 
 
 def observation_in(head: Mapping[str, Any], arrays: Values) -> Observation:
     """The observation of a message."""
-    return Observation({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}, head["read"])
+    values = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+    return Observation(values, head["read"], findings_in(head))
 
 
 def wanted_in(head: Mapping[str, Any]) -> Wanted:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sciinf.core import Observation, Prior, as_observation
+from sciinf.core import Finding, Observation, Prior, as_observation
 from sciinf.question import Wanted
 from sciinf.serve.models import Model, as_given
 from sciinf.storage.answers import observation_name
@@ -66,11 +66,19 @@ class Bounds:
 
 @dataclass(frozen=True)
 class One:
-    """One observation that is asked about: its values, how they were read, and what is wanted of it."""
+    """One observation that is asked about: its values, how they were read, what is wanted of it, and what could not be
+    told as it was read.
+    """
 
     x: Mapping[str, np.ndarray]
     read: tuple[str, ...]
     wanted: Wanted
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """How it was read, and what could not be told then, as a message says it."""
+        return {"read": list(self.read), "findings": [one.to_json() for one in self.findings]}
 
 
 @dataclass(frozen=True)
@@ -256,9 +264,9 @@ def _asked(
             values = as_observation(model.observables, _arrays(x))
         except (ValueError, TypeError, OverflowError) as error:
             raise Unfit(" ".join(str(error).split()), "x") from None
-        read = x.read if isinstance(x, Observation) else ()
+        read, findings = (x.read, x.findings) if isinstance(x, Observation) else ((), ())
         want = Wanted(**{**_plain(wanted[0]), "name": name, "files": files})
-        each.append(One({key: value[0].numpy() for key, value in values.items()}, read, want))
+        each.append(One({key: value[0].numpy() for key, value in values.items()}, read, want, findings))
     return Asked(tuple(each), several, wanted[1])
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from sciinf.question import Wanted
 from sciinf.serve.models import Unknown
 from sciinf.serve.requests import One
-from sciinf.serve.wire import pack, unpack
+from sciinf.serve.wire import findings_in, pack, unpack
 
 _DIGITS = 32
 
@@ -64,6 +64,7 @@ class Shares:
         wanted = one.wanted
         said = (model, answers, wanted.level, wanted.draws, wanted.seed, wanted.failures, wanted.predicted, wanted.name)
         digest = hashlib.sha256(repr((said, sorted(wanted.files.items()), one.read)).encode())
+        digest.update("".join(finding.words for finding in one.findings).encode())
         for name in sorted(one.x):
             digest.update(repr((name, one.x[name].shape, one.x[name].dtype.str)).encode() + one.x[name].tobytes())
         return digest.hexdigest()[:_DIGITS]
@@ -78,7 +79,7 @@ class Shares:
             message: The answer.
         """
         wanted = {**_plain(one.wanted), "files": dict(one.wanted.files)}
-        question = pack({"model": model, "wanted": wanted, "read": list(one.read)}, one.x)
+        question = pack({"model": model, "wanted": wanted, **one.told}, one.x)
         with self._lock:
             if key not in self._questions:
                 self._questions[key] = question
@@ -109,7 +110,7 @@ class Shares:
         if head.get("model") != model:
             raise Unknown("there is no answer of this address: ask the question again")
         x = {name: np.array(value) for name, value in arrays.items()}
-        one = One(x, tuple(head["read"]), Wanted(**head["wanted"]))
+        one = One(x, tuple(head["read"]), Wanted(**head["wanted"]), findings_in(head))
         if self.key(model, digest, one) != key:
             raise Unknown("the run was trained anew since this answer was given: ask the question again")
         return one, message

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sciinf.core import Answer, Calibration, Draws, Observable
+from sciinf.core import Answer, Calibration, Draws, Finding, Observable
 from sciinf.core.categories import Categories
 from sciinf.core.files import finite_json
 
@@ -56,6 +56,11 @@ def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return said["head"], arrays
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"this is no whole message of sciinf: {error}") from error
+
+
+def findings_in(head: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """What a message says could not be told of an observation as it was read."""
+    return tuple(Finding.from_json(one) for one in head.get("findings", ()))
 
 
 def answer_out(answer: Answer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

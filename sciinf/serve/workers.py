@@ -76,7 +76,7 @@ class Workers(Engine):
     async def answer(self, model: str, one: One) -> bytes:
         wanted = {name: getattr(one.wanted, name) for name in one.wanted.__dataclass_fields__}
         wanted["files"] = dict(one.wanted.files)
-        head = {"kind": "answer", "model": model, "wanted": wanted, "read": list(one.read)}
+        head = {"kind": "answer", "model": model, "wanted": wanted, **one.told}
         lane = self._whole if one.wanted.predicted else self._fused
         return await self._asked(lane, head, one.x)
 

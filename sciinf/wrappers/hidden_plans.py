@@ -115,6 +115,15 @@ def fixed_times(times: Any, begin: float | None) -> Float[Tensor, " time"]:
     return found
 
 
+def with_times(spec: Observable, times: Float[Tensor, " time"], unit: str) -> Observable:
+    """An observable whose coordinates along time are those times, where it names the axis and says nothing else."""
+    axis = spec.dims[0] if spec.dims else ""
+    if not axis or axis in spec.coords:
+        return spec
+    units = {**spec.coord_units, **({axis: unit} if unit else {})}
+    return replace(spec, coords={**spec.coords, axis: times.tolist()}, coord_units=units)
+
+
 def fixed_controls(controls: Mapping[str, Any] | DrawControls) -> Controls:
     """Controls that are the same in all records as tensors (1, T, *event), float64; functions as they are."""
     if isinstance(controls, Callable):

@@ -44,6 +44,7 @@ from sciinf.wrappers.hidden_plans import (
     masked,
     settings_of,
     shortened,
+    with_times,
 )
 from sciinf.wrappers.hidden_records import merged, padded, set_through, shared_times, values_and_masks
 from sciinf.wrappers.hidden_views import HiddenStatesAndPaths
@@ -77,7 +78,7 @@ def state_space(
             plans (`hidden_plans.Plan`): beside each observable then stands `NAME_times`. A record that is shorter
             repeats its last time, with values that are missing; give `shortest` where records may be, or simulations
             have none that are.
-        observables: What is seen, each with time as its first axis, (T, *event): name -> `Observable`, or its shape.
+        observables: What is seen: name -> `Observable`, or its shape, (T, *event). Fixed times become its coordinates.
         begin: The time at which the state is the model's `initial`; the first of `times` where left out.
         particles: For each theta, where a particle filter is needed. Left out, the smallest number, doubling from 64,
             with which the log-likelihood has an sd of at most 1 at three quarters of parameters and data that are
@@ -140,6 +141,7 @@ def state_space(
     check_unit(time_unit, "the times of a hidden state")
     check_shortest(shortest, drawn, count)
     known = fixed_controls(controls or {})
+    specs = {n: with_times(o, drawn, time_unit) if isinstance(drawn, Tensor) else o for n, o in specs.items()}
     return HiddenStates(model, prior, drawn, specs, begin, particles, missing, name, block, time_unit, known, shortest)
 
 

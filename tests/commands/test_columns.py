@@ -1,4 +1,4 @@
-"""`--column OBSERVABLE=COLUMN`, wherever files of observations are read."""
+"""Columns of files of observations: `--column OBSERVABLE=COLUMN`, and those that are compared with nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 from command_line import call
+
+from sciinf import build_posterior, load_answer, load_fit, query
+from sciinf.core import read_observation
+from sciinf.core.findings import Evidence, Finding, Level
+from sciinf.core.verdict import verdict_from
 
 SIMULATOR = """
 import numpy as np
@@ -49,3 +54,16 @@ def test_a_reader_of_its_own_is_told_no_columns(simulator: Path) -> None:
     words = ["infer", simulator, "-n", 100, "--out", "new", "--observation", simulator.parent / "seen.csv"]
     words += ["--column", "v=SAP_FLUX"]
     assert "'own' reads the files, and takes no names of columns: leave out --column" in call(*words).error
+
+
+def test_times_that_were_not_compared_call_for_care(line: Path) -> None:
+    """What could not be told as data were read stands in the answer, and counts; another file is another question."""
+    fit, out = load_fit(line / "run" / "fit"), line / "asked"
+    (line / "timed.csv").write_text("t,x\n0.5,0.2\n1.5,1.4\n2.5,1.9\n3.5,3.2\n4.5,3.8\n")
+    timed, bare = (read_observation(fit.estimator.observables, line / f"{name}.csv") for name in ("timed", "seen"))
+    told = query(build_posterior(fit), timed, draws=100, out=out)
+    (finding,) = (one for one in told.checks if one.name == "coordinates")
+    weighted = Finding("weights", Level.GOOD, "", evidence=Evidence.LIKELIHOOD)
+    assert verdict_from([weighted, finding]).level == "caution"
+    assert load_answer(out).checks == told.checks
+    assert finding not in query(build_posterior(fit), bare, draws=100, out=out).checks

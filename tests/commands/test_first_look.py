@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from brief import briefly_trained
@@ -62,6 +63,23 @@ def test_check_shows_how_data_lie_within_the_prior(folder: Path) -> None:
     assert (folder / "look" / "check.png").read_bytes()[:4] == b"\x89PNG"
     assert str(folder / "look" / "check.png") in drawn.out
     assert "--out draws an observation" in call("check", folder / "decay.py", "--out", folder / "look").error
+
+
+def test_check_writes_the_line_that_declares_where_data_stand(folder: Path) -> None:
+    """Where a simulator says nothing, data at other times are not told from right ones; the line lets them be."""
+    rows = [f"{t:.4g},{v}" for t, v in zip(np.linspace(0, 5, 9), SEEN.split()[2:], strict=True)]
+    (folder / "timed.csv").write_text("\n".join(["t [h],v [mV]", *rows]))
+    words = "check", folder / "decay.py", "--observation", folder / "timed.csv"
+    seen = call(*words)
+    assert seen.out.splitlines()[-1] == "found: 1 that could not be told (UNKNOWN)"
+    line = re.search(r"^declare +(.*)$", seen.out, re.MULTILINE)
+    assert line is not None, seen.out
+    old = '"v": Observable((9,), "mV", dims=("time",))'
+    (folder / "decay.py").write_text(DECAY.replace(old, line[1]))
+    assert "read            t: as the simulator has it" in (found := call(*words)).out
+    assert found.out.splitlines()[-1] == "no problem found"
+    (folder / "timed.csv").write_text((folder / "timed.csv").read_text().replace("[h]", "[min]"))
+    assert "its column 't' has 0, 0.0104167" in call(*words).error
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ from astropy import units
 from astropy.table import QTable, Table
 
 from sciinf.core import Observable, read_observation
+from sciinf.core.findings import Cause
 
 YEARS = tuple(range(1900, 1906))
 SERIES = {"v": Observable((6,), "m", ("time",), coords={"time": YEARS}, coord_units={"time": "yr"})}
@@ -71,7 +73,9 @@ def test_columns_that_cannot_be_compared_are_not_used(tmp_path):
     with h5py.File(path, "w") as file:
         file["time"], file["v"] = np.arange(6), VALUES
         file["time"].attrs["units"] = "days since 1900-01-01"
-    assert read_observation(SERIES, path).read[-1] == "not used: time"
+    found = read_observation(SERIES, path)
+    assert found.read[-1] == "not used: time"
+    assert "cannot be compared with the coordinates of 'v'" in found.findings[0].words
     named = table(tmp_path / "named.csv", ["a", "b", "c", "d", "e", "f"])
     assert read_observation(SERIES, named).read[-1] == "not used: time"
 
@@ -119,3 +123,96 @@ def test_labels_of_rows_in_another_order_are_refused(tmp_path):
     Table({"species": ["lynx", "hare"], "mass": [1.0, 2.0]}).write(path)
     with pytest.raises(ValueError, match="in another order along 'species'"):
         read_observation(per, path)
+
+
+BARE = {"v": Observable((6,), "m", ("time",), scale="log")}
+
+
+@pytest.mark.parametrize("name", ["time", "Times", "t"])
+@pytest.mark.parametrize("spec", [BARE["v"], Observable((6,), "m")])
+def test_times_that_nothing_declares_are_said_not_to_be_compared(tmp_path, name, spec):
+    found = read_observation({"v": spec}, table(tmp_path / "seen.csv", np.arange(6) + 0.5, f"{name} [h]"))
+    (finding,) = found.findings
+    assert (finding.name, finding.level, finding.cause) == ("coordinates", "unknown", Cause.COORDINATES)
+    assert f"column '{name}' (0.5, 1.5, 2.5, ..., 5.5 h) was compared with nothing" in finding.words
+    assert found.read[-1] == f"not used: {name}"
+
+
+@pytest.mark.parametrize("name", ["time", "t", "times"])
+def test_times_by_another_name_are_compared(tmp_path, name):
+    hours = {"v": replace(BARE["v"], coords={"time": np.arange(6)}, coord_units={"time": "h"})}
+    minutes = table(tmp_path / "minutes.csv", 60 * np.arange(6), f"{name} [min]")
+    assert read_observation(hours, minutes).read[-1] == f"{name}: as the simulator has it"
+    for path in (
+        table(tmp_path / "shifted.csv", np.arange(6) + 0.5, name),
+        table(tmp_path / "minutes.csv", 60 * np.arange(6), name),
+    ):
+        with pytest.raises(ValueError, match=f"its column '{name}' has"):
+            read_observation(hours, path)
+
+
+@pytest.mark.parametrize(
+    ("times", "name", "words"),
+    [
+        (np.linspace(0, 5, 6), "t [h]", 'coords={"time": np.linspace(0, 5, 6)}, coord_units={"time": "h"}'),
+        ([0.0, 0.1, 0.5, 1, 2, 7], "t", 'coords={"time": [0, 0.1, 0.5, 1, 2, 7]}'),
+        (["a", "b", "c", "d", "e", "f"], "time", 'coords={"time": ["a", "b", "c", "d", "e", "f"]}'),
+        (YEARS, "year", 'coords={"time": np.linspace(1900, 1905, 6)}, coord_units={"time": "year"}'),
+    ],
+)
+def test_the_line_that_it_writes_declares_what_the_file_has(tmp_path, times, name, words):
+    (finding,) = read_observation(BARE, table(tmp_path / "seen.csv", times, name)).findings
+    assert finding.figures["declare"] == f'"v": Observable((6,), "m", dims=("time",), scale="log", {words})'
+
+
+def test_what_is_no_time_of_these_data_is_left_alone(tmp_path):
+    temperature = table(tmp_path / "seen.csv", VALUES, "T")
+    assert not read_observation(BARE, temperature).findings
+    both = tmp_path / "both.csv"
+    Table({"time": YEARS, "t": VALUES, "v": VALUES}).write(both)
+    assert read_observation(SERIES, both).read[-2:] == ("time: as the simulator has it", "not used: t")
+    timed = {**BARE, "v_times": Observable((6,), "h", ("time",), "float64")}
+    Table({"time": YEARS, "v_times": VALUES, "v": VALUES}).write(both, overwrite=True)
+    assert not read_observation(timed, both).findings
+    items = {"v": Observable((6,), "m", ("item",))}
+    assert not read_observation(items, table(tmp_path / "seen.csv", VALUES, "item")).findings
+    with h5py.File(tmp_path / "seen.h5", "w") as file:
+        file["time"], file["v"] = 1.5, VALUES
+    assert not read_observation(BARE, tmp_path / "seen.h5").findings
+
+
+def test_each_file_has_times_of_its_own_data(tmp_path):
+    both = {**SERIES, "w": Observable((3,), "", ("time",), coords={"time": (1, 2, 3)})}
+    first, second = table(tmp_path / "v.csv", YEARS), tmp_path / "w.csv"
+    Table({"time": [1, 2, 3], "w": [0.0, 0.0, 0.0]}).write(second)
+    assert "time: as the simulator has it" in read_observation(both, first, second).read
+    Table({"time": [1, 2, 4], "w": [0.0, 0.0, 0.0]}).write(second, overwrite=True)
+    with pytest.raises(ValueError, match="w.csv: its column 'time' has 1, 2, 4"):
+        read_observation(both, first, second)
+
+
+def test_a_column_of_times_that_cannot_be_read_is_no_error_and_no_agreement(tmp_path):
+    path = tmp_path / "seen.json"
+    path.write_text('{"v": [0, 1, 2, 3, 4, 5], "time": {"from": 1900}}')
+    for observables in (SERIES, BARE):
+        found = read_observation(observables, path)
+        assert [one.level for one in found.findings] == ["unknown"]
+        assert found["v"].tolist() == VALUES.tolist()
+
+
+def test_years_and_days_are_times_that_may_be_counted_from_elsewhere(tmp_path):
+    path = tmp_path / "seen.csv"
+    Table({"year": YEARS, "day": np.arange(6), "v": VALUES}).write(path)
+    found = read_observation(SERIES, path)
+    assert found.read[-2:] == ("year: as the simulator has it", "not used: day")
+    assert not found.findings
+    (bare,) = read_observation(BARE, table(tmp_path / "bare.csv", YEARS, "Year")).findings
+    assert "compared with nothing" in bare.words
+    (shifted,) = read_observation(SERIES, table(tmp_path / "shifted.csv", np.arange(6), "years")).findings
+    assert "column 'years' has 0, 1, 2, ..., 5 yr, and the simulator's data stand at 1900" in shifted.words
+    hours = {"v": Observable((6,), "m", ("time",), coords={"time": np.arange(6) / 60}, coord_units={"time": "h"})}
+    assert (
+        read_observation(hours, table(tmp_path / "minutes.csv", np.arange(6), "minute")).read[-1].startswith("minute:")
+    )
+    with pytest.raises(ValueError, match="in another order along 'time'"):
+        read_observation(SERIES, table(tmp_path / "back.csv", YEARS[::-1], "year"))

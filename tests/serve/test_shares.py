@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sciinf.core import Finding, Level
 from sciinf.question import Wanted
 from sciinf.serve.models import Unknown
 from sciinf.serve.requests import One
@@ -61,3 +62,12 @@ def test_the_oldest_are_forgotten(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 2_000
     with pytest.raises(Unknown):
         Shares(tmp_path).find(Shares.key("run", "digest", asked[0]), "run", "digest")
+
+
+def test_what_could_not_be_told_as_it_was_read_is_part_of_a_question(tmp_path: Path) -> None:
+    shares, told = Shares(tmp_path), replace(ONE, findings=(Finding("coordinates", Level.UNKNOWN, "not compared"),))
+    key = shares.key("run", "digest", told)
+    assert key != shares.key("run", "digest", ONE)
+    shares.keep(key, "run", told, b"answer")
+    assert shares.find(key, "run", "digest")[0].findings == told.findings
+    shares.close()

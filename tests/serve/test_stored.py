@@ -95,6 +95,16 @@ def test_it_is_served_however_the_observation_comes(service: TestClient, alarmin
     assert link["sentence"] == named["sentence"]
 
 
+@pytest.mark.parametrize("x", [SEEN, OTHER])
+def test_a_file_whose_times_are_compared_with_nothing_is_told(x: list[float], service: TestClient) -> None:
+    """Of an answer that is stored, and of one that is made; and whoever follows its link sees it."""
+    content = "t [s],x [m]\n" + "\n".join(f"{k},{value}" for k, value in enumerate(x))
+    sent = service.post("/models/run/answer", files={"file": ("timed.csv", content.encode())}).json()
+    link = service.get(f"/models/run/answers/{sent['id']}").json()
+    for found in (sent, link):
+        assert [one["level"] for one in found["checks"] if one["name"] == "coordinates"] == ["unknown"]
+
+
 @pytest.mark.parametrize("more", [{"level": 0.5}, {"seed": 3}, {"draws": 300}])
 def test_another_question_about_it_keeps_what_was_found(
     more: dict[str, Any], service: TestClient, alarming: Path
