@@ -54,18 +54,28 @@ def quantiles(values: np.ndarray, at: tuple[float, ...]) -> np.ndarray:
 
 
 def fit_log(axes: Axes, observed: np.ndarray, simulated: np.ndarray) -> None:
-    """Make the upright axis logarithmic, as far as what was observed and nine tenths of what is predicted."""
+    """Make the upright axis logarithmic, as far as what was observed and nine tenths of what is predicted.
+
+    Where a zero is among these it has a place below the smallest positive number.
+    """
     edges = np.concatenate([quantiles(simulated, (0.05, 0.95)).ravel(), observed.ravel()])
-    edges = edges[np.isfinite(edges)]
-    low, high = (float(edges.min()), float(edges.max())) if len(edges) else (0.1, 1.0)
-    log_axis(axes, axes.yaxis, low, high)
+    low, high = ends(edges)
+    low = max(low, min(ends(simulated)[0], ends(observed)[0]))  # a quantile may lie between 0 and the smallest number
+    zero = bool((edges == 0).any())
+    log_axis(axes, axes.yaxis, low, high, zero=zero)
     room = (high / low) ** 0.06 if high > low else 2.0
-    axes.set_ylim(low / room, high * room)
+    axes.set_ylim(-0.2 * low if zero else low / room, high * room)
 
 
-def positive(values: np.ndarray) -> np.ndarray:
-    """What a logarithmic axis can show; NaN elsewhere."""
-    return np.where(values > 0, values, np.nan)
+def ends(values: np.ndarray) -> tuple[float, float]:
+    """The smallest and the largest positive number; 0.1 and 1 where there is none."""
+    known = values[np.isfinite(values) & (values > 0)]
+    return (float(known.min()), float(known.max())) if len(known) else (0.1, 1.0)
+
+
+def not_negative(values: np.ndarray) -> np.ndarray:
+    """What a logarithmic axis with a place for zero can show; NaN elsewhere."""
+    return np.where(values >= 0, values, np.nan)
 
 
 def legend(figure: Figure, axes: Axes) -> None:

@@ -19,12 +19,13 @@ from sciinf.figures.images import draw_images
 from sciinf.figures.observed import (
     BANDS,
     covered,
+    ends,
     fit_log,
     image_axes,
     leading,
     legend,
     marked,
-    positive,
+    not_negative,
     quantiles,
 )
 from sciinf.figures.series import draw_series
@@ -200,11 +201,11 @@ def _said(*sentences: str) -> str:
 
 def _no_place(checked: Checked) -> str:
     """What a logarithmic axis cannot show of the observation; "" where it shows all of it."""
-    count = int((checked.observed <= 0).sum()) if checked.scale == "log" else 0
+    count = int((checked.observed < 0).sum()) if checked.scale == "log" else 0
     if not count:
         return ""
     words = "one observed value is" if count == 1 else f"{count:,} observed values are"
-    return f"Not drawn: {words} not above 0, which a logarithmic scale cannot show."
+    return f"Not drawn: {words} below 0, which a logarithmic scale cannot show."
 
 
 def _about(checked: Checked) -> tuple[str, str, str]:
@@ -229,7 +230,7 @@ def _draw_vector(checked: Checked, width: float) -> tuple[Figure, str]:
     observed, simulated = observed[:shown], simulated[:, :shown]
     text = label(checked.name, checked.unit)
     if checked.scale == "log":
-        observed, simulated = positive(observed), positive(simulated)
+        observed, simulated = not_negative(observed), not_negative(simulated)
     elif _unlike(simulated):
         middle, spread = np.nanmean(simulated, axis=0), np.maximum(np.nanstd(simulated, axis=0), 1e-300)
         observed, simulated = (observed - middle) / spread, (simulated - middle) / spread
@@ -286,21 +287,20 @@ def _name_elements(axes: Axes, checked: Checked, shown: int) -> None:
 
 
 def _number(axes: Axes, checked: Checked, simulated: np.ndarray, observed: float) -> None:
-    good = simulated[np.isfinite(simulated)]
-    if checked.scale == "log":
-        good = good[good > 0]
+    good, log = simulated[np.isfinite(simulated)], checked.scale == "log"
+    good = good[good >= 0] if log else good
+    least, most = ends(np.append(good, observed))
+    zero = log and bool((good == 0).any() or observed == 0)
     if len(good) and good.max() > good.min():
-        low, high = float(good.min()), float(good.max())
-        edges = np.geomspace(low, high, 26) if checked.scale == "log" else np.linspace(low, high, 26)
+        low, high = ends(good) if log else (float(good.min()), float(good.max()))
+        edges = np.geomspace(low, max(high, 1.01 * low), 26) if log else np.linspace(low, high, 26)
+        edges = np.append([-0.2 * least, 0.2 * least], edges) if zero else edges
         axes.hist(good, bins=edges.tolist(), color=BLUE, alpha=0.3, label="predicted")
     else:
         for value in good[:1]:
             axes.axvline(float(value), color=BLUE, linewidth=4, alpha=0.4, label="predicted")
-    if checked.scale == "log":
-        known = positive(np.append(good, observed))
-        known = known[np.isfinite(known)]
-        low, high = (float(known.min()), float(known.max())) if len(known) else (0.1, 1.0)
-        log_axis(axes, axes.xaxis, low, high)
+    if log:
+        log_axis(axes, axes.xaxis, least, most, zero=zero)
     if math.isfinite(observed):
         axes.axvline(observed, color=INK, linewidth=1.6, label="observed")
     axes.set_xlabel(label(checked.name, checked.unit))

@@ -167,8 +167,9 @@
     all(article, "figure[data-places]").forEach((figure, index) => {
       const places = JSON.parse(figure.dataset.places);
       all(figure, ".drawing > svg").forEach((svg, size) => (one.predicted[index] || []).forEach((part, panel) => {
-        const [x, y, width, height, left, right, bottom, top, log, level] = places[size][panel];
-        const scale = log ? Math.log : (v) => v, wide = level ? Math.log : (v) => v;
+        const [x, y, width, height, left, right, bottom, top, log, level, linear, room] = places[size][panel];
+        const withZero = (v) => (v > linear ? room + Math.log10(v / linear) : room * v / linear);
+        const scale = linear ? withZero : log ? Math.log : (v) => v, wide = level ? Math.log : (v) => v;
         const across = (v) => x + (width * (wide(v) - wide(left))) / (wide(right) - wide(left));
         const up = (v) => y + height * clip((scale(top) - scale(Math.max(v, log ? 1e-300 : -Infinity))) / (scale(top) - scale(bottom)));
         const ends = part.x.map((place, k) => {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciinf.figures.checked import Checked
-from sciinf.figures.observed import BANDS, fit_log, leading, legend, marked, positive, quantiles
+from sciinf.figures.observed import BANDS, ends, fit_log, leading, legend, marked, not_negative, quantiles
 from sciinf.figures.style import BLUE, BROAD, INK, MUTED, PAPER, label, log_axis, mark, styled, whole_numbers
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _component(checked: Checked, axis: int, index: int) -> str:
 
 def _series(axes: Axes, place: np.ndarray, observed: np.ndarray, simulated: np.ndarray, scale: str) -> None:
     if scale == "log":
-        observed, simulated = positive(observed), positive(simulated)
+        observed, simulated = not_negative(observed), not_negative(simulated)
     for level, alpha in zip(BANDS, (0.16, 0.26), strict=True):
         low, high = quantiles(simulated, ((1 - level) / 2, (1 + level) / 2))
         _band(axes, place, low, high, alpha, f"predicted, {level:.0%}")
@@ -112,10 +112,14 @@ def _geometric(place: np.ndarray) -> bool:
 
 
 def _residuals(axes: Axes, place: np.ndarray, observed: np.ndarray, simulated: np.ndarray, scale: str) -> None:
-    """What was observed less the median prediction, or over it where the axis is logarithmic; the band of 90 %."""
+    """What was observed less the median prediction, or over it where the axis is logarithmic; the band of 90 %.
+
+    Ratios take zero for half the smallest positive number, as networks do.
+    """
     log = scale == "log"
     if log:
-        observed, simulated = (np.log(positive(values)) for values in (observed, simulated))
+        least = min(ends(observed)[0], ends(simulated)[0]) / 2
+        observed, simulated = (np.log(np.where(v == 0, least, not_negative(v))) for v in (observed, simulated))
     middle = quantiles(simulated, (0.5,))[0]
     low, high = quantiles(simulated, ((1 - BANDS[0]) / 2, (1 + BANDS[0]) / 2)) - middle
     left = observed - middle

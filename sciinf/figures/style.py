@@ -160,17 +160,28 @@ def superscript(exponent: int) -> str:
     return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def log_axis(axes: Axes, axis: Axis, low: float, high: float) -> None:
-    """Make one axis logarithmic, labelled in plain numbers ("0.01", "50") and beyond four decades as powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+def log_axis(axes: Axes, axis: Axis, low: float, high: float, *, zero: bool = False) -> None:
+    """Make one axis logarithmic, labelled in plain numbers ("0.01", "50") and beyond four decades as powers of ten.
 
-    if axis is axes.xaxis:
-        axes.set_xscale("log")
-    else:
-        axes.set_yscale("log")
+    Args:
+        axes: Whose axis it is.
+        axis: The axis.
+        low: The smallest positive number that is drawn.
+        high: The largest.
+        zero: Whether 0 has a place as well: the axis is then linear below `low`.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
     decades = math.log10(high / low) if 0 < low < high else 1.0
+    change = axes.set_xscale if axis is axes.xaxis else axes.set_yscale
+    if zero:
+        change("symlog", linthresh=low, linscale=max(0.5, 0.12 * decades))
+    else:
+        change("log")
     subs: tuple[float, ...] = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.5 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(base=10.0, subs=subs, numticks=9))
+    locator = LogLocator(base=10.0, subs=subs, numticks=9)
+    ticks = [0.0, *(tick for tick in locator.tick_values(low, high) if tick >= low)] if zero else []
+    axis.set_major_locator(FixedLocator(ticks) if zero else locator)
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())

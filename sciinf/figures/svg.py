@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from sciinf.figures.style import VARIABLES, look
@@ -49,8 +49,9 @@ def places(figure: Figure, axes: Sequence[Axes]) -> list[list[float]]:
     """Where axes lie in the drawing that `to_svg` has made of their figure: what the script needs to draw in them.
 
     Returns:
-        For each left, top, width and height in the drawing's units, both limits across and both upwards, and 1 where
-        the upright axis is logarithmic, and where the level one is.
+        For each left, top, width and height in the drawing's units, both limits across and both upwards, 1 where the
+        upright axis is logarithmic, and where the level one is; and how far up the upright one is linear, for 0 to have
+        a place, else 0, with the room that this takes, in decades.
     """
     found = []
     for one in axes:
@@ -59,7 +60,9 @@ def places(figure: Figure, axes: Sequence[Axes]) -> list[list[float]]:
         left, top = wide * box.x0 - whole.x0, whole.y1 - high * box.y1
         corner = [float(f"{72.0 * inches:.6g}") for inches in (left, top, wide * box.width, high * box.height)]
         logs = [float(scale == "log") for scale in (one.get_yscale(), one.get_xscale())]
-        found.append([*corner, *map(float, (*one.get_xlim(), *one.get_ylim())), *logs])
+        transform: Any = one.yaxis.get_transform()
+        linear = [float(transform.linthresh), transform.linscale / 0.9] if one.get_yscale() == "symlog" else [0.0, 0.0]
+        found.append([*corner, *map(float, (*one.get_xlim(), *one.get_ylim())), *logs, *linear])
     return found
 
 

@@ -177,12 +177,37 @@ def test_a_single_number(scale, constant):
     assert any(line.get_label() == "observed" for line in figure.axes[0].lines)
 
 
-def test_zeros_on_a_log_axis_are_left_out_quietly(recwarn):
+@pytest.mark.parametrize("dims", [("time",), ("band",), ("species",)])
+def test_zeros_on_a_log_axis_are_drawn_at_zero_quietly(dims, recwarn):
+    """Of the observation, and of a prediction that is nothing but zero, or zero in most of its simulations."""
+    data = checked((8,), dims, scale="log")
+    data.observed[:3] = 0.0
+    data.predictive[:, 1], data.predictive[: len(data.predictive) * 3 // 4, 2] = 0.0, 0.0
+    drawn = predictive(data)
+    axes = drawn.figure.axes[0]
+    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.lines}
+    assert lines["observed"][:3].tolist() == [0.0, 0.0, 0.0]
+    assert drawn.kind != "series" or lines["predicted, median"][1:3].tolist() == [0.0, 0.0]
+    low, high = axes.get_ylim()
+    at = axes.transData.transform([(0, one) for one in (low, 0.0, data.observed[data.observed > 0].min(), high)])[:, 1]
+    assert (np.diff(at) > 3).all(), "zero lies within the axes, below all other values"
+    assert 0.0 in axes.get_yticks()
+    to_svg(drawn.figure, "alt", "k")
+    assert not [str(w.message) for w in recwarn]
+
+
+def test_the_script_is_told_where_zero_lies():
+    """The formula of report.js for an axis with a place for zero gives matplotlib's heights."""
     data = checked((8,), ("time",), scale="log")
     data.observed[0] = 0.0
-    data.predictive[:, 1] = 0.0
-    to_svg(predictive(data).figure, "alt", "k")
-    assert not [str(w.message) for w in recwarn]
+    drawn = predictive(data)
+    to_svg(drawn.figure, "alt", "k")
+    ((*_, bottom, top, _, _, linear, room),) = places(drawn.figure, drawn.panels)
+    values = np.array([bottom, 0.0, linear / 3, linear, 3 * linear, top])
+    scaled = np.where(values > linear, room + np.log10(np.maximum(values, linear) / linear), room * values / linear)
+    at = drawn.panels[0].transData.transform([(0, one) for one in values])[:, 1]
+    assert np.allclose((scaled - scaled[0]) / np.ptp(scaled), (at - at[0]) / np.ptp(at), atol=1e-6)
+    assert places(drawn.figure, [drawn.figure.axes[1]])[0][-2:] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -204,9 +229,9 @@ def test_data_over_decades_have_a_logarithmic_scale_whatever_they_are(dims, shap
 def test_what_a_logarithmic_scale_cannot_show_is_said():
     data = checked((8,), ("time",), scale="log")
     data.observed[:2] = 0.0, -1.0
-    assert "Not drawn: 2 observed values are not above 0" in predictive(data).caption
-    data.observed[1] = np.nan
-    assert "Not drawn: one observed value is not above 0" in predictive(data).caption
+    assert "Not drawn: one observed value is below 0" in predictive(data).caption
+    data.observed[2] = -2.0
+    assert "Not drawn: 2 observed values are below 0" in predictive(data).caption
     assert "Not drawn" not in predictive(replace(data, scale="linear")).caption
 
 
@@ -224,7 +249,7 @@ def test_places_even_in_their_logarithm_lie_on_a_logarithmic_axis(along, scale):
     data = replace(checked((9,), ("frequency",)), coords={"frequency": Along(tuple(along.tolist()), "GHz")})
     drawn = predictive(data)
     assert [axes.get_xscale() for axes in drawn.figure.axes] == [scale] * 2  # the data, and what is left over
-    assert places(drawn.figure, drawn.panels)[0][-1] == (scale == "log")
+    assert places(drawn.figure, drawn.panels)[0][9] == (scale == "log")
 
 
 @pytest.mark.parametrize("dims", [("time",), ("channel",), ("y", "x"), ("item",)])
