@@ -1,4 +1,4 @@
-"""Is a number of the observation beyond a limit of the simulated data, where no simulation lies?
+"""Is a number of the observation where no simulation lies: beyond a limit of the simulated data, or between counts?
 
 An instrument reads nothing below its detection limit, or above saturation, and a simulator that does as it does gives
 the limit itself, again and again. Then a number beyond is impossible, however near it is: half of the limit, say, which
@@ -9,6 +9,9 @@ The smallest value of a number in n simulations, and the largest, is taken for a
 20 at least have other values, of which nearly all differ: so whole numbers, rounded ones and those that are hardly ever
 anything else have none. Where nothing is a limit, the observation and the simulations are alike, and a number is beyond
 all n with probability 1 / (n + 1); with L limits (those of equal value are one), p = L / (n + 1) at most.
+
+Where all simulated numbers of an observable are whole, as counts are, no number of its observation is a fraction. If
+the two are alike, an observation is the only one of n + 1 with a fraction with probability 1 / (n + 1) at most.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import Tensor
 
 from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Observable, X
 from sciinf.summaries.timed import seen_only
@@ -31,6 +35,7 @@ _FEW = 3  # simulations of equal value by chance
 _SAME = 3e-7  # of the limit: single precision
 _DIGITS = range(4, 8)  # to which a limit may have been rounded
 _NAMED = 3
+_FRACTION = 1e-3  # what a number is off a whole one by: less may come of converting its unit
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,18 @@ class _Limit:
 
 
 def check_limits(observables: Mapping[str, Observable], x: X, rows: X) -> tuple[Finding, ...]:
-    """A warning of numbers of one observation beyond a limit, or of limits that were rounded; else nothing.
+    """A warning of fractions among counts of one observation, of numbers beyond a limit or limits rounded; or nothing.
 
     Args:
         observables: What to look at; the others are left out.
         x: The observation, name -> (*event) or (1, *event).
         rows: Simulated data, name -> (n, *event).
     """
+    if fractions := [words for name, spec in observables.items() for words in _fractions(name, spec, x, rows)]:
+        p = min(1.0, len(fractions) / (1 + len(next(iter(rows.values())))))
+        words = f"no simulation gives such data (p = {p:.2g}): {_some(fractions)}. Write what was counted, or let the "
+        words += "simulator give what the data have"
+        return (Finding(NAME, Level.ALARM if p < _ALARM else Level.CAUTION, words),)
     limits = [one for name, spec in observables.items() for one in _limits(name, spec, x, rows)]
     beyond = [one for one in limits if one.beyond and not one.rounded]
     inside = [one for one in limits if one.rounded and not one.beyond]
@@ -92,11 +102,7 @@ def _limits(name: str, spec: Observable, x: X, rows: X) -> Iterator[_Limit]:
     """The limits of one observable, where a number of the observation is missing apart."""
     if spec.dtype == "bool" or name not in x or not len(rows.get(name, ())):
         return
-    values, own = rows[name].reshape(len(rows[name]), -1).double(), x[name].flatten().to(rows[name].dtype)
-    here, seen = values.isfinite(), own.isfinite()
-    if (mask := f"{name}_mask") in rows and mask in x:
-        here = here & rows[mask].bool().expand_as(rows[name]).reshape(values.shape)
-        seen = seen & x[mask].bool().expand_as(x[name]).flatten()
+    values, here, own, seen = _there(name, x, rows)
     unit, far = f" {spec.unit}" if spec.unit else "", torch.finfo(torch.float64).max
     for lowest in (True, False):
         filled = values.masked_fill(~here, far if lowest else -far)
@@ -110,6 +116,29 @@ def _limits(name: str, spec: Observable, x: X, rows: X) -> Iterator[_Limit]:
                 yield _Limit(f"{name}{place_of(spec, k)}", float(own[k]), limit, unit, lowest, often)
 
 
+def _fractions(name: str, spec: Observable, x: X, rows: X) -> Iterator[str]:
+    """In words the first fraction that was observed of an observable of which all simulated numbers are whole."""
+    if spec.dtype == "bool" or name not in x or not len(rows.get(name, ())):
+        return
+    values, here, own, seen = _there(name, x, rows)
+    simulated, off = values[here], (own - own.round()).abs() > _FRACTION
+    if len(simulated) and bool((simulated == simulated.round()).all()) and bool((off & seen).any()):
+        first = int((off & seen).nonzero()[0])
+        unit = f" {spec.unit}" if spec.unit else ""
+        where = f"{name}{place_of(spec, first)} is {float(own[first]):.6g}{unit}"
+        yield f"{where}, and {len(values):,} simulations have whole numbers alone"
+
+
+def _there(name: str, x: X, rows: X) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Simulated numbers (n, k), which of them are there, those of the observation (k,), and which of these are."""
+    values, own = rows[name].reshape(len(rows[name]), -1).double(), x[name].flatten().to(rows[name].dtype)
+    here, seen = values.isfinite(), own.isfinite()
+    if (mask := f"{name}_mask") in rows and mask in x:
+        here = here & rows[mask].bool().expand_as(rows[name]).reshape(values.shape)
+        seen = seen & x[mask].bool().expand_as(x[name]).flatten()
+    return values, here, own, seen
+
+
 def _some(found: list[str]) -> str:
     more = len(found) - _NAMED
     return "; ".join(found[:_NAMED]) + (f"; and {more:,} more" if more > 0 else "")
@@ -117,7 +146,7 @@ def _some(found: list[str]) -> str:
 
 @final
 class DataLimits(Diagnostic):
-    """Is a number of the data beyond a limit of the simulated ones? The line is there only if so."""
+    """Is a number of the data beyond a limit of the simulated ones, or a fraction among counts? Shown only if so."""
 
     name, cause, needs = NAME, Cause.DATA, frozenset({Need.AROUND})
 

@@ -42,6 +42,35 @@ def test_numbers_beyond_limits_and_rounded_limits_are_named(x, level, words):
     assert all(re.search(words, check.words) for check in found)
 
 
+COUNTS = torch.poisson(3 * ROWS, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(
+    ("rows", "x", "level"),
+    [
+        (COUNTS, seen(4.0, 7.5, 5.0), "alarm"),
+        (COUNTS, seen(4.0, 7.0, 5.0), None),
+        (COUNTS, seen(4.0, 7.000002, 5.0), None),  # of another unit
+        (COUNTS + (torch.arange(2_000) == 7)[:, None] * 0.5, seen(4.0, 7.5, 5.0), None),  # one simulation has fractions
+        (COUNTS[:50], seen(4.0, 7.5, 5.0), "caution"),
+        (COUNTS + 0.5, seen(4.0, 7.5, 5.0), None),
+    ],
+    ids=["fraction", "whole", "rounded", "seldom", "few", "halves"],
+)
+def test_a_fraction_among_counts_is_named(rows, x, level):
+    """Where the model makes the data, an observation alone with fractions among n has a chance of 1 / (n + 1)."""
+    found = check_limits(SPECS, x, {"c": rows})
+    assert [(one.name, one.level) for one in found] == ([("limits", level)] if level else [])
+    assert all("c at sample 1 is 7.5 mg/L, and" in one.words for one in found)
+
+
+def test_a_fraction_that_a_mask_leaves_out_is_none():
+    specs, mask = SPECS | {"c_mask": Observable((3,), dtype="bool")}, torch.ones(2_000, 3, dtype=torch.bool)
+    there = torch.tensor([True, False, True])
+    assert check_limits(specs, seen(4.0, 7.5, 5.0) | {"c_mask": there}, {"c": COUNTS, "c_mask": mask}) == ()
+    assert check_limits(specs, seen(4.0, 7.5, 5.0) | {"c_mask": ~there}, {"c": COUNTS, "c_mask": mask})
+
+
 @pytest.mark.parametrize(
     "rows",
     [
