@@ -271,9 +271,12 @@ def scores_of(posterior: Posterior, x: X, around: Around, aside: tuple[int, ...]
     said = (y[-1] - v[-1] / own) * sd
     layout = layout_of(standard.specs, kept)
     w = _scaled((v - fitted(v, basis)) * present, own, present, layout, basis)
+    # Equal data have equal scores, though the precision is of the simulations alone: discrete data tie.
+    equal = torch.stack([(value == value[-1:]).reshape(rows + 1, -1).all(1) for value in data.values()]).all(0)
+    w = torch.where(equal[:, None], w[-1], w)
     shown = shows(y[:-1], precision, around.z)
-    equal, of = _equal(data, standard, layout)
-    return Scores(w / sd, present, nearest(means), layout, said + middle[kept], standard, shown, equal, of)
+    repeated, of = _equal(data, standard, layout)
+    return Scores(w / sd, present, nearest(means), layout, said + middle[kept], standard, shown, repeated, of)
 
 
 def _equal(data: X, standard: Standardise, layout: Layout) -> tuple[Tensor, tuple[Box, ...]]:

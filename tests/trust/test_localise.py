@@ -348,3 +348,26 @@ def test_trust_says_where_and_reads_it_back():
 def test_without_simulations_nothing_is_said(around):
     simulator = Line()
     assert check_data(Exact(simulator), observed(simulator, 0)[0], around) == ()
+
+
+def of_one(make, rows=ROWS):
+    """Simulations of one parameter around an answer, each observable a number, and a posterior of their mean."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(rows, 1, generator=generator, dtype=torch.float64)
+    data = {f"x{k}": value for k, value in enumerate(make(z.float(), generator).T)}
+    posterior = Exact(Line())
+    posterior.prior = Prior(z=td.Normal(0.0, 1.0))
+    posterior.observables = {name: Observable((), dtype=str(value.dtype)[6:]) for name, value in data.items()}
+    posterior.features = lambda x: torch.stack([x[name] for name in data], 1).double().mean(1, keepdim=True)
+    law = (z[0], torch.eye(1, dtype=torch.float64))
+    return posterior, Around(z, z.float(), data, law, torch.ones(1))
+
+
+def test_no_pattern_of_a_few_booleans_is_strange():
+    """Each is at least 3 of 100 simulations. The planted fault is a score of its own for the observation."""
+    posterior, around = of_one(lambda z, g: torch.rand(len(z), 3, generator=g) < torch.sigmoid(z + torch.arange(-1, 2)))
+    for pattern in range(8):
+        x = {f"x{k}": torch.tensor([bool(pattern >> k & 1)]) for k in range(3)}
+        (found,) = check_data(posterior, x, around)
+        alike = torch.stack([around.data[name] == value for name, value in x.items()]).all(0)
+        assert found.figures["p"] >= float(alike.double().mean()) > 0.01
