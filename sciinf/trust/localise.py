@@ -15,7 +15,7 @@ whole of an observable and its parts (`trust.boxes`).
 
 | family | statistics | it sees |
 |---|---|---|
-| number | z_k of each number, in the root mean square of all | one wrong number |
+| number | z_k of each number, in the root mean square of all if a box holds some | one wrong number |
 | level | sum of w over each box | a sensor or a time that is off |
 | drift | sum of t w over each box, t linear along an axis | a drift |
 | size | log of the mean of z^2, over the whole, and over each box beside all | noise of another size |
@@ -339,6 +339,7 @@ def _statistics(scores: Scores) -> dict[Kind, Tensor]:
     """Of each family that has any, (statistics, rows)."""
     w, z, present, layout = scores.w[scores.rows], scores.z, scores.present[scores.rows], scores.layout
     own = (z.square().sum(1) / present.sum(1).clamp_min(1)).clamp_min(1e-12)
+    own = own if layout.boxes else torch.ones_like(own)  # no other statistic judges the size of so few
     found: dict[Kind, Tensor] = {"number": (z / own.sqrt()[:, None]).T.contiguous()}
     if layout.boxes:
         size = layout.level @ z.square().T / (layout.level @ present.T).clamp_min(1)

@@ -371,3 +371,18 @@ def test_no_pattern_of_a_few_booleans_is_strange():
         (found,) = check_data(posterior, x, around)
         alike = torch.stack([around.data[name] == value for name, value in x.items()]).all(0)
         assert found.figures["p"] >= float(alike.double().mean()) > 0.01
+
+
+def test_one_of_three_numbers_that_is_off_is_strange():
+    """In the size of all, which it makes itself, it would not be. Of 15 without it, .15 alarms are expected."""
+    posterior, around = of_one(lambda z, g: 3 * z + torch.randn(len(z), 3, generator=g), 300)
+    generator, seen = torch.Generator().manual_seed(1), [0, 0]
+    for _ in range(15):
+        x = torch.randn(3, generator=generator)
+        for wrong in (0, 1):
+            x[1] += 5.0 * wrong
+            (found,) = check_data(posterior, {f"x{k}": x[k : k + 1] for k in range(3)}, around)
+            seen[wrong] += found.level == "alarm"
+            assert not wrong or found.level != "alarm" or where_of(found)[0].kind == "number"
+    assert seen[0] <= 2  # more in one of 2,500 runs
+    assert seen[1] >= 10
