@@ -13,8 +13,13 @@ the error of y_{k+1} at its own scale. The student has the teacher's network and
 remain the teacher's.
 
 This is progressive distillation with all halvings at once: the teacher is asked M times per row. With `stages` it is
-the paper's: in each training the student learns to make one step of two steps of DDIM, at the levels where its teacher
-stops, and is the teacher of the next. L stages begin at `steps` 2^L steps of the first teacher.
+the paper's: in each training after the first the student learns to make one step of two steps of DDIM, at the levels
+where its teacher stops, and is the teacher of the next. L stages begin with a student of `steps` 2^L steps, which
+learns from the first teacher as above: that teacher's own draws in so few steps of DDIM are far too narrow.
+
+**A check of the student.** For held-out x its draws are compared with the teacher's, made of the same noise. Of each
+coordinate of z the fit's record has the student's variance over the teacher's, a geometric mean over x, and the
+distance of their means in sds, a root mean square over x without what chance adds, each with its standard error.
 
 References:
     | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022),
@@ -25,7 +30,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -33,9 +39,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Batch, Density, Estimator, Fit, Learns, X
+from sciinf.core import Adjusting, Batch, Density, Estimator, Fit, Learns, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import called_without
+from sciinf.core.doubts import doubt
 from sciinf.core.simulator import Simulator
 from sciinf.diffusion.grid import Grid, Power
 from sciinf.diffusion.schedule import Level
@@ -45,8 +52,12 @@ from sciinf.estimators._denoising import DenoisedDensity, Denoising
 from sciinf.store import Store
 from sciinf.training import train
 
+_ROWS, _DRAWS, _FEWEST = 128, 64, 16  # held-out x at most, draws for each, and x at least
+_NARROW, _OFF = 0.81, 0.15  # of a variance (a tenth of an sd), and sds of a mean, that a student may be off by
+_BY_CHANCE = 0.01  # that a student whose draws are its teacher's is doubted, at most
 
-class FewSteps(Estimator):
+
+class FewSteps(Estimator, Adjusting):
     """The student, teacher included.
 
     Args:
@@ -127,6 +138,21 @@ class FewSteps(Estimator):
         off = (1 - ratio) * found - there + ratio * y
         return student.guess.spread().whitened(off, y.new_tensor(after)).square().mean(-1)
 
+    @torch.no_grad()
+    def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+        """Compare the student's draws with the teacher's for held-out rows, see `compared`."""
+        x = {name: value[:_ROWS] for name, value in next(iter(batches())).x.items()}
+        student, teacher = (
+            self.teacher.to_z(one.condition(x).sample(_DRAWS, generator=torch.Generator().manual_seed(0)))
+            for one in (self.student, self.teacher)
+        )
+        return compared(student, teacher, self.coordinates())
+
+    def coordinates(self) -> list[str]:
+        """What the coordinates of z are called: as parameters, unless some of these are tied to each other."""
+        size = self.prior.bijection.size
+        return list(self.prior.names) if size == len(self.prior) else [f"coordinate {k}" for k in range(size)]
+
     def levels(self, finer: int = 1) -> list[float]:
         """s_0 > ... > s_steps, or those of as many times as many steps, among which they are."""
         solver = self.student.solver
@@ -154,6 +180,57 @@ class FewStepDensity(Density):
         return self.teacher.log_prob(theta)
 
 
+def compared(
+    student: Float[Tensor, "draw row dim"], teacher: Float[Tensor, "draw row dim"], names: Sequence[str]
+) -> dict[str, float]:
+    """A student's draws of z beside its teacher's.
+
+    Args:
+        student: Its draws for each of some observations.
+        teacher: The teacher's.
+        names: Of the coordinates of z.
+
+    Returns:
+        For each coordinate NAME `student_variance_NAME` and `student_off_NAME`, see above, and the standard errors of
+        the logarithm of the one (`student_variance_error_NAME`) and of the square of the other
+        (`student_off_error_NAME`); with `student_rows`, the number of observations. Empty below 16 observations with
+        finite draws.
+    """
+    z = torch.stack([student, teacher]).double().cpu()
+    z = z[:, :, z.isfinite().all(-1).all(0).all(0)]
+    if (rows := z.shape[2]) < _FEWEST:
+        return {}
+    variance = z.var(1).clamp_min(torch.finfo(z.dtype).tiny)
+    first, second = (half.mean(1).diff(dim=0)[0] for half in z.chunk(2, 1))  # apart, so that chance adds nothing
+    ratio, off = (variance[0] / variance[1]).log(), first * second / variance.mean(0)
+    found = {"student_rows": float(rows)}
+    for name, log, square in zip(names, ratio.T, off.T, strict=True):
+        found[f"student_variance_{name}"] = float(log.mean().exp())
+        found[f"student_variance_error_{name}"] = float(log.std()) / rows**0.5
+        found[f"student_off_{name}"] = float(square.mean().clamp_min(0).sqrt())
+        found[f"student_off_error_{name}"] = float(square.std()) / rows**0.5
+    return found
+
+
+def faults(found: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    """What `compared` found against a student, in words; empty where the teacher's draws could be so by chance.
+
+    Of students whose draws are their teachers', at most one in a hundred has any.
+    """
+    if "student_rows" not in found:
+        return []
+    from scipy.stats import t
+
+    least, words = t.isf(_BY_CHANCE / (4 * len(names)), found["student_rows"] - 1), list[str]()
+    for name in names:
+        variance, off = found[f"student_variance_{name}"], found[f"student_off_{name}"]
+        if abs(math.log(variance)) > max(-math.log(_NARROW), least * found[f"student_variance_error_{name}"]):
+            words.append(f"{variance:.2f} times the variance of {name!r}")
+        if off**2 > max(_OFF**2, least * found[f"student_off_error_{name}"]):
+            words.append(f"means of {name!r} that are {off:.2f} sds off")
+    return words
+
+
 def distil(
     fit: Fit,
     rows: Store | Simulator,
@@ -171,16 +248,20 @@ def distil(
         rows: Simulations, those of the fit or others.
         out: Folder of the new fit.
         steps: Evaluations of a draw.
-        stages: How many times the number of steps is halved, each time by a training; at once where 0. The students
-            before the last are kept in folders `stage_<steps>` of `out`.
+        stages: How many times the number of steps is halved, each time by a training more, after one of a student of
+            `steps` 2^stages steps. The students before the last are kept in folders `stage_<steps>` of `out`.
         recipe: How to train, each time; on stored rows twice as long as other estimators that denoise where left out.
         seed: Seeds the training.
 
     Returns:
-        A fit as `train` gives it.
+        A fit as `train` gives it, whose record compares the student's draws with the teacher's (`compared`).
 
     Raises:
         TypeError, ValueError: As `FewSteps` and `train`.
+
+    Warns:
+        Doubt: If, for held-out simulations and by more than chance, an sd of the student's draws is a tenth off the
+            teacher's, or a mean .15 sds.
     """
     if not isinstance(fit.estimator, Denoising):
         raise TypeError(f"{type(fit.estimator).__name__} has no steps to save; distil a Score or a Matching")
@@ -188,11 +269,19 @@ def distil(
         usual = Recipe().resolved(len(rows), learns="noise").epochs
         recipe = Recipe(epochs=2 * usual) if usual else None
     check_whole("stages", stages, 0)
-    if not stages:
-        return train(FewSteps(fit.estimator, fit.digest, steps=steps), rows, out, recipe=recipe, seed=seed)
-    found, before = fit, fit.estimator
-    for many in [steps * 2**left for left in reversed(range(stages))]:
-        student = FewSteps(fit.estimator, fit.digest, steps=many, small=2, before=before)
-        found = train(student, rows, out if many == steps else Path(out) / f"stage_{many}", recipe=recipe, seed=seed)
-        before = cast(FewSteps, found.estimator).student
+    found, student = fit, FewSteps(fit.estimator, fit.digest, steps=steps * 2**stages)
+    for left in reversed(range(stages + 1)):
+        folder = Path(out) / f"stage_{student.steps}" if left else out
+        found = train(student, rows, folder, recipe=recipe, seed=seed)
+        student = cast(FewSteps, found.estimator)
+        if left:
+            half = student.steps // 2
+            student = FewSteps(fit.estimator, fit.digest, steps=half, small=2, before=student.student)
+    if words := faults(found.record, student.coordinates()):
+        doubt(
+            f"for held-out simulations the student's draws have, beside its teacher's, {', '.join(words)}. Take more "
+            "steps, train longer (recipe=), or ask the teacher itself",
+            alarm=False,
+            stacklevel=2,
+        )
     return found

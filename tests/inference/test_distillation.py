@@ -12,9 +12,10 @@ from torch import distributions as td
 from sciinf import Flow, Observable, Prior, Recipe, Score, build_posterior, simulate, train
 from sciinf.core import Batch, Simulator, load_fit
 from sciinf.core.component import to_json
+from sciinf.core.doubts import Doubt
 from sciinf.diffusion import Exponential
 from sciinf.diffusion.grid import Power
-from sciinf.inference.distillation import FewSteps, distil
+from sciinf.inference.distillation import FewSteps, compared, distil, faults
 
 
 class Square(Simulator):
@@ -26,6 +27,25 @@ class Square(Simulator):
 
     def __call__(self, theta, *, generator):
         return {"x": theta**2 + 0.2 * torch.randn(theta.shape, generator=generator)}
+
+
+class Line(Simulator):
+    """x = theta + noise: the posterior is N(x / 1.25, 0.2)."""
+
+    name = "line"
+    prior = Prior(a=td.Normal(0.0, 1.0))
+    observables = {"x": Observable((1,))}
+
+    def __call__(self, theta, *, generator):
+        return {"x": theta + 0.5 * torch.randn(theta.shape, generator=generator)}
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("line")
+    store = simulate(Line(), folder / "simulations", 2_000, progress=False)
+    score = Score(Line.prior, Line.observables, hidden=16, blocks=1)  # whose linear guess is exact
+    return train(score, store, folder / "teacher", recipe=Recipe(epochs=2, batch=100), progress=False), store
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +126,57 @@ def test_what_has_no_steps_is_refused(both, tmp_path):
         FewSteps(teacher.estimator, steps=0)
 
 
+def test_a_student_that_is_too_narrow_is_told(line, tmp_path):
+    """One that has learned nothing: the teacher in a step of DDIM, whose draws all lie at the mean."""
+    teacher, store = line
+    with pytest.warns(Doubt, match=r"times the variance of 'a'.*Take more steps"):
+        fit = distil(teacher, store, tmp_path / "narrow", steps=1, recipe=Recipe(epochs=1, learning_rate=1e-9))
+    assert load_fit(tmp_path / "narrow").record["student_variance_a"] < 0.1
+    assert faults(fit.record, ["a"])
+
+
+def test_a_student_that_is_right_is_not_doubted(both):
+    _, student, _ = both
+    assert 0.9 < student.record["student_variance_a"] < 1.1
+    assert student.record["student_off_a"] < 0.15
+    assert faults(student.record, ["a"]) == []
+
+
+def test_students_with_their_teachers_draws_are_seldom_doubted():
+    """At most one in a hundred is; more than 9 of 300 are so once in 900 times.
+
+    The planted faults: 0.6 of the variance, and means that are 0.5 sds off, in one of three coordinates.
+    """
+    g, names = torch.Generator().manual_seed(0), ["a", "b", "c"]
+    draws = torch.randn(300, 2, 16, 16, 3, generator=g)
+    assert sum(bool(faults(compared(*pair, names), names)) for pair in draws) <= 9
+    student, teacher = torch.randn(2, 64, 128, 3, generator=g)
+    narrow, moved = student * torch.tensor([1, 0.6**0.5, 1]), student + torch.tensor([0, 0, 0.5])
+    assert "variance of 'b'" in " ".join(faults(compared(narrow, teacher, names), names))
+    assert "means of 'c'" in " ".join(faults(compared(moved, teacher, names), names))
+    assert compared(student[:, :15], teacher[:, :15], names) == {}
+
+
+@pytest.mark.slow
+def test_a_student_of_stages_is_as_wide_as_its_teacher(line, tmp_path):
+    """The teacher in the four steps of DDIM that one stage used to begin with has 0.4 of the variance."""
+    teacher, store = line
+    found = distil(teacher, store, tmp_path, steps=2, stages=1, recipe=Recipe(epochs=8, batch=100))
+    assert found.record["student_variance_a"] == pytest.approx(1, abs=0.1)
+    draws = found.estimator.condition({"x": torch.ones(1, 1)}).sample(5_000, generator=torch.Generator().manual_seed(0))
+    assert float(draws.var()) == pytest.approx(0.2, rel=0.15)  # by chance .2 within 8 %, four sds
+
+
 @pytest.mark.slow
 def test_stages_halve_the_steps_at_the_levels_of_their_teachers(both, tmp_path):
-    """Two stages, eight steps to four to two: each level where a student stops is one of its teacher's, and each
+    """Two stages, from eight steps to four to two: each level where a student stops is one of its teacher's, and each
     student begins with the weights of the one before.
     """
     teacher, _, folder = both
     store = simulate(Square(), folder / "simulations", 2_000, progress=False)
     found = distil(teacher, store, tmp_path, steps=2, stages=2, recipe=Recipe(epochs=6, batch=100))
     before = load_fit(tmp_path / "stage_4").estimator
+    assert load_fit(tmp_path / "stage_8").estimator.before is None
     assert before.levels()[::2] == pytest.approx(found.estimator.levels())
     assert found.estimator.levels(2) == pytest.approx(before.levels())
     kept, frozen = before.student.network.state_dict(), found.estimator.before.network.state_dict()
