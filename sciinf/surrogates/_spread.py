@@ -140,6 +140,13 @@ class Waves:
         found = squares.new_zeros(*squares.shape[:-1], self.count)
         return found.index_add_(-1, self.octave.to(squares.device), squares)
 
+    def words(self, octave: int) -> str:
+        """Which waves are in an octave."""
+        if octave < 2:
+            return f"wave {octave}"
+        beyond = octave == self.count - 1
+        return f"waves from {2 ** (octave - 1)} on" if beyond else f"waves {2 ** (octave - 1)} to {2**octave - 1}"
+
 
 class Parts:
     """Parts of space: as many as eight in one direction, four in each of two, two in each of more.
@@ -202,7 +209,7 @@ def compared(
     """
     fields, unknown = torch.cat([true[None], drawn])[:, :, known:], true.shape[1] - known
     members, parts = waves.of(fields), Parts(waves.space)
-    spread, error = _shown(members, waves.by_octave)
+    spread, error = shown(members, waves.by_octave)
     level = error.mean((0, 1)).clamp_min(_LEAST).sqrt()[..., waves.octave.to(error.device)]
     beat, turn = Waves((unknown,), edges=True), cosines(unknown)
 
@@ -210,10 +217,10 @@ def compared(
         return beat.by_octave(waves.by_octave(part).movedim(2, -1)).movedim(-1, 2)
 
     turned = torch.einsum("kt,mbtcw->mbkcw", turn.to(members), members / level.to(members))
-    times = _shown(turned, in_time)
-    places = _shown(fields.flatten(4) if waves.space else fields[..., None], parts.by_part)
+    times = shown(turned, in_time)
+    places = shown(fields.flatten(4) if waves.space else fields[..., None], parts.by_part)
     found = [(spread.sum(-1), error.sum(-1)), (spread, error), times, places]
-    return _judged([one for one, _ in found], [other for _, other in found], _Words(waves.count, parts, known))
+    return _judged([one for one, _ in found], [other for _, other in found], _Words(waves, parts, known))
 
 
 def worst_of(found: Sequence[Compared]) -> Compared:
@@ -254,7 +261,7 @@ def say_what_goes_together_wrongly(target: str, found: Compared) -> None:
     )
 
 
-def _shown(members: Tensor, summed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def shown(members: Tensor, summed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """With each member of a row as its solution: squares that the others spread, as they should be, and its own error.
 
     Args:
@@ -326,7 +333,7 @@ def _counting(errors: Sequence[Tensor]) -> list[Tensor]:
 class _Words:
     """Waves and parts of space in words."""
 
-    octaves: int
+    waves: Waves
     parts: Parts
     known: int
 
@@ -334,18 +341,11 @@ class _Words:
         return f"{self.parts.words(part)} of frame {self.known + frame}, channel {channel}"
 
     def frame(self, frame: int, channel: int, octave: int = 0) -> str:
-        return f"{self._numbers(octave)} of frame {self.known + frame}, channel {channel}"
+        return f"{self.waves.words(octave)} of frame {self.known + frame}, channel {channel}"
 
     def time(self, beat: int, channel: int, octave: int) -> str:
-        return (
-            f"{self._numbers(octave)} of {'changes over time' if beat else 'the mean over frames'}, channel {channel}"
-        )
-
-    def _numbers(self, octave: int) -> str:
-        if octave < 2:
-            return f"wave {octave}"
-        beyond = octave == self.octaves - 1
-        return f"waves from {2 ** (octave - 1)} on" if beyond else f"waves {2 ** (octave - 1)} to {2**octave - 1}"
+        over = "changes over time" if beat else "the mean over frames"
+        return f"{self.waves.words(octave)} of {over}, channel {channel}"
 
 
 def _oddest(shares: Tensor, odd: Tensor, words: Callable[..., str]) -> tuple[float, str]:

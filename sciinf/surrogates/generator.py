@@ -9,7 +9,7 @@ frames before, and fields that stay, are tokens at the same places, which the ne
 are as far from their mean as solutions are, in each frame ("spread_skill" in the fit's record, 1 for the right law) and
 in waves ("spread_of_waves"). Where they are too alike, Gaussian noise of the held-out errors' covariance (`_errors`) is
 added, in those frames and waves: what is inferred through an under-trained generator becomes wide, not wrong. If errors
-and spread go apart along a parameter, training says so.
+and spread go apart along a parameter, training says so, and what power draws have in each octave of waves (`_power`).
 
 A deterministic equation has one solution for each start: an `Operator` or a `Stepwise` learns it with less.
 
@@ -40,6 +40,7 @@ from sciinf.surrogates._always_off import say_what_is_always_off
 from sciinf.surrogates._fields import ByEdges
 from sciinf.surrogates._follows import say_what_is_not_followed
 from sciinf.surrogates._in_tokens import InTokens
+from sciinf.surrogates._power import say_power_and_ends
 from sciinf.surrogates._spread import Waves, compared, first_rows, say_what_goes_together_wrongly, worst_of
 from sciinf.surrogates.conditions import Given
 from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
@@ -260,8 +261,12 @@ class Generator(InTokens, Adjusting, ByEdges):
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch time channel *space"]:
         theta, given = self.meant(theta, given, generator=generator)
-        found, wide = self.sample(theta, given, generator=generator), Waves(self.space, edges=self.edges).only
-        return found + wide(self.drawn_error(theta, generator=generator).to(found), self.missing.sqrt())
+        return self.sample(theta, given, generator=generator) + self._widened(theta, generator)
+
+    def _widened(self, theta: Tensor, generator: torch.Generator) -> Tensor:
+        """Noise for what draws miss."""
+        wide = Waves(self.space, edges=self.edges).only
+        return wide(self.drawn_error(theta, generator=generator), self.missing.sqrt())
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
         own = torch.Generator().manual_seed(self.seed)
@@ -273,7 +278,8 @@ class Generator(InTokens, Adjusting, ByEdges):
 
         Warns:
             UserWarning: If draws are too alike at some values of a parameter and too unlike at others, or far from
-                what sensors saw, or off in the same way for all rows, or captions are misread.
+                what sensors saw, or off in the same way for all rows or at an end of a parameter, or of the wrong power
+                in some waves, or captions are misread.
         """
         rows = first_rows(batches, math.prod(self.observables[self.target].shape))
         true, own = rows.x[self.target], torch.Generator().manual_seed(self.seed)
@@ -285,8 +291,8 @@ class Generator(InTokens, Adjusting, ByEdges):
         say_what_is_always_off(self, rows.theta, off, placed=placed)
         self.keep_errors(rows.theta, off.flatten(1).double().square().mean(1).sqrt().clamp_min(1e-30), off)
         waves = Waves(self.space, edges=self.edges)
-        drawn, true, parts = self._scaled(drawn), self._scaled(true), self.conditions.halves(shown, len(true))
-        found = worst_of([compared(drawn[:, some], true[some], waves, known=self.known) for some in parts])
+        plain, true, parts = self._scaled(drawn), self._scaled(true), self.conditions.halves(shown, len(true))
+        found = worst_of([compared(plain[:, some], true[some], waves, known=self.known) for some in parts])
         order = torch.cat(parts)
         self.missing.copy_(found.missing)
         told = {} if self.reader is None else self.reader.say_how_it_reads()
@@ -294,4 +300,6 @@ class Generator(InTokens, Adjusting, ByEdges):
             return {"spread_skill": found.frames, **told}
         say_what_is_not_followed(self, rows.theta[order], found.spread, found.error)
         say_what_goes_together_wrongly(self.target, found)
+        wide = torch.stack([self._scaled(one + self._widened(rows.theta, own)) for one in drawn])
+        told |= say_power_and_ends(self, rows.theta, wide[:, :, self.known :], true[:, self.known :], waves)
         return {"spread_skill": found.frames, "spread_of_waves": found.waves, **told}
