@@ -65,14 +65,18 @@ class Fit:
             raise TypeError(f"{type(self.learned).__name__} is no surrogate; train an Operator, say")
         return self.learned
 
+    @property
+    def held_out(self) -> str:
+        """What a surrogate is off by on held-out solutions, in words; empty where the record does not say."""
+        error, spread = (self.record.get(name) for name in ("relative_error", "spread_skill"))
+        words = [] if error is None else [f"held-out fields off by {error:.1%}"]
+        return ", ".join(words + ([] if spread is None else [f"draws {spread:.2f} times as unlike as they should be"]))
+
     def __repr__(self) -> str:
         kind, names = type(self.learned).__name__, ", ".join(self.learned.prior.names)
         loss = self.record.get("best_validation_loss")
         best = "" if loss is None else f", validation loss {loss:.4g}"
-        error = self.record.get("relative_error")
-        best += "" if error is None else f", held-out fields off by {error:.1%}"
-        spread = self.record.get("spread_skill")
-        best += "" if spread is None else f", draws {spread:.2f} times as unlike as they should be"
+        best += f", {self.held_out}" if self.held_out else ""
         return f"{kind} of ({names}) trained on {self.simulator.get('name', 'unknown')!r}{best}, in {self.folder}"
 
     def _repr_html_(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sciinf.core.files import read_json
+from sciinf.core.simulator import SURROGATE
 from sciinf.figures.run_folder import Run
 from sciinf.figures.verdicts import verdict_of
 
@@ -132,7 +133,7 @@ def _entry(paper: Paper) -> str:
 
 def methods_text(run: Run) -> tuple[str, list[Paper]]:
     """The paragraph, plain text, and the papers behind what it names."""
-    parts = [_simulations(run), _fit(run), _calibration(run), _answer(run)]
+    parts = [_simulations(run), (_surrogate(run), []), _fit(run), _calibration(run), _answer(run)]
     keys = [key for _, found in parts for key in found]
     version = run.provenance.get("versions", run.fit.get("versions", {})).get("sciinf", "")
     text = " ".join(sentence for sentence, _ in parts if sentence)
@@ -160,6 +161,12 @@ def _simulations(run: Run) -> tuple[str, list[str]]:
     text = f"The simulator {run.name} was run {store.rows:,} times (seed {store.seed}), with {what} drawn from {law}"
     failed = f"; {store.failed:,} simulations failed and were left out" if store.failed else ""
     return f"{text}{failed}.", ["truncated"] if truncated else []
+
+
+def _surrogate(run: Run) -> str:
+    """What made the data that the fit was trained on, where that was no solver."""
+    surrogate = (run.fit.get("simulator") or {}).get(SURROGATE)
+    return f"Its data were made by a surrogate: {surrogate}." if surrogate else ""
 
 
 def _proposal(run: Run) -> str | None:

@@ -167,6 +167,7 @@ class Reweighted(Posterior):
             )
         if not ess > 0 or budget < 1:
             raise ValueError(f"ess and budget must be positive, got ess={ess} and budget={budget}")
+        self.emulated_by = simulator.emulated_by
         self.log_likelihood, self.random_likelihood = simulator.log_likelihood, simulator.random_likelihood
         self.proposal, self.target_ess, self.budget = proposal, ess, budget
         self.name = f"{proposal.name}, reweighted by the likelihood"

@@ -66,6 +66,8 @@ class Emulator(FieldSource):
             warnings.warn(f"the file of {equation.name!r} has changed since {fit} was trained on it", stacklevel=2)
         sure = "" if error else "_without_error"
         self.name = f"{equation.name}_by_{type(self.surrogate).__name__.lower()}_{fit.digest[:8]}{sure}"
+        off, without = fit.held_out or "an error that nobody knows", "" if error else ", which its data leave out"
+        self.emulated_by = f"{type(self.surrogate).__name__} of {equation.name!r} with {off}{without}"
         self.prior, self.observables = equation.prior, equation.observables
         self.block, self.random, self.settings = equation.block, equation.random or error, equation.settings
         self.grid, self.times, self.given = equation.grid, equation.times, equation.given

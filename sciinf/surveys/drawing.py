@@ -76,7 +76,7 @@ class RowChecks:
         prior = self.judge.posterior.prior
         zeros = torch.zeros(self.draws, dtype=torch.float64)
         some = Draws(prior.names, prior.units, torch.zeros(self.draws, len(prior)), zeros)
-        same = {"few draws", "tails", "predictive"} | (set() if self._by_row else {"failures"})
+        same = {"few draws", "tails", "predictive", "surrogate"} | (set() if self._by_row else {"failures"})
         case = self.judge.case(some, self.level, self.failures)
         return tuple(one for each in every_diagnostic() if each.name in same for one in each.findings(case))
 

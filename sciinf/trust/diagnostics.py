@@ -12,6 +12,7 @@ from sciinf.core.findings import Finding
 
 ORDER = (
     "weights",
+    "surrogate",
     "failures",
     "prior bounds",
     "stray draws",

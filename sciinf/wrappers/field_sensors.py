@@ -84,6 +84,7 @@ class ScatteredFields(Simulator):
             name_after(f"{source.name}_scattered", known, source.prior.to_json(), self._measured())
             for known in (identity(source), earlier_identity(source))
         )
+        self.emulated_by = source.emulated_by
         self.prior, self.block, self.field = source.prior, source.block, spec
         self.observables = {"y": Observable((most, width), dims=("item", "feature"))}
         if least < most:
@@ -237,6 +238,7 @@ class ObservedFields(Simulator):
             name_after(f"{source.name}_observed", known, source.prior.to_json(), self._measured(), self.beside)
             for known in (identity(source), earlier_identity(source))
         )
+        self.emulated_by = source.emulated_by
         self.prior, self.block = source.prior, source.block
         self.observables = {"y": Observable(shape, spec.unit, dims), **{name: source.given[name] for name in beside}}
         self.log_likelihood = None if source.random or beside else self._log_likelihood
