@@ -10,6 +10,7 @@ import torch
 from sciinf import telling
 from sciinf.core import Adjusting, Batch, Density, Estimator, Fit, Learned, PairedDensity, Surrogate
 from sciinf.core.surrogate import ALIKE, UNLIKE
+from sciinf.nets.spectral import FourierNet
 
 COARSE = 0.1  # error of a surrogate on held-out rows, relative, above which it is hardly a surrogate
 ABSURD = 3.0  # sds, that the median draw may be off: of a calibrated posterior, E (draw - truth)^2 <= 2 sd^2, at most 2
@@ -91,10 +92,24 @@ def _tell_error(surrogate: Surrogate, error: float) -> None:
     if error > COARSE:
         warnings.warn(
             f"the surrogate's {surrogate.target!r} is off by {error:.0%} for held-out simulations, and posteriors by "
-            "it will be as wide as that makes them. Try more solutions; a network of more width, of more modes for "
-            "fronts and jumps, with coordinates=True and padding=0.1 where fields have edges",
+            f"it will be as wide as that makes them. Try more solutions; {_larger(surrogate)}",
             stacklevel=4,
         )
+
+
+def _larger(surrogate: Surrogate) -> str:
+    """What its network could have more of, and options of it that are off."""
+    words, space = "a network of more width", surrogate.observables[surrogate.target].shape[2:]
+    nets = [part for part in surrogate.modules() if isinstance(part, FourierNet)]
+    if any(2 * m < n for net in nets for m, n in zip(net.modes, space, strict=True)):
+        words += ", of more modes for fronts and jumps"
+    options = {
+        "coordinates=True": all(net.coordinates for net in nets),
+        "padding=0.1": all(net.padding for net in nets),
+    }
+    if off := " and ".join(name for name, on in options.items() if not on):
+        words += f", with {off} where fields have edges"
+    return words
 
 
 def _tell_spread(surrogate: Surrogate, ratio: float) -> None:

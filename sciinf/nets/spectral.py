@@ -146,7 +146,7 @@ class FourierNet(FieldNetwork):
 
     def __init__(self, told: Fourier, channels: tuple[int, int], modes: Sequence[int], parameters: int) -> None:
         super().__init__()
-        self.coordinates, self.padding = bool(told.coordinates), told.padding or 0.0
+        self.modes, self.coordinates, self.padding = tuple(modes), bool(told.coordinates), told.padding or 0.0
         self.enter = Pointwise(channels[0] + len(modes) * self.coordinates, told.width)
         self.layers = nn.ModuleList(FourierLayer(told.width, modes, parameters) for _ in range(told.layers))
         self.project, self.leave = Pointwise(told.width, told.hidden), Pointwise(told.hidden, channels[1])

@@ -90,6 +90,22 @@ def test_what_was_said_stays_and_fields_without_edges_choose_nothing(darcy):
         assert all(torch.equal(a, b) for a, b in zip(weights, surrogate.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("options", "advised"),
+    [
+        ({}, "a network of more width, of more modes for fronts and jumps"),  # edges have set both options
+        ({"coordinates": False}, "fronts and jumps, with coordinates=True where fields have edges"),
+        ({"coordinates": False, "padding": 0.0}, "with coordinates=True and padding=0.1 where fields have edges"),
+        ({"modes": 40}, "a network of more width"),
+    ],
+)
+def test_no_option_is_advised_that_is_on(options, advised, darcy, tmp_path):
+    equation, store = darcy
+    network = Fourier(**{"width": 2, "modes": 3, "layers": 1, "hidden": 4, **options})
+    with pytest.warns(UserWarning, match=rf"Try more solutions; .*{advised}$"):
+        train(Operator(equation.prior, equation.observables, network), store, tmp_path, recipe=ONCE, progress=False)
+
+
 def test_the_error_of_held_out_fields_is_printed_and_a_large_one_warned_of(darcy, tmp_path, capsys):
     equation, store = darcy
     with pytest.warns(UserWarning, match=r"'u' is off by \d+% for held-out simulations.*Try more solutions"):
