@@ -3,7 +3,8 @@
 The id is the SHA-256 of the question: what answers, observation, level, draws, seed, and whether the simulator checks
 it. Answers are kept in memory up to a size. Questions, which are small, are kept in a folder up to another. They are
 asked again where the answer is gone; it then has what the run folder knows by now. Where a run was trained anew since,
-its answer would be another one, and is not given under the old id.
+its answer would be another one, and is not given under the old id. A question whose file is damaged has no answer; the
+file is written again when the question is asked again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sciinf.serve.requests import One
 from sciinf.serve.wire import findings_in, pack, unpack
 
 _DIGITS = 32
+_NOWHERE = "there is no answer of this address: ask the question again"
 
 
 @final
@@ -41,7 +43,7 @@ class Shares:
         self._most, self._most_on_disk, self._own = most, bytes_on_disk, folder is None
         self._folder = Path(tempfile.mkdtemp(prefix="sciinf-questions-")) if folder is None else folder
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._answers: OrderedDict[str, bytes] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()  # with their questions
         self._questions: OrderedDict[str, bytes | int] = OrderedDict()  # what is still to be written, or its size
         self._lock, self._size = threading.Lock(), 0
         files = [(file.stat().st_mtime, file) for file in self._folder.glob("*.question") if file.is_file()]
@@ -81,13 +83,16 @@ class Shares:
         wanted = {**_plain(one.wanted), "files": dict(one.wanted.files)}
         question = pack({"model": model, "wanted": wanted, **one.told}, one.x)
         with self._lock:
-            if key not in self._questions:
+            if key not in self._answers:  # the file of an earlier service may be damaged: it is written again
+                size = self._questions.pop(key, 0)
+                self._written -= size if isinstance(size, int) else 0
                 self._questions[key] = question
                 self._outbox.put(key)
-            self._size += len(message) - len(self._answers.pop(key, b""))
-            self._answers[key] = message
+            self._size -= sum(map(len, self._answers.pop(key, ())))
+            self._answers[key] = question, message
+            self._size += len(question) + len(message)
             while self._size > self._most and self._answers:
-                self._size -= len(self._answers.popitem(last=False)[1])
+                self._size -= sum(map(len, self._answers.popitem(last=False)[1]))
 
     def find(self, key: str, model: str, digest: str) -> tuple[One, bytes | None]:
         """The question of an id, and its answer where it was kept.
@@ -101,17 +106,19 @@ class Shares:
             Unknown: If no question of this id was asked of this model, or another network would answer it now.
         """
         with self._lock:
-            there, message = self._questions.get(key), self._answers.get(key)
+            there, (content, message) = self._questions.get(key), self._answers.get(key, (None, None))
+        if there is None and content is None:
+            raise Unknown(_NOWHERE)
         try:
-            content = there if isinstance(there, bytes) else self._read(key) if there is not None else None
-            head, arrays = ({}, {}) if content is None else unpack(content)
-        except (OSError, ValueError):
-            head, arrays = {}, {}
-        if head.get("model") != model:
-            raise Unknown("there is no answer of this address: ask the question again")
-        x = {name: np.array(value) for name, value in arrays.items()}
-        one = One(x, tuple(head["read"]), Wanted(**head["wanted"]), findings_in(head))
-        if self.key(model, digest, one) != key:
+            head, arrays = unpack(content or (there if isinstance(there, bytes) else self._read(key)))
+            x = {name: np.array(value) for name, value in arrays.items()}
+            one = One(x, tuple(head["read"]), Wanted(**head["wanted"]), findings_in(head))
+            of, same = head["model"], self.key(model, digest, one) == key
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):  # the file is damaged
+            raise Unknown(_NOWHERE) from None
+        if of != model:
+            raise Unknown(_NOWHERE)
+        if not same:
             raise Unknown("the run was trained anew since this answer was given: ask the question again")
         return one, message
 

@@ -13,6 +13,7 @@ from sciinf.question import Wanted
 from sciinf.serve.models import Unknown
 from sciinf.serve.requests import One
 from sciinf.serve.shares import Shares
+from sciinf.serve.wire import pack
 
 ONE = One({"x": np.arange(5.0, dtype=np.float32)}, ("x: 5 values",), Wanted(draws=7, seed=3, files={"a.csv": "00"}))
 
@@ -53,7 +54,7 @@ def test_an_answer_of_another_network_is_not_given(model: str, digest: str, word
 
 
 def test_the_oldest_are_forgotten(tmp_path: Path) -> None:
-    shares = Shares(tmp_path, most=250, bytes_on_disk=2_000)
+    shares = Shares(tmp_path, most=1_000, bytes_on_disk=2_000)
     asked = [replace(ONE, wanted=replace(ONE.wanted, seed=seed)) for seed in range(40)]
     for one in asked:
         shares.keep(shares.key("run", "digest", one), "run", one, b"a" * 100)
@@ -71,3 +72,28 @@ def test_what_could_not_be_told_as_it_was_read_is_part_of_a_question(tmp_path: P
     shares.keep(key, "run", told, b"answer")
     assert shares.find(key, "run", "digest")[0].findings == told.findings
     shares.close()
+
+
+DAMAGE = [b"", b"x" * 9, b"\x07\0\0\0\0\0\0\0[[[[[[[", b"\x10\0\0\0\0\0\0\0" + b"[" * 100_000, pack({}),
+          pack({"model": "run"}), pack({"model": "run", "read": 1, "wanted": {}}),
+          pack({"model": "run", "read": [], "wanted": {"level": "a"}}),
+          pack({"model": "run", "read": [], "wanted": {"files": 1}})]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [*DAMAGE, None])
+def test_a_damaged_file_is_written_again_when_it_is_asked_again(content: bytes | None, tmp_path: Path) -> None:
+    first = Shares(tmp_path)
+    key = first.key("run", "digest", ONE)
+    first.keep(key, "run", ONE, b"answer")
+    first.close()
+    (file,) = tmp_path.iterdir()
+    file.unlink() if content is None else file.write_bytes(content)
+    second = Shares(tmp_path)
+    with pytest.raises(Unknown, match="ask the question again"):
+        second.find(key, "run", "digest")
+    second.keep(key, "run", ONE, b"answer")
+    assert second.find(key, "run", "digest")[1] == b"answer"
+    second.close()
+    third = Shares(tmp_path)
+    assert third.find(key, "run", "digest")[0].wanted == ONE.wanted
+    third.close()
