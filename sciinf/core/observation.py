@@ -23,6 +23,7 @@ from sciinf.core.observation_files import values_of
 from sciinf.core.observation_missing import check_present, no_numbers
 from sciinf.core.simulator import Observable, Simulator, event_of
 
+_LIKE = 1_000  # names that are searched for one like that which was not found
 _LABEL = r"(?:[_.](\w+)|\[(\w+)\])"
 
 
@@ -328,7 +329,7 @@ def _pick(
         return parts
     names, paths, observable = where
     shown = sorted(set(names))
-    close = get_close_matches(name.lower(), {other.lower() for other in shown}, n=1)
+    close = get_close_matches(name.lower(), {other.lower() for other in shown[:_LIKE]}, n=1)
     begins = [other for other in shown if other.lower().startswith(name.lower())]
     other = next((other for other in shown if other.lower() in close), begins[0] if len(begins) == 1 else "NAME")
     raise ValueError(

@@ -24,6 +24,7 @@ from sciinf.core.observation_fits import read_fits
 
 _TEXT = (".csv", ".ecsv", ".json", ".txt")
 _TEXT_BYTES, _BYTES_PER_NUMBER = 2**24, 100  # notes beside the data, and each number asked for
+_OTHERS = 2_000  # columns of a table that are not asked for
 _CHUNK_BYTES = 2**26
 _TRIAL_SECONDS, _BYTES_PER_SECOND = 2, 2**24  # of processor time
 _UNIT_KEYS = ("unit", "units", "Unit", "Units", "UNIT", "UNITS")
@@ -83,20 +84,28 @@ def _read_table(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
     ecsv = text[:200].lstrip().startswith("# %ECSV")
     header = _header(text, ecsv)
     _check_separator(path, text, header, ecsv)
-    table = Table.read(text.splitlines() or [""], format="ascii.ecsv" if ecsv else "ascii.csv")
-    names, columns = [], {}
-    for raw in header:  # astropy renames a column that is there twice
-        match = re.fullmatch(r"(.*?)\s*\[(.*)\]", raw)
-        names.append(match.group(1) if match and not match.group(2).isdigit() else raw)
+    names, columns = [_name_of(raw) for raw in header], {}
     only_once(path, names, wanted)
     _check_header(path, names, wanted)
+    asked = sum(map(wanted, names))
+    if not asked:
+        return Contents(tuple(names), {})
+    if (others := len(names) - min(asked, wanted.numbers)) > _OTHERS:  # astropy takes minutes for them
+        raise ValueError(f"{path} has {others:,} columns beside the data; leave out all but {_OTHERS:,} of them")
+    table = Table.read(text.splitlines(), format="ascii.ecsv" if ecsv else "ascii.csv")
     for raw, name in zip(header, names, strict=True):
-        if not wanted(name) or raw not in table.colnames:
+        if not wanted(name) or raw not in table.columns:
             continue
         column: Any = table[raw]
         unit = str(column.info.unit or "")
         columns[name] = column_of(plain(column), unit or (raw[len(name) :].strip(" []") if name != raw else ""))
     return Contents(tuple(names), columns)
+
+
+def _name_of(raw: str) -> str:
+    """The name of a column, without the unit that may stand behind it: "v [mV]"."""
+    name, bracket, unit = raw.removesuffix("]").partition("[")
+    return name.rstrip() if bracket and raw.endswith("]") and not unit.isdigit() else raw
 
 
 def _header(text: str, ecsv: bool) -> list[str]:

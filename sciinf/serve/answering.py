@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +14,8 @@ from sciinf.core import Answer, Observation
 from sciinf.core.simulator import as_seen
 from sciinf.engine.block import generator_for, simulate_from
 from sciinf.question import Question, Wanted
-from sciinf.serve.models import Model, Models
+from sciinf.serve.models import Model
+from sciinf.serve.requests import parameters
 from sciinf.serve.stored import same_question, stored_answers, with_findings
 from sciinf.serve.wire import answer_out, findings_in, pack
 
@@ -81,26 +81,21 @@ def _message(model: Model, answer: Answer, where: str, seed: int, *, stored: boo
     return pack({**head, "where": where, "digest": model.digest, "seed": seed, "stored": stored}, arrays)
 
 
-def simulated(models: Models, name: str, theta: Mapping[str, float], seed: int, x: Values) -> bytes:
+def simulated(model: Model, body: bytes) -> bytes:
     """Data of one simulation, as a message whose arrays are the observables, with the digest of what made them.
 
     Args:
-        models: What is served.
-        name: Of the run.
-        theta: Parameter -> value in the prior's unit; a discrete one's number, None for what does not exist.
-        seed: Seeds the simulation.
-        x: The observation that the data are to be seen as, where the simulator has `Simulator.like`; else empty.
+        model: What is asked.
+        body: JSON with `theta`, `seed` and `x`, as `requests.parameters` reads it.
 
     Raises:
-        NotReady: If the simulator has changed since the service began.
-        ValueError: If there is no simulator, the simulation fails, or nothing can be seen as x was.
+        ValueError: As `requests.parameters` does; or if there is no simulator, the simulation fails, or nothing can be
+            seen as x was.
     """
-    model = models.get(name)
     if model.simulator is None:
-        raise ValueError(f"{name} has no simulator")
-    prior = model.prior
-    given = [math.nan if theta[parameter] is None else theta[parameter] for parameter in prior.names]
-    values = torch.tensor([given], dtype=prior.dtype)
+        raise ValueError(f"{model.name} has no simulator")
+    theta, seed, x = parameters(body, model)
+    values = torch.tensor([[theta[name] for name in model.prior.names]], dtype=model.prior.dtype)
     seen = as_seen(model.simulator, {key: torch.from_numpy(np.array(value))[None] for key, value in x.items()})
     data, good = simulate_from(seen, values, generator=generator_for(seed))
     if not bool(good.all()):

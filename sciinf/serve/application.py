@@ -21,13 +21,14 @@ from sciinf.core.files import finite_json
 from sciinf.serve import requests
 from sciinf.serve.description import describe, unready
 from sciinf.serve.downloads import KINDS, draws_file
-from sciinf.serve.engine import Broken, Busy, Engine, Refused
+from sciinf.serve.engine import Broken, Busy, Engine
 from sciinf.serve.limits import Limits, guarded
 from sciinf.serve.live import Live
 from sciinf.serve.metrics import Metrics
 from sciinf.serve.models import Model, Models, NotReady, Unknown
 from sciinf.serve.openapi import document
 from sciinf.serve.page import POLICY, page, static_file
+from sciinf.serve.reading import Body
 from sciinf.serve.replies import check_same, reply
 from sciinf.serve.requests import Asked, Bounds, One
 from sciinf.serve.shares import Shares
@@ -77,7 +78,6 @@ def application(parts: Parts) -> Any:
         requests.Unreadable: _failed(400),
         requests.Unfit: _failed(422),
         requests.TooMuch: _failed(413),
-        Refused: _failed(422),
         Busy: _failed(503),
         HTTPException: _failed(500),
         Broken: _failed(500, _WRONG),
@@ -185,8 +185,7 @@ class Service:
         model = await self._model(request)
         if model.simulator is None:
             raise HTTPException(404, f"{model.name} has no simulator here ({model.source.without or 'none was given'})")
-        theta, seed, x = requests.parameters(await request.body(), model)
-        head, arrays = unpack(await self.parts.engine.simulate(model.name, theta, seed, x))
+        head, arrays = unpack(await self.parts.engine.simulate(model.name, await request.body()))
         check_same(head, model)
         return _json({name: value.tolist() for name, value in arrays.items()})
 
@@ -219,20 +218,19 @@ class Service:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "multipart/form-data":
             body = await request.body()
-            few = len(body) < _SMALL
-            return (
-                requests.from_json(body, model, self.parts.bounds)
-                if few
-                else await run_in_threadpool(requests.from_json, body, model, self.parts.bounds)
-            )
+            if len(body) < _SMALL:
+                return requests.from_json(body, model, self.parts.bounds)
+            return await self.parts.engine.read(model.name, Body([body]), self.parts.bounds)
         try:
             async with request.form(max_files=64, max_fields=32) as form:
                 items = form.multi_items()
-                files = [(item.filename or "file", await item.read()) for _, item in items if not isinstance(item, str)]
+                files = [item for _, item in items if not isinstance(item, str)]
                 fields = {name: item for name, item in items if isinstance(item, str)}
+                names = [file.filename or "file" for file in files]
+                body = Body([await file.read() for file in files], names, fields)
         except HTTPException as error:
             raise requests.Unreadable(f"the form cannot be read: {error.detail}") from error
-        return await run_in_threadpool(requests.from_files, files, fields, model, self.parts.bounds)
+        return await self.parts.engine.read(model.name, body, self.parts.bounds)
 
     async def _answered(self, model: Model, one: One, include: tuple[str, ...]) -> dict[str, Any]:
         key, message = await self._given(model, one)
@@ -255,7 +253,7 @@ class Service:
         return one, message
 
 
-_SMALL = 65_536  # bytes of a body that are read at once
+_SMALL = 65_536  # bytes of a JSON body that is read here, at once
 _WRONG = "something went wrong in the service; its log says what"
 
 

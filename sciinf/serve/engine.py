@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
-from sciinf.serve.requests import One
+from sciinf.serve.reading import Body
+from sciinf.serve.requests import Asked, Bounds, One
 
 
 class Busy(RuntimeError):
@@ -15,10 +15,6 @@ class Busy(RuntimeError):
     def __init__(self, words: str, seconds: int = 1) -> None:
         RuntimeError.__init__(self, words)
         self.seconds = seconds
-
-
-class Refused(ValueError):
-    """What was asked has no answer; the message is the library's own."""
 
 
 class Broken(RuntimeError):
@@ -41,13 +37,17 @@ class Engine(ABC):
         """The message of one answer.
 
         Raises:
-            Refused: If the question has none.
+            Unfit: If the question has none; the message is the library's own.
             Busy: If there is none now.
         """
 
     @abstractmethod
-    async def simulate(self, model: str, theta: Mapping[str, float], seed: int, x: Mapping[str, Any]) -> bytes:
-        """The message of one simulation, seen as the observation x was, if there is one; raises as `answer`."""
+    async def read(self, model: str, body: Body, bounds: Bounds) -> Asked:
+        """What a body asks; raises as `requests.from_json` and `requests.from_files`, and as `answer`."""
+
+    @abstractmethod
+    async def simulate(self, model: str, body: bytes) -> bytes:
+        """The message of the simulation that a body asks for; raises as `requests.parameters`, and as `answer`."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """What runs in a worker process: questions come over a pipe, and answers go back.
 
-There are two lanes, each a process of its own. In the lane "fused" draws of many questions are made together
+There are three lanes, each a process of its own. In the lane "fused" draws of many questions are made together
 (`fusion`), and it never does anything else. Whatever takes long, or cannot be fused, goes one by one through the lane
-"whole": checks by the simulator, refined and corrected answers, other estimators, what-if.
+"whole": checks by the simulator, refined and corrected answers, other estimators, what-if. Files and large bodies are
+read in the lane "reading".
 
-Messages are those of `wire`. To the worker: `answer`, `simulate`, `drop`, `end`. From it: `ready`, `done`, `failed`,
-`alone` (of the lane "fused": this one is for the other lane), `begun` (of the lane "whole"), `beat`, a sign of life.
+Messages are those of `wire`. To the worker: `answer`, `simulate`, `read`, `drop`, `end`. From it: `ready`, `done`,
+`failed`, `alone` (of the lane "fused": this one is for "whole"), `begun` (not of "fused"), `beat`, a sign of life.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from multiprocessing.connection import Connection
 from typing import Any, final
 
@@ -26,6 +28,8 @@ from sciinf.question import Wanted
 from sciinf.serve.answering import observation_in, simulated, wanted_in, whole_answer
 from sciinf.serve.fusion import Fusion, Ticket
 from sciinf.serve.models import Models, NotReady, Served, as_given
+from sciinf.serve.reading import limit_memory, read
+from sciinf.serve.requests import TooMuch, Unfit, Unreadable
 from sciinf.serve.wire import pack, unpack
 from sciinf.telling import ERROR, show_from, tell
 
@@ -34,12 +38,22 @@ _WARM = 5.0  # seconds after which no further run is answered beforehand
 _OWN = 2**63 - 1  # a seed that no stored answer has, so that the answer is made
 
 
+class Fault(StrEnum):
+    """Whose fault it is that there is no answer."""
+
+    BODY = "body"
+    QUESTION = "question"
+    MUCH = "much"
+    RUN = "run"
+    OWN = "own"
+
+
 def work(pipe: Connection, lane: str, sources: Sequence[Mapping[str, Any]]) -> None:
     """Answer until the pipe ends.
 
     Args:
         pipe: To the service.
-        lane: "fused" or "whole".
+        lane: "fused", "whole" or "reading".
         sources: The runs, as `Served.to_json` has them.
     """
     import torch
@@ -53,7 +67,10 @@ def work(pipe: Connection, lane: str, sources: Sequence[Mapping[str, Any]]) -> N
             with contextlib.suppress(NotReady):  # told to who asks it
                 models.get(source.name)
     worker = Fused(pipe, models) if lane == "fused" else Whole(pipe, models)
-    warmed(models, lane)
+    if lane == "reading":
+        limit_memory()
+    else:
+        warmed(models, lane)
     try:
         pipe.send_bytes(pack({"kind": "ready"}))
         worker.run()
@@ -107,7 +124,7 @@ class Fused:
 
 @final
 class Whole:
-    """The lane of questions that are answered one by one.
+    """A lane in which one thing is done at a time.
 
     Args:
         pipe: To the service.
@@ -139,7 +156,9 @@ class Whole:
         try:
             _learn(self._models, head)
             if head["kind"] == "simulate":
-                message = simulated(self._models, head["model"], head["theta"], head["seed"], arrays)
+                message = simulated(self._models.get(head["model"]), arrays[""].tobytes())
+            elif head["kind"] == "read":
+                message = read(self._models, head, arrays)
             else:
                 model = self._models.get(head["model"])
                 message = whole_answer(model, observation_in(head, arrays), wanted_in(head))
@@ -182,12 +201,11 @@ def _learn(models: Models, head: Mapping[str, Any]) -> None:
 
 
 def _told(error: Exception) -> dict[str, Any]:
-    """An error in words, and whose it is: of who asked ("question"), of the run, or our own ("fault").
-
-    Of an error of our own the log has all, and who asked is told that it is there.
-    """
-    if isinstance(error, ValueError | NotReady):
-        words = " ".join(str(error).split()) or type(error).__name__
-        return {"words": words, "of": "question" if isinstance(error, ValueError) else "run"}
-    tell("".join(traceback.format_exception(error)).rstrip(), ERROR)
-    return {"words": "something went wrong in the service; its log says what", "of": "fault"}
+    """An error in words, and whose it is. Of our own the log has all, and who asked is told that it is there."""
+    known = {Unreadable: Fault.BODY, TooMuch: Fault.MUCH, ValueError: Fault.QUESTION, NotReady: Fault.RUN}
+    of = next((fault for kind, fault in known.items() if isinstance(error, kind)), Fault.OWN)
+    if of == Fault.OWN:
+        tell("".join(traceback.format_exception(error)).rstrip(), ERROR)
+        return {"words": "something went wrong in the service; its log says what", "of": of}
+    field = error.field if isinstance(error, Unfit) else None
+    return {"words": " ".join(str(error).split()) or type(error).__name__, "of": of, "field": field}

@@ -1,7 +1,7 @@
 """The worker processes, seen from the service: started, given questions, watched, and started anew when they die.
 
 A question that a worker was at when it died is given to the next one, once; then it is answered with "ask again". In
-the lane "fused" that is every question it had, in the lane "whole" one; the others only wait for longer. So every
+the lane "fused" that is every question it had, in the others one; the rest only wait for longer. So every
 question that was taken is answered, or refused in words. A worker that gives no sign of life, or is at one question for
 longer than a question may take, is killed.
 """
@@ -19,11 +19,14 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, final
 
-from sciinf.serve.engine import Broken, Busy, Engine, Refused
+import numpy as np
+
+from sciinf.serve.engine import Broken, Busy, Engine
 from sciinf.serve.models import NotReady, Served
-from sciinf.serve.requests import One
+from sciinf.serve.reading import Body, asked_in, body_out
+from sciinf.serve.requests import Asked, Bounds, One, TooMuch, Unfit, Unreadable
 from sciinf.serve.wire import pack, unpack
-from sciinf.serve.worker import work
+from sciinf.serve.worker import Fault, work
 from sciinf.telling import tell
 
 _TRIES = 2
@@ -31,6 +34,14 @@ _SILENT = 60.0  # seconds without a sign of life
 _BARREN, _PATIENCE = 5, 30.0  # processes that were never ready, before questions are refused; a pause between two
 _LOOK = 1.0
 _ENDED = "the service ends; ask again when it is back"
+_DEADLY = "the process that reads files did not survive it: it is damaged, or takes too long; save it again"
+_ERRORS: Mapping[Fault, type[Exception]] = {
+    Fault.BODY: Unreadable,
+    Fault.QUESTION: Unfit,
+    Fault.MUCH: TooMuch,
+    Fault.RUN: NotReady,
+    Fault.OWN: Broken,
+}
 
 
 @dataclass
@@ -45,7 +56,7 @@ class _Job:
 
 @final
 class Workers(Engine):
-    """The lanes "fused" and "whole", of one process each.
+    """The lanes "fused", "whole" and "reading", of one process each.
 
     Args:
         sources: What is served.
@@ -61,17 +72,17 @@ class Workers(Engine):
         self._ids = itertools.count()
         self._whole = _Lane("whole", said, seconds, self._to_whole)
         self._fused = _Lane("fused", said, seconds, self._to_whole)
+        self._reading = _Lane("reading", said, seconds, self._to_whole)
+        self._lanes = {lane.name: lane for lane in (self._fused, self._whole, self._reading)}
 
     async def start(self) -> None:
-        for lane in (self._fused, self._whole):
+        for lane in self._lanes.values():
             lane.start(asyncio.get_running_loop())
 
     async def stop(self) -> None:
-        lanes = (self._fused, self._whole)
-        for lane in lanes:
+        for lane in self._lanes.values():
             lane.end()
-        for lane in lanes:
-            await asyncio.to_thread(lane.join)
+        await asyncio.gather(*(asyncio.to_thread(lane.join) for lane in self._lanes.values()))
 
     async def answer(self, model: str, one: One) -> bytes:
         wanted = {name: getattr(one.wanted, name) for name in one.wanted.__dataclass_fields__}
@@ -80,12 +91,16 @@ class Workers(Engine):
         lane = self._whole if one.wanted.predicted else self._fused
         return await self._asked(lane, head, one.x)
 
-    async def simulate(self, model: str, theta: Mapping[str, float], seed: int, x: Mapping[str, Any]) -> bytes:
-        head = {"kind": "simulate", "model": model, "theta": dict(theta), "seed": seed}
-        return await self._asked(self._whole, head, x)
+    async def read(self, model: str, body: Body, bounds: Bounds) -> Asked:
+        head, contents = body_out(body, bounds)
+        return asked_in(await self._asked(self._reading, {"kind": "read", "model": model, **head}, contents))
+
+    async def simulate(self, model: str, body: bytes) -> bytes:
+        content = {"": np.frombuffer(body, np.uint8)}
+        return await self._asked(self._whole, {"kind": "simulate", "model": model}, content)
 
     def state(self) -> dict[str, Any]:
-        lanes = {"fused": self._fused, "whole": self._whole}
+        lanes = self._lanes
         return {
             "alive": self._fused.alive,
             "waiting": sum(len(lane.jobs) for lane in lanes.values()),
@@ -104,7 +119,7 @@ class Workers(Engine):
         try:
             return await job.future
         except asyncio.CancelledError:
-            for each in (self._fused, self._whole):
+            for each in self._lanes.values():
                 each.drop(id)
             raise
 
@@ -261,8 +276,8 @@ class _Lane:
             elif kind == "alone":
                 self.elsewhere(job)
             else:
-                of: dict[str, type[Exception]] = {"question": Refused, "run": NotReady, "fault": Broken}
-                job.future.set_exception(of[head["of"]](head["words"]))
+                given = (head["words"], head["field"]) if head["of"] == Fault.QUESTION else (head["words"],)
+                job.future.set_exception(_ERRORS[head["of"]](*given))
 
     def _died(self, running: _Running) -> None:
         """Start another process, at once or after a pause, and give it all but what two died over."""
@@ -279,16 +294,18 @@ class _Lane:
             job.tries += running.ready and (together or job.id == running.at)
             if self._barren > _BARREN:
                 self._refuse(job, "the process that answers cannot be started; ask again")
+            elif job.tries and self.name == "reading":
+                self._refuse(job, Unfit(_DEADLY, "file"))
             elif job.tries >= _TRIES:
                 self._refuse(job, "the process that answers stopped twice while it worked on this question; ask again")
         if not self._ended and self._loop is not None:
             tell(f"note: the worker {self.name!r} died, and is started anew")
             self._loop.call_later(self._pause, self._launch)
 
-    def _refuse(self, job: _Job, words: str) -> None:
+    def _refuse(self, job: _Job, why: str | Unfit) -> None:
         del self.jobs[job.id]
         if not job.future.done():
-            job.future.set_exception(Busy(words, 2))
+            job.future.set_exception(Busy(why, 2) if isinstance(why, str) else why)
 
     def _look(self) -> None:
         """Kill a process that is stuck."""

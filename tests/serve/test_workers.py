@@ -17,7 +17,7 @@ from served import serving, source
 from sciinf.question import Wanted
 from sciinf.serve.engine import Busy
 from sciinf.serve.models import Models
-from sciinf.serve.requests import One
+from sciinf.serve.requests import One, Unfit
 from sciinf.serve.worker import _told, warmed
 from sciinf.serve.workers import Workers
 
@@ -94,11 +94,12 @@ def test_an_error_of_our_own_is_logged_and_nobody_elses(error: Exception, capsys
         raise error
     except Exception as caught:
         told = _told(caught)
-    assert told == {"words": "something went wrong in the service; its log says what", "of": "fault"}
+    assert told == {"words": "something went wrong in the service; its log says what", "of": "own"}
     logged = capsys.readouterr().err
     assert "Traceback" in logged
     assert str(error) in logged
-    assert _told(ValueError("x is not finite")) == {"words": "x is not finite", "of": "question"}
+    assert _told(ValueError("x is not finite")) == {"words": "x is not finite", "of": "question", "field": None}
+    assert _told(Unfit("no level", "level")) == {"words": "no level", "of": "question", "field": "level"}
 
 
 def test_a_worker_has_answered_each_open_run_before_it_is_asked(line_made: Path) -> None:
