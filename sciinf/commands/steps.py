@@ -1,6 +1,6 @@
 """What several commands do: build, train, load, compare with what is recorded, and end with provenance and report.
 
-Where the results in a folder came from, of a run or of a survey: versions, command, seeds, digests, seconds.
+The record of a run, or of a survey, says where its results came from: versions, command, seeds, digests, seconds.
 """
 
 from __future__ import annotations

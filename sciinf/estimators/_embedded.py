@@ -2,8 +2,7 @@
 
 A density is one of z given features s(x) (`_standardised`). Shapes: s(x) (batch, F).
 
-Least squares of parameters on data and plain statistics, whose guess networks are given beside what they learn.
-
+**Least squares** of parameters on data and plain statistics give guesses, which networks see beside what they learn.
 With u the standardised numbers of x, t(u) their plain statistics (`summaries.statistics`) and z the parameters,
 
     h_1 = A_1 (u, t(u)),    r = u - B b(h_1),    h = A_2 (u, t(u), t(r)),

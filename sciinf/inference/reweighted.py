@@ -25,12 +25,11 @@ the effective size. A density is then not to be had, for the logarithm of an est
 
 k-hat, the shape of a generalised Pareto law fitted to the largest weights, says whether to believe them (below 0.7).
 
-What draws of discrete parameters are weighted by: every value is drawn, as likely as its posterior may need it.
-
-Weights cannot bring back what was never drawn. A network that is sure of the wrong model gives no draw of the right
-one, the weights of all others are as even as ever, and neither the effective size nor k-hat tells of it. So draws come
-from a law r that gives each value of a discrete parameter, whatever those before it are, at least a tenth of its prior
-probability. Where the learned density knows such probabilities (`Marginals`), r is that density with the floor,
+**The floor.** Weights cannot bring back what was never drawn. A network that is sure of the wrong model gives no draw
+of the right one, the weights of all others are as even as ever, and neither the effective size nor k-hat tells of it.
+So draws come from a law r that gives each value of a discrete parameter, whatever those before it are, at least a tenth
+of its prior probability. Where the learned density knows such probabilities (`Marginals`), r is that density with the
+floor,
 
     r(d_i | d_<i, x) = (1 - f) q(d_i | d_<i, x) + f p(d_i | d_<i),      f = 1/10.
 

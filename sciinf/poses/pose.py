@@ -4,10 +4,9 @@ For a pose g(theta) the data x of theta and T_h x, data moved by h, are as likel
 (an exact symmetry), or nearly (an approximate one). Blurred by e ~ kappa to g e, a pose says roughly where data lie:
 moved back by it, T_{(g e)^{-1}} x, they look much alike whatever the pose was, and less is left to learn.
 
-Groups that poses live in: how poses are composed and undone, and the measure that no motion changes.
-
-Of a pose g (*rows, k) and a blur e, the blurred pose is g e, and e = g^{-1} (g e). The invariant measure l(g) dg is
-that of left and right motions alike (the group is unimodular): l(g e) d(g e) = l(g) dg for either factor fixed.
+A group says how poses are composed and undone, and has the measure that no motion changes. Of a pose g (*rows, k) and a
+blur e, the blurred pose is g e, and e = g^{-1} (g e). The invariant measure l(g) dg is that of left and right motions
+alike (the group is unimodular): l(g e) d(g e) = l(g) dg for either factor fixed.
 
 References:
     | Group equivariant neural posterior estimation (Dax et al., 2022), https://arxiv.org/abs/2111.13139

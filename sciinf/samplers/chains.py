@@ -5,10 +5,8 @@ time goes; the targets are usually the posteriors of as many observations. What 
 covariances) it adapts in its warm-up, for each target from all of the target's chains, and then leaves alone, so that
 the draws kept come from a Markov chain whose stationary law is the target.
 
-Have the chains converged, and how many independent draws are they worth?
-
-Each chain is cut in two halves, so that there are M half-chains of N draws, whose values are replaced by normal
-scores of their ranks r among all M N of them (average ranks for ties),
+**Convergence.** Each chain is cut in two halves, so that there are M half-chains of N draws, whose values are replaced
+by normal scores of their ranks r among all M N of them (average ranks for ties),
 
     z = Phi^{-1}((r - 3/8) / (M N + 1/4)),
 

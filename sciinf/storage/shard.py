@@ -8,17 +8,13 @@ arrays). The bytes depend on nothing else, so that a block simulated again gives
 Floats are stored as they are with a checksum per chunk, because compression costs ten times the reading time for a
 quarter of the space; integers and booleans compress well and are.
 
-HDF5 files made in memory by the library's own calls, for small files cost more in h5py's objects than in HDF5.
+Files are made in memory by the library's own calls, for small files cost more in h5py's objects than in HDF5. Types and
+property lists are made once. Calls and settings are those of h5py's `create_dataset` and `attrs`, and so are the bytes.
 
-Types and property lists are made once. Calls and settings are those of h5py's `create_dataset` and `attrs`, and so are
-the bytes.
-
-Small files of one structure, of which HDF5 writes the first: most of what a block of cheap rows costs is HDF5.
-
-Files that hold sound rows of floats alone differ in numbers, and not in structure. HDF5 writes the first one and says
-where the numbers lie, and those of the next file are put into a copy at the same places, with their checksums. The
-first `_CHECKED` copies are compared with what HDF5 writes of the same numbers, and after one that differs HDF5 writes
-all files.
+**Forms.** Most of what a block of cheap rows costs is HDF5. Files that hold sound rows of floats alone differ in
+numbers, and not in structure. HDF5 writes the first one and says where the numbers lie, and those of the next file are
+put into a copy at the same places, with their checksums. The first `_CHECKED` copies are compared with what HDF5 writes
+of the same numbers, and after one that differs HDF5 writes all files.
 """
 
 from __future__ import annotations

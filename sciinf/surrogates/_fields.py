@@ -1,15 +1,11 @@
 """What surrogates of fields on a grid have in common: names, and standardisation.
 
-Solutions that are moved on their grid in training, where an equation is the same everywhere along a direction.
+**Moves.** Where forcing and coefficients do not change along a step on the grid, a solution moved by it is a solution
+too. Each row of a batch is moved by a random multiple of each step, start and fields that stay with it, so that a
+network which does not know of the symmetry learns it from all places of all rows.
 
-Where forcing and coefficients do not change along a step on the grid, a solution moved by it is a solution too. Each
-row of a batch is moved by a random multiple of each step, start and fields that stay with it, so that a network which
-does not know of the symmetry learns it from all places of all rows.
-
-Whether fields have edges, told from the fields themselves.
-
-On a ring or torus the last point of each direction is the neighbour of the first. So fields have edges where they jump
-there more than from point to point inside,
+**Edges** are told from the fields themselves. On a ring or torus the last point of each direction is the neighbour of
+the first. So fields have edges where they jump there more than from point to point inside,
 
     rms(f_last - f_first) > 2 rms(f_{i+1} - f_i),
 

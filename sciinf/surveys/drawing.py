@@ -9,12 +9,11 @@ Of n draws without weights the q-quantile is theta_(i), the smallest whose (i - 
 Its standard error is sqrt(q (1 - q) / n) / f posterior sds, f the density there: for a normal law and n = 2,000, .047
 sds at 5 %, .034 at 16 % and .028 in the middle.
 
-What is said of each answer of a survey beside its numbers: the findings of `query`, looked for where they may be.
-
-Looking for them takes longer than the draws of a fast network. So a pass is screened first, by what its findings need:
-an answer can lie at the edge of a prior only if a part of its draws does, and rest on a few draws only if these carry
-its variance. Rows that the screen leaves, and these alone, are looked at. It leaves every row where findings may be of
-another kind: parameters that bound each other, or simulations that fail here and there.
+**Findings** are those of `query`, looked for where they may be. Looking for them takes longer than the draws of a fast
+network. So a pass is screened first, by what its findings need: an answer can lie at the edge of a prior only if a part
+of its draws does, and rest on a few draws only if these carry its variance. Rows that the screen leaves, and these
+alone, are looked at. It leaves every row where findings may be of another kind: parameters that bound each other, or
+simulations that fail here and there.
 
 What is the same for all rows is said once, of the whole.
 """

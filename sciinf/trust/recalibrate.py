@@ -17,9 +17,8 @@ all ends. Regions of all parameters by density: the level of the draws' region t
 
 A parameter that exists only sometimes has the rows in which it does, and levels that are the same for all data.
 
-How the levels of a posterior depend on the observation: small networks on the counts of a calibration.
-
-With c of L draws below the truth, w in [Phi^-1(c / (L + 1)), Phi^-1((c + 1) / (L + 1))] and
+**Levels that depend on the observation** are learned by small networks from the counts of the calibration. With c of L
+draws below the truth, w in [Phi^-1(c / (L + 1)), Phi^-1((c + 1) / (L + 1))] and
 
     w = m(x) + s(x) e,   e ~ N(0, 1) to learn m and s, by the probability of the cell that w lies in.
 

@@ -1,6 +1,6 @@
 """What sensors with noise see of a simulator's fields.
 
-What measurements at random places, any number of them, see of a simulator's fields: one posterior for them all.
+Measurements at random places, any number of them, have one posterior for them all.
 """
 
 from __future__ import annotations

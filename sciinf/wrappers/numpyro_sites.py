@@ -1,6 +1,6 @@
 """What a numpyro model consists of: latent sites with their laws, observed sites with their shapes.
 
-Laws of numpyro as laws of torch.distributions, for the priors of numpyro models.
+Its laws become laws of torch.distributions, for priors.
 """
 
 from __future__ import annotations
