@@ -35,7 +35,6 @@ from sciinf.engine.learner import Single, Stacked, stream
 from sciinf.engine.loop import VALIDATION, Loop
 from sciinf.engine.online import Simulated
 from sciinf.engine.parallel import Processes
-from sciinf.engine.prepared import fresh_recipe, prepared
 from sciinf.engine.range_test import searched
 from sciinf.engine.recipe import Recipe as Recipe
 from sciinf.engine.rows import Rows
@@ -47,8 +46,10 @@ from sciinf.engine.training_inputs import (
     check_members,
     check_same,
     finished,
+    fresh_recipe,
     inputs_digest,
     on_cores,
+    prepared,
     warn_of_replacing,
 )
 from sciinf.store import Store
@@ -76,12 +77,12 @@ def train(
     Args:
         estimator: A newly built estimator; it stays as it is, for a copy is trained.
         store: Simulations; rows that failed are left out. Or a simulator, whose rows are then made on the training
-            device as they are needed, each used as often as what it costs suggests (`engine.prepared`); or
+            device as they are needed, each used as often as what it costs suggests (`engine.training_inputs`); or
             such rows as you like them (`engine.online.Simulated`).
         out: Folder for `fit.json`, `model.safetensors` and `history.csv`. A finished fit of the same estimator, store,
             recipe and seed is read back; an unfinished one goes on from its last checkpoint.
         recipe: How to train. What is None in it is chosen from the rows (`Recipe.resolved`, or `fresh_recipe` of
-            `engine.prepared` for rows of a simulator).
+            `engine.training_inputs` for rows of a simulator).
         seed: Seeds shuffling and whatever noise the loss draws; and the rows of a simulator.
         processes: How many cores share a step (`Recipe.processes`, where left out); the result is the same on any.
         follow: Whether a campaign still fills the store, and training is to begin before it ends. The first rows are

@@ -11,7 +11,7 @@ Which rows epoch n sees follows from (seed, n, B, R) and the rows per batch alon
 the pieces its buffer held, and goes on. Rows never leave the device, and nothing is written to disk.
 
 How often a row is used follows from what simulating and training cost (`engine.probe.choose_reuse`), which is measured
-on a copy of the estimator before the training begins (`engine.prepared`).
+on a copy of the estimator before the training begins (`engine.training_inputs`).
 
 Failed rows are simulated again, with further counters, until a piece is full: what the buffer holds are draws of
 (theta, x) given success, as the usable rows of a store are.

@@ -14,9 +14,9 @@ from sciinf.core import Batch, Estimator, Observable, Prior, Simulator
 from sciinf.core.files import read_json, write_json
 from sciinf.engine import probe
 from sciinf.engine.online import Simulated
-from sciinf.engine.prepared import fresh_recipe, prepared
 from sciinf.engine.probe import LARGEST, choose_reuse, probe_block, seconds_per_row, training_seconds_per_row
 from sciinf.engine.recipe import Recipe
+from sciinf.engine.training_inputs import fresh_recipe, prepared
 
 
 class Clock:
