@@ -28,6 +28,9 @@ from sciinf.core.code import mark
 from sciinf.core.component import to_json
 from sciinf.dynamics.grid import BoxGrid
 
+Theta = Float[Tensor, "batch theta"]
+Trajectory = Float[Tensor, "batch time channel *space"]
+Frames = Float[Tensor, "batch frame channel *space"]
 SOLUTION = "u"
 _SAID_ELSEWHERE = ("name", "source", "block", "prior", "given", "observables")
 
@@ -49,13 +52,11 @@ class FieldSource(Simulator, ABC):
     random: bool
 
     @abstractmethod
-    def start(self, theta: Float[Tensor, "batch theta"], *, generator: torch.Generator) -> dict[str, Tensor]:
+    def start(self, theta: Theta, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw what solutions start from, name -> (batch, channel, *space)."""
 
     @abstractmethod
-    def solution(
-        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
-    ) -> Float[Tensor, "batch time channel *space"]:
+    def solution(self, theta: Theta, given: X, *, generator: torch.Generator) -> Trajectory:
         """Solutions at `times`."""
 
     @final
@@ -92,19 +93,15 @@ class FieldEquation(Equation, ABC):
     """A differential equation and its solver, in double precision if it does not say otherwise."""
 
     @abstractmethod
-    def solve(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
+    def solve(self, theta: Theta, given: X) -> Trajectory:
         """Solutions at `times`."""
 
     @abstractmethod
-    def residual(
-        self, trajectory: Float[Tensor, "batch time channel *space"], theta: Float[Tensor, "batch theta"], given: X
-    ) -> Float[Tensor, "batch frame channel *space"]:
+    def residual(self, trajectory: Trajectory, theta: Theta, given: X) -> Frames:
         """What is left of the equation when a trajectory is put into it: 0 for a solution. Differentiable."""
 
     @final
-    def solution(
-        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
-    ) -> Float[Tensor, "batch time channel *space"]:
+    def solution(self, theta: Theta, given: X, *, generator: torch.Generator) -> Trajectory:
         return self.solve(theta.double(), given)
 
 
@@ -112,15 +109,11 @@ class Evolution(FieldEquation, ABC):
     """An equation du/dt = rate(u, theta)."""
 
     @abstractmethod
-    def rate(
-        self, field: Float[Tensor, "batch frame channel *space"], theta: Float[Tensor, "batch theta"]
-    ) -> Float[Tensor, "batch frame channel *space"]:
+    def rate(self, field: Frames, theta: Theta) -> Frames:
         """du/dt of frames."""
 
     @final
-    def residual(
-        self, trajectory: Float[Tensor, "batch time channel *space"], theta: Float[Tensor, "batch theta"], given: X
-    ) -> Float[Tensor, "batch frame channel *space"]:
+    def residual(self, trajectory: Trajectory, theta: Theta, given: X) -> Frames:
         """du/dt - rate, at frames that have one on either side.
 
         du/dt is the slope of the parabola through three frames, which is off by h^2 / 6 d^3u/dt^3.
@@ -191,7 +184,7 @@ def _file_of(kind: type) -> Path | None:
     return Path(found) if found and Path(found).is_file() else None
 
 
-def column(theta: Float[Tensor, "batch theta"], prior: Prior, name: str, like: Tensor) -> Tensor:
+def column(theta: Theta, prior: Prior, name: str, like: Tensor) -> Tensor:
     """A parameter of every row, shaped to go with (batch, ...) tensors like the one given."""
     value = theta[:, prior.names.index(name)]
     return value.reshape(-1, *[1] * (like.ndim - 1)).to(like.real.dtype if like.is_complex() else like.dtype)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sciinf.core import Observable, Simulator, X
 from sciinf.core.component import Component
-from sciinf.dynamics.field_equation import Equation, FieldSource
+from sciinf.dynamics.field_equation import Equation, FieldSource, Theta, Trajectory
 from sciinf.nets.jets import Jet
 
 
@@ -56,13 +56,11 @@ class Unsolved(Equation, AtPoints, ABC):
     random = False
 
     @final
-    def start(self, theta: Float[Tensor, "batch theta"], *, generator: torch.Generator) -> dict[str, Tensor]:
+    def start(self, theta: Theta, *, generator: torch.Generator) -> dict[str, Tensor]:
         return {}
 
     @final
-    def solution(
-        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
-    ) -> Float[Tensor, "batch time channel *space"]:
+    def solution(self, theta: Theta, given: X, *, generator: torch.Generator) -> Trajectory:
         """Refused.
 
         Raises:

@@ -30,6 +30,7 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
 from sciinf.dynamics.grid import BoxGrid, interpolated
 
+Numbers = Float[Tensor, "batch number"]
 _KERNEL = 3
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -39,9 +40,7 @@ class DecoderNetwork(nn.Module, ABC):
     """A network from numbers to fields."""
 
     @abstractmethod
-    def forward(
-        self, z: Float[Tensor, "batch number"], at: Float[Tensor, "point axis"]
-    ) -> Float[Tensor, "batch channel point"]:
+    def forward(self, z: Numbers, at: Float[Tensor, "point axis"]) -> Float[Tensor, "batch channel point"]:
         """Fields at points of the unit box."""
 
 
@@ -118,9 +117,7 @@ class _Queried(DecoderNetwork):
             nn.Linear(of.width, ends[1]),
         )
 
-    def forward(
-        self, z: Float[Tensor, "batch number"], at: Float[Tensor, "point axis"]
-    ) -> Float[Tensor, "batch channel point"]:
+    def forward(self, z: Numbers, at: Float[Tensor, "point axis"]) -> Float[Tensor, "batch channel point"]:
         grid, found = self.enter(z).unflatten(1, (self.features, *self.grids[0].shape)), []
         for k, here in enumerate(self.grids):
             if k:
