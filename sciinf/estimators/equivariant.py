@@ -28,10 +28,10 @@ from torch.distributions import constraints
 
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
 from sciinf.core.laws import support
-from sciinf.estimators._moved import Flows, MovedBack
 from sciinf.estimators._rejection import fill
 from sciinf.estimators._standardised import check_rows
 from sciinf.estimators.flow import Flow
+from sciinf.estimators.gnpe import Flows, MovedBack
 from sciinf.flows.conditional import Architecture
 from sciinf.poses.pose import Pose
 from sciinf.poses.several import Poses
