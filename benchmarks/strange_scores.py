@@ -25,8 +25,8 @@ from torch import Tensor
 from sciinf import PlantedFaults, Store, simulate
 from sciinf.core import X
 from sciinf.trust.ood import REFERENCE, make_reference, p_values
-from sciinf.trust.scores.faults import FAULTS, Fault
 from sciinf.trust.scores.known import SCORES
+from sciinf.trust.scores.planted import FAULTS, Fault
 from sciinf.trust.scores.score import DataScore
 
 NEAREST: dict[str, Fault] = {"one number": "number", "dead": "repeated", "drift": "drift", "noise": "size"}

@@ -22,7 +22,7 @@ from sciinf.core.fit import campaign_of
 from sciinf.loops import lanes
 from sciinf.trust import ood, recalibrate
 from sciinf.trust.agreement import LEVELS
-from sciinf.trust.scores import others, planted
+from sciinf.trust.scores import planted
 
 ROWS = 5_000
 
@@ -368,8 +368,8 @@ def test_an_answer_is_asked_again_when_other_scores_were_learned(
     simulator: Simulator, fresh: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The references have the same names, and what an answer is of has their contents."""
-    for module in (planted, others):
-        monkeypatch.setattr(module, "_STEPS", 20)
+    for name in ("_STEPS", "_DESCENT"):
+        monkeypatch.setattr(planted, name, 20)
     x = {"x": fresh.load(slice(0, 1)).x["x"]}
     scores = [PlantedFaults(kinds=("level",)), PlantedFaults(kinds=("drift",))]
     found = [calibrate(Exact(simulator), fresh, rows=100, scores=[score]) for score in scores]

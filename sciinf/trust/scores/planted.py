@@ -1,17 +1,42 @@
 r"""Planted faults: a network that tells simulations from simulations with a fault says of new data which they are like.
 
-Faults of generic kinds, places and sizes (`faults`) are planted in fresh simulations. With x a simulation and x' one
-with a fault, phi(x) what is seen of data and f a perceptron,
+Faults of generic kinds, places and sizes are planted in fresh simulations. With x a simulation and x' one with a fault,
+phi(x) what is seen of data and f a perceptron,
 
     E[log(1 + exp f(phi(x))) + log(1 + exp -f(phi(x')))]
 
 is least for f = log p(x') / p(x), which is the best test of such faults together. The distance is log(1 + exp f).
 
-What is seen: with z = (u - m) / s how far each number is from what the others say of it (`others`), in its sds, the
-numbers u, z and log s where they are few; the largest |z|, the mean, size and likelihood of all; and along every axis
-how much neighbours differ, how often they are equal, and means, sizes and slopes of the parts at each index.
+What is seen: with z = (u - m) / s how far each number is from what the others say of it, in its sds, the numbers u, z
+and log s where they are few; the largest |z|, the mean, size and likelihood of all; and along every axis how much
+neighbours differ, how often they are equal, and means, sizes and slopes of the parts at each index.
+
+**What the others say** of a number is a mean and an sd, learned from simulations. Of up to 64 numbers a perceptron is
+shown those that are left when some are hidden at random, and which; it says mean m and sd s of the hidden ones, which
+makes E sum_hidden [log s + (u - m)^2 / 2 s^2] small. Then each number is hidden in turn. Of more, the numbers are as if
+normal with q leading axes and the same variance r beside them,
+
+    P = (A A^T + r I)^-1,   m_k = u_k - (P u)_k / P_kk,   s_k = P_kk^(-1/2).
+
+**Faults** are what may go wrong with a measurement of any kind, in any place and size. Of every simulation one
+observable is damaged. A part of it is drawn: along each axis one index, a window from one random index to another, or
+the whole, each as often. With s the sd that the other numbers leave a number, and e a size,
+
+| kind | what becomes of a number y of the part |
+|---|---|
+| number | y + e s, of one number anywhere |
+| level | y + e s |
+| drift | y + e s t, t from -1 to 1 along an axis |
+| size | y + e s times a normal number |
+| repeated | the number at the part's first index of an axis |
+
+These are the kinds that `trust.localise` names. e has a random sign, and its size is log-uniform from what the best
+test of a part of k numbers could just see, min(1, 3 / sqrt(k)), to 30. What is rounded or counted is rounded after, and
+what no longer differs from the simulation is no fault and left out.
 
 References:
+    | MADE: Masked autoencoder for distribution estimation (Germain et al., 2015), https://arxiv.org/abs/1502.03509
+    | Probabilistic principal component analysis (Tipping & Bishop, 1999), https://doi.org/10.1111/1467-9868.00196
     | Deep anomaly detection with outlier exposure (Hendrycks, Mazeika, Dietterich, 2019), https://arxiv.org/abs/1812.04606
     | A classification framework for anomaly detection (Steinwart, Hush, Scovel, 2005),
       https://www.jmlr.org/papers/v6/steinwart05a.html
@@ -19,18 +44,187 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from sciinf.core import Posterior, X
-from sciinf.trust.scores.faults import FAULTS, Fault, planted
-from sciinf.trust.scores.others import fit_others, others
+from sciinf.trust.conditional import Precision, spectrum_of
 from sciinf.trust.scores.perceptron import applied, descended, drawn, some
 from sciinf.trust.scores.score import DataScore, Numbers, bent, named, part
+
+Fault = Literal["number", "level", "drift", "size", "repeated"]
+FAULTS: tuple[Fault, ...] = ("number", "level", "drift", "size", "repeated")
+_SEEN, _LARGEST = 3.0, 30.0
+_COUNTS = 1e9
+
+
+def planted(numbers: Numbers, x: X, sd: Tensor, kinds: Sequence[Fault], generator: torch.Generator) -> X:
+    """Simulations with a fault each, those that a fault has not changed left out.
+
+    Args:
+        numbers: How data are standardised.
+        x: Simulations, name -> (n, *event).
+        sd: What the other numbers leave of each, in the units of `numbers`, (n, J); 0 where it never changes.
+        kinds: Of fault, each as often.
+        generator: Source of randomness.
+    """
+    fine = {name: value.double() if value.is_floating_point() else value for name, value in x.items()}
+    y = numbers.standard(fine, dtype=torch.float64)  # which gives back the very numbers, so that equal ones stay so
+    unit, first = sd * numbers.scale[1], 0
+    names, count = list(y), len(sd)
+    which = torch.randint(len(names), (count,), generator=generator)
+    changed, found = torch.zeros(count, dtype=torch.bool), dict(x)
+    for k, name in enumerate(names):
+        size = y[name][0].numel()
+        rows = (which == k).nonzero()[:, 0]
+        if len(rows):
+            noise = unit[rows, first : first + size].reshape(y[name][rows].shape)
+            there = (numbers.present(x, name)[rows] > 0) & (noise > 0)
+            spoilt = torch.where(there, _spoilt(y[name][rows], noise, kinds, generator), y[name][rows])
+            new = _as_measured(numbers, name, x[name][rows], y[name][rows], spoilt)
+            found[name] = found[name].clone()
+            found[name][rows] = new
+            changed[rows] = (new != x[name][rows]).flatten(1).any(1)
+        first += size
+    return {name: value[changed] for name, value in found.items()}
+
+
+def _as_measured(numbers: Numbers, name: str, old: Tensor, y: Tensor, new: Tensor) -> Tensor:
+    """Standardised numbers as the simulator makes them: rounded, counted, or zero below all that was seen."""
+    standard = numbers.standard
+    value = standard.inverse({name: new})[name]
+    if standard.specs[name].scale == "log":
+        value = torch.where(value <= 1.001 * float(standard.get_buffer(f"{name}_floor")), 0.0, value)
+    seen = old[old.isfinite()]
+    if old.dtype != torch.bool and bool((seen == seen.round()).all()):  # whole numbers, whatever their dtype
+        value = value.round().clamp_min(0.0 if bool((seen >= 0).all()) else -math.inf)
+    if old.dtype == torch.bool:
+        made = value > 0.5
+    elif old.is_floating_point():
+        made = value.to(old.dtype)
+    else:
+        made = value.clamp(-_COUNTS, _COUNTS).round().to(old.dtype)
+    return torch.where(new == y, old, made)
+
+
+def _spoilt(y: Tensor, noise: Tensor, kinds: Sequence[Fault], generator: torch.Generator) -> Tensor:
+    """Numbers (n, *event) with a fault each."""
+    count, shape = len(y), y.shape[1:]
+    inside = _parts(count, shape, generator)
+    which = torch.randint(len(kinds), (count,), generator=generator)
+    axis = torch.randint(max(1, len(shape)), (count,), generator=generator)
+    one = torch.nn.functional.one_hot(
+        torch.randint(max(1, math.prod(shape)), (count,), generator=generator), max(1, math.prod(shape))
+    ).bool()
+    single = torch.tensor([kind == "number" for kind in kinds])[which]
+    inside = torch.where(_wide(single, y), one.reshape(y.shape), inside)
+    least = (_SEEN / inside.reshape(count, -1).sum(1).sqrt()).clamp_max(1.0)
+    size = least * (_LARGEST / least) ** torch.rand(count, generator=generator)
+    sign = torch.randint(2, (count,), generator=generator) * 2 - 1
+    shift = _wide((size * sign).double(), y) * noise
+    white = torch.randn(y.shape, generator=generator, dtype=y.dtype)
+    found = y.clone()
+    for k, kind in enumerate(kinds):
+        rows = (which == k).nonzero()[:, 0]
+        if kind in ("drift", "repeated"):
+            for a in range(len(shape)):
+                of = rows[axis[rows] == a]
+                found[of] = _along_axis(kind, y[of], shift[of], inside[of], a + 1)
+        else:
+            found[rows] = y[rows] + shift[rows] * (white[rows] if kind == "size" else 1.0)
+    return torch.where(inside, found, y)
+
+
+def _along_axis(kind: Fault, y: Tensor, shift: Tensor, inside: Tensor, axis: int) -> Tensor:
+    """A drift along an axis, or the first number of the part again and again."""
+    shape = [-1 if a == axis else 1 for a in range(y.ndim)]
+    place = torch.arange(y.shape[axis]).reshape(shape)
+    first = torch.where(inside, place, y.shape[axis]).amin(axis, keepdim=True).clamp_max(y.shape[axis] - 1)
+    if kind == "repeated":
+        return y.gather(axis, first.expand_as(y))
+    last = torch.where(inside, place, -1).amax(axis, keepdim=True)
+    return y + shift * (2 * (place - first) / (last - first).clamp_min(1) - 1)
+
+
+def _parts(count: int, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Whether a number is in the part, (count, *shape)."""
+    inside = torch.ones(count, *shape, dtype=torch.bool)
+    for axis, n in enumerate(shape):
+        kind = torch.randint(3, (count, 1), generator=generator)
+        ends = torch.randint(n, (count, 2), generator=generator)
+        low = torch.where(kind == 0, 0, torch.where(kind == 1, ends[:, :1], ends.amin(1, keepdim=True)))
+        high = torch.where(kind == 0, n - 1, torch.where(kind == 1, ends[:, :1], ends.amax(1, keepdim=True)))
+        place = torch.arange(n)
+        inside &= ((place >= low) & (place <= high)).reshape(count, *[n if a == axis else 1 for a in range(len(shape))])
+    return inside
+
+
+def _wide(value: Tensor, y: Tensor) -> Tensor:
+    """One value for each row, over its numbers."""
+    return value.reshape(-1, *[1] * (y.ndim - 1))
+
+
+FEW = 64
+_WIDTH, _DESCENT = 128, 1_000  # of the network that says what the others say
+_LEAST, _MOST = -6.0, 4.0  # logarithms of sds
+_AXES, _ROWS_EACH = 128, 10
+_PASS = 65_536  # rows through the perceptron at once
+
+
+def fit_others(u: Tensor, present: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """What is learned of rows u (n, J), present where 1."""
+    return _perceptron(u, present, generator) if u.shape[1] <= FEW else _axes(u)
+
+
+def others(learned: Mapping[str, Tensor], u: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log sd of each number given the others, (n, J) each, float64."""
+    if "axes" not in learned:
+        rows = max(1, _PASS // u.shape[1])
+        parts = [_each_hidden(learned, *two) for two in zip(u.split(rows), present.split(rows), strict=True)]
+        return torch.cat([m for m, _ in parts]), torch.cat([s for _, s in parts])
+    precision = Precision(learned["axes"].double(), -learned["less"], 1 / float(learned["rest"]), 0.0)
+    own = precision.diagonal
+    return u - precision.times(u) / own, (-0.5 * own.log()).expand_as(u)
+
+
+def _perceptron(u: Tensor, present: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    size, seen = u.shape[1], torch.cat([bent(u).float(), present.float()], dim=1)
+    target = u.float()
+
+    def loss(weights: Mapping[str, Tensor]) -> Tensor:
+        i = some(len(u), generator)
+        share = torch.rand(len(i), 1, generator=generator)
+        kept = seen[i, size:] * (torch.rand(len(i), size, generator=generator) < 0.5 + 0.5 * share.sqrt())
+        mean, log = applied(weights, torch.cat([seen[i, :size] * kept, kept], dim=1)).chunk(2, dim=1)
+        log, hidden = log.clamp(_LEAST, _MOST), seen[i, size:] - kept
+        cost = log + 0.5 * ((target[i] - mean) / log.exp()).square()
+        return (cost * hidden).sum() / hidden.sum().clamp_min(1)
+
+    return descended(drawn([2 * size, _WIDTH, _WIDTH, 2 * size], generator), loss, _DESCENT)
+
+
+def _each_hidden(weights: Mapping[str, Tensor], u: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    count, size = u.shape
+    kept = present[:, None] * (1 - torch.eye(size, dtype=present.dtype))
+    seen = torch.cat([bent(u)[:, None] * kept, kept], dim=2).reshape(count * size, -1)
+    mean, log = applied(weights, seen).double().reshape(count, size, 2, size).diagonal(dim1=1, dim2=3).unbind(1)
+    return mean, log.clamp(_LEAST, _MOST)
+
+
+def _axes(u: Tensor) -> dict[str, Tensor]:
+    count, size = u.shape
+    most = max(1, min(_AXES, count // _ROWS_EACH, size - 1))
+    spread, axes = (each.flip(0)[:most].contiguous() for each in spectrum_of(u))
+    rest = ((u.square().sum() / count - spread.sum()) / (size - len(spread))).clamp_min(1e-3)
+    less = (1 / rest - 1 / spread.clamp_min(float(rest))).clamp_min(0)
+    return {"axes": axes.float(), "less": less, "rest": rest}
+
 
 _HIDDEN, _STEPS = 128, 500
 _DROPPED = 0.5  # of the hidden units, while it learns: faults are many, simulations are few

@@ -12,7 +12,7 @@ from torch import distributions as td
 from sciinf import DiffusionTime, HierarchicalRatio, NeuronCoverage, PlantedFaults, calibrate, simulate
 from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
 from sciinf.trust.ood import REFERENCE, check_observation, make_reference, p_values
-from sciinf.trust.scores import coverage_of_neurons, faults, hierarchy, noise_time, others, planted
+from sciinf.trust.scores import coverage_of_neurons, hierarchy, noise_time, planted
 from sciinf.trust.scores.known import check_scores, distances_of
 from sciinf.trust.scores.score import Numbers
 
@@ -157,8 +157,8 @@ def test_data_alone_as_in_a_batch(reference):
 
 @pytest.mark.parametrize("score", [PlantedFaults(), NeuronCoverage()], ids=lambda score: score.name)
 def test_the_same_simulations_teach_the_same(score, store, monkeypatch):
-    for module in (others, planted, coverage_of_neurons):
-        monkeypatch.setattr(module, "_STEPS", 20)
+    for module, name in ((planted, "_DESCENT"), (planted, "_STEPS"), (coverage_of_neurons, "_STEPS")):
+        monkeypatch.setattr(module, name, 20)
     monkeypatch.setattr(planted, "_POOL", 500)
     state = torch.get_rng_state()
     x = store.load(slice(0, 300)).x
@@ -173,8 +173,8 @@ def test_faults_change_what_they_should(store):
     numbers = Numbers(Curves.observables).fit(x)
     _, there = numbers(x)
     generator = torch.Generator().manual_seed(0)
-    for kind in faults.FAULTS:
-        spoilt = faults.planted(numbers, x, 0.1 * there, (kind,), generator)["x"]
+    for kind in planted.FAULTS:
+        spoilt = planted.planted(numbers, x, 0.1 * there, (kind,), generator)["x"]
         same = (spoilt[:, None] == x["x"]).sum(2)  # numbers of each that a simulation has in the same place
         changed = SENSORS - same.amax(1)
         assert int(changed.min()) >= 1  # what a fault has not changed is none
@@ -194,7 +194,7 @@ def test_what_is_missing_stays_so_and_counts_stay_whole():
     numbers = Numbers(observables).fit(x)
     _, there = numbers(x)
     assert torch.equal(there > 0, x["n_mask"])
-    wrong = faults.planted(numbers, x, there, faults.FAULTS, generator)
+    wrong = planted.planted(numbers, x, there, planted.FAULTS, generator)
     assert wrong["n"].dtype == torch.int64
     assert int(wrong["n"].min()) >= 0
     missing = ~wrong["n_mask"]
@@ -210,7 +210,7 @@ def test_faults_of_counts_are_counts(dtype, shift):
     n = torch.poisson(torch.full((500, 8), 3.0), generator=generator).to(getattr(torch, dtype)) + shift
     numbers = Numbers({"n": Observable((8,), dtype=dtype)}).fit({"n": n})
     _, there = numbers({"n": n})
-    wrong = faults.planted(numbers, {"n": n}, there, faults.FAULTS, generator)["n"]
+    wrong = planted.planted(numbers, {"n": n}, there, planted.FAULTS, generator)["n"]
     assert torch.equal(wrong, wrong.round())
     assert (wrong.min() >= 0) == (shift == 0)
 
@@ -229,8 +229,8 @@ def test_calibrate_learns_what_it_is_told(store, tmp_path):
 
 
 def test_planted_faults_are_learned_by_default(store, monkeypatch):
-    for module in (others, planted):
-        monkeypatch.setattr(module, "_STEPS", 5)
+    for name in ("_STEPS", "_DESCENT"):
+        monkeypatch.setattr(planted, name, 5)
     monkeypatch.setattr(planted, "_POOL", 500)
     found = make_reference(Plain(), store)
     assert found[REFERENCE].shape[1] == 4
