@@ -12,7 +12,7 @@ from typing import Any
 
 from sciinf import simulate as run_campaign
 from sciinf.commands import steps
-from sciinf.commands.costs import tell_cost
+from sciinf.commands.steps import tell_cost
 from sciinf.commands.user_files import user_simulator
 from sciinf.core.simulator import Simulator
 from sciinf.engine.new_process import NewProcess

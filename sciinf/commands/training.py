@@ -17,8 +17,8 @@ from sciinf import simulate as run_campaign
 from sciinf.asking import refined_by
 from sciinf.commands import steps
 from sciinf.commands.caller import CommandLine
-from sciinf.commands.costs import tell_cost
 from sciinf.commands.run_folders import run_folder, run_of, tell_report_is_older
+from sciinf.commands.steps import tell_cost
 from sciinf.commands.until_calibrated import FRESH, ROWS, Plan, command_for, more_fresh
 from sciinf.commands.user_files import user_simulator
 from sciinf.telling import ANSWER, keep_log, tell

@@ -18,7 +18,6 @@ from typing import Any, Literal
 from sciinf.asking import recall
 from sciinf.commands import steps
 from sciinf.commands.caller import Caller, PythonCall
-from sciinf.commands.costs import tell_cost
 from sciinf.commands.estimators import check_estimator
 from sciinf.commands.first_look import look_first
 from sciinf.commands.live_events import LiveEvents
@@ -29,6 +28,7 @@ from sciinf.commands.options import check_device
 from sciinf.commands.refine import refine_all, refining_command, will_be_asked_again
 from sciinf.commands.remembered import remember_options
 from sciinf.commands.run_folders import run_folder
+from sciinf.commands.steps import tell_cost
 from sciinf.commands.until_calibrated import Plan, command_for, more_fresh, more_to_train_on, until_calibrated
 from sciinf.commands.user_files import user_simulator
 from sciinf.core import Answer, Calibration, Cause, Estimator, Fit, Observation, Simulator, as_observation, observe
