@@ -17,11 +17,11 @@ from sciinf import query as ask_posterior
 from sciinf.calibration import load_calibration
 from sciinf.commands import steps
 from sciinf.commands.caller import table_of
-from sciinf.commands.next_steps import next_steps
 from sciinf.commands.observations import observations, reader_options, reading
 from sciinf.commands.refine import asking
 from sciinf.commands.remembered import asked_with, options_of_run
 from sciinf.commands.run_folders import run_folder, run_of, tell_what_lacks
+from sciinf.commands.steps import next_steps
 from sciinf.core import Answer
 from sciinf.core.files import json_text
 from sciinf.exports.answers_table import check_table, write_answers

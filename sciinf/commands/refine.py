@@ -314,7 +314,7 @@ def _answer(
 
 def _next(sim: Simulator, folder: Path, answer: Answer, n: int, caller: Caller) -> str:
     """What a refined answer's verdict asks for; "" where it can be relied on."""
-    from sciinf.commands.next_steps import next_steps
+    from sciinf.commands.steps import next_steps
     from sciinf.trust.agreement import rows_needed
 
     larger = f"{caller.again({'-n': 2 * n})} (up to {sum(sizes(2 * n)):,} simulations around it)"

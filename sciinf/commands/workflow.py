@@ -22,13 +22,12 @@ from sciinf.commands.estimators import check_estimator
 from sciinf.commands.first_look import look_first
 from sciinf.commands.live_events import LiveEvents
 from sciinf.commands.live_page import LivePage
-from sciinf.commands.next_steps import next_steps
 from sciinf.commands.observations import Asked, check_reader_options, observations
 from sciinf.commands.options import check_device
 from sciinf.commands.refine import refine_all, refining_command, will_be_asked_again
 from sciinf.commands.remembered import remember_options
 from sciinf.commands.run_folders import run_folder
-from sciinf.commands.steps import tell_cost
+from sciinf.commands.steps import next_steps, tell_cost
 from sciinf.commands.until_calibrated import Plan, command_for, more_fresh, more_to_train_on, until_calibrated
 from sciinf.commands.user_files import user_simulator
 from sciinf.core import Answer, Calibration, Cause, Estimator, Fit, Observation, Simulator, as_observation, observe

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from sample_run import make_calibration
 
-from sciinf.commands.next_steps import next_steps
+from sciinf.commands.steps import next_steps
 from sciinf.core import Answer, Draws, Finding, Trust
 from sciinf.core.findings import Cause, Level
 from sciinf.trust.right import Kind, local_check
