@@ -19,7 +19,7 @@ whole of an observable and its parts (`trust.boxes`).
 | level | sum of w over each box | a sensor or a time that is off |
 | drift | sum of t w over each box, t linear along an axis | a drift |
 | size | log of the mean of z^2, over the whole, and over each box beside all | noise of another size |
-| repeated | the largest number of equal values at each index of an axis (`trust.repeated`) | a dead sensor |
+| repeated | numbers of equal values at each index of an axis (`trust.repeated`) | a dead sensor, saturation |
 
 Each statistic's p-value is from its rank among the rows whose m is nearest, beyond one in ten from the mean excess of
 its tail; of a number of equal values, from its rank and how far it is above all others. The least of a family is ranked
@@ -78,7 +78,7 @@ class Scores:
         said: What the others say of the observation's numbers, in the units that `standard` gives, (J,).
         standard: Standardises data.
         shows: By how many sds a number is off where that moves the answer by two, (J,).
-        equal: The largest numbers of equal values in `lanes`, (L, n + 1).
+        equal: Numbers of equal values in `lanes`, (L, n + 1).
         lanes: Those boxes.
     """
 
@@ -280,15 +280,15 @@ def scores_of(posterior: Posterior, x: X, around: Around, aside: tuple[int, ...]
 
 
 def _equal(data: X, standard: Standardise, layout: Layout) -> tuple[Tensor, tuple[Box, ...]]:
-    """The largest numbers of equal values, and the boxes that they are in."""
+    """Numbers of equal values, and the boxes that they are in."""
     found, of = [torch.zeros(0, len(next(iter(data.values()))), dtype=torch.float64)], list[Box]()
     for name, spec in layout.specs.items():
         boxes = lanes(tuple(box for box in layout.boxes if box.observable == name), spec)
         if boxes:
             mask = data[standard.masks[name]] if name in standard.masks else None
             mask = None if mask is None else expand_mask(mask, data[name].shape) > 0
-            found.append(repeats(data[name], mask, boxes))
-            of += boxes
+            found.append(repeats(data[name], mask, boxes, spec))
+            of += [box for box in boxes for _ in range(len(found[-1]) // len(boxes))]
     return torch.cat(found), tuple(of)
 
 

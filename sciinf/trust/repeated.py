@@ -1,9 +1,17 @@
-"""How often one value is repeated in a part of the data: a dead sensor, a stuck clock or a filled gap makes it large.
+"""How often one value is repeated in a part of the data: a fault of an instrument makes it often.
+
+| statistic | it sees |
+|---|---|
+| equal values, anywhere | a dead sensor, a filled gap |
+| values equal to the largest, or to the least | saturation, a limit, counts that are cut off |
+| equal values one after the other, but for items | a sensor that hangs |
 
 Data that were rounded, as nearly all that were measured are, repeat values by rounding alone. So a part of the data and
 the simulations of it are counted in steps: from the value that the observation repeats most often to the nearest others
-that it repeats, above and below, whichever is farther; to the nearest of all if it repeats no other. Fewer than four
-equal values are none.
+that it repeats, above and below, whichever is farther; to the nearest of all if it repeats no other. For the ends and
+for runs a step is the least difference of two of its values if it repeats one value alone. If it repeats several, a
+step at an end leads to the next value, and for runs simulated values are replaced by the nearest of the observation.
+Fewer than four equal values are none, and fewer than three at an end or in a run.
 """
 
 from __future__ import annotations
@@ -14,21 +22,28 @@ from torch import Tensor
 from sciinf.core import Observable
 from sciinf.trust.boxes import Box
 
-_LEAST = 4
+_LEAST, _FEW = 4, 3
 
 
-def repeats(x: Tensor, mask: Tensor | None, boxes: tuple[Box, ...]) -> Tensor:
-    """The largest number of equal values in each box, of each row, 0 below four: (boxes, rows).
+def repeats(x: Tensor, mask: Tensor | None, boxes: tuple[Box, ...], spec: Observable) -> Tensor:
+    """The four numbers of equal values in each box, of each row: (4 boxes, rows), those of a box together.
 
     Args:
         x: Data (rows, *event), the observation as the last row.
         mask: True where a number is present, of x's shape; None where all are.
         boxes: Parts of it, at least one.
+        spec: The observable.
     """
-    value = x.double() if mask is None else torch.where(mask, x.double(), torch.nan)
-    parts = [value[:, *map(slice, box.start, box.stop)].flatten(1) for box in boxes]
-    found = torch.stack([_most_equal(_in_steps(part)) for part in parts])
-    return torch.where(found < _LEAST, 0.0, found)
+    value, found = x.double() if mask is None else torch.where(mask, x.double(), torch.nan), []
+    for box in boxes:
+        part = value[:, *map(slice, box.start, box.stop)]
+        order = [axis for axis, name in enumerate(spec.dims, 1) if name == "item" and part.shape[axis] > 1]
+        part = part.flatten(1)
+        most = _most_equal(_in_steps(part))
+        run = torch.zeros_like(most) if order else _longest_run(part)
+        ends = (torch.where(each < _FEW, 0.0, each) for each in (_at_top(part), _at_top(-part), run))
+        found += [torch.where(most < _LEAST, 0.0, most), *ends]
+    return torch.stack(found)
 
 
 def _in_steps(value: Tensor) -> Tensor:
@@ -45,8 +60,46 @@ def _in_steps(value: Tensor) -> Tensor:
         step = max(float(side.min()) for side in (above, below) if len(side))
     else:
         step = float(away[away != 0].abs().min())
-    found = ((value - seen[k]) / step).round()
+    return _rounded(value, seen[k], step)
+
+
+def _rounded(value: Tensor, origin: Tensor, step: float) -> Tensor:
+    """Numbers of steps from an origin; as they are where these are no numbers."""
+    found = ((value - origin) / step).round()
     return torch.where(value.isfinite() & ~found.isfinite(), value, found)
+
+
+def _at_top(value: Tensor) -> Tensor:
+    """How many values equal the largest of each row, (rows,)."""
+    seen, alone = _seen(value)
+    if len(seen) > 1:
+        value = _rounded(value, seen[-1], float(seen.diff().min() if alone else seen[-1] - seen[-2]))
+    value = value.masked_fill(value.isnan(), -torch.inf)
+    return ((value == value.amax(1, keepdim=True)) & value.isfinite()).sum(1).double()
+
+
+def _longest_run(value: Tensor) -> Tensor:
+    """The largest number of equal values one after the other, of each row, (rows,)."""
+    seen, alone = _seen(value)
+    if alone and len(seen) > 1:
+        value = _rounded(value, value[-1].nanmedian(), float(seen.diff().min()))
+    else:
+        nearest = torch.bucketize(value.contiguous(), (seen[1:] + seen[:-1]) / 2).double()
+        value = torch.where(value.isnan(), value, nearest)
+    return _run_lengths(value).amax(1).double()
+
+
+def _seen(value: Tensor) -> tuple[Tensor, bool]:
+    """The different values of the last row, and whether no more than one of them is repeated."""
+    seen, counts = value[-1][value[-1].isfinite()].unique(return_counts=True)
+    return seen, int((counts > 1).sum()) < 2
+
+
+def _run_lengths(value: Tensor) -> Tensor:
+    """How many equal values, one after the other, each value is the last of, (rows, numbers)."""
+    same = torch.nn.functional.pad(value[:, 1:] == value[:, :-1], (1, 0))
+    place = torch.arange(value.shape[1])
+    return place - torch.where(same, 0, place).cummax(1).values + 1
 
 
 def lanes(boxes: tuple[Box, ...], spec: Observable) -> tuple[Box, ...]:
@@ -62,8 +115,4 @@ def lanes(boxes: tuple[Box, ...], spec: Observable) -> tuple[Box, ...]:
 
 def _most_equal(value: Tensor) -> Tensor:
     """The length of the longest run of equal values of each sorted row, (rows,); a missing one equals none."""
-    ordered = value.sort(1).values
-    same = ordered[:, 1:] == ordered[:, :-1]
-    place = torch.arange(1, same.shape[1] + 1)
-    begun = torch.where(same, 0, place).cummax(1).values
-    return (place - begun).amax(1).double() + 1
+    return _run_lengths(value.sort(1).values).amax(1).double()
