@@ -9,7 +9,7 @@ from scipy import stats
 from torch import distributions as td
 
 from sciinf import LogUniform, Normal, Prior, Truncated
-from sciinf.core.scipy_laws import ACCEPTED
+from sciinf.core.given_laws import ACCEPTED
 
 FROZEN = [
     stats.beta(2.0, 3.5),
