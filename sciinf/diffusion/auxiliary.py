@@ -105,14 +105,6 @@ class Kernel:
         """grad log p(u_t), given E[x_0 | u_t]; with x_0 itself in its place, grad log p(u_t | x_0)."""
         return -torch.cholesky_inverse(self.factor).to(u) @ self._off(u, denoised)
 
-    def noises(
-        self, u: Float[Tensor, "*rows K dim"], denoised: Float[Tensor, "*rows dim"]
-    ) -> Float[Tensor, "*rows receiving dim"]:
-        """e_r, the noise in the coordinates that receive any, given E[x_0 | u_t] or x_0."""
-        factor, order = self._ordered()
-        off = self._off(u, denoised)[..., order, :]
-        return torch.linalg.solve_triangular(factor.to(u), off, upper=False)[..., int((~self.receives).sum()) :, :]
-
     def share(self) -> Float[Tensor, "*time"]:
         """|[L^{-1} a]_r|^2, by which a squared error of x_0 is one of e_r."""
         factor, order = self._ordered()
