@@ -23,8 +23,8 @@ from reporting import Rows, check
 
 from sciinf import Simulator, Store, load_simulator, simulate
 from sciinf.engine.rows import Rows as TrainingRows
-from sciinf.storage.cache import VARIABLE
 from sciinf.storage.folder import folder_at
+from sciinf.storage.judged import VARIABLE
 
 FAULTS = ("503", "429", "409", "done:500", "done:503", "cut")
 SHARE = 0.1  # of the requests

@@ -2,21 +2,30 @@
 
 A file's bytes are compared with journals and indexes before HDF5 sees them. One that nobody acknowledged, because its
 writer died between rename and acknowledgement, counts if the hash written in it holds.
+
+**Cache.** Blocks that were fetched from a service are kept in a folder of this machine, so that each is fetched once. A
+file is called by the SHA-256 of its bytes, which are compared with it whenever it is read. So a cache cannot give what
+a store does not acknowledge: of a block that was replaced the new bytes are asked for, by another name. Nothing is ever
+removed; the folder may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, final
 
 from torch import Tensor
 
+from sciinf.core.files import local_path, write_bytes
 from sciinf.core.simulator import Observable, Status
-from sciinf.storage.cache import cache
 from sciinf.storage.findings import Damage
 from sciinf.storage.folder import Folder, Unreachable
 from sciinf.storage.journal import Entry, Journals
@@ -25,6 +34,56 @@ from sciinf.storage.packs import Member
 from sciinf.storage.place import Place
 from sciinf.storage.shard import embedded
 from sciinf.storage.shelf import Shelf
+
+VARIABLE = "SCIINF_CACHE"
+
+
+@final
+class Cache:
+    """A folder of blocks.
+
+    Args:
+        root: Where it is.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self._full = root, False
+
+    def get(self, sha256: str) -> bytes | None:
+        """The bytes that have a hash; None where they are not there, or changed."""
+        with suppress(OSError):
+            data = self._file(sha256).read_bytes()
+            return data if hashlib.sha256(data).hexdigest() == sha256 else None
+        return None
+
+    def put(self, sha256: str, data: bytes) -> None:
+        """Keep bytes by their hash, if there is room.
+
+        Warns:
+            UserWarning: Once, if they cannot be written.
+        """
+        if self._full:
+            return
+        try:
+            self._file(sha256).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(self._file(sha256), data)
+        except OSError as error:
+            self._full = True
+            warnings.warn(f"blocks are no longer kept in {self.root} ({VARIABLE}): {error}", stacklevel=2)
+
+    def _file(self, sha256: str) -> Path:
+        return self.root / sha256[:2] / f"{sha256}.h5"
+
+
+def cache() -> Cache | None:
+    """The folder that the environment names, if it does.
+
+    Raises:
+        ValueError: If it is no folder of the file system.
+    """
+    root = os.environ.get(VARIABLE)
+    return Cache(local_path(root)) if root else None
+
 
 _RECENT = 60.0  # s within which a file that replaced another is acknowledged, on the slowest disk
 _LOOKS, _WAIT = 6, 0.5
