@@ -40,8 +40,7 @@ from sciinf.core import PairedDensity, X
 from sciinf.core.doubts import doubt
 from sciinf.core.estimator import Logs, Thetas
 from sciinf.core.memory import retain_freed
-from sciinf.estimators._rejection import fill
-from sciinf.estimators._standardised import check_rows, in_chunks
+from sciinf.estimators._standardised import check_rows, fill, in_chunks
 from sciinf.samplers.gibbs import Settled, run
 
 if TYPE_CHECKING:

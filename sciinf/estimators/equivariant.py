@@ -28,8 +28,7 @@ from torch.distributions import constraints
 
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
 from sciinf.core.laws import support
-from sciinf.estimators._rejection import fill
-from sciinf.estimators._standardised import check_rows
+from sciinf.estimators._standardised import check_rows, fill
 from sciinf.estimators.flow import Flow
 from sciinf.estimators.gnpe import Flows, MovedBack
 from sciinf.flows.conditional import Architecture

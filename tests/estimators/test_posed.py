@@ -135,7 +135,7 @@ def test_blurs_that_round_over_the_edge_of_a_box_give_no_nan():
 
 def test_draws_whose_poses_lead_out_of_the_prior_are_told(monkeypatch):
     density = posed("normal", td.Uniform(-3.0, -2.999), torch.tensor([4.0]).double(), chains=64)
-    monkeypatch.setattr("sciinf.estimators._rejection.ROUNDS", 2)
+    monkeypatch.setattr("sciinf.estimators._standardised.ROUNDS", 2)
     with pytest.warns(UserWarning, match="draws are of the chains themselves"):
         draws = density.sample(500, generator=torch.Generator().manual_seed(8))
     assert bool(((draws >= -3.0) & (draws <= -2.999)).all())
