@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sciinf.storage.description import with_packs
-from sciinf.storage.folder import Folder
+from sciinf.storage.folder import Folder, journal_text
 from sciinf.storage.journal import JOURNAL, Entry, parsed
 from sciinf.storage.judged import Blocks
 from sciinf.storage.naming import PACKS, PER_FOLDER, SHARDS
@@ -166,7 +166,9 @@ def _merge(known: Blocks) -> int:
     """One journal of all, without what the indexes of packs say; how many there were."""
     folder, told = known.folder, _told(known)
     names = sorted(folder.names(JOURNAL))
-    if len(names) < 2 and not any(_said(line, told) for name in names for line in _text(folder, name).split(b"\n")):
+    if len(names) < 2 and not any(
+        _said(line, told) for name in names for line in journal_text(folder, name).split(b"\n")
+    ):
         return len(names)
     texts = dict(_settled(folder, names))
     kept = [line for text in texts.values() for line in text.split(b"\n") if _kept(line, told)]
@@ -180,14 +182,6 @@ def _merge(known: Blocks) -> int:
                     folder.append(merged, line)
             folder.remove(name)
     return len(names)
-
-
-def _text(folder: Folder, name: str) -> bytes:
-    """What is in a journal; nothing where another process has merged it."""
-    try:
-        return folder.read(name)
-    except FileNotFoundError:
-        return b""
 
 
 def _settled(folder: Folder, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:

@@ -367,3 +367,11 @@ def there(folder: Folder, name: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def journal_text(folder: Folder, name: str) -> bytes:
+    """What is in a journal; nothing where it was merged into another one."""
+    try:
+        return folder.read(name)
+    except FileNotFoundError:
+        return b""

@@ -20,6 +20,7 @@ References: Amazon S3 User Guide, "How to prevent object overwrites with conditi
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import os
 import re
@@ -29,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, final
 
-from sciinf.storage.folder import Changed, Folder, Listing
+from sciinf.storage.folder import Changed, Folder, Listing, journal_text
 from sciinf.storage.object_requests import Final, Requests, first_line
 
 PATIENCE = 180.0
@@ -154,7 +155,7 @@ class Objects(Folder):
             files = [file for file in files if _LINE.search(file)]
             if files:
                 with ThreadPoolExecutor(_AT_ONCE) as pool:
-                    data = b"\n".join([*pool.map(self._line, files), b""])
+                    data = b"\n".join([*pool.map(functools.partial(journal_text, self), files), b""])
                 lines.append((name, start, int(files[-1].removesuffix(".json")[-8:]) + 1, data))
         if below.common:
             below = self._below(inside)  # a line that is gone by now is in one of these
@@ -194,13 +195,6 @@ class Objects(Folder):
         """Nothing: names of objects need no folders, and none is ever unfinished."""
 
     # --- one request ------------------------------------------------------------------------------------------------
-
-    def _line(self, name: str) -> bytes:
-        """A line of a journal; none where it was merged into another journal."""
-        try:
-            return self.read(name)
-        except FileNotFoundError:
-            return b""
 
     def _whole_journals(self, inside: str, seen: Mapping[str, Any], below: _Below) -> dict[str, bytes]:
         """Journals that are one object, new ones: merged, or of a folder that was copied here. Nobody adds to them."""
