@@ -1,6 +1,7 @@
 """A star in 24 exposures of the Sloan Digital Sky Survey: one posterior, composed from scores of single exposures.
 
 sciinf run pipelines/sdss_exposures.py --out runs/sdss_exposures
+sciinf run pipelines/sdss_exposures.py --out runs/mine --file mine.fits --unit uJy --magnitude 18.2 --magnitude-sd 0.5
 """
 
 from __future__ import annotations
@@ -17,16 +18,32 @@ from sciinf.figures.style import BLUE, MUTED, VERMILION, label, look
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 
 
-def run(out: Path, *, seed: int = 0, simulations: int = 50_000, sets: int = 200) -> Answer:
+def run(
+    out: Path,
+    *,
+    file: str = "",
+    unit: str = "nmgy",
+    magnitude: float = 17.0,
+    magnitude_sd: float = 0.3,
+    position_sd: float = 1.0,
+    seed: int = 0,
+    simulations: int = 50_000,
+    sets: int = 200,
+) -> Answer:
     """Magnitude and position given all exposures, beside those of NUTS on all of their pixels.
 
     Args:
         out: Run folder.
+        file: Exposures of another star, a table as `simulators/sdss_exposures.py` reads it (`read`).
+        unit: Of its pixels, where the file has none: nanomaggies, or one that they convert to, such as uJy.
+        magnitude: Mean of the prior of the star's magnitude.
+        magnitude_sd: Its sd.
+        position_sd: Sd of the prior of the position, pixels from the middle of the exposures.
         seed: Seeds everything.
         simulations: Single exposures to train on; a fifth as many more say for how many exposures that is good enough.
         sets: Sets of as many exposures as are observed, of one star each, on which the answer is calibrated.
     """
-    simulator: Any = load_simulator(SIMULATORS / "sdss_exposures.py")
+    simulator = star(file, unit, (magnitude, magnitude_sd), position_sd)
     store = simulate(simulator, out / "simulations", simulations, seed=seed)
     score = Score(simulator.prior, simulator.observables, hidden=64, seed=seed)
     fit = train(score, store, out / "fit", seed=seed)
@@ -46,6 +63,23 @@ def run(out: Path, *, seed: int = 0, simulations: int = 50_000, sets: int = 200)
         print(f"{name:9}  composed {found.mean:.4f} ± {found.sd:.4f}  NUTS {mean:.4f} ± {sd:.4f} {found.unit}")
     _draw(out / "exposures.png", simulator.exposures.pixels, answer, reference)
     return answer
+
+
+def star(file: str, unit: str, magnitude: tuple[float, float], position: float) -> Any:
+    """The simulator of a star, with the options of `run`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a unit has no file, or the file does not hold exposures.
+    """
+    if unit != "nmgy" and not file:
+        raise ValueError(f"--unit {unit} is of the pixels of your own exposures: name them with --file")
+    simulator: Any = load_simulator(SIMULATORS / "sdss_exposures.py")
+    if not file and (magnitude, position) == ((17.0, 0.3), 1.0):
+        return simulator
+    made = type(simulator)(*([file, unit] if file else []), magnitude=magnitude, position=position)
+    made.source = simulator.source
+    return made
 
 
 def _draw(file: Path, pixels: Tensor, answer: Answer, reference: Tensor) -> None:

@@ -41,6 +41,7 @@ from torch import distributions as td
 from sciinf.core import Observable, Prior, Simulator, X
 
 ZERO_POINT = 22.5  # magnitude of a nanomaggy
+ZERO_FLUX = 3631.0  # of a maggy, in Jy
 FREEDOM, PHOTOMETRIC, ASTROMETRIC, SKY = 5.0, 0.02, 0.09, 0.01
 FILE = Path(__file__).with_suffix(".fits")
 _ROUNDS = 5  # of least squares
@@ -66,13 +67,40 @@ class Exposures:
     psf: Tensor
 
 
-def read(file: str | Path = FILE) -> Exposures:
-    """The exposures observed."""
+def read(file: str | Path = FILE, unit: str = "nmgy") -> Exposures:
+    """The exposures observed, one in each row of a table.
+
+    Args:
+        file: A FITS or ECSV table with the columns pixels (S, S), seen (S, S), sky, electron and psf (18,) of
+            `Exposures`, S an odd number.
+        unit: Of the pixels, where the table has none: nanomaggies, or one that these convert to, such as "uJy". The
+            columns sky and electron are in its square and in it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a column is missing, has another shape or a number that is not finite, or the unit does not
+            convert.
+    """
+    from astropy import units
     from astropy.table import Table
 
-    table = Table.read(file)
-    names = ("pixels", "seen", "sky", "electron", "psf")
-    return Exposures(**{name: torch.from_numpy(np.asarray(table[name], dtype=float)) for name in names})
+    table: Any = Table.read(file)
+    if missing := [name for name in Exposures.__dataclass_fields__ if name not in table.colnames]:
+        raise ValueError(f"{file} has the columns {table.colnames}, and lacks {missing}: a row for each exposure")
+    found = {name: np.asarray(table[name], dtype=float) for name in Exposures.__dataclass_fields__}
+    size = found["pixels"].shape[-1]
+    for name, shape in {"pixels": (size, size), "seen": (size, size), "sky": (), "electron": (), "psf": (18,)}.items():
+        if found[name].shape[1:] != shape or size % 2 == 0 or not np.isfinite(found[name]).all():
+            got = f"{found[name].shape[1:]} in each row"
+            raise ValueError(f"{file}: {name!r} has {got}; it must have {shape}, S odd, of finite numbers")
+    own = table["pixels"].unit or unit
+    try:
+        factor = units.Unit(own).to(units.Unit("nmgy"), equivalencies=units.zero_point_flux(ZERO_FLUX * units.Jy))
+    except (units.UnitConversionError, ValueError) as error:
+        raise ValueError(f"{file}: its pixels are in {str(own)!r}, which does not convert to nanomaggies") from error
+    for name, power in (("pixels", 1), ("sky", 2), ("electron", 1)):
+        found[name] = found[name] * factor**power
+    return Exposures(**{name: torch.from_numpy(value) for name, value in found.items()})
 
 
 def point(psf: Any, x: Any, y: Any, size: int, xp: Any = torch) -> tuple[Any, Any, Any]:
@@ -122,12 +150,16 @@ def measure(exposures: Exposures) -> Tensor:
 
 
 class SdssExposures(Simulator):
-    """Magnitude and position of one star as a single exposure has them."""
+    """Magnitude and position of one star as a single exposure has them.
+
+    Args:
+        file: The exposures (`read`).
+        unit: Of their pixels, where the file has none.
+        magnitude: Mean and sd of the prior of the magnitude.
+        position: Sd of that of the position, in pixels from the middle.
+    """
 
     name = "sdss_exposures"
-    prior = Prior(
-        magnitude=(td.Normal(17.0, 0.3), "mag"), x=(td.Normal(0.0, 1.0), "pix"), y=(td.Normal(0.0, 1.0), "pix")
-    )
     observables: Mapping[str, Observable] = {
         "magnitude_seen": Observable((), "mag"),
         "x_seen": Observable((), "pix"),
@@ -135,8 +167,21 @@ class SdssExposures(Simulator):
     }
     block = 2048
 
-    def __init__(self) -> None:
-        self.exposures = read()
+    def __init__(
+        self,
+        file: str | Path = FILE,
+        unit: str = "nmgy",
+        magnitude: tuple[float, float] = (17.0, 0.3),
+        position: float = 1.0,
+    ) -> None:
+        self.exposures, self.unit = read(file, unit), unit
+        self.files = () if Path(file) == FILE else (Path(file),)
+        place = td.Normal(0.0, position)
+        self.prior = Prior(magnitude=(td.Normal(*magnitude), "mag"), x=(place, "pix"), y=(place, "pix"))
+
+    def settings(self) -> Mapping[str, str]:
+        """The unit of a file's pixels; nothing of the survey's own."""
+        return {} if self.unit == "nmgy" else {"unit": self.unit}
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
         return _named(measure(self.render(theta, generator=generator)))

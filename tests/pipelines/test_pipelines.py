@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from astropy.table import Table
 from brief import briefly_trained
 
 from sciinf.core import Answer, Draws, load_fit, load_simulator
@@ -196,3 +197,26 @@ def test_sdss_exposures_end_to_end(tmp_path: Path) -> None:
     assert ratio.min() >= 0.8
     assert ratio.max() <= 1.25
     assert (tmp_path / "exposures.png").is_file()
+
+
+def test_exposures_of_a_user_have_a_file_a_unit_and_a_prior(tmp_path: Path) -> None:
+    """The star of the survey, 1.5 mag fainter, in microjansky, with a prior for it; the survey's own without them."""
+    pipeline: Any = load_module(ROOT / "pipelines" / "sdss_exposures.py")
+    survey = pipeline.star("", "nmgy", (17.0, 0.3), 1.0)
+    table = Table.read(ROOT / "simulators" / "sdss_exposures.fits")[:6]
+    for name, power in {"pixels": 1, "electron": 1, "sky": 2}.items():
+        table[name] = table[name] * (3.631 / 10 ** (1.5 / 2.5)) ** power
+    table.write(tmp_path / "mine.fits")
+    mine = pipeline.star(str(tmp_path / "mine.fits"), "uJy", (18.2, 0.5), 1.0)
+    expected = survey.observed()["magnitude_seen"][:6] + 1.5
+    assert torch.allclose(mine.observed()["magnitude_seen"], expected, atol=1e-3)
+    assert [(float(law.mean), float(law.stddev)) for law in mine.prior.laws] == [
+        (pytest.approx(18.2), 0.5),
+        (0, 1),
+        (0, 1),
+    ]
+    assert mine.source == survey.source
+    with pytest.raises(ValueError, match="--unit uJy is of the pixels of your own exposures"):
+        pipeline.run(tmp_path / "run", unit="uJy")
+    with pytest.raises(FileNotFoundError):
+        pipeline.run(tmp_path / "run", file=str(tmp_path / "none.fits"))

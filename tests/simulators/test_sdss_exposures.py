@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from astropy.table import Column, Table
 from scipy import stats
 
-from sciinf.core import load_simulator
+from sciinf.core import identity, load_simulator
 
 FILE = Path(__file__).parents[2] / "simulators" / "sdss_exposures.py"
 
@@ -136,3 +137,47 @@ def test_nuts_finds_a_star_it_was_given(simulator):
         draws = simulator.posterior(made, 500, seed=seed, warmup=300)
         total += float(((theta[0] - draws.mean(0)) / draws.std(0)).square().sum())
     assert 28 < total < 112
+
+
+@pytest.fixture
+def table(simulator, module):
+    """Eight exposures of a star of 18 mag at (0.5, -0.3), without noise, in microjansky."""
+    seen, n = simulator.exposures, 8
+    x, y = torch.full((n,), 0.5).double(), torch.full((n,), -0.3).double()
+    psf = seen.psf[:n]
+    pixels = 10 ** ((22.5 - 18.0) / 2.5) * module.point(psf, x, y, 19)[0]
+    columns = {"seen": torch.ones_like(pixels), "psf": psf, "pixels": 3.631 * pixels}
+    columns |= {"sky": 3.631**2 * seen.sky[:n], "electron": 3.631 * seen.electron[:n]}
+    return Table({name: value.numpy() for name, value in columns.items()})
+
+
+@pytest.mark.parametrize("unit", ["uJy", ""])
+def test_exposures_of_a_user_are_read_in_their_unit(simulator, table, unit, tmp_path):
+    if not unit:
+        table["pixels"].unit = "uJy"
+    table.write(tmp_path / "mine.fits")
+    mine = type(simulator)(tmp_path / "mine.fits", unit or "nmgy", (18.0, 0.5), 2.0)
+    seen = mine.observed()
+    for name, value in {"magnitude_seen": 18.0, "x_seen": 0.5, "y_seen": -0.3}.items():
+        assert torch.allclose(seen[name], torch.tensor(value), atol=1e-4)
+    assert torch.allclose(mine.exposures.sky, simulator.exposures.sky[:8], rtol=1e-5)
+    assert [float(law.stddev) for law in mine.prior.laws] == pytest.approx([0.5, 2.0, 2.0])
+    assert identity(mine) != identity(simulator)
+    x = mine(mine.prior.sample(50, generator=generator()), generator=generator(1))
+    assert all(bool(value.isfinite().all()) for value in x.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "unit", "words"),
+    [
+        (lambda t: t.remove_column("psf"), "nmgy", r"lacks \['psf'\]"),
+        (lambda t: t.replace_column("psf", Column(t["psf"][:, :6])), "nmgy", r"'psf' has \(6,\) in each row; it must"),
+        (lambda t: t["sky"].fill(math.nan), "nmgy", "'sky' has .* finite"),
+        (lambda t: None, "mV", "its pixels are in 'mV', which does not convert to nanomaggies"),
+    ],
+)
+def test_exposures_that_are_none_are_named(module, table, change, unit, words, tmp_path):
+    change(table)
+    table.write(tmp_path / "mine.ecsv", serialize_method="data_mask")
+    with pytest.raises(ValueError, match=words):
+        module.read(tmp_path / "mine.ecsv", unit)
