@@ -15,6 +15,7 @@ ORDER = (
     "surrogate",
     "failures",
     "prior bounds",
+    "information",
     "stray draws",
     "few draws",
     "tails",
