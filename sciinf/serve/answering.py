@@ -16,7 +16,7 @@ from sciinf.engine.block import generator_for, simulate_from
 from sciinf.question import Question, Wanted
 from sciinf.serve.models import Model
 from sciinf.serve.requests import parameters
-from sciinf.serve.stored import same_question, stored_answers, with_findings
+from sciinf.serve.stored import not_made, same_question, stored_answers, with_findings
 from sciinf.serve.wire import answer_out, findings_in, pack
 
 Values = Mapping[str, np.ndarray]
@@ -66,12 +66,16 @@ def stored_answer(model: Model, question: Question, where: str) -> bytes | None:
 def answered(model: Model, question: Question, answer: Answer, where: str) -> bytes:
     """An answer that was made, with what the run folder knows of the observation, as a message.
 
+    Where checks by simulation were not asked for, it says so.
+
     Args:
         model: What was asked.
         question: The question.
         answer: The answer.
         where: The folder of what answered, within the run's.
     """
+    if not question.wanted.predicted:
+        answer = replace(answer, checks=(*answer.checks, not_made(model)))
     answer = with_findings(answer, stored_answers(model, question))
     return _message(model, answer, where, question.wanted.seed, stored=False)
 

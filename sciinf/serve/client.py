@@ -82,7 +82,8 @@ class Service:
             level: Credible level of the central intervals.
             draws: Posterior draws.
             seed: Seeds the draws.
-            checks: Whether the simulator there checks the answer at this observation, which takes seconds.
+            checks: Whether the simulator there checks the answer at this observation, which takes seconds. Where it did
+                not, the verdict says so, and is at best "rely with care".
             name: What the observation is called; its file's name when left out.
 
         Returns:

@@ -12,7 +12,7 @@ from sciinf.serve.requests import DRAWS, PARTS
 from sciinf.serve.requests import KINDS as FILES
 
 _SEED = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
-_CHECKS = "check the answer by simulations: the local check, predictions, residuals"
+_CHECKS = "check the answer by simulations (local check, predictions, residuals); the verdict says where it was not"
 _LEVEL = {"type": "string", "enum": [str(level) for level in Level]}
 _WORDS, _FLAG = {"type": "string"}, {"type": "boolean"}
 _FINDING = {"name": _WORDS, "level": _LEVEL, "verdict": _WORDS, "text": _WORDS, "kind": _WORDS, "weaker": _FLAG}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sciinf.answer import load_answer
-from sciinf.core import Answer, Finding
+from sciinf.core import Answer, Finding, Level
 from sciinf.core.files import read_json
 from sciinf.core.records import said_of
 from sciinf.inference.tilted import layers
@@ -21,6 +21,8 @@ from sciinf.serve.models import Model
 from sciinf.serve.requests import DRAWS
 from sciinf.trust.right import NAME, Kind
 
+NOT_MADE = "not made"
+"""The kind of the finding that checks by simulation were not asked for."""
 _OF_ITS_DRAWS = ("few draws", "stray draws", "draws", "hidden paths")  # findings that hold for one answer's draws alone
 
 
@@ -75,7 +77,7 @@ def same_question(known: Iterable[Stored], wanted: Wanted) -> Stored | None:
 def with_findings(answer: Answer, known: Iterable[Stored]) -> Answer:
     """An answer with the findings of stored ones that it lacks, by name, in their order; and with their predictions."""
     for other in (one.answer for one in known):
-        names = {one.name for one in answer.checks if one.kind != Kind.UNCHECKED} | {*_OF_ITS_DRAWS}
+        names = {one.name for one in answer.checks if one.kind not in (Kind.UNCHECKED, NOT_MADE)} | {*_OF_ITS_DRAWS}
         more = [one for one in other.checks if one.name not in names]
         order = {one.name: k for k, one in reversed([*enumerate(other.checks)])}
         checks = [*(one for one in answer.checks if one.name not in {each.name for each in more}), *more]
@@ -85,6 +87,13 @@ def with_findings(answer: Answer, known: Iterable[Stored]) -> Answer:
         if not answer.predictive:
             answer = replace(answer, predictive=other.predictive, predicted_from=other.predicted_from)
     return answer
+
+
+def not_made(model: Model) -> Finding:
+    """The finding that stands for checks by simulation where they were not asked for."""
+    way_out = "ask for checks, which take seconds" if model.simulator else "the service has no simulator to tell"
+    words = f"not checked whether the model reproduces these data; {way_out}"
+    return Finding("predictive", Level.UNKNOWN, words, NOT_MADE)
 
 
 def checked_here(finding: Finding) -> bool:

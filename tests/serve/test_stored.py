@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from served import serving, source
 from starlette.testclient import TestClient
 
@@ -26,8 +27,14 @@ from sciinf import (
     simulate,
 )
 from sciinf.calibration import load_calibration
-from sciinf.core import Answer, Finding
+from sciinf.core import Answer, Evidence, Finding, Level, Observation
 from sciinf.core.files import read_json, write_json
+from sciinf.core.verdict import verdict_from
+from sciinf.question import Wanted
+from sciinf.serve.answering import whole_answer
+from sciinf.serve.models import Model, as_given
+from sciinf.serve.stored import NOT_MADE, not_made
+from sciinf.serve.wire import unpack
 from sciinf.storage.answers import keep_checks
 from sciinf.trust.right import NAME, Kind, local_check
 
@@ -119,7 +126,25 @@ def test_another_question_about_it_keeps_what_was_found(
 def test_another_observation_is_said_to_be_unchecked(service: TestClient) -> None:
     found = ask(service, x={"x": OTHER})
     assert UNCHECKED in found["sentence"]
+    assert "not checked whether the model reproduces these data" in found["sentence"]
     assert (found["stored"], found["checked"]) == (False, False)
+
+
+def test_no_verdict_without_checks_says_to_rely(alarming: Path) -> None:
+    """Weights by the likelihood say that the computation is right, and nothing of whether the model fits the data."""
+    model = Model(source(alarming / "run"))
+    weights = Finding("weights", Level.GOOD, "its draws are weighted", evidence=Evidence.LIKELIHOOD)
+    assert verdict_from([weights]).level == Level.GOOD
+    verdict = verdict_from([weights, not_made(model)])
+    assert (verdict.level, verdict.evidence) == (Level.CAUTION, Evidence.LIKELIHOOD)
+    assert verdict.sentence.startswith("Rely with care on this answer: not checked whether the model reproduces these")
+    known, other = as_given(model.known["seen"]), Observation({"x": torch.tensor(OTHER)})
+    kinds = []
+    for x, predicted in ((known, False), (other, False)):
+        head, _ = unpack(whole_answer(model, x, Wanted(seed=3, draws=50, predicted=predicted)))
+        kinds.append([one["kind"] for one in head["answer"]["checks"] if one["name"] == "predictive"])
+    assert NOT_MADE not in kinds[0]  # the stored answer has the check itself
+    assert kinds[1] == [NOT_MADE]
 
 
 @pytest.mark.slow
