@@ -217,6 +217,10 @@ def hostile() -> dict[str, tuple[str, bytes]]:
     cards = ["SIMPLE  =                    T", "BITPIX  =                  -64", "NAXIS   =                    1"]
     giant = "".join(c.ljust(80) for c in [*cards, "NAXIS1  =      999999999999999999", "END"]).ljust(2880)
     rows = "flux,n\n" + "1,1\n" * 39
+    table = ["XTENSION= 'BINTABLE'", "BITPIX  = 8", "NAXIS   = 2", "NAXIS1  = 8", "NAXIS2  = 40", "PCOUNT  = 0"]
+    table += ["GCOUNT  = 1", "TFIELDS =            999999999", "TTYPE1  = 'flux'", "TFORM1  = 'D'", "END"]
+    empty_one = "".join(c.ljust(80) for c in [cards[0], "BITPIX  = 8", "NAXIS   = 0", "END"]).ljust(2880)
+    fields = empty_one + "".join(c.ljust(80) for c in table).ljust(2880)
     return {
         "npz of nothing": (".npz", empty.getvalue()),
         "npz that promises": (".npz", promised.getvalue()),
@@ -229,6 +233,7 @@ def hostile() -> dict[str, tuple[str, bytes]]:
         "h5 stored elsewhere": (".h5", _h5_hostile("external")),
         "h5 of parts elsewhere": (".h5", _h5_hostile("virtual")),
         "fits of a giant": (".fits", giant.encode()),
+        "fits of a billion columns": (".fits", fields.encode() + bytes(2880)),
         "fits in gzip": (".fits", b"\x1f\x8b\x08" + bytes(100)),
         "json nested": (".json", b'{"flux":' + b"[" * 10**6 + b"]" * 10**6 + b"}"),
         "json huge number": (".json", b'{"flux": [1' + b"0" * 5000 + b'], "n": 1}'),
@@ -236,6 +241,7 @@ def hostile() -> dict[str, tuple[str, bytes]]:
         "json not finite": (".json", b'{"flux": [NaN, Infinity], "n": [1e999]}'),
         "csv long field": (".csv", (rows + "1," + "9" * 10**6 + "\n").encode()),
         "csv many columns": (".csv", b",".join(b"c%d" % i for i in range(20_000)) + b"\n" + b",".join([b"1"] * 20_000)),
+        "csv of equal names": (".csv", b",".join([b"flux", b"n"] + [b"a"] * 40_000) + b"\n" + b"1," * 40_001 + b"1"),
         "csv twice": (".csv", b"flux,flux,n\n" + b"1,2,3\n" * 40),
         "csv without an end": (".csv", b'flux,n\n"' + b"1,1\n" * 10**5),
         "ecsv of aliases": (".ecsv", _aliases()),

@@ -15,6 +15,7 @@ import numpy as np
 from sciinf.core.observation_columns import Column, Contents, Wanted, column_of, only_once, plain
 
 _MAGIC = b"SIMPLE  ="
+_FIELDS = 999  # columns of a table, by the FITS standard
 
 
 def read_fits(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
@@ -34,6 +35,9 @@ def read_fits(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
     columns: dict[str, Column] = {}
     for index, hdu in enumerate(opened):
         if isinstance(hdu, fits.BinTableHDU | fits.TableHDU) and not isinstance(hdu, fits.CompImageHDU):
+            fields: Any = hdu.header.get("TFIELDS", 0)
+            if not 0 <= fields <= _FIELDS:  # astropy makes as many at once
+                raise ValueError(f"{path} is damaged: HDU {index} has {fields:,} columns, a table at most {_FIELDS}")
             definitions: Any = hdu.columns
             inside = [str(name) for name in definitions.names]
             if any(wanted(name) or wanted(name.rpartition(".")[0]) for name in inside):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def test_no_damage_ends_in_a_raw_error(rows):
     results = Counter(result for _, _, result, _ in rows)
     assert results["read"] > 20, "damage beside the data does no harm"
     assert results["refused"] > 60
+
+
+def test_wide_tables_are_refused_before_they_are_made(tmp_path):
+    """Equal names took minutes, and a header that promises a billion columns took all memory."""
+    for name, words in (("csv of equal names", "40,000 columns beside the data"),
+                        ("fits of a billion columns", "999,999,999 columns")):  # fmt: skip
+        suffix, data = FUZZ.hostile()[name]
+        (path := tmp_path / f"wide{suffix}").write_bytes(data)
+        started = time.process_time()
+        result, error = FUZZ.read(path)
+        assert (result, words in error) == ("refused", True), error
+        assert time.process_time() - started < 2
 
 
 @pytest.mark.slow
