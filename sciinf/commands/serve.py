@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Any
 from sciinf.commands.remembered import asked_with, options_of_run
 from sciinf.commands.run_folders import run_of
 from sciinf.telling import ANSWER, tell
+
+_ANSWERED = 1.5  # seconds after a signal in which questions are still answered
 
 
 def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
@@ -51,7 +54,8 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
     limits = Limits(_hosts(given), given["token"] or "", tuple(given["allow_origin"]), seconds=given["timeout"])
     bounds = Bounds(draws=given["draws_limit"])
     shares = Shares(folder=None if given["cache"] is None else Path(given["cache"]))
-    app = application(Parts(models, Workers(sources, given["timeout"], models.sources), shares, limits, bounds))
+    engine = Workers(sources, given["timeout"], models.sources)
+    app = application(Parts(models, engine, shares, limits, bounds))
     taken = _socket(given["host"], given["port"])
     shown = f"[{given['host']}]" if ":" in given["host"] else given["host"]
     tell(f"serving {', '.join(models.sources)} at http://{shown}:{taken.getsockname()[1]}", ANSWER)
@@ -61,8 +65,18 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
     how: dict[str, Any] = {"log_level": "warning", "server_header": False, "lifespan": "on"}
     config = uvicorn.Config(app, timeout_keep_alive=30, timeout_graceful_shutdown=3, **how)
     with contextlib.suppress(KeyboardInterrupt):  # it has ended all by then
-        uvicorn.Server(config).run(sockets=[taken])
+        asyncio.run(_until_ended(uvicorn.Server(config), engine, taken))
     tell("the service has ended")
+
+
+async def _until_ended(server: Any, engine: Any, taken: socket.socket) -> None:
+    """Serve until a signal; questions that are out then are answered, or refused after a moment."""
+    serving = asyncio.create_task(server.serve(sockets=[taken]))
+    while not (server.should_exit or serving.done()):
+        await asyncio.sleep(0.1)
+    await asyncio.wait([serving], timeout=_ANSWERED)
+    await engine.stop()
+    await serving
 
 
 def source_of(folder: str, given: Mapping[str, Any]) -> Any:

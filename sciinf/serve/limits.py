@@ -138,9 +138,9 @@ class Guard:
         try:
             async with asyncio.timeout(None if streams else self._limits.seconds):
                 await self._inner(scope, counted, response)
-        except asyncio.CancelledError:
-            if not streams:  # a stream ends with the service
-                raise
+        except asyncio.CancelledError:  # the service ends, and has waited long enough
+            response.extra.append((b"retry-after", b"5"))
+            await response.say(503, "the service ends; ask again when it is back")
         except TimeoutError:
             await response.say(
                 504, f"the answer took longer than {self._limits.seconds:g} s: ask for fewer draws, or when fewer ask"

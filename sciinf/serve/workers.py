@@ -193,7 +193,7 @@ class _Lane:
         now = self._now
         if now is None:
             return
-        now.process.join(2)
+        now.process.join(1)
         if now.process.is_alive():
             now.process.kill()
             now.process.join(5)

@@ -6,10 +6,14 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from served import serving, source
@@ -107,3 +111,29 @@ def test_a_worker_has_answered_each_open_run_before_it_is_asked(line_made: Path)
     assert warmed(models, "fused") == 0  # nothing is opened for it
     models.get("run")
     assert [warmed(models, lane) for lane in ("fused", "whole")] == [1, 1]
+
+
+@pytest.mark.slow
+def test_a_signal_ends_it_in_five_seconds_and_each_question_has_an_answer(line: Path) -> None:
+    """Those that are out are answered, or refused with a word when to ask again."""
+    words = [sys.executable, "-m", "sciinf.cli", "serve", "run", "--simulator", "line.py", "--port", "0"]
+    running = subprocess.Popen(words, cwd=line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    url = running.stdout.readline().rpartition(" at ")[2].strip()
+
+    def asked(seed: int) -> httpx.Response:
+        return httpx.post(f"{url}/models/run/answer", json={**SEEN, "seed": seed, "checks": True}, timeout=300)
+
+    with ThreadPoolExecutor(10) as threads:
+        asked(1)  # the processes are there
+        answers = [threads.submit(asked, seed) for seed in range(2, 12)]
+        while not any(one.done() for one in answers):
+            time.sleep(0.05)
+        running.terminate()
+        ended = time.monotonic()
+        _, said = running.communicate(timeout=30)
+        assert time.monotonic() - ended < 5
+        found = [one.result() for one in answers]
+    assert {one.status_code for one in found} == {200, 503}
+    assert all("retry-after" in one.headers for one in found if one.status_code == 503)
+    assert "Traceback" not in said
