@@ -316,7 +316,9 @@ def serving(command: Callable[..., Any]) -> Callable[..., Any]:
 _SERVING = [
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 for all."),
     click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for a free one."),
-    click.option("--token", default=None, envvar="SCIINF_TOKEN", help="What who asks must know; or in SCIINF_TOKEN."),
+    click.option("--token", multiple=True, envvar="SCIINF_TOKEN", help="What who asks must know; or in SCIINF_TOKEN."),
+    click.option("--questions-a-day", type=click.IntRange(1), default=None, help="Most questions of one token."),
+    click.option("--draws-a-day", type=click.IntRange(1), default=None, help="Most draws of one token."),
     click.option("--simulator", default=None, metavar="SIM.py", help="Of the run; the run's own when left out."),
     click.option("--without-simulator", is_flag=True, help="Run no simulator: no checks by it, no what-if."),
     click.option("--allow-host", multiple=True, metavar="NAME", help="A further name of the service, as of a proxy."),

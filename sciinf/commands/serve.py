@@ -51,7 +51,8 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
                 raise ValueError(str(error)) from error
         if not source.young:
             _told(source, given)
-    limits = Limits(_hosts(given), given["token"] or "", tuple(given["allow_origin"]), seconds=given["timeout"])
+    most = {"questions": given["questions_a_day"], "draws": given["draws_a_day"], "seconds": given["timeout"]}
+    limits = Limits(_hosts(given), given["token"], tuple(given["allow_origin"]), **most)
     bounds = Bounds(draws=given["draws_limit"])
     shares = Shares(folder=None if given["cache"] is None else Path(given["cache"]))
     engine = Workers(sources, given["timeout"], models.sources)
@@ -61,7 +62,7 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
     tell(f"serving {', '.join(models.sources)} at http://{shown}:{taken.getsockname()[1]}", ANSWER)
     if given["host"] not in ("127.0.0.1", "localhost", "::1"):
         known = f"under the names {', '.join(limits.hosts)} (--allow-host)"
-        tell(f"note: others reach it {known}{'' if limits.token else ', and may ask: it has no --token'}")
+        tell(f"note: others reach it {known}{'' if limits.tokens else ', and may ask: it has no --token'}")
     how: dict[str, Any] = {"log_level": "warning", "server_header": False, "lifespan": "on"}
     config = uvicorn.Config(app, timeout_keep_alive=30, timeout_graceful_shutdown=3, **how)
     with contextlib.suppress(KeyboardInterrupt):  # it has ended all by then

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -22,7 +22,7 @@ from sciinf.serve import requests
 from sciinf.serve.description import describe, unready
 from sciinf.serve.downloads import KINDS, draws_file
 from sciinf.serve.engine import Broken, Busy, Engine
-from sciinf.serve.limits import Limits, guarded
+from sciinf.serve.limits import Limits, Quota, guarded, token_in
 from sciinf.serve.live import Live
 from sciinf.serve.metrics import Metrics
 from sciinf.serve.models import Model, Models, NotReady, Unknown
@@ -97,6 +97,7 @@ class Service:
 
     def __init__(self, parts: Parts) -> None:
         self.parts, self.metrics, self._live = parts, Metrics(), Live()
+        self._quota = Quota(parts.limits)
         self._described: dict[str, dict[str, Any]] = {}
 
     @contextlib.asynccontextmanager
@@ -147,6 +148,7 @@ class Service:
         """The answer to a question, or to several."""
         model = await self._model(request)
         asked = await self._asked(request, model)
+        self._count(request, asked.each)
         if request.headers.get("accept", "") == MEDIA and not asked.several:
             _, message = await self._given(model, asked.each[0])
             check_same(unpack(message)[0], model)
@@ -232,6 +234,11 @@ class Service:
             raise requests.Unreadable(f"the form cannot be read: {error.detail}") from error
         return await self.parts.engine.read(model.name, body, self.parts.bounds)
 
+    def _count(self, request: Request, asked: Sequence[One]) -> None:
+        """Count questions that are about to be answered; refuse those that a token has no more of."""
+        token = token_in(request.headers) if self.parts.limits.tokens else ""
+        self._quota.take(token, len(asked), sum(one.wanted.draws for one in asked))
+
     async def _answered(self, model: Model, one: One, include: tuple[str, ...]) -> dict[str, Any]:
         key, message = await self._given(model, one)
         return await run_in_threadpool(reply, model, message, _about(key, one), include)
@@ -248,6 +255,7 @@ class Service:
         find = self.parts.shares.find
         one, message = await run_in_threadpool(find, request.path_params["id"], model.name, model.digest)
         if message is None:
+            self._count(request, [one])
             message = await self.parts.engine.answer(model.name, one)
             self.parts.shares.keep(request.path_params["id"], model.name, one, message)
         return one, message
@@ -277,7 +285,7 @@ def _failed(status: int, words: str = "") -> Callable[[Request, Exception], Awai
         if isinstance(error, requests.Unfit) and error.field:
             said["field"] = error.field
         if isinstance(error, Busy):
-            headers["retry-after"] = str(error.seconds)
+            headers["retry-after"], found = str(error.seconds), error.status
         whole = {name: text.encode("utf-8", "replace").decode() for name, text in said.items()}
         return JSONResponse(whole, found, headers)
 

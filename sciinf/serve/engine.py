@@ -10,11 +10,11 @@ from sciinf.serve.requests import Asked, Bounds, One
 
 
 class Busy(RuntimeError):
-    """No answer now; ask again after so many seconds."""
+    """No answer now; ask again after so many seconds. The status is HTTP's: 429 where who asks has asked too much."""
 
-    def __init__(self, words: str, seconds: int = 1) -> None:
+    def __init__(self, words: str, seconds: int = 1, status: int = 503) -> None:
         RuntimeError.__init__(self, words)
-        self.seconds = seconds
+        self.seconds, self.status = seconds, status
 
 
 class Broken(RuntimeError):

@@ -2,8 +2,8 @@
 
 - The Host header must name this service, so that no page of another site reaches it by a name that leads here (DNS
   rebinding). Another site's scripts are let in where the site is named, and nowhere else (CORS).
-- Where there is a token, every request for data carries it; it is compared in constant time. The page itself, which
-  says nothing of any run, is given without.
+- Where there are tokens, every request for data carries one; it is compared in constant time. The page itself, which
+  says nothing of any run, is given without. A token may have a quota: so many questions and draws a day.
 - Bodies are counted as they come, whatever their header promises, each and all that are here at once; questions wait
   in a queue that has an end, and none takes longer than a limit.
 """
@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -24,6 +25,7 @@ from sciinf.serve.requests import TooMuch
 
 OPEN = ("/", "/health")
 """What is given without a token, with all below `/static/`."""
+_DAY = 86_400.0  # seconds
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -40,28 +42,68 @@ class Limits:
 
     Args:
         hosts: Names under which the service is reached, without ports; "*" for any.
-        token: What requests carry as `Authorization: Bearer TOKEN`; "" for none.
+        tokens: One of them is what requests carry as `Authorization: Bearer TOKEN`; empty for none.
         origins: Sites whose scripts may ask, such as "https://lab.example.org".
         body: Bytes of a body.
         bodies: Bytes of all bodies that are here at once.
         waiting: Questions at once, those that wait and those that are answered.
         seconds: That a question may take.
+        questions: Of one token a day, or of all who ask where there are no tokens; None for any number.
+        draws: Likewise, draws.
 
     Raises:
-        ValueError: If the token cannot be sent in a header as it is.
+        ValueError: If a token cannot be sent in a header as it is.
     """
 
     hosts: Sequence[str] = ("localhost", "127.0.0.1", "::1")
-    token: str = ""
+    tokens: Sequence[str] = ()
     origins: Sequence[str] = ()
     body: int = 64 * 2**20
     bodies: int = 512 * 2**20
     waiting: int = 1_000
     seconds: float = 120.0
+    questions: int | None = None
+    draws: int | None = None
 
     def __post_init__(self) -> None:
-        if not all("!" <= letter <= "~" for letter in self.token):
+        if not all(token and all("!" <= letter <= "~" for letter in token) for token in self.tokens):
             raise ValueError("a token is letters, digits and marks of ASCII, without spaces")
+
+
+@final
+class Quota:
+    """What each token has asked for within its day, which begins with its first question.
+
+    Args:
+        limits: Questions and draws of a token.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._spent: dict[str, tuple[float, int, int]] = {}
+
+    def take(self, token: str, questions: int, draws: int) -> None:
+        """Count questions and their draws.
+
+        Args:
+            token: Who asks; "" where there are no tokens.
+            questions: That are asked.
+            draws: Of all of them.
+
+        Raises:
+            Busy: If they are more than are left.
+        """
+        now, limits = time.monotonic(), self._limits
+        since, *spent = self._spent.get(token, (now, 0, 0))
+        if now - since >= _DAY:
+            since, spent = now, [0, 0]
+        more, most = (questions, draws), (limits.questions, limits.draws)
+        for what, wanted, before, limit in zip(("questions", "draws"), more, spent, most, strict=True):
+            if limit is not None and before + wanted > limit:
+                left = math.ceil(since + _DAY - now)
+                words = f"of {limit:,} {what} a day {limit - before:,} are left, and this asks for {wanted:,}"
+                raise Busy(f"{words}; ask for fewer, or in {left / 3600:.1f} hours", left, 429)
+        self._spent[token] = (since, spent[0] + questions, spent[1] + draws)
 
 
 def guarded(inner: Any, limits: Limits, metrics: Metrics) -> Any:
@@ -107,7 +149,7 @@ class Guard:
             await response.say(204 if headers["origin"] in limits.origins else 403, "")
         elif "origin" in headers and not self._same(headers) and headers["origin"] not in limits.origins:
             await response.say(403, "scripts of other sites may not ask here; --allow-origin names those that may")
-        elif limits.token and not self._knows(path, headers.get("authorization", "")):
+        elif limits.tokens and not self._knows(path, token_in(headers)):
             response.extra.append((b"www-authenticate", b"Bearer"))
             wrong = "this token is not the service's" if "authorization" in headers else "this service needs a token"
             await response.say(401, f"{wrong}: connect(url, token=...) in Python, Authorization: Bearer TOKEN by HTTP")
@@ -161,9 +203,7 @@ class Guard:
     def _knows(self, path: str, given: str) -> bool:
         if path in OPEN or path.startswith("/static/"):
             return True
-        kind, _, token = given.partition(" ")
-        same = hmac.compare_digest(token.strip().encode(), self._limits.token.encode())
-        return same and kind.lower() == "bearer"
+        return any(hmac.compare_digest(given.encode(), token.encode()) for token in self._limits.tokens)
 
     def _extra(self, headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
         """Headers of every answer."""
@@ -207,6 +247,12 @@ class _Response:
         kind = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await self({"type": "http.response.start", "status": status, "headers": kind})
         await self({"type": "http.response.body", "body": body})
+
+
+def token_in(headers: Mapping[str, str]) -> str:
+    """The token that a request carries; "" for none."""
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else ""
 
 
 def _asks(scope: Any) -> bool:

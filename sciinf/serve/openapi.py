@@ -33,7 +33,7 @@ _ERRORS = {
     409: "the run is not trained yet",
     413: "it is too large",
     422: "it was read, and cannot be answered",
-    429: "too many questions wait",
+    429: "too many questions wait, or the token has asked for all that it may on this day",
     503: "no answer now; ask again",
     504: "it took too long",
 }

@@ -42,7 +42,7 @@ def runs(line_made: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
 def url(runs: list[Path]) -> Iterator[str]:
     """A service of both on a port, with a token."""
     sources = [source(run) for run in runs]
-    parts = Parts(Models(sources), Workers(sources), Shares(), Limits(token="a"), Bounds())
+    parts = Parts(Models(sources), Workers(sources), Shares(), Limits(tokens=["a"]), Bounds())
     server = uvicorn.Server(uvicorn.Config(application(parts), port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from sciinf.serve.engine import Busy
-from sciinf.serve.limits import Limits, guarded
+from sciinf.serve.limits import Limits, Quota, guarded
 from sciinf.serve.metrics import Metrics
 from sciinf.serve.requests import TooMuch
 
@@ -60,11 +60,11 @@ def test_a_proxy_may_have_its_own_name() -> None:
 
 @pytest.mark.parametrize(
     ("given", "status"),
-    [("Bearer secret", 200), ("bearer secret", 200), ("Bearer secrets", 401), ("Bearer ", 401), ("", 401),
-     ("Basic secret", 401), ("secret", 401)],
+    [("Bearer secret", 200), ("bearer secret", 200), ("Bearer other", 200), ("Bearer secrets", 401),
+     ("Bearer ", 401), ("", 401), ("Basic secret", 401), ("secret", 401)],
 )  # fmt: skip
 def test_a_token_is_needed_where_there_is_one(given: str, status: int) -> None:
-    found = ask(Limits(token="secret"), headers={"authorization": given} if given else {})
+    found = ask(Limits(tokens=["secret", "other"]), headers={"authorization": given} if given else {})
     assert found.status_code == status
     assert status == 200 or found.headers["www-authenticate"] == "Bearer"
     assert status == 200 or ("not the service's" in found.text) == bool(given)
@@ -74,7 +74,7 @@ def test_a_token_is_needed_where_there_is_one(given: str, status: int) -> None:
     ("path", "status"), [("/", 200), ("/health", 200), ("/static/page.js", 200), ("/metrics", 401)]
 )
 def test_the_page_itself_needs_no_token(path: str, status: int) -> None:
-    assert ask(Limits(token="secret"), path=path).status_code == status
+    assert ask(Limits(tokens=["secret", "other"]), path=path).status_code == status
 
 
 def test_scripts_of_other_sites_may_not_ask() -> None:
@@ -113,10 +113,28 @@ def test_all_bodies_together_have_a_limit() -> None:
     assert asyncio.run(twice()) == [200] * 5  # what was answered is given back
 
 
-@pytest.mark.parametrize("token", ["two words", "schlüssel", "a\n"])
+@pytest.mark.parametrize("token", ["", "two words", "schlüssel", "a\n"])
 def test_a_token_that_no_header_carries_is_refused(token: str) -> None:
     with pytest.raises(ValueError, match="a token is letters, digits and marks"):
-        Limits(token=token)
+        Limits(tokens=[token])
+
+
+def test_a_token_has_so_many_questions_and_draws_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("sciinf.serve.limits.time.monotonic", lambda: now)
+    quota = Quota(Limits(tokens=["a", "b"], questions=3, draws=1_000))
+    quota.take("a", 2, 500)
+    with pytest.raises(Busy, match="of 3 questions a day 1 are left, and this asks for 2") as refused:
+        quota.take("a", 2, 2)
+    assert (refused.value.status, refused.value.seconds) == (429, 86_400)
+    now += 3_600.0
+    with pytest.raises(Busy, match="of 1,000 draws a day 500 are left, and this asks for 501; .* in 23.0 hours"):
+        quota.take("a", 1, 501)
+    quota.take("a", 1, 500)
+    quota.take("b", 3, 1_000)
+    now += 82_800.0
+    quota.take("a", 3, 1_000)
+    Quota(Limits()).take("", 10**6, 10**9)
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/slow"), ("GET", "/slow/answers/a")])
@@ -128,7 +146,7 @@ def test_a_queue_has_an_end(method: str, path: str) -> None:
 
 
 def test_every_answer_has_headers_that_protect_it() -> None:
-    for found in (ask(Limits()), ask(Limits(token="a")), ask(Limits(), headers={"host": "x"})):
+    for found in (ask(Limits()), ask(Limits(tokens=["a"])), ask(Limits(), headers={"host": "x"})):
         assert found.headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in found.headers["content-security-policy"]
         assert found.headers["referrer-policy"] == "no-referrer"

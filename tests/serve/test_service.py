@@ -25,6 +25,7 @@ from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import SEAL
 from sciinf.question import Wanted
 from sciinf.serve.answering import whole_answer
+from sciinf.serve.limits import Limits
 from sciinf.serve.models import Model, NotReady, as_given
 from sciinf.serve.replies import reply
 
@@ -267,6 +268,25 @@ def test_a_worker_that_is_killed_loses_no_question(service: TestClient) -> None:
     after = service.get("/health").json()
     assert after["restarts"] == before["restarts"] + 1
     assert after["lanes"]["fused"]["pid"] != before["lanes"]["fused"]["pid"]
+
+
+@pytest.mark.slow
+def test_a_quota_says_when_to_ask_again(line_made: Path) -> None:
+    """An answer that is there already is shown again; what would be made is refused."""
+    with serving([source(line_made / "run")], limits=Limits(tokens=["a", "b"], questions=2)) as client:
+
+        def asked(token: str) -> Any:
+            headers = {"authorization": f"Bearer {token}"}
+            return client.post(ASK, json={"x": {"x": SEEN}, "draws": 20}, headers=headers)
+
+        assert [asked("a").status_code for _ in range(3)] == [200, 200, 429]
+        refused = asked("a")
+        assert 86_000 < int(refused.headers["retry-after"]) <= 86_400
+        assert "of 2 questions a day 0 are left, and this asks for 1" in refused.json()["error"]
+        found = asked("b")
+        assert found.status_code == 200
+        link = f"/models/run/answers/{found.json()['id']}"
+        assert client.get(link, headers={"authorization": "Bearer a"}).status_code == 200
 
 
 def test_numbers_are_there_for_who_watches(service: TestClient) -> None:
