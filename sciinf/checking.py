@@ -24,6 +24,7 @@ from sciinf.core.simulator import Outcome, Simulator, Status
 from sciinf.engine.block import Attempt, generator_for, one_thread
 from sciinf.engine.densities import density_finding
 from sciinf.engine.new_process import NewProcess, problem_of
+from sciinf.engine.normalisation import normalisation_findings
 from sciinf.engine.probe import memory_in_use
 from sciinf.storage.findings import StoreReport
 from sciinf.storage.outcome import normalise, status_of
@@ -331,6 +332,8 @@ class _Check:
         """Whether the log-likelihood is the density of what is simulated."""
         try:
             found = density_finding(self.simulator, self.rows, self.seed)
+            if not found:
+                self.found += normalisation_findings(self.simulator, self.seed)
         except (ValueError, TypeError, RuntimeError, KeyError, ArithmeticError) as error:
             found = f"log_likelihood fails on data of the simulator's own: {type(error).__name__}: {error}"
         if found:

@@ -59,7 +59,7 @@ def test_the_page_says_everything_in_order(complete):
         "0.91",
         "0.56 to 1.50",
         "uncorrected",
-        "Log evidence −12.500 ± 0.030",
+        "Log evidence −12.500 ± 0.030; its constant is not confirmed.",
         "sciinf infer decay.py --observation 'cell 7.csv'",
         "0123abcd",
         "1 min 1 s",

@@ -14,7 +14,7 @@ from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
 from sciinf.core.estimate import Corrected, Estimate, Estimates
 from sciinf.core.estimates import estimate_from_json
-from sciinf.core.findings import Finding, Level
+from sciinf.core.findings import CONFIRMED, Finding, Level
 from sciinf.core.paths import Paths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import ALONE, exists_words
@@ -285,7 +285,9 @@ class Answer:
         facts.append(("draws", f"{len(self.draws):,}, effective sample size {self.draws.ess:,.0f}"))
         if self.draws.log_evidence is not None:
             error = self.draws.log_evidence_error or 0.0
-            facts.append(("log evidence", f"{self.draws.log_evidence:.2f} +- {error:.2f}"))
+            sure = any(one.kind == CONFIRMED for one in self.checks)
+            known = "" if sure else "; its constant is not confirmed"
+            facts.append(("log evidence", f"{self.draws.log_evidence:.2f} +- {error:.2f}{known}"))
         elif any(e.factors() for e in self.parameters.values()):
             facts.append(("factors", ALONE))
         facts += [("posterior", "; ".join(filter(None, (self.posterior, self.scope))))] if self.scope else []

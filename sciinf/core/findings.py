@@ -85,6 +85,9 @@ class Cause(StrEnum):
     DRAWS = "ask for more draws"
 
 
+CONFIRMED = "confirmed"  # the kind of a finding on an evidence whose constant simulations confirm
+
+
 @dataclass(frozen=True)
 class Finding:
     """One finding, good or bad.

@@ -115,16 +115,15 @@ def _said(own: Tensor, other: Tensor, order: Tensor, what: str, drawn: str) -> s
     there = ~(own.isnan() | other.isnan())
     if int(there.sum()) < _LEAST:
         return ""
-    s, t = own[there].sigmoid(), other[there].sigmoid()
-    sure = 0.5 * ((1 - s) * (2 * s - 1) + (1 - t) * (2 * t - 1))
-    if _seen(sure):
+    s, t, sure = own[there].sigmoid(), other[there].sigmoid(), surplus(own[there], other[there])
+    if is_seen(sure):
         kind = "too sure" if float(sure.mean()) < 0 else "not sure enough"
         return (
             f"{what} is not the density of what {drawn}: it is {kind} of which parameters or states data come from (a "
             "noise of another size or law?). Answers that are corrected by it would be wrong without a word"
         )
     for k in range(order.shape[1]):
-        if _seen((s - t) * order[there, k]):
+        if is_seen((s - t) * order[there, k]):
             return (
                 f"{what} is not the density of what {drawn}: it prefers one side, as where a term that depends on the "
                 "parameters is missing (the normalisation?). Answers that are corrected by it would be wrong without "
@@ -133,6 +132,13 @@ def _said(own: Tensor, other: Tensor, order: Tensor, what: str, drawn: str) -> s
     return ""
 
 
-def _seen(value: Tensor) -> bool:
+def surplus(own: Tensor, other: Tensor) -> Tensor:
+    """(1 - s)(2 s - 1) of pairs, (n,), whose mean is 0 where own and other are the log-ratios of right densities."""
+    s, t = own.sigmoid(), other.sigmoid()
+    return 0.5 * ((1 - s) * (2 * s - 1) + (1 - t) * (2 * t - 1))
+
+
+def is_seen(value: Tensor) -> bool:
+    """Whether the mean of some values, (n,), is no chance: a mean of 0 is blamed with probability 6e-7."""
     mean, error = float(value.mean()), float(value.std()) / math.sqrt(len(value))
     return abs(mean) > max(_T * error, _FAR)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from sciinf.core.findings import Level
+from sciinf.core.findings import CONFIRMED, Level
 from sciinf.core.probabilities import Probabilities, exists_words, told
 from sciinf.core.tables import marked, percent
 from sciinf.core.verdict import Verdict
@@ -146,9 +146,11 @@ def _words(run: Run, level: float) -> str:
         parts.append(f"{answer['draws']:,} draws, effective sample size {answer.get('ess') or 0:,.0f}.")
     if answer.get("log_evidence") is not None:
         error = answer.get("log_evidence_error")
-        parts.append(
-            f"Log evidence {number(answer['log_evidence'], error)}" + (f" ± {number(error, error)}." if error else ".")
+        words = f"Log evidence {number(answer['log_evidence'], error)}" + (
+            f" ± {number(error, error)}" if error else ""
         )
+        sure = any(one.get("kind") == CONFIRMED for one in answer.get("checks") or ())
+        parts.append(f"{words}." if sure else f"{words}; its constant is not confirmed.")
     if answer.get("amortised"):
         parts.append("In purple: the interval before draws were weighted.")
     return " ".join(parts)

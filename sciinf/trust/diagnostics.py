@@ -25,6 +25,7 @@ ORDER = (
     "predictive",
     "likelihood",
     "density",
+    "evidence",
     "intervals",
     "limits",
     "residuals",
