@@ -45,7 +45,7 @@ from sciinf.trust.failures import Reading, asked
 from sciinf.trust.judge import Judge, Looked
 from sciinf.trust.second import vouched
 
-CHECKS = 20  # raised when what is checked changes, so that an older answer to the same question is made anew
+CHECKS = 21  # raised when what is checked changes, so that an older answer to the same question is made anew
 _PREDICTIVE = 400
 _PATHS = 1_000
 _FAILED = 0.01  # of them, above which an answer says so in yellow

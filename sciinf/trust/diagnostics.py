@@ -25,6 +25,7 @@ ORDER = (
     "predictive",
     "likelihood",
     "density",
+    "likelihood score",
     "evidence",
     "intervals",
     "limits",
