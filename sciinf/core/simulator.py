@@ -25,7 +25,7 @@ from sciinf.core.tables import html
 
 FILES = ("source", "code")
 """What stands for files, the simulator's own and those beside it, in what is recorded of a simulator."""
-SURROGATE = "surrogate"
+SURROGATE, BARE = "surrogate", "surrogate without its error"
 """What stands there for the surrogate that makes the data; the simulator's name already tells surrogates apart."""
 
 X = Mapping[str, Tensor]
@@ -175,7 +175,8 @@ class Simulator(ABC):
     and independent of the others if the model is right, (batch, any), NaN where there is none; theta and x as for
     `log_likelihood`. An answer then says whether events come when the model says (`trust.rescaled`).
 
-    `emulated_by`: what surrogate makes its data, with its error on held-out solutions, in words; empty where none does.
+    `emulated_by`: {"surrogate": what it is, with its error on held-out solutions, in words} where a surrogate makes its
+    data, or {"surrogate without its error": ...} where data do not carry that error; empty where none makes them.
     A wrapper passes it on. Answers that are learned from such data name it.
 
     `derived`: quantities that follow from the parameters, name -> `function` or `(function, unit)`. The function makes
@@ -195,7 +196,7 @@ class Simulator(ABC):
     former_name: str = ""
     log_likelihood: Callable[[Tensor, X], Tensor] | None = None
     random_likelihood: bool = False
-    emulated_by: str = ""
+    emulated_by: Mapping[str, str] = MappingProxyType({})
     settings: Callable[[], Mapping[str, str]] | None = None
     reference: Callable[[X, int, torch.Generator], Tensor] | None = None
     statistics: Callable[[X], Mapping[str, Tensor]] | None = None
@@ -308,12 +309,12 @@ def identity(simulator: Simulator) -> dict[str, str]:
 
     A comment or another format of its files changes nothing here; `recorded` tells what is to be written down.
     """
-    return {key: only_code(value) for key, value in recorded(simulator).items() if key != SURROGATE}
+    return {key: only_code(value) for key, value in recorded(simulator).items() if key not in (SURROGATE, BARE)}
 
 
 def earlier_identity(simulator: Simulator) -> dict[str, str]:
     """What earlier versions had for `identity`: the text of its own file or folder in place of code."""
-    left_out = (FILE, SURROGATE)
+    left_out = (FILE, SURROGATE, BARE)
     found = {key: only_text(value) for key, value in recorded(simulator).items() if not key.startswith(left_out)}
     return found if simulator.source is None else {**found, "source": text_of(simulator.source)}
 
@@ -329,7 +330,7 @@ def recorded(simulator: Simulator) -> dict[str, str]:
     """
     settings = settings_of(simulator)
     own, files = {"name": simulator.name, "source": ""}, _files_of(simulator)
-    own |= {SURROGATE: simulator.emulated_by} if simulator.emulated_by else {}
+    own |= simulator.emulated_by
     own |= marks_beside(files) if simulator.source is None else marks(simulator.source, files)
     if taken := settings.keys() & own.keys():
         raise ValueError(f"{simulator.name!r} has settings called {sorted(taken)}, which are taken; rename them")
@@ -371,7 +372,7 @@ def unlike(before: Mapping[str, str], simulator: Simulator, *, ignore: Sequence[
     words = [] if "source" in ignore else changed(before, given, simulator.source)
     for name in {**before, **given}:
         old, new = before.get(name), given.get(name)
-        if name in ignore or name in ("source", SURROGATE) or name.startswith(FILE) or same_mark(old, new):
+        if name in ignore or name in ("source", SURROGATE, BARE) or name.startswith(FILE) or same_mark(old, new):
             continue
         if name == "name" and old == simulator.former_name:
             continue

@@ -129,6 +129,7 @@ _FITS_KEYS = {
     "verdict": "VERDICT",
     "sentence": "SENTENCE",
     "findings": "FINDINGS",
+    "surrogate": "SURROGAT",
     "effective_sample_size": "ESS",
     "log_evidence": "LOGEVID",
     "log_evidence_error": "LOGEVERR",

@@ -131,6 +131,9 @@ def facts(source: Answer | Draws) -> dict[str, Any]:
         out["trust_level"] = str(source.trust.level)
         if bad := [f"{one.name}: {source.verdict.line_of(one)}" for one in source.checks if one.level != Level.GOOD]:
             out["findings"] = "; ".join(bad)
+        for one in source.checks:
+            if surrogates := one.figures.get("surrogates"):
+                out["surrogate"] = "; ".join(surrogates)
         if source.trust.p_value is not None:
             out["trust_p_value"] = float(source.trust.p_value)
     return out

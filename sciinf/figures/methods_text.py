@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sciinf.core.files import read_json
-from sciinf.core.simulator import SURROGATE
+from sciinf.core.simulator import BARE, SURROGATE
 from sciinf.figures.run_folder import Run
 from sciinf.figures.verdicts import verdict_of
 
@@ -165,7 +165,8 @@ def _simulations(run: Run) -> tuple[str, list[str]]:
 
 def _surrogate(run: Run) -> str:
     """What made the data that the fit was trained on, where that was no solver."""
-    surrogate = (run.fit.get("simulator") or {}).get(SURROGATE)
+    recorded = run.fit.get("simulator") or {}
+    surrogate = recorded.get(SURROGATE) or recorded.get(BARE)
     return f"Its data were made by a surrogate: {surrogate}." if surrogate else ""
 
 

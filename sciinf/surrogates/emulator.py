@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Batch, Fit, X, predicted
-from sciinf.core.simulator import unlike
+from sciinf.core.simulator import BARE, SURROGATE, unlike
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
 from sciinf.surrogates._fields import ByTimes
 
@@ -66,8 +66,10 @@ class Emulator(FieldSource):
             warnings.warn(f"the file of {equation.name!r} has changed since {fit} was trained on it", stacklevel=2)
         sure = "" if error else "_without_error"
         self.name = f"{equation.name}_by_{type(self.surrogate).__name__.lower()}_{fit.digest[:8]}{sure}"
-        off, without = fit.held_out or "an error that nobody knows", "" if error else ", which its data leave out"
-        self.emulated_by = f"{type(self.surrogate).__name__} of {equation.name!r} with {off}{without}"
+        off = fit.held_out or "an error that nobody knows"
+        self.emulated_by = {
+            SURROGATE if error else BARE: f"{type(self.surrogate).__name__} of {equation.name!r} with {off}"
+        }
         self.prior, self.observables = equation.prior, equation.observables
         self.block, self.random, self.settings = equation.block, equation.random or error, equation.settings
         self.grid, self.times, self.given = equation.grid, equation.times, equation.given
