@@ -138,7 +138,7 @@ class LearnedIndependent(LearnedProcess):
 def gaps(options: Any, out: Path) -> tuple[Rows, Rows]:
     """What is missing, filled in, beside the exact Gaussian process and beside independent latents."""
     rows, checks = [], []
-    epochs, found = (6, 12) if options.quick else (25, 50), dict[str, dict[str, float]]()
+    epochs, found = (12, 12) if options.quick else (25, 50), dict[str, dict[str, float]]()
     for bent in (False, True):
         simulator, generator = Mixed(bent), torch.Generator().manual_seed(options.seed + 1)
         store = simulate(simulator, out / f"store_{bent}", 1_500, seed=options.seed, progress=False)
