@@ -7,6 +7,10 @@
 - *killed*: the worker is killed while many ask; every question must be answered, or refused in words.
 - *fuzzed*: bodies with bytes changed, and requests that schemathesis makes of the service's own OpenAPI document; none
   may have a status of 500 or above.
+- *files*: CSV, FITS and npz files that are damaged or made to do harm, wide headers among them, beside 20 honest users.
+  No status of 500 or above; the users wait less than twice as long; `/health` answers within a second; and SIGTERM ends
+  the service in 5 s.
+- *copied*: a network that is trained on 100, 1,000 and 10,000 answers of the service, and how far it is from others.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -23,6 +28,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +36,8 @@ from typing import Any
 import numpy as np
 import torch
 from reporting import Rows, check, in_parts
+from serve_copy import Answers, distances
+from serve_fuzz import beside, form, good, send
 from serve_loads import Fused, Static, load, mixed, one_request, post, questions
 
 from sciinf import infer, query
@@ -83,19 +91,25 @@ def trained(scratch: Path, options: Any) -> Path:
     return scratch / "run"
 
 
+def started(run: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
+    """A service of a run, with options of `sciinf serve`: its process and its address, when it can answer."""
+    words = [sys.executable, "-m", "sciinf.cli", "serve", str(run), "--port", "0", *options]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    url = (process.stdout.readline() if process.stdout else "").rpartition(" ")[2].strip()
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            if all(lane["alive"] for lane in health(url)["lanes"].values()):
+                break
+        time.sleep(0.1)
+    return process, url
+
+
 @contextlib.contextmanager
 def served(run: Path, *options: str) -> Iterator[str]:
     """The address of a service of a run, with options of `sciinf serve`; the service ends when it is left."""
-    words = [sys.executable, "-m", "sciinf.cli", "serve", str(run), "--port", "0", *options]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    process, url = started(run, *options)
     try:
-        url = (process.stdout.readline() if process.stdout else "").rpartition(" ")[2].strip()
-        until = time.monotonic() + 120
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError):
-                if health(url)["alive"]:
-                    break
-            time.sleep(0.1)
         yield url
     finally:
         process.send_signal(signal.SIGINT)
@@ -258,6 +272,64 @@ def _schemathesis(url: str, examples: str, folder: Path) -> tuple[int | None, st
     return said.returncode, said.stdout.strip().splitlines()[-1] if said.stdout else said.stderr[-200:]
 
 
+def files(options: Any, scratch: Path) -> tuple[Rows, Rows]:
+    """Files that nobody sane would send, beside users who are."""
+    count, seconds = (500, 20.0) if options.quick else (5_000, 60.0)
+    xs, pool = data(40, options.seed)["v"], ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    process, url = started(trained(scratch, options), "--without-simulator")
+    honest = [post(url, ASK, body) for body in questions(data, 20, 200, options.seed)]
+    honest += [form(url, ASK, "cell.csv", good(x)[".csv"]) for x in xs[20:]]
+    asyncio.run(beside(url, honest, asyncio.sleep(5.0)))
+    alone, _ = asyncio.run(beside(url, honest, asyncio.sleep(seconds)))
+
+    async def fuzzing() -> Any:
+        sent = asyncio.get_running_loop().run_in_executor(pool, send, url, ASK, count, options.seed, xs[0])
+        return await beside(url, honest, sent), await sent
+
+    begun = time.monotonic()
+    (users, looks), told = asyncio.run(fuzzing())
+    took, restarts = time.monotonic() - begun, health_or_not(url).get("restarts", 0)
+    pool.submit(send, url, ASK, 20, options.seed + 1, xs[0])
+    time.sleep(1.0)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(30)
+    ended = time.monotonic() - begun
+    process.kill()
+    pool.shutdown()
+    rows: Rows = [{"bodies": kind, "longest s": max(one.seconds), **one.statuses} for kind, one in sorted(told.items())]
+    broken = sum(number for one in (*told.values(), users, looks) for status, number in one.statuses.items()
+                 if not status.isdigit() or int(status) >= 500)  # fmt: skip
+    medians = [float(np.median(one.seconds)) for one in (alone, users)]
+    row = {"users": 20, "alone ms": 1e3 * medians[0], "fuzzed ms": 1e3 * medians[1], "health s": max(looks.seconds)}
+    rows.append({**row, "statuses": dict(users.statuses), "restarts": restarts, "minutes": took / 60})
+    return rows, [
+        check(f"of {count:,} bodies and all honest questions, those with a status of 500 or above", broken, 0),
+        check("honest questions without an answer", users.statuses.total() - users.statuses["200"], 0),
+        check("median latency of honest users, fuzzed over alone", medians[1] / medians[0], 2),
+        check("longest answer of /health, s", max(looks.seconds), 1),
+        check("minutes that the bodies took", took / 60, 10),
+        check("seconds from SIGTERM to the end", ended, 5),
+    ]
+
+
+def copied(options: Any, scratch: Path) -> tuple[Rows, Rows]:
+    """What a network learns from answers."""
+    models = Models([Served("run", str(trained(scratch, options)))])
+    sizes = (100, 1_000, 10_000)
+    xs = data(sizes[-1] + 500, options.seed + 1)["v"]
+
+    def answers_to(some: np.ndarray, draws: int) -> Answers:
+        found: dict[int, bytes] = {}
+        fused(models, some, draws, found)
+        return Answers(some, np.stack([unpack(found[k])[1]["theta"] for k in range(len(some))]))
+
+    given, fresh = answers_to(xs[500:], 50), answers_to(xs[:500], 2_000)
+    some = [(size, Answers(given.x[:size], given.draws[:size])) for size in sizes]
+    return [{"answers": size, **distances(one, fresh, options.seed)} for size, one in some], []
+
+
 def mutated(good: bytes, rng: random.Random) -> bytes:
     """A body with some bytes changed, cut out or put in."""
     body = bytearray(good)
@@ -277,4 +349,7 @@ def mutated(good: bytes, rng: random.Random) -> bytes:
 
 
 if __name__ == "__main__":
-    in_parts(__doc__ or "", {"answers": answers, "mixed": waiting, "killed": killed, "fuzzed": fuzzed})
+    in_parts(
+        __doc__ or "",
+        {"answers": answers, "mixed": waiting, "killed": killed, "fuzzed": fuzzed, "files": files, "copied": copied},
+    )
