@@ -60,8 +60,9 @@ def check_information(bounds: Bounds, draws: Draws) -> tuple[Finding, ...]:
             found.append(bounds.prior.names[d])
     if not found:
         return ()
-    its = "its posterior is its prior" if len(found) == 1 else "their posteriors are their priors"
-    return (Finding(NAME, Level.GOOD, f"the data tell nothing of {', '.join(found)}: {its}"),)
+    its, it = ("its posterior is its prior", "it") if len(found) == 1 else ("their posteriors are their priors", "them")
+    words = f"the data tell nothing of {', '.join(found)}, or the network has not learned {it}: {its}"
+    return (Finding(NAME, Level.GOOD, words),)
 
 
 def _ranks(prior: Float[Tensor, "theta n"], theta: Float[Tensor, "theta m"]) -> Float[Tensor, "theta m"]:
