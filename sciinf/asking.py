@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sciinf.calibration import load_calibration
-from sciinf.core import Answer, Calibration, Finding, Level, Posterior, Simulator, X, as_observation
+from sciinf.core import Answer, Calibration, Finding, Level, Observation, Posterior, Simulator, X, as_observation
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import file_of
 from sciinf.inference.changes import changes_from_json
@@ -21,8 +21,10 @@ from sciinf.storage.answers import REFINED, ROUNDS, ROUNDS_FILE, keep_checks
 from sciinf.telling import tell
 from sciinf.trust.second import compared, decides, undecided, wrong_on_average
 
-if TYPE_CHECKING:
-    from sciinf.core import Answer, Level, Observation, Posterior, X
+COMPARED = "compared.json"
+"""In the folder of rounds around an observation: what a second network said of the answer to it."""
+Near = tuple[Path, Refined]
+"""A refined answer's folder and its posterior."""
 
 
 def remember(
@@ -56,15 +58,6 @@ def recall(run: Path, first: Posterior, x: Observation, answer: Answer, out: Pat
     if told is not answer:
         keep_checks(out, told)
     return told
-
-
-__all__ = ["recall", "remember", "undecided_in"]
-
-
-COMPARED = "compared.json"
-"""In the folder of rounds around an observation: what a second network said of the answer to it."""
-Near = tuple[Path, Refined]
-"""A refined answer's folder and its posterior."""
 
 
 @dataclass(frozen=True)

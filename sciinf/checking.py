@@ -24,7 +24,7 @@ from sciinf.core.simulator import Outcome, Simulator, Status
 from sciinf.engine.block import Attempt, generator_for, one_thread
 from sciinf.engine.densities import density_finding
 from sciinf.engine.new_process import NewProcess, problem_of
-from sciinf.engine.normalisation import normalisation_findings
+from sciinf.engine.normalisation import NORMALISED_BY, normalisation_findings
 from sciinf.engine.probe import memory_in_use
 from sciinf.storage.findings import StoreReport
 from sciinf.storage.outcome import normalise, status_of
@@ -38,6 +38,7 @@ _ALONE = 64
 _MOST, _SECONDS = 256, 3.0
 _MANY_FAILED, _MOST_FAILED = 0.05, 0.5
 _FEATURES = 32
+_PATIENCE = 10.0  # s that simulations may take which tell whether a likelihood is normalised
 _DIFFERENT = 8  # rows, from which on it is no chance that another seed gives the same
 NOT_REPEATED = (
     "the same parameters and seed gave other data: the simulator has random numbers of its own, or its first calls are "
@@ -218,7 +219,7 @@ class _Check:
             self._note("noise", NO_NOISE, Level.CAUTION, Cause.NOISE)
         self._sizes()
         self._beside(theta[:_ALONE], noisy)
-        self._density()
+        self._density(speed)
         if same and new is not None:
             self._elsewhere(new, speed)
         return made(same, noisy, speed, size / self.rows, tuple(self.found))
@@ -328,13 +329,15 @@ class _Check:
                     "rows must not depend on the rows beside them (a mean or a scale taken over the batch?)"
                 )
 
-    def _density(self) -> None:
+    def _density(self, speed: float) -> None:
         """Whether the log-likelihood is the density of what is simulated."""
         try:
             found = density_finding(self.simulator, self.rows, self.seed)
-            if not found:
+            if self.simulator.log_likelihood is not None and _PATIENCE * speed < NORMALISED_BY:
+                self._note("evidence", f"not checked, which takes {NORMALISED_BY} simulations")
+            elif not found:
                 self.found += normalisation_findings(self.simulator, self.seed)
-        except (ValueError, TypeError, RuntimeError, KeyError, ArithmeticError) as error:
+        except (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError) as error:
             found = f"log_likelihood fails on data of the simulator's own: {type(error).__name__}: {error}"
         if found:
             self._problem(found)
@@ -344,7 +347,7 @@ class _Check:
         look = new.look_at(rows=max(1, min(_DIFFERENT, int(speed))), seed=self.seed)
         if problem := problem_of(look):
             self._problem(problem)
-        elif look.verdict == "skipped":
+        elif look.verdict == "skipped" and self.simulator.source is not None:
             self._note("new process", f"not compared with another process: {look.words}", Level.UNKNOWN)
 
     def _globals(self, before: tuple[bytes, ...]) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("sciinf", "simulators", "pipelines", "benchmarks", "tests", "docs")
 PROSE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "Makefile", "pyproject.toml", ".ci/run")
 
-LINES, BODY, PARAMETERS = 400, 50, 7
+LINES, BODY, PARAMETERS = 600, 50, 7
 HEAVY = {
     "jax",
     "sbi",

@@ -215,13 +215,15 @@ def _declared(one: Beside, spec: Observable, ours: Sequence[str] | Sequence[floa
     values = values if len(ours) <= _LISTED or values.startswith("np.") else axis
     about = [f"{key}={value!r}" for key in ("dtype", "scale") if (value := getattr(spec, key)) != getattr(_PLAIN, key)]
     coords = [f"{key!r}: {list(known)!r}" for key, known in spec.coords.items()] + [f"{axis!r}: {values}"]
+    about += ["control=True"] if spec.control else []
     about.append(f"coords={{{', '.join(coords)}}}")
     units = dict(spec.coord_units)
     with suppress(ValueError):
         check_unit(unit, axis)
         units |= {axis: unit} if unit and not isinstance(ours[0], str) else {}
     about += [f"coord_units={units!r}"] if units else []
-    return f"Observable({spec.shape!r}, {spec.unit!r}, dims={dims!r}, {', '.join(about)})".replace("'", '"')
+    line = f"Observable({spec.shape!r}, {spec.unit!r}, dims={dims!r}, {', '.join(about)})"
+    return line if '"' in line else line.replace("'", '"')  # labels with an apostrophe keep it
 
 
 def _values(one: Beside, column: Column, unit: str, *, text: bool) -> list[str] | list[float] | None:

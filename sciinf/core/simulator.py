@@ -332,7 +332,7 @@ def recorded(simulator: Simulator) -> dict[str, str]:
     own, files = {"name": simulator.name, "source": ""}, _files_of(simulator)
     own |= simulator.emulated_by
     own |= marks_beside(files) if simulator.source is None else marks(simulator.source, files)
-    if taken := settings.keys() & own.keys():
+    if taken := settings.keys() & {*own, SURROGATE, BARE}:
         raise ValueError(f"{simulator.name!r} has settings called {sorted(taken)}, which are taken; rename them")
     return own | settings
 

@@ -40,8 +40,8 @@ _PATIENCE = 60.0  # s, for imports
 _WHILE, _FEW = 0.5, 8  # s that calls after the first ones may take, and rows in each
 _SALT = "PYTHONHASHSEED"
 _WHY = (
-    "What the simulator gives depends on what ran before in the process (a warm-up, a counter, a cache), or on hash() "
-    "of a string, which is another number in each process"
+    "What the simulator gives depends on what ran before in the process (a warm-up, a counter, a cache), on hash() of "
+    "a string, which is another number in each process, or on an attribute that was set after the file was loaded"
 )
 
 
@@ -69,7 +69,7 @@ class NewProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, _SALT: "1" if os.environ.get(_SALT) != "1" else "2"},
+                env={_SALT: "1", **os.environ},  # a salt that the user has fixed stays
                 start_new_session=True,
             )
 

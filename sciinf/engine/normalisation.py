@@ -36,21 +36,25 @@ from sciinf.engine.block import generator_for, simulate_from
 from sciinf.engine.densities import is_seen, surplus
 from sciinf.engine.fitted_density import FittedDensity
 from sciinf.summaries.summary import expand_mask
+from sciinf.summaries.timed import set_names
 
 NAME = "evidence"
 _ROWS, _LEAST = 400, 200  # simulations, half of which the density is fitted to: wanted, and at least
 _MOST = 64  # numbers of the data: of more, a fitted density overlaps too little
 _SHARE = 4  # rows that it is fitted to, for each number and for each conditioning value, at least
 _PRECISE = 0.1  # standard error of the logarithm of the integral, from which on it is known
+_NEAR = 3  # standard errors within which a confirmed logarithm is 0
 _PRIOR_ROWS, _FIRST, _DIFFER = 32, 2, 8  # rows in which numbers are exchanged; of a first look; that must differ
 _PARTS, _SIZE = 128, 2**24  # groups of numbers that are tried, and numbers in all that they take
 _BEYOND = 10  # ranges of the simulated values, by which a number is put outside of them
 _TOGETHER = 1_024  # rows that a log-likelihood is asked about at once
 _SAME = 1e-6  # relative change of a log-likelihood that is rounding
-_FAILURES = (ValueError, TypeError, RuntimeError, KeyError, ArithmeticError)  # of a user's function at odd data
+NORMALISED_BY = _ROWS + _PRIOR_ROWS
+"""Simulations that `normalisation_findings` makes."""
+_FAILURES = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError)  # of a user's function at odd data
 
 
-class Kind(StrEnum):
+class Constant(StrEnum):
     """What is known of the constant of an evidence."""
 
     CONFIRMED = CONFIRMED
@@ -69,7 +73,7 @@ class Normalisation:
         error: Its standard error.
     """
 
-    kind: Kind
+    kind: Constant
     log_integral: float = math.nan
     error: float = math.inf
 
@@ -79,21 +83,23 @@ class Normalisation:
         figures = {} if math.isnan(self.log_integral) else {"log_integral": self.log_integral, "error": self.error}
         integral = f"exp({self.log_integral:.2f} +- {self.error:.2f})"
         words = {
-            Kind.CONFIRMED: f"simulations confirm its constant: the likelihood integrates to {integral} over its data",
-            Kind.UNCONFIRMED: (
+            Constant.CONFIRMED: (
+                f"simulations confirm its constant: the likelihood integrates to {integral} over its data"
+            ),
+            Constant.UNCONFIRMED: (
                 "its constant was not confirmed by simulations; compare evidences only where you know that the "
                 "likelihood is a normalised density of the data"
             ),
-            Kind.CONSTANT: (
+            Constant.CONSTANT: (
                 f"log_likelihood lacks a constant: it integrates to {integral} over the data, and log evidences are "
                 f"off by {self.log_integral:.2f}; parameters depend on it only where it differs between models"
             ),
-            Kind.TERM: (
+            Constant.TERM: (
                 "log_likelihood is not the normalised density of the data, so its evidence is wrong; a term of the "
                 "data is missing or another one, such as log k! of counts or the distribution of the noise"
             ),
         }[self.kind]
-        wrong = self.kind in (Kind.CONSTANT, Kind.TERM)
+        wrong = self.kind in (Constant.CONSTANT, Constant.TERM)
         level, cause = (Level.CAUTION, Cause.LIKELIHOOD) if wrong else (Level.GOOD, None)
         return Finding(NAME, level, words, self.kind, figures, cause)
 
@@ -132,7 +138,7 @@ def normalisation(
         without: Which numbers it does not use (`unused`).
         seed: Of the draws of the fitted density.
     """
-    half, unknown = len(theta) // 2, Normalisation(Kind.UNCONFIRMED)
+    half, unknown = len(theta) // 2, Normalisation(Constant.UNCONFIRMED)
     if simulator.log_likelihood is None or simulator.random_likelihood or len(theta) < _LEAST:
         return unknown
     asked, numbers = _asked(simulator, x) & ~without, _flat(x)
@@ -165,7 +171,7 @@ def _judged(own: Tensor, other: Tensor) -> Normalisation:
     known = ~(own.isnan() | other.isnan())
     own, other = own[known], other[known]
     if len(own) < _LEAST // 2:
-        return Normalisation(Kind.UNCONFIRMED)
+        return Normalisation(Constant.UNCONFIRMED)
     low, high = -1e6, 1e6
     while high - low > 1e-6 * max(1.0, abs(low)):
         middle = (low + high) / 2
@@ -175,9 +181,10 @@ def _judged(own: Tensor, other: Tensor) -> Normalisation:
     slope = float((s * (1 - s)).mean() + (t * (1 - t)).mean())
     error = math.sqrt(float(s.var() + t.var()) / len(s)) / max(slope, 1e-300)
     if not is_seen(own.sigmoid() - other.sigmoid()) and not is_seen(surplus(own, other)):
-        return Normalisation(Kind.CONFIRMED, low, error) if error < _PRECISE else Normalisation(Kind.UNCONFIRMED)
+        sure = error < _PRECISE and abs(low) < _NEAR * error
+        return Normalisation(Constant.CONFIRMED, low, error) if sure else Normalisation(Constant.UNCONFIRMED)
     constant = error < _PRECISE and not is_seen(surplus(own - low, other + low))
-    return Normalisation(Kind.CONSTANT, low, error) if constant else Normalisation(Kind.TERM)
+    return Normalisation(Constant.CONSTANT, low, error) if constant else Normalisation(Constant.TERM)
 
 
 def unused_numbers(simulator: Simulator, without: Bool[Tensor, " numbers"]) -> dict[str, tuple[int, int]]:
@@ -265,11 +272,8 @@ def _filled(numbers: Tensor, like: X) -> X:
 
 def _conditions(simulator: Simulator, x: X) -> Bool[Tensor, " numbers"]:
     """Which numbers were set rather than seen: controls, and the times at which data were seen."""
-    flags = [
-        torch.full((x[name][0].numel(),), spec.control or name.endswith("_times"))
-        for name, spec in simulator.observables.items()
-    ]
-    return torch.cat(flags)
+    names = set_names(simulator.observables)
+    return torch.cat([torch.full((x[name][0].numel(),), name in names) for name in simulator.observables])
 
 
 def _asked(simulator: Simulator, x: X) -> Bool[Tensor, " numbers"]:

@@ -18,6 +18,7 @@ from sciinf.serve.models import Model
 from sciinf.serve.requests import parameters
 from sciinf.serve.stored import not_made, same_question, stored_answers, with_findings
 from sciinf.serve.wire import answer_out, findings_in, pack
+from sciinf.trust import predictive
 
 Values = Mapping[str, np.ndarray]
 """Observable name -> array (*event)."""
@@ -75,7 +76,8 @@ def answered(model: Model, question: Question, answer: Answer, where: str) -> by
         where: The folder of what answered, within the run's.
     """
     if not question.wanted.predicted:
-        answer = replace(answer, checks=(*answer.checks, not_made(model)))
+        checks = [one for one in answer.checks if one.name != predictive.NAME]
+        answer = replace(answer, checks=(*checks, not_made(model)))
     answer = with_findings(answer, stored_answers(model, question))
     return _message(model, answer, where, question.wanted.seed, stored=False)
 

@@ -7,6 +7,7 @@ on. There is one process for it, which answers nothing. What takes too long is g
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import resource
 import signal
@@ -21,10 +22,12 @@ import numpy as np
 from sciinf.question import Wanted
 from sciinf.serve.models import Models
 from sciinf.serve.requests import Asked, Bounds, One, TooMuch, Unfit, from_files, from_json
-from sciinf.serve.wire import pack, unpack
+from sciinf.serve.wire import findings_in, pack, unpack
 
 SECONDS = 10.0
 """Of processor time that the reading of one body may take."""
+_LIBRARIES = ("astropy.io.ascii", "astropy.io.fits", "astropy.io.misc.yaml", "astropy.table", "astropy.units", "h5py")
+"""What readers of files import: before any limit, which would leave half a library behind if it ended an import."""
 _MEMORY = 2 * 2**30  # bytes, beside what the process has when it starts
 
 
@@ -58,6 +61,8 @@ def read(models: Models, head: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     """
     model, bounds = models.get(head["model"]), Bounds(**head["bounds"])
     contents = [array.tobytes() for array in arrays.values()]
+    for library in _LIBRARIES:
+        importlib.import_module(library)
     try:
         with _limited():
             if head["names"] is None:
@@ -68,7 +73,7 @@ def read(models: Models, head: Mapping[str, Any], arrays: Mapping[str, np.ndarra
         raise Unfit(f"reading it takes more than {SECONDS:g} s; leave out what is not data", "file") from None
     except MemoryError:
         raise TooMuch("reading it takes too much memory; leave out what is not data") from None
-    each = [{"read": list(one.read), "wanted": asdict(one.wanted)} for one in asked.each]
+    each = [{**one.told, "wanted": asdict(one.wanted)} for one in asked.each]
     values = {f"{k}/{name}": value for k, one in enumerate(asked.each) for name, value in one.x.items()}
     return pack({"each": each, "several": asked.several, "include": list(asked.include)}, values)
 
@@ -80,7 +85,10 @@ def asked_in(message: bytes) -> Asked:
     for key, value in arrays.items():
         k, _, name = key.partition("/")
         each[int(k)][name] = value
-    found = [One(x, tuple(one["read"]), Wanted(**one["wanted"])) for x, one in zip(each, head["each"], strict=True)]
+    found = [
+        One(x, tuple(one["read"]), Wanted(**one["wanted"]), findings_in(one))
+        for x, one in zip(each, head["each"], strict=True)
+    ]
     return Asked(tuple(found), head["several"], tuple(head["include"]))
 
 

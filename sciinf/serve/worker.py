@@ -61,7 +61,8 @@ def work(pipe: Connection, lane: str, sources: Sequence[Mapping[str, Any]]) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends its workers itself
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     show_from(ERROR)
-    models = Models([Served(**source) for source in sources])
+    here = {"device": "cpu"} if lane == "reading" else {}  # it asks no network
+    models = Models([Served(**{**source, **here}) for source in sources])
     for source in list(models.sources.values()):
         if source.ready and not source.young:  # one that was young is opened with what the first question says of it
             with contextlib.suppress(NotReady):  # told to who asks it

@@ -9,7 +9,7 @@ from typing import final
 
 from sciinf.core.diagnostic import Case, Diagnostic
 from sciinf.core.findings import Finding
-from sciinf.engine.normalisation import NAME, Kind, Normalisation, normalisation, unused
+from sciinf.engine.normalisation import NAME, Constant, Normalisation, normalisation, unused
 
 
 @final
@@ -21,7 +21,7 @@ class EvidenceConstant(Diagnostic):
     def __call__(self, case: Case) -> tuple[Finding, ...]:
         if case.draws.log_evidence is None:
             return ()
-        simulator, found = case.simulator, Normalisation(Kind.UNCONFIRMED)
+        simulator, found = case.simulator, Normalisation(Constant.UNCONFIRMED)
         if simulator is not None and simulator.log_likelihood is not None and not isinstance(case.around, str):
             without = unused(simulator, case.seed)
             found = normalisation(simulator, case.theta, case.predicted, without, case.seed)

@@ -109,6 +109,7 @@ class LikelihoodScore(Diagnostic):
             return (Finding(self.name, level, words, "worse", {"gain": mean}),)
         if not left_out:
             return ()
-        told = "the network, which has them, tells parameters no better" if gain is not None else "they may matter"
-        level = Level.GOOD if gain is not None else Level.CAUTION
+        as_good = gain is not None and abs(mean) <= _SMALL  # a network that is worse cannot tell
+        told = "the network, which has them, tells parameters no better" if as_good else "they may matter"
+        level = Level.GOOD if as_good else Level.CAUTION
         return (Finding(self.name, level, f"{without}: other values there do not change it; {told}", "unused"),)

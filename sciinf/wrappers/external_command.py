@@ -19,10 +19,8 @@ it works inside worker processes, which may not have children of their own kind.
 The program, the template and every file that an argument names belong to the simulator: where one of them has changed,
 simulations made before are not taken for its own. That leaves out what is installed (/usr, /opt, Python's own folders).
 
-Placeholders in the arguments and input files of external programs.
-
-`{name}` stands for a value, `{name:.8e}` for a number in a format of Python's `format`, and `{{name}}` for the text
-`{name}` itself. Braces around anything that is no name, as in JSON or C, are left alone.
+In arguments and input files `{name}` stands for a value, `{name:.8e}` for a number in a format of Python's `format`,
+and `{{name}}` for the text `{name}` itself. Braces around anything that is no name, as in JSON or C, are left alone.
 """
 
 from __future__ import annotations

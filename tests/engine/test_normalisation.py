@@ -11,7 +11,7 @@ from torch import distributions as td
 from sciinf import Normal, Observable, Prior, load_simulator
 from sciinf.checking import check_simulator
 from sciinf.core import Level, Simulator
-from sciinf.engine.normalisation import Kind, normalisation, normalisation_findings, unused, unused_numbers
+from sciinf.engine.normalisation import Constant, normalisation, normalisation_findings, unused, unused_numbers
 
 TIMES = torch.linspace(0.0, 2.0, 10)
 
@@ -76,14 +76,14 @@ def found(line: Simulator, seed: int = 0):
 def test_the_constant_of_a_right_likelihood_is_confirmed(noise):
     """A false alarm in 1e-6 a seed."""
     results = [found(Line(noise), seed) for seed in range(3)]
-    assert {one.kind for one in results} == {Kind.CONFIRMED}
+    assert {one.kind for one in results} == {Constant.CONFIRMED}
     assert max(abs(one.log_integral) for one in results) < 0.5
     assert {one.finding.level for one in results} == {Level.GOOD}
 
 
 def test_a_constant_that_is_missing_is_measured_and_calls_for_care_about_the_evidence():
     result = found(Line(constant=9.2))
-    assert result.kind == Kind.CONSTANT
+    assert result.kind == Constant.CONSTANT
     assert result.log_integral == pytest.approx(-9.2, abs=0.3)
     assert result.finding.level == Level.CAUTION
     assert "parameters depend on it only where it differs between models" in result.finding.words
@@ -96,7 +96,7 @@ def test_a_constant_that_is_missing_is_measured_and_calls_for_care_about_the_evi
 )
 def test_a_wrong_term_of_the_data_is_told_from_a_constant(line):
     result = found(line)
-    assert result.kind == Kind.TERM
+    assert result.kind == Constant.TERM
     assert result.finding.level == Level.CAUTION
 
 

@@ -27,7 +27,10 @@ def told(sd: float, seed: int = 0, n: int = 10_000, law=None) -> str:
 
 
 def test_what_the_data_say_nothing_of_is_named():
-    assert told(0.1) == "the data tell nothing of b, c, or the network has not learned them: their posteriors are their priors"
+    assert (
+        told(0.1)
+        == "the data tell nothing of b, c, or the network has not learned them: their posteriors are their priors"
+    )
     assert told(0.1, n=1_000) == ""  # too few draws to tell
     only = told(0.0, law=lambda theta: -0.5 * (theta[:, 1].log() - theta[:, 0]).square())
     assert only == "the data tell nothing of c, or the network has not learned it: its posterior is its prior"
