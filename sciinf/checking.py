@@ -347,7 +347,7 @@ class _Check:
         look = new.look_at(rows=max(1, min(_DIFFERENT, int(speed))), seed=self.seed)
         if problem := problem_of(look):
             self._problem(problem)
-        elif look.verdict == "skipped" and self.simulator.source is not None:
+        elif look.verdict == "skipped" and not new.without:
             self._note("new process", f"not compared with another process: {look.words}", Level.UNKNOWN)
 
     def _globals(self, before: tuple[bytes, ...]) -> None:

@@ -263,7 +263,7 @@ RULES: dict[str, Callable[[Source], Iterator[str]]] = {
 
 _SLASH = "/"
 PLANTS = [
-    ("short_files", "sciinf/a.py", "x = 1\n" * 401),
+    ("short_files", "sciinf/a.py", "x = 1\n" * 601),
     ("short_functions", "simulators/a.py", "def f():\n    'Doc.'\n" + "    x = 1\n" * 51),
     ("short_signatures", "sciinf/a.py", "def f(a, b, c, d, *, e, f, g, h): ..."),
     ("short_signatures", "sciinf/a.py", "def f(a, b=1, c=1, d=1, e=1, f=1, g=1, h=1): ..."),

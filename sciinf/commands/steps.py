@@ -17,9 +17,6 @@ from sciinf.commands.remembered import OPTIONS, simulator_mark
 from sciinf.core.files import read_json, versions
 from sciinf.core.findings import Cause
 from sciinf.engine.progress import stage, staged
-from sciinf.storage.answers import answer_folders
-from sciinf.store import Store
-from sciinf.surveys.description import KIND, NAME
 from sciinf.telling import ANSWER, DETAIL, NOTE, tell
 
 if TYPE_CHECKING:
@@ -122,6 +119,10 @@ def provenance(
         simulator: What it was done with, if anything; else the one that is remembered stays.
         way_on: What was said to do next, "" for nothing; where it is None, what was said before stays.
     """
+    from sciinf import Store
+    from sciinf.storage.answers import answer_folders
+    from sciinf.surveys.description import NAME
+
     before = _read(folder / "provenance.json")
     step = {
         "versions": versions(),
@@ -164,6 +165,8 @@ def provenance(
 
 def _of_survey(data: dict[str, Any], survey: dict[str, Any]) -> dict[str, Any]:
     """What is also said where the folder holds answers to many observations: which run answered, and what."""
+    from sciinf.surveys.description import KIND
+
     if survey.get("kind") != KIND:
         return data
     digests = {

@@ -165,6 +165,12 @@ def test_the_line_that_it_writes_declares_what_the_file_has(tmp_path, times, nam
     assert finding.figures["declare"] == f'"v": Observable((6,), "m", dims=("time",), scale="log", {words})'
 
 
+def test_a_control_stays_one_in_the_line(tmp_path):
+    dose = {"v": replace(BARE["v"], control=True)}
+    (finding,) = read_observation(dose, table(tmp_path / "seen.csv", np.arange(6), "t")).findings
+    assert "control=True" in finding.figures["declare"]
+
+
 def test_what_is_no_time_of_these_data_is_left_alone(tmp_path):
     temperature = table(tmp_path / "seen.csv", VALUES, "T")
     assert not read_observation(BARE, temperature).findings
