@@ -38,7 +38,7 @@ _ALONE = 64
 _MOST, _SECONDS = 256, 3.0
 _MANY_FAILED, _MOST_FAILED = 0.05, 0.5
 _FEATURES = 32
-_PATIENCE = 10.0  # s that simulations may take which tell whether a likelihood is normalised
+_PATIENCE = 10.0  # s that simulations may take for each of the checks that make many
 _DIFFERENT = 8  # rows, from which on it is no chance that another seed gives the same
 NOT_REPEATED = (
     "the same parameters and seed gave other data: the simulator has random numbers of its own, or its first calls are "
@@ -219,6 +219,8 @@ class _Check:
             self._note("noise", NO_NOISE, Level.CAUTION, Cause.NOISE)
         self._sizes()
         self._beside(theta[:_ALONE], noisy)
+        if same and len(theta.T) * self.rows <= _PATIENCE * speed:
+            self._without_effect(theta, first)
         self._density(speed)
         if same and new is not None:
             self._elsewhere(new, speed)
@@ -284,6 +286,23 @@ class _Check:
             most = Counter(said).most_common(1)[0][0] if said else next(iter(outcome.messages.values()))
             names = f"; every row without {' and '.join(map(repr, without))} failed" if without else ""
             self._problem(f"the simulator uses a parameter where it does not exist: {most}{names}")
+
+    def _without_effect(self, theta: Tensor, first: Outcome) -> None:
+        """Which parameters change no data: with the same seed, and each row's value in another row."""
+        if all(bool((value == value[:1]).all()) for value in first.x.values()):
+            return  # of a rare event that no row has nothing can be told
+        always = self.simulator.prior.present(theta).all(0)
+        for d, name in enumerate(self.simulator.prior.names):
+            other = theta.clone()
+            other[:, d] = theta[:, d].roll(1)
+            if not bool(always[d]) or torch.equal(other, theta):
+                continue
+            outcome = self._outcome(other, 0)
+            if outcome is not None and _equal(first, outcome):
+                words = (
+                    f"no data depend on {name!r}: with the same seed, other values of it change nothing. Is it used?"
+                )
+                self._note("parameters", words, Level.CAUTION, Cause.MODEL)
 
     def _digits(self, outcome: Outcome) -> None:
         """Whether float32 holds what varies in the data, and which parameters it does not hold."""

@@ -61,6 +61,14 @@ def test_a_deterministic_simulator_is_warned_of():
     assert check_simulator(rare).warnings == (), "counts agree by chance"
 
 
+def test_a_parameter_that_changes_no_data_is_named():
+    simulator = Dry(lambda theta, x, g: {"v": x["v"], "n": (theta[:, 0] > 0).long()})
+    named = [words for words in check_simulator(simulator).warnings if words.startswith("no data depend on")]
+    unused = "no data depend on 'b': with the same seed, other values of it change nothing. Is it used?"
+    assert named == [unused]
+    assert not any("no data depend" in words for words in check_simulator(Dry()).warnings)
+
+
 def test_one_cause_is_one_problem():
     report = check_simulator(Dry(raising))
     (problem,) = report.problems

@@ -19,6 +19,7 @@ from torch import Tensor
 from sciinf.core.findings import Finding
 from sciinf.core.observation_axes import Beside, compare, in_order, open_beside, unsaid
 from sciinf.core.observation_columns import Column, Wanted
+from sciinf.core.observation_containers import aligned, unit_of
 from sciinf.core.observation_files import values_of
 from sciinf.core.observation_missing import check_present, no_numbers
 from sciinf.core.simulator import Observable, Simulator, event_of
@@ -201,7 +202,8 @@ def convert(value: Any, unit: Any, spec: Observable, name: str) -> np.ndarray:
 
 def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
     if not isinstance(value, Tensor):
-        array = convert(getattr(value, "value", value), getattr(value, "unit", None), spec, name)
+        value = aligned(value, spec, name)
+        array = convert(getattr(value, "value", value), unit_of(value), spec, name)
         _check_numbers(name, spec, array)
         value = torch.as_tensor(np.ascontiguousarray(array, _kind_for_torch(array)))
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
