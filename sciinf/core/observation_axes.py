@@ -26,8 +26,7 @@ NAME = "coordinates"
 """What findings about columns that could not be compared are called."""
 _NEAR = 0.01  # of the least distance between two coordinates: a number that was rounded as it was written
 _UNIT_OF_TIME = "(?i:(year|month|week|day|hour|minute|second)s?)"
-_FROM_A_START = f"{_UNIT_OF_TIME}|(?i:m?jd)"  # what counts from a start that the name does not tell
-_TIMES = f"(?i:(elapsed[_ ]?)?times?([_ ]?[(]?[a-z]{{1,4}}[)]?)?|elapsed)|t|{_FROM_A_START}"
+_TIMES = f"(?i:(elapsed[_ ]?)?times?([_ ]?[(]?[a-z]{{1,4}}[)]?)?|elapsed)|t|{_UNIT_OF_TIME}"
 """What times are called. A capital T may be a temperature."""
 _LISTED = 40  # numbers that a line of code may list
 _PLAIN = Observable()
@@ -118,7 +117,7 @@ def _compared(one: Beside, observables: Mapping[str, Observable]) -> bool | Find
     along = {name: axes for name, spec in observables.items() if one.axis in (axes := _axes(spec))}
     lengths = {name: observables[name].shape[axes.index(one.axis)] for name, axes in along.items()}
     specs = {name: observables[name] for name, length in lengths.items() if size in (None, length)}
-    wrong, elsewhere = "", re.fullmatch(_FROM_A_START, one.name) is not None
+    wrong, elsewhere = "", re.fullmatch(_UNIT_OF_TIME, one.name) is not None
     for spec in specs.values():
         axis = next((axis for axis in spec.coords if _axis(axis) == one.axis), "")
         if not axis or one.column is None:
