@@ -38,7 +38,7 @@ _ALONE = 64
 _MOST, _SECONDS = 256, 3.0
 _MANY_FAILED, _MOST_FAILED = 0.05, 0.5
 _FEATURES = 32
-_PATIENCE = 10.0  # s that simulations may take for each of the checks that make many
+_PATIENCE = 2.0  # s that simulations may take for each of the checks that make many: `infer` waits for them
 _DIFFERENT = 8  # rows, from which on it is no chance that another seed gives the same
 NOT_REPEATED = (
     "the same parameters and seed gave other data: the simulator has random numbers of its own, or its first calls are "

@@ -130,12 +130,12 @@ def _compared(one: Beside, observables: Mapping[str, Observable]) -> bool | Find
             continue
         if ours is None:
             continue
-        if _same(ours, theirs):
+        if same_places(ours, theirs):
             return True
         if isinstance(theirs[0], str) and sorted(ours) != sorted(theirs):
             continue  # the same things by other names, as far as one can know
         wrong = wrong or _told(one, spec.coord_units.get(axis, ""), ours, theirs)
-        elsewhere &= not _same(sorted(ours), sorted(theirs))  # type: ignore[type-var]
+        elsewhere &= not same_places(sorted(ours), sorted(theirs))  # type: ignore[type-var]
     if wrong and elsewhere:
         return _finding(one, f"{one.path.name}: {wrong}")
     if wrong:
@@ -183,7 +183,7 @@ def _not_compared(one: Beside, specs: Mapping[str, Observable]) -> Finding:
     ours = None if one.column is None else _values(one, one.column, "", text=one.column.dtype.kind == "U")
     what = f"{one.path.name}: its column {one.name!r}"
     if ours and one.column is not None:
-        what += f" ({_few(ours)}{f' {unit}' if (unit := _unit(one, one.column)) else ''})"
+        what += f" ({few_words(ours)}{f' {unit}' if (unit := _unit(one, one.column)) else ''})"
     if any(_axis(axis) == one.axis for axis in spec.coords):
         words = f"{what} cannot be compared with the coordinates of {name!r} in the simulator"
         return _finding(one, f"{words}. Write it in numbers, or words, and a unit like theirs")
@@ -209,7 +209,7 @@ def _declared(one: Beside, spec: Observable, ours: Sequence[str] | Sequence[floa
     axis = next(axis for axis in dims if _axis(axis) == one.axis)
     if isinstance(ours[0], str):
         values = repr(list(ours))
-    elif len(ours) > 2 and _same(np.linspace(float(ours[0]), float(ours[-1]), len(ours)).tolist(), ours):
+    elif len(ours) > 2 and same_places(np.linspace(float(ours[0]), float(ours[-1]), len(ours)).tolist(), ours):
         values = f"np.linspace({ours[0]:.10g}, {ours[-1]:.10g}, {len(ours)})"
     else:
         values = f"[{', '.join(f'{value:.10g}' for value in ours)}]"
@@ -228,18 +228,34 @@ def _declared(one: Beside, spec: Observable, ours: Sequence[str] | Sequence[floa
 
 
 def _values(one: Beside, column: Column, unit: str, *, text: bool) -> list[str] | list[float] | None:
-    """A column's values as the coordinates are; None where it is of another kind, cannot be read, or its unit is none
-    of astropy's.
-    """
+    """A column's values as the coordinates are; None where it cannot be read, or as for `values_along`."""
     if column.dtype.kind not in ("U" if text else "iuf"):
         return None
     try:
         values = np.ravel(values_of(one.path, column))
     except ValueError:
         return None
+    return values_along(one.name, values, _unit(one, column), unit, text=text)
+
+
+def values_along(name: str, values: np.ndarray, own: str, unit: str, *, text: bool) -> list[str] | list[float] | None:
+    """Values along an axis as coordinates; None where they are of another kind, or their unit is none of astropy's.
+
+    Args:
+        name: What they are called, for messages.
+        values: Text or numbers, (n,).
+        own: Their unit, "" where it is not known.
+        unit: That of the coordinates.
+        text: Whether coordinates are text.
+
+    Raises:
+        ValueError: If one unit does not convert to the other.
+    """
+    if values.dtype.kind not in ("U" if text else "iuf"):
+        return None
     if text:
         return [str(value) for value in values]
-    if unit and (own := _unit(one, column)) and own != unit:
+    if unit and own and own != unit:
         from astropy import units
 
         try:
@@ -250,12 +266,13 @@ def _values(one: Beside, column: Column, unit: str, *, text: bool) -> list[str] 
             values = np.asarray(units.Quantity(values, theirs).to_value(units.Unit(unit)))
         except units.UnitConversionError as error:
             raise ValueError(
-                f"its column {one.name!r} has a unit that does not convert to the simulator's: {error}"
+                f"its column {name!r} has a unit that does not convert to the simulator's: {error}"
             ) from error
     return [float(value) for value in values]
 
 
-def _same(ours: Sequence[str] | Sequence[float], theirs: Sequence[str] | Sequence[float]) -> bool:
+def same_places(ours: Sequence[str] | Sequence[float], theirs: Sequence[str] | Sequence[float]) -> bool:
+    """Whether coordinates are the same; numbers, up to a hundredth of the least distance between two of them."""
     if isinstance(theirs[0], str):
         return list(ours) == list(theirs)
     ends = np.asarray(theirs, dtype=float)
@@ -268,16 +285,17 @@ def _told(
     one: Beside, unit: str, ours: Sequence[str] | Sequence[float], theirs: Sequence[str] | Sequence[float]
 ) -> str:
     unit = f" {unit}" if unit else ""
-    if _same(sorted(ours), sorted(theirs)):  # type: ignore[type-var]
+    if same_places(sorted(ours), sorted(theirs)):  # type: ignore[type-var]
         along = f"its rows are in another order along {one.axis!r} than the simulator's"
-        return f"{along}; sort them ({_few(theirs)}{unit})"
+        return f"{along}; sort them ({few_words(theirs)}{unit})"
     return (
-        f"its column {one.name!r} has {_few(ours)}{unit}, and the simulator's data stand at {_few(theirs)}{unit}: "
-        f"bring the data to those, or simulate at the file's; where rows do belong to those, leave {one.name!r} out of "
-        "the file"
+        f"its column {one.name!r} has {few_words(ours)}{unit}, and the simulator's data stand at "
+        f"{few_words(theirs)}{unit}: bring the data to those, or simulate at the file's; where rows do belong to "
+        f"those, leave {one.name!r} out of the file"
     )
 
 
-def _few(values: Sequence[str] | Sequence[float]) -> str:
+def few_words(values: Sequence[str] | Sequence[float]) -> str:
+    """Coordinates in words, at most four of them."""
     shown = [value if isinstance(value, str) else f"{value:.6g}" for value in values]
     return ", ".join(shown) if len(shown) <= 4 else f"{', '.join(shown[:3])}, ..., {shown[-1]}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sciinf.core.observation_axes import few_words, same_places, values_along
 from sciinf.core.simulator import Observable
 
 
@@ -30,7 +31,7 @@ def aligned(value: Any, spec: Observable, name: str) -> Any:
         ValueError: If values are masked, or stand at other coordinates than those of the observable.
     """
     mask = getattr(value, "mask", False)
-    if not callable(mask) and (missing := int(np.count_nonzero(mask))) and mask is not None:
+    if not callable(mask) and (missing := int(np.count_nonzero(mask))):
         raise ValueError(
             f"observable {name!r} has {missing} masked values, which are not data; remove them, or give the simulator "
             f"a mask observable {name + '_mask'!r} that marks missing values"
@@ -39,29 +40,13 @@ def aligned(value: Any, spec: Observable, name: str) -> Any:
     if not isinstance(dims, tuple) or not dims or sorted(map(str, dims)) != sorted(spec.dims):
         return value
     value = value.transpose(*spec.dims)
-    for axis, ours in spec.coords.items():
-        theirs = np.asarray(value.coords[axis]) if axis in value.coords else np.asarray(ours)
-        if theirs.dtype.kind in "biuf" and not isinstance(ours[0], str):
-            same = np.allclose(_in_unit(value.coords.get(axis), theirs, spec.coord_units.get(axis, "")), ours)
-        else:
-            same = theirs.dtype.kind not in "OUS" or [*map(str, theirs)] == [*map(str, ours)]
-        if not same:
+    for axis in spec.coords.keys() & value.coords.keys():
+        stands, ours = value.coords[axis], list(spec.coords[axis])
+        unit, text = spec.coord_units.get(axis, ""), isinstance(ours[0], str)
+        theirs = values_along(axis, stands.to_numpy(), unit_of(stands) or "", unit, text=text)
+        if theirs is not None and not same_places(theirs, ours):
             raise ValueError(
-                f"observable {name!r} stands at other values of {axis!r} than the simulator's, which begin "
-                f"{', '.join(map(str, ours[:3]))}; the data's begin {', '.join(map(str, theirs[:3].tolist()))}. Select "
-                "and sort the data so that they agree"
+                f"observable {name!r} stands at other values of {axis!r} than the simulator's: {few_words(theirs)}, "
+                f"and not {few_words(ours)}. Select and sort the data so that they agree"
             )
     return value
-
-
-def _in_unit(coordinate: Any, values: np.ndarray, unit: str) -> np.ndarray:
-    """Coordinates in a unit, where both units are known."""
-    own = unit_of(coordinate)
-    if not own or not unit:
-        return values
-    from astropy import units
-
-    try:
-        return np.asarray(units.Quantity(values, own).to_value(units.Unit(unit)))
-    except (units.UnitConversionError, ValueError, TypeError):
-        return values
