@@ -93,6 +93,17 @@ def test_a_first_call_that_differs_from_the_next_is_no_chance(store):
     assert look_again(store, Noisy(lambda x, theta: scaled(next(calls, 1.0))(x, theta))).verdict == "unsure"
 
 
+def test_a_first_call_that_differs_by_rounding_is_no_other_simulator(store):
+    """A compiler may round its first call in another way."""
+    calls = []
+
+    def first_rounded(x, theta):
+        calls.append(1)
+        return scaled(1 + 2.4e-7)(x, theta) if len(calls) == 1 else x
+
+    assert look_again(store, Noisy(first_rounded)).verdict == "unsure"
+
+
 def test_rounding_in_a_new_process_is_no_problem(store):
     assert problem_of(look_again(store, Noisy(scaled(1 + 1e-3)))).startswith("in a new process the same parameters")
     assert problem_of(look_again(store, Noisy(scaled(1 + 1e-6)))) == ""

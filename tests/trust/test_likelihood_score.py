@@ -6,7 +6,9 @@ import pytest
 import torch
 from exact_ball import X_O, Exact, answer_of, findings_of, likelihood_of
 
+from sciinf.answer import query
 from sciinf.core import Level, load_simulator
+from sciinf.inference.reweighted import Reweighted
 from sciinf.trust.likelihood_score import score_gain
 
 
@@ -49,3 +51,12 @@ def test_an_answer_by_a_part_of_the_data_is_not_to_be_relied_on_and_names_the_re
     (score,) = findings_of(answer, "likelihood score")
     assert score.level == Level.ALARM
     assert "does not use 2 of the 5 numbers of 'x'" in answer.verdict.sentence
+
+
+def test_a_network_that_is_worse_does_not_excuse_data_that_are_left_out(ball):
+    ball.log_likelihood = likelihood_of(first=4)
+    answer = query(Reweighted(Exact(ball, 3.0), ball), X_O, simulator=ball, draws=2_000)
+    (score,) = findings_of(answer, "likelihood score")
+    assert score.level == Level.CAUTION
+    assert "does not use 1 of the 5 numbers of 'x'" in score.words
+    assert "they may matter" in score.words

@@ -105,6 +105,13 @@ def test_of_the_simulator_itself_nothing_is_said(x, tmp_path):
     assert all(one.name != "surrogate" for one in query(build_posterior(fit), x, draws=100).checks)
 
 
+def test_no_setting_of_a_user_has_its_name():
+    bare = Decay(initial=Waves((1.0,), (0.0,)))
+    bare.settings = lambda: {SURROGATE: "mine"}
+    with pytest.raises(ValueError, match="taken; rename them"):
+        recorded(bare)
+
+
 def test_it_is_no_part_of_what_tells_simulators_apart(seen):
     before = {name: value for name, value in recorded(seen).items() if name != SURROGATE}
     assert SURROGATE in recorded(seen)
