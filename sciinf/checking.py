@@ -288,9 +288,9 @@ class _Check:
             self._problem(f"the simulator uses a parameter where it does not exist: {most}{names}")
 
     def _without_effect(self, theta: Tensor, first: Outcome) -> None:
-        """Which parameters change no data: with the same seed, and each row's value in another row."""
+        """Name parameters that change no data: each row is simulated again with its seed and another row's value."""
         if all(bool((value == value[:1]).all()) for value in first.x.values()):
-            return  # of a rare event that no row has nothing can be told
+            return  # data that are the same in all rows, as of a rare event, tell nothing
         always = self.simulator.prior.present(theta).all(0)
         for d, name in enumerate(self.simulator.prior.names):
             other = theta.clone()
@@ -353,7 +353,9 @@ class _Check:
         try:
             found = density_finding(self.simulator, self.rows, self.seed)
             if self.simulator.log_likelihood is not None and _PATIENCE * speed < NORMALISED_BY:
-                self._note("evidence", f"not checked, which takes {NORMALISED_BY} simulations")
+                self._note(
+                    "evidence", f"was not checked: its {NORMALISED_BY} simulations take more than {_PATIENCE:g} s"
+                )
             elif not found:
                 self.found += normalisation_findings(self.simulator, self.seed)
         except (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError) as error:

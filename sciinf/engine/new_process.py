@@ -1,8 +1,8 @@
 """A few simulations once more in a new process, to be compared with those of this one.
 
-Within one process a simulator can be the same all the time and wrong all the same. Its first calls may give other data
-than later ones (a warm-up, a counter, a cache), or `hash()` of a string may be in its results, which Python begins with
-another number in each process. Then simulations of one process agree with each other, and not with those of the next.
+A simulator may give the same data throughout one process, and other data in the next process. Its first calls may give
+other data than later calls (a warm-up, a counter, a cache). Or its data may depend on `hash()` of a string, which
+differs between Python processes.
 The new process simulates a block in its first calls (`engine.again`), and once more after others, for all simulations
 of this one may have been made before its warm-up was over.
 

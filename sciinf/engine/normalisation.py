@@ -50,7 +50,7 @@ _BEYOND = 10  # ranges of the simulated values, by which a number is put outside
 _TOGETHER = 1_024  # rows that a log-likelihood is asked about at once
 _SAME = 1e-6  # relative change of a log-likelihood that is rounding
 NORMALISED_BY = _ROWS + _PRIOR_ROWS
-"""Simulations that `normalisation_findings` makes."""
+"""Number of simulations that `normalisation_findings` makes."""
 _FAILURES = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError)  # of a user's function at odd data
 
 

@@ -27,7 +27,7 @@ from sciinf.serve.wire import findings_in, pack, unpack
 SECONDS = 10.0
 """Of processor time that the reading of one body may take."""
 _LIBRARIES = ("astropy.io.ascii", "astropy.io.fits", "astropy.io.misc.yaml", "astropy.table", "astropy.units", "h5py")
-"""What readers of files import: before any limit, which would leave half a library behind if it ended an import."""
+"""Libraries that readers of files import. A limit that ended such an import would leave a broken library behind."""
 _MEMORY = 2 * 2**30  # bytes, beside what the process has when it starts
 
 

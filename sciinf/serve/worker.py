@@ -61,7 +61,7 @@ def work(pipe: Connection, lane: str, sources: Sequence[Mapping[str, Any]]) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends its workers itself
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     show_from(ERROR)
-    here = {"device": "cpu"} if lane == "reading" else {}  # it asks no network
+    here = {"device": "cpu"} if lane == "reading" else {}  # the reading process asks no network, so it needs no device
     models = Models([Served(**{**source, **here}) for source in sources])
     for source in list(models.sources.values()):
         if source.ready and not source.young:  # one that was young is opened with what the first question says of it

@@ -48,10 +48,10 @@ _SMALL, _LARGE = 0.02, 0.1  # nats of each simulation: less is not told; more is
 def score_gain(
     network: Posterior, simulator: Simulator, theta: Float[Tensor, "n theta"], x: X
 ) -> Float[Tensor, " rows"] | None:
-    """log q_k - log l_k of simulations, as many as time allows; None where the network has no density.
+    """log q_k - log l_k of each simulation, or of the first ones if all take too long; None without a density.
 
     Args:
-        network: What was learned.
+        network: The posterior network, without the likelihood that corrects it.
         simulator: Whose likelihood.
         theta: Parameters.
         x: Data simulated from each, name -> (n, *event).

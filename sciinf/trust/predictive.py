@@ -53,7 +53,7 @@ _NOT_COMPARED = Finding(
     UNCHECKED,
     cause=Cause.AROUND,
 )
-"""Of answers by a likelihood, which nothing else says to be unchecked: a right posterior of a wrong model."""
+"""Of answers by a likelihood: their weights are right for the model, and no other check says that it may be wrong."""
 
 
 def check_predictive(posterior: Posterior, x: X, simulated: Mapping[str, np.ndarray | Tensor]) -> tuple[Finding, ...]:
