@@ -2,7 +2,7 @@ r"""Data to numbers of order one, with statistics of the training rows kept as b
 
 Per observable, with m and s mean and standard deviation over the entries that are present,
 
-    u = (x - m) / s   (log x in place of x for scale="log"),
+    u = (x - m) / s   (log x in place of x for scale="log"; arcsinh((x - c) / b) for heavy tails, `heavy_tails`),
     z = u                                   for |u| <= 5,
     z = sign(u) (5 + log(|u| - 4))          beyond,
 
@@ -18,9 +18,11 @@ References:
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +30,13 @@ from torch import Tensor, nn
 from sciinf.core.learned import Batch
 from sciinf.core.precision import rounded_away
 from sciinf.core.simulator import Observable, X
+from sciinf.summaries.heavy_tails import MOST, arcsinh_scales
 from sciinf.summaries.summary import IMAGE_AXES, expand_mask
 from sciinf.summaries.timed import times_of
 
 SHARED_AXES = ("time", "item", *IMAGE_AXES)
 LIMIT = 5.0  # standard deviations beyond which values are squashed
+_ARCSINH = ("centre", "scale")  # the buffers of an observable with heavy tails; a scale is 0 where it has none
 CONSTANT = 1e-12  # a spread below this share of the mean is rounding, not variation
 
 
@@ -64,12 +68,16 @@ class Standardise(nn.Module):
             shape = [1 if axis in _shared_axes(spec) else n for axis, n in enumerate(spec.shape)]
             self.register_buffer(f"{name}_mean", torch.zeros(shape, dtype=torch.float64))
             self.register_buffer(f"{name}_sd", torch.ones(shape, dtype=torch.float64))
+            for kind in _ARCSINH:
+                self.register_buffer(f"{name}_{kind}", torch.zeros(shape, dtype=torch.float64))
             if spec.scale == "log":
                 tiny = torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float64)
                 self.register_buffer(f"{name}_floor", tiny)
+        self.register_load_state_dict_pre_hook(_without_arcsinh)
 
     def fit(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Set the statistics: one pass over the rows, and one before it where an observable's scale is "log".
+        """Set the statistics: one pass over the rows, one before it where an observable's scale is "log", and one
+        after it where an observable has heavy tails.
 
         Args:
             batches: Each call is one pass over the same rows.
@@ -80,15 +88,12 @@ class Standardise(nn.Module):
         logs = [name for name, spec in self.specs.items() if spec.scale == "log"]
         if logs:
             self._fit_floors(logs, batches())
-        moments = {name: _Moments(spec) for name, spec in self.specs.items()}
-        rows = 0
-        for batch in batches():
-            rows += len(batch)
-            for name, moment in moments.items():
-                moment.add(*self._linear(name, batch.x))
-        if rows == 0:
-            raise ValueError("there are no rows to standardise by: the store holds no simulation that succeeded")
-        for name, moment in moments.items():
+        for name in self.specs:
+            for kind in _ARCSINH:
+                self.get_buffer(f"{name}_{kind}").zero_()
+        moments = self._moments(list(self.specs), batches())
+        heavy = [name for name in self.specs if self._fit_arcsinh(name, moments[name].sd(), batches())]
+        for name, moment in {**moments, **self._moments(heavy, batches() if heavy else iter(()))}.items():
             self.get_buffer(f"{name}_mean").copy_(moment.mean)
             self.get_buffer(f"{name}_sd").copy_(moment.sd())
             if self.specs[name].dtype == "float32" and self.specs[name].scale == "linear":
@@ -133,6 +138,8 @@ class Standardise(nn.Module):
         result = {}
         for name, value in z.items():
             x = unsquashed(value.double()) * self.get_buffer(f"{name}_sd") + self.get_buffer(f"{name}_mean")
+            centre, scale = (self.get_buffer(f"{name}_{kind}") for kind in _ARCSINH)
+            x = torch.where(scale > 0, centre + scale * x.sinh(), x)
             result[name] = x.exp() if self.specs[name].scale == "log" else x
         return result
 
@@ -149,11 +156,47 @@ class Standardise(nn.Module):
         return value.to(torch.float64 if value.dtype in (torch.float64, torch.int64) else torch.float32), mask
 
     def _linear(self, name: str, x: X) -> tuple[Tensor, Tensor | None]:
-        """The same, logged where the observable's scale asks for it."""
+        """The same, logged where the observable's scale asks for it, and through arcsinh where its tails are heavy."""
         value, mask = self._take(name, x)
         if self.specs[name].scale == "log":
             value = value.clamp(min=float(self.get_buffer(f"{name}_floor"))).log()
+        centre, scale = (self.get_buffer(f"{name}_{kind}") for kind in _ARCSINH)
+        if bool((scale > 0).any()):
+            value = value.double()
+            value = torch.where(scale > 0, ((value - centre) / torch.where(scale > 0, scale, 1.0)).asinh(), value)
         return value, mask
+
+    def _moments(self, names: list[str], batches: Iterator[Batch]) -> dict[str, _Moments]:
+        """Means and spreads of observables.
+
+        Raises:
+            ValueError: If there are no rows for them.
+        """
+        moments, rows = {name: _Moments(self.specs[name]) for name in names}, 0
+        for batch in batches:
+            rows += len(batch)
+            for name, moment in moments.items():
+                moment.add(*self._linear(name, batch.x))
+        if names and not rows:
+            raise ValueError("there are no rows to standardise by: the store holds no simulation that succeeded")
+        return moments
+
+    def _fit_arcsinh(self, name: str, sd: Tensor, batches: Iterator[Batch]) -> bool:
+        """Set centre and scale of an observable by the first rows, and tell whether one of its entries has them."""
+        spec = self.specs[name]
+        if spec.dtype == "bool" or spec.control or spec.scale == "log":
+            return False
+        most, parts = max(1, MOST // max(1, math.prod(spec.shape))), list[tuple[Tensor, Tensor]]()
+        for batch in batches:
+            value, mask = self._linear(name, batch.x)
+            parts.append((value, torch.ones_like(value, dtype=torch.bool) if mask is None else mask))
+            if sum(len(value) for value, _ in parts) >= most:
+                break
+        value, present = (torch.cat(each)[:most].cpu() for each in zip(*parts, strict=True))
+        found = arcsinh_scales(value, present, _shared_axes(spec), sd)
+        for kind, each in zip(_ARCSINH, found, strict=True):
+            self.get_buffer(f"{name}_{kind}").copy_(each)
+        return bool((found[1] > 0).any())
 
     def _fit_floors(self, names: list[str], batches: Iterator[Batch]) -> None:
         smallest, tiny = dict.fromkeys(names, torch.inf), dict.fromkeys(names, 0.0)
@@ -167,6 +210,14 @@ class Standardise(nn.Module):
             if least == torch.inf and tiny[name] > 0.0:
                 raise ValueError(f"{name!r} has scale='log' but no positive entry; give it scale='linear'")
             self.get_buffer(f"{name}_floor").fill_(max(0.5 * least, tiny[name]))
+
+
+def _without_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Give weights that were stored without centres and scales those of no heavy tails."""
+    for name in module.specs:
+        for kind in _ARCSINH:
+            buffer = f"{name}_{kind}"
+            weights.setdefault(f"{prefix}{buffer}", torch.zeros_like(module.get_buffer(buffer)))
 
 
 def squash(u: Tensor) -> Tensor:

@@ -1,0 +1,45 @@
+"""Data over many powers of ten: what is standardised by arcsinh, what stays as it is, and what a network learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from sciinf.core import Batch, Observable
+from sciinf.summaries.standardise import Standardise
+
+ROWS = 4_000
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def fitted(x: Tensor, spec: Observable) -> Standardise:
+    standard = Standardise({"x": spec})
+    standard.fit(lambda: iter([Batch(torch.zeros(len(x), 1), {"x": x})]))
+    return standard
+
+
+@pytest.mark.parametrize(
+    ("x", "heavy"),
+    [
+        (normal(ROWS, 1), False),
+        (normal(ROWS, 1).exp(), False),  # one power of ten
+        ((normal(ROWS, 1) > 2.5).double(), False),  # a rare event has no tails
+        ((3 * normal(ROWS, 1)).exp(), True),
+        (normal(ROWS, 1) / normal(ROWS, 1, seed=1), True),  # Cauchy
+        (-(3 * normal(ROWS, 1)).exp(), True),
+        ((3 * normal(ROWS, 1) + 2).exp().floor(), True),  # counts
+    ],
+)
+def test_what_has_heavy_tails(x: Tensor, heavy: bool) -> None:
+    standard = fitted(x, Observable((1,), ""))
+    assert bool(standard.get_buffer("x_scale") > 0) == heavy
+    z = standard({"x": x}, torch.float64)["x"]
+    order = x[:, 0].argsort()
+    assert bool((z[order, 0].diff() >= 0).all()), "it is monotone"
+    if heavy:
+        assert float(z.std()) == pytest.approx(1.0, abs=0.05), "nothing is squashed"
+    assert torch.allclose(standard.inverse({"x": z})["x"], x, rtol=1e-6, atol=1e-9)
