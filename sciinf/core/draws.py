@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from sciinf.core.probabilities import Probabilities
 
+REPEATS = 0.01  # share of the draws of `Draws.alike` that come twice
+
 
 @dataclass(frozen=True, repr=False)
 class Draws:
@@ -137,43 +139,79 @@ class Draws:
 
         return log_evidence_by(self, name)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The draws as arrays.
+    def alike(self, n: int | None = None, *, generator: torch.Generator | None = None) -> Draws:
+        """Draws that all count alike, for readers that know no weights.
+
+        Plain draws are returned as they are. Weighted ones are resampled, by default so few that hardly any comes
+        twice: with k of them, of normalised weights w, the variance of a mean is that of k independent draws plus what
+        repeats add (Var = sigma^2 / ESS of weighting and sigma^2 (1/k - 1/ESS) of resampling, while all k w <= 1). So a
+        reader who counts rows, or takes them for independent, is not led to believe in more draws than there are.
+
+        Args:
+            n: How many; the default is all plain draws, or as many weighted ones as come almost without repeats.
+            generator: Source of randomness; a generator of seed 0 when left out, so that the same are drawn again.
+
+        Raises:
+            ValueError: If n is not positive.
+        """
+        if n is not None and n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        if n is None and not self.weighted:
+            return self
+        generator = generator if generator is not None else torch.Generator().manual_seed(0)
+        theta = self.resample(almost_distinct(self) if n is None else n, generator=generator)
+        return replace(self, theta=theta, log_weight=torch.zeros(len(theta), dtype=self.log_weight.dtype))
+
+    def to_dict(self, *, weighted: bool = False) -> dict[str, Any]:
+        """The draws as arrays, all alike.
 
         Where a parameter does not exist, there is NaN; parameters with labels are arrays of text, or None.
+
+        Args:
+            weighted: The draws as they are instead, which count by the exponential of "log_weight".
 
         Returns:
             "parameters" and "derived": name -> array (n,); "units": name -> unit, "" for dimensionless; "labels": name
             -> label, where there is one; "log_weight": array (n,).
         """
-        return containers.dict_of(self)
+        return containers.dict_of(self if weighted else self.alike())
 
-    def to_dataframe(self) -> pandas.DataFrame:
+    def to_dataframe(self, *, weighted: bool = False) -> pandas.DataFrame:
         """The draws as a table of pandas: a row for each draw, a column for each parameter and derived quantity,
-        and `log_weight`.
+        and `log_weight`, which is 0.
 
         `attrs["units"]` has the units, name -> unit; `attrs["derived"]` the names of derived quantities and
-        `attrs["labels"]` name -> label, where there are any. pandas knows no weights: where `log_weight` is not zero
-        for all, take means and quantiles from the draws themselves (`mean`, `sd`, `quantile`), or `resample` them
-        first.
+        `attrs["labels"]` name -> label, where there are any. pandas knows no weights, so of weighted draws the table
+        has fewer, which all count alike (`alike`).
+
+        Args:
+            weighted: The draws as they are instead, which count by the exponential of `log_weight`.
 
         Raises:
             ImportError: If pandas is not installed.
             ValueError: If a parameter is called `log_weight`.
         """
-        return containers.dataframe_of(self)
+        return containers.dataframe_of(self if weighted else self.alike())
 
-    def to_xarray(self) -> xarray.Dataset:
-        """The draws as a dataset of xarray: a variable (draw,) for each of `names`, and `log_weight`.
+    def to_xarray(self, *, weighted: bool = False) -> xarray.Dataset:
+        """The draws as a dataset of xarray, all alike: a variable (draw,) for each of `names`, and `log_weight`.
 
         Each has the attribute `units`, a derived one `derived` = 1, one with a label `long_name`. Arviz's layout, with
         chains, data and predictions, is `exports.to_datatree`.
+
+        Args:
+            weighted: The draws as they are instead, which count by the exponential of `log_weight`.
 
         Raises:
             ImportError: If xarray is not installed.
             ValueError: If a parameter is called `log_weight`.
         """
-        return containers.dataset_of(self)
+        return containers.dataset_of(self if weighted else self.alike())
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the weights differ."""
+        return not bool((self.log_weight == self.log_weight[0]).all())
 
     @property
     def weights(self) -> Tensor:
@@ -242,3 +280,15 @@ class Draws:
         index = torch.searchsorted(edges, points * edges[-1]).clamp(max=len(self) - 1)
         index = index.unique() if distinct else index
         return self.theta[index[torch.randperm(len(index), generator=generator)]]
+
+
+def almost_distinct(draws: Draws) -> int:
+    """The largest k of weighted draws of which repeats are expected to be one in a hundred at most.
+
+    The share of repeats is sum (w - 1/k)_+, the maximum over j of c_j - j/k, where c_j is the sum of the j largest
+    weights. It is at most s where k <= j / (c_j - s) for each j of c_j > s. k is never above the effective sample size.
+    """
+    heaviest = draws.weights.sort(descending=True).values.cumsum(0)
+    count = torch.arange(1, len(heaviest) + 1, device=heaviest.device)
+    over = heaviest > REPEATS
+    return max(1, int(min(float((count[over] / (heaviest[over] - REPEATS)).min()), draws.ess)))

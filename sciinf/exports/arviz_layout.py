@@ -35,7 +35,7 @@ from sciinf.core.containers import said_of
 from sciinf.core.draws import Draws
 from sciinf.core.files import write_through
 from sciinf.core.simulator import Observable
-from sciinf.exports.contents import draws_of, equally_weighted, facts, is_weighted
+from sciinf.exports.contents import draws_of, facts
 from sciinf.summaries.timed import set_names
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def to_datatree(
     import xarray
 
     draws = draws_of(source)
-    theta = equally_weighted(draws, n, generator).numpy()
+    theta = draws.alike(n, generator=generator).theta.detach().cpu().numpy()
     groups = {"posterior": _parameters(draws, theta, CHAINS if len(theta) >= CHAINS else 1)}
     groups["posterior"].attrs.update(_attributes(source))
-    if is_weighted(draws):
+    if draws.weighted:
         weighted = _parameters(draws, draws.theta.detach().cpu().numpy(), 1)
         weighted["log_weight"] = ("chain", "draw"), draws.log_weight.detach().cpu().numpy()[None]
         groups["weighted_posterior"] = weighted.assign_attrs(_attributes(source))

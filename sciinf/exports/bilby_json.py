@@ -27,7 +27,7 @@ from sciinf.core.files import write_bytes
 from sciinf.core.laws import Truncated, bounds
 from sciinf.core.log_uniform import LogUniform
 from sciinf.core.prior import Prior
-from sciinf.exports.contents import equally_weighted, facts, is_weighted, numbers_of, prior_of
+from sciinf.exports.contents import facts, numbers_of, prior_of
 
 
 def write_bilby(
@@ -61,7 +61,7 @@ def write_bilby(
         raise ValueError(f"{path}: a bilby result is written as .json; name it {path.stem}_result.json")
     prior = prior_of(source, draws, prior)
     names = draws.of_parameters().names
-    theta = equally_weighted(draws, None, generator)
+    theta = draws.alike(generator=generator).theta.detach().cpu()
     density = {} if prior is None else {"log_prior": prior.log_prob(theta[:, : len(names)])}
     result: dict[str, Any] = {
         "label": label,
@@ -73,7 +73,7 @@ def write_bilby(
         "meta_data": {"sciinf": {**facts(source), **_said(draws)}},
         "version": f"sciinf={version('sciinf')}",
     }
-    if is_weighted(draws):
+    if draws.weighted:
         result["nested_samples"] = _frame(draws.names, draws.theta, {"weights": draws.weights})
     if draws.log_evidence is not None:
         result["log_evidence"] = draws.log_evidence

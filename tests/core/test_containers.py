@@ -15,7 +15,7 @@ DRAWS = Draws(("rate", "offset"), ("1/h", ""), torch.tensor([[1.0, 2.0], [3.0, 4
 
 
 def test_draws_are_arrays_with_units_and_weights() -> None:
-    found = DRAWS.to_dict()
+    found = DRAWS.to_dict(weighted=True)
     assert {name: values.tolist() for name, values in found["parameters"].items()} == {"rate": [1, 3], "offset": [2, 4]}
     assert found["units"] == {"rate": "1/h", "offset": ""}
     assert found["log_weight"].tolist() == [0, -1]
@@ -24,7 +24,7 @@ def test_draws_are_arrays_with_units_and_weights() -> None:
 
 
 def test_draws_are_a_dataframe_with_units() -> None:
-    frame = DRAWS.to_dataframe()
+    frame = DRAWS.to_dataframe(weighted=True)
     assert list(frame) == ["rate", "offset", "log_weight"]
     assert frame["rate"].tolist() == [1.0, 3.0]
     assert frame[frame["rate"] > 1].attrs["units"] == {"rate": "1/h", "offset": ""}, "they survive a selection"
@@ -32,7 +32,7 @@ def test_draws_are_a_dataframe_with_units() -> None:
 
 
 def test_draws_are_a_dataset_with_units() -> None:
-    data = DRAWS.to_xarray()
+    data = DRAWS.to_xarray(weighted=True)
     assert (data["rate"].dims, data["rate"].attrs, data["rate"].values.tolist()) == (
         ("draw",),
         {"units": "1/h"},
@@ -40,6 +40,17 @@ def test_draws_are_a_dataset_with_units() -> None:
     )
     assert data["log_weight"].values.tolist() == [0, -1]
     assert data.attrs["log_evidence"] == -3.0
+
+
+def test_plain_means_of_a_container_are_those_of_weighted_draws() -> None:
+    normal = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = Draws(("rate",), ("",), normal, normal[:, 0])  # exp(theta) N(theta; 0, 1) is N(theta; 1, 1)
+    frame, data, arrays = draws.to_dataframe(), draws.to_xarray(), draws.to_dict()
+    for values in (frame["rate"].to_numpy(), data["rate"].to_numpy(), arrays["parameters"]["rate"]):
+        assert float(values.mean()) == pytest.approx(float(draws.mean()), abs=0.06)  # 4 sds of chance
+    assert not frame["log_weight"].any()
+    assert not data["log_weight"].any()
+    assert not arrays["log_weight"].any()
 
 
 def test_estimates_are_a_dataframe_with_what_was_before_them() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sciinf.core import Draws, Observable
+from sciinf.core.draws import almost_distinct
 from sciinf.exports import to_datatree, write_netcdf
-from sciinf.exports.contents import almost_distinct, equally_weighted
 
 arviz = pytest.importorskip("arviz")
 
@@ -53,7 +53,7 @@ def spread_of_means(count):
         theta, log_weight = torch.randn(2, 1000, generator=generator, dtype=torch.float64)
         weighted = Draws(("a",), ("",), theta[:, None], log_weight)
         k = count(weighted)
-        found.append(k**0.5 * float(equally_weighted(weighted, k, generator).mean()))
+        found.append(k**0.5 * float(weighted.alike(k, generator=generator).theta.mean()))
     return float(np.var(found))
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Draws, Prior, Truncated
+from sciinf.core.draws import almost_distinct
 from sciinf.exports import write_bilby
-from sciinf.exports.contents import almost_distinct
 
 pytest.importorskip("bilby")
 from bilby.core.result import read_in_result

@@ -95,7 +95,7 @@ def test_arviz_has_numbers_nan_and_attributes(answer: Answer, draws: Draws, tmp_
 
 def test_frames_have_labels(draws: Draws, answer: Answer):
     pytest.importorskip("pandas")
-    frame = draws.to_dataframe()
+    frame = draws.to_dataframe(weighted=True)
     assert frame["model"].tolist() == labels(draws)
     np.testing.assert_array_equal(frame["period"].isna(), absent(draws, "period"))
     rows = answer.to_dataframe()
