@@ -27,6 +27,7 @@ def main(path: str, pattern: str, numbers: int, seconds: int) -> None:
                 item: Any = file[name]
                 if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
                     dict(item.attrs)
+                    _ = [(axis.label, [scale.name for scale in axis.values()]) for axis in item.dims]
                     size: Any = item.size
                     if size is not None and size <= numbers and item.dtype.kind in "biuf":
                         item[()]

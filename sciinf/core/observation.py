@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, final
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 
 from sciinf.core.findings import Finding
-from sciinf.core.observation_axes import Beside, compare, in_order, open_beside, unsaid
-from sciinf.core.observation_columns import Column, Wanted
+from sciinf.core.observation_axes import Beside, by_other_names, compare, in_order, open_beside, unsaid
+from sciinf.core.observation_columns import Column, Wanted, parsed_unit, unit_in
 from sciinf.core.observation_containers import aligned, unit_of
 from sciinf.core.observation_files import values_of
 from sciinf.core.observation_missing import check_present, no_numbers
@@ -123,6 +124,7 @@ def read_observation(
             names += contents.names
             beside += along
             found.update({name: (path, column) for name, column in contents.columns.items()})
+        _as_said(found, called, observables)
         picked = {name: _pick(called[name], asked, found, (names, paths, name)) for name in observables}
         arrays = {
             name: _put_together(name, called[name], observables[name], [(key, *found[key]) for key in keys])
@@ -134,9 +136,12 @@ def read_observation(
     lines = [_told(name, observables[name], {k: found[k][1].unit for k in keys}) for name, keys in picked.items()]
     lines += [f"{name}: as the simulator has it" for name in agree]
     used = {*agree, *(key for keys in picked.values() for key in keys)}
-    if left := [name for name in dict.fromkeys(names) if name not in used]:
+    left = [name for name in dict.fromkeys(names) if name not in used]
+    same = by_other_names([*map(Path, paths)], left, observables, {one.axis for one in beside})
+    lines += [f"{name}: as the simulator has it" for name in same]
+    if left := [name for name in left if name not in same]:
         more = f" and {len(left) - 8} more" if len(left) > 8 else ""
-        lines.append(f"not used: {', '.join(left[:8])}{more}{'' if beside else unsaid(observables)}")
+        lines.append(f"not used: {', '.join(left[:8])}{more}{'' if beside or same else unsaid(observables)}")
     return Observation(values, lines, findings)
 
 
@@ -192,7 +197,7 @@ def convert(value: Any, unit: Any, spec: Observable, name: str) -> np.ndarray:
     from astropy import units
 
     try:
-        return np.asarray(units.Quantity(array, unit).to_value(units.Unit(spec.unit)))
+        return np.asarray(units.Quantity(array, parsed_unit(unit)).to_value(parsed_unit(spec.unit)))
     except (units.UnitConversionError, ValueError, TypeError) as error:
         raise ValueError(
             f"observable {name!r} is in {str(unit) or 'no unit'!r}, which does not convert to the simulator's "
@@ -205,7 +210,8 @@ def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
         value = aligned(value, spec, name)
         array = convert(getattr(value, "value", value), unit_of(value), spec, name)
         _check_numbers(name, spec, array)
-        value = torch.as_tensor(np.ascontiguousarray(array, _kind_for_torch(array)))
+        contiguous = np.ascontiguousarray(array, _kind_for_torch(array))
+        value = torch.as_tensor(np.require(contiguous, requirements="W"))
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         bad = (~torch.isfinite(value)).nonzero()
         first = f", the first at {bad[0].tolist()}" if value.ndim else ""
@@ -303,6 +309,19 @@ def _label(observable: str, name: str) -> str | None:
     """What follows an observable's name in that of a column: 0, left and 1 in the examples above."""
     match = re.fullmatch(re.escape(observable) + _LABEL, name)
     return (match.group(1) or match.group(2)) if match else None
+
+
+def _as_said(
+    found: dict[str, tuple[Path, Column]], called: Mapping[str, str], observables: Mapping[str, Observable]
+) -> None:
+    """Let columns have their axes in the observables' order, and the unit that stands in a name they were given."""
+    for observable, name in called.items():
+        if name in found:
+            path, column = found[name]
+            unit = column.unit
+            if not unit and name != observable:
+                unit = unit_in(name, observables[observable].unit)
+            found[name] = path, replace(column.along(observables[observable].dims), unit=unit)
 
 
 def _pick(

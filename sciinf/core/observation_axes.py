@@ -18,7 +18,7 @@ import numpy as np
 
 from sciinf.core.checks import check_unit
 from sciinf.core.findings import Cause, Finding, Level
-from sciinf.core.observation_columns import Column, Contents, Wanted
+from sciinf.core.observation_columns import Column, Contents, Wanted, parsed_unit
 from sciinf.core.observation_files import open_columns, values_of
 from sciinf.core.simulator import Observable
 
@@ -28,6 +28,7 @@ _NEAR = 0.01  # of the least distance between two coordinates: a number that was
 _UNIT_OF_TIME = "(?i:(year|month|week|day|hour|minute|second)s?)"
 _TIMES = f"(?i:(elapsed[_ ]?)?times?([_ ]?[(]?[a-z]{{1,4}}[)]?)?|elapsed)|t|{_UNIT_OF_TIME}"
 """What times are called. A capital T may be a temperature."""
+_LOOKED_AT = 8  # columns that are not used, whether they have the coordinates of an axis
 _LISTED = 40  # numbers that a line of code may list
 _PLAIN = Observable()
 
@@ -141,6 +142,44 @@ def _compared(one: Beside, observables: Mapping[str, Observable]) -> bool | Find
     if wrong:
         raise ValueError(f"{one.path}: {wrong}")
     return _not_compared(one, specs) if specs else False
+
+
+def by_other_names(
+    paths: Sequence[Path], names: Sequence[str], observables: Mapping[str, Observable], known: Collection[str]
+) -> list[str]:
+    """Columns without the name of an axis that have its coordinates all the same, such as "MJD".
+
+    Args:
+        paths: The files.
+        names: Their columns that are not used otherwise; the first of them are looked at.
+        observables: What the simulator produces.
+        known: Axes that a column is named like.
+
+    Raises:
+        ValueError: If one has them in another order.
+    """
+    along = {axis: list(values) for spec in observables.values() for axis, values in spec.coords.items()}
+    along = {axis: values for axis, values in along.items() if axis not in known and not may_be_ranks(values)}
+    agree = list[str]()
+    for path, name in ((path, name) for path in paths for name in names[:_LOOKED_AT] if along):
+        ours = _numbers(path, name, max(map(len, along.values())))
+        for axis, theirs in along.items():
+            if isinstance(theirs[0], str) or ours is None or len(ours) != len(theirs):
+                continue
+            if same_places(ours, theirs):
+                agree.append(name)
+            elif same_places(sorted(ours), sorted(theirs)):
+                raise ValueError(f"{path}: {_disordered(axis, theirs)}")
+    return agree
+
+
+def _numbers(path: Path, name: str, most: int) -> list[float] | None:
+    """The values of a column that has so many numbers at most; None of another, or one that cannot be read."""
+    with ExitStack() as stack, suppress(ValueError):
+        column = open_columns(path, Wanted(re.escape(name), most), stack).columns.get(name)
+        if column is not None and column.dtype.kind in "iuf" and math.prod(column.shape) <= most:
+            return [float(value) for value in np.ravel(values_of(path, column))]
+    return None
 
 
 def unsaid(observables: Mapping[str, Observable]) -> str:
@@ -259,8 +298,8 @@ def values_along(name: str, values: np.ndarray, own: str, unit: str, *, text: bo
         from astropy import units
 
         try:
-            theirs = units.Unit(own)
-        except (ValueError, TypeError):  # no unit of astropy's, such as "days since 1900-01-01"
+            theirs = parsed_unit(own)
+        except ValueError:  # no unit of astropy's, such as "days since 1900-01-01"
             return None
         try:
             values = np.asarray(units.Quantity(values, theirs).to_value(units.Unit(unit)))
@@ -269,6 +308,11 @@ def values_along(name: str, values: np.ndarray, own: str, unit: str, *, text: bo
                 f"its column {name!r} has a unit that does not convert to the simulator's: {error}"
             ) from error
     return [float(value) for value in values]
+
+
+def may_be_ranks(values: Sequence[str] | Sequence[float]) -> bool:
+    """Whether coordinates are the whole numbers from 0 or 1, which other columns may have, too."""
+    return list(values) in ([*range(len(values))], [*range(1, len(values) + 1)])
 
 
 def same_places(ours: Sequence[str] | Sequence[float], theirs: Sequence[str] | Sequence[float]) -> bool:
@@ -286,13 +330,17 @@ def _told(
 ) -> str:
     unit = f" {unit}" if unit else ""
     if same_places(sorted(ours), sorted(theirs)):  # type: ignore[type-var]
-        along = f"its rows are in another order along {one.axis!r} than the simulator's"
-        return f"{along}; sort them ({few_words(theirs)}{unit})"
+        return _disordered(one.axis, theirs, unit)
     return (
         f"its column {one.name!r} has {few_words(ours)}{unit}, and the simulator's data stand at "
         f"{few_words(theirs)}{unit}: bring the data to those, or simulate at the file's; where rows do belong to "
         f"those, leave {one.name!r} out of the file"
     )
+
+
+def _disordered(axis: str, theirs: Sequence[str] | Sequence[float], unit: str = "") -> str:
+    along = f"its rows are in another order along {axis!r} than the simulator's"
+    return f"{along}; sort them ({few_words(theirs)}{unit})"
 
 
 def few_words(values: Sequence[str] | Sequence[float]) -> str:

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,22 @@ class Column:
         dtype: What it holds.
         unit: Its unit, "" where the file names none.
         read: Gives the values.
+        dims: Names of its axes, where the file has them.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     unit: str
     read: Callable[[], np.ndarray]
+    dims: tuple[str, ...] = ()
+
+    def along(self, dims: tuple[str, ...]) -> Column:
+        """The column with its axes in the order of those names, where they are the same."""
+        if self.dims == dims or sorted(self.dims) != sorted(dims):
+            return self
+        order = [self.dims.index(axis) for axis in dims]
+        shape = tuple(self.shape[place] for place in order)
+        return Column(shape, self.dtype, self.unit, lambda: self.read().transpose(order), dims)
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,52 @@ def plain(column: Any) -> np.ndarray:
     elif values.dtype.kind == "U" and set(values.ravel().tolist()) <= {"True", "False"}:
         values = values == "True"
     return np.asarray(values)
+
+
+def parsed_unit(unit: Any) -> Any:
+    """A unit of astropy, by its name or itself; miles, pounds and others like them too.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    from astropy import units
+    from astropy.units import imperial
+
+    try:
+        return units.Unit(unit)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    except ValueError as error:
+        with imperial.enable(), suppress(ValueError):
+            return units.Unit(unit)
+        raise error
+
+
+def unit_in(name: str, spec_unit: str) -> str:
+    """The unit that stands in brackets at the end of a column's name, "" where none does: km of "y (km)".
+
+    Args:
+        name: The column's name.
+        spec_unit: The unit that its values are to have.
+
+    Raises:
+        ValueError: If the name ends in another unit of the same kind without brackets, "y_mi", which may be its unit.
+    """
+    found = re.fullmatch(r".+?(?:\s*\((?P<said>[^()]+)\)|[\s_.](?P<perhaps>[^\s_.()]+))", name)
+    if found is None or not spec_unit:
+        return ""
+    said = found["said"] or found["perhaps"]
+    try:
+        other, ours = parsed_unit(said), parsed_unit(spec_unit)
+    except ValueError:
+        return ""
+    if found["said"] or not other.is_equivalent(ours) or other == ours:
+        return said if found["said"] else ""
+    raise ValueError(
+        f"the column {name!r} seems to be in {said!r}, and nothing else in the file says its unit; the simulator's is "
+        f"{spec_unit!r}. Write the unit that its values have into the name, in brackets: "
+        f"{name[: -len(said)].rstrip(' _.')} [{said}], or {name[: -len(said)].rstrip(' _.')} [{spec_unit}]"
+    )
 
 
 def only_once(path: Path, names: Sequence[str], wanted: Callable[[str], bool]) -> None:

@@ -1,6 +1,7 @@
 """Arrays of other libraries as observations: the masks, units, axes and coordinates that they carry.
 
-Masked arrays are those of numpy and astropy. Axes and coordinates are those of xarray; its unit is `attrs["units"]`.
+Masked arrays are those of numpy and astropy. Axes and coordinates are those of xarray, whose unit is `attrs["units"]`;
+the index of pandas is its first axis.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sciinf.core.observation_axes import few_words, same_places, values_along
+from sciinf.core.observation_axes import few_words, may_be_ranks, same_places, values_along
 from sciinf.core.simulator import Observable
 
 
@@ -36,17 +37,38 @@ def aligned(value: Any, spec: Observable, name: str) -> Any:
             f"observable {name!r} has {missing} masked values, which are not data; remove them, or give the simulator "
             f"a mask observable {name + '_mask'!r} that marks missing values"
         )
+    index = getattr(value, "index", None)
+    if spec.dims and index is not None and hasattr(index, "to_numpy"):
+        _check_index(index, spec, name)
     dims = getattr(value, "dims", ())
     if not isinstance(dims, tuple) or not dims or sorted(map(str, dims)) != sorted(spec.dims):
         return value
     value = value.transpose(*spec.dims)
     for axis in spec.coords.keys() & value.coords.keys():
-        stands, ours = value.coords[axis], list(spec.coords[axis])
-        unit, text = spec.coord_units.get(axis, ""), isinstance(ours[0], str)
-        theirs = values_along(axis, stands.to_numpy(), unit_of(stands) or "", unit, text=text)
-        if theirs is not None and not same_places(theirs, ours):
-            raise ValueError(
-                f"observable {name!r} stands at other values of {axis!r} than the simulator's: {few_words(theirs)}, "
-                f"and not {few_words(ours)}. Select and sort the data so that they agree"
-            )
+        _check_places(value.coords[axis], axis, spec, name)
     return value
+
+
+def _check_index(index: Any, spec: Observable, name: str) -> None:
+    """An index of pandas: one that is named like the first axis has its coordinates, and none has them in disorder."""
+    axis = spec.dims[0]
+    ours = list(spec.coords.get(axis, ()))
+    values = index.to_numpy()
+    if len(values) != len(ours):
+        return
+    comparable = values.dtype.kind in ("OU" if isinstance(ours[0], str) else "iuf") and not may_be_ranks(ours)
+    if index.name == axis or (comparable and same_places(sorted(values.tolist()), sorted(ours))):  # type: ignore[type-var]
+        _check_places(index, axis, spec, name)
+
+
+def _check_places(stands: Any, axis: str, spec: Observable, name: str) -> None:
+    """Refuse data that stand elsewhere along an axis than the observable's."""
+    ours, values = list(spec.coords[axis]), stands.to_numpy()
+    unit, text = spec.coord_units.get(axis, ""), isinstance(ours[0], str)
+    values = values.astype(str) if text and values.dtype.kind == "O" else values
+    theirs = values_along(axis, values, unit_of(stands) or "", unit, text=text)
+    if theirs is not None and (len(theirs) != len(ours) or not same_places(theirs, ours)):
+        raise ValueError(
+            f"observable {name!r} stands at other values of {axis!r} than the simulator's: {few_words(theirs)}, "
+            f"and not {few_words(ours)}. Select and sort the data so that they agree"
+        )

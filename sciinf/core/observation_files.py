@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,17 @@ def _h5_column(path: Path, name: str, item: Any) -> Column:
     units = {_unit_text(path, name, item.attrs[key]) for key in _UNIT_KEYS if key in item.attrs}
     if len(units) > 1:
         raise ValueError(f"{path}: {name!r} has the units {sorted(units)}; keep one of them")
-    return Column(item.shape, item.dtype, next(iter(units), "").strip(), lambda: np.asarray(item[()]))
+    unit = next(iter(units), "").strip()
+    return Column(item.shape, item.dtype, unit, lambda: np.asarray(item[()]), _dims(path, item))
+
+
+def _dims(path: Path, item: Any) -> tuple[str, ...]:
+    """Names of a dataset's axes: their labels, or those of the scales that stand along them; () where one has none."""
+    named = []
+    for axis in item.dims:
+        scales = (str(scale.name or "").rpartition("/")[2] for scale in axis.values())
+        named.append(str(axis.label or next(scales, "")))
+    return tuple(named) if all(named) else ()
 
 
 def _unpacked(column: Column, said: Mapping[str, Any]) -> Column:
@@ -248,7 +259,7 @@ def _unpacked(column: Column, said: Mapping[str, Any]) -> Column:
         values = values if (scale, offset) == (1.0, 0.0) else values * scale + offset
         return np.where(lost, np.nan, values)
 
-    return Column(column.shape, column.dtype, column.unit, read)
+    return replace(column, read=read)
 
 
 def _unit_text(path: Path, name: str, unit: Any) -> str:

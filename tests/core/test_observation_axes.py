@@ -223,3 +223,63 @@ def test_years_and_days_are_times_that_may_be_counted_from_elsewhere(tmp_path):
     )
     with pytest.raises(ValueError, match="in another order along 'time'"):
         read_observation(SERIES, table(tmp_path / "back.csv", YEARS[::-1], "year"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "fits", "h5"])
+def test_rows_in_another_order_are_seen_by_a_column_of_any_name(tmp_path, suffix):
+    years = np.asarray(YEARS)
+    wrong, right = tmp_path / f"wrong.{suffix}", tmp_path / f"right.{suffix}"
+    for path, order in ((right, slice(None)), (wrong, slice(None, None, -1))):
+        if suffix == "h5":
+            with h5py.File(path, "w") as file:
+                file["MJD"], file["v"] = years[order], VALUES
+        else:
+            table(path, years[order], "MJD")
+    assert any("as the simulator has it" in line for line in read_observation(SERIES, right).read)
+    with pytest.raises(ValueError, match="in another order along 'time'"):
+        read_observation(SERIES, wrong)
+    ranks = {"v": replace(SERIES["v"], coords={"time": tuple(range(6))})}
+    found = read_observation(ranks, table(tmp_path / "ranks.csv", [5, 4, 3, 2, 1, 0], "rank"))
+    assert found.read[-1].startswith("not used: rank")
+
+
+@pytest.mark.parametrize("named", ["scales", "labels"])
+def test_axes_of_an_array_in_a_file_are_put_in_order_by_their_names(tmp_path, named):
+    spec = {"y": Observable((2, 2), dims=("sensor", "time"))}
+    with h5py.File(tmp_path / "seen.nc", "w") as file:
+        file["y"] = [[1.0, 2.0], [3.0, 4.0]]
+        for place, name in enumerate(("time", "sensor")):
+            if named == "labels":
+                file["y"].dims[place].label = name
+            else:
+                file[name] = [0.0, 1.0]
+                file[name].make_scale(name)
+                file["y"].dims[place].attach_scale(file[name])
+    assert read_observation(spec, tmp_path / "seen.nc")["y"].tolist() == [[1.0, 3.0], [2.0, 4.0]]
+
+
+@pytest.mark.parametrize(
+    ("column", "read"),
+    [
+        ("y (m)", 0.004),
+        ("y (mi)", 6.437376),
+        ("y [m]", 0.004),
+        ("y (km)", 4.0),
+        ("y_seen", 4.0),
+        ("y_km", 4.0),
+        ("y (raw)", 4.0),
+    ],
+)
+def test_a_unit_in_brackets_behind_a_name_is_taken(tmp_path, column, read):
+    Table({column: [4.0]}).write(tmp_path / "seen.csv")
+    name = "y" if "[" in column else column
+    found = read_observation({"v": Observable((), "km")}, tmp_path / "seen.csv", columns={"v": name})
+    assert found["v"].item() == pytest.approx(read)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_a_name_that_ends_in_another_unit_is_refused(tmp_path, suffix):
+    path = tmp_path / f"seen.{suffix}"
+    path.write_text("y_mi\n4\n" if suffix == "csv" else '{"y_mi": 4}')
+    with pytest.raises(ValueError, match=r"seems to be in 'mi'.*: y \[mi\], or y \[km\]"):
+        read_observation({"v": Observable((), "km")}, path, columns={"v": "y_mi"})

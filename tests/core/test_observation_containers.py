@@ -50,3 +50,22 @@ def test_axes_are_put_in_order_by_their_names():
     spec = {"y": Observable((2, 2), dims=("sensor", "time"))}
     value = xarray.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("time", "sensor"))
     assert seen(value, spec) == [[1.0, 3.0], [2.0, 4.0]]
+
+
+@pytest.mark.parametrize("name", ["time", "MJD", None])
+def test_an_index_of_pandas_is_the_first_axis(name):
+    pandas = pytest.importorskip("pandas", reason="pandas comes with the extra for exports")
+    places = TIMES + 0.5
+    spec = {"y": Observable((4,), "km", dims=("time",), coords={"time": places})}
+    value = pandas.Series(VALUES, index=pandas.Index(places, name=name))
+    assert seen(value, spec) == VALUES.tolist()
+    with pytest.raises(ValueError, match="stands at other values of 'time'"):
+        seen(value[::-1], spec)
+    elsewhere = pandas.Series(VALUES, index=pandas.Index(places + 1, name=name))
+    if name == "time":
+        with pytest.raises(ValueError, match="stands at other values of 'time'"):
+            seen(elsewhere, spec)
+    else:
+        assert seen(elsewhere, spec) == VALUES.tolist(), "rows that were selected keep their numbers"
+    sorted_by_hand = pandas.Series(VALUES, index=[3, 1, 0, 2])
+    assert seen(sorted_by_hand) == VALUES.tolist(), "numbers of rows are no coordinates"
