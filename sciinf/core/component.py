@@ -10,7 +10,7 @@ from abc import ABC
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import distributions as td
 
@@ -26,7 +26,12 @@ class Component(ABC):
 
     Arguments must be plain values (None, bool, int, float, str, lists and mappings of them), laws, priors, observables,
     other components or functions of a module; that is checked when the fit is saved.
+
+    Attributes:
+        earlier: Arguments that what was saved before there were any goes without -> what they are there.
     """
+
+    earlier: ClassVar[Mapping[str, Any]] = {}
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
@@ -143,7 +148,8 @@ def from_json(data: Any, *, trust: Sequence[str | Path] = ()) -> Any:
         return found
     if "$class" in data:
         kind = _component_class(str(data["$class"]), trust)
-        return kind(**{str(k): from_json(v, trust=trust) for k, v in _named_alone(data["arguments"]).items()})
+        given = {str(k): from_json(v, trust=trust) for k, v in _named_alone(data["arguments"]).items()}
+        return kind(**{**kind.earlier, **given})
     return {k: from_json(v, trust=trust) for k, v in data.items()}
 
 

@@ -38,7 +38,7 @@ def aligned(value: Any, spec: Observable, name: str) -> Any:
             f"a mask observable {name + '_mask'!r} that marks missing values"
         )
     index = getattr(value, "index", None)
-    if spec.dims and index is not None and hasattr(index, "to_numpy"):
+    if spec.dims and callable(getattr(index, "to_numpy", None)):
         _check_index(index, spec, name)
     dims = getattr(value, "dims", ())
     if not isinstance(dims, tuple) or not dims or sorted(map(str, dims)) != sorted(spec.dims):

@@ -104,6 +104,7 @@ class Denoising(Embedded, Adjusting, ABC):
         summary: See `Embedded`.
         design: How.
         seed: Seeds the initial weights.
+        together: See `Embedded`.
 
     Attributes:
         solver: How draws are made; it may be set anew on a trained estimator.
@@ -123,8 +124,10 @@ class Denoising(Embedded, Adjusting, ABC):
         summary: Summary | Mapping[str, Summary] | None,
         design: Design,
         seed: int,
+        *,
+        together: bool,
     ) -> None:
-        super().__init__(prior, observables, summary, seed)
+        super().__init__(prior, observables, summary, seed, together=together)
         self.guess = LinearGuess(prior.bijection.size, self.observables if design.linear else {})
         check_part("diffusion", design.diffusion, Diffusion, "Diffusion(Level())")
         check_part("solver", design.solver, Solver, "Exponential(20)")

@@ -25,17 +25,20 @@ import math
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core import Batch, Observable, Prior, X
+from sciinf.core.component import called_without
 from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.core.unknown_law import check_known
 from sciinf.estimators._gaussian import moments
 from sciinf.estimators._standardised import Standardised, check_part
 from sciinf.summaries.choice import choose, passes
+from sciinf.summaries.columns import seen_together, side_by_side, tables
 from sciinf.summaries.standardise import squash
 from sciinf.summaries.statistics import statistics
 from sciinf.summaries.summary import Summary, expand_mask
@@ -237,6 +240,8 @@ class Embedded(Standardised, ABC):
         summary: One summary network for every observable, or one per name; chosen from the observables'
             specification where left out.
         seed: Seeds the initial weights; a subclass builds its own under `global_seed` of what `weights` gives.
+        together: Whether observables that are columns of one table share a network (`summaries.columns`). Where a
+            summary is given for one of them by its name, they do not.
 
     Raises:
         TypeError: If `summary` is something else: the class or the name of one, say.
@@ -244,17 +249,28 @@ class Embedded(Standardised, ABC):
             parameter.
     """
 
+    earlier: ClassVar[Mapping[str, Any]] = {"together": False}
+
     def __init__(
         self,
         prior: Prior,
         observables: Mapping[str, Observable],
         summary: Summary | Mapping[str, Summary] | None,
         seed: int,
+        *,
+        together: bool,
     ) -> None:
         check_known(prior)  # before hours of training
         super().__init__(prior, observables, seed)
         self.data_names, self.timed = data_names(self.observables), timed_names(self.observables)
         self.controlled = controls_beside(self.observables)
+        by_name = set(summary) if isinstance(summary, Mapping) else set[str]()
+        found = {one: more for one, more in tables(self.observables).items() if not by_name & {one, *more}}
+        self.tables = found if together else {}
+        if not found:
+            called_without(self, "together")
+        later = {name for more in self.tables.values() for name in more}
+        self.data_names = tuple(name for name in self.data_names if name not in later)
         self._given = summary if isinstance(summary, Mapping) else dict.fromkeys(self.data_names, summary)
         for name, value in self._given.items():
             check_part(f"summary of {name!r}", value, Summary, "MLP()")
@@ -321,24 +337,48 @@ class Embedded(Standardised, ABC):
         parts += [] if self.regressed is None else [self.regressed(values, self._masks(x))]
         return torch.cat(parts, dim=-1)
 
+    def _columns(self, name: str) -> tuple[list[str], list[Observable]]:
+        """An observable and those beside it in its table."""
+        names = [name, *self.tables.get(name, ())]
+        return names, [self.observables[each] for each in names]
+
     def _seen(self, name: str) -> Observable:
         """What the network of an observable sees."""
-        spec, timed = self.observables[name], name in self.timed
+        spec, timed = self._without_controls(name), name in self.timed
         controls = [self.observables[control] for control in self.controlled.get(name, ())]
         return with_times(spec, timed=timed, controls=controls) if timed or controls else spec
 
     def _with_times(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Standardised values, beside their times and controls where they have some."""
         wide = {name: beside_times(values[name], values[f"{name}{TIMES}"]) for name in self.timed}
+        for name in self.tables:
+            names, specs = self._columns(name)
+            wide[name] = side_by_side([values[each] for each in names], specs)
         for name, controls in self.controlled.items():
             wide[name] = beside_controls(wide.get(name, values[name]), [values[control] for control in controls])
         return {**values, **wide} if wide else values
 
     def _mask(self, name: str, x: X) -> Tensor | None:
-        mask = x.get(f"{name}_mask")
+        mask = self._mask_of_table(name, x) if name in self.tables else x.get(f"{name}_mask")
         if mask is not None and name in self.controlled:
-            return mask_beside_controls(mask, self.observables[name], self._seen(name).shape[-1])
+            return mask_beside_controls(mask, self._without_controls(name), self._seen(name).shape[-1])
         return mask if mask is None or name not in self.timed else mask_beside_times(mask, self.observables[name])
+
+    def _without_controls(self, name: str) -> Observable:
+        names, specs = self._columns(name)
+        return seen_together(specs) if len(names) > 1 else specs[0]
+
+    def _mask_of_table(self, name: str, x: X) -> Tensor | None:
+        """The masks of columns side by side; a column without one is there throughout."""
+        names, specs = self._columns(name)
+        masks = [x.get(f"{each}_mask") for each in names]
+        if all(mask is None for mask in masks):
+            return None
+        whole = [
+            torch.ones_like(x[each], dtype=torch.bool) if mask is None else expand_mask(mask, x[each].shape)
+            for each, mask in zip(names, masks, strict=True)
+        ]
+        return side_by_side(whole, specs)
 
     def _targets(self) -> int:
         """How many numbers least squares aim at."""
@@ -346,7 +386,7 @@ class Embedded(Standardised, ABC):
         return bijection.coordinates_size if isinstance(bijection, MixedBijection) else bijection.size
 
     def _masked(self, name: str) -> bool:
-        return f"{name}_mask" in self.observables
+        return any(f"{each}_mask" in self.observables for each in (name, *self.tables.get(name, ())))
 
     def _masks(self, x: X) -> dict[str, Tensor]:
         """Masks over all entries of their observables."""

@@ -61,6 +61,7 @@ class AuxiliaryScore(Embedded):
         solver: How draws are made. Its own diffusion is replaced by this one.
         hidden: Width of the network.
         blocks: Residual blocks of the network.
+        together: Whether observables that are columns of one table share a summary network (`summaries.columns`).
         seed: Seeds the initial weights.
 
     Attributes:
@@ -91,9 +92,10 @@ class AuxiliaryScore(Embedded):
         solver: JointSolver | None = None,
         hidden: int = 128,
         blocks: int = 3,
+        together: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(prior, observables, summary, seed)
+        super().__init__(prior, observables, summary, seed, together=together)
         if process is not None and not isinstance(process, LearnedDiffusion):
             check_part("process", process, LinearDiffusion, "LearnedDiffusion()")
         check_part("path", path, NoiseSchedule, "Level(1e-3, 20.0)")

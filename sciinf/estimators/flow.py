@@ -47,6 +47,7 @@ class Flow(Embedded):
         flow: The flow's architecture; the neural spline flow of `flows.spline` where left out.
         regression: Whether least squares of the parameters and plain statistics of the data stand beside the summary
             networks that were chosen here (`_embedded`).
+        together: Whether observables that are columns of one table share a summary network (`summaries.columns`).
         seed: Seeds the initial weights.
 
     Raises:
@@ -68,9 +69,10 @@ class Flow(Embedded):
         summary: Summary | Mapping[str, Summary] | None = None,
         flow: Architecture | None = None,
         regression: bool = True,
+        together: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(prior, observables, summary, seed)
+        super().__init__(prior, observables, summary, seed, together=together)
         check_part("flow", flow, Architecture, "SplineCoupling()")
         with global_seed(torch.Generator().manual_seed(seed)):
             width = self.build_summaries(regressed=regression)

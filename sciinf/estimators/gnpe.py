@@ -90,11 +90,13 @@ class MovedBack(Estimator, ABC):
             given[SHOWN] = Observable((width,))
         own = dict.fromkeys(data_names(observables), summary) if isinstance(summary, Summary) else summary
         inner = self.poses.prior_beside(self.poses.kernels())
-        self.conditional = Flow(inner, given, summary=own, flow=flows.flow, regression=False, seed=seed)
+        self.conditional = Flow(inner, given, summary=own, flow=flows.flow, regression=False, together=False, seed=seed)
         self.start = None
         if self.poses.names:
             small = flows.start or SplineCoupling(transforms=3, hidden=32)
-            self.start = Flow(self.poses.alone, observables, summary=summary, flow=small, regression=False, seed=seed)
+            self.start = Flow(
+                self.poses.alone, observables, summary=summary, flow=small, regression=False, together=False, seed=seed
+            )
 
     @abstractmethod
     def moves(self, batch: Batch, generator: torch.Generator) -> tuple[Float[Tensor, "batch k"], Tensor]:

@@ -41,6 +41,7 @@ class Matching(Denoising):
             parameterisation, `PredictDrift` being the paper's.
         hidden: Width of the network.
         blocks: Residual blocks of the network.
+        together: Whether observables that are columns of one table share a summary network (`summaries.columns`).
         seed: Seeds the initial weights.
 
     Raises:
@@ -60,11 +61,12 @@ class Matching(Denoising):
         linear: bool = True,
         hidden: int = 128,
         blocks: int = 3,
+        together: bool = True,
         seed: int = 0,
     ) -> None:
         path = diffusion or Diffusion(Straight(1e-3, 20.0), levels=NormalLogs(-0.7, 1.8))
         design = Design(path, solver or Exponential(16, 2), linear, hidden, blocks)
-        super().__init__(prior, observables, summary, design, seed)
+        super().__init__(prior, observables, summary, design, seed, together=together)
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Matching:

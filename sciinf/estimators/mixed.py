@@ -105,6 +105,7 @@ class Mixed(Embedded):
         changes: Which parameters are changes of a series (`estimators._changes`), if some are.
         regression: Whether least squares of the parameters and plain statistics of the data stand beside the summary
             networks that were chosen here (`_embedded`).
+        together: Whether observables that are columns of one table share a summary network (`summaries.columns`).
         seed: Seeds the initial weights.
 
     Raises:
@@ -132,9 +133,10 @@ class Mixed(Embedded):
         bins: int = 12,
         changes: Changes | None = None,
         regression: bool = True,
+        together: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(prior, observables, summary, seed)
+        super().__init__(prior, observables, summary, seed, together=together)
         for name, value, least in (("hidden", hidden, 1), ("blocks", blocks, 1), ("bins", bins, 2)):
             check_whole(name, value, least)
         bijection = prior.bijection

@@ -85,6 +85,7 @@ class Ratio(Embedded):
         gaussian: Whether the Gaussian part is there.
         hidden: Width of the networks.
         blocks: Residual blocks of g.
+        together: Whether observables that are columns of one table share a summary network (`summaries.columns`).
         seed: Seeds the initial weights.
 
     Raises:
@@ -113,9 +114,10 @@ class Ratio(Embedded):
         gaussian: bool = True,
         hidden: int = 64,
         blocks: int = 2,
+        together: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(prior, observables, summary, seed)
+        super().__init__(prior, observables, summary, seed, together=together)
         _check_settings(contrasts, gamma, balance, hidden, blocks)
         self.contrasts, self.gamma, self.balance = contrasts, float(gamma), float(balance)
         with global_seed(torch.Generator().manual_seed(seed)):

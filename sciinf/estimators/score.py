@@ -44,6 +44,7 @@ class Score(Denoising):
         dropped: Share of the rows that are shown no observation in training, for draws that are guided
             (`DenoisedDensity.guided`) and are no posterior. Only with `linear=False`.
         preserving: Whether the network's layers preserve magnitudes (`nets.preserving`).
+        together: Whether observables that are columns of one table share a summary network (`summaries.columns`).
         seed: Seeds the initial weights.
 
     Raises:
@@ -73,12 +74,13 @@ class Score(Denoising):
         consistency: float = 0.0,
         dropped: float = 0.0,
         preserving: bool = False,
+        together: bool = True,
         seed: int = 0,
     ) -> None:
         path = diffusion or Diffusion(Level(1e-3, 5.0), levels=NormalLogs(-0.7, 1.8))
         extra = {"consistency": consistency, "dropped": dropped, "preserving": preserving}
         design = Design(path, solver or Exponential(20, 2), linear, hidden, blocks, **extra)
-        super().__init__(prior, observables, summary, design, seed)
+        super().__init__(prior, observables, summary, design, seed, together=together)
         called_without(self, *(name for name, value in extra.items() if not value))
 
 

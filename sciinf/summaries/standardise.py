@@ -73,7 +73,8 @@ class Standardise(nn.Module):
             if spec.scale == "log":
                 tiny = torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float64)
                 self.register_buffer(f"{name}_floor", tiny)
-        self.register_load_state_dict_pre_hook(_without_arcsinh)
+        self.register_load_state_dict_pre_hook(_with_arcsinh)
+        self.register_state_dict_post_hook(_without_arcsinh)
 
     def fit(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Set the statistics: one pass over the rows, one before it where an observable's scale is "log", and one
@@ -212,12 +213,20 @@ class Standardise(nn.Module):
             self.get_buffer(f"{name}_floor").fill_(max(0.5 * least, tiny[name]))
 
 
-def _without_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Give weights that were stored without centres and scales those of no heavy tails."""
+def _with_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Add centres and scales of observables without heavy tails to weights that lack them."""
     for name in module.specs:
         for kind in _ARCSINH:
             buffer = f"{name}_{kind}"
             weights.setdefault(f"{prefix}{buffer}", torch.zeros_like(module.get_buffer(buffer)))
+
+
+def _without_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Leave them out where no entry has heavy tails: such a fit is as it was before there were any."""
+    for name in module.specs:
+        if not bool(module.get_buffer(f"{name}_{_ARCSINH[1]}").any()):
+            for kind in _ARCSINH:
+                weights.pop(f"{prefix}{name}_{kind}", None)
 
 
 def squash(u: Tensor) -> Tensor:

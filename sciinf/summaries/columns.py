@@ -1,0 +1,56 @@
+"""Observables that are columns of one table, which one network sees side by side.
+
+The response time and the choice of each trial, or time, flux and error of each visit, tell together what none of them
+tells alone: which goes with which. Observables with the same first axes, of the same names and lengths, become channels
+of one array, in the simulator's order. Each keeps its own scale, unit and mask.
+
+Shapes: a value (batch, *shared, *own), with the axes that all have in common first; a table (batch, *shared, channel).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core.simulator import Observable
+from sciinf.summaries.standardise import SHARED_AXES
+from sciinf.summaries.timed import set_names, timed_names
+
+Table = tuple[tuple[str, ...], tuple[int, ...]]
+"""Names and lengths of the axes along which the rows of a table lie."""
+
+
+def tables(observables: Mapping[str, Observable]) -> dict[str, tuple[str, ...]]:
+    """The first column of each table -> all other columns.
+
+    Masks, times and controls are none, nor are observables that have times of their own, or axes without names.
+    """
+    left = set_names(observables) | set(timed_names(observables)) | {f"{name}_mask" for name in observables}
+    found = dict[Table, list[str]]()
+    for name, spec in observables.items():
+        if name not in left and spec.dims:
+            found.setdefault(_table(spec), []).append(name)
+    return {first: tuple(others) for first, *others in found.values() if others}
+
+
+def _table(spec: Observable) -> Table:
+    """The leading axes along which values repeat; the first one, where values do along none."""
+    count = next((k for k, axis in enumerate(spec.dims) if axis not in SHARED_AXES), len(spec.dims)) or 1
+    return spec.dims[:count], spec.shape[:count]
+
+
+def seen_together(specs: Sequence[Observable]) -> Observable:
+    """What a network of the columns of one table is built for."""
+    dims, shape = _table(specs[0])
+    width = sum(math.prod(spec.shape[len(shape) :]) for spec in specs)
+    return Observable((*shape, width), "", (*dims, "channel"))
+
+
+def side_by_side(values: Sequence[Tensor], specs: Sequence[Observable]) -> Float[Tensor, "batch ..."]:
+    """Columns as one array; of masks, too."""
+    count = len(_table(specs[0])[1]) + 1
+    return torch.cat([value.reshape(*value.shape[:count], -1) for value in values], dim=-1)

@@ -1,0 +1,107 @@
+"""Observables that are columns of one table: which are, what a network sees of them, and what fits before them have."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sciinf import Normal, Prior
+from sciinf.core import Batch, Observable
+from sciinf.core.component import from_json, to_json
+from sciinf.estimators.flow import Flow
+from sciinf.estimators.mixed import Mixed
+from sciinf.estimators.score import Score
+from sciinf.summaries import MLP
+from sciinf.summaries.columns import seen_together, side_by_side, tables
+
+ITEMS = 20
+PRIOR = Prior(rho=Normal(0.0, 1.0))
+TRIALS = {"time": Observable((ITEMS,), "s", ("item",)), "choice": Observable((ITEMS,), "", ("item",))}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, {"time": ("choice",)}),
+        ({"spectrum": Observable((ITEMS, 5), "", ("item", "wavelength"))}, {"time": ("choice", "spectrum")}),
+        ({"other": Observable((ITEMS + 1,), "", ("item",))}, {"time": ("choice",)}),
+        ({"dose": Observable((ITEMS,), "", ("item",), control=True)}, {"time": ("choice",)}),
+        ({"time_mask": Observable((ITEMS,), "", ("item",), dtype="bool")}, {"time": ("choice",)}),
+        ({"image": Observable((ITEMS, 4, 4), "", ("item", "y", "x"))}, {"time": ("choice",)}),
+        ({"unnamed": Observable((ITEMS,))}, {"time": ("choice",)}),
+        ({"series": Observable((ITEMS,), "", ("time",))}, {"time": ("choice",)}),
+        (
+            {"u": Observable((4, 3), "", ("y", "x")), "v": Observable((4, 3, 2), "", ("y", "x", "band"))},
+            {"time": ("choice",), "u": ("v",)},
+        ),
+        (
+            {"flux": Observable((ITEMS,), "", ("item",)), "flux_times": Observable((ITEMS,), "s", dtype="float64")},
+            {"time": ("choice",)},
+        ),
+    ],
+)
+def test_which_are_columns(more, expected):
+    assert tables({**TRIALS, **more}) == expected
+
+
+def test_columns_stand_side_by_side():
+    specs = [Observable((4, 3), "", ("y", "x")), Observable((4, 3, 2), "", ("y", "x", "band"))]
+    assert seen_together(specs) == Observable((4, 3, 3), "", ("y", "x", "channel"))
+    first, second = torch.zeros(5, 4, 3), torch.ones(5, 4, 3, 2)
+    assert side_by_side([first, second], specs)[0, 0, 0].tolist() == [0, 1, 1]
+
+
+def correlated(rows: int, seed: int = 0) -> Batch:
+    """Items of two columns whose correlation is tanh of rho, and nothing else tells it."""
+    generator = torch.Generator().manual_seed(seed)
+    theta = torch.randn(rows, 1, generator=generator)
+    noise = torch.randn(2, rows, ITEMS, generator=generator)
+    r = theta.tanh()
+    return Batch(theta, {"time": noise[0], "choice": r * noise[0] + (1 - r**2).sqrt() * noise[1]})
+
+
+def test_plain_statistics_tell_what_goes_with_what():
+    """The correlation of columns is a number of the summary; apart, no number is."""
+    batch = correlated(4_000)
+    told = {}
+    for together in (True, False):
+        flow = Flow(PRIOR, TRIALS, together=together)
+        flow.standardise(lambda: iter([batch]))
+        assert flow.regressed is not None
+        first = flow.features(batch.x)[:, -flow.regressed.features].double()  # h, least squares of rho
+        told[together] = float(torch.corrcoef(torch.stack([first, batch.theta[:, 0].double()]))[0, 1])
+    assert told[True] > 0.8
+    assert abs(told[False]) < 0.3
+
+
+@pytest.mark.parametrize("kind", [Flow, Mixed, Score])
+def test_a_fit_before_there_were_tables_is_built_as_it_was(kind):
+    made = to_json(kind(PRIOR, TRIALS))
+    assert made["arguments"]["together"] is True
+    assert len(from_json(made).summaries) == 1
+    before = {**made, "arguments": {name: value for name, value in made["arguments"].items() if name != "together"}}
+    again = from_json(before)
+    assert len(again.summaries) == 2
+    assert len(from_json(to_json(again)).summaries) == 2, "and stays so, when it is saved again"
+    alone = to_json(kind(PRIOR, {"time": TRIALS["time"]}))
+    assert "together" not in alone["arguments"], "where nothing changed, a run that was stopped goes on"
+
+
+def test_a_summary_by_name_keeps_its_observable_apart():
+    flow = Flow(PRIOR, TRIALS, summary={"choice": MLP()})
+    assert (flow.tables, len(flow.summaries)) == ({}, 2)
+
+
+def test_each_column_has_its_mask():
+    masked = {**TRIALS, "choice_mask": Observable((ITEMS,), "", ("item",), dtype="bool")}
+    flow = Flow(PRIOR, masked)
+    batch = correlated(50)
+    x = {**batch.x, "choice_mask": torch.rand(50, ITEMS, generator=torch.Generator().manual_seed(1)) < 0.7}
+    flow.standardise(lambda: iter([Batch(batch.theta, x)]))
+    told = flow.features(x)
+    hidden = {**x, "choice": torch.where(x["choice_mask"], x["choice"], math.nan)}
+    assert torch.allclose(flow.features(hidden), told), "what is not there is not seen"
+    other = {**x, "time": torch.where(x["choice_mask"], x["time"], 3.0)}
+    assert not torch.allclose(flow.features(other), told), "the column beside it is seen"
