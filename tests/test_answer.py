@@ -81,6 +81,7 @@ def test_corrected_answers_are_exact(simulator: Simulator, fit: Fit, calibration
     assert float(left.std()) == pytest.approx(0.5, rel=5 / math.sqrt(2 * 2_000))
 
 
+@pytest.mark.slow
 def test_a_derived_quantity_of_weighted_draws_is_exact(
     simulator: Simulator, fit: Fit, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,6 +332,7 @@ def test_data_that_no_parameter_explains_are_less_likely_than_their_posterior_sa
     assert "less likely" in check.words
 
 
+@pytest.mark.slow
 def test_predictive_simulations_that_fail_are_left_out_with_a_warning(simulator: Simulator, fit: Fit) -> None:
     with pytest.warns(UserWarning, match="of 400 simulations from the posterior failed"):
         answer = query(build_posterior(fit), {"x": X_O}, simulator=Fragile(simulator), draws=500)

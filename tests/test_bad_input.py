@@ -124,6 +124,7 @@ def test_observations(made: Run, tmp_path: Path, text: str, message: str) -> Non
     assert not (tmp_path / "new").exists()  # refused before anything is simulated
 
 
+@pytest.mark.slow
 def test_observations_in_other_units_are_converted(run: Run, tmp_path: Path) -> None:
     means = []
     for text in (GOOD, "v [uV]\n100\n200\n300\n", "v\n0.1\n0.2\n0.3\n"):

@@ -95,6 +95,7 @@ def test_it_is_kept_and_read(right: Calibration, simulator: Nested, fresh: Store
     assert Calibration.from_json(data).reliability == {}
 
 
+@pytest.mark.slow
 def test_curves_of_ranks_are_of_rows_that_have_them(right: Calibration) -> None:
     curves = rank_curves(right.ranks, right.draws)
     assert all(curve.inside for curve in curves)  # each of probability 0.99: false alarms 3e-2, the seed is fixed
@@ -102,6 +103,7 @@ def test_curves_of_ranks_are_of_rows_that_have_them(right: Calibration) -> None:
     assert 1.2 < wide / narrow < 1.7  # half as many rows
 
 
+@pytest.mark.slow
 def test_intervals_of_what_exists_are_corrected_by_rows_that_have_it(judged: Callable[..., Calibration]) -> None:
     found = recalibration(judged(shift=0.3))
     assert found.told(0.9) == [True] * 3

@@ -87,6 +87,7 @@ def question(folder: Path, *more: object) -> list[object]:
 # --- 15: modules beside a simulator, and fits with parts of one --------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fit_with_parts_of_a_simulators_folder_is_queried_and_calibrated(own):
     refused = call(*question(own))
     assert (refused.code, "--simulator FILE" in refused.error) == (2, True)

@@ -69,6 +69,7 @@ def _batch(x):
     return {"y": torch.tensor(x["y"], dtype=torch.float32)[None]}
 
 
+@pytest.mark.slow
 def test_intervals_have_units_times_and_the_level_of_the_answer(made):
     _, of, posterior, x, answer = made
     path = answer.paths["z"]
@@ -84,6 +85,7 @@ def test_intervals_have_units_times_and_the_level_of_the_answer(made):
         answer.paths["level"]
 
 
+@pytest.mark.slow
 def test_other_numbers_of_an_answer_are_those_without_paths(made, monkeypatch):
     _, of, posterior, x, answer = made
     monkeypatch.setattr(of, "paths", None)
@@ -137,6 +139,7 @@ def test_paths_go_out_with_their_units(made):
     np.testing.assert_allclose(frame["low"], answer.paths["z"].interval[:, 0])
 
 
+@pytest.mark.slow
 def test_what_keeps_paths_from_being_drawn_is_said(made, monkeypatch):
     _, of, posterior, x, _ = made
 
@@ -151,6 +154,7 @@ def test_what_keeps_paths_from_being_drawn_is_said(made, monkeypatch):
     assert "died out at time 3" in found.words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lost", "level"), [(5, "good"), (20, "caution")])
 def test_draws_without_a_path_are_left_out_and_told(made, monkeypatch, lost, level):
     _, of, posterior, x, _ = made

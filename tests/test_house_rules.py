@@ -358,6 +358,7 @@ def undeclared(files: list[Source], project: str) -> Iterator[str]:
                     yield f"{source.path}:{line(node)}: imports {name}, which pyproject.toml does not ask for"
 
 
+@pytest.mark.slow
 def test_classes_are_abstract_or_final() -> None:
     found = list(heirs_of_concrete_classes([s for s in sources() if s.shipped]))
     assert not found, "\n" + "\n".join(found)

@@ -100,6 +100,7 @@ def test_importing_every_module_loads_no_package_that_only_some_functions_use() 
     assert not {"jax", "sbi", "numpyro", "astropy", "matplotlib", "pandas", "arviz"} & set(report["loaded"])
 
 
+@pytest.mark.slow
 def test_a_module_that_meddles_is_found_out(tmp_path: Path) -> None:
     (tmp_path / "meddling.py").write_text(
         "import warnings, random, torch, numpy\n"

@@ -200,6 +200,7 @@ simulator = wrappers.numpy(switches, prior, {"on": Observable((3,), "", dims=("s
 """
 
 
+@pytest.mark.slow
 def test_data_that_take_few_values_are_like_themselves(tmp_path: Path) -> None:
     """Every one of eight possible observations was called unlike all simulations, half of which were equal to it."""
     (tmp_path / "switches.py").write_text(SWITCHES)
@@ -247,6 +248,7 @@ def test_units_that_fits_knows_only_from_astropys_notes_are_converted(tmp_path: 
     assert "flux: 3 values, no unit: taken as electron/s" in result.out
 
 
+@pytest.mark.slow
 def test_an_answer_says_how_its_observation_was_read(line: Path) -> None:
     from astropy import units
     from astropy.table import QTable
@@ -266,6 +268,7 @@ def test_an_answer_says_how_its_observation_was_read(line: Path) -> None:
     assert "x: 5 values, cm -> m" in result.out
 
 
+@pytest.mark.slow
 def test_data_that_stand_there_twice_or_elsewhere_are_refused(line: Path, tmp_path: Path) -> None:
     import h5py
 
@@ -321,6 +324,7 @@ simulator = wrappers.numpy(seen, prior, {"x": Observable((30,), "", dims=("detec
 NOISE = 3 * [0.3, -1.1, 0.4, 0.9, -0.2, -0.6, 1.2, 0.1, -0.8]
 
 
+@pytest.mark.slow
 @briefly_trained(2)
 def test_a_value_beyond_a_bound_of_the_prior_is_said(tmp_path: Path) -> None:
     """A mass of 18.6 where the prior begins at 20 piled up at 20, with "passed" and "good" and no more."""
@@ -347,6 +351,7 @@ def test_a_value_beyond_a_bound_of_the_prior_is_said(tmp_path: Path) -> None:
 # --- 13: answers of several observations --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_answer_of_another_observation_stays(line: Path) -> None:
     seen, other = line / "seen.csv", line / "sites" / "other.csv"
     other.parent.mkdir()

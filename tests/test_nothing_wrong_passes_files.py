@@ -20,6 +20,7 @@ def change(file: Path, pattern: str, new: str) -> None:
     file.write_text(text)
 
 
+@pytest.mark.slow
 def test_a_digit_changed_in_the_answer_is_noticed_and_the_answer_made_anew(line: Path) -> None:
     words = ["query", line / "run", "--observation", line / "seen.csv", "--json"]
     before = call(*words)

@@ -75,6 +75,7 @@ def test_draws_that_are_no_numbers_are_no_answer_and_leave_the_folder_whole(run)
 # --- 12: a surrogate's error
 
 
+@pytest.mark.slow
 def test_a_surrogate_says_how_far_off_it_is_and_sees_the_edges_of_its_fields(tmp_path, capsys):
     darcy = type(load_simulator(SIMULATORS / "pde" / "darcy.py"))(points=12)
     store = simulate(darcy, tmp_path / "store", 80, seed=0, progress=False)

@@ -124,6 +124,7 @@ def test_the_page_needs_no_network_and_runs_its_own_script_alone(complete):
     assert "@import" not in style
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_the_data_block_is_data_whatever_is_in_it(tmp_path):
     """The planted fault: a name that would end the block, and one that would begin another."""
@@ -166,6 +167,7 @@ def test_identifiers_are_unique_and_figures_have_alternatives(complete):
     assert images == sum(1 for k, v in page.attributes if k == "aria-label" and v and v != "Verdict")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures")
 def test_the_page_is_light_and_dark_small_and_reproducible(complete):
     path = complete / "report.html"
@@ -216,6 +218,7 @@ def test_truth_must_name_parameters_of_the_answer(tmp_path):
         write_report(make_run(tmp_path), truth={"rat": 1.0})
 
 
+@pytest.mark.slow
 def test_the_next_command_stands_below_the_verdict_until_all_is_well(tmp_path):
     folder = make_run(tmp_path)
     about = json.loads((folder / "provenance.json").read_text())

@@ -25,7 +25,10 @@ from sciinf.core.estimates import estimates
 from sciinf.core.files import write_json
 from sciinf.report import write_report
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome, to look at pages")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome, to look at pages"),
+]
 
 WIDE, NARROW = 1400, 400
 EIGHT = ("alpha", "beta", "gamma", "delta", "hare_0", "lynx_0", "sigma_hare", "sigma_lynx")

@@ -58,6 +58,7 @@ def test_files_of_another_answer_are_not_shown(tmp_path):
     assert "corner" not in (folder / "report.html").read_text().partition("<body>")[2].partition("<script")[0]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_to_be_relied_on_is_no_green_light(tmp_path):
     folder = make_run(tmp_path)
     assert "Rely on this answer: " in Page(write_report(folder).read_text()).text

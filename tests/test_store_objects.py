@@ -207,6 +207,7 @@ def test_damage_is_found_and_repaired(server: Any, address: str, source: Path, l
     assert Store(address).digest == local.digest == store.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [2**30, 1])
 def test_training_on_it_is_training_on_the_folder(
     address: str, source: Path, local: Store, tmp_path: Path, memory: int
@@ -336,6 +337,7 @@ def test_bytes_that_arrive_changed_are_no_rows(address: str, source: Path, monke
         store.load()
 
 
+@pytest.mark.slow
 def test_with_a_cache_each_block_is_fetched_once(
     server: Any, address: str, source: Path, local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -292,6 +292,7 @@ def test_average_of_the_weights_is_what_is_validated_and_kept(ball, store, plain
     assert not same(fit, plain)
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_as_well(ball, store, plain, tmp_path):
     for flow in (MAF(2, (16,)), SplineCoupling(2, 24)):
         estimator = Flow(ball.prior, ball.observables, flow=flow)
@@ -303,6 +304,7 @@ def test_bfloat16_learns_as_well(ball, store, plain, tmp_path):
         assert {p.dtype for p in fits[1].estimator.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_compile_runs_eagerly_and_says_so(ball, store, tmp_path, monkeypatch):
     import torch._inductor.config as inductor
 

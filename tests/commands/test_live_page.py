@@ -181,6 +181,7 @@ def test_a_thread_renews_the_time_of_writing_until_the_stage_ends(
     assert shown.file.read_text() == REPORT
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_written_loses_nothing(line: Path, capsys: Any) -> None:
     """Neither while the run goes on nor at its end."""
     page = line / "run" / "report.html"

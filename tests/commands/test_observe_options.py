@@ -109,6 +109,7 @@ def test_a_keyword_that_no_option_can_give_is_refused_at_once(folder: Path) -> N
     assert not (folder / "run").exists()
 
 
+@pytest.mark.slow
 @briefly_trained(20)
 def test_a_question_reads_as_the_run_did(folder: Path) -> None:
     """In Python the options are a mapping; `query` takes those of the run and says so, or what is given."""

@@ -65,6 +65,7 @@ def test_without_it_the_network_answers_alone(own: Path) -> None:
     assert (own / "elsewhere/answers/other/answer.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
@@ -107,6 +108,7 @@ def test_a_comment_is_no_change(own: Path) -> None:
     assert (simulator is not None, why) == (True, "")
 
 
+@pytest.mark.slow
 def test_what_a_simulator_prints_is_no_part_of_the_answer(own: Path) -> None:
     text = (own / "line.py").read_text()
     (own / "line.py").write_text(text.replace("    return offset", "    print('noise')\n    return offset"))
@@ -115,6 +117,7 @@ def test_what_a_simulator_prints_is_no_part_of_the_answer(own: Path) -> None:
     assert "noise" in asked.err
 
 
+@pytest.mark.slow
 def test_no_code_is_run_because_a_folder_names_it(own: Path) -> None:
     """A folder of somebody else may name any file; it has no mark of this user's key."""
     trap = own / "trap.py"

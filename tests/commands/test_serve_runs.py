@@ -47,6 +47,7 @@ def read(line: Path) -> Path:
     return line
 
 
+@pytest.mark.slow
 def test_options_reach_the_reader_in_their_types(read: Path, tmp_path: Path) -> None:
     run, sim = read / "run", read / "line.py"
     remember_options(run, {"flip": False, "first": 1, "dark": read / "dark.txt"})

@@ -32,6 +32,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sciinf.inference.refined.train", stopped)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interrupted")
 def test_a_call_that_is_interrupted_in_the_rounds_returns_the_answer_before_them(line: Path, capsys: Any) -> None:
     run = line / "run"
@@ -47,6 +48,7 @@ def test_a_call_that_is_interrupted_in_the_rounds_returns_the_answer_before_them
     assert events_from(run / "events.jsonl")[0][-1]["event"] == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interrupted")
 def test_a_command_that_is_interrupted_in_the_rounds_ends_and_keeps_the_answer(line: Path) -> None:
     run = line / "run"
@@ -60,6 +62,7 @@ def test_a_command_that_is_interrupted_in_the_rounds_ends_and_keeps_the_answer(l
     assert (RENEWS in page, 'id="verdict"' in page) == (False, True)
 
 
+@pytest.mark.slow
 def test_where_no_second_network_can_be_asked_the_page_is_the_report(
     line: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -69,6 +69,7 @@ def test_columns_may_have_other_names(line: Path, tmp_path: Path) -> None:
     assert (asked.name, asked.x["x"].tolist()) == ("other", pytest.approx(SEEN))
 
 
+@pytest.mark.slow
 @briefly_trained(20)
 def test_each_step_says_how_it_goes_unless_it_is_not_to(line: Path, tmp_path: Path, capsys: Any) -> None:
     simulator, given = (

@@ -93,6 +93,7 @@ def test_dates_are_shown_as_such(days):
     assert Observable.from_json(json.loads(json.dumps(spec.to_json()))).at("time", 1) == "1900-02-28"
 
 
+@pytest.mark.slow
 def test_a_network_trained_without_them_is_read_back_and_its_answers_have_them(tmp_path):
     prior, said = Prior(a=Normal(0.0, 1.0)), []
     for spec in (BARE, PELTS):

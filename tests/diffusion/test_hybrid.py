@@ -15,6 +15,8 @@ from sciinf.diffusion.joint_solver import JointExponential
 from sciinf.diffusion.objective import EvenLogs, LikelihoodWeights
 from sciinf.diffusion.schedule import Level
 
+pytestmark = pytest.mark.slow
+
 PATH = Level(1e-2, 20.0)
 processes = pytest.mark.parametrize(
     "process", [PROCESSES[name] for name in ("preserving", "damped", "both", "three")], ids=lambda p: f"K={p.size}"

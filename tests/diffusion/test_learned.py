@@ -22,6 +22,8 @@ from sciinf.diffusion.learned import FreeDiffusion, LearnedDiffusion
 from sciinf.diffusion.objective import EvenLogs
 from sciinf.diffusion.schedule import Level
 
+pytestmark = pytest.mark.slow
+
 PATH = Level(1e-2, 20.0)
 SHORT = Level(1e-2, 2.0)  # where u has not come to rest
 

@@ -135,6 +135,7 @@ class Blind(Twist):
         return torch.zeros(len(y)), torch.zeros_like(y), denoise(y, level)
 
 
+@pytest.mark.slow
 def test_any_guess_leads_to_the_same_evidence_and_a_bad_one_says_so():
     seen, sd = torch.tensor([1.4, -0.6]), 0.2
     twist = Measured(first_two, seen, sd)

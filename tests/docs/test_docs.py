@@ -141,6 +141,7 @@ def test_skeleton_simulator_passes_its_check(monkeypatch: pytest.MonkeyPatch) ->
     command(["sciinf", "check", str(SKELETONS / "simulator.py")], monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @briefly_trained()
 def test_skeleton_pipeline_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +178,7 @@ class Scale(Simulator):
         return {"x": theta + 0.5 * torch.randn(theta.shape, generator=generator)}
 
 
+@pytest.mark.slow
 def test_skeleton_estimator_finds_a_gaussian_posterior(here: Path) -> None:
     # The skeleton's family holds the posterior, N(x v / (v + 1/4), v / (4 v + 1)) for a prior variance of v, so what is
     # left is training. All seeds are fixed: there is no false alarm on one kind of machine, and the bounds are wide.

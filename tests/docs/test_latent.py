@@ -17,6 +17,7 @@ from sciinf.surrogates.refinement import Refinement, refined
 PAGE = Path(__file__).parent.parent.parent / "docs" / "api" / "latent.md"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_public_name_has_a_section_and_the_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -147,6 +147,7 @@ def leapt_mean(leap, rows=20_000):
     return float(birth_death().leap(theta, start, 0.0, 2.0, leap=leap, generator=generator()).mean())
 
 
+@pytest.mark.slow
 def test_leaps_are_wrong_in_first_order_and_a_long_one_is_told_apart():
     truth = 200 * math.exp(-2.0)
     error = 4 * math.sqrt(truth / 20_000)  # 4 standard errors of a mean

@@ -176,6 +176,7 @@ def test_resources_decide_who_counts_as_a_worker(simulator, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_store_says_where_its_simulator_is(simulator, tmp_path):
     simulate(simulator, tmp_path / "s", 60, timeout=30.0, progress=False)
     note = read_json(tmp_path / "s/work.json")

@@ -52,6 +52,7 @@ def store(tmp_path):
 # --- which rows, and when -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [2**30, 0])
 def test_rows_that_are_held_out_never_train_while_the_store_grows(store, tmp_path, memory, monkeypatch):
     monkeypatch.setattr(followed, "SMALLEST", 10_000)
@@ -269,6 +270,7 @@ def test_the_loss_on_fresh_rows_is_that_of_training_after_the_fact(ball, tmp_pat
     assert above(found := during(ball, fresh, tmp_path, "hasty"), plain) > T, (found, plain)
 
 
+@pytest.mark.slow
 @briefly_trained(40)
 def test_the_command_follows(full, ball, tmp_path):
     store, campaign = growing(full, ball, tmp_path / "s")

@@ -63,6 +63,7 @@ def flow(ball):
     return flows(ball, 1)[0]
 
 
+@pytest.mark.slow
 def test_the_length_of_a_post_hoc_average_is_chosen_by_the_validation_loss(ball, store, tmp_path, fuse):
     recipe = Recipe(epochs=8, batch=50, ema="post-hoc", schedule="constant", learning_rate=0.02)
     fit = train(flow(ball), store, tmp_path / "a", recipe=recipe, seed=1)

@@ -127,6 +127,7 @@ def test_an_unknown_name_is_refused():
         optimiser("sgd", torch.nn.Parameter(torch.zeros(1)), lr=0.1, weight_decay=0.0)
 
 
+@pytest.mark.slow
 def test_larger_batches_take_the_same_way_by_the_rule():
     """20,000 weights go down w^2 / 2 with noise in their slopes of sd 8 / sqrt(batch), then 1 / sqrt(batch).
 

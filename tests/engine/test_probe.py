@@ -190,6 +190,7 @@ def test_measuring_leaves_the_estimator_as_it_was(tmp_path):
     assert all(parameter.grad is None for parameter in estimator.parameters())
 
 
+@pytest.mark.slow
 def test_rows_that_raise_are_measured_with_what_it_takes_to_find_them(tmp_path, clock):
     for seed in range(5):  # one row in 44 raises
         simulator = Timed(row=1e-3, most=2.0)

@@ -315,6 +315,7 @@ def test_each_shard_is_verified_once(store, memory, small_buffers):
     assert sorted(judged) == list(range(fresh.blocks))
 
 
+@pytest.mark.slow
 def test_validation_rows_that_fit_in_half_the_memory_are_kept(store, small_buffers):
     size = selection.row_bytes(store.prior, store.observables)
     for memory, kept in ((2 * len(VALIDATION) * size, True), (2 * len(VALIDATION) * size - 2, False)):

@@ -242,6 +242,7 @@ def test_three_hints_that_nobody_has_touched_for_a_minute_are_three_tries(dead: 
     assert not store.missing()
 
 
+@pytest.mark.slow
 def test_a_block_that_another_commits_meanwhile_is_waited_for_and_not_done_again(
     begun: Store, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_the_share_is_the_one_of_least_loss_on_rows_never_seen(kind, bent):
         assert held_out_loss(other, bent) > best or not bent
 
 
+@pytest.mark.slow
 def test_a_handful_of_rows_leaves_the_network_all_but_as_it_is():
     estimator = trained(Score, bent=True)
     assert estimator.adjust(lambda: iter([rows(3, 2, True)]))["share"] > 0.7

@@ -44,6 +44,7 @@ def density():
     return made().condition({"y": torch.tensor([[0.0, 1, 0, 6, 7, 5], [2.0, 3, 2, 3, 1, 2]])})
 
 
+@pytest.mark.slow
 def test_the_density_integrates_to_one():
     """Mean of q / p under the prior, within 4.5 standard errors; false alarms: 1 in 100,000 for each observation."""
     theta = PRIOR.sample(60_000, generator=torch.Generator().manual_seed(2))

@@ -126,6 +126,7 @@ def test_weights_give_the_evidence_and_waste_few_draws(law):
     assert float(weight.sum() ** 2 / weight.square().sum() / len(weight)) > 0.7
 
 
+@pytest.mark.slow
 def test_blurs_that_round_over_the_edge_of_a_box_give_no_nan():
     x = torch.tensor([0.7]).double()
     density = posed("box", PRIORS["normal"], x)
@@ -150,6 +151,7 @@ def test_several_observations_each_have_their_own():
     torch.testing.assert_close(draws.std(0), torch.full((3,), scale).double(), atol=0.1 * scale, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "settles"), [(0.4, True), (0.04, False)])
 def test_a_kernel_ten_times_too_narrow_does_not_settle(width, settles):
     density = posed(td.Normal(0.0, width), PRIORS["normal"], torch.tensor([0.7]).double(), iterations=60)

@@ -136,6 +136,7 @@ def test_ratio_is_the_exact_one_and_calibrated(fit):
     assert float(other) > 0.1
 
 
+@pytest.mark.slow
 def test_without_the_gaussian_part_it_learns_too(store, tmp_path):
     estimator = Ratio(PRIOR, OBSERVABLES, summary=MLP(8, (16,)), gaussian=False, balance=10.0, contrasts=2)
     fit = train(estimator, store, tmp_path / "fit", recipe=Recipe(epochs=10, batch=200))

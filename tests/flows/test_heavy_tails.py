@@ -60,6 +60,7 @@ def test_log_density_is_scipys(degrees):
     torch.testing.assert_close(log_student_t(u, double(degrees)), expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [student_t_to_normal, normal_to_student_t])
 def test_gradients_of_the_maps(function):
     value, degrees = (3 * normal(5, 4)).requires_grad_(), double([1.2, 2.5, 8.0, 200.0]).requires_grad_()
@@ -105,6 +106,7 @@ def mass(flow, dim):
         return float((flow.log_prob(grid[:, None], normal(1, CONTEXT))[:, 0].exp() * weights).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "degrees"), [(1, 1.0), (1, 2.5), (1, None), (2, None)])
 def test_density_integrates_to_one(dim, degrees):
     assert mass(build(dim, degrees=degrees), dim) == pytest.approx(1.0, abs=2e-3)
@@ -186,6 +188,7 @@ def tails_are_right(quantiles):
     return bool((quantiles - 1).abs().max() < 0.25)
 
 
+@pytest.mark.slow
 def test_tails_of_a_student_t_posterior_are_recovered():
     # fixed seeds, so no false alarms between runs; this one gave 1.01 1.06 1.17 1.07
     _, quantiles, divergence = learned(StudentT(NSF(transforms=1, hidden=(32,))))
@@ -193,6 +196,7 @@ def test_tails_of_a_student_t_posterior_are_recovered():
     assert -0.01 < divergence < 0.02
 
 
+@pytest.mark.slow
 def test_planted_fault_gaussian_noise_fails_the_same_test():
     _, quantiles, divergence = learned(NSF(transforms=1, hidden=(32,)))  # 0.66 0.92 0.94 0.74
     assert not tails_are_right(quantiles)

@@ -193,6 +193,7 @@ def test_the_default_tail_bound_keeps_the_sd_of_a_narrow_posterior():
     assert 0.7 < spread_of_a_narrow_posterior(CouplingNSF().tail_bound) < 1.3
 
 
+@pytest.mark.slow
 def test_planted_fault_sbis_tail_bound_ruins_the_sd_of_a_narrow_posterior():
     # noise beyond 3 is 2.7e-3 of all and comes out as it is: a variance of E[e^2; |e| > 3] = 0.029 beside 0.0004
     assert spread_of_a_narrow_posterior(3.0, steps=400) > 5

@@ -171,6 +171,7 @@ def test_training_is_stable_and_ends_near_the_least_loss_there_is(kind):
     assert -0.05 < float(losses[-100:].mean()) - least_loss(kind) < 0.4
 
 
+@pytest.mark.slow
 def test_planted_fault_without_noise_the_loss_has_no_bottom():
     _, losses = fitted(Line, None, steps=250)
     assert float(losses[-100:].mean()) - least_loss(Line) < -1  # and falls on, as long as it is trained
@@ -185,6 +186,7 @@ def test_draws_lie_as_near_as_the_least_noise_and_much_nearer_than_the_most(kind
     assert distance < NOISE / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Line, Circle])
 def test_density_is_that_of_the_least_noise(kind):
     flow, _ = fitted(kind, NOISE)

@@ -239,6 +239,7 @@ def test_many_draws_are_evaluated_in_chunks(dim, monkeypatch):
         torch.testing.assert_close(flow.push(z, context), draws)
 
 
+@pytest.mark.slow
 def test_learns_a_density_of_two_modes_to_within_a_tenth_of_a_nat():
     # 10,000 rows: the excess has a standard error of about 0.004; fixed seeds, so no false alarms between runs
     flow = fitted(Residual(blocks=4, hidden=(24,), network=32), steps=200)

@@ -175,6 +175,7 @@ def test_they_are_first_asked_for_in_any_transform_precision_or_mode(within):
     assert spline_loops._loops() is not None
 
 
+@pytest.mark.slow
 @needed
 def test_it_is_compiled_once_and_kept(afresh, monkeypatch):
     assert spline_loops._loops() is not None

@@ -20,6 +20,8 @@ from sciinf.inference.conditional import Conditional
 from sciinf.simulation import simulate
 from sciinf.training import Recipe, train
 
+pytestmark = pytest.mark.slow
+
 SD = 0.5
 
 

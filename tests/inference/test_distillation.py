@@ -17,6 +17,8 @@ from sciinf.diffusion import Exponential
 from sciinf.diffusion.grid import Power
 from sciinf.inference.distillation import FewSteps, compared, distil, faults
 
+pytestmark = pytest.mark.slow
+
 
 class Square(Simulator):
     """x = theta^2 + noise: two modes, at +- sqrt(x)."""

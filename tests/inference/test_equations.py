@@ -217,6 +217,7 @@ def test_units_are_those_of_rates_over_terms() -> None:
     assert polynomials({"x": "m"}, 1, time="s").unit("x", "x", 0.5) == "1 / s(1/2)"
 
 
+@pytest.mark.slow
 def test_an_answer_says_which_terms(asked) -> None:
     """Probabilities are the exact ones, with no error of drawing."""
     simulator, x = asked
@@ -229,6 +230,7 @@ def test_an_answer_says_which_terms(asked) -> None:
     assert "d(x) has x^2" in answer.table()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_network_with_weights_agrees(asked, tmp_path) -> None:
     """`Mixed`, weighted by the likelihood, is another way to the same; within 4.5 standard errors."""
@@ -244,6 +246,7 @@ def test_a_network_with_weights_agrees(asked, tmp_path) -> None:
         assert abs(found["yes"] - float(exact.probabilities(x, name)[0, 1])) < 4.5 * found.error[1] + 1e-3
 
 
+@pytest.mark.slow
 def test_ranks_are_uniform() -> None:
     """Inclusion is as probable as said: sum of (truth - p) within 4 sds over 100 records (false alarm 6e-5)."""
     simulator = small(0.5)

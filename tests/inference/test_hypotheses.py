@@ -15,6 +15,8 @@ from sciinf.dynamics.expressions import Expressions
 from sciinf.estimators.equations import Equations
 from sciinf.inference.hypotheses import Supposed, suppose
 
+pytestmark = pytest.mark.slow
+
 GRAMMAR = Expressions(["x"], ["+", "sin"], [2.0], depth=2)
 SIMULATOR = wrappers.expressions(GRAMMAR, (-2.0, 2.0), noise=LogUniform(0.2, 0.6), points=12, parts=[("+", "x", "x")])
 

@@ -187,6 +187,7 @@ def test_draws_stay_within_a_bounded_prior_up_to_its_edge():
     assert float((3.0 - draws[..., 0]).mean()) == pytest.approx(0.02, rel=0.5)
 
 
+@pytest.mark.slow
 def test_a_density_that_fits_the_data_least_is_found_out():
     # Planted fault: real and mixed pairs exchanged in the loss of a ratio turn its sign.
     x = sets(2, 1)

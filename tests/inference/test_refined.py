@@ -126,6 +126,7 @@ def test_the_local_check_passes_what_is_exact_and_sees_a_wrong_law(known, seed):
     assert _verdict(wrong, seed) == "alarm"
 
 
+@pytest.mark.slow
 def test_each_network_around_an_answer_begins_with_weights_of_its_own(tmp_path, monkeypatch):
     """One that begins with those of another errs as it does. A number for each round, as many rounds as numbers."""
     monkeypatch.setattr(refined, "changes", lambda before, after, x: (0.1, math.inf))

@@ -114,6 +114,7 @@ def test_no_mass_is_lost(finished):
     assert bool(posterior.truncation.contains(posterior.sample(10_000, X, generator=generator())).all())
 
 
+@pytest.mark.slow
 def test_a_region_that_cuts_the_posterior_is_found_out(finished, tmp_path, monkeypatch):
     """Planted fault: the median as threshold, so that round 2 sees but the middle of the posterior."""
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
@@ -220,6 +221,7 @@ def test_what_was_stopped_goes_on_to_the_same_result(tmp_path):
     assert infer(tmp_path / "c", Narrow(), **QUICK, seed=1).digest != whole.digest
 
 
+@pytest.mark.slow
 def test_it_can_be_stopped_before_any_file_is_written(tmp_path, monkeypatch):
     """Call k is stopped as it writes its k-th file, and the next goes on, until one call gets through."""
     whole = infer(tmp_path / "whole", Narrow(), **QUICK)

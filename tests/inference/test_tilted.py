@@ -112,6 +112,7 @@ class Exact(Posterior):
         return x["x"]
 
 
+@pytest.mark.slow
 def test_a_posterior_by_likelihood_is_calibrated_given_success(tmp_path):
     with pytest.warns(UserWarning, match="if failing depends on the parameters"):
         fresh = simulate(Failing(), tmp_path / "fresh", 800, progress=False)

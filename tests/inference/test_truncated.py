@@ -162,6 +162,7 @@ def of_256(truncation, n):
     return theta.reshape(n, 256, -1)[torch.arange(n), chosen[:, 0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [3, 5])
 def test_draws_reach_the_edge_of_a_region_of_two_parts(tmp_path, dim):
     """The law is off by at most 0.02, said in `error`, and 1,000 draws by 0.07 once in 10,000."""

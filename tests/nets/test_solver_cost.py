@@ -69,6 +69,7 @@ def test_sums_over_a_solution_send_slopes_through_it():
     assert abs(float(cost(at, True)[1] / numeric - 1)) > 0.05
 
 
+@pytest.mark.slow
 def test_a_learned_equation_is_cheaper_and_fits_nearly_as_well():
     """A neural ODE carries points to where they are wanted; with a penalty an adaptive solver asks it less often.
 

@@ -10,6 +10,8 @@ import torch
 from sciinf.processes import Interacting, Series, Sizes
 from sciinf.processes.interacting import LearnedInteracting, _moved
 
+pytestmark = pytest.mark.slow
+
 CHAIN = torch.tensor([[-0.7, 0.0, 0.0], [1.5, -0.7, 0.0], [0.0, 1.5, -0.7]], dtype=torch.float64)
 ROWS, STEPS, NOISE, EPOCHS = 40, 15, 0.1, 80
 

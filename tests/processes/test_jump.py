@@ -90,6 +90,7 @@ def test_told_anything_else_its_bound_is_below_the_likelihood(known):
         assert float((series.seen * found.marginals).sum() - found.kl) < exact - 0.01
 
 
+@pytest.mark.slow
 def test_it_solves_the_master_equation_and_its_kl_is_the_integral(known):
     """Rates r_ij b_j(t) / b_i(t), in 2,000 steps between two times, by the rule of the middle."""
     series = told()

@@ -195,6 +195,7 @@ def rough(hurst=0.3, count=1):
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hurst", [0.3, 0.7])
 def test_rough_paths_have_the_law_of_fractional_motion(hurst):
     """Variances of B(t), t^{2H} / (2H Gamma(H + 1/2)^2), at 8 times; 20,000 paths: 4.5 standard errors, 1 in 10,000."""

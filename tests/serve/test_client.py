@@ -83,6 +83,7 @@ def test_units_are_converted_and_never_lost(service: Service) -> None:
         service.query({"x": SEEN * units.s}, "run")
 
 
+@pytest.mark.slow
 def test_a_file_is_sent(service: Service, line_made: Path) -> None:
     found = service.query(line_made / "seen.csv", "run", draws=200)
     assert (found.name, found.read) == ("seen", ("x: 5 values, in m",))

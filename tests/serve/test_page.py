@@ -17,6 +17,8 @@ from sciinf import load_answer
 from sciinf.figures.page import number
 from sciinf.storage.run_events import line_of
 
+pytestmark = pytest.mark.slow
+
 AXE = Path(__file__).parent / "axe.min.js"
 
 

@@ -18,6 +18,8 @@ from visits import answered, drop, rows, set_level
 from sciinf import Mixed, build_posterior, load_answer, load_simulator, query, simulate, train
 from sciinf.core.probabilities import told
 
+pytestmark = pytest.mark.slow
+
 SIMULATOR = """
 import numpy as np
 

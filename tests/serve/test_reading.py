@@ -85,6 +85,7 @@ def test_a_header_of_forty_thousand_equal_names_is_refused_at_once(service: Test
     assert time.process_time() - started < 2
 
 
+@pytest.mark.slow
 def test_large_json_is_read_there_and_errors_name_the_field(service: TestClient) -> None:
     blank = " " * 70_000
     found = service.post(ASK, content=json.dumps({"x": {"x": SEEN}, "draws": 20}) + blank)

@@ -15,6 +15,8 @@ from visits import answered
 
 from sciinf import Flow, build_posterior, load_simulator, query, simulate, train
 
+pytestmark = pytest.mark.slow
+
 SIMULATOR = """
 import torch
 

@@ -92,6 +92,7 @@ def test_checks_by_the_simulator_are_those_of_the_command(service: TestClient, l
     assert (without["checked"], checked["checked"]) == (False, True)
 
 
+@pytest.mark.slow
 def test_an_answer_carries_calibration_and_verdict(service: TestClient) -> None:
     found = ask(service, x={"x": SEEN}, draws=300)
     assert found["calibration"]["state"] in ("passed", "not passed", "cannot tell")

@@ -128,6 +128,7 @@ def test_likelihood_gives_the_reference_posterior(task, number, reference_data):
     assert posterior_agrees(task, reference_data / "sbibm" / task / str(number), load(task).log_likelihood)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["sir", "bernoulli_glm", "slcp"])
 def test_a_wrong_likelihood_is_noticed(task, reference_data):
     def tempered(theta, x):  # planted fault: data that count one and a half times

@@ -78,6 +78,7 @@ def test_evidence_of_the_record(module, record):
     assert float(found.logsumexp(0)) - math.log(4) == pytest.approx(-176.5168, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_evidence_is_the_mean_of_the_likelihood(simulator, module):
     # of quiet years, where 200,000 draws of the prior say it to 0.2 for k below 3
     counts = torch.zeros(1, 112, dtype=torch.int64)

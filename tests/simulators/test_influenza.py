@@ -78,6 +78,7 @@ def worst_solver_error(module, theta, steps):
     return np.abs(np.log(np.asarray(found, dtype=float) / truth)).max()
 
 
+@pytest.mark.slow
 def test_the_solver_has_converged(module, theta):
     posterior = torch.tensor([[1.6, 0.45, 0.1], [1.737, 0.541, 0.1], [1.9, 0.65, 0.1]])
     extreme = torch.tensor([[6.0, 0.01, 0.1], [6.0, 2.5, 0.1]])
@@ -86,6 +87,7 @@ def test_the_solver_has_converged(module, theta):
     assert worst_solver_error(module, extreme, 2) > 2e-3  # planted fault: too few steps
 
 
+@pytest.mark.slow
 def test_log_likelihood_is_the_negative_binomial_by_hand(simulator, theta, observed):
     # within the solver's error; the statistics of hopeless parameters (-10,000 nats) are compared relatively
     truth = np.array([independent_log_likelihood(row, observed["in_bed"][0].numpy()) for row in theta.double().numpy()])

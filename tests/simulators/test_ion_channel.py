@@ -102,6 +102,7 @@ def test_times_have_the_gaps(simulator):
     assert float(steps.min()) == pytest.approx(0.1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_records_tell_their_parameters(simulator):
     """Eight records together: the log-likelihood at the truth is higher than with one parameter changed, by over 3."""
     theta = torch.tensor([list(THETA.values())], dtype=torch.float64).expand(8, -1)

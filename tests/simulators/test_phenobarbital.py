@@ -45,6 +45,7 @@ def test_the_record_is_that_of_the_study() -> None:
     assert max(len(one.samples) + 2 * len(one.dosed) for one in infants) == 34
 
 
+@pytest.mark.slow
 def test_the_likelihood_is_that_of_the_sum_over_doses() -> None:
     theta = SIMULATOR.prior.sample(20, generator=torch.Generator().manual_seed(0)).double()
     for infant in STUDY.infants()[::6]:

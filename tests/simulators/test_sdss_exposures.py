@@ -63,6 +63,7 @@ def test_a_star_without_noise_is_measured_exactly(simulator, module):
     assert not torch.allclose(other[:, 0], torch.tensor(17.3).double(), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_calibration_errors_have_students_law(simulator):
     theta = simulator.prior.sample(4_000, generator=generator())
     x = simulator(theta, generator=generator(1))

@@ -68,6 +68,7 @@ def test_the_latent_model_is_solved(module, theta):
     assert np.abs(np.log(swapped / truth)).max() > 2e-3  # the fault: one rate for the other
 
 
+@pytest.mark.slow
 def test_each_row_has_the_likelihood_of_its_model(simulator, observed):
     counts = observed["in_bed"][0].numpy()
     theta = torch.tensor([[1.0, 3.0, 0.5, 0.1, 1.0], [0.0, 1.737, 0.541, 0.139, torch.nan]])

@@ -58,6 +58,7 @@ def test_no_number_is_further_off_than_the_bound(shape, kind, bound, seed):
     assert off(KINDS[kind](np.random.default_rng(seed), tuple(shape)), bound) <= bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 5, 65), (2, 6, 16, 12), (40, 1), (1, 3, 17, 4, 9), (0, 3, 4), (2, 4, 0)])
 def test_shapes_that_are_and_are_not_powers_of_two(shape):
     for kind in KINDS.values():

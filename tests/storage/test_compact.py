@@ -155,6 +155,7 @@ def test_a_kill_at_any_step_loses_nothing_and_running_it_again_finishes(made, tm
         shutil.rmtree(path)
 
 
+@pytest.mark.slow
 def test_readers_and_a_writer_of_other_blocks_at_every_step(made, tmp_path, monkeypatch):
     whole = Store(made)
     held, digest = rows_of(whole), whole.digest
@@ -184,6 +185,7 @@ def test_readers_and_a_writer_of_other_blocks_at_every_step(made, tmp_path, monk
     assert found.digest != digest
 
 
+@pytest.mark.slow
 def test_two_at_once(made, tmp_path, monkeypatch):
     digest, entries = Store(made).digest, list(Store(made).entries())
     shutil.copytree(made, tmp_path / "whole")

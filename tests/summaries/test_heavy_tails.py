@@ -43,3 +43,13 @@ def test_what_has_heavy_tails(x: Tensor, heavy: bool) -> None:
     if heavy:
         assert float(z.std()) == pytest.approx(1.0, abs=0.05), "nothing is squashed"
     assert torch.allclose(standard.inverse({"x": z})["x"], x, rtol=1e-6, atol=1e-9)
+
+
+def test_a_fit_without_heavy_tails_is_stored_as_before():
+    plain, heavy = (fitted(x, Observable((1,), "")) for x in (normal(ROWS, 1), (3 * normal(ROWS, 1)).exp()))
+    assert set(plain.state_dict()) == {"x_mean", "x_sd"}
+    again = Standardise(plain.specs)
+    again.load_state_dict(heavy.state_dict())
+    assert torch.equal(again.get_buffer("x_scale"), heavy.get_buffer("x_scale"))
+    again.load_state_dict(plain.state_dict())
+    assert not again.get_buffer("x_scale").any()

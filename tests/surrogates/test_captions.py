@@ -40,6 +40,7 @@ def holds(said, theta, names):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRIORS)
 def test_what_a_caption_says_is_true_and_is_read_back(name):
     prior = PRIORS[name]

@@ -16,6 +16,8 @@ from sciinf.flows.spline import SplineCoupling
 from sciinf.surrogates import AdversarialPoints, Collocation, Emulator, FollowingPoints
 from sciinf.training import train_ensemble
 
+pytestmark = pytest.mark.slow
+
 TRUST = ("surrogates.rings",)
 SMALL = {"points": 8, "width": 16, "layers": 2}
 RECIPE = Recipe(epochs=40, batch=32, optimiser="muon")

@@ -210,6 +210,7 @@ def test_turned_fields_take_all_positions():
     assert {f.shape for f in _turned(torch.zeros(5, 1, 2, 3), generator())} == {(1, 2, 3)}
 
 
+@pytest.mark.slow
 def test_training_lowers_the_residual(small, tmp_path):
     equation, rows, net = small
     store = simulate(equation, tmp_path / "store", 150, seed=1, progress=False)
@@ -278,6 +279,7 @@ def exact(net, inversion, at, y, sd, error):
     return start + gain @ (y - start), prior - gain @ prior
 
 
+@pytest.mark.slow
 def test_draws_of_a_linear_surrogate_are_the_posterior(small):
     """Means within 5 standard errors, sds within 10 %: a false alarm in less than one of 10,000 changes of seed."""
     error, sd = 0.05, 0.03

@@ -106,6 +106,7 @@ def test_no_option_is_advised_that_is_on(options, advised, darcy, tmp_path):
         train(Operator(equation.prior, equation.observables, network), store, tmp_path, recipe=ONCE, progress=False)
 
 
+@pytest.mark.slow
 def test_the_error_of_held_out_fields_is_printed_and_a_large_one_warned_of(darcy, tmp_path, capsys):
     equation, store = darcy
     with pytest.warns(UserWarning, match=r"'u' is off by \d+% for held-out simulations.*Try more solutions"):

@@ -248,6 +248,7 @@ def test_codes_are_told_apart_by_their_digests(fit):
     assert one != two
 
 
+@pytest.mark.slow
 def test_numbers_die_under_noise(store, tmp_path):
     noisy = built(noise=20.0, objective=KL())
     fit = train(noisy, store, tmp_path / "code", recipe=Recipe(epochs=6, batch=20), progress=False)

@@ -12,6 +12,8 @@ from sciinf.core import Batch, Observable, Prior
 from sciinf.processes import LinearGaussian
 from sciinf.surrogates import Bernoulli, Categorical, Gaussian, LatentDynamics, Poisson
 
+pytestmark = pytest.mark.slow
+
 SIMULATOR = Drifting()
 
 

@@ -184,6 +184,7 @@ def test_a_fit_is_read_back_and_stands_in_for_the_simulator(fit):
     assert torch.allclose(emulated["u"], found[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_trained_at_once(store, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

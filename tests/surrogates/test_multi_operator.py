@@ -274,6 +274,7 @@ def test_a_fit_is_read_back_and_stands_in_for_the_simulator(fit):
     assert torch.allclose(emulated["u"], found[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_trained_at_once(store, tmp_path):
     members = [built(small(), seed=k) for k in range(2)]
     with warnings.catch_warnings():

@@ -158,6 +158,7 @@ class WithoutRoot(Unscented):  # the fault: sigma points at s, not at sqrt(d) s
         return torch.cat([coded.mean + away, coded.mean - away])
 
 
+@pytest.mark.slow
 def test_every_objective_finds_the_encoder_that_it_should():
     w, x = model(rows=400)
     exact, ratio = posterior(w, x), torch.tensor(SIZES, dtype=torch.float64).square() / NOISE**2

@@ -15,7 +15,7 @@ from sciinf.surrogates.encoders import GridEncoder
 from sciinf.surrogates.objectives import Coded
 from sciinf.surrogates.quantised import level_of, rounded
 
-pytestmark = pytest.mark.filterwarnings("ignore:held-out simulations show")  # its training is short
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:held-out simulations show")]  # its training is short
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4, 9])

@@ -61,6 +61,7 @@ def test_what_gains_nothing_is_not_kept():
     assert bool((found.offset.abs().amax((1, 2)) == 0).any())
 
 
+@pytest.mark.slow
 def test_a_refined_row_is_drawn_and_filled_in_by_what_was_found():
     """The same noise without and with the offset: other paths, other fillings, and what was seen stays."""
     (theta, x), learned = rows(), surrogate(PROCESSES["predictive_coding"]())

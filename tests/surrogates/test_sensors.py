@@ -208,6 +208,7 @@ def test_few_rows_are_judged_together():
     assert [list(map(len, some)) for some in halves] == [[20], [20, 20]]
 
 
+@pytest.mark.slow
 def test_by_frame_and_with_no_start():
     """Fields without space, whose frames are tokens: each is told what its own sensors see."""
     prior, fields = world().prior, {"u": Observable((6, 2))}

@@ -117,6 +117,7 @@ def test_a_solution_has_hardly_a_residual(world):
     assert bool((wrong > 20 * small).all())
 
 
+@pytest.mark.slow
 def test_refinement_finds_the_solution(world):
     equation, theta, _, true, _, off = world
     before = relative(off.at(torch.tensor(equation.times).double()), true)
@@ -130,12 +131,14 @@ def test_refinement_finds_the_solution(world):
     assert bool((relative(wrong.solution, true) > before).all())
 
 
+@pytest.mark.slow
 def test_more_steps_leave_less(world):
     equation, theta, _, _, _, off = world
     left = torch.stack([correct(off, equation, theta, waves=8, steps=n).after for n in (2, 5, 20)])
     assert bool((left.diff(dim=0) < 0).all())
 
 
+@pytest.mark.slow
 def test_rows_are_refined_as_if_alone(world):
     equation, theta, _, true, _, off = world
     both = correct(off, equation, theta, waves=8, steps=20)
@@ -168,6 +171,7 @@ def test_without_coordinates_it_moves_with_the_field():
         assert torch.allclose(surrogate.predict(rows.theta, moved), found, atol=1e-5) != coordinates
 
 
+@pytest.mark.slow
 def test_a_short_training_is_refined(tmp_path):
     equation = Decay(times=FRAMES)
     store = simulate(equation, tmp_path / "store", 200, seed=0)

@@ -171,6 +171,7 @@ def test_steps_go_on_beyond_the_frames(fits):
     assert relative(found, rows.x["u"]) < 0.12
 
 
+@pytest.mark.slow
 def test_a_start_before_the_first_frame_is_a_step_too(tmp_path):
     later = Decay(times=(0.5, 1.0))
     rows = simulate(later, tmp_path / "store", 300, seed=0)

@@ -37,6 +37,7 @@ def store(tmp_path_factory):
     return simulate(Fading(), tmp_path_factory.mktemp("rows") / "store", 200, seed=0, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Operator, Stepwise])
 def test_fields_without_parameters_are_learned_and_stand_in_for_the_simulator(kind, store, tmp_path):
     equation = Fading()

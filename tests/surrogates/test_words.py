@@ -181,6 +181,7 @@ def test_what_is_no_caption_of_this_generator_is_refused(fit):
         surrogate.draw(theta, {**rows.x, "words": ids}, generator=generator())  # which tells what parameters are not
 
 
+@pytest.mark.slow
 def test_weights_that_were_learned_for_other_captions_are_refused():
     """Levels, or phrases, of the same number and in the same places would be taken for each other."""
     prior, others = Growing().prior, (Grammar({"rate": ["speed"]}), Grammar({"level": ["growth"]}))
@@ -290,6 +291,7 @@ def test_what_is_said_beside_the_grammar_or_misread_is_told(fit, recwarn):
         Words(steps=0)
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_hardly_learned_is_told(store, tmp_path):
     members = [built(steps=2, law=Mixture(), seed=k) for k in range(2)]
     with pytest.warns(UserWarning, match="are misread: on fresh ones the reader is"):

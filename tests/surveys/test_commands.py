@@ -116,6 +116,7 @@ def test_what_is_refused(asked, tmp_path, monkeypatch, words, said) -> None:
     assert not (tmp_path / "s3:").exists()
 
 
+@pytest.mark.slow
 def test_a_table_may_lie_in_the_folder_of_answers(ball, asked, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("sciinf.commands.querying._DRAWS", 20)
     out = tmp_path / "answers"
@@ -125,6 +126,7 @@ def test_a_table_may_lie_in_the_folder_of_answers(ball, asked, tmp_path, monkeyp
         assert len(QTable.read(out / "all.fits")) == 300
 
 
+@pytest.mark.slow
 def test_whose_calibration_it_is_is_said_everywhere(ball, tmp_path) -> None:
     exact = build_posterior(ball.fit, ball.simulator, ess=50)
     x = ball.store.load().x["x"][:4]

@@ -44,6 +44,7 @@ def covered(found) -> dict[str, tuple[float, float]]:
     return {n: (c["below"][-1] - c["below"][0], c["expected"][-1] - c["expected"][0]) for n, c in each.items()}
 
 
+@pytest.mark.slow
 def test_coverage_of_the_exact_posterior_is_nominal(ball, truths, tmp_path) -> None:
     found = query_all(Exact(ball.simulator), truths, tmp_path / "a", draws=200, progress=False)
     # Of 600 rows an exact 90 % interval holds 540 +- 7.3: beyond 4.5 sds for one of three in 2 of 100,000 tests
@@ -53,12 +54,14 @@ def test_coverage_of_the_exact_posterior_is_nominal(ball, truths, tmp_path) -> N
     assert "but" not in [line.split()[1] for line in found.summary().splitlines() if line.startswith("coverage")]
 
 
+@pytest.mark.slow
 def test_coverage_shows_a_posterior_that_is_too_sure(ball, truths, tmp_path) -> None:
     found = query_all(Exact(ball.simulator, 0.5), truths, tmp_path / "a", draws=200, progress=False)
     for held, _ in covered(found).values():
         assert held < 0.75  # 59 % of a normal law lie within half of its 90 % interval
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.5, 0.68])
 def test_the_intervals_are_those_of_the_level(ball, truths, tmp_path, level) -> None:
     found = query_all(Exact(ball.simulator), truths, tmp_path / "a", draws=200, level=level, progress=False)

@@ -65,6 +65,7 @@ def asked(rows, seed, calibration, path, *, low=0.0, high=1.0, **how):
     return answers, answers.found["population"]
 
 
+@pytest.mark.slow
 def test_truths_outside_the_prior_that_look_like_others_show_together(checked, tmp_path) -> None:
     """Frequencies from 1 to 1.4 look like those from 0.6 to 1: nothing else in the survey says so."""
     answers, said = asked(320, 2, checked, tmp_path, low=1.0, high=1.4)
@@ -91,6 +92,7 @@ def test_truths_outside_that_are_spread_as_the_prior_do_not_show(checked, tmp_pa
     assert asked(320, 4, checked, tmp_path, low=1.0, high=2.0)[1]["level"] == "good"
 
 
+@pytest.mark.slow
 def test_posteriors_as_wide_as_the_prior_do_not_make_the_rows_good(tmp_path) -> None:
     """All truths are at 0.9: narrow posteriors show it; of wide ones nobody can tell, which is not said to be good."""
     x = 0.9 + NOISE * torch.randn(400, NUMBERS, generator=torch.Generator().manual_seed(0))
@@ -132,6 +134,7 @@ def test_rows_that_are_outside_tell_of_themselves(ball, tmp_path) -> None:
     assert found["population"]["level"] == "good"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_said(ball, checked, tmp_path) -> None:
     _, said = asked(320, 6, checked, tmp_path, kept=0)
     assert "parameters were not compared: no draws are kept" in said["verdict"]
@@ -154,6 +157,7 @@ def test_p_values_of_equal_data_are_equal(step) -> None:
     assert sum(level != "good" for level in found) < 5
 
 
+@pytest.mark.slow
 def test_chance_alone_is_as_rare_as_it_says() -> None:
     """Without the forgiven gap, in 1 % of surveys: of 1,000, more than 22 in one test of 4,000 (binomial)."""
     rng = np.random.default_rng(0)

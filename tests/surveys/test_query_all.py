@@ -59,6 +59,7 @@ def test_failed_rows_are_there_without_an_answer(ball, answers) -> None:
     assert "the simulation raised: 5" in answers.summary()
 
 
+@pytest.mark.slow
 def test_the_digest_depends_on_no_block_order_or_stop(ball, answers, tmp_path, monkeypatch) -> None:
     asked = {"draws": 600, "kept": 4, "progress": False}
 
@@ -233,6 +234,7 @@ def test_a_posterior_around_one_observation_is_refused(ball, tmp_path) -> None:
         query_all(near, ball.store, tmp_path / "a", progress=False)
 
 
+@pytest.mark.slow
 def test_likelihoods_and_ensembles_are_asked_row_by_row(ball, tmp_path) -> None:
     x = ball.store.load().x["x"][:4]
     exact = build_posterior(ball.fit, ball.simulator, ess=200)

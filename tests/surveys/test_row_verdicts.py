@@ -90,6 +90,7 @@ def test_a_survey_has_verdicts(ball, tmp_path) -> None:
         found.verdict(3)
 
 
+@pytest.mark.slow
 def test_rows_that_a_likelihood_weights_are_relied_on_as_single_answers_are(ball, tmp_path) -> None:
     exact = build_posterior(ball.fit, ball.simulator, ess=500)
     x = ball.store.load().x["x"][:3]

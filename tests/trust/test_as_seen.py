@@ -113,6 +113,7 @@ def p_values(simulator, posterior, x, seed: int) -> tuple[float, float, bool]:
 RIGHT = decay()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_wrong_only_in_time_is_found_at_the_times_of_the_record():
     """A drift of 0.5 a unit of time, with noise of 0.1, which no parameter makes; figures in `benchmarks`."""
     wrong, posterior, own, other = decay(drift=0.5), Exact(RIGHT), [], []

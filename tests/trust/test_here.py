@@ -205,6 +205,7 @@ def test_what_many_numbers_tell_together_is_not_missed(monkeypatch):
     assert sum(level in ("alarm", "caution") for level in levels(8, Hidden(), 2_000, used=70)) <= 4
 
 
+@pytest.mark.slow
 def test_a_row_is_not_told_of_by_a_line_that_was_fitted_to_it():
     """Of an exact posterior, 180 numbers: lines fitted to the rows themselves blamed four of four."""
     assert levels(4, Hidden(), 2_000, used=180).count("alarm") <= 1
@@ -341,6 +342,7 @@ class Strays(Gaussian):
         return torch.where(far, theta.mean(0) + 10 * (theta - theta.mean(0)), theta)
 
 
+@pytest.mark.slow
 def test_an_sd_of_draws_where_no_simulation_lies_is_not_called_right():
     """Neither ranks nor their squares see them: of eight, not one is called good, and without the strays most are."""
     simulator, found = Linear(), []

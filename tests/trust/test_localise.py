@@ -98,6 +98,7 @@ def named(times):
     return found
 
 
+@pytest.mark.slow
 def test_the_models_own_data_alarm_as_often_as_said():
     """Of 60, .6 below .01 are expected, more than 4 in one of 2,500 runs; 3 below .05, more than 10 in one of 3,200."""
     simulator = Line()
@@ -107,6 +108,7 @@ def test_the_models_own_data_alarm_as_often_as_said():
     assert 17 <= int((p < 0.5).sum()) <= 43  # 30 are expected; outside in one of 2,000 runs
 
 
+@pytest.mark.slow
 def test_a_wrong_sensor_is_named_by_conditional_scores_and_not_by_marginal_ones(monkeypatch):
     """The planted fault: each number by itself. Noise that is shared hides it; the others tell it."""
     assert named(20) >= 18

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from sciinf.core import Observable
@@ -20,6 +21,7 @@ def test_plain_statistics_see_what_a_mean_does_not():
     assert float(found[-1].abs().max()) > 2.5
 
 
+@pytest.mark.slow
 def test_lines_tell_of_parameters_from_one_number_and_from_thousands():
     z = torch.randn(1_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     one = told({"y": Observable(())}, {"y": z[:, 0].float()}, {"y": torch.ones(1)}, z)

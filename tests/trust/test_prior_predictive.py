@@ -25,6 +25,7 @@ def judged(x, rows, spec=SEEN):
     return check
 
 
+@pytest.mark.slow
 def test_what_the_model_makes_alarms_once_in_a_hundred_at_most():
     levels = [judged(x, decays(300, seed)).level for seed, x in enumerate(decays(300, 1_000))]
     assert levels.count("alarm") <= 9, "more than 3 + 3 sds"

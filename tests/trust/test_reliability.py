@@ -30,6 +30,7 @@ def drawn(p: torch.Tensor, draws: int, seed: int) -> torch.Tensor:
 NAMES = ("a", "b", "c")
 
 
+@pytest.mark.slow
 def test_right_probabilities_are_off_by_chance_alone() -> None:
     for seed in range(5):  # p-values are uniform: ten above 1e-3 each, false alarms 1e-2
         p, truth = rows(seed)

@@ -134,6 +134,7 @@ def test_odds_of_one_truth_that_is_out_of_place() -> None:
     assert odds(log_p, log_q) < 0
 
 
+@pytest.mark.slow
 def test_exact_posteriors_are_not_called_too_light() -> None:
     # Holm-corrected at .003, of each of 20 calibrations; two or more: false alarms .0017
     assert sum(bool(too_light(looked(0.0, 2_000, seed=seed))) for seed in range(20)) < 2

@@ -135,6 +135,7 @@ def test_rows_are_read_alone_as_together(written):
             written.read(rows)
 
 
+@pytest.mark.slow
 def test_the_same_store_gives_the_same_bytes(store, written, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_NUMBERS", 10 * 337)
     assert digest(write_archive(store, tmp_path / "b", TOLERANCE).path) == digest(written.path)
@@ -297,6 +298,7 @@ def longer(*told):
 # --- and then -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_surrogate_learns_as_much_from_an_archive(tmp_path):
     equation = Decay()
     made = simulate(equation, tmp_path / "s", 300, progress=False)

@@ -164,6 +164,7 @@ def test_records_take_times_with_units_where_the_simulator_has_one() -> None:
         days.record([1.0], {"y": [np.inf]})
 
 
+@pytest.mark.slow
 def test_the_likelihood_check_compares_what_both_have() -> None:
     """With other values missing, log densities would be of more or fewer numbers, and differ by that alone.
 

@@ -55,6 +55,7 @@ def test_values_are_those_of_the_numpy_wrapper(theta):
     assert ours.status.tolist() == [Status.OK] * 9
 
 
+@pytest.mark.slow
 def test_the_generator_decides_and_rows_stand_alone(theta):
     simulator = wrappers.jax(noisy, PRIOR, NOISY)
     first, again, other = (simulator(theta, generator=generator(s)).x for s in (5, 5, 6))
@@ -65,6 +66,7 @@ def test_the_generator_decides_and_rows_stand_alone(theta):
     torch.testing.assert_close(simulator(theta[:3], generator=generator(5)).x["v"], first["v"][:3])
 
 
+@pytest.mark.slow
 def test_the_noise_is_standard_normal():
     x = wrappers.jax(noisy, PRIOR, NOISY)(torch.ones(1000, 2), generator=generator()).x
     residual = x["v"] - torch.exp(-torch.tensor(TIMES))

@@ -68,6 +68,7 @@ def test_prior_and_observables(simulator):
     assert simulator.observables == {"y": Observable((5,), "mV", ("time",))}
 
 
+@pytest.mark.slow
 def test_simulations_have_the_right_law(simulator):
     # 20,000 residuals are N(0, 0.5^2): KS at p < 1e-4, so that is the false-alarm rate; the seed is fixed.
     theta = simulator.prior.sample(4000, generator=generator())
@@ -77,6 +78,7 @@ def test_simulations_have_the_right_law(simulator):
     assert abs(float(torch.corrcoef(residual.T).triu(1).abs().max())) < 0.08  # 5 sd of a correlation of 4000 pairs
 
 
+@pytest.mark.slow
 def test_simulations_are_reproducible_and_rows_independent_of_the_batch(simulator):
     theta = simulator.prior.sample(7, generator=generator())
     first = simulator(theta, generator=generator(1)).x["y"]
@@ -194,6 +196,7 @@ def test_it_pickles(simulator):
     assert torch.allclose(again.log_likelihood(theta, x), simulator.log_likelihood(theta, x))
 
 
+@pytest.mark.slow
 def test_single_precision():
     simulator = wrap(line, args=(TIMES.copy(),), observed="y", double=False)
     theta = simulator.prior.sample(20, generator=generator())
@@ -255,6 +258,7 @@ def test_a_vector_site_in_a_plate_of_a_truncated_law():
     assert "loc: 0.1" in repr(prior.laws[0])
 
 
+@pytest.mark.slow
 def test_a_hierarchy_written_with_standard_laws_is_fine():
     def model(y=None):
         scale = numpyro.sample("scale", dist.HalfNormal(1.0))
@@ -321,6 +325,7 @@ def test_scaled_and_subsampled_sites_are_refused():
         wrap(subsampled, observed="y")
 
 
+@pytest.mark.slow
 def test_mistakes_in_the_call():
     with pytest.raises(ValueError, match="must default to None"):
         wrap(line, observed="y")

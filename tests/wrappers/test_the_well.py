@@ -308,6 +308,7 @@ def test_paths_that_are_none_are_named(tmp_path):
         read(out=tmp_path / "store")
 
 
+@pytest.mark.slow
 def test_a_file_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
     path, rows = tmp_path / "large.hdf5", 48
     with h5py.File(path, "w") as file:

@@ -268,6 +268,7 @@ def test_detectors_are_where_they_were_built(parts):
         assert abs(np.dot(site.first, site.place) / np.linalg.norm(site.place)) < 0.005  # level
 
 
+@pytest.mark.slow
 def test_response_and_delays_over_the_sky(module):
     """The mean squares of F_+ and F_x are 1/5 each; no delay is longer than light's."""
     n, golden = 150, math.pi * (3 - math.sqrt(5))

@@ -116,6 +116,7 @@ def test_solitons_overtake_each_other():
     assert x[found[2].argmax()] > x[alone.argmax()]
 
 
+@pytest.mark.slow
 def test_a_soliton_goes_around_the_ring():
     kdv = equation("korteweg_de_vries", times=(0.0, 3.0, 8.0))
     x, c, delta = x_of(kdv), torch.tensor([[1.5], [2.5]]).double(), 0.9

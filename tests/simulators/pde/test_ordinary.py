@@ -193,6 +193,7 @@ def test_volumes_shrink_at_one_rate_in_lorenz_63():
     assert float(torch.linalg.det(flow)) == pytest.approx(volume, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_fixed_points_of_lorenz_63():
     kind = type(named("lorenz_63"))
     sigma, rho, beta = 10.0, 20.0, 8 / 3  # below 24.74, so that C+- are stable

@@ -109,6 +109,7 @@ def test_planted_faults_see_what_goes_wrong_and_more_than_the_views(reference):
     assert shares[1] > 0.18
 
 
+@pytest.mark.slow
 def test_the_verdict_says_what_sees_it(reference):
     """Where only the score is alarmed, the verdict says so, and none that the views see is called so."""
     x, noise, _ = observed(200, 14)
