@@ -69,7 +69,7 @@ def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkey
     assert "Rely on this answer" not in (run / "report.html").read_text()
     ways = re.findall(r"^next: .*", result.err, re.MULTILINE)
     assert ways[0] == "next: give the network a summary that keeps more of the data"
-    assert re.search(r"^next: sciinf infer .* --refine auto \(up to 1,500 simulations around each to refine", ways[1])
+    assert re.search(r"^next: sciinf infer .* --refine auto \(up to 2,000 simulations around each to refine", ways[1])
     assert not any(way.endswith("more)") for way in ways), "of the calibration, which is weaker evidence"
     assert not refined.exists()
 
@@ -143,7 +143,7 @@ def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
     assert ("local check  good: right at this observation" in result.out.split("report  ")[1]) == confirmed
     assert ("refining seen in up to 2 more rounds" in result.err) == (not confirmed)
     made = [len(Store(f)) for f in sorted((refined / "rounds").glob("round_*/simulations"))]
-    assert made == ([500] if confirmed else [500, 500, 800]), "each round doubles them, three times -n in all"
+    assert made == ([500] if confirmed else [500, 500, 1000]), "each round doubles them, four times -n in all"
     assert (load_answer(run).posterior == "refined", (refined / "answers").is_dir()) == (not confirmed,) * 2
     seeds = [
         read_json(f / "fit.json")["estimator"]["arguments"]["seed"]
@@ -174,31 +174,29 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp
     write_json(folder / "rounds" / "refined.json", said)
     told: list[str] = []
     same, other = (Fit(torch.nn.Identity(), digest, {}, {}, tmp_path) for digest in ("0123456789", "abcdef"))
-    refine._put_aside(folder, same, (500, 500), told.append)
+    refine._put_aside(folder, same, told.append)
     assert (folder.is_dir(), told) == (True, [])
     assert refine.refined_in(tmp_path, "cpu", None, first="abcdef") == []
-    refine._put_aside(folder, other, (500, 500), told.append)
+    refine._put_aside(folder, other, told.append)
     aside = tmp_path / "refined_before"
     assert [place.name for place in aside.iterdir()] == ["seen-1"]
     assert list(folder.parent.iterdir()) == []
     assert "has rounds from another network" in told[0]
     next(aside.iterdir()).rename(folder)
-    refine._put_aside(folder, same, (600, 600), told.append)
-    assert [place.name for place in aside.iterdir()] == ["seen-1"]
-    next(aside.iterdir()).rename(folder)
+    assert refine._begun(folder) == (500, 500), "they go on as they were planned"
     write_json(folder / "rounds" / "refined.json", {**said, "schema": SCHEMA - 1})
-    refine._put_aside(folder, same, (500, 500), told.append)
+    refine._put_aside(folder, same, told.append)
     assert not folder.exists(), "of another format"
     (folder / "rounds").mkdir(parents=True)
     write_json(folder / "rounds" / "refined.json", {**said, "schema": SCHEMA - 1})
-    refine._put_aside(folder, same, (500, 500), told.append)
+    refine._put_aside(folder, same, told.append)
     assert sorted(place.name for place in aside.iterdir()) == ["seen-1", "seen-2"]
     (folder / "rounds").mkdir(parents=True)
     write_json(folder / "rounds" / "refined.json", said)
-    refine._put_aside(folder, same, (500, 500), told.append, whole=True)
+    refine._put_aside(folder, same, told.append, whole=True)
     assert folder.exists(), "a round that is to go on"
     (folder / "calibration.json").write_text("{}")
-    refine._put_aside(folder, same, (500, 500), told.append, whole=True)
+    refine._put_aside(folder, same, told.append, whole=True)
     assert not folder.exists(), "a refined answer, and the one it began from is to be confirmed now"
 
 
@@ -254,9 +252,9 @@ def test_too_few_simulations_to_refine_are_told_a_number_that_works(
         assert ("note: seen is not refined, for that takes -n 500 at least" in said) == (way == "auto")
     command = "sciinf infer a.py -n 500 --refine auto"
     assert refine.refining_command([wrong], given, CommandLine()) == (
-        f"{command} (up to 1,500 simulations around each to refine it)"
+        f"{command} (up to 2,000 simulations around each to refine it)"
     )
-    to_confirm = f"{command} (up to 1,500 simulations around each to refine it, 500 to confirm it)"
+    to_confirm = f"{command} (up to 2,000 simulations around each to refine it, 500 to confirm it)"
     unseen = answered(local_check(Kind.UNSEEN, ""), name="other")
     for some in ([lost], [unseen], [wrong, unseen]):
         assert refine.refining_command(some, given, CommandLine()) == to_confirm
@@ -294,7 +292,7 @@ def _is_told(result: Result, run: Path, pages: list[str]) -> None:
     assert "next: " not in result.err, "it goes on by itself, and the answer can be relied on"
     assert f"refined answer for seen, in {run}/refined/seen\n" in result.err
     (begun,) = re.findall(
-        r"first answer for seen is there; refining it with up to 1,500 simulations around it, in up to 3 rounds.*",
+        r"first answer for seen is there; refining it with up to 2,000 simulations around it, in up to 3 rounds.*",
         result.err,
     )
     assert re.search(r"and [\d,]+ fresh ones, in .*\. This may take [\d.]+ (s|min).*; Ctrl-C keeps the first", begun)

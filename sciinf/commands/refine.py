@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sciinf.core import Answer, Finding, Fit, Observation, Posterior, Simulator
     from sciinf.inference.refined import Refined
 
-TIMES, LEAST = 3, 500  # simulations of all rounds in those of the run; of the first, at least
+TIMES, LEAST = 4, 500  # simulations of all rounds in those of the run; of the first, at least
 _TRAININGS, _CALIBRATED = 1.5, 15.0  # what a row takes in a round, of what it took in the run; and in its calibration
 _ASIDE = "refined_before"  # folder of a run, where no question finds them
 FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration, at most
@@ -125,7 +125,7 @@ def refining_command(answers: Sequence[Answer], given: Mapping[str, Any], caller
 
 
 def sizes(n: int) -> tuple[int, ...]:
-    """Simulations of each round that there may be after a run of n: three times as many in all, at most.
+    """Simulations of each round that there may be after a run of n: four times as many in all, at most.
 
     The first has half as many, which is enough where the answer was nearly right. Each further one has as many as all
     before it, so that what it moves the answer by is the error that is left; the last has what is left.
@@ -162,9 +162,9 @@ def refine(
     from sciinf.training import Recipe
 
     (one, answer), seed, first = named, given["seed"], build_posterior(fit)
-    planned, folder = sizes(given["n"]), run / REFINED / answer.name
-    undecided = to_confirm(answer)
-    _put_aside(folder, fit, planned, caller.say, whole=undecided is not None)
+    folder, undecided = run / REFINED / answer.name, to_confirm(answer)
+    _put_aside(folder, fit, caller.say, whole=undecided is not None)
+    planned = _begun(folder) or sizes(given["n"])
     _tell_begun(run, fit, folder, answer, given, caller)
     stage(f"confirm {answer.name}" if undecided else f"refine {answer.name}, round 1 of up to {len(planned)}")
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
@@ -210,7 +210,7 @@ def _tell_begun(run: Path, fit: Fit, folder: Path, answer: Answer, given: Mappin
     """Say what rounds are made of an answer, and what they may take."""
     from sciinf.figures.page import duration
 
-    planned = sizes(given["n"])
+    planned = _begun(folder) or sizes(given["n"])
     if wrong_here(answer):
         most = f"up to {sum(planned):,} simulations around it, in up to {len(planned)} rounds"
         what = f"refining it with {most}, and {FRESH:,} fresh ones,"
@@ -270,8 +270,16 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
     return one
 
 
-def _put_aside(folder: Path, fit: Fit, planned: Sequence[int], say: Say, *, whole: bool = False) -> None:
-    """Give another name to rounds from another network, of another size or format, so that new ones can be made.
+def _begun(folder: Path) -> tuple[int, ...]:
+    """The simulations of each round, as they were planned when the rounds in a folder began; none where none did."""
+    from sciinf.core.files import read_json
+
+    file = folder / INSIDE / ROUNDS_FILE
+    return tuple(read_json(file)["simulations"]) if file.is_file() else ()
+
+
+def _put_aside(folder: Path, fit: Fit, say: Say, *, whole: bool = False) -> None:
+    """Give another name to rounds from another network or of another format, so that new ones can be made.
 
     And to a whole refined answer, where the first one is to be confirmed now.
     """
@@ -280,13 +288,12 @@ def _put_aside(folder: Path, fit: Fit, planned: Sequence[int], say: Say, *, whol
 
     file = folder / INSIDE / ROUNDS_FILE
     said = read_json(file) if file.is_file() else {}
-    made = [fit.digest, list(planned), SCHEMA]
-    others = said and [said.get(key) for key in ("first", "simulations", "schema")] != made
+    others = said and [said.get(key) for key in ("first", "schema")] != [fit.digest, SCHEMA]
     if others or (whole and (folder / "calibration.json").is_file()):
         aside = folder.parent.parent / _ASIDE
         old = next(free for k in itertools.count(1) if not (free := aside / f"{folder.name}-{k}").exists())
         aside.mkdir(exist_ok=True)
-        why = "from another network, -n or version" if others else "of an answer that is to be confirmed first"
+        why = "from another network or version" if others else "of an answer that is to be confirmed first"
         say(f"note: {folder} has rounds {why}; it is {old} now")
         folder.rename(old)
 
