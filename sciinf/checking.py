@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import random
 import time
 from collections import Counter
@@ -39,6 +40,12 @@ _MOST, _SECONDS = 256, 3.0
 _MANY_FAILED, _MOST_FAILED = 0.05, 0.5
 _FEATURES = 32
 _PATIENCE = 2.0  # s that simulations may take for each of the checks that make many: `infer` waits for them
+_SOME_ROWS, _SOME_SHARE = 5, 0.25  # rows in which a parameter may have no effect
+_SAME_ANGLE = 1e-3  # of what another angle changes
+_TURNS = {
+    "deg": (2 * math.pi, "radians", "np.deg2rad"),
+    "rad": (360.0, "degrees", "np.rad2deg"),
+}
 _DIFFERENT = 8  # rows, from which on it is no chance that another seed gives the same
 NOT_REPEATED = (
     "the same parameters and seed gave other data: the simulator has random numbers of its own, or its first calls are "
@@ -221,6 +228,7 @@ class _Check:
         self._beside(theta[:_ALONE], noisy)
         if same and len(theta.T) * self.rows <= _PATIENCE * speed:
             self._without_effect(theta, first)
+            self._in_turns(theta, first)
         self._density(speed)
         if same and new is not None:
             self._elsewhere(new, speed)
@@ -295,14 +303,44 @@ class _Check:
         for d, name in enumerate(self.simulator.prior.names):
             other = theta.clone()
             other[:, d] = theta[:, d].roll(1)
-            if not bool(always[d]) or torch.equal(other, theta):
+            changed = other[:, d] != theta[:, d]
+            if not bool(always[d]) or not bool(changed.any()):
                 continue
             outcome = self._outcome(other, 0)
-            if outcome is not None and _equal(first, outcome):
+            if outcome is None:
+                continue
+            same = _equal_rows(first, outcome)[changed]
+            if bool(same.all()):
                 words = (
                     f"no data depend on {name!r}: with the same seed, other values of it change nothing. Is it used?"
                 )
                 self._note("parameters", words, Level.CAUTION, Cause.MODEL)
+            elif int(same.sum()) > max(_SOME_ROWS, _SOME_SHARE * len(same)) and _continuous_differ(first, outcome):
+                words = (
+                    f"in {int(same.sum())} of {len(same)} rows another value of {name!r} changes no data, with the "
+                    "same seed. Is it clipped or rounded in the simulator? Let the prior end where data depend on it "
+                    "no more"
+                )
+                self._note("parameters", words, Level.CAUTION, Cause.MODEL)
+
+    def _in_turns(self, theta: Tensor, first: Outcome) -> None:
+        """Name angles in degrees that the simulator takes in radians, and the reverse: a turn changes no data."""
+        for d, (name, unit) in enumerate(zip(self.simulator.prior.names, self.simulator.prior.units, strict=True)):
+            if unit not in _TURNS:
+                continue
+            turn, wrong, way = _TURNS[unit]
+            others = []
+            for value in (theta[:, d].roll(1), theta[:, d] + turn):
+                other = theta.clone()
+                other[:, d] = value
+                others.append(self._outcome(other, 0))
+            moved, turned = (None if other is None else _moved(first, other) for other in others)
+            if moved is not None and turned is not None and turned < _SAME_ANGLE * moved:
+                words = (
+                    f"{name!r} has the unit {unit!r}, and the simulator seems to take it in {wrong}: with {turn:.4g} "
+                    f"{unit} more, data are the same. Convert it by {way}"
+                )
+                self._note("angles", words, Level.CAUTION, Cause.MODEL)
 
     def _digits(self, outcome: Outcome) -> None:
         """Whether float32 holds what varies in the data, and which parameters it does not hold."""
@@ -408,6 +446,31 @@ def _unchanged(theta: Tensor, kept: Tensor) -> bool:
 def _equal(a: Outcome, b: Outcome) -> bool:
     same = [np.array_equal(a.x[n].numpy(), b.x[n].numpy(), equal_nan=a.x[n].is_floating_point()) for n in a.x]
     return torch.equal(status_of(a), status_of(b)) and all(same)
+
+
+def _equal_rows(a: Outcome, b: Outcome) -> Tensor:
+    """In which rows all data are the same, (rows,); those that failed in both among them."""
+    same = status_of(a) == status_of(b)
+    for name, value in a.x.items():
+        one, other = value.flatten(1) if value.ndim > 1 else value[:, None], b.x[name].reshape(len(value), -1)
+        same = same & ((one == other) | (one.isnan() & other.isnan())).all(1)
+    return same
+
+
+def _continuous_differ(a: Outcome, b: Outcome) -> bool:
+    """Whether any data differ but whole numbers, which are the same by chance."""
+    whole = {name for name, value in a.x.items() if bool((value.double() == value.double().round()).all())}
+    return any(not torch.equal(value, b.x[name]) for name, value in a.x.items() if name not in whole)
+
+
+def _moved(a: Outcome, b: Outcome) -> float | None:
+    """By how much data differ in the median row, in their sds; None where numbers are missing."""
+    far = torch.zeros(len(next(iter(a.x.values()))), dtype=torch.float64)
+    for name, value in a.x.items():
+        one, other = value.double().reshape(len(value), -1), b.x[name].double().reshape(len(value), -1)
+        far = torch.maximum(far, ((one - other).abs() / one.std(0).clamp_min(1e-30)).amax(1))
+    median = float(far.median())
+    return median if math.isfinite(median) else None
 
 
 def _differ(together: Tensor, apart: Tensor, noisy: bool, observables: int) -> bool:

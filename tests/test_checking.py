@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf import Uniform, wrappers
 from sciinf.checking import check_simulator, check_store
 from sciinf.core import Observable, Prior, Simulator, Status
 from sciinf.simulation import simulate
@@ -67,6 +69,28 @@ def test_a_parameter_that_changes_no_data_is_named():
     unused = "no data depend on 'b': with the same seed, other values of it change nothing. Is it used?"
     assert named == [unused]
     assert not any("no data depend" in words for words in check_simulator(Dry()).warnings)
+
+
+def test_a_parameter_that_is_clipped_is_named():
+    def clipped(theta, x, g):
+        return {"v": theta[:, :1].clamp(max=-0.5) + 0.1 * torch.randn(len(theta), 4, generator=g), "n": x["n"]}
+
+    (named,) = (words for words in check_simulator(Dry(clipped)).warnings if "changes no data" in words)
+    assert "another value of 'a' changes no data" in named
+    assert not any("changes no data" in words for words in check_simulator(Dry()).warnings)
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor", "named"), [("deg", 1.0, True), ("deg", math.pi / 180, False), ("rad", 1.0, False)]
+)
+def test_an_angle_in_degrees_that_is_taken_in_radians_is_named(unit: str, factor: float, named: bool):
+    simulator = wrappers.numpy(
+        lambda angle, rng: np.cos(factor * angle) + 0.1 * rng.normal(size=5),
+        Prior(angle=(Uniform(0.0, 90.0 if unit == "deg" else 6.0), unit)),
+        {"v": (5,)},
+    )
+    said = [words for words in check_simulator(simulator).warnings if "seems to take it in radians" in words]
+    assert len(said) == named
 
 
 def test_one_cause_is_one_problem():

@@ -276,15 +276,15 @@ class Strange:
         start: First index along each axis.
         stop: One beyond the last; one number where it is start + 1 along each.
         kind: What is strange: a "number", the "level" or the "drift" of all of them, the "size" of their noise, or a
-            value that is "repeated" among them.
+            value that is "repeated" among them, or several that are "copied".
         z: By how many sds, given the other numbers; of "size", how many times as large as it should be; of "repeated",
-            how many times one value is there.
+            how many times one value is there, and of "copied", how many numbers there are.
     """
 
     observable: str
     start: tuple[int, ...]
     stop: tuple[int, ...]
-    kind: Literal["number", "level", "drift", "size", "repeated"]
+    kind: Literal["number", "level", "drift", "size", "repeated", "copied"]
     z: float
 
     @property

@@ -11,11 +11,13 @@ anything else have none. Where nothing is a limit, the observation and the simul
 all n with probability 1 / (n + 1); with L limits (those of equal value are one), p = L / (n + 1) at most.
 
 Where all simulated numbers of an observable are whole, as counts are, no number of its observation is a fraction. If
-the two are alike, an observation is the only one of n + 1 with a fraction with probability 1 / (n + 1) at most.
+the two are alike, an observation is the only one of n + 1 with a fraction with probability 1 / (n + 1) at most. Nor are
+all of them multiples of a number above one, as of counts that were added twice, but where simulations are so too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -35,6 +37,7 @@ _FEW = 3  # simulations of equal value by chance
 _SAME = 3e-7  # of the limit: single precision
 _DIGITS = range(4, 8)  # to which a limit may have been rounded
 _NAMED = 3
+_COUNTS = 6  # of which a common divisor tells
 _FRACTION = 1e-3  # what a number is off a whole one by: less may come of converting its unit
 
 
@@ -77,6 +80,13 @@ def check_limits(observables: Mapping[str, Observable], x: X, rows: X) -> tuple[
         words = f"no simulation gives such data (p = {p:.2g}): {_some(fractions)}. Write what was counted, or let the "
         words += "simulator give what the data have"
         return (Finding(NAME, Level.ALARM if p < _ALARM else Level.CAUTION, words),)
+    multiples = [one for name, spec in observables.items() if (one := _multiples(name, spec, x, rows)) is not None]
+    if multiples:
+        p, words = min(multiples)
+        p = min(1.0, p * len(multiples))
+        words += f" (p = {p:.2g}). Were counts added, or rounded? Write what was counted, or simulate the same"
+        if p < _ALARM:
+            return (Finding(NAME, Level.ALARM, words),)
     limits = [one for name, spec in observables.items() for one in _limits(name, spec, x, rows)]
     beyond = [one for one in limits if one.beyond and not one.rounded]
     inside = [one for one in limits if one.rounded and not one.beyond]
@@ -127,6 +137,22 @@ def _fractions(name: str, spec: Observable, x: X, rows: X) -> Iterator[str]:
         unit = f" {spec.unit}" if spec.unit else ""
         where = f"{name}{place_of(spec, first)} is {float(own[first]):.6g}{unit}"
         yield f"{where}, and {len(values):,} simulations have whole numbers alone"
+
+
+def _multiples(name: str, spec: Observable, x: X, rows: X) -> tuple[float, str] | None:
+    """How probable it is that all counts observed have a common divisor, and the words; None where they have none."""
+    if spec.dtype == "bool" or name not in x or not len(rows.get(name, ())):
+        return None
+    values, here, own, seen = _there(name, x, rows)
+    simulated, counts = values[here], own[seen & (own != 0)]
+    if len(counts) < _COUNTS or bool((counts != counts.round()).any()) or bool((simulated != simulated.round()).any()):
+        return None
+    divisor = math.gcd(*map(int, counts.tolist()))
+    if divisor < 2:
+        return None
+    same = ((values.remainder(divisor) == 0) | ~here).all(1)
+    p = (1 + int(same.sum())) / (1 + len(values))
+    return p, f"all {len(counts):,} counts of {name} above 0 are multiples of {divisor}, unlike those of simulations"
 
 
 def _there(name: str, x: X, rows: X) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -53,11 +53,11 @@ from sciinf.summaries.timed import seen_only
 from sciinf.trust.around import Around
 from sciinf.trust.boxes import Box, Layout, box_words, layout_of
 from sciinf.trust.conditional import conditional, precision_of, shows
-from sciinf.trust.repeated import lanes, repeats
+from sciinf.trust.repeated import STATISTICS, lanes, repeats
 from sciinf.trust.residuals import basis_of, explained, fitted, log_p, log_rank, nearest
 
 NAME = "strange data"
-Kind = Literal["number", "level", "drift", "size", "repeated"]
+Kind = Literal["number", "level", "drift", "size", "repeated", "copied"]
 _ALARM = 0.01
 _MOST = 3  # numbers set aside
 _CONSTANT = 1e-6
@@ -162,6 +162,8 @@ def in_words(one: Strange, spec: Observable) -> str:
         return f"what the parameters do not explain of {place} is {one.z:.3g} times as large as in simulations"
     if one.kind == "repeated":
         return f"{place} holds one value {one.z:.0f} times"
+    if one.kind == "copied":
+        return f"each number of {place} stands there twice, or more often: are rows of the file there twice?"
     how = "together off" if one.kind == "level" else "drifting"
     return f"{place} is {how}, by {abs(one.z):.3g} sds of that"
 
@@ -204,7 +206,8 @@ def _most_repeated(scores: Scores, judged: Judged) -> Strange:
         least, key=lambda i: math.prod(b - a for a, b in zip(scores.lanes[i].start, scores.lanes[i].stop, strict=True))
     )
     box = scores.lanes[k]
-    return Strange(box.observable, box.start, box.stop, "repeated", float(scores.equal[k, -1]))
+    kind: Kind = "copied" if k % STATISTICS == STATISTICS - 1 else "repeated"
+    return Strange(box.observable, box.start, box.stop, kind, float(scores.equal[k, -1]))
 
 
 def _strangest_box(scores: Scores, judged: Judged) -> Strange:

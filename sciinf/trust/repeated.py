@@ -5,16 +5,20 @@
 | equal values, anywhere | a dead sensor, a filled gap |
 | values equal to the largest, or to the least | saturation, a limit, counts that are cut off |
 | equal values one after the other, but for items | a sensor that hangs |
+| all values, if each is there twice, or each three times, ... | a table that was added to itself |
 
 Data that were rounded, as nearly all that were measured are, repeat values by rounding alone. So a part of the data and
 the simulations of it are counted in steps: from the value that the observation repeats most often to the nearest others
 that it repeats, above and below, whichever is farther; to the nearest of all if it repeats no other. For the ends and
 for runs a step is the least difference of two of its values if it repeats one value alone. If it repeats several, a
 step at an end leads to the next value, and for runs simulated values are replaced by the nearest of the observation.
-Fewer than four equal values are none, and fewer than three at an end or in a run.
+Fewer than four equal values are none, and fewer than three at an end or in a run, and fewer than four different ones
+that are all there twice.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -23,10 +27,11 @@ from sciinf.core import Observable
 from sciinf.trust.boxes import Box
 
 _LEAST, _FEW = 4, 3
+STATISTICS = 5  # of each box, the number of copies last
 
 
 def repeats(x: Tensor, mask: Tensor | None, boxes: tuple[Box, ...], spec: Observable) -> Tensor:
-    """The four numbers of equal values in each box, of each row: (4 boxes, rows), those of a box together.
+    """The numbers of equal values in each box, of each row: (`STATISTICS` boxes, rows), those of a box together.
 
     Args:
         x: Data (rows, *event), the observation as the last row.
@@ -42,8 +47,18 @@ def repeats(x: Tensor, mask: Tensor | None, boxes: tuple[Box, ...], spec: Observ
         most = _most_equal(_in_steps(part))
         run = torch.zeros_like(most) if order else _longest_run(part)
         ends = (torch.where(each < _FEW, 0.0, each) for each in (_at_top(part), _at_top(-part), run))
-        found += [torch.where(most < _LEAST, 0.0, most), *ends]
+        found += [torch.where(most < _LEAST, 0.0, most), *ends, _copies(part)]
     return torch.stack(found)
+
+
+def _copies(value: Tensor) -> Tensor:
+    """How many values there are where each is there equally often, or a multiple of that, of each row; 0 elsewhere."""
+    found = torch.zeros(len(value), dtype=torch.float64)
+    for k, row in enumerate(value):
+        counts = row[row.isfinite()].unique(return_counts=True)[1]
+        if len(counts) >= _LEAST and int(counts.min()) > 1 and math.gcd(*counts.tolist()) > 1:
+            found[k] = counts.sum()
+    return found
 
 
 def _in_steps(value: Tensor) -> Tensor:

@@ -45,12 +45,12 @@ def test_a_truth_at_the_bound_and_one_that_nothing_is_known_of_are_normal(seen: 
 @pytest.mark.slow
 @pytest.mark.parametrize("sd", [0.1, 1.0, 5.0])
 def test_false_alarms_for_truths_drawn_from_the_prior(sd: float) -> None:
-    """At most 2 * .009 sd / 25: of 1,000 truths 3.6 are expected for sd 5 at most, and 13 or more in 1 of 10,000."""
+    """At most 2 * .13 sd / 25 for small sds: of 1,000 truths 10.4 for sd 1, and 24 or more in 1 of 10,000."""
     generator = torch.Generator().manual_seed(0)
     truth = MASS.sample(1_000, generator=generator)[:, 0].double()
     seen = truth + sd * torch.randn(1_000, generator=generator, dtype=torch.float64)
     near = seen[(seen < 20.0 + sd) | (seen > 45.0 - sd)]  # others neither lean nor rise
-    assert sum(found(posterior(float(one), sd)).level != "good" for one in near) < 13
+    assert sum(found(posterior(float(one), sd)).level != "good" for one in near) < 24
 
 
 def test_upper_limits_stay_below_the_rate_of_markov() -> None:
@@ -143,6 +143,7 @@ def test_the_figures_of_the_docstring() -> None:
     even = torch.full_like(p, 1e-5)
     for draws, expected in ((p, 1.8), (-torch.log1p(-p), 3.32), (-torch.special.ndtri(0.5 * (1 - p)), 2.44)):
         assert leaning(draws, even)[1] == pytest.approx(expected, abs=0.01)
-    beyond = -torch.special.ndtri((1 - p) * torch.special.ndtr(torch.tensor(-2.0).double())) - 2
-    assert leaning(beyond, even)[1] == pytest.approx(3.02, abs=0.02)
+    for sds, expected in ((0.75, 2.73), (2.8, 3.11)):
+        beyond = -torch.special.ndtri((1 - p) * torch.special.ndtr(torch.tensor(-sds).double())) - sds
+        assert leaning(beyond, even)[1] == pytest.approx(expected, abs=0.02)
     assert leaning(p, even)[0] == pytest.approx(0.01, abs=1e-4)

@@ -9,7 +9,7 @@ import torch
 from torch import distributions as td
 
 from sciinf import Observable, Posterior, Prior, Simulator, query
-from sciinf.core import Draws
+from sciinf.core import Draws, Level
 from sciinf.trust.limits import check_limits
 
 LIMIT = 1.25641898
@@ -170,3 +170,15 @@ def test_all_that_lies_beyond_is_counted():
     )
     assert "c at [2] is 0.5" in found[0].words
     assert "and 6 more" in found[0].words
+
+
+def test_counts_with_a_common_divisor_are_named():
+    """As of a table that was added to itself; by chance 1 in 300 at most, where 299 simulations have none."""
+    specs, generator = {"n": Observable((12,), dims=("item",))}, torch.Generator().manual_seed(0)
+    rows = {"n": torch.poisson(torch.full((300, 12), 20.0), generator=generator)}
+    (found,) = check_limits(specs, {"n": 2 * rows["n"][0]}, rows)
+    assert (found.level, "all 12 counts of n above 0 are multiples of 2" in found.words) == (Level.ALARM, True)
+    assert check_limits(specs, {"n": rows["n"][0]}, rows) == ()
+    few = torch.zeros(12).index_fill(0, torch.tensor([0, 3]), 2.0)
+    assert check_limits(specs, {"n": few}, {"n": torch.where(rows["n"] > 24, 2.0, 0.0)}) == ()
+    assert check_limits(specs, {"n": 2 * rows["n"][0]}, {"n": 2 * rows["n"]}) == (), "pairs are simulated"

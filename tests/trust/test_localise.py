@@ -15,7 +15,7 @@ from sciinf.trust.around import Around, simulate_around
 from sciinf.trust.boxes import Box, boxes_of
 from sciinf.trust.conditional import conditional, precision_of, shows
 from sciinf.trust.localise import check_data, in_words, judge, scores_of
-from sciinf.trust.repeated import lanes, repeats
+from sciinf.trust.repeated import STATISTICS, lanes, repeats
 from sciinf.trust.residuals import log_rank
 
 SENSORS, ROWS, SHARED = 24, 500, 3.0
@@ -260,10 +260,10 @@ def test_equal_values_are_counted_where_they_are_present():
     x = torch.tensor([[1.1, 1.3, 2.0, 5.0, 2.0, 2.0, 1.9], [0.0, 0.4, 0.0, 0.0, 0.0, 7.0, -0.5]])
     box, first = Box("x", (0,), (7,)), Box("x", (0,), (4,))
     # in steps of .5 from 0: 2.2, 2.6, 4, 10, 4, 4 and 3.8
-    assert repeats(x, None, (box, first), SERIES)[::4].tolist() == [[4.0, 4.0], [0.0, 0.0]]
+    assert repeats(x, None, (box, first), SERIES)[::STATISTICS].tolist() == [[4.0, 4.0], [0.0, 0.0]]
     mask = torch.ones(2, 7, dtype=torch.bool)
     mask[1, 0] = False
-    assert repeats(x, mask, (box,), SERIES)[::4].tolist() == [[4.0, 0.0]]
+    assert repeats(x, mask, (box,), SERIES)[::STATISTICS].tolist() == [[4.0, 0.0]]
     spec = Observable((16, 5), dims=("time", "sensor"))
     found = lanes(tuple(boxes_of("x", spec)), spec)
     assert Box("x", (0, 3), (16, 4)) in found

@@ -9,7 +9,7 @@ import torch
 
 from sciinf.core import Observable
 from sciinf.trust.boxes import Box
-from sciinf.trust.repeated import repeats
+from sciinf.trust.repeated import STATISTICS, repeats
 from sciinf.trust.residuals import log_rank
 
 SERIES = Observable((30,), dims=("time",))
@@ -25,16 +25,16 @@ def decays(rows, generator):
 def test_equal_values_are_counted_anywhere_at_the_ends_and_in_a_row():
     spec, box = Observable((8,), dims=("time",)), (Box("x", (0,), (8,)),)
     x = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [7.0, 7.0, 7.0, 1.0, 4.0, 1.0, 4.0, 1.0]])
-    assert repeats(x, None, box, spec)[:, -1].tolist() == [0.0, 3.0, 3.0, 3.0]
+    assert repeats(x, None, box, spec)[:, -1].tolist() == [0.0, 3.0, 3.0, 3.0, 0.0]
     assert repeats(x, None, box, Observable((8,), dims=("item",)))[3].tolist() == [0.0, 0.0]  # these have no order
     mask = torch.ones(2, 8, dtype=torch.bool)
     mask[1, 0] = False
-    assert repeats(x, mask, box, spec)[:, -1].tolist() == [0.0, 0.0, 3.0, 0.0]
+    assert repeats(x, mask, box, spec)[:, -1].tolist() == [0.0, 0.0, 3.0, 0.0, 0.0]
     mask[1] = False
-    assert repeats(x, mask, box, spec)[:, -1].tolist() == [0.0] * 4
+    assert repeats(x, mask, box, spec)[:, -1].tolist() == [0.0] * STATISTICS
 
 
-@pytest.mark.parametrize("fault", ["cut at 12", "saturated", "hanging", "none"])
+@pytest.mark.parametrize("fault", ["cut at 12", "saturated", "hanging", "rows twice", "none"])
 def test_faults_of_an_instrument_repeat_a_value(fault):
     """Counts that are cut off, a limit that is reached, a sensor that hangs. Without one .4 of 40 are expected."""
     generator, found = torch.Generator().manual_seed(0), 0
@@ -46,6 +46,8 @@ def test_faults_of_an_instrument_repeat_a_value(fault):
             x[-1] = x[-1].clamp_max(12)
         if fault == "saturated":
             x[-1] = x[-1].clamp_max(float(x[-1].sort().values[-4]))
+        if fault == "rows twice":
+            x[-1, 15:] = x[-1, :15]
         if fault == "hanging":
             x[-1, 5:10] = x[-1, 5]
         log = log_rank(-log_rank(repeats(x, None, WHOLE, SERIES)).amin(0))
