@@ -28,6 +28,7 @@ from verdict_models import Model
 from verdict_runs import INFERRED, PLAIN
 
 from sciinf import Answer, Simulator, load_answer, load_simulator, write_report
+from sciinf.asking import nearest, refined_in
 from sciinf.exports import to_table, write_bilby, write_draws, write_getdist, write_netcdf, write_table
 
 LEVEL, SENTENCE = "verdict", "sentence"
@@ -71,18 +72,22 @@ def _all_shown(
 ) -> dict[str, dict[str, Shown]]:
     """What every surface shows: name of the observation -> surface -> level and sentence.
 
-    The command and the service weight by a likelihood where there is one, which makes other answers than the plain ones
-    of `query`. They are asked about these only where there is none.
+    The command and the service weight by a likelihood where there is one, and ask a refined network where one was
+    refined near the observation. Both make other answers than the plain ones of `query`, so they are asked only
+    where there is neither.
     """
     shown = {name: {**_in_python(answer), **_exported(answer)} for name, answer in answers.items()}
     write_report(run)
+    refined = [] if simulator.log_likelihood else refined_in(run, "cpu", simulator)
+    other = PLAIN if simulator.log_likelihood else ()
+    other = other or [name for name in PLAIN if nearest(refined, simulator.observe(folder / f"{name}.npz"))]
     for name, answer in answers.items():
         shown[name]["report"] = None, _reported(run, name, answer.verdict.sentence)
-    for name in (INFERRED[0],) if simulator.log_likelihood else (INFERRED[0], PLAIN[0]):
+    for name in (INFERRED[0], *(name for name in PLAIN[:1] if name not in other)):
         said = _commanded(run, folder / f"{name}.npz")
         shown[name]["command"] = None, _within(said, answers[name].verdict.sentence)
     with served(run) as url:
-        for name in INFERRED if simulator.log_likelihood else answers:
+        for name in (name for name in answers if name not in other):
             values = {key: value.tolist() for key, value in simulator.observe(folder / f"{name}.npz").items()}
             shown[name]["service"] = _asked(url, {"x": values, "name": name})
     return shown

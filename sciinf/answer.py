@@ -79,8 +79,8 @@ def query(
             this one has no parameter of the same name, or one in another unit.
 
     Warns:
-        UserWarning: If the observation is unlike the simulations, or if the answer takes the place of one in `out` that
-            was checked by simulations.
+        UserWarning: If the observation is unlike the simulations, if an answer to other data has the name in `out`, or
+            if the answer takes the place of one that was checked by simulations.
     """
     hashes = {str(path): _sha256(Path(path)) for path in files}
     wanted = Wanted(level, draws, seed, failures, name=name, files=hashes)
@@ -92,6 +92,9 @@ def query(
         settings += (_SEEN,) if simulator and simulator.like else ()
         inputs = _inputs_digest(asked.posterior, asked.x, calibration, settings)
     kept = _found(folder, inputs, calibration, simulator) if folder is not None else None
+    if folder is not None and folder.name != name:
+        words = f"{folder.parent / name} is the answer to other data; that to these lies in {folder}"
+        warnings.warn(words, stacklevel=2)
     others = {label: one if isinstance(one, Answer) else load_answer(one) for label, one in (beside or {}).items()}
     for other in others.values():
         check_units(dict(zip(posterior.prior.names, posterior.prior.units, strict=True)), other)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import torch
 
 from sciinf.core import Fit, Posterior, Simulator, load_fit
-from sciinf.core.simulator import file_of
+from sciinf.core.files import read_json
+from sciinf.core.simulator import X, file_of
 from sciinf.core.unknown_law import check_known
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
@@ -17,7 +20,7 @@ from sciinf.inference.experiment import check_experiment
 from sciinf.inference.mcmc import MCMC
 from sciinf.inference.refined import load_refined
 from sciinf.inference.reweighted import Reweighted
-from sciinf.storage.answers import REFINED, ROUNDS, found_in, refined_folders
+from sciinf.storage.answers import REFINED, ROUNDS, answer_folders, found_in, refined_folders
 from sciinf.storage.belonging import foreign_fit
 
 
@@ -101,6 +104,10 @@ def load_posterior(
         ValueError: If a file is damaged, has parts that neither sciinf nor the simulator's file defines, or the fit was
             trained on other simulations than those of this run.
 
+    Warns:
+        UserWarning: If the run's answers are weighted by a likelihood and no simulator is given; and by `sample`, if an
+            observation is unlike the run's fresh simulations.
+
     Examples:
         >>> posterior = load_posterior("runs/decay")  # doctest: +SKIP
         >>> posterior.sample((1000,), x=x_o)  # doctest: +SKIP
@@ -118,7 +125,33 @@ def load_posterior(
         return load_refined(known[name] / ROUNDS, device=device, trust=trust)
     if not any((folder / "fit.json").is_file() for folder in (run / "fit", run)):
         raise FileNotFoundError(f"{run} holds no fit: {found_in(run)}; `infer` and `train` make one")
-    return build_posterior(fit_of(run, device=device, trust=trust), simulator, ess=ess, budget=budget)
+    found = build_posterior(fit_of(run, device=device, trust=trust), simulator, ess=ess, budget=budget)
+    if simulator is None and any(map(_weighted, answer_folders(run).values())):
+        warnings.warn(
+            f"answers in {run} are weighted by the simulator's likelihood, and this posterior is that of the network "
+            "alone: pass the simulator, load_posterior(run, simulator), for draws like theirs",
+            stacklevel=2,
+        )
+    found.look = functools.partial(_unlike, run, found)
+    return found
+
+
+def _weighted(folder: Path) -> bool:
+    """Whether a likelihood weights an answer; not that of a damaged one."""
+    with contextlib.suppress(OSError, ValueError):
+        return bool(read_json(folder / "answer.json").get("amortised"))
+    return False
+
+
+def _unlike(run: Path, posterior: Posterior, x: X) -> str:
+    """That an observation is unlike the fresh simulations of a run, in words; "" where it is not, or there are none."""
+    from sciinf.calibration import load_calibration
+    from sciinf.trust.ood import check_observation
+
+    if not (run / "calibration.json").is_file():
+        return ""
+    trust = check_observation(load_calibration(run).reference, posterior, x)
+    return trust.words if trust.alarm else ""
 
 
 def fit_of(run: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> Fit:

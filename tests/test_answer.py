@@ -400,3 +400,12 @@ def test_a_table_of_several_names_whose_calibration_it_tells(line: Path) -> None
         "calibration of a",
         "calibration of b",
     ]
+
+
+def test_other_data_of_the_same_name_are_said_to_have_another_folder(fit, tmp_path):
+    """A file that was mended in place: whoever reads the answer by its name reads that of the old data."""
+    posterior = build_posterior(fit)
+    query(posterior, {"x": X_O}, out=tmp_path, draws=100)
+    with pytest.warns(UserWarning, match=r"answers/observation is the answer to other data; that to these lies in"):
+        other = query(posterior, {"x": [value + 0.01 for value in X_O]}, out=tmp_path, draws=100)
+    assert (tmp_path / "answers" / other.name / "answer.json").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Fit, Observable, Prior, Truncated, load_fit, load_simulator
+from sciinf.core.files import read_json, write_json
 from sciinf.core.laws import bounds
 from sciinf.estimators.flow import Flow
 from sciinf.flows.nflows_flows import CouplingNSF
@@ -179,3 +181,20 @@ def test_a_posterior_of_a_run_is_corrected_by_the_likelihood_of_a_simulator(line
     found = load_posterior(line / "run", simulator, ess=7, budget=9)
     assert isinstance(found, Reweighted)
     assert (found.target_ess, found.budget) == (7, 9)
+
+
+def test_data_unlike_the_simulations_of_the_run_are_warned_of(line):
+    posterior = load_posterior(line / "run")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        posterior.sample(5, [0.2, 1.4, 1.9, 3.2, 3.8])
+    with pytest.warns(UserWarning, match="unlike the simulations"):
+        posterior.sample(5, [2e2, 1.4e3, 1.9e3, 3.2e3, 3.8e3])
+
+
+def test_a_network_whose_answers_a_likelihood_weights_is_said_to_be_alone(line):
+    file = next((line / "run" / "answers").glob("*/answer.json"))
+    said = {key: value for key, value in read_json(file).items() if not key.startswith("sha256")}
+    write_json(file, {**said, "amortised": said["parameters"]})
+    with pytest.warns(UserWarning, match="pass the simulator"):
+        load_posterior(line / "run")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sciinf.core.doubts import doubt
 from sciinf.core.draws import Draws
 from sciinf.core.observation import as_observation
 from sciinf.core.prior import Prior
@@ -25,7 +26,7 @@ class Posterior(ABC):
     stores behind it, and `campaign_of` their simulator and seed), and defines the abstract methods. One that does not
     hold for every observation says so in `scope`; one for a single observation keeps it, name -> (1, *event), in
     `observation`; one that was learned from simulations of a proposal has in `under` what `Store.proposal` says of
-    them.
+    them. `look` gives the words of a warning about an observation, "" where there is none: `sample` asks it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Posterior(ABC):
     scope: str = ""
     observation: X | None = None
     under: Mapping[str, Any] | None = None
+    look: Callable[[X], str] | None = None
 
     def __repr__(self) -> str:
         scope = f"; {self.scope}" if self.scope else ""
@@ -73,10 +75,16 @@ class Posterior(ABC):
 
         Raises:
             ValueError: If x has another shape than the simulator's observables, or is not finite; if n is below 1.
+
+        Warns:
+            UserWarning: If x is unlike the fresh simulations of the run that the posterior is of.
         """
         shape, count = _shape(n)
         generator = generator if generator is not None else fresh_generator()
-        draws = self.draw(self._one(x), count, generator=generator)
+        one = self._one(x)
+        if self.look is not None and (words := self.look(one)):
+            doubt(words, alarm=True, stacklevel=2)
+        draws = self.draw(one, count, generator=generator)
         return draws.resample(count, generator=generator).reshape(*shape, len(self.prior))
 
     def log_prob(self, theta: Tensor, x: Any = None) -> Tensor:

@@ -59,7 +59,7 @@ from sciinf.trust.right import NAME, SHIFT, WIDTH, Kind, agree, beyond, local_ch
 _DRAWS, _WEIGHTED = 64, 32  # for each simulation, without and with weights, which take longer: more of them tell more
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _HEAVY = 1.12  # times: what passes for a tail, in the sd
-_UNUSED, _MUCH = SHIFT**2, 0.05  # shares of the variance of e: a caution, as they shift answers; an alarm
+_UNUSED, _MUCH = 0.15**2, 0.05  # shares of the variance of e: a caution, as they shift answers by .15 sds; an alarm
 _OWN = 0.3  # share of the weight that the truth itself may have
 _ALONE, _BESIDE = 2.0, 1.0  # standard errors that no error seen may hide: by itself, and beside what rounds tell
 _MOST = 2.0  # times: beyond, squares are cut off and a width is a lower bound
