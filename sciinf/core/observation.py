@@ -199,9 +199,10 @@ def convert(value: Any, unit: Any, spec: Observable, name: str) -> np.ndarray:
     try:
         return np.asarray(units.Quantity(array, parsed_unit(unit)).to_value(parsed_unit(spec.unit)))
     except (units.UnitConversionError, ValueError, TypeError) as error:
+        zero = "; degrees Celsius have another zero: add 273.15 to have kelvins" if "deg_C" in f"{error}" else ""
         raise ValueError(
             f"observable {name!r} is in {str(unit) or 'no unit'!r}, which does not convert to the simulator's "
-            f"{spec.unit!r}: {error}; correct the unit of the data, or the observable's"
+            f"{spec.unit!r}: {error}; correct the unit of the data, or the observable's{zero}"
         ) from error
 
 
@@ -380,8 +381,14 @@ def _told(name: str, spec: Observable, units: Mapping[str, str]) -> str:
     ways = {key: _converted(unit, spec.unit) for key, unit in units.items()}
     same = len(set(ways.values())) == 1
     how = next(iter(ways.values())) if same else "; ".join(f"{key}: {way}" for key, way in ways.items())
-    columns = "" if [*units] == [name] else f" of {', '.join([*units][:8])}" + (" ..." if len(units) > 8 else "")
+    columns = "" if [*units] == [name] else f" of {', '.join(map(_column, [*units][:8]))}"
+    columns += " ..." if len(units) > 8 else ""
     return f"{name}: {_count(spec.shape)}{columns}, {how}"
+
+
+def _column(name: str) -> str:
+    """A column of a text without names is called by its number."""
+    return f"column {name} (the first is 1)" if name.isdigit() else name
 
 
 def _converted(unit: str, wanted: str) -> str:
