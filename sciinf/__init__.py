@@ -14,6 +14,7 @@ from sciinf.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf import wrappers as wrappers
+    from sciinf.asking import load_posterior as load_posterior
     from sciinf.answer import load_answer as load_answer, query as query
     from sciinf.calibration import calibrate as calibrate
     from sciinf.checking import check_simulator as check_simulator
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from sciinf.inference.distillation import distil as distil
     from sciinf.inference.refined import load_refined as load_refined, refine_around as refine_around
     from sciinf.inference.sequential import infer_sequentially as infer_sequentially, load_sequential as load_sequential
-    from sciinf.posterior import build_posterior as build_posterior, load_posterior as load_posterior
+    from sciinf.posterior import build_posterior as build_posterior
     from sciinf.report import write_report as write_report
     from sciinf.serve.client import connect as connect
     from sciinf.simulation import repair as repair, simulate as simulate

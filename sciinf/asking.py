@@ -1,10 +1,13 @@
 """Which of a run's posteriors answers a question: the one refined around the observation, or that of the whole prior.
 
-And what a second network, trained around an observation, once said of the answer to it.
+And what a second network, trained around an observation, once said of the answer to it; and each posterior by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +20,18 @@ from sciinf.core.simulator import file_of
 from sciinf.inference.changes import changes_from_json
 from sciinf.inference.refined import Refined, load_refined
 from sciinf.inference.truncated import observation_hash
-from sciinf.storage.answers import REFINED, ROUNDS, ROUNDS_FILE, keep_checks
+from sciinf.posterior import build_posterior, fit_of
+from sciinf.storage.answers import (
+    REFINED,
+    ROUNDS,
+    ROUNDS_FILE,
+    answer_folders,
+    found_in,
+    keep_checks,
+    refined_folders,
+)
 from sciinf.telling import tell
+from sciinf.trust.ood import check_observation
 from sciinf.trust.second import compared, decides, undecided, wrong_on_average
 
 COMPARED = "compared.json"
@@ -203,3 +216,82 @@ def retold(run: Path, first: Posterior, x: Any, answer: Answer) -> Answer:
 
 def _calibration(folder: Path) -> Calibration | None:
     return load_calibration(folder) if (folder / "calibration.json").is_file() else None
+
+
+def load_posterior(
+    run: str | Path,
+    simulator: Simulator | None = None,
+    *,
+    name: str | None = None,
+    device: str = "cpu",
+    ess: float | int = 2_000,
+    budget: int = 1_000_000,
+) -> Posterior:
+    """The posterior that a run learned: that of the whole prior, or one that was refined around an observation.
+
+    Args:
+        run: The run folder, as `infer` left it.
+        simulator: If given, and if its likelihood is tractable, the posterior is corrected by it; and parts of the
+            network may be of its file.
+        name: The observation that it was refined around, which is also the name of that answer. The posterior then
+            holds for data near it only, and is corrected by no likelihood. When left out, the posterior of the whole
+            prior.
+        device: Where the network goes: "cpu", "cuda", "mps".
+        ess: Effective sample size a corrected answer must reach.
+        budget: Largest number of draws spent on it.
+
+    Returns:
+        As `build_posterior`; one that was refined is a `Refined`.
+
+    Raises:
+        TypeError: If a name is given as the simulator.
+        FileNotFoundError: If the folder holds no fit, or nothing was refined under that name from the network that the
+            run has now; it says what there is.
+        ValueError: If a file is damaged, has parts that neither sciinf nor the simulator's file defines, or the fit was
+            trained on other simulations than those of this run.
+
+    Warns:
+        UserWarning: If the run's answers are weighted by a likelihood and no simulator is given; and by `sample`, if an
+            observation is unlike the run's fresh simulations.
+
+    Examples:
+        >>> posterior = load_posterior("runs/decay")  # doctest: +SKIP
+        >>> posterior.sample((1000,), x=x_o)  # doctest: +SKIP
+    """
+    if isinstance(simulator, str):
+        raise TypeError(f"the second argument is a simulator (load_simulator); give a name as name={simulator!r}")
+    run, trust = Path(run), file_of(simulator)
+    if name is not None:
+        known = refined_folders(run)
+        if name not in known:
+            there = f"there is {', '.join(known)}" if known else found_in(run)
+            if (run / REFINED / name).is_dir():
+                there += "; what is there confirmed the answer, is unfinished, or was refined from another network"
+            raise FileNotFoundError(f"{run} has no posterior that was refined around {name!r}: {there}")
+        return load_refined(known[name] / ROUNDS, device=device, trust=trust)
+    if not any((folder / "fit.json").is_file() for folder in (run / "fit", run)):
+        raise FileNotFoundError(f"{run} holds no fit: {found_in(run)}; `infer` and `train` make one")
+    found = build_posterior(fit_of(run, device=device, trust=trust), simulator, ess=ess, budget=budget)
+    if simulator is None and any(map(_weighted, answer_folders(run).values())):
+        warnings.warn(
+            f"answers in {run} are weighted by the simulator's likelihood, and this posterior is that of the network "
+            "alone: pass the simulator, load_posterior(run, simulator), for draws like theirs",
+            stacklevel=2,
+        )
+    found.look = functools.partial(_unlike, run, found)
+    return found
+
+
+def _weighted(folder: Path) -> bool:
+    """Whether a likelihood weights an answer; not that of a damaged one."""
+    with contextlib.suppress(OSError, ValueError):
+        return bool(read_json(folder / "answer.json").get("amortised"))
+    return False
+
+
+def _unlike(run: Path, posterior: Posterior, x: X) -> str:
+    """That an observation is unlike the fresh simulations of a run, in words; "" where it is not, or there are none."""
+    if not (run / "calibration.json").is_file():
+        return ""
+    trust = check_observation(load_calibration(run).reference, posterior, x)
+    return trust.words if trust.alarm else ""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.asking import load_posterior
 from sciinf.core import Fit, Observable, Prior, Truncated, load_fit, load_simulator
 from sciinf.core.files import read_json, write_json
 from sciinf.core.laws import bounds
@@ -20,7 +21,7 @@ from sciinf.flows.zuko_flows import MAF, NSF
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
 from sciinf.inference.reweighted import Reweighted
-from sciinf.posterior import build_posterior, load_posterior
+from sciinf.posterior import build_posterior
 
 FILE = Path(__file__).parents[1] / "simulators" / "linear_gaussian.py"
 RECORD = {"store": {"digest": "store", "seed": 0}}

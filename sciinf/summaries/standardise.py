@@ -224,7 +224,8 @@ def _with_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, 
 def _without_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Leave them out where no entry has heavy tails: such a fit is as it was before there were any."""
     for name in module.specs:
-        if not bool(module.get_buffer(f"{name}_{_ARCSINH[1]}").any()):
+        scale = module.get_buffer(f"{name}_{_ARCSINH[1]}")
+        if scale.is_meta or not bool(scale.any()):
             for kind in _ARCSINH:
                 weights.pop(f"{prefix}{name}_{kind}", None)
 

@@ -11,6 +11,7 @@ import torch
 from narrow import NOISE, PRIOR, SEEN, Exact, Laws, Narrow, Wrong, X, exact, exactly_refined, fit_of, generator
 from torch import distributions as td
 
+from sciinf.asking import load_posterior
 from sciinf.core import load_fit
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import FILES
@@ -20,7 +21,6 @@ from sciinf.inference import refined, round_laws
 from sciinf.inference.around import Law, Mixture
 from sciinf.inference.likelihood_weighted import inside
 from sciinf.inference.refined import Refined, load_refined, refine_around
-from sciinf.posterior import load_posterior
 from sciinf.store import Store
 from sciinf.training import Recipe
 from sciinf.trust.around import simulate_around
