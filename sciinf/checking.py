@@ -30,6 +30,7 @@ from sciinf.engine.probe import memory_in_use
 from sciinf.storage.findings import StoreReport
 from sciinf.storage.outcome import normalise, status_of
 from sciinf.store import Store
+from sciinf.summaries.described import described
 
 SIZES = (1, 2, 17)
 FATAL = "fatal"
@@ -40,6 +41,7 @@ _MOST, _SECONDS = 256, 3.0
 _MANY_FAILED, _MOST_FAILED = 0.05, 0.5
 _FEATURES = 32
 _PATIENCE = 2.0  # s that simulations may take for each of the checks that make many: `infer` waits for them
+_MANY = 10_000_000  # numbers of data
 _SOME_ROWS, _SOME_SHARE = 5, 0.25  # rows in which a parameter may have no effect
 _SAME_ANGLE = 1e-3  # of what another angle changes
 _TURNS = {
@@ -71,6 +73,7 @@ class SimulatorReport:
         random: Whether another seed gave other data.
         rows_per_second: On one thread, in one batch.
         bytes_per_row: Growth of the peak memory per row, at least the size of the data itself.
+        learned: What a network would take each observable for, in words.
         findings: What was found. "good" is worth knowing; "caution" makes a posterior mean something else than it seems
             to, such as many failures; "alarm" must be mended. Of the kind "fatal" are alarms that would make what is
             learned wrong, or leave a run without an answer.
@@ -85,6 +88,7 @@ class SimulatorReport:
     rows_per_second: float
     bytes_per_row: float
     findings: tuple[Finding, ...]
+    learned: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -124,6 +128,7 @@ class SimulatorReport:
         lines = [
             f"simulator       {self.name}",
             f"observables     {shapes}",
+            *(f"learned as      {words}" for words in self.learned),
             f"usable rows     {self.finite:.1%} of {self.rows:,}",
             f"reproducible    {('yes, bit for bit' if self.reproducible else 'NO') if self.finite else 'not known'}",
             f"speed           {self.rows_per_second:,.3g} rows per second on one thread",
@@ -232,7 +237,17 @@ class _Check:
         self._density(speed)
         if same and new is not None:
             self._elsewhere(new, speed)
-        return made(same, noisy, speed, size / self.rows, tuple(self.found))
+        return made(same, noisy, speed, size / self.rows, tuple(self.found), self._learned(first))
+
+    def _learned(self, first: Outcome) -> tuple[str, ...]:
+        """What a network would take each observable for; nothing of data that are too many to look at."""
+        sound = status_of(first) == Status.OK
+        x = {name: value[sound] for name, value in first.x.items()}
+        if sum(value.numel() for value in x.values()) > _MANY:
+            return ()
+        with suppress(ValueError):  # data that no network can be given, which is told
+            return described(self.simulator.observables, x)
+        return ()
 
     def _note(self, name: str, words: str, level: Level = Level.GOOD, cause: Cause | None = None) -> None:
         self.found.append(Finding(name, level, words, "", {}, cause))

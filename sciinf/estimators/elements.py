@@ -53,7 +53,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -62,11 +62,13 @@ from torch.nn.functional import pad, silu
 
 from sciinf.core import Batch, Observable, Potential, Prior, X
 from sciinf.core.checks import check_whole
+from sciinf.core.component import called_without
 from sciinf.core.prior import global_seed
 from sciinf.estimators._elements_start import quadratic, start_of
 from sciinf.estimators._number_laws import between, beyond, counted
 from sciinf.estimators._numbers import count, flat, flat_with_slopes
 from sciinf.estimators._standardised import Standardised, check_rows, in_chunks
+from sciinf.summaries.columns import row_by_row
 
 MOST = 500  # numbers in an observation
 VERSIONS, LAGS, _PARTS, _WIDTH = 6, 8, 3, 64
@@ -86,6 +88,7 @@ class Elements(Standardised):
         prior: The prior.
         observables: What the simulator produces; complete data of at most 500 numbers, none of them bool.
         versions: R.
+        together: Whether columns of one table are taken row by row; otherwise one observable after another.
         seed: Seeds the initial weights.
 
     Raises:
@@ -100,6 +103,8 @@ class Elements(Standardised):
     """
 
     normalised = False
+    earlier: ClassVar[Mapping[str, Any]] = {"together": False}
+    order: Tensor
     whole: Tensor
     counts: Tensor
     low: Tensor
@@ -110,11 +115,21 @@ class Elements(Standardised):
     own_middle: Tensor
 
     def __init__(
-        self, prior: Prior, observables: Mapping[str, Observable], *, versions: int = VERSIONS, seed: int = 0
+        self,
+        prior: Prior,
+        observables: Mapping[str, Observable],
+        *,
+        versions: int = VERSIONS,
+        together: bool = True,
+        seed: int = 0,
     ) -> None:
         check_whole("versions", versions, 0)
         numbers = count(observables, MOST, "Elements")
         super().__init__(prior, observables, seed)
+        order = row_by_row(self.observables) if together else torch.arange(numbers)
+        if torch.equal(row_by_row(self.observables), torch.arange(numbers)):
+            called_without(self, "together")
+        self.register_buffer("order", order, persistent=False)
         size = prior.bijection.size
         square = size + size * (size + 1) // 2
         self.numbers, self.outputs = numbers, 2 + LAGS + 3 * _PARTS
@@ -148,11 +163,8 @@ class Elements(Standardised):
                 break
         x = {name: torch.cat([batch.x[name] for batch in found]) for name in self.observables}
         z, plain = torch.cat([self.to_z(batch.theta) for batch in found]), self._plain(x)
-        whole = [
-            _is_whole(plain[:, part], self.observables[name].dtype).expand(part.stop - part.start)
-            for name, part in self._places().items()
-        ]
-        self.whole.copy_(torch.cat(whole))
+        for name, part in self._places().items():
+            self.whole[part] = _is_whole(plain[:, part], self.observables[name].dtype)
         self.low.copy_(plain.min(0).values)
         self.high.copy_(plain.max(0).values)
         ends = torch.stack([(plain <= self.low).sum(0), (plain >= self.high).sum(0)])
@@ -214,6 +226,7 @@ class Elements(Standardised):
         device = self.z_mean.device
         values = {name: x[name].to(device) for name in self.observables}
         _, log_slopes = flat_with_slopes(self.standardise_x, {n: _floating(v) for n, v in values.items()})
+        log_slopes = log_slopes[:, self.order]
         edges, no_density = self._edges(values), self.whole | ~(self.low < self.high)
         if edges is not None:
             no_density = no_density | edges[2:].bool().any(0)
@@ -272,7 +285,7 @@ class Elements(Standardised):
             count = min(lags, shape[-1])
             more = torch.einsum("bf,lfo->blo", features, own[:count])
             parts.append(pad(more, (0, 0, 0, shape[-1] - count)).repeat(1, math.prod(shape[:-1]), 1))
-        return out + torch.cat(parts, 1)
+        return out + torch.cat(parts, 1)[:, self.order]
 
     def _edges(self, x: X) -> Float[Tensor, "4 batch number"] | None:
         """Of the interval about each number, standardised: its lower end, its width, whether either end is open.
@@ -288,24 +301,28 @@ class Elements(Standardised):
             flat(self.standardise_x, {name: value + half for name, value in values.items()}, torch.float64)
             for half in (-0.5, 0.5)
         )
+        below, above = below[:, self.order], above[:, self.order]
         open_low, open_high = self.whole | self.limits
         ends = (plain <= self.low) & open_low, (plain >= self.high) & open_high
         return torch.stack([below, above - below, *ends]).float()
 
     def _flat(self, x: X) -> Float[Tensor, "batch number"]:
-        y = flat(self.standardise_x, {name: _floating(x[name]) for name in self.observables})
+        y = flat(self.standardise_x, {name: _floating(x[name]) for name in self.observables})[:, self.order]
         if not self._tell()[2]:
             return y
         return torch.where(self.counts, (self._plain(x).clamp_min(0.0) + 0.5).log().to(y.dtype), y)
 
     def _plain(self, x: X) -> Float[Tensor, "batch number"]:
-        return torch.cat([x[name].reshape(len(x[name]), -1).double() for name in self.observables], dim=1)
+        plain = torch.cat([x[name].reshape(len(x[name]), -1).double() for name in self.observables], dim=1)
+        return plain[:, self.order]
 
-    def _places(self) -> dict[str, slice]:
+    def _places(self) -> dict[str, Tensor]:
         """Which of the numbers belong to each observable."""
         places, start = {}, 0
         for name, spec in self.observables.items():
-            places[name] = slice(start, start := start + math.prod(spec.shape))
+            stop = start + math.prod(spec.shape)
+            places[name] = ((self.order >= start) & (self.order < stop)).nonzero()[:, 0]
+            start = stop
         return places
 
 

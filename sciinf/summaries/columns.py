@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sciinf.core.simulator import Observable
@@ -54,3 +54,16 @@ def side_by_side(values: Sequence[Tensor], specs: Sequence[Observable]) -> Float
     """Columns as one array; of masks, too."""
     count = len(_table(specs[0])[1]) + 1
     return torch.cat([value.reshape(*value.shape[:count], -1) for value in values], dim=-1)
+
+
+def row_by_row(observables: Mapping[str, Observable]) -> Int[Tensor, " number"]:
+    """An order of the numbers of all observables side by side that has the numbers of a table's row together."""
+    together, start, places = tables(observables), 0, dict[str, Tensor]()
+    for name, spec in observables.items():
+        places[name] = torch.arange(start, start := start + math.prod(spec.shape))
+    later, order = {name for more in together.values() for name in more}, list[Tensor]()
+    for name in (name for name in observables if name not in later):
+        rows = math.prod(_table(observables[name])[1]) if name in together else 1
+        columns = [places[each].reshape(rows, -1) for each in (name, *together.get(name, ()))]
+        order.append(torch.cat(columns, 1).flatten())
+    return torch.cat(order)

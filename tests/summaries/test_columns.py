@@ -10,11 +10,12 @@ import torch
 from sciinf import Normal, Prior
 from sciinf.core import Batch, Observable
 from sciinf.core.component import from_json, to_json
+from sciinf.estimators.elements import Elements
 from sciinf.estimators.flow import Flow
 from sciinf.estimators.mixed import Mixed
 from sciinf.estimators.score import Score
 from sciinf.summaries import MLP
-from sciinf.summaries.columns import seen_together, side_by_side, tables
+from sciinf.summaries.columns import row_by_row, seen_together, side_by_side, tables
 
 ITEMS = 20
 PRIOR = Prior(rho=Normal(0.0, 1.0))
@@ -71,7 +72,7 @@ def test_plain_statistics_tell_what_goes_with_what():
         flow.standardise(lambda: iter([batch]))
         assert flow.regressed is not None
         first = flow.features(batch.x)[:, -flow.regressed.features].double()  # h, least squares of rho
-        told[together] = float(torch.corrcoef(torch.stack([first, batch.theta[:, 0].double()]))[0, 1])
+        told[together] = float(torch.corrcoef(torch.stack([first.detach(), batch.theta[:, 0].double()]))[0, 1])
     assert told[True] > 0.8
     assert abs(told[False]) < 0.3
 
@@ -105,3 +106,38 @@ def test_each_column_has_its_mask():
     assert torch.allclose(flow.features(hidden), told), "what is not there is not seen"
     other = {**x, "time": torch.where(x["choice_mask"], x["time"], 3.0)}
     assert not torch.allclose(flow.features(other), told), "the column beside it is seen"
+
+
+def test_numbers_of_a_row_stand_together():
+    observables = {
+        "a": Observable((3,), "", ("item",)),
+        "mean": Observable(()),
+        "b": Observable((3, 2), "", ("item", "k")),
+    }
+    assert row_by_row(observables).tolist() == [0, 4, 5, 1, 6, 7, 2, 8, 9, 3]
+    del observables["b"]
+    assert row_by_row(observables).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_likelihood_knows_what_stands_beside_a_number():
+    """A table of two columns has the exact likelihood of its correlation; apart, it tells nothing of it."""
+    batch, found = correlated(3_000), {}
+    x = {name: value[:1] for name, value in correlated(1, seed=3).x.items()}
+    for together in (True, False):
+        model = Elements(PRIOR, TRIALS, together=together)
+        model.standardise(lambda: iter([batch]))
+        optimiser, generator = torch.optim.Adam(model.parameters(), 5e-3), torch.Generator()
+        for _ in range(150):
+            optimiser.zero_grad()
+            model.loss(batch.rows(slice(0, 1_000)), generator=generator).mean().backward()
+            optimiser.step()
+        theta = torch.linspace(-1.5, 1.5, 31)[:, None, None]
+        found[together] = model.condition(x).log_likelihood(theta)[:, 0].detach()
+    r = theta[:, 0].double().tanh()
+    time, choice = x["time"].double(), x["choice"].double()
+    exact = (-0.5 * (choice - r * time) ** 2 / (1 - r**2) - 0.5 * (1 - r**2).log()).sum(1)
+    assert float(torch.corrcoef(torch.stack([exact, found[True]]))[0, 1]) > 0.9
+    assert float(found[False].max() - found[False].min()) < 0.3 * float(exact.max() - exact.min())
+    again = from_json(to_json(model))
+    assert torch.equal(again.order, torch.arange(2 * ITEMS))

@@ -1,0 +1,62 @@
+"""What networks take each observable for by default, in words: a set, a series, an image, a table, numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from sciinf.core.learned import Batch
+from sciinf.core.simulator import Observable, X
+from sciinf.summaries.choice import passes
+from sciinf.summaries.columns import seen_together, tables
+from sciinf.summaries.standardise import Standardise
+from sciinf.summaries.summary import IMAGE_AXES
+from sciinf.summaries.timed import set_names
+
+_UNNAMED = "; if its axis is one of items or times, say so: dims=('item',) or dims=('time',)"
+
+
+def described(observables: Mapping[str, Observable], x: X) -> tuple[str, ...]:
+    """A line for each summary network that an estimator would choose.
+
+    Args:
+        observables: What the simulator produces.
+        x: Some simulated rows, by which the scale of an observable is chosen.
+    """
+    standard = Standardise(observables)
+    rows = len(next(iter(x.values())))
+    standard.fit(lambda: iter([Batch(torch.zeros(rows, 1), x)]))
+    together, beside = tables(observables), set_names(observables)
+    later = {name for more in together.values() for name in more}
+    found = []
+    for name, spec in standard.specs.items():
+        if name in later or name in beside:
+            continue
+        names = [name, *together.get(name, ())]
+        specs = [observables[each] for each in names]
+        spec = seen_together(specs) if len(names) > 1 else spec
+        masked = any(f"{each}_mask" in observables for each in names)
+        words = f"{', '.join(names)}: {_kind(spec, masked)}"
+        words += f", with {len(names)} columns" if len(names) > 1 else ""
+        words += ", some of them missing (mask)" if masked else ""
+        heavy = [each for each in names if bool((standard.get_buffer(f"{each}_scale") > 0).any())]
+        logs = [each for each in names if observables[each].scale == "log"]
+        words += f"; scaled by arcsinh, for heavy tails: {', '.join(heavy)}" if heavy else ""
+        words += f"; scaled by the logarithm: {', '.join(logs)}" if logs else ""
+        found.append(words + (_UNNAMED if not spec.dims and not passes(spec, masked) else ""))
+    return tuple(found)
+
+
+def _kind(spec: Observable, masked: bool) -> str:
+    """As `choice.choose` takes it."""
+    numbers = math.prod(spec.shape)
+    if "item" in spec.dims:
+        return f"a set of {spec.shape[spec.dims.index('item')]:,} items"
+    if passes(spec, masked):
+        return "one number" if numbers == 1 else f"{numbers} numbers, as they are"
+    if "time" in spec.dims and (masked or numbers > 1):
+        return f"a series of {spec.shape[spec.dims.index('time')]:,} times"
+    image = [size for axis, size in zip(spec.dims, spec.shape, strict=True) if axis in IMAGE_AXES] if spec.dims else []
+    return f"an image of {image[0]:,} x {image[1]:,}" if len(image) == 2 else f"{numbers:,} numbers"
