@@ -38,7 +38,7 @@ def observations(simulator: Simulator, folder: Path, seed: int) -> dict[str, Pat
     """Files of the observations, made where they are not there."""
     found, generator = dict[str, Path](), torch.Generator().manual_seed(100 + seed)
     for name, quantiles in PLACES.items():
-        levels = torch.tensor([quantiles[k % 2] for k in range(len(simulator.names))], dtype=torch.float64)
+        levels = torch.tensor([quantiles[k % 2] for k in range(len(simulator.prior))], dtype=torch.float64)
         z = torch.special.ndtri(levels)[None]
         theta = torch.stack([law.icdf(torch.special.ndtr(z[:, k])) for k, law in enumerate(simulator.prior.laws)], 1)
         x = simulator(theta.float(), generator=generator)

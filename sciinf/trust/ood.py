@@ -52,6 +52,8 @@ def make_reference(posterior: Posterior, store: Store, scores: Sequence[DataScor
     first, rest = slice(0, count // 3), slice(count // 3, count)
     views = Views(posterior).fit(lambda: store.batches(_CHUNK, rows=first))
     seen = store.load(first) if fits(posterior.observables) else None
+    if seen is not None and not any(bool((value != value[:1]).any()) for value in seen.x.values()):
+        seen = None  # no score tells data apart that never vary
     chosen = _scores(scores, posterior, len(seen) if seen else 0)
     learned = views.tensors | (learned_of(chosen, posterior, seen.x) if seen and chosen else {})
     far = [_distances(learned, posterior, batch.x) for batch in store.batches(_CHUNK, rows=rest)]

@@ -104,6 +104,21 @@ def test_constant_zero(setups: dict[str, Setup]) -> None:
     assert float(setups["lotka_volterra"].p({"counts": torch.zeros(1, 21, 2)})) < 1e-3
 
 
+def test_data_that_never_vary_are_like_themselves(tmp_path: Path) -> None:
+    """A simulator of constants, as one that counts nothing: no score tells such data apart, and none is learned."""
+
+    class Still(Simulator):
+        name = "still"
+        prior = Prior(a=torch.distributions.Normal(0.0, 1.0))
+        observables = {"x": Observable((1,), dims=("channel",))}
+
+        def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
+            return {"x": torch.ones(len(theta), 1)}
+
+    setup = Setup(Still(), tmp_path, 4_000)
+    assert setup.p(setup.observations(3)).tolist() == [1.0] * 3
+
+
 def test_other_units_are_noticed(setups: dict[str, Setup]) -> None:
     setup = setups["linear_gaussian"]
     x = setup.observations(1)
