@@ -64,7 +64,8 @@ def reference(prior: Prior, log_likelihood: Callable[[Tensor, X], Tensor], x: X,
     theta = prior.bijection.inverse(z)
     mean = weight @ theta
     sd = (weight @ (theta - mean).square()).sqrt()
-    return Moments(*(dict(zip(prior.names, part.tolist(), strict=True)) for part in (mean, sd)), effective)
+    named = [dict(zip(prior.names, part.tolist(), strict=True)) for part in (mean, sd)]
+    return Moments(named[0], named[1], effective)
 
 
 def _log_likelihood(prior: Prior, density: Callable[[Tensor, X], Tensor], z: Tensor, x: X) -> Tensor:

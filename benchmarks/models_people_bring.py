@@ -23,7 +23,7 @@ import torch
 from adaptive_references import Moments, reference
 from reporting import Rows, arguments, check, finish, table
 
-from sciinf import Simulator, load_answer, load_simulator
+from sciinf import Outcome, Simulator, load_answer, load_simulator
 from sciinf.core.files import read_json, write_json
 
 FOLDER = Path(__file__).with_name("brought_simulators")
@@ -41,10 +41,12 @@ def observations(simulator: Simulator, folder: Path, seed: int) -> dict[str, Pat
         levels = torch.tensor([quantiles[k % 2] for k in range(len(simulator.prior))], dtype=torch.float64)
         z = torch.special.ndtri(levels)[None]
         theta = torch.stack([law.icdf(torch.special.ndtr(z[:, k])) for k, law in enumerate(simulator.prior.laws)], 1)
-        x = simulator(theta.float(), generator=generator)
+        simulated = simulator(theta.float(), generator=generator)
+        x = simulated.x if isinstance(simulated, Outcome) else simulated
         found[name] = folder / f"{name}.npz"
         if not found[name].is_file():
-            np.savez(found[name], **{key: value[0].numpy() for key, value in x.items()})
+            values: dict[str, Any] = {key: value[0].numpy() for key, value in x.items()}
+            np.savez(found[name], **values)
     return found
 
 
