@@ -40,7 +40,7 @@ from sciinf.estimators._standardised import Standardised, check_part
 from sciinf.summaries.choice import choose, passes
 from sciinf.summaries.columns import seen_together, side_by_side, tables
 from sciinf.summaries.standardise import squash
-from sciinf.summaries.statistics import statistics
+from sciinf.summaries.statistics import columns, statistics
 from sciinf.summaries.summary import Summary, expand_mask
 from sciinf.summaries.timed import (
     TIMES,
@@ -72,6 +72,7 @@ class Regressed(nn.Module):
         observables: Name -> specification, of those that are not masks.
         masked: Names of those that come with a mask.
         dim: D.
+        of_columns: Names of those that are columns of one table.
     """
 
     first: Tensor
@@ -82,9 +83,15 @@ class Regressed(nn.Module):
     left_mean: Tensor
     left_sd: Tensor
 
-    def __init__(self, observables: Mapping[str, Observable], masked: frozenset[str], dim: int) -> None:
+    def __init__(
+        self,
+        observables: Mapping[str, Observable],
+        masked: frozenset[str],
+        dim: int,
+        of_columns: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__()
-        self.specs = dict(observables)
+        self.specs, self.of_columns = dict(observables), of_columns
         self.linear = [
             name for name, spec in self.specs.items() if "item" not in spec.dims and math.prod(spec.shape) <= _MOST
         ]
@@ -162,6 +169,7 @@ class Regressed(nn.Module):
 
     def _statistics(self, u: Mapping[str, Tensor], masks: Mapping[str, Tensor], names: list[str]) -> Tensor:
         parts = [statistics(u[name], masks.get(name), self.specs[name]) for name in names]
+        parts += [columns(u[name], masks.get(name), self.specs[name]) for name in names if name in self.of_columns]
         first = next(iter(u.values()))
         return torch.cat([first.new_zeros(len(first), 0), *parts], dim=1)
 
@@ -300,7 +308,7 @@ class Embedded(Standardised, ABC):
             and name not in self.controlled
         }
         masked = frozenset(name for name in plain if self._masked(name))
-        self.regressed = Regressed(plain, masked, self._targets()) if plain else None
+        self.regressed = Regressed(plain, masked, self._targets(), frozenset(self.tables)) if plain else None
         return sum(network.features for network in networks) + (self.regressed.features if self.regressed else 0)
 
     def standardise_all(self, batches: Callable[[], Iterator[Batch]]) -> None:

@@ -10,6 +10,9 @@ of pairs of channels their correlations; of data with a second axis the log sds 
 both leave; and the share of the entries that are present, where a mask comes with them. All are smooth where data are,
 and every shape is fixed.
 
+Of columns of one table (`columns`) also, for each two of them, mean, log sd, skewness, least and largest of one where
+the other is above its mean, and where it is not: how long a trial takes that ends with one choice, and with the other.
+
 References:
     | Maximum entropy spectral analysis (Burg, 1975): partial autocorrelations from errors ahead and behind
 """
@@ -26,6 +29,7 @@ from sciinf.core import Observable
 from sciinf.summaries.standardise import SHARED_AXES
 
 _CHANNELS = 8  # whose statistics are taken, each by itself
+_COLUMNS = 4  # of a table, which are compared with each other
 _LAGS = (1, 2, 4, 8)
 _ORDER = 4  # partial autocorrelations
 _LEAST = 3  # entries that have a spread
@@ -59,6 +63,38 @@ def statistics(
     parts += [_between(x, mask, spec)] if x.ndim > 2 else []
     parts += [] if mask is None else [there.reshape(len(x), -1).mean(1, keepdim=True)]
     return torch.cat(parts, dim=1)
+
+
+def columns(
+    x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."] | None, spec: Observable
+) -> Float[Tensor, "batch statistic"]:
+    """What columns of one table tell of each other; as for `statistics`."""
+    series, there = by_channel(x, spec), by_channel(torch.ones_like(x) if mask is None else mask.to(x.dtype), spec)
+    series, there = series[:, :_COLUMNS], there[:, :_COLUMNS]
+    count = there.sum(-1, keepdim=True).clamp_min(1)
+    away = (series - (series * there).sum(-1, keepdim=True) / count) * there
+    u = away / (away.square().sum(-1, keepdim=True) / count + _TINY**2).sqrt()
+    parts = [x.new_zeros(len(x), 0)]
+    for one in range(u.shape[1]):
+        for other in (k for k in range(u.shape[1]) if k != one):
+            both = there[:, one] * there[:, other]
+            for half in (both * (u[:, other] > 0), both * (u[:, other] <= 0)):
+                parts.append(torch.stack(_moments(u[:, one], half), 1))
+    return torch.cat(parts, 1)
+
+
+def _moments(u: Tensor, there: Tensor) -> list[Tensor]:
+    """Mean, log sd, skewness, least and largest of some of the values (batch, n); 0 where there is none."""
+    count = there.sum(-1)
+    known = count.clamp_min(1)
+    mean = (u * there).sum(-1) / known
+    away = (u - mean[:, None]) * there
+    sd = (away.square().sum(-1) / known + _TINY**2).sqrt()
+    skew = (away / sd[:, None]).pow(3).sum(-1) / known
+    least, largest = (torch.where(there > 0, u, fill) for fill in (torch.inf, -torch.inf))
+    some = count > 0
+    ends = [torch.where(some, end, 0.0) for end in (least.amin(-1), largest.amax(-1))]
+    return [mean, torch.where(some, sd.log(), 0.0), skew, *ends]
 
 
 def by_channel(x: Tensor, spec: Observable) -> Tensor:

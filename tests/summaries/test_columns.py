@@ -16,6 +16,7 @@ from sciinf.estimators.mixed import Mixed
 from sciinf.estimators.score import Score
 from sciinf.summaries import MLP
 from sciinf.summaries.columns import row_by_row, seen_together, side_by_side, tables
+from sciinf.summaries.statistics import columns
 
 ITEMS = 20
 PRIOR = Prior(rho=Normal(0.0, 1.0))
@@ -141,3 +142,15 @@ def test_a_likelihood_knows_what_stands_beside_a_number():
     assert float(found[False].max() - found[False].min()) < 0.3 * float(exact.max() - exact.min())
     again = from_json(to_json(model))
     assert torch.equal(again.order, torch.arange(2 * ITEMS))
+
+
+def test_columns_tell_of_each_other():
+    """How long items take that end one way, and how long the others do: exact by hand."""
+    value = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [5.0, 1.0], [6.0, 1.0]]])
+    found = columns(value, None, Observable((4, 2), "", ("item", "channel")))[0]
+    u = (value[0, :, 0] - 3.5) / value[0, :, 0].std(correction=0)
+    above, below = found[:5], found[5:10]
+    assert above[[0, 3, 4]].tolist() == pytest.approx([float(u[2:].mean()), float(u[2]), float(u[3])], abs=1e-5)
+    assert below[[0, 3, 4]].tolist() == pytest.approx([float(u[:2].mean()), float(u[0]), float(u[1])], abs=1e-5)
+    same = columns(torch.ones(1, 4, 2), None, Observable((4, 2), "", ("item", "channel")))
+    assert bool(same.isfinite().all())
