@@ -163,7 +163,7 @@ def in_words(one: Strange, spec: Observable) -> str:
     if one.kind == "repeated":
         return f"{place} holds one value {one.z:.0f} times"
     if one.kind == "copied":
-        return f"each number of {place} stands there twice, or more often: are rows of the file there twice?"
+        return f"each number of {place} stands there twice or more often, as in a table whose rows are all there twice"
     how = "together off" if one.kind == "level" else "drifting"
     return f"{place} is {how}, by {abs(one.z):.3g} sds of that"
 
