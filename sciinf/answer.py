@@ -79,8 +79,8 @@ def query(
             this one has no parameter of the same name, or one in another unit.
 
     Warns:
-        UserWarning: If the observation is unlike the simulations, if an answer to other data has the name in `out`, or
-            if the answer takes the place of one that was checked by simulations.
+        UserWarning: If the observation is unlike the simulations, if `out` holds an answer of this name to other
+            data, or if the answer takes the place of one that was checked by simulations.
     """
     hashes = {str(path): _sha256(Path(path)) for path in files}
     wanted = Wanted(level, draws, seed, failures, name=name, files=hashes)

@@ -19,6 +19,7 @@ from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import file_of
 from sciinf.inference.changes import changes_from_json
 from sciinf.inference.refined import Refined, load_refined
+from sciinf.inference.tilted import layers
 from sciinf.inference.truncated import observation_hash
 from sciinf.posterior import build_posterior, fit_of
 from sciinf.storage.answers import (
@@ -274,11 +275,15 @@ def load_posterior(
     found = build_posterior(fit_of(run, device=device, trust=trust), simulator, ess=ess, budget=budget)
     if simulator is None and any(map(_weighted, answer_folders(run).values())):
         warnings.warn(
-            f"answers in {run} are weighted by the simulator's likelihood, and this posterior is that of the network "
-            "alone: pass the simulator, load_posterior(run, simulator), for draws like theirs",
+            f"answers in {run} are weighted, by a likelihood or as was asked, and this posterior is that of the "
+            "network alone: where the simulator has a likelihood, load_posterior(run, simulator) weights by it",
             stacklevel=2,
         )
-    found.look = functools.partial(_unlike, run, found)
+    known = None
+    with contextlib.suppress(OSError, ValueError):  # none, or damaged, which `query` tells
+        known = load_calibration(run) if (run / "calibration.json").is_file() else None
+    if known is not None and known.fit in {layer.digest for layer in layers(found)}:
+        found.look = functools.partial(_unlike, known, found)
     return found
 
 
@@ -289,9 +294,7 @@ def _weighted(folder: Path) -> bool:
     return False
 
 
-def _unlike(run: Path, posterior: Posterior, x: X) -> str:
-    """That an observation is unlike the fresh simulations of a run, in words; "" where it is not, or there are none."""
-    if not (run / "calibration.json").is_file():
-        return ""
-    trust = check_observation(load_calibration(run).reference, posterior, x)
+def _unlike(known: Calibration, posterior: Posterior, x: X) -> str:
+    """That an observation is unlike the fresh simulations of a run, in words; "" where it is not."""
+    trust = check_observation(known.reference, posterior, x)
     return trust.words if trust.alarm else ""

@@ -464,8 +464,8 @@ def _equal(a: Outcome, b: Outcome) -> bool:
 
 
 def _equal_rows(a: Outcome, b: Outcome) -> Tensor:
-    """In which rows all data are the same, (rows,); those that failed in both among them."""
-    same = status_of(a) == status_of(b)
+    """In which rows all data are the same, (rows,); none that failed."""
+    same = (status_of(a) == Status.OK) & (status_of(b) == Status.OK)
     for name, value in a.x.items():
         one, other = value.flatten(1) if value.ndim > 1 else value[:, None], b.x[name].reshape(len(value), -1)
         same = same & ((one == other) | (one.isnan() & other.isnan())).all(1)
@@ -474,18 +474,18 @@ def _equal_rows(a: Outcome, b: Outcome) -> Tensor:
 
 def _continuous_differ(a: Outcome, b: Outcome) -> bool:
     """Whether any data differ but whole numbers, which are the same by chance."""
-    whole = {name for name, value in a.x.items() if bool((value.double() == value.double().round()).all())}
-    return any(not torch.equal(value, b.x[name]) for name, value in a.x.items() if name not in whole)
+    pairs = [(value.double().nan_to_num(), b.x[name].double().nan_to_num()) for name, value in a.x.items()]
+    return any(not torch.equal(one, other) for one, other in pairs if not bool((one == one.round()).all()))
 
 
 def _moved(a: Outcome, b: Outcome) -> float | None:
-    """By how much data differ in the median row, in their sds; None where numbers are missing."""
+    """By how much data differ in a row on average, in their sds; None where numbers are missing."""
     far = torch.zeros(len(next(iter(a.x.values()))), dtype=torch.float64)
     for name, value in a.x.items():
         one, other = value.double().reshape(len(value), -1), b.x[name].double().reshape(len(value), -1)
         far = torch.maximum(far, ((one - other).abs() / one.std(0).clamp_min(1e-30)).amax(1))
-    median = float(far.median())
-    return median if math.isfinite(median) else None
+    mean = float(far.mean())
+    return mean if math.isfinite(mean) else None
 
 
 def _differ(together: Tensor, apart: Tensor, noisy: bool, observables: int) -> bool:

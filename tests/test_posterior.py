@@ -197,5 +197,5 @@ def test_a_network_whose_answers_a_likelihood_weights_is_said_to_be_alone(line):
     file = next((line / "run" / "answers").glob("*/answer.json"))
     said = {key: value for key, value in read_json(file).items() if not key.startswith("sha256")}
     write_json(file, {**said, "amortised": said["parameters"]})
-    with pytest.warns(UserWarning, match="pass the simulator"):
+    with pytest.warns(UserWarning, match="that of the network alone"):
         load_posterior(line / "run")

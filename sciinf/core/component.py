@@ -28,7 +28,7 @@ class Component(ABC):
     other components or functions of a module; that is checked when the fit is saved.
 
     Attributes:
-        earlier: Arguments that what was saved before there were any goes without -> what they are there.
+        earlier: Arguments that were added since the first version -> the value that older files are rebuilt with.
     """
 
     earlier: ClassVar[Mapping[str, Any]] = {}

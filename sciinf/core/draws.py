@@ -160,7 +160,7 @@ class Draws:
             return self
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
         theta = self.resample(almost_distinct(self) if n is None else n, generator=generator)
-        return replace(self, theta=theta, log_weight=torch.zeros(len(theta), dtype=self.log_weight.dtype))
+        return replace(self, theta=theta, log_weight=self.log_weight.new_zeros(len(theta)))
 
     def to_dict(self, *, weighted: bool = False) -> dict[str, Any]:
         """The draws as arrays, all alike.
@@ -211,7 +211,7 @@ class Draws:
     @property
     def weighted(self) -> bool:
         """Whether the weights differ."""
-        return not bool((self.log_weight == self.log_weight[0]).all())
+        return len(self) > 0 and bool((self.log_weight != self.log_weight[0]).any())
 
     @property
     def weights(self) -> Tensor:

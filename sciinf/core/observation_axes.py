@@ -160,16 +160,20 @@ def by_other_names(
     """
     along = {axis: list(values) for spec in observables.values() for axis, values in spec.coords.items()}
     along = {axis: values for axis, values in along.items() if axis not in known and not may_be_ranks(values)}
-    agree = list[str]()
+    agree, wrong = list[str](), dict[str, str]()
     for path, name in ((path, name) for path in paths for name in names[:_LOOKED_AT] if along):
         ours = _numbers(path, name, max(map(len, along.values())))
-        for axis, theirs in along.items():
+        for axis, theirs in list(along.items()):
             if isinstance(theirs[0], str) or ours is None or len(ours) != len(theirs):
                 continue
             if same_places(ours, theirs):
                 agree.append(name)
+                along = {other: values for other, values in along.items() if other != axis}
+                wrong.pop(axis, None)
             elif same_places(sorted(ours), sorted(theirs)):
-                raise ValueError(f"{path}: {_disordered(axis, theirs)}")
+                wrong.setdefault(axis, f"{path}: by its column {name!r}, {_disordered(axis, theirs)}")
+    if wrong:
+        raise ValueError(next(iter(wrong.values())))
     return agree
 
 

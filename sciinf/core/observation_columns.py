@@ -129,8 +129,12 @@ def unit_in(name: str, spec_unit: str) -> str:
         other, ours = parsed_unit(said), parsed_unit(spec_unit)
     except ValueError:
         return ""
-    if found["said"] or not other.is_equivalent(ours) or other == ours:
-        return said if found["said"] else ""
+    if not other.is_equivalent(ours) or (other == ours and not found["said"]):
+        return ""
+    if found["said"]:
+        return said
+    if len(said) < 2 or said == "min":  # a letter is a label, and min the least
+        return ""
     raise ValueError(
         f"the column {name!r} seems to be in {said!r}, and nothing else in the file says its unit; the simulator's is "
         f"{spec_unit!r}. Write the unit that its values have into the name, in brackets: "

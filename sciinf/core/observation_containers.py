@@ -38,7 +38,7 @@ def aligned(value: Any, spec: Observable, name: str) -> Any:
             f"a mask observable {name + '_mask'!r} that marks missing values"
         )
     index = getattr(value, "index", None)
-    if spec.dims and callable(getattr(index, "to_numpy", None)):
+    if spec.dims and not getattr(value, "dims", ()) and callable(getattr(index, "to_numpy", None)):
         _check_index(index, spec, name)
     dims = getattr(value, "dims", ())
     if not isinstance(dims, tuple) or not dims or sorted(map(str, dims)) != sorted(spec.dims):
@@ -56,7 +56,10 @@ def _check_index(index: Any, spec: Observable, name: str) -> None:
     values = index.to_numpy()
     if len(values) != len(ours):
         return
-    comparable = values.dtype.kind in ("OU" if isinstance(ours[0], str) else "iuf") and not may_be_ranks(ours)
+    if isinstance(ours[0], str):
+        comparable = all(isinstance(value, str) for value in values)
+    else:
+        comparable = values.dtype.kind in "iuf" and not may_be_ranks(ours)
     if index.name == axis or (comparable and same_places(sorted(values.tolist()), sorted(ours))):  # type: ignore[type-var]
         _check_places(index, axis, spec, name)
 

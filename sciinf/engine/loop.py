@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -306,6 +307,9 @@ class Loop:
             lambda: read_checkpoint(self._checkpoints.path, self.inputs, self.recipe.device) or (None, {})
         )
         if about is None:
+            return
+        if set(found.get("buffers", {})) != set(self.learner.buffers()):
+            warnings.warn(f"{self._checkpoints.path} is of an older version; training begins anew", stacklevel=2)
             return
         groups = {
             name: {n: value.to(self.recipe.device) for n, value in group.items()} for name, group in found.items()

@@ -277,7 +277,11 @@ class Embedded(Standardised, ABC):
         self.tables = found if together else {}
         if not found:
             called_without(self, "together")
+        for one, more in self.tables.items():  # a control stands beside the whole table
+            if own := next((self.controlled[each] for each in (one, *more) if each in self.controlled), ()):
+                self.controlled = {**self.controlled, one: own}
         later = {name for more in self.tables.values() for name in more}
+        self.controlled = {name: own for name, own in self.controlled.items() if name not in later}
         self.data_names = tuple(name for name in self.data_names if name not in later)
         self._given = summary if isinstance(summary, Mapping) else dict.fromkeys(self.data_names, summary)
         for name, value in self._given.items():

@@ -93,7 +93,7 @@ class Standardise(nn.Module):
             for kind in _ARCSINH:
                 self.get_buffer(f"{name}_{kind}").zero_()
         moments = self._moments(list(self.specs), batches())
-        heavy = [name for name in self.specs if self._fit_arcsinh(name, moments[name].sd(), batches())]
+        heavy = [name for name in self.specs if self._fit_arcsinh(name, moments[name].spread(), batches())]
         for name, moment in {**moments, **self._moments(heavy, batches() if heavy else iter(()))}.items():
             self.get_buffer(f"{name}_mean").copy_(moment.mean)
             self.get_buffer(f"{name}_sd").copy_(moment.sd())
@@ -140,7 +140,7 @@ class Standardise(nn.Module):
         for name, value in z.items():
             x = unsquashed(value.double()) * self.get_buffer(f"{name}_sd") + self.get_buffer(f"{name}_mean")
             centre, scale = (self.get_buffer(f"{name}_{kind}") for kind in _ARCSINH)
-            x = torch.where(scale > 0, centre + scale * x.sinh(), x)
+            x = torch.where(scale > 0, centre + scale * torch.where(scale > 0, x, 0.0).sinh(), x)
             result[name] = x.exp() if self.specs[name].scale == "log" else x
         return result
 

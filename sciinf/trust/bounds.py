@@ -7,7 +7,7 @@ Of each bound at which the prior ends as if it were cut off (`laws.edges_of`), w
 draw and the bound and t_q the q-quantile of v over the posterior:
 
 - leaning: at least a fifth of the posterior within the prior's last per cent, twenty times what the prior has there;
-- rising: t_.9 / t_.5 at least 2.7, its value for a normal density whose peak lies .75 sds beyond the bound. A normal
+- rising: t_.9 / t_.5 at least 2.7, its value for a normal density whose peak lies .67 sds beyond the bound. A normal
   density that peaks at the bound has 2.44, one that peaks inside less, an exponential one 3.32. (With the peak 2.8 sds
   beyond, where it is 3.1, a network of 1,500 simulations had 2.74.)
 

@@ -11,8 +11,8 @@ anything else have none. Where nothing is a limit, the observation and the simul
 all n with probability 1 / (n + 1); with L limits (those of equal value are one), p = L / (n + 1) at most.
 
 Where all simulated numbers of an observable are whole, as counts are, no number of its observation is a fraction. If
-the two are alike, an observation is the only one of n + 1 with a fraction with probability 1 / (n + 1) at most. Nor are
-all of them multiples of a number above one, as of counts that were added twice, but where simulations are so too.
+the two are alike, an observation is the only one of n + 1 with a fraction with probability 1 / (n + 1) at most. Counts
+that were observed may have a common divisor above one only if simulated ones have such divisors, too.
 """
 
 from __future__ import annotations
@@ -150,8 +150,9 @@ def _multiples(name: str, spec: Observable, x: X, rows: X) -> tuple[float, str] 
     divisor = math.gcd(*map(int, counts.tolist()))
     if divisor < 2:
         return None
-    same = ((values.remainder(divisor) == 0) | ~here).all(1)
-    p = (1 + int(same.sum())) / (1 + len(values))
+    there = [row[kept & (row != 0)].tolist() for row, kept in zip(values, here, strict=True)]
+    same = sum(len(counts) >= _COUNTS and math.gcd(*map(int, counts)) >= divisor for counts in there)
+    p = (1 + same) / (1 + len(values))
     return p, f"all {len(counts):,} counts of {name} above 0 are multiples of {divisor}, unlike those of simulations"
 
 

@@ -163,7 +163,7 @@ def in_words(one: Strange, spec: Observable) -> str:
     if one.kind == "repeated":
         return f"{place} holds one value {one.z:.0f} times"
     if one.kind == "copied":
-        return f"each number of {place} stands there twice or more often, as in a table whose rows are all there twice"
+        return f"every number of {place} is there at least twice, as in a table that was appended to itself"
     how = "together off" if one.kind == "level" else "drifting"
     return f"{place} is {how}, by {abs(one.z):.3g} sds of that"
 
