@@ -14,8 +14,8 @@ from sciinf.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf import wrappers as wrappers
-    from sciinf.asking import load_posterior as load_posterior
     from sciinf.answer import load_answer as load_answer, query as query
+    from sciinf.asking import load_posterior as load_posterior
     from sciinf.calibration import calibrate as calibrate
     from sciinf.checking import check_simulator as check_simulator
     from sciinf.commands.workflow import infer as infer

@@ -280,15 +280,15 @@ def load_posterior(
             stacklevel=2,
         )
     known = None
-    with contextlib.suppress(OSError, ValueError):  # none, or damaged, which `query` tells
-        known = load_calibration(run) if (run / "calibration.json").is_file() else None
+    with contextlib.suppress(OSError, ValueError):  # a damaged calibration, which `query` refuses
+        known = _calibration(run)
     if known is not None and known.fit in {layer.digest for layer in layers(found)}:
         found.look = functools.partial(_unlike, known, found)
     return found
 
 
 def _weighted(folder: Path) -> bool:
-    """Whether a likelihood weights an answer; not that of a damaged one."""
+    """Whether the answer in a folder is weighted; False where its file is damaged."""
     with contextlib.suppress(OSError, ValueError):
         return bool(read_json(folder / "answer.json").get("amortised"))
     return False

@@ -233,7 +233,6 @@ class _Check:
         self._beside(theta[:_ALONE], noisy)
         if same and len(theta.T) * self.rows <= _PATIENCE * speed:
             self._without_effect(theta, first)
-            self._in_turns(theta, first)
         self._density(speed)
         if same and new is not None:
             self._elsewhere(new, speed)
@@ -241,8 +240,7 @@ class _Check:
 
     def _learned(self, first: Outcome) -> tuple[str, ...]:
         """What a network would take each observable for; nothing of data that are too many to look at."""
-        sound = status_of(first) == Status.OK
-        x = {name: value[sound] for name, value in first.x.items()}
+        x = {name: value[_sound(first)] for name, value in first.x.items()}
         if sum(value.numel() for value in x.values()) > _MANY:
             return ()
         with suppress(ValueError):  # data that no network can be given, which is told
@@ -277,7 +275,7 @@ class _Check:
             self.found.append(one)
 
     def _usable(self, outcome: Outcome) -> float:
-        good = int((status_of(outcome) == Status.OK).sum())
+        good = int(_sound(outcome).sum())
         if good == self.rows:
             return 1.0
         message, times = Counter(outcome.messages.values()).most_common(1)[0]
@@ -324,8 +322,9 @@ class _Check:
             outcome = self._outcome(other, 0)
             if outcome is None:
                 continue
-            same = _equal_rows(first, outcome)[changed]
-            if bool(same.all()):
+            self._in_turns(d, theta, first, outcome)
+            same = (_same_data(first, outcome) & _sound(first) & _sound(outcome))[changed]
+            if _equal(first, outcome):
                 words = (
                     f"no data depend on {name!r}: with the same seed, other values of it change nothing. Is it used?"
                 )
@@ -338,30 +337,34 @@ class _Check:
                 )
                 self._note("parameters", words, Level.CAUTION, Cause.MODEL)
 
-    def _in_turns(self, theta: Tensor, first: Outcome) -> None:
-        """Name angles in degrees that the simulator takes in radians, and the reverse: a turn changes no data."""
-        for d, (name, unit) in enumerate(zip(self.simulator.prior.names, self.simulator.prior.units, strict=True)):
-            if unit not in _TURNS:
-                continue
-            turn, wrong, way = _TURNS[unit]
-            others = []
-            for value in (theta[:, d].roll(1), theta[:, d] + turn):
-                other = theta.clone()
-                other[:, d] = value
-                others.append(self._outcome(other, 0))
-            moved, turned = (None if other is None else _moved(first, other) for other in others)
-            if moved is not None and turned is not None and turned < _SAME_ANGLE * moved:
-                words = (
-                    f"{name!r} has the unit {unit!r}, and the simulator seems to take it in {wrong}: with {turn:.4g} "
-                    f"{unit} more, data are the same. Convert it by {way}"
-                )
-                self._note("angles", words, Level.CAUTION, Cause.MODEL)
+    def _in_turns(self, d: int, theta: Tensor, first: Outcome, moved: Outcome) -> None:
+        """Say of an angle in degrees that the simulator takes it in radians, or the reverse: a turn changes no data.
+
+        Args:
+            d: Which parameter.
+            theta: Parameters.
+            first: The data of these.
+            moved: The data of these but for that parameter, which has other values.
+        """
+        name, unit = self.simulator.prior.names[d], self.simulator.prior.units[d]
+        if unit not in _TURNS:
+            return
+        turn, wrong, way = _TURNS[unit]
+        other = theta.clone()
+        other[:, d] += turn
+        outcome = self._outcome(other, 0)
+        if outcome is not None and _difference(first, outcome) < _SAME_ANGLE * _difference(first, moved):
+            words = (
+                f"{name!r} has the unit {unit!r}, and the simulator seems to take it in {wrong}: with {turn:.4g} "
+                f"{unit} more, data are the same. Convert it by {way}"
+            )
+            self._note("angles", words, Level.CAUTION, Cause.MODEL)
 
     def _digits(self, outcome: Outcome) -> None:
         """Whether float32 holds what varies in the data, and which parameters it does not hold."""
         if self.simulator.prior.dtype == torch.float64:
             self._note("digits", "parameters are float64: float32 cannot tell their values apart")
-        good = status_of(outcome) == Status.OK
+        good = _sound(outcome)
         for name, spec in self.simulator.observables.items():
             if spec.dtype != "float32" or int(good.sum()) < 2:
                 continue
@@ -447,7 +450,7 @@ def _affordable(simulator: Simulator, seed: int) -> int:
 
 def is_noiseless(first: Outcome, other: Outcome) -> bool:
     """Whether outcomes of the same parameters and two seeds are the same, which is no chance: several rows differ."""
-    good = status_of(first) == Status.OK
+    good = _sound(first)
     if not good.any():
         return False
     rows = torch.cat([value[good].double().reshape(int(good.sum()), -1) for value in first.x.values()], dim=1)
@@ -459,16 +462,20 @@ def _unchanged(theta: Tensor, kept: Tensor) -> bool:
 
 
 def _equal(a: Outcome, b: Outcome) -> bool:
-    same = [np.array_equal(a.x[n].numpy(), b.x[n].numpy(), equal_nan=a.x[n].is_floating_point()) for n in a.x]
-    return torch.equal(status_of(a), status_of(b)) and all(same)
+    return torch.equal(status_of(a), status_of(b)) and bool(_same_data(a, b).all())
 
 
-def _equal_rows(a: Outcome, b: Outcome) -> Tensor:
-    """In which rows all data are the same, (rows,); none that failed."""
-    same = (status_of(a) == Status.OK) & (status_of(b) == Status.OK)
+def _sound(outcome: Outcome) -> Tensor:
+    """Which rows did not fail, (rows,)."""
+    return status_of(outcome) == Status.OK
+
+
+def _same_data(a: Outcome, b: Outcome) -> Tensor:
+    """In which rows all data are the same, a NaN as another one, (rows,)."""
+    same = torch.ones(len(status_of(a)), dtype=torch.bool)
     for name, value in a.x.items():
-        one, other = value.flatten(1) if value.ndim > 1 else value[:, None], b.x[name].reshape(len(value), -1)
-        same = same & ((one == other) | (one.isnan() & other.isnan())).all(1)
+        one, other = (each.reshape(len(each), -1) for each in (value, b.x[name]))
+        same &= ((one == other) | (one.isnan() & other.isnan())).all(1)
     return same
 
 
@@ -478,14 +485,13 @@ def _continuous_differ(a: Outcome, b: Outcome) -> bool:
     return any(not torch.equal(one, other) for one, other in pairs if not bool((one == one.round()).all()))
 
 
-def _moved(a: Outcome, b: Outcome) -> float | None:
-    """By how much data differ in a row on average, in their sds; None where numbers are missing."""
-    far = torch.zeros(len(next(iter(a.x.values()))), dtype=torch.float64)
+def _difference(a: Outcome, b: Outcome) -> float:
+    """By how many sds of the data the rows differ on average, at their farthest number; NaN where one is missing."""
+    far = torch.zeros(len(status_of(a)), dtype=torch.float64)
     for name, value in a.x.items():
-        one, other = value.double().reshape(len(value), -1), b.x[name].double().reshape(len(value), -1)
+        one, other = (each.double().reshape(len(each), -1) for each in (value, b.x[name]))
         far = torch.maximum(far, ((one - other).abs() / one.std(0).clamp_min(1e-30)).amax(1))
-    mean = float(far.mean())
-    return mean if math.isfinite(mean) else None
+    return float(far.mean())
 
 
 def _differ(together: Tensor, apart: Tensor, noisy: bool, observables: int) -> bool:

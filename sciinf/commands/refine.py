@@ -164,8 +164,8 @@ def refine(
     (one, answer), seed, first = named, given["seed"], build_posterior(fit)
     folder, undecided = run / REFINED / answer.name, to_confirm(answer)
     _put_aside(folder, fit, caller.say, whole=undecided is not None)
-    planned = _begun(folder) or sizes(given["n"])
-    _tell_begun(run, fit, folder, answer, given, caller)
+    planned = tuple(_said_of_rounds(folder).get("simulations", ())) or sizes(given["n"])
+    _tell_begun(run, fit, folder, (answer, planned), given, caller)
     stage(f"confirm {answer.name}" if undecided else f"refine {answer.name}, round 1 of up to {len(planned)}")
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
     until, began = UntilSettled(sim, undecided, planned), time.monotonic()
@@ -206,11 +206,13 @@ def refine(
     return (folder, found), answer
 
 
-def _tell_begun(run: Path, fit: Fit, folder: Path, answer: Answer, given: Mapping[str, Any], caller: Caller) -> None:
-    """Say what rounds are made of an answer, and what they may take."""
+def _tell_begun(
+    run: Path, fit: Fit, folder: Path, asked: tuple[Answer, Sequence[int]], given: Mapping[str, Any], caller: Caller
+) -> None:
+    """Say what rounds are made of an answer, of how many simulations each, and what they may take."""
     from sciinf.figures.page import duration
 
-    planned = _begun(folder) or sizes(given["n"])
+    answer, planned = asked
     if wrong_here(answer):
         most = f"up to {sum(planned):,} simulations around it, in up to {len(planned)} rounds"
         what = f"refining it with {most}, and {FRESH:,} fresh ones,"
@@ -270,12 +272,12 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
     return one
 
 
-def _begun(folder: Path) -> tuple[int, ...]:
-    """The simulations of each round, as they were planned when the rounds in a folder began; none where none did."""
+def _said_of_rounds(folder: Path) -> dict[str, Any]:
+    """What the rounds in the folder of a refined answer say of themselves; empty where none were begun."""
     from sciinf.core.files import read_json
 
     file = folder / INSIDE / ROUNDS_FILE
-    return tuple(read_json(file)["simulations"]) if file.is_file() else ()
+    return read_json(file) if file.is_file() else {}
 
 
 def _put_aside(folder: Path, fit: Fit, say: Say, *, whole: bool = False) -> None:
@@ -283,11 +285,9 @@ def _put_aside(folder: Path, fit: Fit, say: Say, *, whole: bool = False) -> None
 
     And to a whole refined answer, where the first one is to be confirmed now.
     """
-    from sciinf.core.files import read_json
     from sciinf.inference.refined import SCHEMA
 
-    file = folder / INSIDE / ROUNDS_FILE
-    said = read_json(file) if file.is_file() else {}
+    said = _said_of_rounds(folder)
     others = said and [said.get(key) for key in ("first", "schema")] != [fit.digest, SCHEMA]
     if others or (whole and (folder / "calibration.json").is_file()):
         aside = folder.parent.parent / _ASIDE

@@ -231,10 +231,10 @@ def _h5_column(path: Path, name: str, item: Any) -> Column:
     if len(units) > 1:
         raise ValueError(f"{path}: {name!r} has the units {sorted(units)}; keep one of them")
     unit = next(iter(units), "").strip()
-    return Column(item.shape, item.dtype, unit, lambda: np.asarray(item[()]), _dims(path, item))
+    return Column(item.shape, item.dtype, unit, lambda: np.asarray(item[()]), _dims(item))
 
 
-def _dims(path: Path, item: Any) -> tuple[str, ...]:
+def _dims(item: Any) -> tuple[str, ...]:
     """Names of a dataset's axes: their labels, or those of the scales that stand along them; () where one has none."""
     named = []
     for axis in item.dims:

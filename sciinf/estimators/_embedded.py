@@ -38,7 +38,7 @@ from sciinf.core.unknown_law import check_known
 from sciinf.estimators._gaussian import moments
 from sciinf.estimators._standardised import Standardised, check_part
 from sciinf.summaries.choice import choose, passes
-from sciinf.summaries.columns import seen_together, side_by_side, tables
+from sciinf.summaries.columns import later_columns, seen_together, side_by_side, tables
 from sciinf.summaries.standardise import squash
 from sciinf.summaries.statistics import columns, statistics
 from sciinf.summaries.summary import Summary, expand_mask
@@ -272,22 +272,28 @@ class Embedded(Standardised, ABC):
         super().__init__(prior, observables, seed)
         self.data_names, self.timed = data_names(self.observables), timed_names(self.observables)
         self.controlled = controls_beside(self.observables)
-        by_name = set(summary) if isinstance(summary, Mapping) else set[str]()
-        found = {one: more for one, more in tables(self.observables).items() if not by_name & {one, *more}}
-        self.tables = found if together else {}
-        if not found:
-            called_without(self, "together")
-        for one, more in self.tables.items():  # a control stands beside the whole table
-            if own := next((self.controlled[each] for each in (one, *more) if each in self.controlled), ()):
-                self.controlled = {**self.controlled, one: own}
-        later = {name for more in self.tables.values() for name in more}
-        self.controlled = {name: own for name, own in self.controlled.items() if name not in later}
-        self.data_names = tuple(name for name in self.data_names if name not in later)
+        self.tables = self._tables(summary, together=together)
+        self.data_names = tuple(name for name in self.data_names if name not in later_columns(self.tables))
         self._given = summary if isinstance(summary, Mapping) else dict.fromkeys(self.data_names, summary)
         for name, value in self._given.items():
             check_part(f"summary of {name!r}", value, Summary, "MLP()")
         if set(self._given) - set(self.data_names):
             raise ValueError(f"summaries for {sorted(self._given)}, but the observables are {list(self.data_names)}")
+
+    def _tables(self, summary: Summary | Mapping[str, Summary] | None, *, together: bool) -> dict[str, tuple[str, ...]]:
+        """The tables of which one network sees all columns, and the controls of any column beside the first."""
+        by_name = set(summary) if isinstance(summary, Mapping) else set[str]()
+        found = {one: more for one, more in tables(self.observables).items() if not by_name & {one, *more}}
+        if not found:
+            called_without(self, "together")
+        if not together:
+            return {}
+        for one, more in found.items():
+            if own := next((self.controlled[each] for each in (one, *more) if each in self.controlled), ()):
+                self.controlled[one] = own
+        for name in later_columns(found):
+            self.controlled.pop(name, None)
+        return found
 
     def build_summaries(self, *, regressed: bool = False) -> int:
         """Build the summary networks, drawing their first weights from torch's global state; F, what they give.
@@ -377,8 +383,8 @@ class Embedded(Standardised, ABC):
         return mask if mask is None or name not in self.timed else mask_beside_times(mask, self.observables[name])
 
     def _without_controls(self, name: str) -> Observable:
-        names, specs = self._columns(name)
-        return seen_together(specs) if len(names) > 1 else specs[0]
+        """A table, or an observable alone, as its network sees it but for controls and times."""
+        return seen_together(self._columns(name)[1])
 
     def _mask_of_table(self, name: str, x: X) -> Tensor | None:
         """The masks of columns side by side; a column without one is there throughout."""

@@ -10,7 +10,7 @@ import torch
 from sciinf.core.learned import Batch
 from sciinf.core.simulator import Observable, X
 from sciinf.summaries.choice import passes
-from sciinf.summaries.columns import seen_together, tables
+from sciinf.summaries.columns import later_columns, seen_together, tables
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import IMAGE_AXES
 from sciinf.summaries.timed import set_names
@@ -29,14 +29,13 @@ def described(observables: Mapping[str, Observable], x: X) -> tuple[str, ...]:
     rows = len(next(iter(x.values())))
     standard.fit(lambda: iter([Batch(torch.zeros(rows, 1), x)]))
     together, beside = tables(observables), set_names(observables)
-    later = {name for more in together.values() for name in more}
+    later = later_columns(together)
     found = []
-    for name, spec in standard.specs.items():
+    for name in standard.specs:
         if name in later or name in beside:
             continue
         names = [name, *together.get(name, ())]
-        specs = [observables[each] for each in names]
-        spec = seen_together(specs) if len(names) > 1 else spec
+        spec = seen_together([observables[each] for each in names])
         masked = any(f"{each}_mask" in observables for each in names)
         words = f"{', '.join(names)}: {_kind(spec, masked)}"
         words += f", with {len(names)} columns" if len(names) > 1 else ""

@@ -73,7 +73,9 @@ class Standardise(nn.Module):
             if spec.scale == "log":
                 tiny = torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float64)
                 self.register_buffer(f"{name}_floor", tiny)
+        self._told: frozenset[str] | None = None
         self.register_load_state_dict_pre_hook(_with_arcsinh)
+        self.register_load_state_dict_post_hook(lambda module, _: module._forget())
         self.register_state_dict_post_hook(_without_arcsinh)
 
     def fit(self, batches: Callable[[], Iterator[Batch]]) -> None:
@@ -92,8 +94,10 @@ class Standardise(nn.Module):
         for name in self.specs:
             for kind in _ARCSINH:
                 self.get_buffer(f"{name}_{kind}").zero_()
+        self._forget()
         moments = self._moments(list(self.specs), batches())
-        heavy = [name for name in self.specs if self._fit_arcsinh(name, moments[name].spread(), batches())]
+        self._fit_arcsinh({name: moment.spread() for name, moment in moments.items()}, batches())
+        heavy = list(self._heavy())
         for name, moment in {**moments, **self._moments(heavy, batches() if heavy else iter(()))}.items():
             self.get_buffer(f"{name}_mean").copy_(moment.mean)
             self.get_buffer(f"{name}_sd").copy_(moment.sd())
@@ -161,8 +165,8 @@ class Standardise(nn.Module):
         value, mask = self._take(name, x)
         if self.specs[name].scale == "log":
             value = value.clamp(min=float(self.get_buffer(f"{name}_floor"))).log()
-        centre, scale = (self.get_buffer(f"{name}_{kind}") for kind in _ARCSINH)
-        if bool((scale > 0).any()):
+        if name in self._heavy():
+            centre, scale = (self.get_buffer(f"{name}_{kind}") for kind in _ARCSINH)
             value = value.double()
             value = torch.where(scale > 0, ((value - centre) / torch.where(scale > 0, scale, 1.0)).asinh(), value)
         return value, mask
@@ -182,22 +186,34 @@ class Standardise(nn.Module):
             raise ValueError("there are no rows to standardise by: the store holds no simulation that succeeded")
         return moments
 
-    def _fit_arcsinh(self, name: str, sd: Tensor, batches: Iterator[Batch]) -> bool:
-        """Set centre and scale of an observable by the first rows, and tell whether one of its entries has them."""
-        spec = self.specs[name]
-        if spec.dtype == "bool" or spec.control or spec.scale == "log":
-            return False
-        most, parts = max(1, MOST // max(1, math.prod(spec.shape))), list[tuple[Tensor, Tensor]]()
+    def _fit_arcsinh(self, spreads: Mapping[str, Tensor], batches: Iterator[Batch]) -> None:
+        """Set centres and scales by the first rows, in one pass, of the observables that have heavy tails."""
+        specs = {n: one for n, one in self.specs.items() if one.dtype != "bool" and one.scale != "log"}
+        most = {n: max(1, MOST // max(1, math.prod(one.shape))) for n, one in specs.items() if not one.control}
+        parts, rows = {name: list[tuple[Tensor, Tensor]]() for name in most}, 0
         for batch in batches:
-            value, mask = self._linear(name, batch.x)
-            parts.append((value, torch.ones_like(value, dtype=torch.bool) if mask is None else mask))
-            if sum(len(value) for value, _ in parts) >= most:
+            for name in (name for name in most if rows < most[name]):
+                value, mask = self._linear(name, batch.x)
+                parts[name].append((value, torch.ones_like(value, dtype=torch.bool) if mask is None else mask))
+            rows += len(batch)
+            if rows >= max(most.values(), default=0):
                 break
-        value, present = (torch.cat(each)[:most].cpu() for each in zip(*parts, strict=True))
-        found = arcsinh_scales(value, present, _shared_axes(spec), sd)
-        for kind, each in zip(_ARCSINH, found, strict=True):
-            self.get_buffer(f"{name}_{kind}").copy_(each)
-        return bool((found[1] > 0).any())
+        for name, part in parts.items():
+            value, present = (torch.cat(each)[: most[name]].cpu() for each in zip(*part, strict=True))
+            found = arcsinh_scales(value, present, _shared_axes(specs[name]), spreads[name])
+            for kind, each in zip(_ARCSINH, found, strict=True):
+                self.get_buffer(f"{name}_{kind}").copy_(each)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._told = None
+
+    def _heavy(self) -> frozenset[str]:
+        """Observables of which an entry has heavy tails: read once, for a GPU waits at each reading."""
+        if self._told is None:
+            scales = {name: self.get_buffer(f"{name}_{_ARCSINH[1]}") for name in self.specs}
+            self._told = frozenset(n for n, scale in scales.items() if not scale.is_meta and bool(scale.any()))
+        return self._told
 
     def _fit_floors(self, names: list[str], batches: Iterator[Batch]) -> None:
         smallest, tiny = dict.fromkeys(names, torch.inf), dict.fromkeys(names, 0.0)
@@ -223,11 +239,9 @@ def _with_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, 
 
 def _without_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Leave them out where no entry has heavy tails: such a fit is as it was before there were any."""
-    for name in module.specs:
-        scale = module.get_buffer(f"{name}_{_ARCSINH[1]}")
-        if scale.is_meta or not bool(scale.any()):
-            for kind in _ARCSINH:
-                weights.pop(f"{prefix}{name}_{kind}", None)
+    for name in module.specs.keys() - module._heavy():
+        for kind in _ARCSINH:
+            weights.pop(f"{prefix}{name}_{kind}", None)
 
 
 def squash(u: Tensor) -> Tensor:
