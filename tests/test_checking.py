@@ -247,3 +247,19 @@ def test_the_state_of_a_store(tmp_path):
     assert [d.block for d in report.damaged] == [1, 3]
     assert report.lines()[-1] == "2 blocks are damaged"
     assert report.counts[Status.OK] >= 80
+
+
+def test_rows_that_fail_and_whole_numbers_are_no_sign_of_a_clipped_parameter_or_angle():
+    def failing(theta, x, g):
+        noise = 0.1 * torch.randn(len(theta), 4, generator=g)
+        v = torch.where(theta[:, :1] < 0, torch.nan, theta[:, 1:] + noise)
+        return {"v": v, "n": x["n"]}
+
+    said = check_simulator(Dry(failing)).warnings
+    assert not any("changes no data" in words for words in said)
+    simulator = wrappers.numpy(
+        lambda angle, rng: rng.poisson(3 * (1 + np.cos(np.deg2rad(angle)))),
+        Prior(angle=(Uniform(0.0, 180.0), "deg")),
+        {"n": ()},
+    )
+    assert not any("radians" in words for words in check_simulator(simulator).warnings)

@@ -199,3 +199,12 @@ def test_a_network_whose_answers_a_likelihood_weights_is_said_to_be_alone(line):
     write_json(file, {**said, "amortised": said["parameters"]})
     with pytest.warns(UserWarning, match="that of the network alone"):
         load_posterior(line / "run")
+
+
+def test_a_calibration_of_another_fit_tells_nothing_of_an_observation(line):
+    file = line / "run" / "calibration.json"
+    said = {key: value for key, value in read_json(file).items() if not key.startswith("sha256")}
+    write_json(file, {**said, "fit": "0" * 64})
+    assert load_posterior(line / "run").look is None
+    (line / "run" / "reference.safetensors").write_bytes(b"damaged")
+    load_posterior(line / "run").sample(5, [0.2, 1.4, 1.9, 3.2, 3.8])

@@ -283,3 +283,27 @@ def test_a_name_that_ends_in_another_unit_is_refused(tmp_path, suffix):
     path.write_text("y_mi\n4\n" if suffix == "csv" else '{"y_mi": 4}')
     with pytest.raises(ValueError, match=r"seems to be in 'mi'.*: y \[mi\], or y \[km\]"):
         read_observation({"v": Observable((), "km")}, path, columns={"v": "y_mi"})
+
+
+def test_a_column_that_agrees_decides_over_one_in_another_order(tmp_path):
+    Table({"since": YEARS, "left": YEARS[::-1], "v": VALUES}).write(tmp_path / "seen.csv")
+    assert "since: as the simulator has it" in read_observation(SERIES, tmp_path / "seen.csv").read
+    Table({"left": YEARS[::-1], "v": VALUES}).write(tmp_path / "wrong.csv")
+    with pytest.raises(ValueError, match="by its column 'left', its rows are in another order"):
+        read_observation(SERIES, tmp_path / "wrong.csv")
+
+
+@pytest.mark.parametrize("column", ["y_m", "t_min", "x (s)", "y (band)"])
+def test_labels_behind_a_name_are_no_units(tmp_path, column):
+    Table({column: [4.0]}).write(tmp_path / "seen.csv")
+    unit = "s" if column == "t_min" else "km"
+    assert read_observation({"v": Observable((), unit)}, tmp_path / "seen.csv", columns={"v": column})["v"] == 4.0
+
+
+def test_degrees_celsius_and_columns_by_number_are_explained(tmp_path):
+    Table({"v [deg_C]": [4.0]}).write(tmp_path / "seen.csv")
+    with pytest.raises(ValueError, match=r"add 273\.15 to have kelvins"):
+        read_observation({"v": Observable((), "K")}, tmp_path / "seen.csv")
+    (tmp_path / "seen.txt").write_text("1 2\n3 4\n")
+    found = read_observation({"v": Observable((2,), "K")}, tmp_path / "seen.txt", columns={"v": "2"})
+    assert found.read[0].startswith("v: 2 values of column 2 (the first is 1)")

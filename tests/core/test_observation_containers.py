@@ -69,3 +69,14 @@ def test_an_index_of_pandas_is_the_first_axis(name):
         assert seen(elsewhere, spec) == VALUES.tolist(), "rows that were selected keep their numbers"
     sorted_by_hand = pandas.Series(VALUES, index=[3, 1, 0, 2])
     assert seen(sorted_by_hand) == VALUES.tolist(), "numbers of rows are no coordinates"
+
+
+def test_other_indices_are_no_coordinates():
+    """A coordinate of xarray that is called "index", and an index of texts and numbers."""
+    pandas = pytest.importorskip("pandas", reason="pandas comes with the extra for exports")
+    value = xarray.DataArray(VALUES, dims=("time",), coords={"time": TIMES, "index": 3})
+    assert seen(value) == VALUES.tolist()
+    spec = {"y": Observable((3,), "km", dims=("site",), coords={"site": ("a", "b", "c")})}
+    assert seen(pandas.Series([1.0, 2.0, 3.0], index=["a", None, "c"]), spec) == [1.0, 2.0, 3.0]
+    with pytest.raises(ValueError, match="stands at other values of 'site'"):
+        seen(pandas.Series([1.0, 2.0, 3.0], index=["c", "b", "a"]), spec)

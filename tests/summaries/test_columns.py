@@ -154,3 +154,20 @@ def test_columns_tell_of_each_other():
     assert below[[0, 3, 4]].tolist() == pytest.approx([float(u[:2].mean()), float(u[0]), float(u[1])], abs=1e-5)
     same = columns(torch.ones(1, 4, 2), None, Observable((4, 2), "", ("item", "channel")))
     assert bool(same.isfinite().all())
+
+
+def test_a_control_stands_beside_a_table_whichever_column_is_first():
+    """A first column of booleans has no controls of its own; those of the others are the table's."""
+    columns_of = {"choice": Observable((ITEMS,), "", ("item",), dtype="bool"), "time": TRIALS["time"]}
+    flow = Flow(PRIOR, {**columns_of, "dose": Observable((ITEMS,), "", ("item",), control=True)})
+    assert (flow.tables, flow.controlled) == ({"choice": ("time",)}, {"choice": ("dose",)})
+    x = {**correlated(50).x, "dose": torch.rand(50, ITEMS, generator=torch.Generator().manual_seed(1))}
+    x["choice"] = x["choice"] > 0
+    flow.standardise(lambda: iter([Batch(torch.zeros(50, 1), x)]))
+    assert not torch.allclose(flow.features({**x, "dose": x["dose"] + 1}), flow.features(x))
+
+
+def test_statistics_of_columns_stand_among_the_features():
+    wide = {name: Flow(PRIOR, TRIALS, together=name == "together").regressed for name in ("together", "apart")}
+    told = {name: regressed.features for name, regressed in wide.items() if regressed is not None}
+    assert told["together"] - told["apart"] > 10, "five of each half, for either column"

@@ -53,3 +53,11 @@ def test_a_fit_without_heavy_tails_is_stored_as_before():
     assert torch.equal(again.get_buffer("x_scale"), heavy.get_buffer("x_scale"))
     again.load_state_dict(plain.state_dict())
     assert not again.get_buffer("x_scale").any()
+
+
+def test_rounding_of_a_constant_has_no_tails():
+    x = torch.rand(ROWS, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one = (x / x.sum(1, keepdim=True)).sum(1, keepdim=True)
+    standard = fitted(one, Observable((1,), "", dtype="float64"))
+    assert not standard.get_buffer("x_scale").any()
+    assert float(standard({"x": one + 1e-12}, torch.float64)["x"].abs().max()) < 1e-6

@@ -394,3 +394,11 @@ def test_data_that_do_not_vary_around_the_answer_tell_nothing():
     assert check.level == "unknown"
     (check,) = checked(posterior, simulator, x, torch.zeros(500, 2), 1e-5, generator)
     assert check.level == "unknown"
+
+
+@pytest.mark.parametrize(("unused", "level"), [(0.02, "good"), (0.03, "caution"), (0.06, "alarm")])
+def test_what_is_unused_counts_from_where_it_shifts_answers_by_what_is_right(unused: float, level: str) -> None:
+    """A middle that is off by .15 sds at random makes .0225 of the variance."""
+    one, none = torch.ones(1), torch.zeros(1)
+    local = here.Local(none, 0.01 * one, one, 0.01 * one, unused * one, 1e-9 * one, 900, one)
+    assert local_finding(local, ("a",), error=(0.0, 0.0)).level == level
