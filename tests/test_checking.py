@@ -45,6 +45,10 @@ def test_a_sound_simulator_passes():
     assert report.bytes_per_row >= 4 * 4 + 8
     assert report.notes == ()
     assert report.lines()[-1] == "no problem found"
+    assert [line for line in report.lines() if line.startswith("learned as")] == [
+        "learned as      v: 4 numbers, as they are",
+        "learned as      n: one number",
+    ]
     assert any("rows per second" in line for line in report.lines())
 
 

@@ -286,7 +286,7 @@ def test_a_name_that_ends_in_another_unit_is_refused(tmp_path, suffix):
 
 
 def test_a_column_that_agrees_decides_over_one_in_another_order(tmp_path):
-    Table({"since": YEARS, "left": YEARS[::-1], "v": VALUES}).write(tmp_path / "seen.csv")
+    Table({"left": YEARS[::-1], "since": YEARS, "v": VALUES}).write(tmp_path / "seen.csv")
     assert "since: as the simulator has it" in read_observation(SERIES, tmp_path / "seen.csv").read
     Table({"left": YEARS[::-1], "v": VALUES}).write(tmp_path / "wrong.csv")
     with pytest.raises(ValueError, match="by its column 'left', its rows are in another order"):

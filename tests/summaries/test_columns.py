@@ -107,6 +107,9 @@ def test_each_column_has_its_mask():
     assert torch.allclose(flow.features(hidden), told), "what is not there is not seen"
     other = {**x, "time": torch.where(x["choice_mask"], x["time"], 3.0)}
     assert not torch.allclose(flow.features(other), told), "the column beside it is seen"
+    middle = {**x, "choice": torch.full_like(x["choice"], float(flow.standardise_x.get_buffer("choice_mean")))}
+    whole = {**middle, "choice_mask": torch.ones_like(x["choice_mask"])}
+    assert not torch.allclose(flow.features(middle), flow.features(whole)), "a gap is no value in the middle"
 
 
 def test_numbers_of_a_row_stand_together():
