@@ -183,7 +183,8 @@ def test_rounds_from_another_network_are_put_aside_and_no_answer_of_this_one(tmp
     assert list(folder.parent.iterdir()) == []
     assert "has rounds from another network" in told[0]
     next(aside.iterdir()).rename(folder)
-    assert refine._said_of_rounds(folder)["simulations"] == [500, 500], "they go on as they were planned"
+    assert refine.planned_in(folder, 500) == (500, 500), "they go on as they were planned"
+    assert refine.planned_in(tmp_path / "none", 500) == refine.sizes(500)
     write_json(folder / "rounds" / "refined.json", {**said, "schema": SCHEMA - 1})
     refine._put_aside(folder, same, told.append)
     assert not folder.exists(), "of another format"

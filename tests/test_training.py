@@ -10,11 +10,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import distributions as td
 from trainings import FILES, SHORT, SIMULATOR, losses, same, validation_loss
 
 from sciinf.core import Estimator, Observable, Prior, Simulator, load_fit, load_simulator
 from sciinf.engine import rows
+from sciinf.engine.checkpoint import read_checkpoint, write_checkpoint
 from sciinf.engine.rows import Rows
 from sciinf.estimators.flow import Flow
 from sciinf.flows.spline import SplineCoupling
@@ -138,6 +140,20 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_used(ball, sto
     (tmp_path / "b" / "checkpoint.safetensors").write_bytes(b"half")
     with pytest.warns(UserWarning, match="starts anew"):
         assert same(train(new(ball), store, tmp_path / "b", recipe=SHORT, seed=1), plain)
+
+
+def test_an_unfinished_training_of_an_older_version_begins_anew(ball, store, plain, tmp_path):
+    """Its estimator had fewer buffers, and mixed with those of now they would be of no training at all."""
+    with pytest.raises(KeyboardInterrupt):
+        train(new(ball, fuse=20), store, tmp_path, recipe=SHORT, seed=1)
+    file = tmp_path / "checkpoint.safetensors"
+    with safe_open(file, "pt") as opened:
+        about = json.loads(opened.metadata()["sciinf"])
+    _, groups = read_checkpoint(file, about["inputs"], "cpu")
+    del groups["buffers"][next(name for name in groups["buffers"] if name.endswith("_scale"))]
+    write_checkpoint(file, about, groups)
+    with pytest.warns(UserWarning, match="of an older version; training begins anew"):
+        assert same(train(new(ball), store, tmp_path, recipe=SHORT, seed=1), plain)
 
 
 def test_a_training_by_another_rule_for_its_batch_does_not_go_on(ball, store, tmp_path):

@@ -137,6 +137,11 @@ def sizes(n: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+def planned_in(folder: Path, n: int) -> tuple[int, ...]:
+    """Simulations of each round in the folder of a refined answer: as they were planned when they began, or `sizes`."""
+    return tuple(_said_of_rounds(folder).get("simulations", ())) or sizes(n)
+
+
 def refine(
     sim: Simulator, fit: Fit, run: Path, named: tuple[Asked, Answer], given: Mapping[str, Any], caller: Caller
 ) -> tuple[Near | None, Answer]:
@@ -164,7 +169,7 @@ def refine(
     (one, answer), seed, first = named, given["seed"], build_posterior(fit)
     folder, undecided = run / REFINED / answer.name, to_confirm(answer)
     _put_aside(folder, fit, caller.say, whole=undecided is not None)
-    planned = tuple(_said_of_rounds(folder).get("simulations", ())) or sizes(given["n"])
+    planned = planned_in(folder, given["n"])
     _tell_begun(run, fit, folder, (answer, planned), given, caller)
     stage(f"confirm {answer.name}" if undecided else f"refine {answer.name}, round 1 of up to {len(planned)}")
     how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
