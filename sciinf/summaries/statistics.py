@@ -33,6 +33,7 @@ _COLUMNS = 4  # of a table, which are compared with each other
 _LAGS = (1, 2, 4, 8)
 _ORDER = 4  # partial autocorrelations
 _LEAST = 3  # entries that have a spread
+_ROUNDING = 1e-3  # sds of a row
 _TINY = 1e-4  # sds of the training rows that are zero
 
 
@@ -78,7 +79,8 @@ def columns(
     for one in range(u.shape[1]):
         for other in (k for k in range(u.shape[1]) if k != one):
             both = there[:, one] * there[:, other]
-            for half in (both * (u[:, other] > 0), both * (u[:, other] <= 0)):
+            above = u[:, other] > _ROUNDING  # of a column whose values are all the same none is
+            for half in (both * above, both * ~above):
                 parts.append(torch.stack(_moments(u[:, one], half), 1))
     return torch.cat(parts, 1)
 
