@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from itertools import accumulate, chain, pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +39,7 @@ from sciinf.estimators._gaussian import moments
 from sciinf.estimators._standardised import Standardised, check_part
 from sciinf.summaries.choice import choose, passes
 from sciinf.summaries.columns import later_columns, seen_together, side_by_side, tables
+from sciinf.summaries.quantiles import quantiles
 from sciinf.summaries.standardise import squash
 from sciinf.summaries.statistics import columns, statistics
 from sciinf.summaries.summary import Summary, expand_mask
@@ -53,6 +54,7 @@ from sciinf.summaries.timed import (
     times_of,
     with_times,
 )
+from sciinf.summaries.variance_memory import remembers, variance_memory
 
 _ROWS, _NUMBERS = 65_536, 2**24  # rows that least squares look at, and numbers of them, at most
 _PIECE = 8_192  # rows in double precision at once
@@ -60,6 +62,11 @@ _FREE = 50  # rows for each degree of freedom
 _MOST = 1_024  # numbers of an observable that enter by themselves
 _PRODUCTS = 6  # parameters, beyond which only their squares count
 _CLAMP = 4.0
+_FURTHER = (variance_memory, quantiles)  # statistics, of which the last come last
+_UNHEARD = 1e30  # the sd of a statistic that is not to count
+
+Further = tuple[Callable[..., Tensor], str]
+"""A kind of further statistics, and the name of an observable."""
 
 Rows = Callable[[], Iterator[tuple[Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]]]
 """A pass over training rows, the same in each: z (batch, D), standardised data, masks of their shape by name."""
@@ -73,6 +80,10 @@ class Regressed(nn.Module):
         masked: Names of those that come with a mask.
         dim: D.
         of_columns: Names of those that are columns of one table.
+        further: Whether quantiles of sets with heavy tails and the memory of a series' variance are statistics, too.
+
+    Attributes:
+        differs: Whether `further` changes anything.
     """
 
     first: Tensor
@@ -89,6 +100,8 @@ class Regressed(nn.Module):
         masked: frozenset[str],
         dim: int,
         of_columns: frozenset[str] = frozenset(),
+        *,
+        further: bool = True,
     ) -> None:
         super().__init__()
         self.specs, self.of_columns = dict(observables), of_columns
@@ -98,6 +111,11 @@ class Regressed(nn.Module):
         numbers = sum(math.prod(self.specs[name].shape) for name in self.linear)
         blank = {name: torch.zeros(2, *spec.shape) for name, spec in self.specs.items()}
         masks = {name: blank[name] == 0 for name in masked}
+        each = [(kind, name) for kind in _FURTHER for name in blank]
+        sizes = {(kind, name): kind(blank[name], None, self.specs[name]).shape[1] for kind, name in each}
+        self.differs, self.further = any(sizes.values()), sizes if further else {}
+        self._counting: frozenset[Further] | None = frozenset()
+        self.register_load_state_dict_post_hook(lambda module, _: module._forget())
         plain = self._statistics(blank, masks, list(self.specs)).shape[1]
         left = self._statistics(blank, masks, self.linear).shape[1]
         self.features = dim + plain + left
@@ -125,16 +143,22 @@ class Regressed(nn.Module):
         return min(_ROWS, _NUMBERS // len(self.second))
 
     @torch.no_grad()
-    def fit(self, rows: Rows) -> None:
+    def fit(self, rows: Rows, heavy: Set[str] = frozenset()) -> None:
         """Set the maps: five passes over at most `rows` rows. Of their data no more than a batch is kept.
+
+        Args:
+            rows: The rows.
+            heavy: Names of observables with heavy tails, of which quantiles count.
 
         Raises:
             ValueError: If the rows of a pass are not those of the first.
         """
-        names = list(self.specs)
+        names, self._counting = list(self.specs), frozenset(self.further)
         gathered = zip(*((z, self._statistics(u, masks, names)) for z, u, masks in rows()), strict=True)
         z, plain = map(torch.cat, gathered)
-        self._set("plain", plain)
+        places = self._places(names, plain.shape[1]).items()
+        counting = {(kind, name) for (kind, name), place in places if self._counts(kind, name, plain[:, place], heavy)}
+        self._set("plain", plain, names, counting)
 
         def again() -> Iterator[tuple[slice, Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]]:
             start = 0
@@ -145,13 +169,14 @@ class Regressed(nn.Module):
                     raise ValueError("least squares need the same rows, in the same order, in each pass over them")
                 yield some, self._beside(self._flat(u, part), plain[some]), u, masks
 
+        self._forget()
         self.first.copy_(_least_squares((known, z[some]) for some, known, _, _ in again()))
         if not self.linear:
             self.second.copy_(self.first)
             return
         self.back.copy_(_least_squares((self._basis(known), self._flat(u, known)) for _, known, u, _ in again()))
         left = torch.cat([self._residual_statistics(u, masks, known) for _, known, u, masks in again()])
-        self._set("left", left)
+        self._set("left", left, self.linear, counting)
         squashed = self._squashed("left", left)
         both = ((torch.cat([known, squashed[some]], dim=1), z[some]) for some, known, _, _ in again())
         self.second.copy_(_least_squares(both))
@@ -160,16 +185,47 @@ class Regressed(nn.Module):
     def _numbers(self) -> int:
         return self.back.shape[1]
 
-    def _set(self, name: str, found: Tensor) -> None:
-        """Mean and sd of statistics, (rows, S); an sd of 1 where one does not vary."""
+    def _set(self, kind: str, found: Tensor, names: list[str], counting: Set[Further]) -> None:
+        """Mean and sd of statistics, (rows, S): 1 where one does not vary, and huge of those that are not to count."""
         found = found.cpu().double()
         mean, sd = found.mean(0), found.std(0, correction=0)
-        self.get_buffer(f"{name}_mean").copy_(mean)
-        self.get_buffer(f"{name}_sd").copy_(torch.where(sd > 1e-6 * mean.abs() + 1e-9, sd, 1.0))
+        sd = torch.where(sd > 1e-6 * mean.abs() + 1e-9, sd, 1.0)
+        for further, place in self._places(names, len(sd)).items():
+            if further not in counting:
+                mean[place], sd[place] = 0.0, _UNHEARD
+        self.get_buffer(f"{kind}_mean").copy_(mean)
+        self.get_buffer(f"{kind}_sd").copy_(sd)
+
+    def _places(self, names: list[str], stop: int) -> dict[Further, slice]:
+        """Where the further statistics of some observables stand: behind the others, which end at `stop`."""
+        sizes = {one: size for one, size in self.further.items() if one[1] in names}
+        ends = accumulate(sizes.values(), initial=stop - sum(sizes.values()))
+        return {one: slice(start, stop) for one, (start, stop) in zip(sizes, pairwise(ends), strict=True)}
+
+    def _counts(self, kind: object, name: str, told: Tensor, heavy: Set[str]) -> bool:
+        """Whether further statistics tell something, given those of the training rows."""
+        return name in heavy if kind is quantiles else remembers(told, self.specs[name])
+
+    def _forget(self) -> None:
+        self._counting = None
+
+    def _which_count(self) -> frozenset[Further]:
+        """Which further statistics count: read once, for a GPU waits at each reading."""
+        if self._counting is None:
+            sd = self.plain_sd
+            places = {} if sd.is_meta else self._places(list(self.specs), len(sd))
+            self._counting = frozenset(one for one, place in places.items() if bool((sd[place] < _UNHEARD).any()))
+        return self._counting
 
     def _statistics(self, u: Mapping[str, Tensor], masks: Mapping[str, Tensor], names: list[str]) -> Tensor:
         parts = [statistics(u[name], masks.get(name), self.specs[name]) for name in names]
         parts += [columns(u[name], masks.get(name), self.specs[name]) for name in names if name in self.of_columns]
+        counting = self._which_count()
+        for (kind, name), size in self.further.items():
+            if name in names:
+                told = (kind, name) in counting
+                x = u[name]
+                parts.append(kind(x, masks.get(name), self.specs[name]) if told else x.new_zeros(len(x), size))
         first = next(iter(u.values()))
         return torch.cat([first.new_zeros(len(first), 0), *parts], dim=1)
 
@@ -295,13 +351,14 @@ class Embedded(Standardised, ABC):
             self.controlled.pop(name, None)
         return found
 
-    def build_summaries(self, *, regressed: bool = False) -> int:
+    def build_summaries(self, *, regressed: bool = False, further: bool = False) -> int:
         """Build the summary networks, drawing their first weights from torch's global state; F, what they give.
 
         Args:
             regressed: Whether least squares and plain statistics stand beside the networks that were chosen here. A
                 network that was given stands alone, and so does one that passes its numbers on as they are, or that
                 sees controls.
+            further: See `Regressed`. Forgotten as an argument of the estimator where it changes nothing.
         """
         networks = []
         for name in self.data_names:
@@ -318,7 +375,12 @@ class Embedded(Standardised, ABC):
             and name not in self.controlled
         }
         masked = frozenset(name for name in plain if self._masked(name))
-        self.regressed = Regressed(plain, masked, self._targets(), frozenset(self.tables)) if plain else None
+        self.regressed = None
+        if plain:
+            targets, of_columns = self._targets(), frozenset(self.tables)
+            self.regressed = Regressed(plain, masked, targets, of_columns, further=further)
+        if self.regressed is None or not self.regressed.differs:
+            called_without(self, "further")
         return sum(network.features for network in networks) + (self.regressed.features if self.regressed else 0)
 
     def standardise_all(self, batches: Callable[[], Iterator[Batch]]) -> None:
@@ -340,7 +402,8 @@ class Embedded(Standardised, ABC):
                 if left <= 0:
                     return
 
-        self.regressed.fit(rows)
+        heavy = self.standardise_x.heavy()
+        self.regressed.fit(rows, {name for name in self.data_names if heavy & {name, *self.tables.get(name, ())}})
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.summarise(self.standardise_x(x, self.z_mean.dtype), x)

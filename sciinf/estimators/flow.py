@@ -17,6 +17,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -48,6 +49,8 @@ class Flow(Embedded):
         regression: Whether least squares of the parameters and plain statistics of the data stand beside the summary
             networks that were chosen here (`_embedded`).
         together: Whether observables that are columns of one table share a summary network (`summaries.columns`).
+        further: Whether quantiles of sets with heavy tails (`summaries.quantiles`) and the memory of a series' variance
+            (`summaries.variance_memory`) are among the plain statistics.
         seed: Seeds the initial weights.
 
     Raises:
@@ -61,6 +64,8 @@ class Flow(Embedded):
         torch.Size([5, 2, 1])
     """
 
+    earlier: ClassVar[Mapping[str, Any]] = {**Embedded.earlier, "further": False}
+
     def __init__(
         self,
         prior: Prior,
@@ -70,12 +75,13 @@ class Flow(Embedded):
         flow: Architecture | None = None,
         regression: bool = True,
         together: bool = True,
+        further: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(prior, observables, summary, seed, together=together)
         check_part("flow", flow, Architecture, "SplineCoupling()")
         with global_seed(torch.Generator().manual_seed(seed)):
-            width = self.build_summaries(regressed=regression)
+            width = self.build_summaries(regressed=regression, further=further)
             self.flow = (flow or SplineCoupling()).build(prior.bijection.size, width)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -106,6 +106,8 @@ class Mixed(Embedded):
         regression: Whether least squares of the parameters and plain statistics of the data stand beside the summary
             networks that were chosen here (`_embedded`).
         together: Whether observables that are columns of one table share a summary network (`summaries.columns`).
+        further: Whether quantiles of sets with heavy tails (`summaries.quantiles`) and the memory of a series' variance
+            (`summaries.variance_memory`) are among the plain statistics.
         seed: Seeds the initial weights.
 
     Raises:
@@ -120,6 +122,7 @@ class Mixed(Embedded):
         (torch.Size([5, 2, 2]), torch.Size([2, 2]))
     """
 
+    earlier: ClassVar[Mapping[str, Any]] = {**Embedded.earlier, "further": False}
     mixed: ClassVar[bool] = True
 
     def __init__(
@@ -134,6 +137,7 @@ class Mixed(Embedded):
         changes: Changes | None = None,
         regression: bool = True,
         together: bool = True,
+        further: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(prior, observables, summary, seed, together=together)
@@ -148,7 +152,7 @@ class Mixed(Embedded):
         sizes = [len(law.values) for law in self.levels]
         widths = [*sizes, *[2] * len(self.spots)]
         with global_seed(torch.Generator().manual_seed(seed)):
-            width = self.build_summaries(regressed=regression)
+            width = self.build_summaries(regressed=regression, further=further)
             self.chain = Chain(widths, width, hidden, blocks)
             self.logits = Logits(sizes, hidden, width)
             self.splines = Splines(len(self.spots), hidden, bins)

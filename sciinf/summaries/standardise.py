@@ -97,7 +97,7 @@ class Standardise(nn.Module):
         self._forget()
         moments = self._moments(list(self.specs), batches())
         self._fit_arcsinh({name: moment.spread() for name, moment in moments.items()}, batches())
-        heavy = list(self._heavy())
+        heavy = list(self.heavy())
         for name, moment in {**moments, **self._moments(heavy, batches() if heavy else iter(()))}.items():
             self.get_buffer(f"{name}_mean").copy_(moment.mean)
             self.get_buffer(f"{name}_sd").copy_(moment.sd())
@@ -165,7 +165,7 @@ class Standardise(nn.Module):
         value, mask = self._take(name, x)
         if self.specs[name].scale == "log":
             value = value.clamp(min=float(self.get_buffer(f"{name}_floor"))).log()
-        if name in self._heavy():
+        if name in self.heavy():
             centre, scale = (self.get_buffer(f"{name}_{kind}") for kind in _ARCSINH)
             value = value.double()
             value = torch.where(scale > 0, ((value - centre) / torch.where(scale > 0, scale, 1.0)).asinh(), value)
@@ -208,7 +208,7 @@ class Standardise(nn.Module):
     def _forget(self) -> None:
         self._told = None
 
-    def _heavy(self) -> frozenset[str]:
+    def heavy(self) -> frozenset[str]:
         """Observables of which an entry has heavy tails: read once, for a GPU waits at each reading."""
         if self._told is None:
             scales = {name: self.get_buffer(f"{name}_{_ARCSINH[1]}") for name in self.specs}
@@ -239,7 +239,7 @@ def _with_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, 
 
 def _without_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Leave them out where no entry has heavy tails: such a fit is as it was before there were any."""
-    for name in module.specs.keys() - module._heavy():
+    for name in module.specs.keys() - module.heavy():
         for kind in _ARCSINH:
             weights.pop(f"{prefix}{name}_{kind}", None)
 

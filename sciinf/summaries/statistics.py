@@ -20,6 +20,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Float
@@ -127,7 +128,24 @@ def _partial(series: Tensor, there: Tensor, spec: Observable) -> list[Tensor]:
     """Partial autocorrelations along time by Burg's method, and after each the log power that is left."""
     if "time" not in spec.dims:
         return []
-    length, found = spec.shape[spec.dims.index("time")], []
+    return [part for k, left, _, _ in prediction_errors(series, there, spec) for part in (k, (left + _TINY**2).log())]
+
+
+def prediction_errors(
+    series: Tensor, there: Tensor, spec: Observable
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """How far each value is from what those before it predict, by more and more of them.
+
+    Args:
+        series: Values, (batch, channel, entries that repeat), time last among these.
+        there: 1 where present, of the same shape; 0 elsewhere.
+        spec: The observable.
+
+    Yields:
+        Of each order from 1: the partial autocorrelation and the power left, (batch, channel); the errors, and which of
+        them are known, (batch, channel, series, time).
+    """
+    length = spec.shape[spec.dims.index("time")]
     series, there = (v.reshape(*v.shape[:2], -1, length) for v in (series, there))
     ahead = behind = series
     for _ in range(min(_ORDER, length // 4)):
@@ -135,9 +153,8 @@ def _partial(series: Tensor, there: Tensor, spec: Observable) -> list[Tensor]:
         power = ((ahead.square() + behind.square()) * there).sum((-1, -2))
         k = 2 * (ahead * behind * there).sum((-1, -2)) / (power + _TINY)
         left = power * (1 - k.square()) / (2 * there.sum((-1, -2)).clamp_min(1))
-        found += [k, (left + _TINY**2).log()]
         ahead, behind = ahead - k[..., None, None] * behind, behind - k[..., None, None] * ahead
-    return found
+        yield k, left, ahead, there
 
 
 def _together(u: Tensor, there: Tensor) -> list[Tensor]:

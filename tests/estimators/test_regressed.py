@@ -121,7 +121,7 @@ def test_a_network_that_was_given_stands_alone_and_so_do_few_numbers():
 def test_large_data_enter_by_their_statistics():
     flow = Flow(PRIOR, {"x": Observable((_embedded._MOST + 1,), dims=("time",))})
     assert not flow.regressed.linear
-    assert flow.regressed.features == 3 + 18
+    assert flow.regressed.features == 3 + 18 + 24  # moments and steps, and the memory of the variance
 
 
 def test_it_comes_back_to_the_bit(flow, tmp_path):
