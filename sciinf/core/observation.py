@@ -23,6 +23,7 @@ from sciinf.core.observation_columns import Column, Wanted, parsed_unit, unit_in
 from sciinf.core.observation_containers import aligned, unit_of
 from sciinf.core.observation_files import values_of
 from sciinf.core.observation_missing import check_present, no_numbers
+from sciinf.core.observation_records import masked, padded, shortened
 from sciinf.core.simulator import Observable, Simulator, event_of
 
 _LIKE = 1_000  # names that are searched for one like that which was not found
@@ -35,7 +36,8 @@ def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bo
     Args:
         observables: What the simulator produces.
         x: A mapping of named arrays (tensors, numpy arrays, astropy quantities, numbers), or a bare array where
-            there is one observable. One observation has event shape, with or without a leading axis of one.
+            there is one observable. One observation has event shape, with or without a leading axis of one. An array
+            may be shorter along its first axis than there is room for, where the simulator has a mask for it.
         batched: Whether x has a leading axis of any length.
 
     Raises:
@@ -48,6 +50,7 @@ def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bo
         if len(observables) != 1:
             raise ValueError(f"x must be a mapping of {event_of(observables)}, got {type(x).__name__}")
         x = {next(iter(observables)): x}
+    x = x if batched else padded(observables, x)
     missing, unknown = set(observables) - set(x), set(x) - set(observables)
     if missing or unknown:
         raise ValueError(
@@ -111,8 +114,7 @@ def read_observation(
     if not paths:
         raise ValueError("no observation files were given")
     called = _called(observables, columns or {})
-    asked = {called[name]: spec for name, spec in observables.items()}
-    wanted = _wanted(observables, called)
+    wanted = _wanted(observables, called, len(paths))
     names, beside = list[str](), list[Beside]()
     found: dict[str, tuple[Path, Column]] = {}
     with ExitStack() as stack:
@@ -125,15 +127,19 @@ def read_observation(
             beside += along
             found.update({name: (path, column) for name, column in contents.columns.items()})
         _as_said(found, called, observables)
-        picked = {name: _pick(called[name], asked, found, (names, paths, name)) for name in observables}
+        shapes = {name: found[column][1].shape for name, column in called.items() if column in found}
+        given = shortened(observables, shapes)
+        asked = {called[name]: spec for name, spec in given.items()}
+        picked = {name: _pick(called[name], asked, found, (names, paths, name)) for name in given}
         arrays = {
-            name: _put_together(name, called[name], observables[name], [(key, *found[key]) for key in keys])
+            name: _put_together(name, called[name], given[name], [(key, *found[key]) for key in keys])
             for name, keys in picked.items()
         }
         files = {name: {found[key][0] for key in keys} for name, keys in picked.items()}
         agree, findings = compare(beside, observables, files)
     values = {name: value[0] for name, value in as_observation(observables, arrays).items()}
-    lines = [_told(name, observables[name], {k: found[k][1].unit for k in keys}) for name, keys in picked.items()]
+    units = {name: {key: found[key][1].unit for key in keys} for name, keys in picked.items()}
+    lines = [_told(name, given[name], observables[name].shape, units[name]) for name in picked]
     lines += [f"{name}: as the simulator has it" for name in agree]
     used = {*agree, *(key for keys in picked.values() for key in keys)}
     left = [name for name in dict.fromkeys(names) if name not in used]
@@ -270,7 +276,10 @@ def _way_out(name: str, got: tuple[Any, ...], want: tuple[Any, ...]) -> str:
         return "transpose it"
     if math.prod(got) == math.prod(want):
         return "reshape it"
-    return "cut or resample it to that shape, or let the simulator produce what was measured"
+    masks = (
+        f"; where records have lengths of their own, make room for the longest, and an observable {name}_mask (bool)"
+    )
+    return f"cut or resample it to that shape, or let the simulator produce what was measured{masks}"
 
 
 def _cast(name: str, spec: Observable, value: Tensor) -> Tensor:
@@ -298,11 +307,13 @@ def _called(observables: Mapping[str, Observable], columns: Mapping[str, str]) -
     return called
 
 
-def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str]) -> Wanted:
+def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str], files: int) -> Wanted:
     """The columns that may be an observable, or one of several that make it up (`v`, `v_0`, `v.left`, `v[1]`)."""
     names = "|".join(re.escape(column) for column in called.values())
     numbers = sum(math.prod(spec.shape) for spec in observables.values())
-    alone = next(iter(observables)) if len(observables) == 1 and called.keys() == set(called.values()) else ""
+    made = masked(observables).values() if files == 1 else ()
+    data = [name for name in observables if name not in made]
+    alone = data[0] if len(data) == 1 and called.keys() == set(called.values()) else ""
     return Wanted(f"(?:{names})(?:{_LABEL})?", numbers, alone)
 
 
@@ -376,14 +387,15 @@ def _put_together(
     return np.stack([array.reshape(spec.shape[:-1]) for array in arrays], axis=-1)
 
 
-def _told(name: str, spec: Observable, units: Mapping[str, str]) -> str:
-    """What was read for an observable, and how it was converted: "v: 3 values, V -> mV"."""
+def _told(name: str, spec: Observable, room: tuple[int, ...], units: Mapping[str, str]) -> str:
+    """What was read for an observable, as it was given, and how it was converted: "v: 3 values, V -> mV"."""
     ways = {key: _converted(unit, spec.unit) for key, unit in units.items()}
     same = len(set(ways.values())) == 1
     how = next(iter(ways.values())) if same else "; ".join(f"{key}: {way}" for key, way in ways.items())
     columns = "" if [*units] == [name] else f" of {', '.join(map(_column, [*units][:8]))}"
     columns += " ..." if len(units) > 8 else ""
-    return f"{name}: {_count(spec.shape)}{columns}, {how}"
+    count = _count(spec.shape) if spec.shape == room else f"{_count(spec.shape)}, room for {room[0]:,}"
+    return f"{name}: {count}{columns}, {how}"
 
 
 def _column(name: str) -> str:
