@@ -72,6 +72,11 @@ class Compositional(Learned):
             them there is no correction.
         held_out: Fresh simulations of single observations, to tell up to which n the answer can be trusted.
 
+    Attributes:
+        factors: How many scores are added up.
+        shift: By how many sds of the posterior errors of these scores are expected to move it, and what held-out
+            simulations cannot tell from none; None and 0 where there were none.
+
     Raises:
         TypeError: If the fit's estimator has no scores that can be composed.
         ValueError: If a number is out of range, or the prior is not Gaussian in z.
@@ -110,21 +115,26 @@ class Compositional(Learned):
         self.trained_on = trained_on(fit)
         self.prior = estimator.prior
         self._most = largest_set(estimator.observables)
-        self._factors = -(-items // self._most)
+        self.factors = -(-items // self._most)
         self.observables: Mapping[str, Observable] = {
             name: (_item(spec) if self._most > 1 else spec).in_sets(items)
             for name, spec in estimator.observables.items()
             if self._most == 1 or spec.dtype != "bool"
         }
         self._prior = _prior_of(estimator)
-        self.reliable = math.inf if held_out is None else reliable(estimator, held_out.load())
+        self.reliable = math.inf
+        self.shift: tuple[float | None, float] = (None, 0.0)
+        if held_out is not None:
+            square, chance = _squares(estimator, held_out.load())
+            self.reliable = _most(square, chance)
+            self.shift = math.sqrt(max(square, 0.0) * self.factors), math.sqrt(chance * self.factors)
         far = f"beyond {self.reliable * self._most:.0f} observations, and it is asked of {items}"
-        if self.reliable < self._factors:
+        if self.reliable < self.factors:
             self.only = self.scope = (
                 f"errors of single scores are expected to shift it by a third of an sd or more {far}"
             )
             warnings.warn(f"{self.name}: {self.scope}; train on more simulations", stacklevel=2)
-        elif held_out is None and not estimator.linear and self._factors > 1:
+        elif held_out is None and not estimator.linear and self.factors > 1:
             self.only = self.scope = "nothing tells how errors of scores learned with linear=False add up in it"
             words = "pass held_out=, simulations that it was not trained on, or train with linear=True"
             warnings.warn(f"{self.name}: {self.scope}; {words}", stacklevel=2)
@@ -156,7 +166,7 @@ class Compositional(Learned):
     def _draw(self, x: X, n: int, generator: torch.Generator) -> Float[Tensor, "n theta"]:
         """z of one set, name -> (items, *event)."""
         density = self.estimator.condition(self._folded(x))
-        single = shrunk(density.draw(draws_of(self._factors, len(self.prior)), generator))
+        single = shrunk(density.draw(draws_of(self.factors, len(self.prior)), generator))
         composition = Composition(single, self._prior, remainder_of(density.score, single))
         smallest = float(torch.linalg.eigvalsh(composition.moments().covariance)[0]) ** 0.5
         most = self.estimator.diffusion.schedule.most
@@ -170,9 +180,9 @@ class Compositional(Learned):
         if self._most == 1:
             return x
         folded: dict[str, Tensor] = {}
-        shape = (self._factors, self._most)
+        shape = (self.factors, self._most)
         for name, value in x.items():
-            padded = value.new_zeros(self._factors * self._most, *value.shape[1:])
+            padded = value.new_zeros(self.factors * self._most, *value.shape[1:])
             padded[: self.items] = value
             folded[name] = padded.unflatten(0, shape)
             folded[f"{name}_mask"] = (torch.arange(len(padded), device=value.device) < self.items).view(shape)
@@ -226,6 +236,15 @@ def reliable(estimator: Denoising, held_out: Batch) -> float:
     Raises:
         ValueError: If there are fewer than 100 rows.
     """
+    return _most(*_squares(estimator, held_out))
+
+
+def _most(square: float, chance: float) -> float:
+    return min(_HALF**2 / max(square, chance), _THIRD**2 / max(square - 2 * chance, 1e-12))
+
+
+def _squares(estimator: Denoising, held_out: Batch) -> tuple[float, float]:
+    """t^2 of the formulas above, and its chance error."""
     if len(held_out) < 100:
         raise ValueError(
             f"errors of scores cannot be told from {len(held_out)} held-out simulations; take 1,000 or more"
@@ -242,8 +261,7 @@ def reliable(estimator: Denoising, held_out: Batch) -> float:
     first, second = (known @ torch.linalg.lstsq(known[half], score[half]).solution for half in halves)
     information = score.mT @ score / len(score)
     square = float((first * torch.linalg.solve(information, second.mT).mT).sum(1).mean()) / z.shape[1]
-    chance = math.sqrt(known.shape[1] / z.shape[1]) / (len(z) / 2)
-    return min(_HALF**2 / max(square, chance), _THIRD**2 / max(square - 2 * chance, 1e-12))
+    return square, math.sqrt(known.shape[1] / z.shape[1]) / (len(z) / 2)
 
 
 def _item(spec: Observable) -> Observable:

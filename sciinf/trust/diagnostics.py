@@ -13,6 +13,7 @@ from sciinf.core.findings import Finding
 ORDER = (
     "weights",
     "surrogate",
+    "added scores",
     "failures",
     "prior bounds",
     "information",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from torch import distributions as td
 
-from sciinf import Compositional, Flow, Observable, Prior, Recipe, Score, simulate, train
-from sciinf.core import DensityUnavailable, Simulator
+from sciinf import Compositional, Flow, Observable, Prior, Recipe, Score, query, simulate, train
+from sciinf.core import DensityUnavailable, Level, Simulator
 from sciinf.diffusion.joined import Bridging, Jacobian
 from sciinf.diffusion.solver import Exponential
 from sciinf.inference.compositional import reliable
@@ -112,6 +114,31 @@ def test_says_how_many_observations_it_can_be_trusted_with(fit, fresh):
         posterior = Compositional(fit, 100_000, held_out=fresh)
     assert "asked of 100000" in posterior.scope
     assert Compositional(fit, 2, held_out=fresh).scope == ""
+
+
+def test_the_verdict_says_how_far_added_errors_move_it(fit, fresh):
+    x = Ball()(torch.tensor([[1.2, -1.7]]).expand(5, 2), generator=torch.Generator().manual_seed(5))["x"]
+    bad = dataclasses.replace(fit, learned=copy.deepcopy(fit.estimator))
+    with torch.no_grad():
+        bad.estimator.guess.offset += 0.2  # planted fault: the same error in each score
+
+    def found(one, items, held_out):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            answer = query(Compositional(one, items, held_out=held_out), x[:items], draws=200)
+        return answer.verdict.word, {each.name: each for each in answer.checks}.get("added scores")
+
+    word, told = found(bad, 5, fresh)
+    assert word == "do not rely"
+    assert told.level == Level.ALARM
+    draws = Compositional(bad, 5).sample(4_000, x=x, generator=torch.Generator().manual_seed(0))
+    mean, sd = exact(x)
+    off = float(((draws.mean(0) - mean) / sd).square().mean().sqrt())
+    assert told.figures["shift"] == pytest.approx(off, rel=0.35)
+    assert found(fit, 5, None)[1].level == Level.UNKNOWN
+    assert found(fit, 5, None)[0] != "rely"
+    assert found(fit, 2, fresh)[1].level == Level.GOOD
+    assert found(fit, 1, None)[1] is None
 
 
 def test_draws_are_those_of_the_generator(fit):

@@ -1,0 +1,55 @@
+"""How far do errors of scores of single observations move the answer to a set of them, which adds these scores up?
+
+`inference.compositional` has the formula: a shift of t sqrt(n) sds, with t^2 known from held-out simulations up to
+chance. Beyond a third of an sd the answer is wrong; where chance alone could hide a shift that matters, or there were
+no held-out simulations, nobody can tell.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from sciinf.core.diagnostic import Case, Diagnostic
+from sciinf.core.findings import Cause, Evidence, Finding, Level
+from sciinf.inference.compositional import Compositional
+from sciinf.inference.tilted import layers
+
+_MATTERS, _WRONG = 0.15, 1 / 3  # sds
+
+
+def check_composed(shift: float | None, chance: float, count: int) -> Finding:
+    """The finding about an answer that is composed of several.
+
+    Args:
+        shift: What errors of scores are expected to move it by, in sds; None where that is not known.
+        chance: What held-out simulations could not tell from none, in sds.
+        count: How many scores are added up.
+    """
+    name, what = Composed.name, f"errors of {count:,} scores that are added up"
+    if shift is None:
+        words = f"nothing tells how {what} move it: pass held_out=, simulations that it was not trained on"
+        return Finding(name, Level.UNKNOWN, words, cause=Cause.FRESH)
+    figures = {"shift": shift, "chance": chance}
+    if shift > max(_WRONG, chance):
+        words = f"{what} are expected to move it by {shift:.2g} sds"
+        return Finding(name, Level.ALARM, words, figures=figures, cause=Cause.SIMULATIONS)
+    if shift > max(_MATTERS, chance):
+        words = f"{what} may move it by {shift:.2g} sds"
+        return Finding(name, Level.CAUTION, words, figures=figures, cause=Cause.SIMULATIONS)
+    if chance > _MATTERS:
+        words = f"{what} may move it by {chance:.2g} sds, of which held-out simulations are too few to tell"
+        return Finding(name, Level.UNKNOWN, words, figures=figures, cause=Cause.FRESH)
+    return Finding(name, Level.GOOD, f"{what} move it by less than {max(shift, chance):.2g} sds", figures=figures)
+
+
+@final
+class Composed(Diagnostic):
+    """How far do errors of scores that are added up move it? The line is there for a `Compositional` alone."""
+
+    name, evidence = "added scores", Evidence.AVERAGE
+
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
+        own = layers(case.posterior)[-1]
+        if not isinstance(own, Compositional) or own.factors == 1:
+            return ()
+        return (check_composed(*own.shift, own.factors),)
