@@ -70,7 +70,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """File -> hash of what two undisturbed runs have in common in it: all but seconds, dates and process numbers."""
+    """File -> hash of what two undisturbed runs have in common in it: all but seconds, dates, process numbers and diaries."""
     found: dict[str, str] = {}
     blocks: dict[str, set[str]] = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -79,7 +79,7 @@ def contents(folder: Path) -> dict[str, str]:
             continue  # what a killed process has left; it goes when it is an hour old
         if file.parent.name == "journal":
             blocks.setdefault(str(file.parent.relative_to(folder)), set()).update(_blocks(file))
-        elif file.name in ("provenance.json", "report.html"):
+        elif file.name in ("provenance.json", "report.html", "log.txt", "events.jsonl"):
             found[name] = "there"
         else:
             found[name] = hashlib.sha256(_content(file)).hexdigest()
