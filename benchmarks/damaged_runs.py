@@ -70,7 +70,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """File -> hash of what two undisturbed runs have in common in it: all but seconds, dates, process numbers and diaries."""
+    """File -> hash of what two undisturbed runs have in common in it: all but times, process numbers and diaries."""
     found: dict[str, str] = {}
     blocks: dict[str, set[str]] = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
