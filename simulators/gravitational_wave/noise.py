@@ -194,7 +194,8 @@ def welch(
     if n < 5:
         raise ValueError(
             f"{strain.name} has {len(strain.values) / strain.rate:g} s, which leave {n} segments of {seconds:g} s "
-            "beside the event to measure the noise by, and five are needed; take a file of 32 s or more"
+            f"beside the event to measure the noise by, and five are needed; take a file of {4 * seconds:g} s or more "
+            "with the event in its middle, or fewer seconds"
         )
     k = 2 * np.arange(1, (n - 1) // 2 + 1)
     density = np.median(np.concatenate(each, axis=1), axis=1) / (1 + (1 / (k + 1) - 1 / k).sum())

@@ -137,7 +137,7 @@ def test_files_that_do_not_serve_are_refused(simulator, tmp_path):
         "no strain file": plain,
         "strain/Strain": tmp_path / "other",
         "is of L1, expected H1": good[1],
-        "32 s or more": write(tmp_path / "short", seconds=6, start=1013),
+        "16 s or more with the event in its middle": write(tmp_path / "short", seconds=6, start=1013),
         "goes on": write(tmp_path / "ends", seconds=17),
         "constant": write(tmp_path / "off", values=np.zeros(32 * 4096)),
     }
