@@ -104,7 +104,7 @@ def to_json(value: Any) -> Any:
         kind = type(value)
         call = getattr(value, "_call")  # noqa: B009  (set by __new__, invisible to type checkers)
         try:
-            arguments = {name: to_json(argument) for name, argument in call.items()}
+            arguments = {n: to_json(one) for n, one in call.items() if not _as_earlier(kind, n, one)}
         except TypeError as error:
             raise TypeError(f"in {kind.__name__}: {error}") from error
         return {"$class": f"{kind.__module__}.{kind.__qualname__}", "arguments": arguments}
@@ -151,6 +151,12 @@ def from_json(data: Any, *, trust: Sequence[str | Path] = ()) -> Any:
         given = {str(k): from_json(v, trust=trust) for k, v in _named_alone(data["arguments"]).items()}
         return kind(**{**kind.earlier, **given})
     return {k: from_json(v, trust=trust) for k, v in data.items()}
+
+
+def _as_earlier(kind: type[Component], name: str, value: Any) -> bool:
+    """Whether an argument is what files without it are rebuilt with: it is not written, as it was not then."""
+    known = kind.earlier.get(name)
+    return name in kind.earlier and type(value) is type(known) and value == known
 
 
 def _named_alone(arguments: Mapping[str, Any]) -> Mapping[str, Any]:

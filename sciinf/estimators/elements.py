@@ -71,7 +71,7 @@ from sciinf.estimators._standardised import Standardised, check_rows, in_chunks
 from sciinf.summaries.columns import row_by_row
 
 MOST = 500  # numbers in an observation
-VERSIONS, LAGS, _PARTS, _WIDTH = 6, 8, 3, 64
+VERSIONS, PARTS, LAGS, _WIDTH = 6, 5, 8, 64
 _OFTEN = 0.02  # share of the rows in which a number may take one value
 _FEW, _AROUND = 3, 10  # rows that have one value by chance at most, beyond what those around it have; how many of them
 _OWN_LAW = 500  # rows, at least, to learn a law of the first numbers' own from
@@ -89,6 +89,7 @@ class Elements(Standardised):
         observables: What the simulator produces; complete data of at most 500 numbers, none of them bool.
         versions: R.
         together: Whether columns of one table are taken row by row; otherwise one observable after another.
+        parts: K, laws that are mixed. Three do not follow the tail of a Weibull law's logarithm, five do.
         seed: Seeds the initial weights.
 
     Raises:
@@ -103,7 +104,7 @@ class Elements(Standardised):
     """
 
     normalised = False
-    earlier: ClassVar[Mapping[str, Any]] = {"together": False}
+    earlier: ClassVar[Mapping[str, Any]] = {"together": False, "parts": 3}
     order: Tensor
     whole: Tensor
     counts: Tensor
@@ -121,9 +122,11 @@ class Elements(Standardised):
         *,
         versions: int = VERSIONS,
         together: bool = True,
+        parts: int = PARTS,
         seed: int = 0,
     ) -> None:
         check_whole("versions", versions, 0)
+        check_whole("parts", parts, 1)
         numbers = count(observables, MOST, "Elements")
         super().__init__(prior, observables, seed)
         order = row_by_row(self.observables) if together else torch.arange(numbers)
@@ -132,7 +135,7 @@ class Elements(Standardised):
         self.register_buffer("order", order, persistent=False)
         size = prior.bijection.size
         square = size + size * (size + 1) // 2
-        self.numbers, self.outputs = numbers, 2 + LAGS + 3 * _PARTS
+        self.numbers, self.parts, self.outputs = numbers, parts, 2 + LAGS + 3 * parts
         with global_seed(torch.Generator().manual_seed(seed)):
             self.first, self.second = nn.Linear(size, _WIDTH), nn.Linear(_WIDTH, _WIDTH)
             self.share = nn.Parameter(0.5 * torch.randn(numbers, versions))
@@ -201,7 +204,8 @@ class Elements(Standardised):
         common[:, 0] = start.middle.common
         common[0, 1], common[0, 2:parts] = start.log_sd.common[0], start.before.common
         common[1 : 1 + size, 1] = start.log_sd_slopes
-        common[0, parts + _PARTS : parts + 2 * _PARTS] = torch.linspace(-0.5, 0.5, _PARTS)
+        middles = torch.linspace(-0.5, 0.5, self.parts) if self.parts > 1 else torch.zeros(1)
+        common[0, parts + self.parts : parts + 2 * self.parts] = middles
         self._forget()
 
     def _forget(self) -> None:
@@ -239,7 +243,7 @@ class Elements(Standardised):
         u = u + silu(self.second(u))
         given = torch.cat([u, torch.ones_like(u[:, :1]), square], 1) @ self.versions
         given = given.view(len(z), -1, self.outputs)
-        out = given[:, :1] + self.share @ given[:, 1:] + pad(self.offset * self.own, (0, 3 * _PARTS))
+        out = given[:, :1] + self.share @ given[:, 1:] + pad(self.offset * self.own, (0, 3 * self.parts))
         out = self._with_first_ones(out, square)
         middle = out[..., 0] + square @ (self.own_middle * self.middle)
         left = torch.where(self.low < self.high, y - middle, 0.0)
@@ -247,7 +251,7 @@ class Elements(Standardised):
             before = pad(left, (lag, 0))[:, : self.numbers]
             middle = middle + out[..., 1 + lag] * before
         log_sd, parts = out[..., 1].clamp(-8.0, 8.0), out[..., 2 + LAGS :]
-        log_w, mu, log_size = parts.view(*parts.shape[:-1], 3, _PARTS).unbind(-2)
+        log_w, mu, log_size = parts.view(*parts.shape[:-1], 3, self.parts).unbind(-2)
         logistic = (self.whole & ~self.counts)[:, None]
         log_size = torch.where(logistic, log_size - math.log(_LOGISTIC_SD), log_size).clamp(-6.0, 4.0)
 

@@ -10,8 +10,6 @@ import torch
 
 from sciinf import Normal, Observable, Prior, Simulator, Uniform, load_fit
 from sciinf.core import Batch, save_fit
-from sciinf.core.files import write_json
-from sciinf.core.fit import _digest
 from sciinf.estimators.flow import Flow
 from sciinf.summaries.quantiles import quantiles
 from sciinf.summaries.variance_memory import remembers, variance_memory
@@ -134,11 +132,7 @@ def test_a_fit_comes_back_and_one_from_before_is_read_as_it_was(tmp_path):
         flow, batch = fitted(simulator, further=further)
         save_fit(tmp_path / str(further), flow, simulator={"name": simulator.name}, record={})
         file = tmp_path / str(further) / "fit.json"
-        data = json.loads(file.read_text())
-        if not further:
-            del data["estimator"]["arguments"]["further"]  # as earlier versions wrote it
-            weights = (file.parent / "model.safetensors").read_bytes()
-            write_json(file, {**data, "digest": _digest(weights, data["estimator"])})
+        assert ("further" in json.loads(file.read_text())["estimator"]["arguments"]) is further  # as it was before
         found = load_fit(file.parent).estimator
         assert torch.equal(found.features(batch.x), flow.features(batch.x))
 
