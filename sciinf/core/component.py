@@ -29,9 +29,12 @@ class Component(ABC):
 
     Attributes:
         earlier: Arguments that were added since the first version -> the value that older files are rebuilt with.
+        unwritten: Those of them that are not written where they have that value, as older versions wrote none: what was
+            made with it is known again.
     """
 
     earlier: ClassVar[Mapping[str, Any]] = {}
+    unwritten: ClassVar[frozenset[str]] = frozenset()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
@@ -154,9 +157,8 @@ def from_json(data: Any, *, trust: Sequence[str | Path] = ()) -> Any:
 
 
 def _as_earlier(kind: type[Component], name: str, value: Any) -> bool:
-    """Whether an argument is what files without it are rebuilt with: it is not written, as it was not then."""
-    known = kind.earlier.get(name)
-    return name in kind.earlier and type(value) is type(known) and value == known
+    """Whether an argument is not written, for files without it are rebuilt with its value."""
+    return name in kind.unwritten and type(value) is type(kind.earlier[name]) and value == kind.earlier[name]
 
 
 def _named_alone(arguments: Mapping[str, Any]) -> Mapping[str, Any]:

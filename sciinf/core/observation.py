@@ -50,7 +50,11 @@ def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bo
         if len(observables) != 1:
             raise ValueError(f"x must be a mapping of {event_of(observables)}, got {type(x).__name__}")
         x = {next(iter(observables)): x}
-    x = x if batched else padded(observables, x)
+    if not batched and (short := masked(observables).keys() & set(x)):
+        plain = {
+            name: x[name] if isinstance(x[name], Tensor) else _plain(name, observables[name], x[name]) for name in short
+        }
+        x = padded(observables, {**x, **plain})
     missing, unknown = set(observables) - set(x), set(x) - set(observables)
     if missing or unknown:
         raise ValueError(
@@ -60,6 +64,11 @@ def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bo
                 + ([f"unknown: {sorted(unknown)}"] if unknown else [])
             )
             + "; call the data as the simulator does"
+            + "".join(
+                f"; {mask} is True where {name} is there"
+                for name, mask in masked(observables).items()
+                if mask in missing
+            )
         )
     out = {name: _one(name, spec, x[name], batched) for name, spec in observables.items()}
     if len({len(v) for v in out.values()}) > 1:
@@ -127,7 +136,7 @@ def read_observation(
             beside += along
             found.update({name: (path, column) for name, column in contents.columns.items()})
         _as_said(found, called, observables)
-        shapes = {name: found[column][1].shape for name, column in called.items() if column in found}
+        shapes = {name: shape for name, column in called.items() if (shape := _shape(column, found)) is not None}
         given = shortened(observables, shapes)
         asked = {called[name]: spec for name, spec in given.items()}
         picked = {name: _pick(called[name], asked, found, (names, paths, name)) for name in given}
@@ -135,7 +144,7 @@ def read_observation(
             name: _put_together(name, called[name], given[name], [(key, *found[key]) for key in keys])
             for name, keys in picked.items()
         }
-        files = {name: {found[key][0] for key in keys} for name, keys in picked.items()}
+        files = {name: {found[key][0] for key in picked.get(name, ())} for name in observables}
         agree, findings = compare(beside, observables, files)
     values = {name: value[0] for name, value in as_observation(observables, arrays).items()}
     units = {name: {key: found[key][1].unit for key in keys} for name, keys in picked.items()}
@@ -214,8 +223,7 @@ def convert(value: Any, unit: Any, spec: Observable, name: str) -> np.ndarray:
 
 def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
     if not isinstance(value, Tensor):
-        value = aligned(value, spec, name)
-        array = convert(getattr(value, "value", value), unit_of(value), spec, name)
+        array = _plain(name, spec, value)
         _check_numbers(name, spec, array)
         contiguous = np.ascontiguousarray(array, _kind_for_torch(array))
         value = torch.as_tensor(np.require(contiguous, requirements="W"))
@@ -235,6 +243,12 @@ def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
         shape = tuple(value.shape[1:]) if not batched and value.shape[:1] == (1,) else tuple(value.shape)
         raise ValueError(_misshapen(name, shape, expected))
     return _cast(name, spec, value)
+
+
+def _plain(name: str, spec: Observable, value: Any) -> np.ndarray:
+    """Numbers in the observable's unit."""
+    value = aligned(value, spec, name)
+    return convert(getattr(value, "value", value), unit_of(value), spec, name)
 
 
 def _check_numbers(name: str, spec: Observable, values: np.ndarray | Column) -> None:
@@ -276,10 +290,10 @@ def _way_out(name: str, got: tuple[Any, ...], want: tuple[Any, ...]) -> str:
         return "transpose it"
     if math.prod(got) == math.prod(want):
         return "reshape it"
-    masks = (
-        f"; where records have lengths of their own, make room for the longest, and an observable {name}_mask (bool)"
+    return (
+        "cut or resample it to that shape, or let the simulator produce what was measured; where records have lengths "
+        "of their own, make room for the longest, and a mask that says what is there: an observable NAME_mask (bool)"
     )
-    return f"cut or resample it to that shape, or let the simulator produce what was measured{masks}"
 
 
 def _cast(name: str, spec: Observable, value: Tensor) -> Tensor:
@@ -334,6 +348,15 @@ def _as_said(
             if not unit and name != observable:
                 unit = unit_in(name, observables[observable].unit)
             found[name] = path, replace(column.along(observables[observable].dims), unit=unit)
+
+
+def _shape(name: str, found: Mapping[str, tuple[Path, Column]]) -> tuple[int, ...] | None:
+    """The shape of a column, or of several that make up an observable; None where there is none."""
+    if name in found:
+        return found[name][1].shape
+    parts = {column.shape for key, (_, column) in found.items() if _label(name, key)}
+    number = sum(_label(name, key) is not None for key in found)
+    return (*next(iter(parts)), number) if len(parts) == 1 else None
 
 
 def _pick(

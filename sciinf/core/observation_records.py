@@ -1,7 +1,7 @@
 """Records at their own length, where a simulator makes room for the longest and a mask `NAME_mask` says what is there.
 
-A record of fewer values along the first axis is padded by zeros, and its mask made: True of the values that were given.
-Axes of times or places, and those with coordinates, are left out: there it matters which values are missing.
+A record of fewer values along a first axis called "item" or "event" is padded by zeros, and its mask made: True of the
+values that were given. Along other axes it matters which values are missing.
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ from torch import Tensor
 
 from sciinf.core.simulator import Observable
 
-_PLACES = ("time", "y", "x", "row", "column")
+_ALIKE = ("item", "event")
 
 
 def masked(observables: Mapping[str, Observable]) -> dict[str, str]:
     """Observable -> its mask, of those that may be shorter than there is room for."""
-    found = {name: f"{name}_mask" for name, spec in observables.items() if spec.shape and _free(spec)}
-    return {n: mask for n, mask in found.items() if mask in observables and f"{n}_times" not in observables}
-
-
-def _free(spec: Observable) -> bool:
-    """Whether the first axis has no places of its own."""
-    return not spec.dims or not (spec.dims[0] in _PLACES or spec.dims[0] in spec.coords)
+    found = {n: f"{n}_mask" for n, spec in observables.items() if spec.dims[:1] and spec.dims[0] in _ALIKE}
+    return {
+        name: mask
+        for name, mask in found.items()
+        if mask in observables and observables[mask].dtype == "bool" and f"{name}_times" not in observables
+    }
 
 
 def own_length(spec: Observable, shape: tuple[int, ...]) -> int | None:
     """How many values along the first axis a record of this shape has, where these are fewer than there is room for."""
     rest = tuple(shape[1:]) == spec.shape[1:]
-    return shape[0] if rest and len(shape) == len(spec.shape) > 0 and 0 < shape[0] < spec.shape[0] else None
+    return shape[0] if rest and len(shape) == len(spec.shape) > 0 and shape[0] < spec.shape[0] else None
 
 
 def shortened(observables: Mapping[str, Observable], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Observable]:
@@ -53,23 +52,26 @@ def shortened(observables: Mapping[str, Observable], shapes: Mapping[str, tuple[
 
 
 def padded(observables: Mapping[str, Observable], x: Mapping[str, Any]) -> dict[str, Any]:
-    """One observation with its records at full length, and their masks; all else as it is."""
+    """One observation with its records at full length, and their masks; all else as it is.
+
+    Args:
+        observables: What the simulator produces.
+        x: Tensors, and arrays or lists without units.
+    """
     found = dict(x)
     for name, mask in masked(observables).items():
-        value = found.get(name)
-        if mask in found or not isinstance(value, Tensor | np.ndarray | list | tuple) or np.ma.is_masked(value):
+        if name not in found or mask in found:
             continue
-        spec = observables[name]
-        if (length := own_length(spec, np.shape(value))) is None:
+        spec, value = observables[name], found[name]
+        value = value if isinstance(value, Tensor) else np.asarray(value)
+        value = value[0] if value.ndim == len(spec.shape) + 1 and len(value) == 1 else value
+        if (length := own_length(spec, tuple(value.shape))) is None:
             continue
-        there = torch.arange(spec.shape[0]) < length
         whole = observables[mask].shape
+        there = torch.arange(spec.shape[0]) < length
         found[mask] = there.reshape(-1, *[1] * (len(whole) - 1)).expand(whole).clone()
-        room = [(0, spec.shape[0] - length), *[(0, 0)] * (len(spec.shape) - 1)]
         if isinstance(value, Tensor):
-            blank = value.new_zeros(spec.shape)
-            blank[:length] = value
-            found[name] = blank
+            found[name] = torch.cat([value, value.new_zeros(spec.shape[0] - length, *spec.shape[1:])])
         else:
-            found[name] = np.pad(value if isinstance(value, np.ndarray) else np.asarray(value), room)
+            found[name] = np.concatenate([value, np.zeros((spec.shape[0] - length, *spec.shape[1:]), value.dtype)])
     return found

@@ -130,6 +130,9 @@ class Regressed(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
         self.register_buffer("plain_sd", torch.ones(plain))
         self.register_buffer("left_sd", torch.ones(left))
+        for kind, names, size in (("plain", list(self.specs), plain), ("left", self.linear, left)):
+            for place in self._places(names, size).values():  # none counts before `fit`
+                self.get_buffer(f"{kind}_sd")[place] = _UNHEARD
 
     def forward(self, u: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Float[Tensor, "batch feature"]:
         """h, t(u), t(r), each brought to order one."""
@@ -170,6 +173,7 @@ class Regressed(nn.Module):
                 yield some, self._beside(self._flat(u, part), plain[some]), u, masks
 
         self._forget()
+        self._which_count()
         self.first.copy_(_least_squares((known, z[some]) for some, known, _, _ in again()))
         if not self.linear:
             self.second.copy_(self.first)

@@ -105,6 +105,7 @@ class Elements(Standardised):
 
     normalised = False
     earlier: ClassVar[Mapping[str, Any]] = {"together": False, "parts": 3}
+    unwritten: ClassVar[frozenset[str]] = frozenset({"parts"})
     order: Tensor
     whole: Tensor
     counts: Tensor

@@ -65,6 +65,7 @@ class Flow(Embedded):
     """
 
     earlier: ClassVar[Mapping[str, Any]] = {**Embedded.earlier, "further": False}
+    unwritten: ClassVar[frozenset[str]] = frozenset({"further"})
 
     def __init__(
         self,

@@ -123,6 +123,7 @@ class Mixed(Embedded):
     """
 
     earlier: ClassVar[Mapping[str, Any]] = {**Embedded.earlier, "further": False}
+    unwritten: ClassVar[frozenset[str]] = frozenset({"further"})
     mixed: ClassVar[bool] = True
 
     def __init__(

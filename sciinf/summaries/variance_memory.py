@@ -5,7 +5,7 @@ With u_t the errors of predicting a series linearly (`statistics.prediction_erro
 
     e_t = sum_l c_l u_{t-l}^2,   c_l ~ b^l for l = 1 ... 64, sum_l c_l = 1,      v_t = 1 - w + w e_t,
 
-a statistic is sqrt(T) times the mean of (1 - log v_t - u_t^2 / v_t) / 2 for some b and w. It is 0
+a statistic is the sum of (1 - log v_t - u_t^2 / v_t) / 2 over sqrt(T), for some b and w. It is 0
 of a variance that does not remember (w = 0), and largest near the b and w of one that does. Squares before the first
 value and missing ones are 1. Beside these numbers stand their differences from their mean, which tell b and w.
 
@@ -44,14 +44,16 @@ def variance_memory(
     away = (errors - (errors * there).sum((-1, -2), keepdim=True) / count) * there
     squares = away.square() / (away.square().sum((-1, -2), keepdim=True) / count + _TINY**2)
     lags = torch.arange(_PAST, 0, -1, dtype=x.dtype, device=x.device)
-    share = torch.tensor(_DECAYS, dtype=x.dtype, device=x.device)[:, None] ** lags
+    share = torch.stack([decay**lags for decay in _DECAYS])
     before = pad(torch.where(there > 0, squares, 1.0)[..., :-1].reshape(-1, 1, length - 1), (_PAST, 0), value=1.0)
-    past = conv1d(before, (share / share.sum(1, keepdim=True))[:, None]).reshape(*squares.shape[:3], -1, length)
+    with torch.autocast(x.device.type, enabled=False):
+        past = conv1d(before, (share / share.sum(1, keepdim=True))[:, None])
+    past = past.reshape(*squares.shape[:3], -1, length)
     found = []
     for weight in _WEIGHTS:
         v = 1 - weight + weight * past
         likely = (1 - v.log() - squares[..., None, :] / v) / 2 * there[..., None, :]
-        found.append(math.sqrt(length) * likely.sum((2, -1)) / count[..., 0])
+        found.append(likely.sum((2, -1)) / math.sqrt(squares.shape[-2] * length))
     told = torch.cat(found, dim=-1)
     return torch.cat([told, told - told.mean(-1, keepdim=True)], dim=-1).flatten(1)
 
@@ -65,7 +67,8 @@ def remembers(told: Float[Tensor, "batch statistic"], spec: Observable) -> bool:
     """
     if not told.shape[1]:
         return False
+    blank = torch.ones(1, *spec.shape)
+    *_, (_, _, _, errors) = prediction_errors(by_channel(blank, spec), by_channel(blank, spec), spec)
     number = len(_DECAYS) * len(_WEIGHTS)
-    length = spec.shape[spec.dims.index("time")] if "time" in spec.dims else 1
-    best = math.sqrt(length) * told.reshape(len(told), -1, 2, number)[:, :, 0].amax(-1)
+    best = math.sqrt(errors[0, 0].numel()) * told.reshape(len(told), -1, 2, number)[:, :, 0].amax(-1)
     return bool(((best > _LIKELY).double().mean(0) > _SOME).any())

@@ -7,6 +7,7 @@ no held-out simulations, nobody can tell.
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 from sciinf.core.diagnostic import Case, Diagnostic
@@ -15,6 +16,7 @@ from sciinf.inference.compositional import Compositional
 from sciinf.inference.tilted import layers
 
 _MATTERS, _WRONG = 0.15, 1 / 3  # sds
+_ERRORS = 2.0  # chance errors of its square by which a shift has to lie above these
 
 
 def check_composed(shift: float | None, chance: float, count: int) -> Finding:
@@ -26,18 +28,18 @@ def check_composed(shift: float | None, chance: float, count: int) -> Finding:
         count: How many scores are added up.
     """
     name, what = Composed.name, f"errors of {count:,} scores that are added up"
-    if shift is None:
+    if shift is None or not math.isfinite(shift):
         words = f"nothing tells how {what} move it: pass held_out=, simulations that it was not trained on"
         return Finding(name, Level.UNKNOWN, words, cause=Cause.FRESH)
-    figures = {"shift": shift, "chance": chance}
-    if shift > max(_WRONG, chance):
+    figures, told = {"shift": shift, "chance": chance}, shift**2 - _ERRORS * chance**2
+    if told > _WRONG**2:
         words = f"{what} are expected to move it by {shift:.2g} sds"
         return Finding(name, Level.ALARM, words, figures=figures, cause=Cause.SIMULATIONS)
-    if shift > max(_MATTERS, chance):
+    if told > _MATTERS**2:
         words = f"{what} may move it by {shift:.2g} sds"
         return Finding(name, Level.CAUTION, words, figures=figures, cause=Cause.SIMULATIONS)
-    if chance > _MATTERS:
-        words = f"{what} may move it by {chance:.2g} sds, of which held-out simulations are too few to tell"
+    if max(shift, chance) > _MATTERS:
+        words = f"{what} may move it by {max(shift, chance):.2g} sds: held-out simulations are too few to tell"
         return Finding(name, Level.UNKNOWN, words, figures=figures, cause=Cause.FRESH)
     return Finding(name, Level.GOOD, f"{what} move it by less than {max(shift, chance):.2g} sds", figures=figures)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from astropy import units
+from astropy.table import Column
 
 from sciinf import Observable
 from sciinf.core.observation import as_observation, read_observation
@@ -29,6 +32,26 @@ def test_an_array_of_its_own_length_is_padded_and_masked(given):
 
 def test_its_unit_is_converted():
     assert as_observation(TIMES, {"t": np.array([1.0, 2.0]) * units.min})["t"][0, :2].tolist() == [60.0, 120.0]
+
+
+def test_the_unit_of_a_column_is_converted():
+    column = Column([1.0, 2.0], unit="min")
+    assert as_observation(TIMES, {"t": column})["t"][0, :3].tolist() == [60.0, 120.0, 0.0]
+
+
+def test_columns_side_by_side_and_an_axis_beside_them(tmp_path):
+    file = tmp_path / "sources.csv"
+    file.write_text("flux [Jy],place_0,place_1\n0.001,1,2\n0.002,3,4\n")
+    x = read_observation(SOURCES, file)
+    assert x["place"].tolist()[:2] == [[1.0, 2.0], [3.0, 4.0]]
+    assert torch.equal(x["place_mask"], x["flux_mask"])
+    file.write_text("event,t\n0,1.5\n1,2.5\n")
+    assert read_observation(TIMES, file)["t"].tolist()[:2] == [1.5, 2.5]
+
+
+def test_nothing_at_all_and_a_leading_axis():
+    assert not as_observation(TIMES, {"t": []})["t_mask"].any()
+    assert as_observation(TIMES, {"t": [[1.0, 2.0]]})["t"][0, :2].tolist() == [1.0, 2.0]
 
 
 def test_columns_of_a_table_are_padded_alike(tmp_path):
@@ -67,8 +90,11 @@ def test_a_mask_that_is_given_decides():
 def test_what_cannot_be_padded_names_masks(tmp_path):
     with pytest.raises(ValueError, match="make room for the longest"):
         as_observation(TIMES, {"t": np.arange(9.0), "t_mask": np.ones(9, bool)})
-    with pytest.raises(ValueError, match=r"an observable t_mask \(bool\)"):
+    with pytest.raises(ValueError, match=r"an observable NAME_mask \(bool\)"):
         as_observation({"t": Observable((6,))}, {"t": np.arange(4.0)})
+    channels = {name: replace(spec, dims=("frequency",)) for name, spec in TIMES.items()}
+    with pytest.raises(ValueError, match="missing"):  # and which of the frequencies
+        as_observation(channels, {"t": np.arange(4.0)})
     series = {"v": Observable((6,), dims=("time",)), "v_mask": Observable((6,), dims=("time",), dtype="bool")}
     with pytest.raises(ValueError, match="missing"):  # which of the six times are missing matters
         as_observation(series, {"v": np.arange(4.0)})
