@@ -50,11 +50,10 @@ def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bo
         if len(observables) != 1:
             raise ValueError(f"x must be a mapping of {event_of(observables)}, got {type(x).__name__}")
         x = {next(iter(observables)): x}
-    if not batched and (short := masked(observables).keys() & set(x)):
-        plain = {
-            name: x[name] if isinstance(x[name], Tensor) else _plain(name, observables[name], x[name]) for name in short
-        }
-        x = padded(observables, {**x, **plain})
+    masks = masked(observables)
+    if not batched:
+        arrays = [name for name in masks if name in x and not isinstance(x[name], Tensor)]
+        x = padded(observables, {**x, **{name: _plain(name, observables[name], x[name]) for name in arrays}})
     missing, unknown = set(observables) - set(x), set(x) - set(observables)
     if missing or unknown:
         raise ValueError(
@@ -64,11 +63,7 @@ def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bo
                 + ([f"unknown: {sorted(unknown)}"] if unknown else [])
             )
             + "; call the data as the simulator does"
-            + "".join(
-                f"; {mask} is True where {name} is there"
-                for name, mask in masked(observables).items()
-                if mask in missing
-            )
+            + "".join(f"; {mask} is True where {n} is there" for n, mask in masks.items() if mask in missing)
         )
     out = {name: _one(name, spec, x[name], batched) for name, spec in observables.items()}
     if len({len(v) for v in out.values()}) > 1:
@@ -136,8 +131,9 @@ def read_observation(
             beside += along
             found.update({name: (path, column) for name, column in contents.columns.items()})
         _as_said(found, called, observables)
-        shapes = {name: shape for name, column in called.items() if (shape := _shape(column, found)) is not None}
-        given = shortened(observables, shapes)
+        records = {name for pair in masked(observables).items() for name in pair}
+        shapes = {name: _shape(called[name], observables[name], found) for name in records}
+        given = shortened(observables, {name: shape for name, shape in shapes.items() if shape is not None})
         asked = {called[name]: spec for name, spec in given.items()}
         picked = {name: _pick(called[name], asked, found, (names, paths, name)) for name in given}
         arrays = {
@@ -350,13 +346,13 @@ def _as_said(
             found[name] = path, replace(column.along(observables[observable].dims), unit=unit)
 
 
-def _shape(name: str, found: Mapping[str, tuple[Path, Column]]) -> tuple[int, ...] | None:
-    """The shape of a column, or of several that make up an observable; None where there is none."""
+def _shape(name: str, spec: Observable, found: Mapping[str, tuple[Path, Column]]) -> tuple[int, ...] | None:
+    """The shape of a column, or of the columns side by side that make up an observable; None where there is none."""
     if name in found:
         return found[name][1].shape
-    parts = {column.shape for key, (_, column) in found.items() if _label(name, key)}
-    number = sum(_label(name, key) is not None for key in found)
-    return (*next(iter(parts)), number) if len(parts) == 1 else None
+    parts = _side_by_side(name, spec, list(found))
+    shapes = {found[key][1].shape for key in parts}
+    return (*shapes.pop(), len(parts)) if len(shapes) == 1 else None
 
 
 def _pick(

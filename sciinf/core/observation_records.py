@@ -57,8 +57,11 @@ def padded(observables: Mapping[str, Observable], x: Mapping[str, Any]) -> dict[
     Args:
         observables: What the simulator produces.
         x: Tensors, and arrays or lists without units.
+
+    Raises:
+        ValueError: If records along one axis have several lengths.
     """
-    found = dict(x)
+    found, lengths = dict(x), dict[tuple[str, int], tuple[str, int]]()
     for name, mask in masked(observables).items():
         if name not in found or mask in found:
             continue
@@ -67,6 +70,12 @@ def padded(observables: Mapping[str, Observable], x: Mapping[str, Any]) -> dict[
         value = value[0] if value.ndim == len(spec.shape) + 1 and len(value) == 1 else value
         if (length := own_length(spec, tuple(value.shape))) is None:
             continue
+        first, known = lengths.setdefault((spec.dims[0], spec.shape[0]), (name, length))
+        if length != known:
+            raise ValueError(
+                f"{first!r} has {known} values along {spec.dims[0]!r} and {name!r} has {length}: one record has as many "
+                f"of each; give the same number, or {mask!r} beside {name!r} at its full length of {spec.shape[0]}"
+            )
         whole = observables[mask].shape
         there = torch.arange(spec.shape[0]) < length
         found[mask] = there.reshape(-1, *[1] * (len(whole) - 1)).expand(whole).clone()

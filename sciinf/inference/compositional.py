@@ -56,7 +56,8 @@ from sciinf.inference.learned import Learned, generator_on
 from sciinf.samplers.langevin import LEAST_WARMUP, Langevin
 from sciinf.store import Store
 
-_HALF, _THIRD = 1 / 2, 1 / 3  # sds that errors may shift it by: where rows can hardly tell them, and where they do
+_HALF, WRONG = 1 / 2, 1 / 3  # sds that errors may shift it by: where rows can hardly tell them, and where they do
+ERRORS = 2.0  # chance errors of t^2 by which rows tell that it is not 0
 _FINE = 0.03  # lowest level, in units of the composed posterior's smallest sd
 
 
@@ -240,7 +241,8 @@ def reliable(estimator: Denoising, held_out: Batch) -> float:
 
 
 def _most(square: float, chance: float) -> float:
-    return min(_HALF**2 / max(square, chance), _THIRD**2 / max(square - 2 * chance, 1e-12))
+    """Up to how many observations errors of scores, of t^2 and its chance error, do not make the posterior wrong."""
+    return min(_HALF**2 / max(square, chance), WRONG**2 / max(square - ERRORS * chance, 1e-12))
 
 
 def _squares(estimator: Denoising, held_out: Batch) -> tuple[float, float]:

@@ -5,9 +5,10 @@ With u_t the errors of predicting a series linearly (`statistics.prediction_erro
 
     e_t = sum_l c_l u_{t-l}^2,   c_l ~ b^l for l = 1 ... 64, sum_l c_l = 1,      v_t = 1 - w + w e_t,
 
-a statistic is the sum of (1 - log v_t - u_t^2 / v_t) / 2 over sqrt(T), for some b and w. It is 0
-of a variance that does not remember (w = 0), and largest near the b and w of one that does. Squares before the first
-value and missing ones are 1. Beside these numbers stand their differences from their mean, which tell b and w.
+there is a statistic for each of some b and w: the sum over t of (1 - log v_t - u_t^2 / v_t) / 2, divided by sqrt(T).
+For a series whose variance does not remember it is negative on average, and for one whose variance does it is largest
+near the b and w of that series. Squares before the first value and missing ones are 1. Beside these statistics stand
+their differences from their mean, which tell b and w.
 
 References:
     | Generalized autoregressive conditional heteroskedasticity (Bollerslev, 1986),
@@ -35,7 +36,7 @@ _TINY = 1e-4  # sds of the training rows that are zero
 def variance_memory(
     x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."] | None, spec: Observable
 ) -> Float[Tensor, "batch statistic"]:
-    """Two numbers for each channel, decay and weight; as for `statistics.statistics`, (batch, 0) of no series."""
+    """Two statistics for each channel, b and w; as for `statistics.statistics`, (batch, 0) of no series."""
     if "time" not in spec.dims or spec.shape[spec.dims.index("time")] < _LEAST:
         return x.new_zeros(len(x), 0)
     there = by_channel(torch.ones_like(x) if mask is None else mask.to(x.dtype), spec)

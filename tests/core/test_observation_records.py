@@ -49,6 +49,11 @@ def test_columns_side_by_side_and_an_axis_beside_them(tmp_path):
     assert read_observation(TIMES, file)["t"].tolist()[:2] == [1.5, 2.5]
 
 
+def test_columns_of_one_record_have_one_length():
+    with pytest.raises(ValueError, match="'flux' has 2 values along 'item' and 'place' has 3"):
+        as_observation(SOURCES, {"flux": [1.0, 2.0], "place": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]})
+
+
 def test_nothing_at_all_and_a_leading_axis():
     assert not as_observation(TIMES, {"t": []})["t_mask"].any()
     assert as_observation(TIMES, {"t": [[1.0, 2.0]]})["t"][0, :2].tolist() == [1.0, 2.0]

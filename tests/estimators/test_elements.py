@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import distributions as td
 
-from sciinf import Recipe, simulate, train
+from sciinf import LogNormal, Recipe, simulate, train
 from sciinf.core import Batch, Observable, Prior, Simulator
 from sciinf.estimators._elements_start import start_of
 from sciinf.estimators.elements import LAGS, Elements, suits
@@ -369,3 +369,45 @@ def test_data_that_have_no_such_likelihood_are_refused(observables, words):
         Elements(Chain.prior, observables)
     assert not suits(observables)
     assert suits(Chain.observables)
+
+
+class Waiting(Simulator):
+    """Items of a Weibull law, whose logarithms have one light tail and one that falls like an exponential."""
+
+    name = "waiting"
+    prior = Prior(scale=LogNormal(0.15, 0.35), shape=LogNormal(0.25, 0.35))
+    observables = {"times": Observable((25,), dims=("item",), scale="log")}
+
+    def __call__(self, theta, *, generator):
+        u = torch.rand(len(theta), 25, generator=generator, dtype=torch.float64)
+        times = theta[:, :1] * (-torch.log1p(-u)).pow(1 / theta[:, 1:].double())
+        return {"times": times.clamp_min(1e-12).float()}
+
+    def log_density(self, theta, x):
+        scale, shape = theta[..., :1], theta[..., 1:]
+        ratio = x["times"].double() / scale
+        return (shape.log() - scale.log() + (shape - 1) * ratio.log() - ratio.pow(shape)).sum(-1)
+
+
+@pytest.mark.slow
+def test_the_tail_of_skewed_numbers_is_followed(tmp_path):
+    """Where a datum lies far in it, the shape's mean is off by .20 sds, rms over 82 sets; with three laws by .30."""
+    simulator, generator = Waiting(), torch.Generator().manual_seed(7)
+    store = simulate(simulator, tmp_path / "store", 4_000, seed=3, progress=False)
+    theta = simulator.prior.sample(300, generator=generator)
+    x = simulator(theta, generator=generator)
+    extreme = x["times"].log().amin(1) < -4
+    tried = simulator.prior.sample(4_000, generator=generator)[:, None]
+
+    def mean(log):
+        weight = log.double().softmax(0)
+        moments = [torch.einsum("nb,nd->bd", weight, tried[:, 0].double() ** k) for k in (1, 2)]
+        return moments[0], (moments[1] - moments[0] ** 2).sqrt()
+
+    exact, sd = mean(simulator.log_density(tried.double(), x))
+    elements = Elements(simulator.prior, simulator.observables)
+    fit = train(elements, store, tmp_path / "fit", recipe=Recipe(learning_rate=3e-3), progress=False)
+    with torch.no_grad():
+        found, _ = mean(fit.estimator.condition(x).log_likelihood(tried.expand(-1, 300, -1)))
+    off = ((found - exact) / sd)[extreme, 1]
+    assert float(off.square().mean().sqrt()) < 0.25
