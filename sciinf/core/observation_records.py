@@ -73,7 +73,7 @@ def padded(observables: Mapping[str, Observable], x: Mapping[str, Any]) -> dict[
         first, known = lengths.setdefault((spec.dims[0], spec.shape[0]), (name, length))
         if length != known:
             raise ValueError(
-                f"{first!r} has {known} values along {spec.dims[0]!r} and {name!r} has {length}: one record has as many "
+                f"{first!r} has {known} values along {spec.dims[0]!r} and {name!r} has {length}: a record has as many "
                 f"of each; give the same number, or {mask!r} beside {name!r} at its full length of {spec.shape[0]}"
             )
         whole = observables[mask].shape

@@ -161,6 +161,7 @@ class Regressed(nn.Module):
         z, plain = map(torch.cat, gathered)
         places = self._places(names, plain.shape[1]).items()
         counting = {(kind, name) for (kind, name), place in places if self._counts(kind, name, plain[:, place], heavy)}
+        self._counting = frozenset(counting)
         self._set("plain", plain, names, counting)
 
         def again() -> Iterator[tuple[slice, Tensor, Mapping[str, Tensor], Mapping[str, Tensor]]]:
@@ -172,8 +173,6 @@ class Regressed(nn.Module):
                     raise ValueError("least squares need the same rows, in the same order, in each pass over them")
                 yield some, self._beside(self._flat(u, part), plain[some]), u, masks
 
-        self._forget()
-        self._which_count()
         self.first.copy_(_least_squares((known, z[some]) for some, known, _, _ in again()))
         if not self.linear:
             self.second.copy_(self.first)

@@ -85,6 +85,15 @@ def test_files_of_a_record(tmp_path, suffix):
     assert int(x["t_mask"].sum()) == 2
 
 
+def test_beside_a_file_of_the_mask_that_of_the_data_has_its_name(tmp_path):
+    for name in ("t", "cell"):
+        np.save(tmp_path / f"{name}.npy", np.arange(6.0))
+    np.save(tmp_path / "t_mask.npy", np.arange(6) < 4)
+    assert int(read_observation(TIMES, tmp_path / "t.npy", tmp_path / "t_mask.npy")["t_mask"].sum()) == 4
+    with pytest.raises(ValueError, match=r"no column 't' in .*found \['cell', 't_mask'\]"):
+        read_observation(TIMES, tmp_path / "cell.npy", tmp_path / "t_mask.npy")
+
+
 def test_a_mask_that_is_given_decides():
     mask = np.array([True, False, True, False, False, False])
     assert as_observation(TIMES, {"t": np.arange(6.0), "t_mask": mask})["t_mask"].tolist() == [mask.tolist()]

@@ -10,6 +10,7 @@ from torch import distributions as td
 
 from sciinf import LogNormal, Recipe, simulate, train
 from sciinf.core import Batch, Observable, Prior, Simulator
+from sciinf.core.component import from_json, to_json
 from sciinf.estimators._elements_start import start_of
 from sciinf.estimators.elements import LAGS, Elements, suits
 
@@ -369,6 +370,13 @@ def test_data_that_have_no_such_likelihood_are_refused(observables, words):
         Elements(Chain.prior, observables)
     assert not suits(observables)
     assert suits(Chain.observables)
+
+
+def test_a_likelihood_from_before_five_laws_has_three():
+    written = to_json(Elements(Waiting.prior, Waiting.observables, parts=3))
+    assert "parts" not in written["arguments"]
+    assert from_json(written).parts == 3
+    assert from_json(to_json(Elements(Waiting.prior, Waiting.observables))).parts == 5
 
 
 class Waiting(Simulator):
