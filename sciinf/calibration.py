@@ -53,7 +53,6 @@ from torch import Tensor
 from sciinf.core import Batch, Calibration, DensityUnavailable, Posterior
 from sciinf.core.doubts import noting, summed_up
 from sciinf.core.files import local_path, read_json, write_bytes, write_json
-from sciinf.core.fit import campaign_of
 from sciinf.core.records import Reliability
 from sciinf.core.simulator import event_of
 from sciinf.engine.progress import Progress
@@ -204,7 +203,7 @@ def _check_fresh(posterior: Posterior, store: Store, scores: Sequence[DataScore]
             f"under {_law(posterior.under)}{' that differs' if store.proposal and posterior.under else ''}; calibrate "
             "on fresh simulations of the law it was learned under"
         )
-    if {store.digest, campaign_of(store.simulator, store.seed)} & posterior.trained_on:
+    if store.campaign & posterior.trained_on:
         raise ValueError(
             f"{store.folder.name} is of the campaign (seed {store.seed}) that the network was trained on; calibrate on "
             "simulations with another seed"

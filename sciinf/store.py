@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core.checks import check_whole
+from sciinf.core.fit import campaign_of
 from sciinf.core.learned import Batch
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status
@@ -183,6 +184,11 @@ class Store:
     def seconds(self) -> float:
         """Wall seconds of simulation, summed over blocks (and so over workers)."""
         return sum(entry.seconds for _, entry in self.entries())
+
+    @property
+    def campaign(self) -> frozenset[str]:
+        """What this store is called by that may share simulations with another (`core.fit.campaign_of`)."""
+        return frozenset((self.digest, campaign_of(self.simulator, self.seed)))
 
     @property
     def digest(self) -> str:

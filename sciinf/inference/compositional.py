@@ -80,7 +80,8 @@ class Compositional(Learned):
 
     Raises:
         TypeError: If the fit's estimator has no scores that can be composed.
-        ValueError: If a number is out of range, or the prior is not Gaussian in z.
+        ValueError: If a number is out of range, the prior is not Gaussian in z, or the held-out simulations are of the
+            campaign that the network was trained on.
 
     Warns:
         UserWarning: If held-out simulations say that n is too many, or there are none for an estimator that does not
@@ -126,6 +127,11 @@ class Compositional(Learned):
         self.reliable = math.inf
         self.shift: tuple[float | None, float] = (None, 0.0)
         if held_out is not None:
+            if held_out.campaign & self.trained_on:
+                raise ValueError(
+                    f"{held_out.folder.name} is of the campaign (seed {held_out.seed}) that the network was trained "
+                    "on, whose errors it hides: pass held_out= simulations with another seed"
+                )
             square, chance = _squares(estimator, held_out.load())
             self.reliable = _most(square, chance)
             self.shift = math.sqrt(max(square, 0.0) * self.factors), math.sqrt(chance * self.factors)

@@ -20,7 +20,6 @@ from sciinf.core import Estimator, Fit, Simulator
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.files import local_path
-from sciinf.core.fit import campaign_of
 from sciinf.core.observation import as_observation
 from sciinf.inference.experiment import check_experiment
 from sciinf.inference.local import Local, Sequential
@@ -83,5 +82,4 @@ def correct(
     region = proposal_in(out / "proposal.json", fit, observation, None, epsilon)
     store = simulate(simulator, out / "simulations", runs, seed=seed, workers=workers, proposal=region)
     better = train(learner, store, out / "fit", recipe=recipe, seed=seed)
-    known = frozenset((store.digest, campaign_of(store.simulator, store.seed)))
-    return Sequential(Local(better, region, known), observation, [region])
+    return Sequential(Local(better, region, store.campaign), observation, [region])

@@ -13,7 +13,6 @@ from torch import Tensor
 from sciinf.core import Batch, Estimator, Outcome, Simulator, X
 from sciinf.core.component import to_json
 from sciinf.core.files import json_text, read_json, write_bytes, write_json
-from sciinf.core.fit import campaign_of
 from sciinf.core.simulator import FILES, recorded, unlike
 from sciinf.engine.block import one_thread
 from sciinf.inference.truncated import observation_hash
@@ -38,7 +37,7 @@ def round_seed(seed: int, number: int) -> int:
 
 def campaigns_of(stores: Sequence[Store]) -> frozenset[str]:
     """What stores are called by that may share simulations with these."""
-    return frozenset(said for s in stores for said in (s.digest, campaign_of(s.simulator, s.seed)))
+    return frozenset[str]().union(*(store.campaign for store in stores))
 
 
 def _check_same(estimator: Estimator, simulator: Simulator) -> None:

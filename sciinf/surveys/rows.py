@@ -94,8 +94,6 @@ class OfStore(Observations):
     """
 
     def __init__(self, store: Store, posterior: Posterior) -> None:
-        from sciinf.core.fit import campaign_of
-
         self.name = str(store.path)
         if dict(store.observables) != dict(posterior.observables):
             raise ValueError(
@@ -111,7 +109,7 @@ class OfStore(Observations):
         of_prior = store.proposal is None
         self.prior = store.prior.to_json() if of_prior else {"proposal": dict(store.proposal or {})}
         self.known = (store.prior.names, store.prior.units) == (posterior.prior.names, posterior.prior.units)
-        self.campaign = frozenset({store.digest, campaign_of(store.simulator, store.seed)})
+        self.campaign = store.campaign
         self.simulators = (store.simulator, *store.accepted)
         self._known: tuple[int, Tensor, Any] | None = None
 

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Batch, Fit, Surrogate, predicted
-from sciinf.core.fit import campaign_of, trained_on
+from sciinf.core.fit import trained_on
 from sciinf.store import Store
 
 
@@ -76,7 +76,7 @@ def conformal(
     """
     if isinstance(surrogate, Fit):
         known = trained_on(surrogate)
-        if isinstance(fresh, Store) and {fresh.digest, campaign_of(fresh.simulator, fresh.seed)} & known:
+        if isinstance(fresh, Store) and fresh.campaign & known:
             raise ValueError(
                 f"{fresh.folder.name} may hold simulations that {surrogate} was trained on: take another seed"
             )

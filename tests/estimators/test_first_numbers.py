@@ -43,7 +43,7 @@ def test_the_second_number_of_a_series_has_a_law_of_its_own(where):
             return Batch(theta, {"u": torch.randn(n, 6, generator=generator(seed)), "x": x})
         return Batch(theta, {"x": torch.stack([other, x], dim=1) if where == "second row" else x})
 
-    batch, fresh, missed = rows(1_500, 0), rows(4_000, 5), {}
+    batch, fresh, missed = rows(3_000, 0), rows(4_000, 5), {}
     for own in (True, False):
         model = Elements(TURNING, specs, versions=0)
         model.standardise(lambda: iter([batch]))

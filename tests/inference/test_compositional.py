@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import distributions as td
 
-from sciinf import Compositional, Flow, Observable, Prior, Recipe, Score, query, simulate, train
+from sciinf import Compositional, Flow, Observable, Prior, Recipe, Score, Store, query, simulate, train
 from sciinf.core import DensityUnavailable, Level, Simulator
 from sciinf.diffusion.joined import Bridging, Jacobian
 from sciinf.diffusion.solver import Exponential
@@ -139,6 +139,12 @@ def test_the_verdict_says_how_far_added_errors_move_it(fit, fresh):
     assert found(fit, 5, None)[0] != "rely"
     assert found(fit, 2, fresh)[1].level == Level.GOOD
     assert found(fit, 1, None)[1] is None
+
+
+def test_simulations_that_it_was_trained_on_are_not_held_out(fit):
+    store = Store(fit.folder.parent / "simulations")
+    with pytest.raises(ValueError, match="simulations is of the campaign .* trained on"):
+        Compositional(fit, 5, held_out=store)
 
 
 def test_draws_are_those_of_the_generator(fit):
