@@ -16,7 +16,7 @@ from fuzzed_observations import damage
 from serve_loads import Told, one_request
 
 PAUSE = 0.5  # seconds between two questions of an honest user, and
-BETWEEN, SENDERS = 0.2, 2  # between two bodies of a sender, of whom there are so many
+BETWEEN, SENDERS = 0.1, 2  # between two bodies of a sender, of whom there are so many
 
 
 def good(values: np.ndarray) -> dict[str, bytes]:
