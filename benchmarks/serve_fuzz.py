@@ -15,8 +15,8 @@ import numpy as np
 from fuzzed_observations import damage
 from serve_loads import Told, one_request
 
-PAUSE = 0.5  # seconds between two questions of an honest user, and
-BETWEEN, SENDERS = 0.1, 2  # between two bodies of a sender, of whom there are so many
+PAUSE = 0.5  # seconds between two questions of an honest user
+BETWEEN, SENDERS = 0.1, 2  # seconds between two bodies of one sender; how many senders there are
 
 
 def good(values: np.ndarray) -> dict[str, bytes]:

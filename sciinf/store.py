@@ -187,7 +187,7 @@ class Store:
 
     @property
     def campaign(self) -> frozenset[str]:
-        """What this store is called by that may share simulations with another (`core.fit.campaign_of`)."""
+        """Digest of this store and of its campaign: stores that have one of them in common may share simulations."""
         return frozenset((self.digest, campaign_of(self.simulator, self.seed)))
 
     @property

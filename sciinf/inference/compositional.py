@@ -130,7 +130,7 @@ class Compositional(Learned):
             if held_out.campaign & self.trained_on:
                 raise ValueError(
                     f"{held_out.folder.name} is of the campaign (seed {held_out.seed}) that the network was trained "
-                    "on, whose errors it hides: pass held_out= simulations with another seed"
+                    "on, where its errors do not show: pass held_out= simulations with another seed"
                 )
             square, chance = _squares(estimator, held_out.load())
             self.reliable = _most(square, chance)

@@ -36,7 +36,7 @@ def round_seed(seed: int, number: int) -> int:
 
 
 def campaigns_of(stores: Sequence[Store]) -> frozenset[str]:
-    """What stores are called by that may share simulations with these."""
+    """Digests of these stores and of their campaigns (`Store.campaign`)."""
     return frozenset[str]().union(*(store.campaign for store in stores))
 
 
