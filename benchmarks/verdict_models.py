@@ -29,7 +29,7 @@ MEAN_ERROR, SD_RATIOS, PROBABILITY_ERROR = 0.15, (0.9, 1.1), 0.05
 EXISTS = 0.2  # smallest probability of existing with which the moments of a parameter are compared
 _POINTS, _COARSER = {1: 4_001, 2: 1_001, 3: 151}, 0.8
 _NEGLIGIBLE = 20.0  # nats below the maximum
-_CONVERGED = 2e-3  # sds, and nats of the evidence
+_CONVERGED = 5e-3  # sds, and nats of the evidence: a thirtieth of the bound on the mean
 
 
 @dataclass(frozen=True)

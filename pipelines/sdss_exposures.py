@@ -103,6 +103,7 @@ def _draw(file: Path, pixels: Tensor, answer: Answer, reference: Tensor) -> None
             )
             axes.set_xlabel(label(answer.draws.names[k], answer.draws.units[k]))
             axes.set_yticks([])
+            axes.locator_params(axis="x", nbins=4)
             axes.spines["left"].set_color(MUTED)
         below.legend(*below.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
         figure.savefig(file, dpi=150)
