@@ -1,9 +1,9 @@
 """Which datum is strange (`trust.localise`): faults of five kinds in three simulators, and one wrong sensor of many.
 
-`benchmarks/trust.py --only localise` prints the tables. The classifier that knows what to look for sees, of clean and
-of faulty data, the residuals from what a network's posterior predicts, sorted, and their means, slopes and sizes along
-every axis, and data of up to 100 numbers as they are: boosted trees, for each kind of fault by itself. "with the prior"
-is the area of the product of two p-values: of the score, and of the observation among simulations of the prior
+`benchmarks/trust.py --only localise` prints the tables, of two of the simulators with `--quick`. The classifier that
+knows what to look for sees, of clean and of faulty data, the residuals from what a network's posterior predicts,
+sorted, and their means, slopes and sizes along every axis, and data of up to 100 numbers as they are: boosted trees,
+for each kind of fault by itself. "with the prior" is the area of the product of two p-values: of the score, and of the observation among simulations of the prior
 (`trust.ood`), by planted faults as well: of both lines that an answer has. It is what is compared with the classifier.
 
 Faults, in the sds of the noise (of logarithms, where data are counts): one number is 10 off; a sensor is dead, which
@@ -35,6 +35,7 @@ from sciinf.trust.localise import judge, scores_of
 from sciinf.trust.ood import make_reference, p_values
 
 EPOCHS = {"lotka_volterra": 20, "influenza": 20, "turned_spot": 10}
+QUICK = ("influenza", "turned_spot")  # the third simulator takes longest
 KINDS = ("one number", "dead", "drift", "noise", "along the model")
 # Data sets of each kind: more where the areas say least and an answer takes least.
 TIMES = {"lotka_volterra": 60, "influenza": 200, "turned_spot": 60}
@@ -266,7 +267,7 @@ def faults(*, quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def _faults(folder: Path, *, quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     fitted, rows, checks = 1_000 if quick else 4_000, [], []
-    for name in EPOCHS:
+    for name in QUICK if quick else EPOCHS:
         times = 30 if quick else TIMES[name]
         of = known(name, folder / name, quick=quick)
         clean = observed(of, "clean", times, 1)

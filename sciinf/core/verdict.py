@@ -6,12 +6,21 @@ calibration of the network on average. Where the strongest cannot tell, the next
 be read with care. Weaker evidence that says otherwise is named as such. Findings about the data and the draws always
 count, whatever the network did; one of these that could not be made calls for care.
 
+Several checks look at the same data, each with false alarms in one of a hundred right answers. An alarm of one of them
+stands where their p-values together are below .01, and calls for care otherwise. They depend on each other, so they
+are taken together by tan(pi (1/2 - p)), whose mean has the law of each of them however they depend, nearly so far out.
+
+References:
+    | Cauchy combination test: a powerful test with analytic p-value calculation under arbitrary dependency structures
+      (Liu & Xie, 2020), https://doi.org/10.1080/01621459.2018.1554485: equation 1 and theorem 1
+
 An answer that nothing stronger than the local check speaks for is to be read with care, for that check sees about a
 third of a network's error at one observation.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +31,15 @@ from sciinf.core.findings import Cause, Evidence, Finding, Level
 
 FAR = "far"  # the figure of a finding that could not tell and may be far off: no weaker evidence speaks for it
 UNCHECKED = "not checked"  # the kind of a finding of a check that was not made
+_ALARM = 0.01  # p-value of several checks together
+_LEAST, _MOST = 1e-12, 0.9  # p-values outside are taken for these: one of 1 would hide all others
 _LONG = 180  # characters of a clause
 _BECAUSE = {
     Evidence.NETWORK: "a second network, trained around this observation, gives the same answer",
     Evidence.ROUNDS: "rounds of simulations around this observation have settled it",
     Evidence.LIKELIHOOD: "its draws are weighted by the simulator's likelihood",
 }
+_NOT_ALL = ", which all checks of the data together do not confirm"
 _ONLY = {
     Evidence.AVERAGE: "not checked at this observation",
     Evidence.CHECK: "no error was seen at this observation, but no second network has confirmed that",
@@ -74,7 +86,11 @@ class Verdict:
         """Why, in a few words each."""
         if self.level == Level.GOOD:
             return (_BECAUSE[self.evidence],) if self.evidence else ()
-        found = [brief(one.words) for one in self.because if one.words]
+        found = [
+            brief(one.words) + (_NOT_ALL if one.level == Level.ALARM > self.level else "")
+            for one in self.because
+            if one.words
+        ]
         said = any((one.evidence or 0) >= Evidence.CHECK or one.kind == UNCHECKED for one in self.because)
         if self._alone and self.level != Level.ALARM and not said:
             found.append(_ONLY[self.evidence or Evidence.AVERAGE])
@@ -121,20 +137,33 @@ def verdict_from(findings: Sequence[Finding]) -> Verdict:
             break
     weaker = [one for one in findings if one.evidence and one.level != Level.GOOD and one.evidence < (evidence or 0)]
     others = [one for one in findings if one.evidence is None]
-    counted = [(one, _counted(one, evidence)) for one in (*deciding, *others)]
+    p = _together([float(one.figures["p"]) for one in others if one.figures.get("p") is not None])
+    counted = [(one, _counted(one, evidence, p)) for one in (*deciding, *others)]
     least = Level.UNKNOWN if evidence is None else Level.CAUTION if evidence <= Evidence.CHECK else Level.GOOD
     level = max([least, *(each for _, each in counted)])
     because = [one for one, each in counted if each == level != Level.GOOD]
     return Verdict(level, tuple(findings), tuple(because), tuple(weaker), evidence)
 
 
-def _counted(finding: Finding, told: Evidence | None) -> Level:
+def _together(p: Sequence[float]) -> float:
+    """The p-value of several checks that depend on each other; 0 of none."""
+    if not p:
+        return 0.0
+    far = sum(math.tan(math.pi * (0.5 - min(max(one, _LEAST), _MOST))) for one in p) / len(p)
+    return 0.5 - math.atan(far) / math.pi
+
+
+def _counted(finding: Finding, told: Evidence | None, together: float) -> Level:
     """The level that a finding gives a verdict: what could not be told calls for care, where other evidence tells.
 
     Args:
         finding: The finding.
         told: The strongest evidence that tells whether the computation is right; None where none does.
+        together: The p-value of all checks of the data; an alarm by chance calls for care.
     """
+    by_chance = finding.evidence is None and "p" in finding.figures and together >= _ALARM
+    if finding.level == Level.ALARM and by_chance:
+        return Level.CAUTION
     if (
         finding.level == Level.UNKNOWN
         and not finding.figures.get(FAR)

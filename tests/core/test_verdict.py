@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.core.records import NOT_CALIBRATED, Calibration, Trust, calibration_finding, said_of, weights_finding
@@ -23,8 +25,10 @@ PASSED, OFF, FEW_FRESH = (
 )
 WIDE = calibration_finding({"state": "not passed", "cautious": True, "reasons": ["coverage is too wide"]})
 NEVER = calibration_finding({"state": "not checked", "reasons": [NOT_CALIBRATED]})
-LIKE, ODD, UNLIKE, UNCOMPARED = (Trust(0.5, f"{level} data", level).finding for level in
-                                 (Level.GOOD, Level.CAUTION, Level.ALARM, Level.UNKNOWN))  # fmt: skip
+LIKE, ODD, UNLIKE, UNCOMPARED = (
+    Trust(p, f"{level} data", level).finding
+    for p, level in ((0.5, Level.GOOD), (0.03, Level.CAUTION), (0.001, Level.ALARM), (None, Level.UNKNOWN))
+)
 WEIGHTED, TOO_FEW, HEAVY = (
     weights_finding(ess, 10_000, k, likelihood=True) for ess, k in ((5_000.0, 0.2), (50.0, 0.2), (5_000.0, 0.7))
 )
@@ -115,6 +119,44 @@ def test_the_order_of_findings_does_not_matter(order) -> None:
 def test_what_is_found_of_data_or_draws_makes_no_verdict_better(known, worse) -> None:
     assert verdict_from((*known, worse)).level >= verdict_from(known).level
     assert verdict_from((*known, worse)).level > Level.GOOD
+
+
+def _of_data(*p) -> list[Finding]:
+    """Findings of checks of one observation with these p-values."""
+    levels = [Level.ALARM if each < 0.01 else Level.CAUTION if each < 0.05 else Level.GOOD for each in p]
+    return [Finding(f"check {k}", level, f"odd {k} (p = {p[k]})", "", {"p": p[k]}) for k, level in enumerate(levels)]
+
+
+@pytest.mark.parametrize(
+    ("p", "level"),
+    [
+        ((0.009,), "alarm"),
+        ((0.5, 0.5, 0.5, 0.001), "alarm"),
+        ((0.007, 0.007, 0.007, 0.4), "alarm"),
+        ((0.42, 0.9, 0.058, 0.009), "caution"),
+        ((0.0, 0.5, 1.0), "alarm"),
+        ((0.3, 0.4), "good"),
+    ],
+)
+def test_checks_of_the_same_data_alarm_together(p, level) -> None:
+    verdict = verdict_from((PASSED, CONFIRMED, *_of_data(*p)))
+    assert verdict.level == level
+    assert verdict.sentence.endswith("together do not confirm.") == (level == "caution")
+
+
+def test_an_alarm_without_a_p_value_stands_whatever_others_say() -> None:
+    assert verdict_from((PASSED, CONFIRMED, STRANGE, *_of_data(0.5, 0.6, 0.7))).level == "alarm"
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, 0.95])
+def test_five_checks_refuse_one_right_answer_in_a_hundred(shared) -> None:
+    generator = torch.Generator().manual_seed(0)
+    common, own = torch.randn(4_000, 1, generator=generator), torch.randn(4_000, 5, generator=generator)
+    p = torch.special.ndtr(math.sqrt(shared) * common + math.sqrt(1 - shared) * own).tolist()
+    refused = sum(verdict_from((PASSED, CONFIRMED, *_of_data(*each))).level == "alarm" for each in p) / len(p)
+    alone = sum(min(each) < 0.01 for each in p) / len(p)
+    assert refused < 0.01 + 3 * math.sqrt(0.01 * 0.99 / len(p))  # chance of more: one in a thousand
+    assert alone > (0.04 if shared == 0 else 0.01)
 
 
 @pytest.mark.parametrize(
