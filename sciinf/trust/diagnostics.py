@@ -22,6 +22,7 @@ ORDER = (
     "tails",
     "ensemble",
     "model comparison",
+    "preparation",
     "noise",
     "predictive",
     "likelihood",
