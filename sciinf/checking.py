@@ -43,12 +43,18 @@ _FEATURES = 32
 _PATIENCE = 2.0  # s that simulations may take for each of the checks that make many: `infer` waits for them
 _MANY = 10_000_000  # numbers of data
 _SOME_ROWS, _SOME_SHARE = 5, 0.25  # rows in which a parameter may have no effect
-_SAME_ANGLE = 1e-3  # of what another angle changes
+_FALLBACK = 0.03  # share of the rows, in which a parameter without effect may be a result that stands for a failure
+_SAME = 1e-3  # sds of the data, or share of what another angle changes: less is rounding
 _TURNS = {
     "deg": (2 * math.pi, "radians", "np.deg2rad"),
     "rad": (360.0, "degrees", "np.rad2deg"),
 }
 _DIFFERENT = 8  # rows, from which on it is no chance that another seed gives the same
+_CLIPPED = "Is it clipped or rounded in the simulator? Let the prior end where data depend on it no more"
+_STANDS_FOR = (
+    "Does the simulator return zeros or another fixed result where a computation fails? Raise an error or return NaN "
+    "there, and such rows are told and left out"
+)
 NOT_REPEATED = (
     "the same parameters and seed gave other data: the simulator has random numbers of its own, or its first calls are "
     "unlike later ones. So nothing can be repeated, and processes that simulate side by side may have the same noise. "
@@ -231,6 +237,8 @@ class _Check:
             self._note("noise", NO_NOISE, Level.CAUTION, Cause.NOISE)
         self._sizes()
         self._beside(theta[:_ALONE], noisy)
+        if same and self.simulator.by_row:
+            self._after_others(theta if self.rows <= _PATIENCE * speed else theta[:_ALONE], first)
         if same and len(theta.T) * self.rows <= _PATIENCE * speed:
             self._without_effect(theta, first)
         self._density(speed)
@@ -329,13 +337,13 @@ class _Check:
                     f"no data depend on {name!r}: with the same seed, other values of it change nothing. Is it used?"
                 )
                 self._note("parameters", words, Level.CAUTION, Cause.MODEL)
-            elif int(same.sum()) > max(_SOME_ROWS, _SOME_SHARE * len(same)) and _continuous_differ(first, outcome):
+            elif int(same.sum()) > max(_SOME_ROWS, _FALLBACK * len(same)) and _continuous_differ(first, outcome):
+                many = int(same.sum()) > _SOME_SHARE * len(same)
                 words = (
                     f"in {int(same.sum())} of {len(same)} rows another value of {name!r} changes no data, with the "
-                    "same seed. Is it clipped or rounded in the simulator? Let the prior end where data depend on it "
-                    "no more"
+                    f"same seed. {_CLIPPED if many else _STANDS_FOR}"
                 )
-                self._note("parameters", words, Level.CAUTION, Cause.MODEL)
+                self._note("parameters", words, Level.CAUTION if many else Level.GOOD, Cause.MODEL if many else None)
 
     def _in_turns(self, d: int, theta: Tensor, first: Outcome, moved: Outcome) -> None:
         """Say of an angle in degrees that the simulator takes it in radians, or the reverse: a turn changes no data.
@@ -353,7 +361,7 @@ class _Check:
         other = theta.clone()
         other[:, d] += turn
         outcome = self._outcome(other, 0)
-        if outcome is not None and _difference(first, outcome) < _SAME_ANGLE * _difference(first, moved):
+        if outcome is not None and _difference(first, outcome) < _SAME * _difference(first, moved):
             words = (
                 f"{name!r} has the unit {unit!r}, and the simulator seems to take it in {wrong}: with {turn:.4g} "
                 f"{unit} more, data are the same. Convert it by {way}"
@@ -403,6 +411,23 @@ class _Check:
                     f"{name!r} {spec.shape} comes out otherwise one row at a time than in a batch of {len(theta)}: "
                     "rows must not depend on the rows beside them (a mean or a scale taken over the batch?)"
                 )
+
+    def _after_others(self, theta: Tensor, first: Outcome) -> None:
+        """Whether rows, each with its own random numbers, depend on the rows that were simulated before them."""
+        other = theta.clone()
+        other[::2] = theta[::2].roll(1, 0)
+        outcome = self._outcome(other, 0)
+        if outcome is None:
+            return
+        kept = torch.arange(1, len(theta), 2)
+        a, b = (Outcome({k: v[kept] for k, v in one.x.items()}, status_of(one)[kept]) for one in (first, outcome))
+        changed = (_differences(a, b) > _SAME) & _sound(a) & _sound(b)
+        if bool(changed.any()):
+            self._problem(
+                f"{int(changed.sum())} of {len(kept)} rows come out otherwise after rows of other parameters: the "
+                "simulator keeps something from one call to the next, such as its last result, and returns that where "
+                "a call fails. Keep no state between calls, and raise an error where one fails"
+            )
 
     def _density(self, speed: float) -> None:
         """Whether the log-likelihood is the density of what is simulated."""
@@ -486,12 +511,17 @@ def _continuous_differ(a: Outcome, b: Outcome) -> bool:
 
 
 def _difference(a: Outcome, b: Outcome) -> float:
-    """By how many sds of the data the rows differ on average, at their farthest number; NaN where one is missing."""
+    """By how many sds of the data the rows differ on average, as `_differences`."""
+    return float(_differences(a, b).mean())
+
+
+def _differences(a: Outcome, b: Outcome) -> Tensor:
+    """By how many sds of the data each row differs, at its farthest number; NaN where one is missing, (rows,)."""
     far = torch.zeros(len(status_of(a)), dtype=torch.float64)
     for name, value in a.x.items():
         one, other = (each.double().reshape(len(each), -1) for each in (value, b.x[name]))
         far = torch.maximum(far, ((one - other).abs() / one.std(0).clamp_min(1e-30)).amax(1))
-    return float(far.mean())
+    return far
 
 
 def _differ(together: Tensor, apart: Tensor, noisy: bool, observables: int) -> bool:
