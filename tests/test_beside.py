@@ -106,7 +106,7 @@ def test_it_is_told_whether_the_data_are_the_same() -> None:
 def test_doubts_of_the_other_stand_with_it() -> None:
     checks = (Finding("residuals", "alarm", "no"), Finding("noise", "good", "yes"))
     other = answer(checks=checks)
-    other = replace(other, trust=replace(GOOD, level="alarm"))
+    other = replace(other, trust=replace(GOOD, level="alarm", p_value=0.001))
     doubts = as_beside(answer(), other).doubts
     assert doubts == ("trust WARNING", "residuals WARNING"), "what decides its verdict"
 

@@ -152,7 +152,9 @@ def read_observation(
     lines += [f"{name}: as the simulator has it" for name in same]
     if left := [name for name in left if name not in same]:
         more = f" and {len(left) - 8} more" if len(left) > 8 else ""
-        lines.append(f"not used: {', '.join(left[:8])}{more}{'' if beside or same else unsaid(observables)}")
+        lines.append(f"not used: {', '.join(left[:8])}{more}")
+    if not (beside or same) and (words := unsaid(observables)):
+        lines.append(words)
     return Observation(values, lines, findings)
 
 

@@ -189,7 +189,7 @@ def _numbers(path: Path, name: str, most: int) -> list[float] | None:
 def unsaid(observables: Mapping[str, Observable]) -> str:
     """That no column is named like an axis with coordinates, so that rows were taken in the order of the file."""
     names = ", ".join(map(repr, dict.fromkeys(axis for spec in observables.values() for axis in spec.coords)))
-    return f" (rows are taken in their order: no column is named {names}, to compare)" if names else ""
+    return f"rows are taken in their order: no column is named {names}, to compare" if names else ""
 
 
 def in_order(labels: Mapping[str, str], spec: Observable) -> list[str]:

@@ -225,6 +225,9 @@ def test_years_and_days_are_times_that_may_be_counted_from_elsewhere(tmp_path):
         read_observation(SERIES, table(tmp_path / "back.csv", YEARS[::-1], "year"))
 
 
+NOT_COMPARED = "rows are taken in their order: no column is named 'time', to compare"
+
+
 @pytest.mark.parametrize("suffix", ["csv", "fits", "h5"])
 def test_rows_in_another_order_are_seen_by_a_column_of_any_name(tmp_path, suffix):
     years = np.asarray(YEARS)
@@ -240,7 +243,13 @@ def test_rows_in_another_order_are_seen_by_a_column_of_any_name(tmp_path, suffix
         read_observation(SERIES, wrong)
     ranks = {"v": replace(SERIES["v"], coords={"time": tuple(range(6))})}
     found = read_observation(ranks, table(tmp_path / "ranks.csv", [5, 4, 3, 2, 1, 0], "rank"))
-    assert found.read[-1].startswith("not used: rank")
+    assert found.read[-2:] == ("not used: rank", NOT_COMPARED)
+
+
+def test_values_without_a_column_of_their_places_are_said_to_be_taken_in_their_order(tmp_path):
+    (tmp_path / "v.csv").write_text("v\n" + "\n".join(map(str, VALUES)) + "\n")
+    assert read_observation(SERIES, tmp_path / "v.csv").read[-1] == NOT_COMPARED
+    assert NOT_COMPARED not in read_observation(SERIES, table(tmp_path / "right.csv", YEARS, "time")).read
 
 
 @pytest.mark.parametrize("named", ["scales", "labels"])
