@@ -172,3 +172,11 @@ def test_version_is_that_of_the_installed_package() -> None:
     from importlib.metadata import version
 
     assert sciinf.__version__ == version("sciinf")
+
+
+def test_the_package_can_be_run_as_the_command() -> None:
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-m", "sciinf", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith(sciinf.__version__)
