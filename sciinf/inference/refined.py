@@ -18,6 +18,8 @@ probabilities proportional to w.
 complete and of at most 128 numbers: those near the answer. Two are trained, in one of which numbers have functions of
 the parameters for themselves, and held-out rows tell which counts. Draws of the network are weighted by it as far as it
 describes held-out rows better (`likelihood_weighted`): if numbers depend on few others, it needs a quarter of the rows.
+From a million numbers on, in all rows, the other mixes 16 laws in place of five, which follow a density with an edge:
+with five, the location of a g-and-k law of skewness 5 came out .3 sds off, however many rows there were.
 
 **Its chance error.** What a network lacks, it lacks mostly for want of rows: two that are trained on the same rows from
 other first weights err alike, and on other rows they do not. Errors fall as 1 / sqrt(n). So an answer of n_1 rows
@@ -62,7 +64,7 @@ from sciinf.core.existence import check_free
 from sciinf.core.files import local_path, read_json, write_json
 from sciinf.engine.block import generator_for
 from sciinf.engine.campaign import Engine
-from sciinf.estimators.elements import VERSIONS, Elements, has_atoms, suits
+from sciinf.estimators.elements import PARTS, VERSIONS, Elements, has_atoms, suits
 from sciinf.estimators.flow import Flow
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
@@ -81,6 +83,7 @@ _STRAY = 1e-4
 LIKELIHOOD = "likelihood_{}"  # folders of a round: of so many versions of the network (`Elements`)
 _NUMBERS = 128  # of an observation, beyond which a likelihood number by number takes longer than the network
 _FEWEST = 100  # rows that it is learned from
+_MANY, _PARTS = 10**6, 16  # numbers in all rows, from which on one law of them all is a mixture of so many
 _RATE = 3e-3  # that the likelihood is trained with: at the default rate groups of numbers are learned half as well
 _OVER = 4  # draws of q_r for each that is kept
 _DRAWS, _EACH = 65_536, 4_096  # that Z is estimated from, for one observation and for each of several
@@ -382,10 +385,12 @@ def _likelihood(
     if len(near) < _FEWEST or has_atoms(near.load().x, observables, x):
         return None
     asked: dict[str, Any] = {"recipe": how, "seed": seed, "progress": False}
-    fits = [
-        train(Elements(prior, observables, versions=n, seed=seed), near, folder / LIKELIHOOD.format(n), **asked)
-        for n in (0, VERSIONS)
-    ]
+    many = len(near) * sum(math.prod(spec.shape) for spec in observables.values()) >= _MANY
+    fits = list[Fit]()
+    for n, parts in ((0, _PARTS if many else PARTS), (VERSIONS, PARTS)):
+        learner = Elements(prior, observables, versions=n, parts=parts, seed=seed)
+        name = LIKELIHOOD.format(n) + ("" if parts == PARTS else f"_of_{parts}_laws")
+        fits.append(train(learner, near, folder / name, **asked))
     found = min(fits, key=lambda one: one.record["best_validation_loss"])
     power = best_power(LikelihoodWeighted(Amortised(fit), found, *laws), near, how.validation_fraction, x)
     return (found, power) if power else None

@@ -309,3 +309,14 @@ def test_rounded_numbers_have_no_likelihood_of_their_own(simulator, learned, tmp
         simulator, X, tmp_path, Wrong(0.0, 1.0), simulations=(1_000,), recipe=Recipe(epochs=1), progress=False
     )
     assert (tmp_path / "round_1/likelihood_0").is_dir() == learned
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("many", "laws"), [(10**6, 5), (1_000, 16)])
+def test_many_numbers_are_learned_with_more_laws(many, laws, tmp_path, monkeypatch):
+    """A density with an edge is followed by those alone; few numbers are learned by heart."""
+    monkeypatch.setattr(refined, "_MANY", many)
+    refine_around(Narrow(), X, tmp_path, Wrong(0.0, 1.0), simulations=(1_000,), recipe=Recipe(epochs=1), progress=False)
+    (own,) = (tmp_path / "round_1").glob("likelihood_0*")
+    assert load_fit(own).estimator.parts == laws
+    assert load_refined(tmp_path).likelihood is not None
