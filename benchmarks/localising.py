@@ -3,8 +3,9 @@
 `benchmarks/trust.py --only localise` prints the tables, of two of the simulators with `--quick`. The classifier that
 knows what to look for sees, of clean and of faulty data, the residuals from what a network's posterior predicts,
 sorted, and their means, slopes and sizes along every axis, and data of up to 100 numbers as they are: boosted trees,
-for each kind of fault by itself. "with the prior" is the area of the product of two p-values: of the score, and of the observation among simulations of the prior
-(`trust.ood`), by planted faults as well: of both lines that an answer has. It is what is compared with the classifier.
+for each kind of fault by itself. "with the prior" is the area of the product of two p-values: of the score, and of
+the observation among simulations of the prior (`trust.ood`), by planted faults as well: of both lines that an answer
+has. It is what is compared with the classifier.
 
 Faults, in the sds of the noise (of logarithms, where data are counts): one number is 10 off; a sensor is dead, which
 stays where it was from a quarter of the time on, or a row of an image, which reads 0; a sensor drifts from 6 below to

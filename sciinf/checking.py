@@ -44,7 +44,8 @@ _PATIENCE = 2.0  # s that simulations may take for each of the checks that make 
 _MANY = 10_000_000  # numbers of data
 _SOME_ROWS, _SOME_SHARE = 5, 0.25  # rows in which a parameter may have no effect
 _FALLBACK = 0.03  # share of the rows, in which a parameter without effect may be a result that stands for a failure
-_SAME = 1e-3  # sds of the data, or share of what another angle changes: less is rounding
+_SAME_ANGLE = 1e-3  # of what another angle changes
+_ROUNDED = 1e-3  # sds of the data
 _TURNS = {
     "deg": (2 * math.pi, "radians", "np.deg2rad"),
     "rad": (360.0, "degrees", "np.rad2deg"),
@@ -52,8 +53,8 @@ _TURNS = {
 _DIFFERENT = 8  # rows, from which on it is no chance that another seed gives the same
 _CLIPPED = "Is it clipped or rounded in the simulator? Let the prior end where data depend on it no more"
 _STANDS_FOR = (
-    "Does the simulator return zeros or another fixed result where a computation fails? Raise an error or return NaN "
-    "there, and such rows are told and left out"
+    "If the simulator returns a fixed result where a computation fails, raise an error there instead: failed rows are "
+    "told and left out. If data do not depend on the parameter in these rows, nothing is wrong"
 )
 NOT_REPEATED = (
     "the same parameters and seed gave other data: the simulator has random numbers of its own, or its first calls are "
@@ -361,7 +362,7 @@ class _Check:
         other = theta.clone()
         other[:, d] += turn
         outcome = self._outcome(other, 0)
-        if outcome is not None and _difference(first, outcome) < _SAME * _difference(first, moved):
+        if outcome is not None and _difference(first, outcome) < _SAME_ANGLE * _difference(first, moved):
             words = (
                 f"{name!r} has the unit {unit!r}, and the simulator seems to take it in {wrong}: with {turn:.4g} "
                 f"{unit} more, data are the same. Convert it by {way}"
@@ -420,13 +421,15 @@ class _Check:
         if outcome is None:
             return
         kept = torch.arange(1, len(theta), 2)
-        a, b = (Outcome({k: v[kept] for k, v in one.x.items()}, status_of(one)[kept]) for one in (first, outcome))
-        changed = (_differences(a, b) > _SAME) & _sound(a) & _sound(b)
-        if bool(changed.any()):
+        before, after = _sound(first)[kept], _sound(outcome)[kept]
+        both = kept[before & after]
+        a, b = (Outcome({k: v[both] for k, v in one.x.items()}) for one in (first, outcome))
+        changed = int((before != after).sum()) + int((_differences(a, b) > _ROUNDED).sum())
+        if changed:
             self._problem(
-                f"{int(changed.sum())} of {len(kept)} rows come out otherwise after rows of other parameters: the "
-                "simulator keeps something from one call to the next, such as its last result, and returns that where "
-                "a call fails. Keep no state between calls, and raise an error where one fails"
+                f"the data of {changed} of {len(kept)} rows change with the parameters of the rows before them: the "
+                "simulator keeps something from one call to the next, for example its last result. Keep no state "
+                "between calls, and raise an error where a call fails"
             )
 
     def _density(self, speed: float) -> None:
@@ -520,7 +523,8 @@ def _differences(a: Outcome, b: Outcome) -> Tensor:
     far = torch.zeros(len(status_of(a)), dtype=torch.float64)
     for name, value in a.x.items():
         one, other = (each.double().reshape(len(each), -1) for each in (value, b.x[name]))
-        far = torch.maximum(far, ((one - other).abs() / one.std(0).clamp_min(1e-30)).amax(1))
+        sd = one.std(0).nan_to_num().clamp_min(1e-30)
+        far = torch.maximum(far, ((one - other).abs() / sd).amax(1))
     return far
 
 

@@ -153,7 +153,7 @@ def read_observation(
     if left := [name for name in left if name not in same]:
         more = f" and {len(left) - 8} more" if len(left) > 8 else ""
         lines.append(f"not used: {', '.join(left[:8])}{more}")
-    if not (beside or same) and (words := unsaid(observables)):
+    if not (beside or same) and (words := unsaid(observables, {k: len(v) for k, v in picked.items()})):
         lines.append(words)
     return Observation(values, lines, findings)
 

@@ -186,9 +186,16 @@ def _numbers(path: Path, name: str, most: int) -> list[float] | None:
     return None
 
 
-def unsaid(observables: Mapping[str, Observable]) -> str:
-    """That no column is named like an axis with coordinates, so that rows were taken in the order of the file."""
-    names = ", ".join(map(repr, dict.fromkeys(axis for spec in observables.values() for axis in spec.coords)))
+def unsaid(observables: Mapping[str, Observable], columns: Mapping[str, int]) -> str:
+    """That no column is named like an axis along the rows of a file, so that they were taken in the file's order.
+
+    Args:
+        observables: What the simulator produces.
+        columns: Observable -> how many columns of a file make it up.
+    """
+    rows = [observables[name] for name, count in columns.items() if len(observables[name].shape) == 1 + (count > 1)]
+    firsts = dict.fromkeys(spec.dims[0] for spec in rows if spec.dims and spec.dims[0] in spec.coords)
+    names = ", ".join(map(repr, firsts))
     return f"rows are taken in their order: no column is named {names}, to compare" if names else ""
 
 

@@ -6,9 +6,10 @@ calibration of the network on average. Where the strongest cannot tell, the next
 be read with care. Weaker evidence that says otherwise is named as such. Findings about the data and the draws always
 count, whatever the network did; one of these that could not be made calls for care.
 
-Several checks look at the same data, each with false alarms in one of a hundred right answers. An alarm of one of them
-stands where their p-values together are below .01, and calls for care otherwise. They depend on each other, so they
-are taken together by tan(pi (1/2 - p)), whose mean has the law of each of them however they depend, nearly so far out.
+Two checks (residuals, strange data) look at many statistics of the same data, each with false alarms in one of a
+hundred right answers. An alarm of one of them stands where the combined p-value of both is below .01, and calls for
+care otherwise. The p-values are combined by the Cauchy combination test: the mean T of tan(pi (1/2 - p)) has nearly a
+standard Cauchy distribution in its far tail, even if the p-values are correlated.
 
 References:
     | Cauchy combination test: a powerful test with analytic p-value calculation under arbitrary dependency structures
@@ -31,15 +32,16 @@ from sciinf.core.findings import Cause, Evidence, Finding, Level
 
 FAR = "far"  # the figure of a finding that could not tell and may be far off: no weaker evidence speaks for it
 UNCHECKED = "not checked"  # the kind of a finding of a check that was not made
-_ALARM = 0.01  # p-value of several checks together
-_LEAST, _MOST = 1e-12, 0.9  # p-values outside are taken for these: one of 1 would hide all others
+COMBINED = "combined"  # the figure of a finding whose p-value is combined with that of the other such findings
+_ALARM = 0.01  # combined p-value
+_LEAST, _MOST = 1e-12, 0.9  # p-values are clipped to this range, because one of 1 would hide all others
 _LONG = 180  # characters of a clause
 _BECAUSE = {
     Evidence.NETWORK: "a second network, trained around this observation, gives the same answer",
     Evidence.ROUNDS: "rounds of simulations around this observation have settled it",
     Evidence.LIKELIHOOD: "its draws are weighted by the simulator's likelihood",
 }
-_NOT_ALL = ", which all checks of the data together do not confirm"
+_NOT_ALL = "(this check alone says so: with the other check of the data p is above .01)"
 _ONLY = {
     Evidence.AVERAGE: "not checked at this observation",
     Evidence.CHECK: "no error was seen at this observation, but no second network has confirmed that",
@@ -87,7 +89,7 @@ class Verdict:
         if self.level == Level.GOOD:
             return (_BECAUSE[self.evidence],) if self.evidence else ()
         found = [
-            brief(one.words) + (_NOT_ALL if one.level == Level.ALARM > self.level else "")
+            f"{brief(one.words)} {_NOT_ALL}" if one.level == Level.ALARM > self.level else brief(one.words)
             for one in self.because
             if one.words
         ]
@@ -137,32 +139,29 @@ def verdict_from(findings: Sequence[Finding]) -> Verdict:
             break
     weaker = [one for one in findings if one.evidence and one.level != Level.GOOD and one.evidence < (evidence or 0)]
     others = [one for one in findings if one.evidence is None]
-    p = _together([float(one.figures["p"]) for one in others if one.figures.get("p") is not None])
-    counted = [(one, _counted(one, evidence, p)) for one in (*deciding, *others)]
+    counted = [(one, _counted(one, evidence, alarms_by_chance(others))) for one in (*deciding, *others)]
     least = Level.UNKNOWN if evidence is None else Level.CAUTION if evidence <= Evidence.CHECK else Level.GOOD
     level = max([least, *(each for _, each in counted)])
-    because = [one for one, each in counted if each == level != Level.GOOD]
+    because = [one for one, each in counted if each == level != Level.GOOD or one.level == Level.ALARM]
     return Verdict(level, tuple(findings), tuple(because), tuple(weaker), evidence)
 
 
-def _together(p: Sequence[float]) -> float:
-    """The p-value of several checks that depend on each other; 0 of none."""
-    if not p:
-        return 0.0
-    far = sum(math.tan(math.pi * (0.5 - min(max(one, _LEAST), _MOST))) for one in p) / len(p)
-    return 0.5 - math.atan(far) / math.pi
+def alarms_by_chance(findings: Sequence[Finding]) -> bool:
+    """Whether alarms of checks whose p-values are combined are no more than one in a hundred right answers has."""
+    p = [float(one.figures["p"]) for one in findings if one.figures.get(COMBINED)]
+    far = sum(math.tan(math.pi * (0.5 - min(max(one, _LEAST), _MOST))) for one in p)
+    return bool(p) and 0.5 - math.atan(far / len(p)) / math.pi >= _ALARM
 
 
-def _counted(finding: Finding, told: Evidence | None, together: float) -> Level:
+def _counted(finding: Finding, told: Evidence | None, by_chance: bool) -> Level:
     """The level that a finding gives a verdict: what could not be told calls for care, where other evidence tells.
 
     Args:
         finding: The finding.
         told: The strongest evidence that tells whether the computation is right; None where none does.
-        together: The p-value of all checks of the data; an alarm by chance calls for care.
+        by_chance: Whether an alarm of checks whose p-values are combined calls for care alone (`alarms_by_chance`).
     """
-    by_chance = finding.evidence is None and "p" in finding.figures and together >= _ALARM
-    if finding.level == Level.ALARM and by_chance:
+    if finding.level == Level.ALARM and by_chance and finding.figures.get(COMBINED):
         return Level.CAUTION
     if (
         finding.level == Level.UNKNOWN

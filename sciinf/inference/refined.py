@@ -18,8 +18,8 @@ probabilities proportional to w.
 complete and of at most 128 numbers: those near the answer. Two are trained, in one of which numbers have functions of
 the parameters for themselves, and held-out rows tell which counts. Draws of the network are weighted by it as far as it
 describes held-out rows better (`likelihood_weighted`): if numbers depend on few others, it needs a quarter of the rows.
-From a million numbers on, in all rows, the other mixes 16 laws in place of five, which follow a density with an edge:
-with five, the location of a g-and-k law of skewness 5 came out .3 sds off, however many rows there were.
+With a million numbers or more in all rows, the one without such functions is a mixture of 16 laws, not of five. A
+density with an edge needs that many: with five, the location of a g-and-k law of skewness 5 came out .3 sds off.
 
 **Its chance error.** What a network lacks, it lacks mostly for want of rows: two that are trained on the same rows from
 other first weights err alike, and on other rows they do not. Errors fall as 1 / sqrt(n). So an answer of n_1 rows
@@ -83,7 +83,7 @@ _STRAY = 1e-4
 LIKELIHOOD = "likelihood_{}"  # folders of a round: of so many versions of the network (`Elements`)
 _NUMBERS = 128  # of an observation, beyond which a likelihood number by number takes longer than the network
 _FEWEST = 100  # rows that it is learned from
-_MANY, _PARTS = 10**6, 16  # numbers in all rows, from which on one law of them all is a mixture of so many
+_MANY, _MANY_PARTS = 10**6, 16  # numbers in all rows, from which on a law of all of them is a mixture of so many
 _RATE = 3e-3  # that the likelihood is trained with: at the default rate groups of numbers are learned half as well
 _OVER = 4  # draws of q_r for each that is kept
 _DRAWS, _EACH = 65_536, 4_096  # that Z is estimated from, for one observation and for each of several
@@ -160,8 +160,8 @@ class Refined(Learned):
     def lowered(self, x: X) -> Float[Tensor, " theta"]:
         """By how many times the likelihood lowers the sds of z at one observation where it was not learned.
 
-        There network and likelihood are both without simulations, and what tells them apart is not known. A few draws
-        of the network far out can make its sd what it is, so of three sets of draws the least counts.
+        There network and likelihood are both without simulations, and what tells them apart is not known. A few far
+        draws can dominate the network's sd, so the smallest ratio of three sets of draws is returned.
         """
         if self.weighted is None:
             return torch.ones(len(self.prior), dtype=torch.float64)
@@ -246,7 +246,8 @@ def refine_around(
     """The posterior near one observation, from simulations around its answer.
 
     Round k lies in `out/round_k`: `proposal.json` (its law), `simulations`, `training` (the rows of all rounds so far),
-    `fit`, `near` (those of the rows that lie near the answer) and `likelihood_0` and `likelihood_6`, learned from them.
+    `fit`, `near` (those of the rows that lie near the answer) and `likelihood_0` (or
+    `likelihood_0_of_16_parts`) and `likelihood_6`, learned from them.
     A call that was stopped at any moment goes on where it was, to the same result; the same call with more rounds adds
     them.
 
@@ -386,10 +387,11 @@ def _likelihood(
         return None
     asked: dict[str, Any] = {"recipe": how, "seed": seed, "progress": False}
     many = len(near) * sum(math.prod(spec.shape) for spec in observables.values()) >= _MANY
+    many = many and not (folder / LIKELIHOOD.format(0)).exists()  # of rounds that an earlier version began
     fits = list[Fit]()
-    for n, parts in ((0, _PARTS if many else PARTS), (VERSIONS, PARTS)):
+    for n, parts in ((0, _MANY_PARTS if many else PARTS), (VERSIONS, PARTS)):
         learner = Elements(prior, observables, versions=n, parts=parts, seed=seed)
-        name = LIKELIHOOD.format(n) + ("" if parts == PARTS else f"_of_{parts}_laws")
+        name = LIKELIHOOD.format(n) + ("" if parts == PARTS else f"_of_{parts}_parts")
         fits.append(train(learner, near, folder / name, **asked))
     found = min(fits, key=lambda one: one.record["best_validation_loss"])
     power = best_power(LikelihoodWeighted(Amortised(fit), found, *laws), near, how.validation_fraction, x)

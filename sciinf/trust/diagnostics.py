@@ -33,8 +33,8 @@ ORDER = (
     "limits",
     "residuals",
     "listed models",
-    "local check",
     "strange data",
+    "local check",
 )
 """How they are asked and shown; one that is not named here comes last."""
 

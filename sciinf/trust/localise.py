@@ -47,6 +47,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Batch, Case, Cause, Diagnostic, Finding, Level, Need, Observable, Posterior, Strange, X
+from sciinf.core.verdict import COMBINED
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import expand_mask
 from sciinf.summaries.timed import seen_only
@@ -133,11 +134,11 @@ def check_data(posterior: Posterior, x: X, around: Around | str | None) -> tuple
     words = f"p = {judged.p:.2g} among {len(scores.rows) - 1:,} simulations around the answer"
     if judged.p >= _ALARM:
         said = f"no part of the data is unlike what the others say of it ({words}); {_unseen(scores)}"
-        return (Finding(NAME, Level.GOOD, said, figures={"p": judged.p}),)
+        return (Finding(NAME, Level.GOOD, said, figures={"p": judged.p, COMBINED: True}),)
     found = strange(posterior, x, around, scores, judged)
     each = "; ".join(in_words(one, scores.layout.specs[one.observable]) for one in found)
     said = f"{each} ({words}). Look at how it was measured, and ask without it; {_unseen(scores)}"
-    figures = {"p": judged.p, "where": [one.to_json() for one in found]}
+    figures = {"p": judged.p, COMBINED: True, "where": [one.to_json() for one in found]}
     return (Finding(NAME, Level.ALARM, said, figures=figures),)
 
 

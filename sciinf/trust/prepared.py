@@ -1,50 +1,47 @@
-"""Were the data standardised or scaled, and the simulations not? Then they have a number that no simulation has.
+"""Were the data standardised, and the simulations not? Then their mean is 0 and their sd 1, as of no simulation.
 
-Data with mean 0 and sd 1, or from 0 to 1, to a thousandth of their sd: so come data out of a program that prepares them
-for a network or for a plot. They can look like simulations of other parameters in all else. Where a simulation is about
-as near to that, within ten times, data are as the simulator makes them.
+Programs that prepare data for a network or a plot return such data, and in all else they can look like simulations of
+other parameters. A simulation counts as near if it is within ten times the observation's distance from these values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import final
 
 from torch import Tensor
 
 from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need
+from sciinf.core.observation_records import masked
+from sciinf.summaries.timed import seen_only
 
-_FEWEST, _CLOSE = 8, 1e-3  # numbers; sds
-_TIMES, _LEAST = 10.0, 1e-5  # as far as the data, so far simulations are as near; sds, at least
+_FEWEST, _ROWS, _CLOSE = 8, 200, 1e-3  # numbers; simulations; sds
+_TIMES, _LEAST = 10.0, 1e-5  # the observation's distance; sds
 
 
-def _marks(values: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """What such data have, and how far each row (batch, numbers) is from it, in its sds."""
-    rows = values.double()
-    low, high, middle = rows.amin(1), rows.amax(1), rows.mean(1)
-    sd = rows.std(1).clamp_min(1e-300)
-    like_n = (rows.std(1, correction=0) - 1).abs().minimum((sd - 1).abs())  # divided by n or by n - 1
-    yield "mean 0 and sd 1", middle.abs().maximum(like_n)
-    yield "values from 0 to 1", low.abs().maximum((high - 1).abs()) / sd
+def _distance(values: Tensor) -> Tensor:
+    """How far mean and sd of each row (batch, *event) are from 0 and 1; the sd by n or by n - 1."""
+    rows = values.flatten(1).double()
+    sds = [(rows.std(1, correction=one) - 1).abs() for one in (0, 1)]
+    return rows.mean(1).abs().maximum(sds[0].minimum(sds[1]))
 
 
 @final
 class Prepared(Diagnostic):
-    """Were the data standardised or scaled, as no simulation was? The line is there only if so."""
+    """Were the data standardised, as no simulation was? The line is there only if so."""
 
     name, cause = "preparation", Cause.DATA
     needs = frozenset({Need.OBSERVATION, Need.PREDICTIONS})
 
     def __call__(self, case: Case) -> tuple[Finding, ...]:
-        found = list[str]()
-        for name, values in case.x.items():
-            if not values.is_floating_point() or values[0].numel() < _FEWEST or f"{name}_mask" in case.x:
+        observables, found = case.posterior.observables, list[str]()
+        data = seen_only(observables).keys() - masked(observables).keys()
+        for name in sorted(data & case.predicted.keys()):
+            x, simulated = case.x[name], case.predicted[name]
+            if not x.is_floating_point() or x[0].numel() < _FEWEST or len(simulated) < _ROWS:
                 continue
-            seen, simulated = _marks(values.flatten(1)), _marks(case.predicted[name].flatten(1))
-            for (what, own), (_, others) in zip(seen, simulated, strict=True):
-                if float(own) <= _CLOSE and not bool((others <= max(_TIMES * float(own), _LEAST)).any()):
-                    found.append(f"{name!r} has {what}, which none of {len(others):,} simulations has")
-                    break
+            own = float(_distance(x))
+            if own <= _CLOSE and not bool((_distance(simulated) <= max(_TIMES * own, _LEAST)).any()):
+                found.append(f"{name!r} has mean 0 and sd 1, as none of {len(simulated):,} simulations has")
         if not found:
             return ()
         words = f"{', '.join(found)}. Give data as they were measured, or do the same to each simulation"

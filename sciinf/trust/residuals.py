@@ -51,6 +51,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Batch, Case, Cause, Diagnostic, Finding, Level, Need, Observable, Posterior, Simulator, X
+from sciinf.core.verdict import COMBINED
 from sciinf.summaries.standardise import Standardise
 from sciinf.summaries.summary import expand_mask
 from sciinf.summaries.timed import seen_only
@@ -114,16 +115,16 @@ def check_residuals(
     model = f"with {around.given} the model" if isinstance(around, Around) and around.given else "the model"
     if p >= _UNUSUAL:
         words = f"{model} reproduces the data: what it leaves unexplained looks like its noise (p = {p:.2g})"
-        return (Finding(NAME, Level.GOOD, words, figures={"p": p}),)
+        return (Finding(NAME, Level.GOOD, words, figures={"p": p, COMBINED: True}),)
     words = (
         f"{model} does not reproduce the data: {most} (p = {p:.2g} among {rows:,} simulations around the answer, all "
         "statistics together). Look at the residuals; the noise may have another law, or something is missing from "
         "the simulator"
     )
     if p < _ALARM:
-        return (Finding(NAME, Level.ALARM, words, figures={"p": p}),)
+        return (Finding(NAME, Level.ALARM, words, figures={"p": p, COMBINED: True}),)
     words = words.replace("does not reproduce", "may not reproduce")
-    return (Finding(NAME, Level.CAUTION, words, figures={"p": p}),)
+    return (Finding(NAME, Level.CAUTION, words, figures={"p": p, COMBINED: True}),)
 
 
 def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around) -> tuple[float, str, int] | str | None:
