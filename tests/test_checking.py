@@ -284,7 +284,9 @@ class Solver:
         noise = 0.1 * rng.normal(size=6)
         if self.errors and noise[0] > 0.2:
             raise RuntimeError("another error")
-        if failed and self.instead != "nothing":
+        if self.instead == "rounded":
+            noise += 1e-9 * self.last
+        elif failed and self.instead != "nothing":
             if self.instead == "error":
                 raise RuntimeError("no convergence")
             return (np.zeros(6) if self.instead == "zeros" else self.last) + noise
@@ -292,7 +294,7 @@ class Solver:
         return self.last + noise
 
 
-@pytest.mark.parametrize("instead", ["last", "last and errors", "zeros", "error", "nothing"])
+@pytest.mark.parametrize("instead", ["last", "last and errors", "rounded and errors", "zeros", "error", "nothing"])
 def test_a_result_in_place_of_one_that_failed_is_told(instead) -> None:
     prior = Prior(rate=td.LogNormal(0.0, 0.5), size=td.LogNormal(1.0, 0.3))
     report = check_simulator(wrappers.numpy(Solver(instead), prior, {"v": Observable((6,))}))

@@ -118,6 +118,20 @@ def test_labelled_columns_are_put_in_the_order_of_the_axis(tmp_path, order):
     assert read_observation(COUNTS, path)["counts"][0].tolist() == [0.0, 1.0]
 
 
+def test_columns_that_are_known_by_their_labels_are_in_no_order_of_rows(tmp_path):
+    genes = {"v": Observable((2,), "", ("gene",), coords={"gene": ("a", "b")})}
+    (tmp_path / "seen.csv").write_text("v_b,v_a\n1,2\n")
+    found = read_observation(genes, tmp_path / "seen.csv")
+    assert found["v"].tolist() == [2.0, 1.0]
+    assert not any("in their order" in line for line in found.read)
+
+
+def test_an_image_has_no_columns_to_be_compared(tmp_path):
+    image = {"y": Observable((2, 3), "", ("row", "column"), coords={"row": (0.0, 0.5), "column": (0.0, 0.5, 1.0)})}
+    np.save(tmp_path / "y.npy", np.zeros((2, 3)))
+    assert read_observation(image, tmp_path / "y.npy").read == ("y: 2 x 3 values, no unit",)
+
+
 def test_labels_of_rows_in_another_order_are_refused(tmp_path):
     per = {"mass": Observable((2,), "", ("species",), coords={"species": ("hare", "lynx")})}
     path = tmp_path / "seen.csv"

@@ -107,7 +107,7 @@ class StrayingAtTimes(Network):
 
 class AstrayAtTimes(Astray):
     def sample(self, n, *, generator):
-        strays = generator.initial_seed() % 2 == 0
+        strays = generator.initial_seed() % 2 == 1
         return super().sample(n, generator=generator) if strays else Normal.sample(self, n, generator=generator)
 
 

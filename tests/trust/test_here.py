@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import torch
 from torch import distributions as td
 
 from sciinf.answer import query
-from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
+from sciinf.core import Case, Draws, Finding, Level, Observable, Posterior, Prior, Simulator
+from sciinf.core.verdict import COMBINED
 from sciinf.trust import around, here
 from sciinf.trust.around import around_answer, heaviness, simulate_around
-from sciinf.trust.here import check_here, doubted, local_finding, look_here
+from sciinf.trust.here import LocalCheck, check_here, doubted, local_finding, look_here
 from sciinf.trust.right import Kind
 from sciinf.trust.second import undecided
 
@@ -246,6 +248,27 @@ def test_a_query_asks_residuals_whether_the_check_can_tell(monkeypatch):
     for size in (0.0, 8.0):
         query(Gaussian(simulator), {"x": x + size * (torch.arange(NUMBERS) == 11)}, simulator=simulator, draws=2_000)
     assert told == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("found", "asked"),
+    [
+        ({"residuals": 0.009, "strange data": 0.3}, True),
+        ({"residuals": 0.001, "strange data": 0.3}, False),
+        ({"predictive": 0.009, "strange data": 0.3}, False),
+    ],
+)
+def test_an_alarm_by_chance_is_no_reason_not_to_tell(found, asked, monkeypatch):
+    told: list[bool] = []
+    monkeypatch.setattr(here, "check_here", lambda *_, alike, generator: told.append(alike) or ())
+    findings = [
+        Finding(name, Level.ALARM if p < 0.01 else Level.GOOD, "", figures={"p": p, COMBINED: name != "predictive"})
+        for name, p in found.items()
+    ]
+    posterior = Gaussian(Linear())
+    none: Any = None
+    LocalCheck()(Case(posterior, none, 0.9, found=findings))
+    assert told == [asked]
 
 
 @pytest.mark.parametrize(
