@@ -427,9 +427,9 @@ class _Check:
         changed = int((before != after).sum()) + int((_differences(a, b) > _ROUNDED).sum())
         if changed:
             self._problem(
-                f"the data of {changed} of {len(kept)} rows change with the parameters of the rows before them: the "
-                "simulator keeps something from one call to the next, for example its last result. Keep no state "
-                "between calls, and raise an error where a call fails"
+                f"the data of {changed} of {len(kept)} rows change with what was simulated before them: the simulator "
+                "keeps something from one call to the next, for example its last result, or a count of its calls. Keep "
+                "no state between calls, and raise an error where a call fails"
             )
 
     def _density(self, speed: float) -> None:

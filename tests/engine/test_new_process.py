@@ -68,7 +68,9 @@ def test_simulations_that_another_process_does_not_give_are_refused(model: Path,
 def test_infer_stops_before_it_trains(model: Path, tmp_path: Path) -> None:
     (tmp_path / "seen.csv").write_text("x\n0.2\n1.4\n1.9\n3.2\n3.8\n")
     words = ["--observation", tmp_path / "seen.csv", "--out", tmp_path / "run", "-n", 100, "--refine", "off"]
-    assert "not to be used: in a new process" in call("infer", model, *words).error
+    told = call("infer", model, *words).error
+    first, later = "keeps something from one call to the next", "not to be used: in a new process"
+    assert first in told or later in told, "first where the warm-up ends while rows are compared"
     assert not (tmp_path / "run" / "fit").exists()
 
 
