@@ -139,30 +139,30 @@ def verdict_from(findings: Sequence[Finding]) -> Verdict:
             break
     weaker = [one for one in findings if one.evidence and one.level != Level.GOOD and one.evidence < (evidence or 0)]
     others = [one for one in findings if one.evidence is None]
-    counted = [(one, _counted(one, evidence, alarms_by_chance(others))) for one in (*deciding, *others)]
+    chance = by_chance(others)
+    counted = [(one, Level.CAUTION if one in chance else _counted(one, evidence)) for one in (*deciding, *others)]
     least = Level.UNKNOWN if evidence is None else Level.CAUTION if evidence <= Evidence.CHECK else Level.GOOD
     level = max([least, *(each for _, each in counted)])
     because = [one for one, each in counted if each == level != Level.GOOD or one.level == Level.ALARM]
     return Verdict(level, tuple(findings), tuple(because), tuple(weaker), evidence)
 
 
-def alarms_by_chance(findings: Sequence[Finding]) -> bool:
-    """Whether alarms of checks whose p-values are combined are no more than one in a hundred right answers has."""
-    p = [float(one.figures["p"]) for one in findings if one.figures.get(COMBINED)]
-    far = sum(math.tan(math.pi * (0.5 - min(max(one, _LEAST), _MOST))) for one in p)
-    return bool(p) and 0.5 - math.atan(far / len(p)) / math.pi >= _ALARM
+def by_chance(findings: Sequence[Finding]) -> list[Finding]:
+    """Alarms that call for care alone, for the combined p-value of the checks of their kind does not confirm them."""
+    combined = [one for one in findings if one.figures.get(COMBINED)]
+    p = [min(max(float(one.figures["p"]), _LEAST), _MOST) for one in combined]
+    far = sum(math.tan(math.pi * (0.5 - one)) for one in p) / max(1, len(p))
+    confirmed = 0.5 - math.atan(far) / math.pi < _ALARM
+    return [] if confirmed else [one for one in combined if one.level == Level.ALARM]
 
 
-def _counted(finding: Finding, told: Evidence | None, by_chance: bool) -> Level:
+def _counted(finding: Finding, told: Evidence | None) -> Level:
     """The level that a finding gives a verdict: what could not be told calls for care, where other evidence tells.
 
     Args:
         finding: The finding.
         told: The strongest evidence that tells whether the computation is right; None where none does.
-        by_chance: Whether an alarm of checks whose p-values are combined calls for care alone (`alarms_by_chance`).
     """
-    if finding.level == Level.ALARM and by_chance and finding.figures.get(COMBINED):
-        return Level.CAUTION
     if (
         finding.level == Level.UNKNOWN
         and not finding.figures.get(FAR)

@@ -161,11 +161,11 @@ class Refined(Learned):
         """By how many times the likelihood lowers the sds of z at one observation where it was not learned.
 
         There network and likelihood are both without simulations, and what tells them apart is not known. A few far
-        draws can dominate the network's sd, so the smallest ratio of three sets of draws is returned.
+        draws can dominate the network's sd, so the median ratio of three sets of draws is returned.
         """
         if self.weighted is None:
             return torch.ones(len(self.prior), dtype=torch.float64)
-        return torch.stack([self._lowered(x, self.weighted, seed) for seed in range(3)]).amin(0)
+        return torch.stack([self._lowered(x, self.weighted, seed) for seed in range(3)]).median(0).values
 
     def _lowered(self, x: X, weighted: LikelihoodWeighted, seed: int) -> Float[Tensor, " theta"]:
         theta = self.network.draw_batched(x, _DRAWS // 4, generator=generator_for(seed, _STREAM))
@@ -246,10 +246,9 @@ def refine_around(
     """The posterior near one observation, from simulations around its answer.
 
     Round k lies in `out/round_k`: `proposal.json` (its law), `simulations`, `training` (the rows of all rounds so far),
-    `fit`, `near` (those of the rows that lie near the answer) and `likelihood_0` (or
-    `likelihood_0_of_16_parts`) and `likelihood_6`, learned from them.
-    A call that was stopped at any moment goes on where it was, to the same result; the same call with more rounds adds
-    them.
+    `fit`, `near` (those of the rows that lie near the answer) and, learned from them, `likelihood_0` (from a million
+    numbers on `likelihood_0_of_16_parts`) and `likelihood_6`. A call that was stopped at any moment goes on where it
+    was, to the same result; the same call with more rounds adds them.
 
     Args:
         simulator: What to run.

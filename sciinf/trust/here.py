@@ -46,7 +46,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Posterior, X
-from sciinf.core.verdict import COMBINED, alarms_by_chance
+from sciinf.core.verdict import by_chance
 from sciinf.engine.block import one_thread
 from sciinf.inference.local import Sequential
 from sciinf.inference.mcmc import MCMC, PriorInZ
@@ -381,6 +381,5 @@ class LocalCheck(Diagnostic):
         if len(layers(case.posterior)) > 1:  # weights are right here, or say that they are not
             return ()
         alarms = [one for one in case.found if one.name in _OF_DATA and one.level == Level.ALARM]
-        by_chance = alarms_by_chance(case.found)
-        alike = all(by_chance and one.figures.get(COMBINED) for one in alarms)
+        alike = all(one in by_chance(case.found) for one in alarms)
         return check_here(case.posterior, case.x, case.around, case.more_around, alike=alike, generator=case.generator)

@@ -113,18 +113,19 @@ def check_residuals(
         return (Finding(NAME, Level.UNKNOWN, f"not checked whether the model reproduces the data: {found}"),)
     p, most, rows = found
     model = f"with {around.given} the model" if isinstance(around, Around) and around.given else "the model"
+    figures = {"p": p, COMBINED: True}
     if p >= _UNUSUAL:
         words = f"{model} reproduces the data: what it leaves unexplained looks like its noise (p = {p:.2g})"
-        return (Finding(NAME, Level.GOOD, words, figures={"p": p, COMBINED: True}),)
+        return (Finding(NAME, Level.GOOD, words, figures=figures),)
     words = (
         f"{model} does not reproduce the data: {most} (p = {p:.2g} among {rows:,} simulations around the answer, all "
         "statistics together). Look at the residuals; the noise may have another law, or something is missing from "
         "the simulator"
     )
     if p < _ALARM:
-        return (Finding(NAME, Level.ALARM, words, figures={"p": p, COMBINED: True}),)
+        return (Finding(NAME, Level.ALARM, words, figures=figures),)
     words = words.replace("does not reproduce", "may not reproduce")
-    return (Finding(NAME, Level.CAUTION, words, figures={"p": p, COMBINED: True}),)
+    return (Finding(NAME, Level.CAUTION, words, figures=figures),)
 
 
 def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around) -> tuple[float, str, int] | str | None:
