@@ -160,18 +160,14 @@ class Refined(Learned):
     def lowered(self, x: X) -> Float[Tensor, " theta"]:
         """By how many times the likelihood lowers the sds of z at one observation where it was not learned.
 
-        There network and likelihood are both without simulations, and what tells them apart is not known. A few far
-        draws can dominate the network's sd, so the median ratio of three sets of draws is returned.
+        There network and likelihood are both without simulations, and what tells them apart is not known.
         """
         if self.weighted is None:
             return torch.ones(len(self.prior), dtype=torch.float64)
-        return torch.stack([self._lowered(x, self.weighted, seed) for seed in range(3)]).median(0).values
-
-    def _lowered(self, x: X, weighted: LikelihoodWeighted, seed: int) -> Float[Tensor, " theta"]:
-        theta = self.network.draw_batched(x, _DRAWS // 4, generator=generator_for(seed, _STREAM))
+        theta = self.network.draw_batched(x, _DRAWS // 4, generator=generator_for(0, _STREAM))
         log_q, kept = self._kept(theta, x)
         z, ratio = self.prior.bijection.forward(theta[:, 0].double()), self.mixture.log_ratio(theta)
-        both = weighted.log_weights(theta, x, log_q)
+        both = self.weighted.log_weights(theta, x, log_q)
         weights = [torch.where(kept, ratio + log_w, -math.inf)[:, 0].softmax(0) for log_w in both]
         low, high = ((weight @ (z - weight @ z).square()).sqrt() for weight in weights)
         return high / low.clamp_min(1e-300)

@@ -320,3 +320,11 @@ def test_many_numbers_are_learned_with_more_laws(many, laws, tmp_path, monkeypat
     (own,) = (tmp_path / "round_1").glob("likelihood_0*")
     assert load_fit(own).estimator.parts == laws
     assert load_refined(tmp_path).likelihood is not None
+
+
+@pytest.mark.slow
+def test_rounds_that_were_made_with_five_laws_keep_them(tmp_path, monkeypatch):
+    how = {"simulations": (1_000,), "recipe": Recipe(epochs=1), "progress": False}
+    before = refine_around(Narrow(), X, tmp_path, Wrong(0.0, 1.0), **how)
+    monkeypatch.setattr(refined, "_MANY", 1_000)
+    assert refine_around(Narrow(), X, tmp_path, Wrong(0.0, 1.0), **how).digest == before.digest
