@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sciinf.core.findings import Level
 from sciinf.trust.right import agree, limits, words_of
@@ -97,7 +97,8 @@ def _checked(sim: Simulator, found: Refined) -> Finding:
     began = time.monotonic()
     simulate_from(sim, theta[:_FEW], generator=generator)
     seconds = (time.monotonic() - began) / _FEW
-    made = functools.partial(around_answer, found, sim, theta, seconds=seconds, generator=generator)
+    how: dict[str, Any] = {"seconds": seconds, "generator": generator, "spread": found.prior.mixed}
+    made = functools.partial(around_answer, found, sim, theta, **how)
     checks = check_here(found, found.asked, made(), functools.partial(made, sizes=MANY), generator=generator)
     return next(iter(checks), Finding(NAME, Level.UNKNOWN, "not checked"))
 

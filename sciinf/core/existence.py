@@ -263,6 +263,19 @@ def check_free(prior: Prior, what: str) -> None:
         ValueError: If it has some; the message says the way out.
     """
     check_continuous(prior, what)
+    check_apart(prior, what)
+
+
+def check_apart(prior: Prior, what: str) -> None:
+    """Refuse a prior with parts of a whole, for what needs parameters of which each may vary by itself.
+
+    Args:
+        prior: Which.
+        what: What needs them, for the message.
+
+    Raises:
+        ValueError: If it has some; the message says the way out.
+    """
     if prior.bijection.size != len(prior):
         raise ValueError(
             f"{what} needs parameters of which each may vary by itself, and some of {', '.join(prior.names)} are parts "

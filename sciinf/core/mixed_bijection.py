@@ -160,15 +160,8 @@ class MixedBijection:
         In `dtype`; in z's or the parameters', whichever has more digits, where it is left out.
         """
         on, values, dtype = z.device, z.to(torch.float64), dtype or torch.promote_types(z.dtype, self.dtype)
-        codes = values.index_select(-1, self.discrete_in_z.to(on)).round()
-        codes = torch.minimum(codes.nan_to_num(0.0).clamp_min(0), (self.number - 1).to(on))
-        for j, k in enumerate(self.levels):  # those that exist only sometimes stand behind what they depend on
-            if not bool(self.always[k]):
-                gone = ~self._laws_present(codes.long())[..., k]
-                codes = torch.cat(
-                    [codes[..., :j], torch.where(gone, -1.0, codes[..., j])[..., None], codes[..., j + 1 :]], -1
-                )
-        present = self._laws_present(codes.long())
+        codes = self.codes_in(z)
+        present = self._laws_present(codes)
         shown = present.index_select(-1, self.law_of_spot.to(on))
         for group in self.sorted:
             values = self._in_order(values, shown, group.spots.to(on))
@@ -254,6 +247,19 @@ class MixedBijection:
         """Each law with its own columns: (...,) for a univariate law, (..., k) for a joint one; NaN among them."""
         pairs = zip(self.laws, self.places, strict=True)
         return [(law, values[..., place] if law.event_shape else values[..., place.start]) for law, place in pairs]
+
+    def codes_in(self, z: Float[Tensor, "*batch z"]) -> Tensor:
+        """Codes of discrete parameters in z, (..., number of these); -1 for one that does not exist."""
+        on = z.device
+        codes = z.index_select(-1, self.discrete_in_z.to(on)).to(torch.float64).round()
+        codes = torch.minimum(codes.nan_to_num(0.0).clamp_min(0), (self.number - 1).to(on)).long()
+        for j, k in enumerate(self.levels):  # those that exist only sometimes stand behind what they depend on
+            if not bool(self.always[k]):
+                gone = ~self._laws_present(codes)[..., k]
+                codes = torch.cat(
+                    [codes[..., :j], torch.where(gone, -1, codes[..., j])[..., None], codes[..., j + 1 :]], -1
+                )
+        return codes
 
     def spots_present(self, codes: Tensor) -> Bool[Tensor, "*batch z"]:
         """Which numbers of z exist, from the codes of discrete parameters, (..., number of these); -1 for none."""

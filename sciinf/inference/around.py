@@ -1,4 +1,4 @@
-r"""Normal laws around an answer, somewhat wider than it, and mixtures of them, to simulate from.
+r"""Laws around an answer, somewhat wider than it, and mixtures of them, to simulate from.
 
 With z the unbounded parameters, m and C mean and covariance of an answer, and a width k,
 
@@ -6,7 +6,14 @@ With z the unbounded parameters, m and C mean and covariance of an answer, and a
 
 the second factor only where the prior of z is N(0, I): r is then wider than the answer, but not than the prior.
 
-Shapes: z, theta (*n, D); float64 for z.
+Where parameters are discrete, or exist sometimes only, each discrete parameter has the probabilities
+
+    r(d) ~ q(d)^(1/k^2) p(d)^(1 - 1/k^2)
+
+by itself, with q those of the answer and p the prior's, which is the same formula; and m and C are those of draws in
+which a parameter exists, whatever the discrete values are.
+
+Shapes: theta (*n, D); z (*n, D), float64.
 """
 
 from __future__ import annotations
@@ -14,17 +21,40 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sciinf.core import Prior, Proposal
-from sciinf.core.existence import check_free
+from sciinf.core.existence import check_apart
+from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.inference.mcmc import PriorInZ
 
 _TINY = 1e-9  # of the variance, added to it
+_PRIOR = 20.0  # draws of the prior that are added to those of an answer, for the probabilities of discrete values
+_FEW = 100  # draws in which a parameter exists, below which its law is the prior's
+
+
+class LawOfZ(Protocol):
+    """A law of z around an answer."""
+
+    def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
+        """n draws of z."""
+        ...
+
+    def squares(self, z: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
+        """Squared distances from the centre, in sds: in the mean as many as there are continuous parameters."""
+        ...
+
+    def log_prob(self, z: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
+        """Log density of z."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,6 +89,11 @@ class Law:
         wide = torch.linalg.inv(whole)
         return cls(wide @ precision @ mean, torch.linalg.cholesky((wide + wide.T) / 2))
 
+    def of(self, places: Tensor) -> Law:
+        """The law of some of its numbers."""
+        covariance = (self.factor @ self.factor.T)[places][:, places]
+        return Law(self.centre[places], torch.linalg.cholesky(covariance))
+
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
         """n draws of z."""
         noise = torch.randn(n, len(self.centre), generator=generator, dtype=torch.float64)
@@ -66,7 +101,8 @@ class Law:
 
     def squares(self, z: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
         """Squared distances from the centre, in sds."""
-        u = torch.linalg.solve_triangular(self.factor, (z - self.centre).reshape(-1, len(self.centre)).T, upper=False)
+        flat = (z - self.centre).reshape(math.prod(z.shape[:-1]), len(self.centre))
+        u = torch.linalg.solve_triangular(self.factor, flat.T, upper=False)
         return u.square().sum(0).reshape(z.shape[:-1])
 
     def log_prob(self, z: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
@@ -74,9 +110,123 @@ class Law:
         scale = self.factor.diagonal().log().sum() + 0.5 * len(self.centre) * math.log(2 * math.pi)
         return -0.5 * self.squares(z) - scale
 
+    def to_json(self) -> dict[str, Any]:
+        return {"centre": self.centre.tolist(), "factor": self.factor.tolist()}
+
+
+@dataclass(frozen=True)
+class MixedLaw:
+    """A law of z with the codes of discrete parameters (`core.mixed_bijection`).
+
+    Args:
+        bijection: The prior's.
+        log_p: Log probabilities of the values of each discrete parameter, float64.
+        normal: The law of z of the continuous parameters, all of which it has, whether they exist or not.
+    """
+
+    bijection: MixedBijection
+    log_p: tuple[Tensor, ...]
+    normal: Law
+
+    @classmethod
+    def around(cls, bijection: MixedBijection, theta: Float[Tensor, "n theta"], wider: float) -> MixedLaw | None:
+        """r of unweighted draws of an answer; None where what is continuous does not vary.
+
+        Args:
+            bijection: The prior's.
+            theta: The draws.
+            wider: k.
+        """
+        z, present = bijection.split(theta.double())
+        log_p = []
+        for spot, law in zip(bijection.discrete_in_z.tolist(), bijection.levels.values(), strict=True):
+            prior = law.log_probs.double().exp()
+            seen = z[:, spot][present[:, spot]].long().bincount(minlength=len(prior)).double() + _PRIOR * prior
+            raised = (seen / seen.sum()).log() / wider**2 + (1 - wider**-2) * prior.log()
+            log_p.append(raised.log_softmax(0))
+        filled = [_filled(z[:, k], present[:, k]) for k in bijection.in_z.tolist()]
+        if not filled:
+            return cls(bijection, tuple(log_p), Law(z.new_zeros(0), z.new_zeros(0, 0)))
+        normal = Law.around(torch.stack(filled, 1), wider, normal=bijection.inner.normal)
+        return normal and cls(bijection, tuple(log_p), normal)
+
+    def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
+        """n draws of z; what does not exist is drawn, too."""
+        z = torch.zeros(n, self.bijection.size, dtype=torch.float64)
+        for spot, log_p in zip(self.bijection.discrete_in_z.tolist(), self.log_p, strict=True):
+            z[:, spot] = torch.multinomial(log_p.exp(), n, replacement=True, generator=generator).double()
+        z[:, self.bijection.in_z] = self.normal.sample(n, generator=generator)
+        return z
+
+    def squares(self, z: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
+        """Squared distances from the centre, in sds; each parameter that does not exist adds one, the mean."""
+        return self._of_what_exists(z, squares=True)
+
+    def log_prob(self, z: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
+        """Log density of what exists in z."""
+        return self._of_what_exists(z, squares=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"log_p": [one.tolist() for one in self.log_p], **self.normal.to_json()}
+
+    def _of_what_exists(self, z: Tensor, *, squares: bool) -> Tensor:
+        flat = z.reshape(-1, z.shape[-1])
+        codes = self.bijection.codes_in(flat)
+        there = self.bijection.spots_present(codes)[:, self.bijection.in_z]
+        found = flat.new_zeros(len(flat))
+        if not squares:
+            for k, log_p in enumerate(self.log_p):
+                found += torch.where(codes[:, k] < 0, 0.0, log_p[codes[:, k].clamp_min(0)])
+        numbers = flat[:, self.bijection.in_z]
+        for pattern in there.unique(dim=0) if there.shape[1] else ():
+            mine, places = (there == pattern).all(1), pattern.nonzero().flatten()
+            law, some = self.normal.of(places), numbers[mine][:, places]
+            of_it = law.squares(some) + (len(pattern) - len(places)) if squares else law.log_prob(some)
+            found[mine] += of_it
+        return found.reshape(z.shape[:-1])
+
+
+def _filled(z: Float[Tensor, " n"], there: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Numbers of a parameter in all draws: where it does not exist, those of other draws, or of the prior."""
+    some = z[there]
+    if len(some) < _FEW:
+        some = torch.special.ndtri((torch.arange(_FEW, dtype=z.dtype) + 0.5) / _FEW)
+        some = some[torch.randperm(_FEW, generator=torch.Generator().manual_seed(len(z)))]
+        there = torch.zeros_like(there)
+    taken = some.repeat(-(-len(z) // len(some)))[: len(z)]
+    return torch.where(there, z, taken)
+
+
+def law_around(prior: Prior, theta: Float[Tensor, "n theta"], wider: float) -> LawOfZ | None:
+    """r of unweighted draws of an answer; None where they do not vary.
+
+    Args:
+        prior: The prior.
+        theta: The draws; those that are not finite where they exist are left out.
+        wider: k.
+    """
+    theta = theta[(theta.isfinite() | ~prior.present(theta)).all(1)]
+    if isinstance(prior.bijection, MixedBijection):
+        return MixedLaw.around(prior.bijection, theta, wider)
+    return Law.around(prior.bijection.forward(theta.double()), wider, normal=prior.bijection.normal)
+
+
+def _law_from_json(prior: Prior, data: Mapping[str, Any]) -> LawOfZ:
+    """The law that `to_json` told."""
+    bijection, size, log_p = prior.bijection, len(prior), tuple[Tensor, ...]()
+    if isinstance(bijection, MixedBijection):
+        size, log_p = len(bijection.in_z), tuple(torch.tensor(one, dtype=torch.float64) for one in data["log_p"])
+        if [len(one) for one in log_p] != [len(one.values) for one in bijection.levels.values()]:
+            raise ValueError("the laws are of other discrete parameters")
+    centre, factor = (torch.tensor(data[name], dtype=torch.float64) for name in ("centre", "factor"))
+    law = Law(centre, factor if size else torch.zeros(0, 0, dtype=torch.float64))
+    if law.factor.shape != (size, size) or law.centre.shape != (size,):
+        raise ValueError("the laws are of another number of parameters")
+    return MixedLaw(bijection, log_p, law) if isinstance(bijection, MixedBijection) else law
+
 
 class Mixture(Proposal):
-    """A mixture of normal laws of z, as a law of theta within the prior's support.
+    """A mixture of laws of z, as a law of theta within the prior's support.
 
     Args:
         prior: The prior.
@@ -84,8 +234,8 @@ class Mixture(Proposal):
         about: What else is said of it, as JSON values.
     """
 
-    def __init__(self, prior: Prior, parts: Sequence[tuple[float, Law]], about: Mapping[str, Any]) -> None:
-        check_free(prior, "a proposal around an observation")
+    def __init__(self, prior: Prior, parts: Sequence[tuple[float, LawOfZ]], about: Mapping[str, Any]) -> None:
+        check_apart(prior, "a proposal around an observation")
         self.prior, self.parts, self.about = prior, tuple(parts), dict(about)
 
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
@@ -102,18 +252,14 @@ class Mixture(Proposal):
     def log_ratio(self, theta: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
         """log prior / mixture, float64; -inf outside the prior's support."""
         inside = self.prior.log_prob(theta).isfinite()
-        centre = self.prior.bijection.inverse(theta.new_zeros(len(self.prior)))
+        centre = self.prior.bijection.inverse(theta.new_zeros(self.prior.bijection.size))
         safe = torch.where(inside[..., None], theta, centre).double()
         z = self.prior.bijection.forward(safe)
         logs = torch.stack([law.log_prob(z) + math.log(weight) for weight, law in self.parts])
-        ratio = PriorInZ(self.prior).log_prob(z, safe) - logs.logsumexp(0)
-        return torch.where(inside, ratio, -math.inf)
+        return torch.where(inside, log_prior(self.prior, z, safe) - logs.logsumexp(0), -math.inf)
 
     def to_json(self) -> dict[str, Any]:
-        parts = [
-            {"weight": weight, "centre": law.centre.tolist(), "factor": law.factor.tolist()}
-            for weight, law in self.parts
-        ]
+        parts = [{"weight": weight, **law.to_json()} for weight, law in self.parts]
         return {"kind": "normal laws around an answer", **self.about, "parts": parts}
 
     @classmethod
@@ -123,10 +269,18 @@ class Mixture(Proposal):
         Raises:
             KeyError, TypeError, ValueError: If it did not.
         """
-        parts = [
-            (float(part["weight"]), Law(*(torch.tensor(part[k], dtype=torch.float64) for k in ("centre", "factor"))))
-            for part in data["parts"]
-        ]
-        if any(law.factor.shape != (len(prior), len(prior)) or law.centre.shape != (len(prior),) for _, law in parts):
-            raise ValueError("the laws are of another number of parameters")
+        parts = [(float(part["weight"]), _law_from_json(prior, part)) for part in data["parts"]]
         return cls(prior, parts, {key: data[key] for key in data if key not in ("kind", "parts")})
+
+
+def log_prior(prior: Prior, z: Float[Tensor, "*n theta"], theta: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
+    """Log density of z, and of discrete values, under the prior.
+
+    Args:
+        prior: The prior.
+        z: Where.
+        theta: The same within the prior's support.
+    """
+    if isinstance(prior.bijection, MixedBijection):
+        return prior.log_prob(theta) - prior.log_jacobian(theta)
+    return PriorInZ(prior).log_prob(z, theta)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Posterior, X
@@ -13,6 +14,8 @@ from sciinf.engine.block import generator_for
 
 _DRAWS = 10_000
 _CHANCE = 2.0  # standard errors of an sd's logarithm that are no difference
+_SOMETIMES = 0.05  # share of the draws in which a parameter exists, below which it is not compared
+_PER_PROBABILITY, _PER_VARIATION = 3.0, 1.5  # sds
 _STREAM = 2**31 + 5  # no campaign has this many blocks, so none shares these random numbers
 
 
@@ -23,14 +26,30 @@ def changes(before: Posterior, after: Posterior, x: X) -> tuple[float, float]:
     of them and of the parameters, which draws far out do. Sds have a chance error of their own, large where tails are
     heavy, and differ by what is beyond two of its standard errors.
 
+    A parameter that exists in some draws only is compared in these, unless they are fewer than a twentieth. Of a
+    discrete one, a probability that differs by .05, or a total variation of .1, counts as a middle that differs by .15
+    sds; what may be chance of the draws is left out.
+
     Args:
         before: One posterior.
         after: Another, whose sds count.
         x: The observation, name -> (1, *event).
     """
-    (middle, width, chance), (new, wide, other) = (_told(posterior, x) for posterior in (before, after))
-    wider = (wide / width).log().abs() - _CHANCE * (chance.square() + other.square()).sqrt()
-    return float(((new - middle) / wide).abs().max()), float(wider.clamp_min(0.0).max())
+    prior, (old, new) = after.prior, (_drawn(posterior, x) for posterior in (before, after))
+    if not prior.mixed:
+        return _differ(*((prior.bijection.forward(theta), theta) for theta in (old, new)))
+    moved, wider = 0.0, 0.0
+    pairs, there = [prior.split(theta).z for theta in (old, new)], [prior.present(theta) for theta in (old, new)]
+    for k, name in enumerate(prior.names):
+        mine = [one[:, k] for one in there]
+        if name in prior.discrete():
+            values = [z[in_it, k].long() for z, in_it in zip(pairs, mine, strict=True)]
+            moved = max(moved, _differ_in_probability(*values))
+        elif min(float(in_it.double().mean()) for in_it in mine) > _SOMETIMES:
+            both = zip(pairs, (old, new), mine, strict=True)
+            found = _differ(*((z[in_it, k, None], theta[in_it, k, None]) for z, theta, in_it in both))
+            moved, wider = max(moved, found[0]), max(wider, found[1])
+    return moved, wider
 
 
 def changes_from_json(written: Iterable[float | None]) -> tuple[float, float]:
@@ -39,12 +58,22 @@ def changes_from_json(written: Iterable[float | None]) -> tuple[float, float]:
     return moved, wider
 
 
-def _told(posterior: Posterior, x: X) -> tuple[Tensor, Tensor, Tensor]:
-    """Middles of an answer, its widths, and the standard errors of their logarithms, (3 D,) each."""
+def _drawn(posterior: Posterior, x: X) -> Float[Tensor, "n theta"]:
+    """Unweighted draws, finite where parameters exist."""
     generator = generator_for(0, _STREAM)
     theta = posterior.draw(x, _DRAWS, generator=generator).resample(_DRAWS, generator=generator).double()
-    theta = theta[theta.isfinite().all(1)]
-    z = posterior.prior.bijection.forward(theta)
+    return theta[(theta.isfinite() | ~posterior.prior.present(theta)).all(1)]
+
+
+def _differ(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """By how much draws differ, each of them as z and as theta, (n, D)."""
+    (middle, width, chance), (new, wide, other) = _told(*before), _told(*after)
+    wider = (wide / width).log().abs() - _CHANCE * (chance.square() + other.square()).sqrt()
+    return float(((new - middle) / wide).abs().max()), float(wider.clamp_min(0.0).max())
+
+
+def _told(z: Float[Tensor, "n theta"], theta: Float[Tensor, "n theta"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Middles of an answer, its widths, and the standard errors of their logarithms, (3 D,) each."""
     low, median, high = z.quantile(z.new_tensor([0.1587, 0.5, 0.8413]), dim=0)
     both = torch.cat([z, theta], dim=1)
     mean, sd = both.mean(0), both.std(0)
@@ -55,3 +84,14 @@ def _told(posterior: Posterior, x: X) -> tuple[Tensor, Tensor, Tensor]:
         torch.cat([(high - low) / 2, sd]),
         torch.cat([torch.zeros_like(median), error]),
     )
+
+
+def _differ_in_probability(before: Tensor, after: Tensor) -> float:
+    """By how much draws of a discrete parameter differ, in sds of a middle that counts as much."""
+    size = int(torch.cat([before, after]).max()) + 1 if len(before) and len(after) else 1
+    shares = [one.bincount(minlength=size).double() / _DRAWS for one in (before, after)]
+    apart = (shares[1] - shares[0]).abs()
+    error = sum((share * (1 - share) / _DRAWS for share in shares), torch.zeros(())).sqrt()
+    single = float((apart - _CHANCE * error).clamp_min(0.0).max())
+    varied = 0.5 * float((apart - math.sqrt(2 / math.pi) * error).sum())  # less its mean where nothing differs
+    return max(_PER_PROBABILITY * single, _PER_VARIATION * varied)

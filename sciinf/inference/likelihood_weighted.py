@@ -43,7 +43,7 @@ from sciinf.core import Fit, Potential, Prior, X
 from sciinf.engine.block import generator_for
 from sciinf.engine.rows import FEWEST_VALIDATION
 from sciinf.inference.amortised import Amortised
-from sciinf.inference.around import Law, Mixture
+from sciinf.inference.around import LawOfZ, Mixture
 from sciinf.inference.learned import Learned
 from sciinf.store import Store
 
@@ -68,7 +68,7 @@ class LikelihoodWeighted(Learned):
         power: a.
     """
 
-    def __init__(self, network: Amortised, likelihood: Fit, law: Mixture, last: Law, power: float = 1.0) -> None:
+    def __init__(self, network: Amortised, likelihood: Fit, law: Mixture, last: LawOfZ, power: float = 1.0) -> None:
         self.network, self.likelihood, self.law, self.last = network, likelihood.estimator, law, last
         self.power = power
         self.name, self.under, self.scope, self.failed = network.name, network.under, network.scope, network.failed
@@ -151,7 +151,7 @@ def _log_mean(log_w: Float[Tensor, "n batch"]) -> Float[Tensor, " batch"]:
 
 
 @torch.no_grad()
-def inside(prior: Prior, law: Law, theta: Float[Tensor, "*n theta"]) -> Bool[Tensor, "*n"]:
+def inside(prior: Prior, law: LawOfZ, theta: Float[Tensor, "*n theta"]) -> Bool[Tensor, "*n"]:
     """Which parameters lie where a likelihood is learned: near the middle of a round's law."""
     size = len(prior)
     return law.squares(prior.bijection.forward(theta.double())) < size + _EDGE * math.sqrt(2 * size)

@@ -60,14 +60,15 @@ from sciinf.core import Draws, Estimator, Fit, Posterior, Simulator, X, as_obser
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.doubts import doubt
-from sciinf.core.existence import check_free
+from sciinf.core.existence import check_apart
 from sciinf.core.files import local_path, read_json, write_json
 from sciinf.engine.block import generator_for
 from sciinf.engine.campaign import Engine
 from sciinf.estimators.elements import PARTS, VERSIONS, Elements, has_atoms, suits
 from sciinf.estimators.flow import Flow
+from sciinf.estimators.mixed import Mixed
 from sciinf.inference.amortised import Amortised
-from sciinf.inference.around import Law, Mixture
+from sciinf.inference.around import LawOfZ, Mixture
 from sciinf.inference.changes import changes, changes_from_json
 from sciinf.inference.learned import Learned
 from sciinf.inference.likelihood_weighted import LikelihoodWeighted, best_power, inside, resampled
@@ -110,7 +111,7 @@ class Refined(Learned):
         self,
         fit: Fit,
         mixture: Mixture,
-        last: Law,
+        last: LawOfZ,
         x: X,
         trained_on: frozenset[str],
         error: tuple[float, float] = (math.inf, math.inf),
@@ -199,7 +200,7 @@ class Refined(Learned):
         for both conditions, weights, which take long, are not looked at.
         """
         drawn = self.network.draw_batched(x, _EACH, generator=generator_for(0, _STREAM))
-        z, size = self.prior.bijection.forward(drawn[:, 0].double()), len(self.prior)
+        z, size = self.prior.bijection.forward(drawn[:, 0].double()), len(self.prior) - len(self.prior.discrete())
         theta, near = drawn[:, 0], self.last.squares(z) < size + _EDGE * math.sqrt(2 * size)
         if int(near.sum()) < _INSIDE**2 * _EFFECTIVE * len(theta):
             return False
@@ -254,7 +255,7 @@ def refine_around(
         rounds: How many, at most; three where left out, or as many as `simulations` has numbers.
         simulations: Rows simulated in each round, or a number for each round: all of them when the first is made.
         estimator: A newly built estimator; each round builds it anew, with another `seed` if it has one. `Flow` where
-            left out.
+            left out, or `Mixed` where parameters are discrete.
         recipe: How to train.
         seed: Seeds each round's campaign, and training.
         workers: Processes that simulate, as in `simulate`.
@@ -274,9 +275,9 @@ def refine_around(
             `simulate` and `train` raise.
     """
     sizes = _sizes(rounds, simulations)
-    check_free(simulator.prior, "refining around an observation")
+    check_apart(simulator.prior, "refining around an observation")
     observation, out, recipe = as_observation(simulator.observables, x), local_path(out), recipe or Recipe()
-    learner: Estimator = estimator or Flow(simulator.prior, simulator.observables)
+    learner = estimator or (Mixed if simulator.prior.mixed else Flow)(simulator.prior, simulator.observables)
     made = settings_of(simulator, observation, simulations, learner, recipe, seed)
     settings = {"schema": SCHEMA, **made, "first": first.digest}
     claim(out / FILE, settings, observation, simulator, accept_changes=accept_changes)
@@ -366,14 +367,14 @@ def _error(moved: tuple[float, float], before: int, now: int) -> tuple[float, fl
     return moved[0] * times, moved[1] * times
 
 
-def _near(rows: Store, path: Path, simulator: Simulator, last: Law) -> Store:
+def _near(rows: Store, path: Path, simulator: Simulator, last: LawOfZ) -> Store:
     """Those of the rows that lie near the middle of the last round's law."""
     about = {**(rows.proposal or {}), "rows_of": [rows.digest], "inside": "the last law"}
     return gather([rows], path, simulator, about, partial(inside, simulator.prior, last), newest_too=True)
 
 
 def _likelihood(
-    fit: Fit, near: Store, folder: Path, x: X, laws: tuple[Mixture, Law], recipe: Recipe, seed: int
+    fit: Fit, near: Store, folder: Path, x: X, laws: tuple[Mixture, LawOfZ], recipe: Recipe, seed: int
 ) -> tuple[Fit, float] | None:
     """The likelihood number by number that rows near the answer teach, and its power where that is above 0."""
     prior, observables = fit.estimator.prior, fit.estimator.observables

@@ -14,7 +14,7 @@ from typing import Any
 from sciinf.core import Posterior, Prior, X
 from sciinf.core.files import read_json, write_json
 from sciinf.engine.block import generator_for, one_thread
-from sciinf.inference.around import Law, Mixture
+from sciinf.inference.around import Mixture, law_around
 from sciinf.inference.truncated import observation_hash
 from sciinf.store import Store
 
@@ -25,8 +25,8 @@ _STREAM = 2**31 + 5  # no campaign has this many blocks, so none shares these ra
 
 
 def widths(size: int) -> tuple[tuple[float, float], ...]:
-    """Weight and width of each of the laws of a round, for so many parameters."""
-    k = max(_NARROWEST, (1 - _SHARE ** (2 / size)) ** -0.25)
+    """Weight and width of each of the laws of a round, for so many continuous parameters."""
+    k = max(_NARROWEST, (1 - _SHARE ** (2 / max(size, 1))) ** -0.25)
     return (1 - _FARTHER, k), (_FARTHER, 2 * k)
 
 
@@ -52,9 +52,8 @@ def law_in(file: Path, posterior: Posterior, x: X) -> Mixture:
         return found
     with one_thread():
         theta = posterior.draw_batched(x, _AROUND, generator=generator_for(0, _STREAM))[:, 0]
-        bijection = posterior.prior.bijection
-        z = bijection.forward(theta[theta.isfinite().all(1)].double())
-        laws = [(weight, Law.around(z, wider, normal=bijection.normal)) for weight, wider in widths(z.shape[1])]
+        size = len(posterior.prior) - len(posterior.prior.discrete())
+        laws = [(weight, law_around(posterior.prior, theta, wider)) for weight, wider in widths(size)]
     parts = [(weight, law) for weight, law in laws if law is not None]
     if len(parts) < len(laws):
         raise ValueError("the answer cannot be refined, for its draws do not vary in every parameter")

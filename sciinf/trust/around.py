@@ -5,13 +5,14 @@ Parameters come from a normal law of z, twice as wide as the answer (`inference.
 
 Where parameters are discrete, they keep their most probable values, all together, and the law is that of z of what is
 continuous and exists then, from the draws that have these values. What the checks find is of the model with these
-values, which explains the data best.
+values, which explains the data best. The local check needs simulations in which they vary as well (`spread`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,7 @@ from torch import Tensor
 from sciinf.core import Posterior, Prior, Simulator, X
 from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.engine.block import simulate_from
-from sciinf.inference.around import Law
+from sciinf.inference.around import Law, LawOfZ, law_around
 from sciinf.inference.local import Sequential
 from sciinf.inference.truncated import TruncatedPrior
 from sciinf.storage.selection import row_bytes
@@ -40,7 +41,8 @@ class Around:
     """Simulations around an answer, of n rows.
 
     Args:
-        z: Unbounded parameters, (n, D), float64; of a mixed prior those that are continuous and exist.
+        z: Unbounded parameters, (n, D), float64; of a mixed prior those that are continuous and exist, or, where the
+            simulations are spread, all of them with the codes of discrete ones.
         theta: All parameters in the prior's units, (n, len(prior)).
         data: Name -> (n, *event).
         law: What z was drawn from.
@@ -51,7 +53,7 @@ class Around:
     z: Tensor
     theta: Tensor
     data: X
-    law: Law
+    law: LawOfZ
     heavy: Tensor
     given: str = ""
 
@@ -64,6 +66,7 @@ def around_answer(
     seconds: float,
     generator: torch.Generator,
     sizes: Sequence[int] | None = None,
+    spread: bool = False,
 ) -> Around | str | None:
     """Simulations around an answer, as many as time allows; or in words why there are none.
 
@@ -77,6 +80,7 @@ def around_answer(
         seconds: What a simulation costs.
         generator: Source of randomness.
         sizes: How many, the first that time allows; 2,000, 1,000 or 500 where left out.
+        spread: Whether discrete parameters vary, too.
     """
     if any(simulator.observables.get(name) != spec for name, spec in posterior.observables.items()):
         return None
@@ -86,7 +90,8 @@ def around_answer(
     if not sizes:
         return f"{LEAST} simulations around the answer would take {LEAST * seconds:,.0f} s"
     within = posterior.truncation if isinstance(posterior, Sequential) else None
-    found = simulate_around(posterior, simulator, theta, rows=sizes[0], generator=generator, within=within)
+    how: dict[str, Any] = {"rows": sizes[0], "generator": generator, "within": within, "spread": spread}
+    found = simulate_around(posterior, simulator, theta, **how)
     return "too few simulations around the answer succeed" if found is None else found
 
 
@@ -98,6 +103,7 @@ def simulate_around(
     rows: int,
     generator: torch.Generator,
     within: TruncatedPrior | None = None,
+    spread: bool = False,
 ) -> Around | None:
     """The simulations; None where the draws do not vary, or fewer than `LEAST` succeed.
 
@@ -108,21 +114,21 @@ def simulate_around(
         rows: Simulations to make.
         generator: Source of randomness.
         within: Where the posterior was learned, and is zero outside.
+        spread: Whether discrete parameters vary, too.
     """
-    bijection = posterior.prior.bijection
-    if isinstance(bijection, MixedBijection):
-        return _around_values(posterior.prior, bijection, simulator, theta, rows, generator)
-    answer = bijection.forward(theta.double())
-    law = Law.around(answer, _WIDER, normal=bijection.normal)
+    prior, bijection = posterior.prior, posterior.prior.bijection
+    if isinstance(bijection, MixedBijection) and not spread:
+        return _around_values(prior, bijection, simulator, theta, rows, generator)
+    law = law_around(prior, theta, _WIDER)
     if law is None:
         return None
-    given = bijection.inverse(law.sample(rows, generator=generator).to(posterior.prior.dtype))
+    given = bijection.inverse(law.sample(rows, generator=generator).to(prior.dtype))
     given = given if within is None else given[within.contains(given)]
     if len(given) < LEAST:
         return None
     data, good = simulate_from(simulator, given, generator=generator)
     z, given = bijection.forward(given[good].double()), given[good]
-    return None if len(z) < LEAST else Around(z, given, data, law, heaviness(answer))
+    return None if len(z) < LEAST else Around(z, given, data, law, _heaviness(prior, theta))
 
 
 def _around_values(
@@ -156,6 +162,18 @@ def _around_values(
     ]
     heavy = heaviness(answer) if len(spots) else answer.new_zeros(0)
     return Around(kept, given, data, law, heavy, f"{', '.join(words)} ({float(mine.double().mean()):.0%} of the draws)")
+
+
+def _heaviness(prior: Prior, theta: Float[Tensor, "n theta"]) -> Float[Tensor, " theta"]:
+    """`heaviness` of each parameter in the draws in which it exists; 0 of discrete ones, and of those of few draws."""
+    if not prior.mixed:
+        return heaviness(prior.bijection.forward(theta.double()))
+    z, found = prior.split(theta.double()).z, torch.zeros(len(prior), dtype=torch.float64)
+    there, discrete = prior.present(theta), prior.discrete()
+    for k, name in enumerate(prior.names):
+        if name not in discrete and int(there[:, k].sum()) >= LEAST:
+            found[k] = heaviness(z[there[:, k], k, None])[0]
+    return found
 
 
 def heaviness(z: Float[Tensor, "n theta"]) -> Float[Tensor, " theta"]:

@@ -25,7 +25,10 @@ The weights leave little of what q puts far out, where none of the simulations l
 sd of q's z much larger than its 90 % interval tells. A network may put a hundredth of its draws anywhere at a cost of a
 hundredth of a nat, and have an sd half as large again for it.
 
-Where parameters are discrete, or exist only sometimes, no such law is at hand, and nothing is found.
+Of a discrete parameter, u is a random number between Q_r(d < d_i | x_i) and Q_r(d <= d_i | x_i), d the codes of its
+values in their order: it is uniform where the probabilities are right. Of a parameter that exists in some rows only, u
+is taken among draws in which it exists, and e is known in these rows; one that exists in less than a twentieth of them
+is left out. Where parameters are parts of a whole, no such law is at hand, and nothing is found.
 
 All this is of z: for a parameter with a LogNormal prior, of its logarithm.
 
@@ -38,9 +41,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import final
+from functools import partial
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -48,8 +52,9 @@ from torch import Tensor
 from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Posterior, X
 from sciinf.core.verdict import by_chance
 from sciinf.engine.block import one_thread
+from sciinf.inference.around import log_prior
 from sciinf.inference.local import Sequential
-from sciinf.inference.mcmc import MCMC, PriorInZ
+from sciinf.inference.mcmc import MCMC
 from sciinf.inference.refined import Refined
 from sciinf.inference.tilted import layers
 from sciinf.inference.truncated import OutsideRegion
@@ -65,6 +70,7 @@ _OWN = 0.3  # share of the weight that the truth itself may have
 _ALONE, _BESIDE = 2.0, 1.0  # standard errors that no error seen may hide: by itself, and beside what rounds tell
 _MOST = 2.0  # times: beyond, squares are cut off and a width is a lower bound
 _EXPLAINED = [0.0, *torch.logspace(-4, 0, 25).tolist()]  # variances that lines may explain, over what they leave
+_SOMETIMES = 0.05  # share of the rows in which a parameter exists, below which it is not looked at
 _TINY = 1e-12  # least variance
 _FAR = 9.0  # largest square
 _WAY_ON = (
@@ -152,20 +158,21 @@ def _looked(
     if around is None or isinstance(posterior, MCMC):
         return (), 0
     prior = posterior.prior
-    if prior.mixed or prior.bijection.size != len(prior):
-        kind = "discrete parameters" if prior.mixed else "parameters that are parts of a whole"
-        return (local_check(Kind.UNCHECKED, f"the local check does not know {kind}, and rounds cannot refine them"),), 0
+    if prior.bijection.size != len(prior):
+        words = "the local check does not know parameters that are parts of a whole, and rounds cannot refine them"
+        return (local_check(Kind.UNCHECKED, words),), 0
     try:
         local = around if isinstance(around, str) else look_here(posterior, x, around, generator=generator)
     except OutsideRegion:  # data from the edge of a region of rounds, of which the network puts nothing inside
         local = "the observation lies at the edge of the region that was learned"
     if isinstance(local, str):
         return (local_check(Kind.UNCHECKED, local),), 0
+    discrete = prior.discrete()
     if isinstance(posterior, Refined):
-        lowered, asked = posterior.lowered(x), posterior.is_around(x)
-        found = local_finding(local, posterior.prior.names, error=posterior.error, asked=asked, lowered=lowered)
+        about: dict[str, Any] = {"error": posterior.error, "asked": posterior.is_around(x)}
+        found = local_finding(local, prior.names, discrete=discrete, lowered=posterior.lowered(x), **about)
     else:
-        found = local_finding(local, posterior.prior.names)
+        found = local_finding(local, prior.names, discrete=discrete)
     if found.level != Level.ALARM and not alike:
         more = f"for data of the model: {found.words}" if found.level != Level.UNKNOWN else "nor for data of the model"
         found = local_check(Kind.UNLIKE, more, level=Level.CAUTION if found.level == Level.CAUTION else None)
@@ -192,13 +199,14 @@ def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Ge
     specs = dict(posterior.observables)
     parameters = told(specs, data, x, around.z[: len(e)])
     design = torch.cat([leading(plain_statistics(specs, data, x), learned), parameters - parameters[-1:]], dim=1)
-    return _regressed(e, design[:-1], grown, around.heavy) if design.shape[1] else "its data have no numbers that vary"
+    return _of_rows(e, design[:-1], grown, around.heavy) if design.shape[1] else "its data have no numbers that vary"
 
 
 def local_finding(
     local: Local,
     names: tuple[str, ...],
     *,
+    discrete: Container[str] = (),
     error: tuple[float, float] | None = None,
     asked: bool = True,
     lowered: Tensor | None = None,
@@ -208,6 +216,7 @@ def local_finding(
     Args:
         local: What was found.
         names: Of the parameters.
+        discrete: Names of the discrete ones.
         error: A refined answer's own (`Refined.error`), which no statistic of the data tells of. None of one that is
             not refined: no other network has told of its error, and it is not called right.
         asked: Whether the observation is the one at which the error is known.
@@ -220,9 +229,15 @@ def local_finding(
     faults, hints, lost, unused_much = [], [], [], []
     for d, name in enumerate(names):
         off, wide, unused = float(local.shift[d]), float(local.width[d]), float(local.unused[d])
-        if abs(off) > max(sure * float(local.shift_error[d]), SHIFT):
+        shifted = abs(off) > max(sure * float(local.shift_error[d]), SHIFT)
+        scaled = abs(wide - 1) > max(sure * float(local.width_error[d]), WIDTH)
+        if name in discrete and (shifted or scaled):
+            fault = "off" if shifted else "too sure" if wide > 1 else "not sure enough"
+            faults.append(f"the probabilities of {name} are {fault}")
+            continue
+        if shifted:
             faults.append(f"{name} is too {'low' if off > 0 else 'high'} by {abs(off):.2g} posterior sds")
-        if abs(wide - 1) > max(sure * float(local.width_error[d]), WIDTH):
+        if scaled:
             faults.append(f"the sd of {name} should be {wide:.2g} times as large{' or more' if wide > _MOST else ''}")
         if local.p[d] < level and unused > _UNUSED:
             told = f"the data tell more of {name} than the network uses ({unused:.0%} of its error)"
@@ -260,8 +275,11 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
 
     They are medians over the rows. Of fewer rows than there are, where drawing takes long.
     """
-    z, theta, data, law = around.z, around.theta, around.data, around.law
-    prior = PriorInZ(posterior.prior)
+    z, theta, data = around.z, around.theta, around.data
+    prior, discrete = (
+        posterior.prior,
+        torch.tensor([name in posterior.prior.discrete() for name in posterior.prior.names]),
+    )
     found, grown, own, began, size = [], [], [], time.monotonic(), _FIRST
     pauses = LEAST, ROWS // 2, ROWS, 2 * ROWS
     while (start := sum(map(len, found))) < len(z):
@@ -274,18 +292,23 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
         stop = min(n for n in (start + size, *pauses, len(z)) if n > start)
         some = {name: value[start:stop] for name, value in data.items()}
         drawn, own_weight = _drawn(posterior, some, theta[start:stop], generator)
-        at = torch.cat([z[None, start:stop], posterior.prior.bijection.forward(drawn[1:].double())])
-        log_weight = law.log_prob(at) - prior.log_prob(at, drawn.double()) + own_weight
+        at = torch.cat([z[None, start:stop], prior.bijection.forward(drawn[1:].double())])
+        log_weight = around.law.log_prob(at) - log_prior(prior, at, drawn.double()) + own_weight
         weight = log_weight.nan_to_num(nan=-math.inf, posinf=-math.inf).softmax(0)
-        below = (weight[..., None] * (at < at[0])).sum(0)
-        tied = (weight[..., None] * (at == at[0])).sum(0)
-        found.append(below + tied * torch.rand(below.shape, generator=generator, dtype=torch.float64))
+        there = prior.present(drawn)
+        each = weight[..., None] * there
+        each = each / each.sum(0).clamp_min(1e-300)
+        below, tied = (each * (at < at[0])).sum(0), (each * (at == at[0])).sum(0)
+        u = below + tied * torch.rand(below.shape, generator=generator, dtype=torch.float64)
+        found.append(torch.where(there[0], u, math.nan))
         own.append(weight[0])
-        narrow = _sd(at[1:], weight[1:] / weight[1:].sum(0).clamp_min(1e-300))
-        grown.append(_sd(at[1:], own_weight[1:].softmax(0)) / narrow.clamp_min(1e-300))
+        narrow, wide = _sd(at[1:], weight[1:], there[1:]), _sd(at[1:], own_weight[1:].softmax(0), there[1:])
+        ratio = wide / narrow.clamp_min(1e-300)
+        sure = discrete & (narrow < _TINY)  # of its value, in all draws
+        grown.append(torch.where(sure, 1.0, torch.where(discrete, ratio.clamp(1 / _MOST, _MOST), ratio)))
         size = _CHUNK
     e = torch.special.ndtri(torch.cat(found).clamp(1e-4, 1 - 1e-4))
-    return e, torch.cat(grown).median(0).values, float(torch.cat(own).median())
+    return e, torch.cat(grown).nanmedian(0).values.nan_to_num(nan=1.0), float(torch.cat(own).median())
 
 
 def _drawn(posterior: Posterior, x: X, truth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -296,11 +319,31 @@ def _drawn(posterior: Posterior, x: X, truth: Tensor, generator: torch.Generator
     return drawn, drawn.new_zeros(drawn.shape[:2], dtype=torch.float64)
 
 
-def _sd(z: Tensor, weight: Tensor) -> Tensor:
-    """Of each parameter, (batch, D), of weighted draws."""
-    middle = (weight[..., None] * z).sum(0)
-    free = (1 - weight.square().sum(0)).clamp_min(1e-3)[..., None]
-    return ((weight[..., None] * (z - middle).square()).sum(0) / free).sqrt()
+def _sd(z: Tensor, weight: Tensor, there: Tensor) -> Tensor:
+    """Of each parameter, (batch, D), of weighted draws, where it exists; NaN where it does in no draw."""
+    weight = weight[..., None] * there
+    total = weight.sum(0)
+    weight = weight / total.clamp_min(1e-300)
+    middle = (weight * z).sum(0)
+    free = (1 - weight.square().sum(0)).clamp_min(1e-3)
+    return torch.where(total > 0, ((weight * (z - middle).square()).sum(0) / free).sqrt(), math.nan)
+
+
+def _of_rows(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local:
+    """The local calibration of each parameter from the rows in which it exists."""
+    known = ~e.isnan()
+    if bool(known.all()):
+        return _regressed(e, design, grown, heavy)
+    parts = []
+    for d in range(e.shape[1]):
+        rows = known[:, d]
+        if rows.double().mean() < _SOMETIMES or int(rows.sum()) <= 2 * (design.shape[1] + 1):
+            nothing, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+            parts.append(Local(nothing, nothing, one, nothing, nothing, one, int(rows.sum()), nothing))
+        else:
+            parts.append(_regressed(e[rows, d, None], design[rows], grown[d, None], heavy[d, None]))
+    names = ("shift", "shift_error", "width", "width_error", "unused", "p", "heavy")
+    return Local(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names}, rows=len(e))
 
 
 def _regressed(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local:
@@ -381,5 +424,7 @@ class LocalCheck(Diagnostic):
         if len(layers(case.posterior)) > 1:  # weights are right here, or say that they are not
             return ()
         alarms = [one for one in case.found if one.name in _OF_DATA and one.level == Level.ALARM]
-        alike = all(one in by_chance(case.found) for one in alarms)
-        return check_here(case.posterior, case.x, case.around, case.more_around, alike=alike, generator=case.generator)
+        alike, around, more = all(one in by_chance(case.found) for one in alarms), case.around, case.more_around
+        if case.posterior.prior.mixed and around is not None:
+            around, more = more(sizes=None, spread=True), partial(more, spread=True)
+        return check_here(case.posterior, case.x, around, more, alike=alike, generator=case.generator)

@@ -90,7 +90,7 @@ def planted(numbers: Numbers, x: X, sd: Tensor, kinds: Sequence[Fault], generato
             new = _as_measured(numbers, name, x[name][rows], y[name][rows], spoilt)
             found[name] = found[name].clone()
             found[name][rows] = new
-            changed[rows] = (new != x[name][rows]).flatten(1).any(1)
+            changed[rows] = (new != x[name][rows]).reshape(len(new), -1).any(1)
         first += size
     return {name: value[changed] for name, value in found.items()}
 
