@@ -300,10 +300,17 @@ def test_where_network_and_likelihood_disagree_far_out_it_is_not_called_right():
 @pytest.mark.parametrize("is_flow", [False, True])
 def test_a_stray_that_no_answer_takes_is_no_disagreement(is_flow, monkeypatch):
     """Right answers had that caution, for draws that answers leave out. The planted fault is False."""
-    heard = (fit(Heard(0.0, 1.0)), 1.0)
+    heard = (fit(Heard(0.0, 1.0)), 0.5)  # of a power at which it is not believed out there
     posterior = Refined(fit(Straying(0.0, 1.0)), MIXTURE, LAW, X, frozenset(), likelihood=heard)
     monkeypatch.setattr(posterior, "is_flow", is_flow)
     assert (posterior.lowered(X).max() < 1.05) == is_flow
+
+
+@pytest.mark.parametrize(("power", "disagree"), [(0.85, False), (0.4, True)])
+def test_a_likelihood_that_is_better_by_far_takes_strays_away(power, disagree):
+    """Of a few draws far out it leaves nearly nothing; one that is hardly better than the network is not believed."""
+    posterior = Refined(fit(Straying(0.0, 1.0)), MIXTURE, LAW, X, frozenset(), likelihood=(fit(Heard(0.0, 1.0)), power))
+    assert (posterior.lowered(X).max() > 1.1) == disagree
 
 
 @pytest.mark.parametrize("off", [1.0, -1.0])
