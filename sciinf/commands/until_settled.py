@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sciinf.core.findings import Level
-from sciinf.trust.right import agree, limits, words_of
+from sciinf.inference.changes import agree
+from sciinf.trust.right import limits, words_of
 from sciinf.trust.second import OWN, compared, decides
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ from torch import Tensor
 from sciinf.core import Posterior, X
 from sciinf.engine.block import generator_for
 
+SHIFT, WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
+SHARE = 2 / 3  # of that: what two networks may differ by
 _DRAWS = 10_000
 _CHANCE = 2.0  # standard errors of an sd's logarithm that are no difference
 _SOMETIMES = 0.05  # share of the draws in which a parameter exists, below which it is not compared
@@ -56,6 +58,36 @@ def changes_from_json(written: Iterable[float | None]) -> tuple[float, float]:
     """What `changes` gave, as `write_json` wrote it: JSON has no number that is not finite."""
     moved, wider = (math.inf if value is None else float(value) for value in written)
     return moved, wider
+
+
+def agree(differs: tuple[float, float]) -> bool:
+    """Whether two answers differ by so little that one confirms the other; not where that is no number.
+
+    Args:
+        differs: Middles in sds, and the logarithms of widths (`changes`).
+    """
+    return differs[0] <= SHARE * SHIFT and math.expm1(differs[1]) <= SHARE * WIDTH
+
+
+def beyond(differs: tuple[float, float]) -> bool:
+    """Whether they differ by more than a right one may be off by; so too where that is no number.
+
+    Args:
+        differs: As in `agree`.
+    """
+    return not (differs[0] <= SHIFT and math.expm1(differs[1]) <= WIDTH)
+
+
+def error_left(moved: tuple[float, float], before: int, now: int) -> tuple[float, float]:
+    """An answer's chance error, by what its last round moved; of the first what it moved the other network's answer.
+
+    Args:
+        moved: As `changes` gives it.
+        before: Rows that did not fail, before the last round.
+        now: After it.
+    """
+    times = math.sqrt(before / max(now - before, 1)) if before else 1.0
+    return moved[0] * times, moved[1] * times
 
 
 def _drawn(posterior: Posterior, x: X) -> Float[Tensor, "n theta"]:

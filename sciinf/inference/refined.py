@@ -69,7 +69,8 @@ from sciinf.estimators.flow import Flow
 from sciinf.estimators.mixed import Mixed
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import LawOfZ, Mixture
-from sciinf.inference.changes import changes, changes_from_json
+from sciinf.inference.around_one import AroundOne
+from sciinf.inference.changes import changes, changes_from_json, error_left
 from sciinf.inference.learned import Learned
 from sciinf.inference.likelihood_weighted import LikelihoodWeighted, best_power, inside, resampled
 from sciinf.inference.round_laws import kept_law, law_in, mixed
@@ -94,7 +95,7 @@ _HELD, _BELIEVED = 0.01, 0.6  # probability outside; power of a likelihood that 
 _STREAM = 2**31 + 5  # no campaign has this many blocks, so none shares these random numbers
 
 
-class Refined(Learned):
+class Refined(AroundOne):
     """What the rounds learned: the posterior under the prior, for data near the observation they were for.
 
     Args:
@@ -164,7 +165,7 @@ class Refined(Learned):
 
         There network and likelihood are both without simulations, and what tells them apart is not known. Ones where
         the answer holds less than a hundredth of its probability there, by a likelihood of a power of .6 or more: it
-        then took away draws that a network may put anywhere. All six of such answers that it made narrower by a tenth or
+        then took away draws that a network may put anywhere. All six such answers that it made narrower by a tenth or
         more were right; of three others, two were wrong.
         """
         if self.weighted is None:
@@ -194,10 +195,6 @@ class Refined(Learned):
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.local.features(x)
-
-    def is_around(self, x: X) -> bool:
-        """Whether it was refined around this very observation, name -> (1, *event)."""
-        return all(torch.equal(value, x[name]) for name, value in self.asked.items())
 
     @torch.no_grad()
     def reaches(self, x: X) -> bool:
@@ -305,7 +302,7 @@ def refine_around(
             near = _near(rows, folder / "near", simulator, last)
             better = _likelihood(fit, near, folder, observation, (mixture, last), recipe, own)
         found = Refined(fit, mixture, last, observation, campaigns_of(stores), likelihood=better)
-        found.error = _error(changes(posterior, found, observation), before, len(rows))
+        found.error = error_left(changes(posterior, found, observation), before, len(rows))
         posterior, before = found, len(rows)
         if until is not None and until(found):
             break
@@ -360,18 +357,6 @@ def _sizes(rounds: int | None, simulations: int | Sequence[int]) -> list[int]:
     if len(each) < (rounds or 1):
         raise ValueError(f"simulations has numbers for {len(each)} rounds of {rounds or 1} or more; give one for each")
     return each[:rounds]
-
-
-def _error(moved: tuple[float, float], before: int, now: int) -> tuple[float, float]:
-    """An answer's chance error, by what its last round moved; of the first what it moved the other network's answer.
-
-    Args:
-        moved: As `changes` gives it.
-        before: Rows that did not fail, before the last round.
-        now: After it.
-    """
-    times = math.sqrt(before / max(now - before, 1)) if before else 1.0
-    return moved[0] * times, moved[1] * times
 
 
 def _near(rows: Store, path: Path, simulator: Simulator, last: LawOfZ) -> Store:

@@ -53,16 +53,17 @@ from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Posterior
 from sciinf.core.verdict import by_chance
 from sciinf.engine.block import one_thread
 from sciinf.inference.around import log_prior
+from sciinf.inference.around_one import AroundOne
+from sciinf.inference.changes import SHIFT, WIDTH, agree, beyond
 from sciinf.inference.local import Sequential
 from sciinf.inference.mcmc import MCMC
-from sciinf.inference.refined import Refined
 from sciinf.inference.tilted import layers
 from sciinf.inference.truncated import OutsideRegion
 from sciinf.trust.around import BUDGET, LEAST, ROWS, Around
 from sciinf.trust.plain import leading, plain_statistics, told
-from sciinf.trust.right import NAME, SHIFT, WIDTH, Kind, agree, beyond, local_check, words_of
+from sciinf.trust.right import NAME, Kind, local_check, words_of
 
-_DRAWS, _WEIGHTED = 64, 32  # for each simulation, without and with weights, which take longer: more of them tell more
+_DRAWS = 64  # for each simulation, without weights: more of them tell more
 _SURE = 0.01  # chance of a fault being named in an exact posterior
 _HEAVY = 1.12  # times: what passes for a tail, in the sd
 _UNUSED, _MUCH = 0.15**2, 0.05  # shares of the variance of e: a caution, as they shift answers by .15 sds; an alarm
@@ -168,7 +169,7 @@ def _looked(
     if isinstance(local, str):
         return (local_check(Kind.UNCHECKED, local),), 0
     discrete = prior.discrete()
-    if isinstance(posterior, Refined):
+    if isinstance(posterior, AroundOne):
         about: dict[str, Any] = {"error": posterior.error, "asked": posterior.is_around(x)}
         found = local_finding(local, prior.names, discrete=discrete, lowered=posterior.lowered(x), **about)
     else:
@@ -313,8 +314,8 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
 
 def _drawn(posterior: Posterior, x: X, truth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The truth and draws for each of some data, (1 + n, batch, D), and the logarithms of q / g, (1 + n, batch)."""
-    if isinstance(posterior, Refined):
-        return posterior.weighted_batched(x, _WEIGHTED, truth, generator=generator)
+    if isinstance(posterior, AroundOne):
+        return posterior.weighted_batched(x, posterior.check_draws, truth, generator=generator)
     drawn = torch.cat([truth[None], posterior.draw_batched(x, _DRAWS, generator=generator)])
     return drawn, drawn.new_zeros(drawn.shape[:2], dtype=torch.float64)
 

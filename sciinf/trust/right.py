@@ -9,10 +9,9 @@ from typing import Any
 
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.core.verdict import FAR, UNCHECKED
+from sciinf.inference.changes import SHARE, SHIFT, WIDTH
 
 NAME = "local check"
-SHIFT, WIDTH = 0.15, 0.1  # of the middle in sds, of the width: what a right answer may be off by at most
-_SHARE = 2 / 3  # of that: what two networks may differ by
 
 
 class Kind(StrEnum):
@@ -73,24 +72,6 @@ def local_check(
     return Finding(NAME, level or own, words, kind, figures, cause or known, evidence)
 
 
-def agree(differs: tuple[float, float]) -> bool:
-    """Whether two answers differ by so little that one confirms the other; not where that is no number.
-
-    Args:
-        differs: Middles in sds, and the logarithms of widths (`inference.changes`).
-    """
-    return differs[0] <= _SHARE * SHIFT and math.expm1(differs[1]) <= _SHARE * WIDTH
-
-
-def beyond(differs: tuple[float, float]) -> bool:
-    """Whether they differ by more than a right one may be off by; so too where that is no number.
-
-    Args:
-        differs: As in `agree`.
-    """
-    return not (differs[0] <= SHIFT and math.expm1(differs[1]) <= WIDTH)
-
-
 def words_of(differs: tuple[float, float]) -> str:
     """By how much, in words."""
     return f"middles by up to {differs[0]:.3g} sds, widths by up to {math.expm1(differs[1]):.2%}"
@@ -98,4 +79,4 @@ def words_of(differs: tuple[float, float]) -> str:
 
 def limits() -> str:
     """What answers that agree may differ by, in words."""
-    return f"{_SHARE * SHIFT:.2g} sds, {_SHARE * WIDTH:.2%}"
+    return f"{SHARE * SHIFT:.2g} sds, {SHARE * WIDTH:.2%}"

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sciinf.core import Calibration, Finding, Level
-from sciinf.trust.right import NAME, Kind, agree, beyond, local_check, words_of
+from sciinf.inference.changes import agree, beyond
+from sciinf.trust.right import NAME, Kind, local_check, words_of
 
 OWN = {
     Level.GOOD: "its own check sees no error",

@@ -15,14 +15,14 @@ from sciinf.commands.until_settled import UntilSettled, gained
 from sciinf.core.findings import Evidence
 from sciinf.inference import refined
 from sciinf.inference.around import Law, Mixture
-from sciinf.inference.changes import changes
+from sciinf.inference.changes import agree, changes
 from sciinf.inference.refined import Refined, refine_around
 from sciinf.store import Store
 from sciinf.training import Recipe
 from sciinf.trust import around, here
 from sciinf.trust.around import simulate_around
 from sciinf.trust.here import check_here
-from sciinf.trust.right import Kind, agree, local_check
+from sciinf.trust.right import Kind, local_check
 
 
 @pytest.fixture(scope="module")

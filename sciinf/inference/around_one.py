@@ -1,0 +1,42 @@
+"""A posterior that rounds of simulations around one observation taught, as the local check sees it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import X
+from sciinf.inference.learned import Learned
+
+
+class AroundOne(Learned, ABC):
+    """What `refine_around` and `infer_set` return.
+
+    A subclass sets `asked`, the observation, name -> (1, *event), and `error`, the answer's chance error there, told by
+    how far the last round moved it: middles in sds, and the logarithms of widths; infinite where it is not known.
+    """
+
+    asked: dict[str, Tensor]
+    error: tuple[float, float]
+    check_draws: int = 32
+    """Weighted draws for each data set that the local check asks about."""
+
+    def is_around(self, x: X) -> bool:
+        """Whether it was learned around this very observation, name -> (1, *event)."""
+        return all(torch.equal(value, x[name]) for name, value in self.asked.items())
+
+    @abstractmethod
+    def weighted_batched(
+        self, x: X, n: int, also: Float[Tensor, "batch theta"], *, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n+1 batch theta"], Float[Tensor, "n+1 batch"]]:
+        """A parameter for each of some data, and n draws, all with the logarithms of their weights.
+
+        Weights are the posterior's density over that of the draws, up to a constant for each of the data.
+        """
+
+    def lowered(self, x: X) -> Float[Tensor, " theta"]:
+        """By how many times the sds of z would be larger if a likelihood did not count where it was not learned."""
+        return torch.ones(len(self.prior), dtype=torch.float64)
