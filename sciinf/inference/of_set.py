@@ -257,8 +257,8 @@ def _items(simulator: Simulator, x: Any) -> int:
     Raises:
         ValueError: If x has no data of an observable, or they differ in length.
     """
-    given: Mapping[str, Any] = x if isinstance(x, Mapping) else {name: x for name in simulator.observables}
-    lengths = {name: len(given[name]) for name in simulator.observables if name in given}
+    given: dict[str, Any] = dict(x) if isinstance(x, Mapping) else dict.fromkeys([*simulator.observables], x)
+    lengths = {name: len(value) for name, value in given.items() if name in simulator.observables}
     if len(lengths) < len(simulator.observables) or len(set(lengths.values())) != 1:
         missing = sorted(simulator.observables.keys() - lengths.keys())
         words = f"{missing[0]!r} is missing" if missing else f"it has {lengths}"
