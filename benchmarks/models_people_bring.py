@@ -7,6 +7,10 @@ sciinf was developed with the answers of the first six models at hand (`EARLIER`
 variable length, a limit in flux, censored times and a path that jumps. Of their twelve answers, at least nine must be
 right with the verdict `rely`. No answer of any model may be wrong with that verdict.
 
+Two models have discrete parameters (`DISCRETE`), and are asked with four times as many simulations. Their answers are
+right where the total variation of each discrete parameter is .1 or less, too. `brought_sets` has three models of sets
+of independent observations.
+
 Each model has two observations: one of parameters in the middle of the prior, and one of parameters at its quantiles of
 15 and 85 %, in turn. An answer is right if every mean is within .15 exact sds and every ratio of an sd to the exact one
 between .9 and 1.1. The exact posterior is known by the model's likelihood, which sciinf is not given
@@ -19,6 +23,7 @@ that an earlier version of this benchmark made has the CPU seconds of the whole 
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -28,24 +33,35 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+import brought_sets
 import numpy as np
 import torch
-from adaptive_references import Moments, reference
+from adaptive_references import reference
+from brought_sets import TASKS
 from reporting import Rows, arguments, check, finish, table
 
 from sciinf import Outcome, Simulator, load_answer, load_simulator
 from sciinf.core.files import read_json, write_json
+from sciinf.core.probabilities import Probabilities
 
 FOLDER = Path(__file__).with_name("brought_simulators")
 EARLIER = ("drift_diffusion", "g_and_k", "decades", "cauchy", "counts", "volatility")
 LATER = ("n_mixture", "aftershocks", "galaxies", "motor_steps", "clinical_trial", "enzyme")
-MODELS = EARLIER + LATER
+DISCRETE: dict[str, dict[str, list[float]]] = {
+    "change_point": {"typical": [1, 3.0, 20, 1.5], "outer": [1, 2.0, 28, 4.5]},
+    "overdispersed": {"typical": [1, 5.0, 4.0], "outer": [0, 8.0, math.nan]},
+}
+"""Model with discrete parameters -> observation -> the parameters that it is simulated from."""
+MODELS = (*EARLIER, *LATER, *DISCRETE, *TASKS)
 QUICK = ("decades", "cauchy")
 PLACES = {"typical": (0.5, 0.5), "outer": (0.15, 0.85)}
 """Observation -> quantiles of the prior at which its parameters stand, in turn."""
-MEAN_ERROR, SD_RATIOS = 0.15, (0.9, 1.1)
+MEAN_ERROR, SD_RATIOS, VARIATION = 0.15, (0.9, 1.1), 0.1
+TIMES = 4
+"""Simulations of models with discrete parameters, in those of the others."""
 FAILING = 0.25
 """Share of the answers of `LATER` that may be anything else than right with the verdict `rely`."""
+_GROUPS = {"earlier": EARLIER, "later": LATER, "discrete": tuple(DISCRETE), "sets": tuple(TASKS)}
 _LOOKING = 0.25  # seconds between two looks at whether the first answers are written
 
 
@@ -54,8 +70,10 @@ def observations(simulator: Simulator, folder: Path, seed: int) -> dict[str, Pat
     found, generator = dict[str, Path](), torch.Generator().manual_seed(100 + seed)
     for name, quantiles in PLACES.items():
         levels = torch.tensor([quantiles[k % 2] for k in range(len(simulator.prior))], dtype=torch.float64)
-        z = torch.special.ndtri(levels)[None]
-        theta = torch.stack([law.icdf(torch.special.ndtr(z[:, k])) for k, law in enumerate(simulator.prior.laws)], 1)
+        if simulator.name in DISCRETE:
+            theta = torch.tensor([DISCRETE[simulator.name][name]])
+        else:
+            theta = torch.stack([law.icdf(levels[k, None]) for k, law in enumerate(simulator.prior.laws)], 1)
         simulated = simulator(theta.float(), generator=generator)
         x = simulated.x if isinstance(simulated, Outcome) else simulated
         found[name] = folder / f"{name}.npz"
@@ -65,14 +83,20 @@ def observations(simulator: Simulator, folder: Path, seed: int) -> dict[str, Pat
     return found
 
 
-def exact(simulator: Simulator, folder: Path, files: dict[str, Path], seed: int) -> dict[str, Moments]:
-    """The exact posteriors, computed once."""
+def exact(simulator: Simulator, folder: Path, files: dict[str, Path], seed: int) -> dict[str, dict[str, Any]]:
+    """The exact posteriors, computed once: `Moments` as JSON values, and probabilities of discrete parameters."""
     known = read_json(folder / "exact.json")["exact"] if (folder / "exact.json").is_file() else {}
     for name in files.keys() - known.keys():
         x = {key: torch.as_tensor(value)[None] for key, value in simulator.observe(files[name]).items()}
-        known[name] = asdict(reference(simulator.prior, simulator.log_density, x, seed))  # type: ignore[attr-defined]
+        if simulator.prior.mixed:
+            probabilities, moments = simulator.exact(x)  # type: ignore[attr-defined]
+            mean, sd = ({p: both[k] for p, both in moments.items()} for k in range(2))
+            told = {p: one.tolist() for p, one in probabilities.items()}
+            known[name] = {"mean": mean, "sd": sd, "effective": math.inf, "probabilities": told}
+        else:
+            known[name] = asdict(reference(simulator.prior, simulator.log_density, x, seed))  # type: ignore[attr-defined]
         write_json(folder / "exact.json", {"exact": known})
-    return {name: Moments(**one) for name, one in known.items()}
+    return known
 
 
 def graded(name: str, out: Path, n: int, seed: int) -> Rows:
@@ -91,13 +115,15 @@ def graded(name: str, out: Path, n: int, seed: int) -> Rows:
     rows, moments = Rows(), exact(simulator, folder, files, seed)
     for one in files:
         for kind, answer in (("first", load_answer(folder / "run" / "answers" / one)), ("last", _last(folder, one))):
-            draws = answer.draws.of_parameters()
-            off = [
-                (float(draws.mean()[k]) - moments[one].mean[p]) / moments[one].sd[p] for k, p in enumerate(draws.names)
-            ]
-            ratios = [float(draws.sd()[k]) / moments[one].sd[p] for k, p in enumerate(draws.names)]
+            draws, truth = answer.draws.of_parameters(), moments[one]
+            mean, sd = (dict(zip(draws.names, part.tolist(), strict=True)) for part in (draws.mean(), draws.sd()))
+            off = [(mean[p] - truth["mean"][p]) / truth["sd"][p] for p in truth["mean"]]
+            ratios = [sd[p] / truth["sd"][p] for p in truth["mean"]]
             right = max(map(abs, off)) <= MEAN_ERROR and SD_RATIOS[0] <= min(ratios) <= max(ratios) <= SD_RATIOS[1]
+            apart = {p: variation(draws.probabilities(p), q) for p, q in truth.get("probabilities", {}).items()}
+            right = right and max(apart.values(), default=0.0) <= VARIATION
             row: dict[str, Any] = {"model": name, "observation": one, "answer": kind, "right": right}
+            row |= {f"TV {p}": value for p, value in apart.items()}
             row |= {"off": max(off, key=abs), "least ratio": min(ratios), "largest ratio": max(ratios)}
             rows.append(row | {"verdict": answer.verdict.word, "sentence": answer.verdict.sentence[:160]})
     usage = read_json(made)
@@ -143,6 +169,11 @@ def _cpu_seconds(pid: int) -> float | None:
     return sum(map(int, spent)) / os.sysconf("SC_CLK_TCK")
 
 
+def variation(told: Probabilities, exact: Sequence[float]) -> float:
+    """Total variation of a discrete parameter from the exact one, given that it exists."""
+    return sum(abs(one - other) for one, other in zip(told.probability, exact, strict=True)) / 2
+
+
 def _last(folder: Path, name: str) -> Any:
     """The newest answer: the refined one, where there is one."""
     return load_answer(folder / "run", name=name)
@@ -160,16 +191,19 @@ def main() -> None:
     out = (options.out or Path("runs/brought_quick" if options.quick else "runs/brought")).resolve()
     n, started, rows = options.n or (2_000 if options.quick else 10_000), time.monotonic(), Rows()
     for name in options.only or (QUICK if options.quick else MODELS):
-        rows += graded(name, out, n, options.seed)
+        if name in TASKS:
+            rows += brought_sets.graded(name, out, 2 * n, options.seed)
+        else:
+            rows += graded(name, out, TIMES * n if name in DISCRETE else n, options.seed)
         print(table([row for row in rows if row["model"] == name]), "\n", flush=True)
     print(f"{time.monotonic() - started:.0f} s\n")
     finish(rows, checks(rows), options.json)
 
 
 def checks(rows: Rows) -> Rows:
-    """The check of each six, as far as its models are among the rows."""
+    """The checks of each group, as far as its models are among the rows."""
     found = Rows()
-    for group, models in (("earlier", EARLIER), ("later", LATER)):
+    for group, models in _GROUPS.items():
         last = [row for row in rows if row["answer"] == "last" and row["model"] in models]
         relied = [row["right"] for row in last if row["verdict"] == "rely"]
         if last:
@@ -177,7 +211,10 @@ def checks(rows: Rows) -> Rows:
             print(f"{sum(relied)} of them with the verdict rely")
             silent = len(relied) - sum(relied)
             found.append(check(f"{group} models: answers that are wrong with the verdict rely", silent, 0))
-        if last and models is LATER:
+        if last and group == "sets":
+            told = sum(not row["right"] and row["verdict"] != "do not rely" for row in last)
+            found.append(check("sets: answers that are wrong without the verdict do not rely", told, 0))
+        if last and group == "later":
             failing = len(last) - sum(relied)
             most = FAILING * len(last)
             found.append(check("later models: answers that are not right with the verdict rely", failing, most))

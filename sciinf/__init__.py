@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from sciinf.inference.conditional import Conditional as Conditional
     from sciinf.inference.corrected import correct as correct
     from sciinf.inference.distillation import distil as distil
+    from sciinf.inference.of_set import infer_set as infer_set, load_set as load_set
     from sciinf.inference.refined import load_refined as load_refined, refine_around as refine_around
     from sciinf.inference.sequential import infer_sequentially as infer_sequentially, load_sequential as load_sequential
     from sciinf.posterior import build_posterior as build_posterior

@@ -15,7 +15,8 @@ rows, so those of earlier rounds that lie near count as well. A set of 50 costs 
 
     w(theta) = p(theta) prod_j l(x_j | theta) / r(theta),
 
-by which the local check asks it about many sets at once, without chains.
+by which the local check asks it about many sets at once. Its own draws are draws of r, taken with probabilities
+proportional to w, where these leave enough of them, and those of chains elsewhere.
 
 Shapes: theta (n, batch, D), x name -> (batch, items, *event).
 
@@ -48,7 +49,7 @@ from sciinf.inference.around import Mixture
 from sciinf.inference.around_one import AroundOne
 from sciinf.inference.changes import agree, changes, changes_from_json, error_left
 from sciinf.inference.learned import Learned
-from sciinf.inference.likelihood_weighted import inside
+from sciinf.inference.likelihood_weighted import inside, resampled
 from sciinf.inference.mcmc import MCMC
 from sciinf.inference.round_laws import kept_law, law_in
 from sciinf.inference.rounds import campaigns_of, claim, claimed, gather, round_folder, round_seed, settings_of
@@ -61,6 +62,7 @@ FILE, SCHEMA = "set.json", 1
 _NUMBERS = 128  # of one observation, up to which its likelihood is learned number by number
 _RATE = 3e-3  # of that training: at the default rate groups of numbers are learned half as well
 _PAIRS, _LEAST = 4_000, 80  # likelihoods for each set that the local check asks about; draws, at least
+_CHAINS, _OVER, _AT_ONCE = 100, 4, 4_096  # chains; draws of r for each that is taken; draws that are weighted at once
 _DRAWS, _STREAM = 4_096, 2**31 + 5  # that Z is estimated from; no campaign has this many blocks
 
 
@@ -85,13 +87,16 @@ class OfSet(AroundOne):
         trained_on: frozenset[str],
         error: tuple[float, float] = (math.inf, math.inf),
     ) -> None:
-        self.chains, self.law, self.asked, self.error = MCMC(fit, items=items), law, dict(x), error
+        self.chains, self.law, self.asked, self.error = chains_of(fit, items), law, dict(x), error
         self.name, self.digest, self.trained_on = f"learned likelihood of {items}", self.chains.digest, trained_on
         self.prior, self.observables, self.failed = self.chains.prior, self.chains.observables, self.chains.failed
         self.check_draws = max(_LEAST, _PAIRS // items)
         self.only = self.scope = "learned around one set of observations: it holds for data near it"
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
+        theta, log_w = self._weighted(x, _OVER * n, generator)
+        if float((1 / log_w.softmax(0).square().sum(0)).min()) >= n:
+            return resampled(theta, log_w, n, generator)
         return self.chains.draw_batched(x, n, generator=generator)
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
@@ -113,10 +118,16 @@ class OfSet(AroundOne):
         """Draws of r, the same for all sets, and the logarithms of their weights."""
         batch = len(next(iter(x.values())))
         theta = self.law.sample(n, generator=generator)[:, None].expand(-1, batch, -1)
-        return theta, self.chains.unnormalised(theta, x) - self._log_law(theta)
+        log_w = [self.chains.unnormalised(some, x) - self._log_law(some) for some in theta.split(_AT_ONCE)]
+        return theta, torch.cat(log_w)
 
     def _log_law(self, theta: Tensor) -> Tensor:
         return self.prior.log_prob(theta) - self.law.log_ratio(theta)
+
+
+def chains_of(fit: Fit, items: int) -> MCMC:
+    """Chains on the posterior of a set under a likelihood of one observation."""
+    return MCMC(fit, items=items, chains=_CHAINS)
 
 
 def infer_set(
@@ -190,7 +201,7 @@ def infer_set(
     claim(out / FILE, settings, observation, simulator, accept_changes=accept_changes)
     how: dict[str, Any] = {"workers": workers, "timeout": timeout, "device": device, "progress": progress}
     how |= {"accept_changes": accept_changes, "engine": engine}
-    before: Learned = MCMC(_first(simulator, learner, out, simulations, recipe, seed, how), items=items)
+    before: Learned = chains_of(_first(simulator, learner, out, simulations, recipe, seed, how), items)
     stores = [Store(round_folder(out, 1) / "simulations")]
     for number in range(2, rounds + 1):
         folder, own = round_folder(out, number), round_seed(seed, number)
