@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,18 @@ from torch import Tensor
 
 from sciinf.core import X
 from sciinf.inference.learned import Learned
+
+
+class Lowered(NamedTuple):
+    """What a likelihood does to an answer where it was not learned.
+
+    Args:
+        times: By how many times the sds of z would be larger if it did not count there, (D,).
+        believed: Whether it is believed there, if all else speaks for the answer.
+    """
+
+    times: Float[Tensor, " theta"]
+    believed: bool = False
 
 
 class AroundOne(Learned, ABC):
@@ -37,6 +50,6 @@ class AroundOne(Learned, ABC):
         Weights are the posterior's density over that of the draws, up to a constant for each of the data.
         """
 
-    def lowered(self, x: X) -> Float[Tensor, " theta"]:
-        """By how many times the sds of z would be larger if a likelihood did not count where it was not learned."""
-        return torch.ones(len(self.prior), dtype=torch.float64)
+    def lowered(self, x: X) -> Lowered:
+        """What a likelihood does to the answer to one observation where it was not learned; nothing, here."""
+        return Lowered(torch.ones(len(self.prior), dtype=torch.float64))

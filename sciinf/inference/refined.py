@@ -69,7 +69,7 @@ from sciinf.estimators.flow import Flow
 from sciinf.estimators.mixed import Mixed
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import LawOfZ, Mixture
-from sciinf.inference.around_one import AroundOne
+from sciinf.inference.around_one import AroundOne, Lowered
 from sciinf.inference.changes import changes, changes_from_json, error_left
 from sciinf.inference.learned import Learned
 from sciinf.inference.likelihood_weighted import LikelihoodWeighted, best_power, inside, resampled
@@ -160,26 +160,24 @@ class Refined(AroundOne):
         return theta, self._log_weight(theta, x).double()
 
     @torch.no_grad()
-    def lowered(self, x: X) -> Float[Tensor, " theta"]:
+    def lowered(self, x: X) -> Lowered:
         """By how many times the likelihood lowers the sds of z at one observation where it was not learned.
 
-        There network and likelihood are both without simulations, and what tells them apart is not known. Ones where
-        the answer holds less than a hundredth of its probability there, by a likelihood of a power of .6 or more: it
-        then took away draws that a network may put anywhere. All six such answers that it made narrower by a tenth or
-        more were right; of three others, two were wrong.
+        There network and likelihood are both without simulations, and what tells them apart is not known. The
+        likelihood is believed where the answer holds less than a hundredth of its probability there, and the power is
+        .6 or more: it then took away draws that a network may put anywhere. All six such answers that it made narrower
+        by a tenth or more were right; of three others, two were wrong.
         """
         if self.weighted is None:
-            return torch.ones(len(self.prior), dtype=torch.float64)
+            return super().lowered(x)
         theta = self.network.draw_batched(x, _DRAWS // 4, generator=generator_for(0, _STREAM))
         log_q, kept = self._kept(theta, x)
         z, ratio = self.prior.bijection.forward(theta[:, 0].double()), self.mixture.log_ratio(theta)
         both = self.weighted.log_weights(theta, x, log_q)
         weights = [torch.where(kept, ratio + log_w, -math.inf)[:, 0].softmax(0) for log_w in both]
-        held = float(weights[0][~inside(self.prior, self.last, theta[:, 0])].sum())
-        if held < _HELD and self.weighted.power >= _BELIEVED:
-            return torch.ones(len(self.prior), dtype=torch.float64)
         low, high = ((weight @ (z - weight @ z).square()).sqrt() for weight in weights)
-        return high / low.clamp_min(1e-300)
+        held = float(weights[0][~inside(self.prior, self.last, theta[:, 0])].sum())
+        return Lowered(high / low.clamp_min(1e-300), held < _HELD and self.weighted.power >= _BELIEVED)
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
         """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws.

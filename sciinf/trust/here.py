@@ -53,7 +53,7 @@ from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Posterior
 from sciinf.core.verdict import by_chance
 from sciinf.engine.block import one_thread
 from sciinf.inference.around import log_prior
-from sciinf.inference.around_one import AroundOne
+from sciinf.inference.around_one import AroundOne, Lowered
 from sciinf.inference.changes import SHIFT, WIDTH, agree, beyond
 from sciinf.inference.local import Sequential
 from sciinf.inference.mcmc import MCMC
@@ -210,7 +210,7 @@ def local_finding(
     discrete: Container[str] = (),
     error: tuple[float, float] | None = None,
     asked: bool = True,
-    lowered: Tensor | None = None,
+    lowered: Lowered | None = None,
 ) -> Finding:
     """Right, no error seen, not right, or too few simulations to tell; of exact ones one in a hundred is not right.
 
@@ -221,13 +221,18 @@ def local_finding(
         error: A refined answer's own (`Refined.error`), which no statistic of the data tells of. None of one that is
             not refined: no other network has told of its error, and it is not called right.
         asked: Whether the observation is the one at which the error is known.
-        lowered: By how many times a likelihood lowers its sds where no simulation lies (`Refined.lowered`), (D,).
+        lowered: By how many times a likelihood lowers its sds where no simulation lies (`Refined.lowered`). That is no
+            hint where the likelihood is believed, and all else says that the answer is right.
     """
     way_on, (moved, wider) = (_WAY_ON, (0.0, 0.0)) if error is None else (_MORE, error)
     cause = None if error is None else Cause.SIMULATIONS
     level = _SURE / (3 * len(names))
     sure = -float(torch.special.ndtri(torch.tensor(level / 2, dtype=torch.float64)))
     faults, hints, lost, unused_much = [], [], [], []
+    errors = _ALONE if error is None else _BESIDE
+    middle = max(moved, float((local.shift.abs() + errors * local.shift_error).max()))
+    width = max(math.expm1(wider), float(((local.width - 1).abs() + errors * local.width_error).max()))
+    settled = agree((moved, wider)) and middle <= SHIFT and width <= WIDTH
     for d, name in enumerate(names):
         off, wide, unused = float(local.shift[d]), float(local.width[d]), float(local.unused[d])
         shifted = abs(off) > max(sure * float(local.shift_error[d]), SHIFT)
@@ -247,7 +252,7 @@ def local_finding(
         if local.heavy[d] > _HEAVY:
             told = f"draws far out, where no simulation lies, make the sd of {name}"
             hints.append(f"{told} {local.heavy[d] - 1:.0%} larger than its 90% interval tells")
-        if lowered is not None and lowered[d] > 1 + WIDTH:
+        if lowered and lowered.times[d] > 1 + WIDTH and not (lowered.believed and settled):
             hints.append(f"far out, where no simulation lies, network and likelihood disagree on the sd of {name}")
     among = f"{local.rows:,} simulations around it"
     hints, alone = hints + lost, bool(lost) and not hints
@@ -260,9 +265,6 @@ def local_finding(
         last = f"its chance error, by how far the last round moved it, is large: {words_of((moved, wider))}"
         far = beyond((moved, wider))
         return local_check(Kind.UNSETTLED, f"{last} ({among})", cause=cause, far=far, way_on=way_on)
-    errors = _ALONE if error is None else _BESIDE
-    middle = max(moved, float((local.shift.abs() + errors * local.shift_error).max()))
-    width = max(math.expm1(wider), float(((local.width - 1).abs() + errors * local.width_error).max()))
     details = f"middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
     if middle > SHIFT or width > WIDTH:
         return local_check(Kind.UNTOLD, details, cause=cause)

@@ -15,11 +15,12 @@ from sciinf import simulate
 from sciinf.core import Density, Fit, Observable, Potential, Prior, Simulator
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import Law, Mixture
+from sciinf.inference.around_one import Lowered
 from sciinf.inference.likelihood_weighted import LikelihoodWeighted, best_power, inside, resampled
 from sciinf.inference.refined import Refined
 from sciinf.inference.rounds import gather
 from sciinf.trust.around import simulate_around
-from sciinf.trust.here import check_here
+from sciinf.trust.here import Local, check_here, local_finding
 from sciinf.trust.right import Kind
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
@@ -290,7 +291,7 @@ def test_where_network_and_likelihood_disagree_far_out_it_is_not_called_right():
         posterior = Refined(fit(Network(0.0, width)), MIXTURE, last, X, frozenset(), likelihood=heard)
         theta = posterior.draw_batched(X, 2_000, generator=generator())[:, 0]
         around = simulate_around(posterior, Copy(), theta, rows=2_000, generator=generator(1))
-        found.append((posterior.lowered(X), check_here(posterior, X, around, generator=generator(2))[0]))
+        found.append((posterior.lowered(X).times, check_here(posterior, X, around, generator=generator(2))[0]))
     assert found[0][0].max() < 1.1 < found[1][0].min()
     assert "far out, where no simulation lies, network and likelihood disagree on the sd of a" in found[1][1].words
     assert "disagree" not in found[0][1].words
@@ -300,17 +301,29 @@ def test_where_network_and_likelihood_disagree_far_out_it_is_not_called_right():
 @pytest.mark.parametrize("is_flow", [False, True])
 def test_a_stray_that_no_answer_takes_is_no_disagreement(is_flow, monkeypatch):
     """Right answers had that caution, for draws that answers leave out. The planted fault is False."""
-    heard = (fit(Heard(0.0, 1.0)), 0.5)  # of a power at which it is not believed out there
+    heard = (fit(Heard(0.0, 1.0)), 1.0)
     posterior = Refined(fit(Straying(0.0, 1.0)), MIXTURE, LAW, X, frozenset(), likelihood=heard)
     monkeypatch.setattr(posterior, "is_flow", is_flow)
-    assert (posterior.lowered(X).max() < 1.05) == is_flow
+    assert (posterior.lowered(X).times.max() < 1.05) == is_flow
 
 
-@pytest.mark.parametrize(("power", "disagree"), [(0.85, False), (0.4, True)])
-def test_a_likelihood_that_is_better_by_far_takes_strays_away(power, disagree):
-    """Of a few draws far out it leaves nearly nothing; one that is hardly better than the network is not believed."""
+@pytest.mark.parametrize(("power", "believed"), [(0.85, True), (0.4, False)])
+def test_a_likelihood_that_is_better_by_far_takes_strays_away(power, believed):
+    """It leaves nearly nothing of a few draws far out; one that is hardly better than the network is not believed."""
     posterior = Refined(fit(Straying(0.0, 1.0)), MIXTURE, LAW, X, frozenset(), likelihood=(fit(Heard(0.0, 1.0)), power))
-    assert (posterior.lowered(X).max() > 1.1) == disagree
+    found = posterior.lowered(X)
+    assert found.times.max() > 1.1
+    assert found.believed == believed
+
+
+@pytest.mark.parametrize(
+    ("believed", "moved", "kind"), [(True, 0.05, Kind.RIGHT), (False, 0.05, Kind.HINTED), (True, 0.14, Kind.HINTED)]
+)
+def test_what_it_took_away_is_no_hint_where_all_else_is_right(believed, moved, kind):
+    one, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    local = Local(none, 0.02 * one, one, 0.02 * one, none, one, 2_000, one)
+    found = local_finding(local, ("a",), error=(moved, 0.0), lowered=Lowered(1.3 * one, believed))
+    assert found.kind == kind
 
 
 @pytest.mark.parametrize("off", [1.0, -1.0])
