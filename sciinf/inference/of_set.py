@@ -66,7 +66,7 @@ _CHAINS, _OVER, _AT_ONCE = 100, 4, 4_096  # chains; draws of r for each that is 
 _DRAWS, _STREAM = 4_096, 2**31 + 5  # that Z is estimated from; no campaign has this many blocks
 
 
-class OfSet(AroundOne):
+class SetPosterior(AroundOne):
     """The posterior of one set of observations.
 
     Args:
@@ -146,7 +146,7 @@ def infer_set(
     device: str | torch.device = "cpu",
     accept_changes: bool = False,
     progress: bool = True,
-) -> OfSet:
+) -> SetPosterior:
     """The posterior of one set of independent observations of the same parameters, from simulations of single ones.
 
     Round k lies in `out/round_k`: `proposal.json` (its law; the first simulates from the prior), `simulations`, `near`
@@ -209,7 +209,7 @@ def infer_set(
         stores.append(simulate(simulator, folder / "simulations", simulations, seed=own, proposal=law, **how))
         rows = _near(stores, folder / "near", simulator, law)
         fit = train(rebuilt(learner, seed=own), rows, folder / "fit", recipe=recipe, seed=seed, progress=progress)
-        found = OfSet(fit, items, law, observation, campaigns_of(stores))
+        found = SetPosterior(fit, items, law, observation, campaigns_of(stores))
         found.error = error_left(changes(before, found, observation), len(rows) - len(stores[-1]), len(rows))
         before = found
         if agree(found.error):
@@ -218,7 +218,7 @@ def infer_set(
     return found
 
 
-def load_set(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> OfSet:
+def load_set(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> SetPosterior:
     """Read what `infer_set` left in a folder.
 
     Args:
@@ -243,7 +243,7 @@ def load_set(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequ
     if law is None:
         raise ValueError(f"a proposal.json in {out} is missing, damaged or of another set; call infer_set again")
     campaigns = campaigns_of([Store(folder / "simulations") for folder in folders])
-    return OfSet(fit, int(data["items"]), law, observation, campaigns, changes_from_json(data["error"]))
+    return SetPosterior(fit, int(data["items"]), law, observation, campaigns, changes_from_json(data["error"]))
 
 
 def _first(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sciinf import Flow, Score, build_posterior, infer_sequentially, load_fit, query, refine_around, simulate, wrappers
+from sciinf import Flow, Score, build_posterior, infer_sequentially, load_fit, query, simulate, wrappers
 from sciinf.commands import steps
 from sciinf.core import (
     Batch,
@@ -25,7 +25,6 @@ from sciinf.core import (
 from sciinf.core.posterior import Posterior
 from sciinf.engine.recipe import Recipe
 from sciinf.estimators.mixed import Mixed
-from sciinf.inference.around import Mixture
 from sciinf.inference.compositional import Compositional
 from sciinf.inference.truncated import TruncatedPrior
 from sciinf.training import train
@@ -259,10 +258,8 @@ def test_it_is_chosen_where_parameters_are_discrete():
         lambda sim, fit, out: Flow(NESTED, SEEN),
         lambda sim, fit, out: Score(NESTED, SEEN),
         lambda sim, fit, out: infer_sequentially(sim, {"y": torch.zeros(6)}, out),
-        lambda sim, fit, out: refine_around(sim, {"y": torch.zeros(6)}, build_posterior(fit), out),
         lambda sim, fit, out: Compositional(fit, 3),
         lambda sim, fit, out: TruncatedPrior(NESTED, [], {}),
-        lambda sim, fit, out: Mixture(NESTED, [], {}),
     ],
 )
 def test_what_needs_continuous_parameters_refuses_with_the_way_out(make, learned, tmp_path):

@@ -15,7 +15,7 @@ from sciinf.commands.until_settled import UntilSettled, gained
 from sciinf.core.findings import Evidence
 from sciinf.inference import refined
 from sciinf.inference.around import Law, Mixture
-from sciinf.inference.changes import agree, changes
+from sciinf.inference.changes import agree, changes, error_left
 from sciinf.inference.refined import Refined, refine_around
 from sciinf.store import Store
 from sciinf.training import Recipe
@@ -63,9 +63,9 @@ def test_what_a_round_moved_tells_the_error_that_is_left(before, new):
     numbers = torch.randn(4_000, before + new, generator=generator(), dtype=torch.float64)
     after = numbers.mean(1)
     moved = after - numbers[:, :before].mean(1)
-    times, _ = refined._error((1.0, 0.0), before, before + new)
+    times, _ = error_left((1.0, 0.0), before, before + new)
     assert float(times * moved.std() / after.std()) == pytest.approx(1.0, abs=0.07)
-    assert refined._error((0.3, 0.2), 0, new) == (0.3, 0.2), "the answer before was another network's"
+    assert error_left((0.3, 0.2), 0, new) == (0.3, 0.2), "the answer before was another network's"
 
 
 def test_only_an_answer_that_hardly_moved_is_called_right_and_only_at_its_own_observation(known):

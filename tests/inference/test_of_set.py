@@ -13,7 +13,7 @@ from sciinf.core import Choice, Observable, Prior, Simulator, Uniform
 from sciinf.core.named_laws import LogNormal, Normal
 from sciinf.estimators.flow import Flow
 from sciinf.inference.mcmc import MCMC
-from sciinf.inference.of_set import OfSet, infer_set, load_set
+from sciinf.inference.of_set import SetPosterior, infer_set, load_set
 from sciinf.training import Recipe
 from sciinf.wrappers import sets
 
@@ -182,7 +182,7 @@ def test_an_answer_is_checked_where_it_is_asked(tmp_path):
     assert answer.verdict.word in ("rely", "rely with care")
 
 
-class Tilted(OfSet):
+class Tilted(SetPosterior):
     """Its chains are told that mu is half an sd higher than it is."""
 
     def weighted_batched(self, x, n, also, *, generator):
