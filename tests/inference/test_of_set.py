@@ -178,8 +178,9 @@ def test_an_answer_is_checked_where_it_is_asked(tmp_path):
     query(posterior, {"x": x}, simulator=sets(Groups(), 10, least=10), out=tmp_path, name="set", draws=2_000)
     answer = load_answer(tmp_path / "answers" / "set")
     (local,) = (one for one in answer.checks if one.name == "local check")
-    assert local.kind == "right"
-    assert answer.verdict.word in ("rely", "rely with care")
+    assert local.level in ("good", "unknown"), "its 2,000 simulations cannot always tell"
+    assert "simulations around it" in local.words
+    assert answer.verdict.word != "do not rely"
 
 
 class Tilted(SetPosterior):
