@@ -23,8 +23,9 @@ from sciinf.commands.observations import Asked
 from sciinf.core import Answer, Calibration, Draws, Finding, Fit, Observation, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.core.findings import Level
+from sciinf.inference import changes
 from sciinf.inference.refined import SCHEMA
-from sciinf.trust import around, here, right
+from sciinf.trust import around, here
 from sciinf.trust.right import Kind, local_check
 from sciinf.trust.second import vouched
 
@@ -51,8 +52,9 @@ SEEN = [1.1, 0.7, 1.6, 1.3, 1.2, 0.9, 1.5, 1.0, 1.4, 1.2, 0.8, 1.3, 1.1, 1.7, 0.
 def test_an_answer_that_is_wrong_here_is_said_and_refined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean of twenty points was told 2.3 times too vaguely, with trust good; exact it is 1.16 +- .069."""
     for module, name, small in (
-        (right, "_SHARE", 30.0), (refine, "FRESH", 300), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
-        (here, "_HEAVY", 9.0), (here, "WIDTH", 9.0), (here, "SHIFT", 9.0), (right, "WIDTH", 9.0), (right, "SHIFT", 9.0),
+        (changes, "SHARE", 30.0), (refine, "FRESH", 300), (around, "ROWS", 1_000), (here, "ROWS", 1_000),
+        (here, "_HEAVY", 9.0), (here, "WIDTH", 9.0), (here, "SHIFT", 9.0), (changes, "WIDTH", 9.0),
+        (changes, "SHIFT", 9.0),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     (tmp_path / "points.py").write_text(POINTS)
@@ -125,7 +127,7 @@ def test_an_answer_without_a_seen_error_is_confirmed_or_refined(
     for module, name, small in (
         (refine, "FRESH", 300), (around, "ROWS", 1_000), (here, "ROWS", 1_000), (here, "_HEAVY", 9.0),
         (here, "WIDTH", 0.9), (here, "SHIFT", 0.9), (here, "_MUCH", 2.0), (here, "_UNUSED", 2.0),
-        (right, "_SHARE", agrees),
+        (changes, "SHARE", agrees),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, small)
     (tmp_path / "line.py").write_text(LINE)

@@ -26,7 +26,8 @@ from sciinf.core.files import read_json, write_json
 from sciinf.core.findings import Cause, Level
 from sciinf.figures.run_folder import read_runs
 from sciinf.figures.verdicts import verdict_of
-from sciinf.trust import around, here, right
+from sciinf.inference import changes
+from sciinf.trust import around, here
 from sciinf.trust.here import doubted
 from sciinf.trust.right import Kind, local_check
 
@@ -84,7 +85,7 @@ def test_a_run_with_other_words_makes_the_same_rounds_and_answers(
     if confirmed:  # nothing is seen here, nor on average, and two networks may differ by much
         for module, name, large in (
             (here, "_HEAVY", 9.0), (here, "WIDTH", 0.9), (here, "SHIFT", 0.9), (here, "_MUCH", 2.0),
-            (here, "_UNUSED", 2.0), (right, "_SHARE", 9.0), (refine, "wrong_on_average", lambda _: False),
+            (here, "_UNUSED", 2.0), (changes, "SHARE", 9.0), (refine, "wrong_on_average", lambda _: False),
             (here, "_SURE", 1e-12),
         ):  # fmt: skip
             monkeypatch.setattr(module, name, large)
