@@ -27,6 +27,7 @@ from sciinf.engine.densities import density_finding
 from sciinf.engine.new_process import NewProcess, problem_of
 from sciinf.engine.normalisation import NORMALISED_BY, normalisation_findings
 from sciinf.engine.probe import memory_in_use
+from sciinf.estimators._places import places_in
 from sciinf.storage.findings import StoreReport
 from sciinf.storage.outcome import normalise, status_of
 from sciinf.store import Store
@@ -253,7 +254,9 @@ class _Check:
         if sum(value.numel() for value in x.values()) > _MANY:
             return ()
         with suppress(ValueError):  # data that no network can be given, which is told
-            return described(self.simulator.observables, x)
+            prior, observables = self.simulator.prior, self.simulator.observables
+            counted = {place.series: place.parameter for place in places_in(observables, prior)}
+            return described(observables, x, counted)
         return ()
 
     def _note(self, name: str, words: str, level: Level = Level.GOOD, cause: Cause | None = None) -> None:

@@ -25,21 +25,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.core import Batch, Density, Marginals, Observable, Prior, X
 from sciinf.core.checks import check_whole
+from sciinf.core.component import called_without
 from sciinf.core.levels import Levels
 from sciinf.core.memory import retain_freed
 from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.core.prior import global_seed
 from sciinf.estimators._changes import Changes, Seen, Segmentation
 from sciinf.estimators._embedded import Embedded
+from sciinf.estimators._places import Places, Sides, places_in
 from sciinf.estimators._standardised import check_part, check_rows, in_chunks
 from sciinf.flows.heads import Logits, Splines
 from sciinf.nets.chain import Chain
@@ -70,19 +73,22 @@ class Prepared(NamedTuple):
 
     Args:
         layers: What `Chain.prepare` gave, (layer, link, row, hidden).
-        beside: What `Logits.prepare` gave, (row, values) of each discrete parameter.
+        beside: What `Logits.prepare` gave, (row, values) of each discrete parameter; of one that counts the steps of a
+            series what its `Places` gave, (row, state, values).
         seen: What a series with changes says; of each observation once, for all n.
+        sides: Position of each parameter that counts the steps of a series -> both sides of the edges, likewise.
     """
 
     layers: Tensor
     beside: list[Tensor]
     seen: Seen | None = None
+    sides: Mapping[int, Sides] = MappingProxyType({})
 
     def spread(self, n: int) -> Prepared:
         """For n rows of each observation."""
         *lead, rows, hidden = self.layers.shape
         layers = self.layers[:, :, None].expand(*lead, n, rows, hidden).reshape(*lead, n * rows, hidden)
-        return Prepared(layers, [one.expand(n, *one.shape).flatten(0, 1) for one in self.beside], self.seen)
+        return Prepared(layers, [one.expand(n, *one.shape).flatten(0, 1) for one in self.beside], self.seen, self.sides)
 
     def of(self, rows: slice) -> Prepared:
         """Of some observations, what discrete parameters are told by."""
@@ -108,6 +114,8 @@ class Mixed(Embedded):
         together: Whether observables that are columns of one table share a summary network (`summaries.columns`).
         further: Whether quantiles of sets with heavy tails (`summaries.quantiles`) and the memory of a series' variance
             (`summaries.variance_memory`) are among the plain statistics.
+        places: Whether discrete parameters that count the steps of a series (`estimators._places.places_in`) are told
+            by networks that look at both sides of each step.
         seed: Seeds the initial weights.
 
     Raises:
@@ -122,8 +130,8 @@ class Mixed(Embedded):
         (torch.Size([5, 2, 2]), torch.Size([2, 2]))
     """
 
-    earlier: ClassVar[Mapping[str, Any]] = {**Embedded.earlier, "further": False}
-    unwritten: ClassVar[frozenset[str]] = frozenset({"further"})
+    earlier: ClassVar[Mapping[str, Any]] = {**Embedded.earlier, "further": False, "places": False}
+    unwritten: ClassVar[frozenset[str]] = frozenset({"further", "places"})
     mixed: ClassVar[bool] = True
 
     def __init__(
@@ -139,6 +147,7 @@ class Mixed(Embedded):
         regression: bool = True,
         together: bool = True,
         further: bool = True,
+        places: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(prior, observables, summary, seed, together=together)
@@ -158,6 +167,23 @@ class Mixed(Embedded):
             self.logits = Logits(sizes, hidden, width)
             self.splines = Splines(len(self.spots), hidden, bins)
             self.changes = None if changes is None else Segmentation(changes, prior, observables, hidden)
+            self.places = nn.ModuleList(self._places(sizes, hidden) if places else [])
+        if not len(self.places):
+            called_without(self, "places")
+
+    def _places(self, sizes: list[int], hidden: int) -> list[Places]:
+        """Networks of the parameters that count the steps of a series."""
+        seen = {name: self._seen(name) for name in self.data_names}
+        alone = {name: spec for name, spec in seen.items() if name not in self.timed and name not in self.controlled}
+        known = None if self.changes is None else self.changes.count
+        found = [place for place in places_in(alone, self.prior) if place.which != known]
+        numbers = len(self.spots)
+        return [Places(one, seen[one.series], sizes[: one.which], numbers, hidden) for one in found]
+
+    def place(self, which: int) -> Places | None:
+        """The network of a discrete parameter that counts the steps of a series; None of another one."""
+        found = (one for one in self.places if isinstance(one, Places))
+        return next((one for one in found if one.place.which == which), None)
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         self.standardise_all(batches)
@@ -175,12 +201,16 @@ class Mixed(Embedded):
         """Features, and what the chain needs of them and of data."""
         values = self.standardise_x(x, self.z_mean.dtype)
         context = self.summarise(values, x)
-        beside, seen = self.logits.prepare(context), None
+        beside, seen, sides = self.logits.prepare(context), None, dict[int, Sides]()
+        for which in range(len(beside)):
+            if (place := self.place(which)) is not None:
+                name = place.place.series
+                beside[which], sides[which] = place(values[name], self._masks(x).get(name))
         if self.changes is not None:
             name = self.changes.plan.series
             seen = self.changes.see(values[name], self._masks(x).get(name))
             beside[self.changes.count] = beside[self.changes.count] + self.changes.logits(seen)
-        return context, Prepared(self.chain.prepare(context), beside, seen)
+        return context, Prepared(self.chain.prepare(context), beside, seen, sides)
 
     def parts(self, theta: Float[Tensor, "row theta"]) -> Parts:
         """theta inside the prior's support, as the chain sees it."""
@@ -206,11 +236,11 @@ class Mixed(Embedded):
         total, discrete = u.new_zeros(u.shape[1]), len(self.levels)
         for k in range(discrete):
             code = parts.codes[:, k]
-            found = self.floored(k, self.logits.log_probs(k, u[k], given.beside[k]), floor)
+            found = self.floored(k, self.log_probs(k, parts.codes, u[k], given), floor)
             total = total + torch.where(code >= 0, found.gather(1, code.clamp_min(0)[:, None])[:, 0], 0.0)
         if not len(self.spots):
             return total
-        there, u = parts.present, u[discrete:]
+        there, u = parts.present, u[discrete:] + self.seen_at_places(parts.codes, given)
         if self.changes is not None and given.seen is not None and parts.edges is not None:
             at = self.changes.numbers
             mean, sd = (one[self.spots[at]] for one in (self.z_mean, self.z_sd))
@@ -220,6 +250,24 @@ class Mixed(Embedded):
             u = self.looked(u, parts.edges, given.seen)
         each = self.splines.log_prob(parts.z.T, u)
         return total + torch.where(there.T, each, 0.0).sum(0)
+
+    def log_probs(self, which: int, codes: Tensor, u: Tensor, given: Prepared) -> Float[Tensor, "row value"]:
+        """log q of the values of a discrete parameter.
+
+        Args:
+            which: The parameter.
+            codes: (row, L), of which those before it count.
+            u: What its link of the chain gave, (row, hidden).
+            given: What `given` gave, for each row.
+        """
+        if (place := self.place(which)) is not None:
+            return place.log_probs(given.beside[which], codes)
+        return self.logits.log_probs(which, u, given.beside[which])
+
+    def seen_at_places(self, codes: Tensor, given: Prepared) -> Float[Tensor, "number row hidden"] | float:
+        """What links of numbers see of both sides of the places in series that discrete parameters say."""
+        found = ((self.place(which), sides, codes[:, which]) for which, sides in given.sides.items())
+        return sum((place.see(sides, code) for place, sides, code in found if place is not None), 0.0)
 
     def looked(self, u: Float[Tensor, "number row hidden"], edges: Tensor, seen: Seen) -> Tensor:
         """u of all numbers, those of values between changes with what their segments say."""
@@ -342,7 +390,7 @@ class MixedDensity(Density, Marginals):
         blank = self.context.new_zeros(len(codes), len(estimator.spots))
         seen = estimator.inputs(Parts(codes, blank, blank.bool()))
         u = estimator.chain.link(which, seen, given.layers)
-        return estimator.floored(which, estimator.logits.log_probs(which, u, given.beside[which]), self.floor)
+        return estimator.floored(which, estimator.log_probs(which, codes, u, given), self.floor)
 
     def _drawn(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, batch, theta)."""
@@ -361,11 +409,13 @@ class MixedDensity(Density, Marginals):
             present = bijection.spots_present(codes)
         there = present.index_select(-1, spots)
         z, looks = self._changed(z, there, generator)
+        at_places = estimator.seen_at_places(codes, given)
         skip = estimator.changes.numbers if estimator.changes is not None else []
         for j in (j for j in range(len(estimator.spots)) if j not in skip):
             noise = torch.randn(rows, generator=generator, device=generator.device).to(like)
             u = estimator.chain.link(len(estimator.levels) + j, estimator.inputs(Parts(codes, z, there)), given.layers)
             u = u + looks[j] if j in looks else u
+            u = u + at_places[j] if isinstance(at_places, Tensor) else u
             found = estimator.splines.push(noise[None], u[None], slice(j, j + 1))[0]
             z[:, j] = torch.where(there[:, j], found, 0.0)
         full = like.new_zeros(rows, bijection.size, dtype=torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 
@@ -18,12 +19,15 @@ from sciinf.summaries.timed import set_names
 _UNNAMED = "; if its axis is one of items or times, say so: dims=('item',) or dims=('time',)"
 
 
-def described(observables: Mapping[str, Observable], x: X) -> tuple[str, ...]:
+def described(
+    observables: Mapping[str, Observable], x: X, counted: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, ...]:
     """A line for each summary network that an estimator would choose.
 
     Args:
         observables: What the simulator produces.
         x: Some simulated rows, by which the scale of an observable is chosen.
+        counted: Series -> the discrete parameter that is taken to count its steps.
     """
     standard = Standardise(observables)
     rows = len(next(iter(x.values())))
@@ -40,6 +44,7 @@ def described(observables: Mapping[str, Observable], x: X) -> tuple[str, ...]:
         words = f"{', '.join(names)}: {_kind(spec, masked)}"
         words += f", with {len(names)} columns" if len(names) > 1 else ""
         words += ", some of them missing (mask)" if masked else ""
+        words += f", and {counted[name]} counts its steps (else: Mixed(places=False))" if name in counted else ""
         heavy = [each for each in names if bool((standard.get_buffer(f"{each}_scale") > 0).any())]
         logs = [each for each in names if observables[each].scale == "log"]
         words += f"; scaled by arcsinh, for heavy tails: {', '.join(heavy)}" if heavy else ""

@@ -40,3 +40,10 @@ def test_what_each_observable_is_learned_as(observables, words):
     assert "arcsinh" not in said
     (heavy,) = described(observables, {**x, "x": (4 * x["x"]).exp()})
     assert "scaled by arcsinh, for heavy tails: x" in heavy
+
+
+def test_a_parameter_that_counts_the_steps_of_a_series_is_named():
+    x = torch.randn(ROWS, 50, generator=torch.Generator().manual_seed(0))
+    series = {"x": Observable((50,), "", ("time",))}
+    (said,) = described(series, {"x": x}, {"x": "place"})
+    assert said == "x: a series of 50 times, and place counts its steps (else: Mixed(places=False))"
