@@ -7,9 +7,10 @@ be read with care. Weaker evidence that says otherwise is named as such. Finding
 count, whatever the network did; one of these that could not be made calls for care.
 
 Two checks (residuals, strange data) look at many statistics of the same data, each with false alarms in one of a
-hundred right answers. An alarm of one of them stands where the combined p-value of both is below .01, and calls for
-care otherwise. The p-values are combined by the Cauchy combination test: the mean T of tan(pi (1/2 - p)) has nearly a
-standard Cauchy distribution in its far tail, even if the p-values are correlated.
+hundred right answers, and cautions in one of twenty. An alarm of one of them stands where the combined p-value of both
+is below .01, and calls for care otherwise. A caution stands where it is below .05, and is weaker evidence otherwise.
+The p-values are combined by the Cauchy combination test: the mean T of tan(pi (1/2 - p)) has nearly a standard Cauchy
+distribution in its far tail, even if the p-values are correlated.
 
 References:
     | Cauchy combination test: a powerful test with analytic p-value calculation under arbitrary dependency structures
@@ -33,7 +34,7 @@ from sciinf.core.findings import Cause, Evidence, Finding, Level
 FAR = "far"  # the figure of a finding that could not tell and may be far off: no weaker evidence speaks for it
 UNCHECKED = "not checked"  # the kind of a finding of a check that was not made
 COMBINED = "combined"  # the figure of a finding whose p-value is combined with that of the other such findings
-_ALARM = 0.01  # combined p-value
+_ALARM, _CAUTION = 0.01, 0.05  # combined p-values
 _LEAST, _MOST = 1e-12, 0.9  # p-values are clipped to this range, because one of 1 would hide all others
 _LONG = 180  # characters of a clause
 _BECAUSE = {
@@ -56,7 +57,8 @@ class Verdict:
         level: GOOD, rely; CAUTION, rely with care; UNKNOWN, cannot tell; ALARM, do not rely.
         findings: All that was found, in the order in which it is shown.
         because: The findings that decided; empty where nothing is wrong.
-        weaker: Findings that say otherwise and rest on weaker evidence than what decided.
+        weaker: Findings that say otherwise and rest on weaker evidence than what decided: the calibration of a network
+            whose answer was refined, or one check of the data whose caution both together do not confirm.
         evidence: The strongest there is; None where nothing speaks for the computation.
     """
 
@@ -140,7 +142,9 @@ def verdict_from(findings: Sequence[Finding]) -> Verdict:
     weaker = [one for one in findings if one.evidence and one.level != Level.GOOD and one.evidence < (evidence or 0)]
     others = [one for one in findings if one.evidence is None]
     chance = by_chance(others)
-    counted = [(one, Level.CAUTION if one in chance else _counted(one, evidence)) for one in (*deciding, *others)]
+    weaker += [one for one in chance if one.level == Level.CAUTION]
+    less = {Level.ALARM: Level.CAUTION, Level.CAUTION: Level.GOOD}
+    counted = [(one, less[one.level] if one in chance else _counted(one, evidence)) for one in (*deciding, *others)]
     least = Level.UNKNOWN if evidence is None else Level.CAUTION if evidence <= Evidence.CHECK else Level.GOOD
     level = max([least, *(each for _, each in counted)])
     because = [one for one, each in counted if each == level != Level.GOOD or one.level == Level.ALARM]
@@ -148,12 +152,13 @@ def verdict_from(findings: Sequence[Finding]) -> Verdict:
 
 
 def by_chance(findings: Sequence[Finding]) -> list[Finding]:
-    """Alarms that call for care alone, for the combined p-value of the checks of their kind does not confirm them."""
+    """Alarms and cautions that count for a level less: the combined p-value of the checks of their kind is higher."""
     combined = [one for one in findings if one.figures.get(COMBINED)]
     p = [min(max(float(one.figures["p"]), _LEAST), _MOST) for one in combined]
     far = sum(math.tan(math.pi * (0.5 - one)) for one in p) / max(1, len(p))
-    confirmed = 0.5 - math.atan(far) / math.pi < _ALARM
-    return [] if confirmed else [one for one in combined if one.level == Level.ALARM]
+    together = 0.5 - math.atan(far) / math.pi
+    most = {Level.ALARM: _ALARM, Level.CAUTION: _CAUTION}
+    return [one for one in combined if one.level in most and together >= most[one.level]]
 
 
 def _counted(finding: Finding, told: Evidence | None) -> Level:

@@ -139,16 +139,22 @@ def _of_data(*p) -> list[Finding]:
         ((0.058, 0.009), "caution"),
         ((0.9, 0.009), "caution"),
         ((0.0, 1.0), "alarm"),
+        ((0.02,), "caution"),
+        ((0.04, 0.04), "caution"),
+        ((0.5, 0.03), "good"),
         ((0.3, 0.4), "good"),
     ],
 )
 def test_checks_of_the_same_data_alarm_together(p, level) -> None:
     verdict = verdict_from((PASSED, CONFIRMED, *_of_data(*p)))
     assert verdict.level == level
-    assert ("this check alone says so" in verdict.sentence) == (level == "caution")
+    assert ("this check alone says so" in verdict.sentence) == (level == "caution" and min(p) < 0.01)
+    alone = [one for one in verdict.findings if one.level == "caution" and level == "good"]
+    assert list(verdict.weaker) == alone
+    assert all(verdict.line_of(one).startswith("weaker evidence: ") for one in alone)
     unchecked = verdict_from((NEVER, *_of_data(*p)))
     assert unchecked.level == ("alarm" if level == "alarm" else "unknown")
-    assert ("odd" in unchecked.sentence) == (level != "good")
+    assert ("odd" in unchecked.sentence) == (min(p) < 0.01)
 
 
 def test_other_alarms_stand_whatever_these_checks_say() -> None:
@@ -158,11 +164,13 @@ def test_other_alarms_stand_whatever_these_checks_say() -> None:
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.5, 0.95])
-def test_two_checks_refuse_one_right_answer_in_a_hundred(shared) -> None:
+def test_two_checks_refuse_one_right_answer_in_a_hundred_and_doubt_one_in_twenty(shared) -> None:
     generator = torch.Generator().manual_seed(0)
     common, own = torch.randn(4_000, 1, generator=generator), torch.randn(4_000, 2, generator=generator)
     p = torch.special.ndtr(math.sqrt(shared) * common + math.sqrt(1 - shared) * own).tolist()
     refused = sum(verdict_from((PASSED, CONFIRMED, *_of_data(*each))).level == "alarm" for each in p) / len(p)
+    doubted = sum(verdict_from((PASSED, CONFIRMED, *_of_data(*each))).level >= Level.CAUTION for each in p) / len(p)
+    assert abs(doubted - 0.05) < 4 * math.sqrt(0.05 * 0.95 / len(p))  # chance of a false alarm: one in 16,000
     alone = sum(min(each) < 0.01 for each in p) / len(p)
     assert abs(refused - 0.01) < 3 * math.sqrt(0.01 * 0.99 / len(p))  # chance of a false alarm: one in 400
     assert alone > (0.015 if shared < 0.9 else 0.01)
