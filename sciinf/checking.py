@@ -27,7 +27,7 @@ from sciinf.engine.densities import density_finding
 from sciinf.engine.new_process import NewProcess, problem_of
 from sciinf.engine.normalisation import NORMALISED_BY, normalisation_findings
 from sciinf.engine.probe import memory_in_use
-from sciinf.estimators._places import places_in
+from sciinf.estimators._places import places_in, series_in
 from sciinf.storage.findings import StoreReport
 from sciinf.storage.outcome import normalise, status_of
 from sciinf.store import Store
@@ -255,7 +255,10 @@ class _Check:
             return ()
         with suppress(ValueError):  # data that no network can be given, which is told
             prior, observables = self.simulator.prior, self.simulator.observables
-            counted = {place.series: place.parameter for place in places_in(observables, prior)}
+            counted = dict[str, str]()
+            for place in places_in(series_in(observables), prior):
+                before = f"{counted[place.series]}, " if place.series in counted else ""
+                counted[place.series] = before + place.parameter
             return described(observables, x, counted)
         return ()
 

@@ -7,10 +7,10 @@ be read with care. Weaker evidence that says otherwise is named as such. Finding
 count, whatever the network did; one of these that could not be made calls for care.
 
 Two checks (residuals, strange data) look at many statistics of the same data, each with false alarms in one of a
-hundred right answers, and cautions in one of twenty. An alarm of one of them stands where the combined p-value of both
-is below .01, and calls for care otherwise. A caution stands where it is below .05, and is weaker evidence otherwise.
-The p-values are combined by the Cauchy combination test: the mean T of tan(pi (1/2 - p)) has nearly a standard Cauchy
-distribution in its far tail, even if the p-values are correlated.
+hundred right answers. An alarm of one of them stands where the combined p-value of both is below .01, and calls for
+care otherwise. A caution, of residuals with a p-value below .05, stands where the combined one is below .05, too. It is
+weaker evidence otherwise. The p-values are combined by the Cauchy combination test: the mean T of tan(pi (1/2 - p)) has
+nearly a standard Cauchy distribution in its far tail, even if the p-values are correlated.
 
 References:
     | Cauchy combination test: a powerful test with analytic p-value calculation under arbitrary dependency structures
@@ -58,7 +58,7 @@ class Verdict:
         findings: All that was found, in the order in which it is shown.
         because: The findings that decided; empty where nothing is wrong.
         weaker: Findings that say otherwise and rest on weaker evidence than what decided: the calibration of a network
-            whose answer was refined, or one check of the data whose caution both together do not confirm.
+            whose answer was refined, or a caution of one check of the data that the combined p-value does not confirm.
         evidence: The strongest there is; None where nothing speaks for the computation.
     """
 
@@ -152,7 +152,7 @@ def verdict_from(findings: Sequence[Finding]) -> Verdict:
 
 
 def by_chance(findings: Sequence[Finding]) -> list[Finding]:
-    """Alarms and cautions that count for a level less: the combined p-value of the checks of their kind is higher."""
+    """Alarms and cautions that count for a level less, as the combined p-value is above the limit of their level."""
     combined = [one for one in findings if one.figures.get(COMBINED)]
     p = [min(max(float(one.figures["p"]), _LEAST), _MOST) for one in combined]
     far = sum(math.tan(math.pi * (0.5 - one)) for one in p) / max(1, len(p))

@@ -1,8 +1,8 @@
 r"""Where in a series something happens: probabilities of a discrete parameter that counts the steps of a series.
 
-A change after step e splits a series x_1 ... x_T in two. If the items of each side are alike, all that tells e is a sum
-over the items before it and one over those after it, whatever e is. A network of the whole series has to learn such a
-sum for each e by itself, and learns its rows by heart before it has. This one has the same weights for all e:
+A change after step e splits a series x_1 ... x_T in two. If the items of each side are alike, the likelihood of e is a
+function of a sum over the items before the change and of a sum over the items after it. A network of the whole series
+learns another such function for each e, and overfits. These networks have the same weights for all e:
 
     log q(e | x, d) = s [ e/T a(m_e, e, d) + (1 - e/T) b(m'_e, e, d) ] + c(m_e, m'_e, w_e, e, d) - log Z(x, d),
 
@@ -31,11 +31,13 @@ from torch.nn import functional as F
 from sciinf.core import Observable, Prior
 from sciinf.core.levels import Counts, Levels
 from sciinf.core.mixed_bijection import MixedBijection
+from sciinf.summaries.columns import later_columns, seen_together, tables
 from sciinf.summaries.perceptron import Perceptron
 from sciinf.summaries.summary import rows_of
+from sciinf.summaries.timed import controls_beside, set_names, timed_names
 
 _STEPS = 512  # of a series, at most
-_VALUES = 2_048  # of it, in all combinations of values of the discrete parameters before it, at most
+_VALUES = 512  # of it, in all combinations of values of the discrete parameters before it, at most
 _UNLIKE = 2  # steps by which what is left out at one end may be more than at the other
 _LEARNED, _ITEM, _WIDTH = 8, 32, 48  # numbers of g; widths of g, and of a, b and c
 _SCALE = 8.0  # s
@@ -75,7 +77,8 @@ def places_in(observables: Mapping[str, Observable], prior: Prior) -> list[Place
     so by chance.
 
     Args:
-        observables: Name -> specification, of those that may be such a series. Each series has an axis "time".
+        observables: Name -> specification, as a summary network sees it, of those that may be such a series. Each
+            series has an axis "time".
         prior: The prior.
     """
     bijection, found = prior.bijection, list[Place]()
@@ -96,16 +99,33 @@ def places_in(observables: Mapping[str, Observable], prior: Prior) -> list[Place
     return found
 
 
+def series_in(observables: Mapping[str, Observable]) -> dict[str, Observable]:
+    """Observables as summary networks see them by default; without those that have times or controls of their own.
+
+    Args:
+        observables: Name -> specification.
+    """
+    controlled, together = controls_beside(observables), tables(observables)
+    left = set_names(observables) | set(timed_names(observables)) | {f"{name}_mask" for name in observables}
+    columns = {name: (name, *together.get(name, ())) for name in observables if name not in left}
+    return {
+        name: seen_together([observables[each] for each in names])
+        for name, names in columns.items()
+        if name not in later_columns(together) and not set(names) & set(controlled)
+    }
+
+
 def _states(which: int, laws: Sequence[Levels], bijection: MixedBijection) -> tuple[tuple[int, ...], ...]:
-    """Combinations of codes before a parameter with which it exists; none where there are too many to try."""
+    """Combinations of codes that may stand before a parameter; none where there are too many to try."""
     sizes = [1 + len(law.values) for law in laws[:which]]
     if math.prod(sizes) > _VALUES:
         return ()
     each = list(product(*(range(-1, size - 1) for size in sizes)))
     codes = torch.full((len(each), len(laws)), -1)
     codes[:, :which] = torch.tensor(each).reshape(len(each), which)
-    exists = bijection.spots_present(codes)[:, int(bijection.discrete_in_z[which])]
-    return tuple(state for state, there in zip(each, exists.tolist(), strict=True) if there)
+    exists = bijection.spots_present(codes)[:, bijection.discrete_in_z]
+    possible = exists[:, which] & ((codes >= 0) == exists)[:, :which].all(1)
+    return tuple(state for state, there in zip(each, possible.tolist(), strict=True) if there)
 
 
 class Places(nn.Module):
@@ -164,7 +184,7 @@ class Places(nn.Module):
     def log_probs(
         self, found: Float[Tensor, "row state value"], codes: Int[Tensor, "row discrete"]
     ) -> Float[Tensor, "row value"]:
-        """log q of each value, given the discrete parameters before it; of those alone where it does not exist.
+        """log q of each value, given the discrete parameters before it. Rows without the parameter get any numbers.
 
         Args:
             found: What the networks gave of each row.

@@ -167,8 +167,9 @@ class Mixed(Embedded):
             self.logits = Logits(sizes, hidden, width)
             self.splines = Splines(len(self.spots), hidden, bins)
             self.changes = None if changes is None else Segmentation(changes, prior, observables, hidden)
-            self.places = nn.ModuleList(self._places(sizes, hidden) if places else [])
-        if not len(self.places):
+            found = self._places(sizes, hidden)
+            self.places = nn.ModuleList(found if places else [])
+        if not found:
             called_without(self, "places")
 
     def _places(self, sizes: list[int], hidden: int) -> list[Places]:
@@ -205,7 +206,7 @@ class Mixed(Embedded):
         for which in range(len(beside)):
             if (place := self.place(which)) is not None:
                 name = place.place.series
-                beside[which], sides[which] = place(values[name], self._masks(x).get(name))
+                beside[which], sides[which] = place(self._with_times(values)[name], self._masks(x).get(name))
         if self.changes is not None:
             name = self.changes.plan.series
             seen = self.changes.see(values[name], self._masks(x).get(name))

@@ -144,7 +144,7 @@ class MixedLaw:
             seen = z[:, spot][present[:, spot]].long().bincount(minlength=len(prior)).double() + _PRIOR * prior
             raised = (seen / seen.sum()).log() / wider**2 + (1 - wider**-2) * prior.log()
             log_p.append(raised.log_softmax(0))
-        filled = [_filled(z[:, k], present[:, k]) for k in bijection.in_z.tolist()]
+        filled = [_filled(z[:, k], present[:, k], k) for k in bijection.in_z.tolist()]
         if not filled:
             return cls(bijection, tuple(log_p), Law(z.new_zeros(0), z.new_zeros(0, 0)))
         normal = Law.around(torch.stack(filled, 1), wider, normal=bijection.inner.normal)
@@ -186,12 +186,16 @@ class MixedLaw:
         return found.reshape(z.shape[:-1])
 
 
-def _filled(z: Float[Tensor, " n"], there: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Numbers of a parameter in all draws: where it does not exist, those of other draws, or of the prior."""
+def _filled(z: Float[Tensor, " n"], there: Bool[Tensor, " n"], column: int) -> Float[Tensor, " n"]:
+    """Numbers of a parameter in all draws: where it does not exist, those of other draws, or of the prior.
+
+    Those of the prior are in an order of the column's own, so that two columns of them are not correlated.
+    """
     some = z[there]
     if len(some) < _FEW:
         some = torch.special.ndtri((torch.arange(_FEW, dtype=z.dtype) + 0.5) / _FEW)
-        some = some[torch.randperm(_FEW, generator=torch.Generator().manual_seed(len(z)))]
+        some = some.repeat(-(-len(z) // _FEW))
+        some = some[torch.randperm(len(some), generator=torch.Generator().manual_seed(column))]
         there = torch.zeros_like(there)
     taken = some.repeat(-(-len(z) // len(some)))[: len(z)]
     return torch.where(there, z, taken)

@@ -40,17 +40,17 @@ def changes(before: Posterior, after: Posterior, x: X) -> tuple[float, float]:
     prior, (old, new) = after.prior, (_drawn(posterior, x) for posterior in (before, after))
     if not prior.mixed:
         return _differ(*((prior.bijection.forward(theta), theta) for theta in (old, new)))
-    moved, wider = 0.0, 0.0
+    both = [(0.0, 0.0)]
     pairs, there = [prior.split(theta).z for theta in (old, new)], [prior.present(theta) for theta in (old, new)]
     for k, name in enumerate(prior.names):
         mine = [one[:, k] for one in there]
         if name in prior.discrete():
             values = [z[in_it, k].long() for z, in_it in zip(pairs, mine, strict=True)]
-            moved = max(moved, _differ_in_probability(*values))
+            both.append((_differ_in_probability(*values), 0.0))
         elif min(float(in_it.double().mean()) for in_it in mine) > _SOMETIMES:
-            both = zip(pairs, (old, new), mine, strict=True)
-            found = _differ(*((z[in_it, k, None], theta[in_it, k, None]) for z, theta, in_it in both))
-            moved, wider = max(moved, found[0]), max(wider, found[1])
+            each = zip(pairs, (old, new), mine, strict=True)
+            both.append(_differ(*((z[in_it, k, None], theta[in_it, k, None]) for z, theta, in_it in each)))
+    moved, wider = torch.tensor(both, dtype=torch.float64).amax(0).tolist()  # NaN if one of them is
     return moved, wider
 
 

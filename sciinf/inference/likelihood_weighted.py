@@ -153,8 +153,8 @@ def _log_mean(log_w: Float[Tensor, "n batch"]) -> Float[Tensor, " batch"]:
 @torch.no_grad()
 def inside(prior: Prior, law: LawOfZ, theta: Float[Tensor, "*n theta"]) -> Bool[Tensor, "*n"]:
     """Which parameters lie where a likelihood is learned: near the middle of a round's law."""
-    size = len(prior)
-    return law.squares(prior.bijection.forward(theta.double())) < size + _EDGE * math.sqrt(2 * size)
+    size = len(prior) - len(prior.discrete())
+    return law.squares(prior.bijection.forward(theta.double())) <= size + _EDGE * math.sqrt(2 * size)
 
 
 def resampled(theta: Tensor, log_w: Tensor, n: int, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:

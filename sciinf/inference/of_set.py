@@ -32,6 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -41,6 +42,7 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.existence import check_free
 from sciinf.core.files import local_path, read_json, write_json
+from sciinf.core.simulator import Status
 from sciinf.engine.block import generator_for
 from sciinf.engine.campaign import Engine
 from sciinf.estimators.elements import Elements, suits
@@ -210,7 +212,8 @@ def infer_set(
         rows = _near(stores, folder / "near", simulator, law)
         fit = train(rebuilt(learner, seed=own), rows, folder / "fit", recipe=recipe, seed=seed, progress=progress)
         found = SetPosterior(fit, items, law, observation, campaigns_of(stores))
-        found.error = error_left(changes(before, found, observation), len(rows) - len(stores[-1]), len(rows))
+        earlier = len(rows) - stores[-1].counts[Status.OK] if number > 2 else 0  # the first were of the whole prior
+        found.error = error_left(changes(before, found, observation), max(earlier, 0), len(rows))
         before = found
         if agree(found.error):
             break
@@ -266,11 +269,13 @@ def _items(simulator: Simulator, x: Any) -> int:
     """How many observations a set has.
 
     Raises:
-        ValueError: If x has no data of an observable, or they differ in length.
+        ValueError: If x has no data of an observable, or no row of them, or they differ in length.
     """
     given: dict[str, Any] = dict(x) if isinstance(x, Mapping) else dict.fromkeys([*simulator.observables], x)
-    lengths = {name: len(value) for name, value in given.items() if name in simulator.observables}
-    if len(lengths) < len(simulator.observables) or len(set(lengths.values())) != 1:
+    lengths = {
+        name: len(value) if np.ndim(value) else 0 for name, value in given.items() if name in simulator.observables
+    }
+    if len(lengths) < len(simulator.observables) or len(set(lengths.values())) != 1 or not all(lengths.values()):
         missing = sorted(simulator.observables.keys() - lengths.keys())
         words = f"{missing[0]!r} is missing" if missing else f"it has {lengths}"
         raise ValueError(f"a set has as many values of each observable, one observation a row: {words}")

@@ -203,7 +203,7 @@ class Refined(AroundOne):
         """
         drawn = self.network.draw_batched(x, _EACH, generator=generator_for(0, _STREAM))
         z, size = self.prior.bijection.forward(drawn[:, 0].double()), len(self.prior) - len(self.prior.discrete())
-        theta, near = drawn[:, 0], self.last.squares(z) < size + _EDGE * math.sqrt(2 * size)
+        theta, near = drawn[:, 0], self.last.squares(z) <= size + _EDGE * math.sqrt(2 * size)
         if int(near.sum()) < _INSIDE**2 * _EFFECTIVE * len(theta):
             return False
         weight = self._log_weight(drawn, x)[:, 0].softmax(0)

@@ -27,7 +27,7 @@ def described(
     Args:
         observables: What the simulator produces.
         x: Some simulated rows, by which the scale of an observable is chosen.
-        counted: Series -> the discrete parameter that is taken to count its steps.
+        counted: Series -> the discrete parameters that are taken to count its steps.
     """
     standard = Standardise(observables)
     rows = len(next(iter(x.values())))
@@ -44,7 +44,7 @@ def described(
         words = f"{', '.join(names)}: {_kind(spec, masked)}"
         words += f", with {len(names)} columns" if len(names) > 1 else ""
         words += ", some of them missing (mask)" if masked else ""
-        words += f", and {counted[name]} counts its steps (else: Mixed(places=False))" if name in counted else ""
+        words += f", its steps counted by {counted[name]} (or else: Mixed(places=False))" if name in counted else ""
         heavy = [each for each in names if bool((standard.get_buffer(f"{each}_scale") > 0).any())]
         logs = [each for each in names if observables[each].scale == "log"]
         words += f"; scaled by arcsinh, for heavy tails: {', '.join(heavy)}" if heavy else ""

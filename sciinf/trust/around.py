@@ -166,6 +166,7 @@ def _around_values(
 
 def _heaviness(prior: Prior, theta: Float[Tensor, "n theta"]) -> Float[Tensor, " theta"]:
     """`heaviness` of each parameter in the draws in which it exists; 0 of discrete ones, and of those of few draws."""
+    theta = theta[(theta.isfinite() | ~prior.present(theta)).all(1)]
     if not prior.mixed:
         return heaviness(prior.bijection.forward(theta.double()))
     z, found = prior.split(theta.double()).z, torch.zeros(len(prior), dtype=torch.float64)

@@ -131,7 +131,7 @@ def check_here(
     Args:
         posterior: What was learned, for any observation, or in rounds for this one, whose network is then asked about
             data from within the last round's region. For any other posterior that does not hold for every observation,
-            for chains, and for sets of observations, no finding is given.
+            for chains, and for composed scores, no finding is given.
         x: The observation, name -> (1, *event).
         around: Simulations around the answer (`around_answer`), or why there are none.
         more: Makes more of them, for a second look where the first were too few to call it right or wrong, and took
@@ -323,13 +323,14 @@ def _drawn(posterior: Posterior, x: X, truth: Tensor, generator: torch.Generator
 
 
 def _sd(z: Tensor, weight: Tensor, there: Tensor) -> Tensor:
-    """Of each parameter, (batch, D), of weighted draws, where it exists; NaN where it does in no draw."""
+    """Of each parameter, (batch, D), of weighted draws, where it exists; NaN where it does in one draw or none."""
     weight = weight[..., None] * there
     total = weight.sum(0)
     weight = weight / total.clamp_min(1e-300)
     middle = (weight * z).sum(0)
-    free = (1 - weight.square().sum(0)).clamp_min(1e-3)
-    return torch.where(total > 0, ((weight * (z - middle).square()).sum(0) / free).sqrt(), math.nan)
+    free = 1 - weight.square().sum(0)
+    some = (total > 0) & ((there.sum(0) > 1) | there.all(0))
+    return torch.where(some, ((weight * (z - middle).square()).sum(0) / free.clamp_min(1e-3)).sqrt(), math.nan)
 
 
 def _of_rows(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local:
@@ -340,9 +341,11 @@ def _of_rows(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local:
     parts = []
     for d in range(e.shape[1]):
         rows = known[:, d]
-        if rows.double().mean() < _SOMETIMES or int(rows.sum()) <= 2 * (design.shape[1] + 1):
+        seldom = bool(rows.double().mean() < _SOMETIMES)
+        if seldom or int(rows.sum()) <= 2 * (design.shape[1] + 1):
             nothing, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-            parts.append(Local(nothing, nothing, one, nothing, nothing, one, int(rows.sum()), nothing))
+            unknown = nothing if seldom else torch.full_like(nothing, math.inf)  # of too few rows nothing can be told
+            parts.append(Local(nothing, unknown, one, nothing, nothing, one, int(rows.sum()), nothing))
         else:
             parts.append(_regressed(e[rows, d, None], design[rows], grown[d, None], heavy[d, None]))
     names = ("shift", "shift_error", "width", "width_error", "unused", "p", "heavy")
@@ -428,6 +431,7 @@ class LocalCheck(Diagnostic):
             return ()
         alarms = [one for one in case.found if one.name in _OF_DATA and one.level == Level.ALARM]
         alike, around, more = all(one in by_chance(case.found) for one in alarms), case.around, case.more_around
-        if case.posterior.prior.mixed and around is not None:
+        prior = case.posterior.prior
+        if prior.mixed and prior.bijection.size == len(prior) and around is not None:
             around, more = more(sizes=None, spread=True), partial(more, spread=True)
         return check_here(case.posterior, case.x, around, more, alike=alike, generator=case.generator)

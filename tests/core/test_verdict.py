@@ -123,7 +123,10 @@ def test_what_is_found_of_data_or_draws_makes_no_verdict_better(known, worse) ->
 
 def _of_data(*p) -> list[Finding]:
     """Findings of checks of one observation whose p-values are combined."""
-    levels = [Level.ALARM if each < 0.01 else Level.CAUTION if each < 0.05 else Level.GOOD for each in p]
+    levels = [  # the second check, of strange data, has no cautions
+        Level.ALARM if each < 0.01 else Level.CAUTION if each < 0.05 and k == 0 else Level.GOOD
+        for k, each in enumerate(p)
+    ]
     return [
         Finding(f"check {k}", level, f"odd {k} (p = {p[k]})", "", {"p": p[k], COMBINED: True})
         for k, level in enumerate(levels)
@@ -141,7 +144,7 @@ def _of_data(*p) -> list[Finding]:
         ((0.0, 1.0), "alarm"),
         ((0.02,), "caution"),
         ((0.04, 0.04), "caution"),
-        ((0.5, 0.03), "good"),
+        ((0.03, 0.5), "good"),
         ((0.3, 0.4), "good"),
     ],
 )
@@ -164,13 +167,13 @@ def test_other_alarms_stand_whatever_these_checks_say() -> None:
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.5, 0.95])
-def test_two_checks_refuse_one_right_answer_in_a_hundred_and_doubt_one_in_twenty(shared) -> None:
+def test_two_checks_refuse_one_right_answer_in_a_hundred_and_doubt_few_more(shared) -> None:
     generator = torch.Generator().manual_seed(0)
     common, own = torch.randn(4_000, 1, generator=generator), torch.randn(4_000, 2, generator=generator)
     p = torch.special.ndtr(math.sqrt(shared) * common + math.sqrt(1 - shared) * own).tolist()
     refused = sum(verdict_from((PASSED, CONFIRMED, *_of_data(*each))).level == "alarm" for each in p) / len(p)
     doubted = sum(verdict_from((PASSED, CONFIRMED, *_of_data(*each))).level >= Level.CAUTION for each in p) / len(p)
-    assert abs(doubted - 0.05) < 4 * math.sqrt(0.05 * 0.95 / len(p))  # chance of a false alarm: one in 16,000
+    assert 0.01 < doubted < 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(p))  # chance of a false alarm: one in 700
     alone = sum(min(each) < 0.01 for each in p) / len(p)
     assert abs(refused - 0.01) < 3 * math.sqrt(0.01 * 0.99 / len(p))  # chance of a false alarm: one in 400
     assert alone > (0.015 if shared < 0.9 else 0.01)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from sciinf import simulate, wrappers
 from sciinf.core import Batch, Choice, Counts, Marginals, Normal, Observable, Only, Prior
-from sciinf.core.component import from_json, to_json
+from sciinf.core.component import from_json, rebuilt, to_json
 from sciinf.core.levels import Levels
 from sciinf.engine.recipe import Recipe
-from sciinf.estimators._places import Place, Places, places_in
+from sciinf.estimators._places import Place, Places, places_in, series_in
 from sciinf.estimators.mixed import Mixed
 from sciinf.training import train
 
@@ -98,7 +98,53 @@ def test_each_row_is_told_by_its_own_series_and_the_parameters_before():
     torch.testing.assert_close(seen[:, 5], network.see(sides[:1], place[5:6])[:, 0])
 
 
-def test_the_estimator_is_normalised_and_its_probabilities_are_exact():
+def test_all_columns_of_a_table_are_looked_at():
+    prior = Prior(place=Counts(1, STEPS - 1), size=Normal(0.0, 1.0))
+    mask = Observable((STEPS,), dims=("time",), dtype="bool")
+    estimator = Mixed(prior, {**SERIES, "y": SERIES["x"], "y_mask": mask})
+    theta = prior.sample(200, generator=seeded())
+    x = {name: torch.randn(200, STEPS, generator=seeded(k)) for k, name in enumerate("xy")}
+    x["y_mask"] = torch.rand(200, STEPS, generator=seeded(3)) < 0.8
+    estimator.standardise(lambda: iter([Batch(theta, x)]))
+    place = estimator.place(0)
+    assert place is not None
+    for name in "xy":
+        other = {**x, name: x[name].where(~x["y_mask"], x[name] + 1)}
+        assert not torch.equal(estimator.given(other)[1].beside[0], estimator.given(x)[1].beside[0])
+    missing = {**x, "y": x["y"].where(x["y_mask"], torch.tensor(7.0))}
+    torch.testing.assert_close(estimator.given(missing)[1].beside[0], estimator.given(x)[1].beside[0])
+
+
+def test_series_with_times_or_controls_are_left_out():
+    times = Observable((STEPS,), dims=("time",), dtype="float64")
+    control = Observable((STEPS,), dims=("time",), control=True)
+    assert list(series_in({**SERIES, "y": SERIES["x"]})) == ["x"], "which is a table of both"
+    assert not series_in({**SERIES, "x_times": times})
+    assert not series_in({**SERIES, "dose": control})
+    for more in ({}, {"x_times": times}, {"dose": control}):
+        observables = {**SERIES, **more}
+        assert len(Mixed(PRIOR, observables).places) == len(places_in(series_in(observables), PRIOR))
+
+
+def test_it_stays_without_places_when_it_is_built_anew():
+    assert not len(rebuilt(Mixed(PRIOR, SERIES, places=False), seed=3).places)
+    assert len(rebuilt(Mixed(PRIOR, SERIES), seed=3).places) == 1
+
+
+def test_it_is_normalised_over_all_places():
+    prior = Prior(kind=Choice("step", "none"), place=Only(Counts(1, STEPS - 1), kind="step"))
+    estimator = Mixed(prior, SERIES, seed=2)
+    for weight in estimator.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=seeded())
+    theta = torch.cat(
+        [torch.stack([torch.zeros(STEPS - 1), torch.arange(1.0, STEPS)], 1), torch.tensor([[1, math.nan]])]
+    )
+    x = torch.randn(2, STEPS, generator=seeded(1))
+    log_q = estimator.condition({"x": x}).log_prob(theta[:, None].expand(-1, 2, -1))
+    torch.testing.assert_close(log_q.exp().sum(0), torch.ones(2, dtype=torch.float64), rtol=1e-5, atol=1e-5)
+
+
+def test_draws_have_the_probabilities_that_it_says():
     estimator = Mixed(PRIOR, SERIES, seed=1)
     theta = PRIOR.sample(400, generator=seeded())
     x = {"x": torch.randn(400, STEPS, generator=seeded(1)) + theta[:, 2:]}
@@ -110,7 +156,9 @@ def test_the_estimator_is_normalised_and_its_probabilities_are_exact():
     each = density.log_probabilities("place").exp().double()
     share = torch.stack([(place == value).double().mean(0) for value in range(1, STEPS)], 1)
     share = share / share.sum(1, keepdim=True)
-    assert float((share - each / each.sum(1, keepdim=True)).abs().max()) < 5 * math.sqrt(0.25 / 10_000)
+    each = each / each.sum(1, keepdim=True)
+    error = (each * (1 - each) / (~place.isnan()).sum(0)[:, None]).sqrt()
+    assert float(((share - each) / error).abs().max()) < 5  # false alarms: one in 40,000
     assert density.log_prob(theta).isfinite().all()
 
 

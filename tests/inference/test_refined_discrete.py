@@ -93,6 +93,20 @@ def test_a_parameter_that_hardly_exists_has_the_law_of_the_prior():
     assert float(law.normal.factor[1, 1]) == pytest.approx(1.0, abs=0.05)
 
 
+def test_parameters_that_hardly_exist_are_independent_of_each_other():
+    prior = Prior(
+        model=Choice("a", "b"),
+        c=Only(Normal(0.0, 1.0), model="b"),
+        d=Only(Normal(0.0, 1.0), model="b"),
+        always=Normal(0.0, 1.0),
+    )
+    theta = prior.sample(20_000, generator=torch.Generator().manual_seed(0))
+    law = law_around(prior, theta[theta[:, 0] == 0], 2.0)
+    assert law is not None
+    drawn = law.sample(5_000, generator=torch.Generator().manual_seed(1))
+    assert abs(float(torch.corrcoef(drawn[:, 1:].T)[0, 1])) < 0.1, "the same order would make it 1"
+
+
 def test_answers_differ_by_what_is_planted():
     """A probability that differs by .05 counts as .15 sds; what is chance of 10,000 draws does not count."""
     x, right = x_of(), Exact(SIMULATOR)

@@ -46,4 +46,4 @@ def test_a_parameter_that_counts_the_steps_of_a_series_is_named():
     x = torch.randn(ROWS, 50, generator=torch.Generator().manual_seed(0))
     series = {"x": Observable((50,), "", ("time",))}
     (said,) = described(series, {"x": x}, {"x": "place"})
-    assert said == "x: a series of 50 times, and place counts its steps (else: Mixed(places=False))"
+    assert said == "x: a series of 50 times, its steps counted by place (or else: Mixed(places=False))"
