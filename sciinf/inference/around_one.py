@@ -50,6 +50,6 @@ class AroundOne(Learned, ABC):
         Weights are the posterior's density over that of the draws, up to a constant for each of the data.
         """
 
+    @abstractmethod
     def lowered(self, x: X) -> Lowered:
-        """What a likelihood does to the answer to one observation where it was not learned; nothing, here."""
-        return Lowered(torch.ones(len(self.prior), dtype=torch.float64))
+        """What a likelihood does to the answer to one observation where it was not learned."""

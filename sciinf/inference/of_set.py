@@ -37,9 +37,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Estimator, Fit, Simulator, X, as_observation, load_fit
+from sciinf.core import Draws, Estimator, Fit, Simulator, X, as_observation, load_fit
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
+from sciinf.core.doubts import doubt
 from sciinf.core.existence import check_free
 from sciinf.core.files import local_path, read_json, write_json
 from sciinf.core.simulator import Status
@@ -48,7 +49,7 @@ from sciinf.engine.campaign import Engine
 from sciinf.estimators.elements import Elements, suits
 from sciinf.estimators.likelihood import Likelihood
 from sciinf.inference.around import Mixture
-from sciinf.inference.around_one import AroundOne
+from sciinf.inference.around_one import AroundOne, Lowered
 from sciinf.inference.changes import agree, changes, changes_from_json, error_left
 from sciinf.inference.learned import Learned
 from sciinf.inference.likelihood_weighted import inside, resampled
@@ -65,6 +66,7 @@ _NUMBERS = 128  # of one observation, up to which its likelihood is learned numb
 _RATE = 3e-3  # of that training: at the default rate groups of numbers are learned half as well
 _PAIRS, _LEAST = 4_000, 80  # likelihoods for each set that the local check asks about; draws, at least
 _CHAINS, _OVER, _AT_ONCE = 100, 4, 4_096  # chains; draws of r for each that is taken; draws that are weighted at once
+_INSIDE = 0.95  # share of an answer that lies there, at least
 _DRAWS, _STREAM = 4_096, 2**31 + 5  # that Z is estimated from; no campaign has this many blocks
 
 
@@ -95,6 +97,23 @@ class SetPosterior(AroundOne):
         self.check_draws = max(_LEAST, _PAIRS // items)
         self.only = self.scope = "learned around one set of observations: it holds for data near it"
 
+    def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
+        """As every posterior's.
+
+        Warns:
+            UserWarning: If the set is not near the one it was learned around.
+        """
+        if not (self.is_around(x) or self.reaches(x)):
+            words = "the posterior was learned around another set of observations, too far from this one to answer it"
+            doubt(f"{words}; call infer_set for this one, in a folder of its own", alarm=True, stacklevel=3)
+        return super().draw(x, n, generator=generator)
+
+    @torch.no_grad()
+    def reaches(self, x: X) -> bool:
+        """Whether its answer to a set, name -> (1, items, *event), lies where the last round simulated."""
+        theta = self.draw_batched(x, _DRAWS, generator=generator_for(0, _STREAM))[:, 0]
+        return float(inside(self.prior, self.law.parts[-1][1], theta).double().mean()) >= _INSIDE
+
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         theta, log_w = self._weighted(x, _OVER * n, generator)
         if float((1 / log_w.softmax(0).square().sum(0)).min()) >= n:
@@ -112,6 +131,10 @@ class SetPosterior(AroundOne):
         theta, log_w = self._weighted(x, n, generator)
         own = self.chains.unnormalised(also[None], x) - self._log_law(also[None])
         return torch.cat([also[None].to(theta.dtype), theta]), torch.cat([own, log_w])
+
+    def lowered(self, x: X) -> Lowered:
+        """Nothing: chains of the likelihood alone have no other answer to be compared with."""
+        return Lowered(torch.ones(len(self.prior), dtype=torch.float64))
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.chains.features(x)

@@ -127,10 +127,24 @@ def test_its_weights_are_those_of_the_posterior_under_the_last_law(short):
     assert float((log_p - log_r).exp().mean()) == pytest.approx(1.0, abs=0.06)
 
 
+@pytest.mark.slow
+def test_a_set_far_away_is_answered_with_a_warning(short, recwarn):
+    posterior, x, _ = short
+    generator = torch.Generator().manual_seed(0)
+    posterior.draw({"x": x[None]}, 50, generator=generator)
+    posterior.draw({"x": x[None] + 0.01}, 50, generator=generator)
+    assert not [one for one in recwarn if "another set" in str(one.message)]
+    with pytest.warns(UserWarning, match="another set of observations, too far"):
+        posterior.draw({"x": x[None] + 20.0}, 50, generator=generator)
+
+
 def test_what_it_is_not_for_is_refused(tmp_path):
     x = observed(5)
     with pytest.raises(ValueError, match="'x' is missing"):
         infer_set(Groups(), {"y": x}, tmp_path)
+    for few in (3.0, x[:0]):
+        with pytest.raises(ValueError, match="as many values"):
+            infer_set(Groups(), {"x": few}, tmp_path)
     with pytest.raises(TypeError, match="learns no likelihood"):
         infer_set(Groups(), {"x": x}, tmp_path, estimator=Flow(Groups.prior, Groups.observables))
     with pytest.raises(ValueError, match="rounds"):
@@ -184,7 +198,7 @@ def test_an_answer_is_checked_where_it_is_asked(tmp_path):
 
 
 class Tilted(SetPosterior):
-    """Its chains are told that mu is half an sd higher than it is."""
+    """Its weights put mu half an sd higher than it is."""
 
     def weighted_batched(self, x, n, also, *, generator):
         theta, log_w = super().weighted_batched(x, n, also, generator=generator)
