@@ -111,8 +111,9 @@ class SetPosterior(AroundOne):
     @torch.no_grad()
     def reaches(self, x: X) -> bool:
         """Whether its answer to a set, name -> (1, items, *event), lies where the last round simulated."""
-        theta = self.draw_batched(x, _DRAWS, generator=generator_for(0, _STREAM))[:, 0]
-        return float(inside(self.prior, self.law.parts[-1][1], theta).double().mean()) >= _INSIDE
+        theta, log_w = self._weighted(x, _DRAWS, generator_for(0, _STREAM))
+        weight, near = log_w[:, 0].softmax(0), inside(self.prior, self.law.parts[-1][1], theta[:, 0])
+        return float(weight[near].sum()) >= _INSIDE and 1 / float(weight.square().sum()) >= _LEAST
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         theta, log_w = self._weighted(x, _OVER * n, generator)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sciinf import load_answer, query
-from sciinf.core import Choice, Observable, Prior, Simulator, Uniform
+from sciinf.core import Choice, Observable, Prior, Simulator, Uniform, load_fit
 from sciinf.core.named_laws import LogNormal, Normal
 from sciinf.estimators.flow import Flow
 from sciinf.inference.mcmc import MCMC
@@ -166,30 +166,39 @@ def test_a_bare_array_is_a_set(short, tmp_path):
     assert infer_set(Groups(), x, tmp_path, **how).digest == posterior.digest
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("items", "least"), [(10, 0.15), (50, 0.25)])
-def test_it_is_right_and_the_rounds_make_it_so(items, least, tmp_path):
-    """What one round over the whole prior teaches is off by more, in the mean over three sets."""
-    first, last = [], []
-    for seed in (70, 71, 72):
-        x = observed(items, seed)
-        truth, out = exact(x), tmp_path / str(seed)
-        posterior = infer_set(Groups(), {"x": x}, out, progress=False)
-        shift, ratio = off(posterior, x, truth)
-        assert shift < least
-        assert 0.85 < ratio.min() <= ratio.max() < 1.15
-        from sciinf.core import load_fit
-
-        last.append(shift)
-        first.append(off(MCMC(load_fit(out / "round_1" / "fit"), items=items), x, truth)[0])
-    assert sum(last) < sum(first)
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory):
+    x, out = observed(10), tmp_path_factory.mktemp("ten") / "rounds"
+    infer_set(Groups(), {"x": x}, out, progress=False)
+    return x, out
 
 
 @pytest.mark.slow
-def test_an_answer_is_checked_where_it_is_asked(tmp_path):
-    x = observed(10)
-    posterior = infer_set(Groups(), {"x": x}, tmp_path / "rounds", progress=False)
-    query(posterior, {"x": x}, simulator=sets(Groups(), 10, least=10), out=tmp_path, name="set", draws=2_000)
+def test_it_is_right_for_ten(ten):
+    _check_right(*ten, least=0.15)
+
+
+@pytest.mark.slow
+def test_it_is_right_for_fifty_and_the_rounds_make_it_so(tmp_path):
+    """What one round over the whole prior teaches is off by more."""
+    x = observed(50)
+    infer_set(Groups(), {"x": x}, tmp_path, progress=False)
+    last = _check_right(x, tmp_path, least=0.25)
+    first = MCMC(load_fit(tmp_path / "round_1" / "fit"), items=50)
+    assert last < off(first, x, exact(x))[0]
+
+
+def _check_right(x, out, least):
+    shift, ratio = off(load_set(out), x, exact(x))
+    assert shift < least
+    assert 0.85 < ratio.min() <= ratio.max() < 1.15
+    return shift
+
+
+@pytest.mark.slow
+def test_an_answer_is_checked_where_it_is_asked(ten, tmp_path):
+    x, out = ten
+    query(load_set(out), {"x": x}, simulator=sets(Groups(), 10, least=10), out=tmp_path, name="set", draws=2_000)
     answer = load_answer(tmp_path / "answers" / "set")
     (local,) = (one for one in answer.checks if one.name == "local check")
     assert local.level in ("good", "unknown"), "its 2,000 simulations cannot always tell"
@@ -207,9 +216,9 @@ class Tilted(SetPosterior):
 
 
 @pytest.mark.slow
-def test_a_wrong_one_is_not_called_right(tmp_path):
-    x = observed(10)
-    posterior = infer_set(Groups(), {"x": x}, tmp_path / "rounds", progress=False)
+def test_a_wrong_one_is_not_called_right(ten):
+    x, out = ten
+    posterior = load_set(out)
     posterior.__class__ = Tilted
     answer = query(posterior, {"x": x}, simulator=sets(Groups(), 10, least=10), draws=2_000)
     (local,) = (one for one in answer.checks if one.name == "local check")
