@@ -4,12 +4,16 @@ A change after step e splits a series x_1 ... x_T in two. If the items of each s
 function of a sum over the items before the change and of a sum over the items after it. A network of the whole series
 learns another such function for each e, and overfits. These networks have the same weights for all e:
 
-    log q(e | x, d) = s [ e/T a(m_e, e, d) + (1 - e/T) b(m'_e, e, d) ] + c(m_e, m'_e, w_e, e, d) - log Z(x, d),
+    log q_1(e | x, d) = s [ e/T a(m_e, e, d) + (1 - e/T) b(m'_e, e, d) ] + c(m_e, m'_e, w_e, e, d) - log Z(x, d),
 
 with d the discrete parameters before it, m_e and m'_e the means of phi(x) = (x, g(x)) over the items before and after
-the edge, w_e the two items on each side of it, and a, b, c, g small networks. It takes the place of what a link of the
-chain (`estimators.mixed`) says of the parameter. Links of numbers, as of a level before or after a change, see both
-means at the edge that the parameter says.
+the edge, w_e the two items on each side of it, and a, b, c, g small networks. A count can mean something else, a period
+or a delay, of which both sides say nothing. So the estimator's probabilities are a mixture,
+
+    q(e | x, d) = w q_1(e | x, d) + (1 - w) q_0(e | x, d),
+
+with q_0 what a link of the chain (`estimators.mixed`) says of it, and w learned. Links of numbers, as of a level before
+or after a change, see both means at the edge that the parameter says.
 
 References:
     | Exact and efficient Bayesian inference for multiple changepoint problems (Fearnhead, 2006),
@@ -41,6 +45,7 @@ _VALUES = 512  # of it, in all combinations of values of the discrete parameters
 _UNLIKE = 2  # steps by which what is left out at one end may be more than at the other
 _LEARNED, _ITEM, _WIDTH = 8, 32, 48  # numbers of g; widths of g, and of a, b and c
 _SCALE = 8.0  # s
+_ODDS = 10.0  # steps of the logarithm of w / (1 - w), in those of other weights
 _NEAR = 2  # items on each side of an edge
 
 Sides = Float[Tensor, "row value number"]
@@ -155,6 +160,7 @@ class Places(nn.Module):
         self.register_buffer("hot", torch.cat([torch.zeros(len(codes), 0), *hot], 1), persistent=False)
         self.register_buffer("state_of", state_of, persistent=False)
         self.register_buffer("at", torch.tensor(place.edges), persistent=False)
+        self.odds = nn.Parameter(torch.zeros(()))
         side, more = width + _LEARNED + 2, self.hot.shape[1]
         self.learned = Perceptron([width, _ITEM, _LEARNED])
         self.before, self.after = (Perceptron([side + more, _WIDTH, 1]) for _ in range(2))
@@ -182,16 +188,22 @@ class Places(nn.Module):
         return (sum(found) + self.both(self._with_states(torch.cat([both, near], -1))))[..., 0], both
 
     def log_probs(
-        self, found: Float[Tensor, "row state value"], codes: Int[Tensor, "row discrete"]
+        self,
+        found: Float[Tensor, "row state value"],
+        codes: Int[Tensor, "row discrete"],
+        of_link: Float[Tensor, "row value"],
     ) -> Float[Tensor, "row value"]:
         """log q of each value, given the discrete parameters before it. Rows without the parameter get any numbers.
 
         Args:
             found: What the networks gave of each row.
             codes: Of the discrete parameters.
+            of_link: log q_0.
         """
         state = self.state_of[self._index(codes[:, : len(self.strides)])]
-        return found[torch.arange(len(found), device=found.device), state].log_softmax(-1)
+        own = found[torch.arange(len(found), device=found.device), state].log_softmax(-1)
+        odds = _ODDS * self.odds
+        return torch.logaddexp(F.logsigmoid(odds) + own, F.logsigmoid(-odds) + of_link)
 
     def see(self, sides: Sides, codes: Int[Tensor, " row"]) -> Float[Tensor, "number row hidden"]:
         """What links of numbers see of both sides; 0 where the parameter does not exist.

@@ -73,26 +73,31 @@ class Prepared(NamedTuple):
 
     Args:
         layers: What `Chain.prepare` gave, (layer, link, row, hidden).
-        beside: What `Logits.prepare` gave, (row, values) of each discrete parameter; of one that counts the steps of a
-            series what its `Places` gave, (row, state, values).
+        beside: What `Logits.prepare` gave, (row, values) of each discrete parameter.
         seen: What a series with changes says; of each observation once, for all n.
-        sides: Position of each parameter that counts the steps of a series -> both sides of the edges, likewise.
+        places: Position of each parameter that counts the steps of a series -> what its `Places` gave of its values,
+            (row, state, values).
+        sides: Such positions -> both sides of the edges; of each observation once, for all n.
     """
 
     layers: Tensor
     beside: list[Tensor]
     seen: Seen | None = None
+    places: Mapping[int, Tensor] = MappingProxyType({})
     sides: Mapping[int, Sides] = MappingProxyType({})
 
     def spread(self, n: int) -> Prepared:
         """For n rows of each observation."""
         *lead, rows, hidden = self.layers.shape
         layers = self.layers[:, :, None].expand(*lead, n, rows, hidden).reshape(*lead, n * rows, hidden)
-        return Prepared(layers, [one.expand(n, *one.shape).flatten(0, 1) for one in self.beside], self.seen, self.sides)
+        beside = [one.expand(n, *one.shape).flatten(0, 1) for one in self.beside]
+        places = {which: one.expand(n, *one.shape).flatten(0, 1) for which, one in self.places.items()}
+        return Prepared(layers, beside, self.seen, places, self.sides)
 
     def of(self, rows: slice) -> Prepared:
         """Of some observations, what discrete parameters are told by."""
-        return Prepared(self.layers[:, :, rows], [one[rows] for one in self.beside])
+        places = {which: one[rows] for which, one in self.places.items()}
+        return Prepared(self.layers[:, :, rows], [one[rows] for one in self.beside], places=places)
 
 
 class Mixed(Embedded):
@@ -202,16 +207,17 @@ class Mixed(Embedded):
         """Features, and what the chain needs of them and of data."""
         values = self.standardise_x(x, self.z_mean.dtype)
         context = self.summarise(values, x)
-        beside, seen, sides = self.logits.prepare(context), None, dict[int, Sides]()
+        beside, seen = self.logits.prepare(context), None
+        places, sides = dict[int, Tensor](), dict[int, Sides]()
         for which in range(len(beside)):
             if (place := self.place(which)) is not None:
                 name = place.place.series
-                beside[which], sides[which] = place(self._with_times(values)[name], self._masks(x).get(name))
+                places[which], sides[which] = place(self._with_times(values)[name], self._masks(x).get(name))
         if self.changes is not None:
             name = self.changes.plan.series
             seen = self.changes.see(values[name], self._masks(x).get(name))
             beside[self.changes.count] = beside[self.changes.count] + self.changes.logits(seen)
-        return context, Prepared(self.chain.prepare(context), beside, seen, sides)
+        return context, Prepared(self.chain.prepare(context), beside, seen, places, sides)
 
     def parts(self, theta: Float[Tensor, "row theta"]) -> Parts:
         """theta inside the prior's support, as the chain sees it."""
@@ -261,9 +267,8 @@ class Mixed(Embedded):
             u: What its link of the chain gave, (row, hidden).
             given: What `given` gave, for each row.
         """
-        if (place := self.place(which)) is not None:
-            return place.log_probs(given.beside[which], codes)
-        return self.logits.log_probs(which, u, given.beside[which])
+        found, place = self.logits.log_probs(which, u, given.beside[which]), self.place(which)
+        return found if place is None else place.log_probs(given.places[which], codes, found)
 
     def seen_at_places(self, codes: Tensor, given: Prepared) -> Float[Tensor, "number row hidden"] | float:
         """What links of numbers see of both sides of the places in series that discrete parameters say."""

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import X
+from sciinf.core import Draws, X
+from sciinf.core.doubts import doubt
 from sciinf.inference.learned import Learned
 
 
@@ -36,6 +37,23 @@ class AroundOne(Learned, ABC):
     error: tuple[float, float]
     check_draws: int = 32
     """Weighted draws for each data set that the local check asks about."""
+
+    elsewhere: str
+    """What is said of an observation that it was not learned for, with the way out."""
+
+    def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
+        """As every posterior's.
+
+        Warns:
+            UserWarning: If the observation is not near the one it was learned around.
+        """
+        if not (self.is_around(x) or self.reaches(x)):
+            doubt(self.elsewhere, alarm=True, stacklevel=3)
+        return super().draw(x, n, generator=generator)
+
+    @abstractmethod
+    def reaches(self, x: X) -> bool:
+        """Whether its answer to an observation, name -> (1, *event), lies where the last round simulated."""
 
     def is_around(self, x: X) -> bool:
         """Whether it was learned around this very observation, name -> (1, *event)."""

@@ -37,10 +37,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Draws, Estimator, Fit, Simulator, X, as_observation, load_fit
+from sciinf.core import Estimator, Fit, Simulator, X, as_observation, load_fit
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
-from sciinf.core.doubts import doubt
 from sciinf.core.existence import check_free
 from sciinf.core.files import local_path, read_json, write_json
 from sciinf.core.simulator import Status
@@ -97,16 +96,10 @@ class SetPosterior(AroundOne):
         self.check_draws = max(_LEAST, _PAIRS // items)
         self.only = self.scope = "learned around one set of observations: it holds for data near it"
 
-    def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
-        """As every posterior's.
-
-        Warns:
-            UserWarning: If the set is not near the one it was learned around.
-        """
-        if not (self.is_around(x) or self.reaches(x)):
-            words = "the posterior was learned around another set of observations, too far from this one to answer it"
-            doubt(f"{words}; call infer_set for this one, in a folder of its own", alarm=True, stacklevel=3)
-        return super().draw(x, n, generator=generator)
+    elsewhere = (
+        "the posterior was learned around another set of observations, too far from this one to answer it; call "
+        "infer_set for this one, in a folder of its own"
+    )
 
     @torch.no_grad()
     def reaches(self, x: X) -> bool:

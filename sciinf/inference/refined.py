@@ -56,10 +56,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core import Draws, Estimator, Fit, Posterior, Simulator, X, as_observation, load_fit
+from sciinf.core import Estimator, Fit, Posterior, Simulator, X, as_observation, load_fit
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
-from sciinf.core.doubts import doubt
 from sciinf.core.existence import check_apart
 from sciinf.core.files import local_path, read_json, write_json
 from sciinf.engine.block import generator_for
@@ -132,16 +131,10 @@ class Refined(AroundOne):
         if self.weighted:
             self.scope += "; its draws are weighted by a likelihood that was learned number by number"
 
-    def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
-        """As every posterior's.
-
-        Warns:
-            UserWarning: If the observation is not near the one it was refined around.
-        """
-        if not (self.is_around(x) or self.reaches(x)):
-            words = "the posterior was refined around another observation, too far from this one to answer it"
-            doubt(f"{words}; ask that of the whole prior (load_posterior without a name)", alarm=True, stacklevel=3)
-        return super().draw(x, n, generator=generator)
+    elsewhere = (
+        "the posterior was refined around another observation, too far from this one to answer it; ask that of the "
+        "whole prior (load_posterior without a name)"
+    )
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         theta = self.network.draw_batched(x, _OVER * n, generator=generator)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sciinf import simulate, wrappers
-from sciinf.core import Batch, Choice, Counts, Marginals, Normal, Observable, Only, Prior
+from sciinf.core import Batch, Choice, Counts, Marginals, Normal, Observable, Only, Prior, Uniform
 from sciinf.core.component import from_json, rebuilt, to_json
 from sciinf.core.levels import Levels
 from sciinf.engine.recipe import Recipe
@@ -88,8 +88,12 @@ def test_each_row_is_told_by_its_own_series_and_the_parameters_before():
     assert logits.shape == (5, 2, STEPS - 1)
     torch.testing.assert_close(network(x[3:4], None)[0][0], logits[3])
     codes = torch.tensor([[0, -1], [1, -1], [1, -1], [2, -1], [0, -1]])
-    log_q = network.log_probs(logits, codes)
-    torch.testing.assert_close(log_q.exp().sum(1), torch.ones(5))
+    flat = torch.full((5, STEPS - 1), -math.log(STEPS - 1))
+    mixed = network.log_probs(logits, codes, flat)
+    torch.testing.assert_close(mixed.exp().sum(1), torch.ones(5))
+    network.odds.data.fill_(10.0)
+    log_q = network.log_probs(logits, codes, flat)
+    torch.testing.assert_close(mixed.exp(), (log_q.exp() + flat.exp()) / 2)
     torch.testing.assert_close(log_q[[0, 1, 4]], logits.log_softmax(-1)[[0, 1, 4], [0, 1, 0]])
     place = torch.tensor([4, 7, 7, -1, 0, 5, 4, 9, 1, -1])  # two draws of each of the five
     seen = network.see(sides, place)
@@ -110,9 +114,9 @@ def test_all_columns_of_a_table_are_looked_at():
     assert place is not None
     for name in "xy":
         other = {**x, name: x[name].where(~x["y_mask"], x[name] + 1)}
-        assert not torch.equal(estimator.given(other)[1].beside[0], estimator.given(x)[1].beside[0])
+        assert not torch.equal(estimator.given(other)[1].places[0], estimator.given(x)[1].places[0])
     missing = {**x, "y": x["y"].where(x["y_mask"], torch.tensor(7.0))}
-    torch.testing.assert_close(estimator.given(missing)[1].beside[0], estimator.given(x)[1].beside[0])
+    torch.testing.assert_close(estimator.given(missing)[1].places[0], estimator.given(x)[1].places[0])
 
 
 def test_series_with_times_or_controls_are_left_out():
@@ -197,3 +201,32 @@ def test_it_finds_the_place_where_a_network_of_the_whole_series_does_not(places,
     assert isinstance(density, Marginals)
     apart = 0.5 * (density.log_probabilities("place").exp().double() - exact(x)).abs().sum(1).mean()
     assert (float(apart) < 0.12) == places
+
+
+def waves(period: np.ndarray, phase: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A count that is no place: means of both sides say nothing of a period."""
+    angle = 2 * np.pi * (np.arange(STEPS) / period[:, None] + phase[:, None])
+    return np.sin(angle) + 0.3 * rng.normal(size=angle.shape)
+
+
+def periods(x: Tensor) -> Tensor:
+    """P(period | x), (batch, value), from a grid of phases."""
+    phase, period = torch.arange(200).double() / 200, torch.arange(2, STEPS - 1).double()
+    mean = torch.sin(2 * math.pi * (torch.arange(STEPS) / period[:, None, None] + phase[:, None]))
+    return (-0.5 * ((x[:, None, None].double() - mean) / 0.3).square().sum(-1)).logsumexp(-1).softmax(1)
+
+
+@pytest.mark.slow
+def test_a_count_that_is_no_place_is_learned_all_the_same(tmp_path):
+    """By both sides alone the total variation is .67."""
+    prior = Prior(period=Counts(2, STEPS - 2), phase=Uniform(0.0, 1.0))
+    simulator = wrappers.numpy(waves, prior, SERIES, vectorised=True, name="waves")
+    store = simulate(simulator, tmp_path / "store", 6_000, progress=False)
+    estimator = Mixed(prior, SERIES)
+    assert len(estimator.places) == 1
+    fit = train(estimator, store, tmp_path / "fit", recipe=Recipe(epochs=12), progress=False)
+    x = simulator(prior.sample(200, generator=seeded(5)), generator=seeded(6)).x["x"]
+    density = fit.estimator.condition({"x": x})
+    assert isinstance(density, Marginals)
+    apart = 0.5 * (density.log_probabilities("period").exp().double() - periods(x)).abs().sum(1).mean()
+    assert float(apart) < 0.25
