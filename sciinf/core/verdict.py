@@ -152,7 +152,7 @@ def verdict_from(findings: Sequence[Finding]) -> Verdict:
 
 
 def by_chance(findings: Sequence[Finding]) -> list[Finding]:
-    """Alarms and cautions that count for a level less, as the combined p-value is above the limit of their level."""
+    """Alarms and cautions that count one level less, because the combined p-value is above the limit of their level."""
     combined = [one for one in findings if one.figures.get(COMBINED)]
     p = [min(max(float(one.figures["p"]), _LEAST), _MOST) for one in combined]
     far = sum(math.tan(math.pi * (0.5 - one)) for one in p) / max(1, len(p))

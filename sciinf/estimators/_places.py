@@ -40,10 +40,10 @@ from sciinf.summaries.perceptron import Perceptron
 from sciinf.summaries.summary import rows_of
 from sciinf.summaries.timed import controls_beside, set_names, timed_names
 
-_STEPS = 512  # of a series, at most
-_VALUES = 512  # of it, in all combinations of values of the discrete parameters before it, at most
-_UNLIKE = 2  # steps by which what is left out at one end may be more than at the other
-_LEARNED, _ITEM, _WIDTH = 8, 32, 48  # numbers of g; widths of g, and of a, b and c
+_STEPS = 512  # the longest series
+_VALUES = 512  # the most values of the parameter, times combinations of the discrete parameters before it
+_UNLIKE = 2  # the largest difference between the numbers of steps that the values leave out at both ends
+_LEARNED, _ITEM, _WIDTH = 8, 32, 48  # how many numbers g has; the hidden widths of g, and of a, b and c
 _SCALE = 8.0  # s
 _ODDS = 10.0  # steps of the logarithm of w / (1 - w), in those of other weights
 _NEAR = 2  # items on each side of an edge
@@ -77,9 +77,9 @@ class Place:
 def places_in(observables: Mapping[str, Observable], prior: Prior) -> list[Place]:
     """The parameters that count the steps of a series, by their values.
 
-    They are those of a `Counts` of at least half as many values as there are steps. Its values lie in the middle of the
-    series: as many steps are left out at one end as at the other, but for two. The number of something else hardly is
-    so by chance.
+    A `Counts` with at least half as many values as there are steps is taken for one if its values lie in the middle of
+    the series: the numbers of steps that they leave out at both ends differ by two at most. A count may lie so and mean
+    something else, which the mixture with the link's probabilities allows for.
 
     Args:
         observables: Name -> specification, as a summary network sees it, of those that may be such a series. Each
@@ -134,14 +134,14 @@ def _states(which: int, laws: Sequence[Levels], bijection: MixedBijection) -> tu
 
 
 class Places(nn.Module):
-    """The networks of one such parameter.
+    """The networks of one parameter that counts the steps of a series.
 
     Args:
         place: The parameter.
         observable: Its series.
         sizes: How many values each discrete parameter before it has.
         numbers: How many links of numbers see both sides.
-        hidden: Width of what they see.
+        hidden: Width of the features that each of these links sees.
     """
 
     at: Tensor

@@ -271,7 +271,7 @@ class Mixed(Embedded):
         return found if place is None else place.log_probs(given.places[which], codes, found)
 
     def seen_at_places(self, codes: Tensor, given: Prepared) -> Float[Tensor, "number row hidden"] | float:
-        """What links of numbers see of both sides of the places in series that discrete parameters say."""
+        """Features of both sides of each place, which are added to the hidden units of the links of numbers."""
         found = ((self.place(which), sides, codes[:, which]) for which, sides in given.sides.items())
         return sum((place.see(sides, code) for place, sides, code in found if place is not None), 0.0)
 

@@ -39,7 +39,7 @@ class AroundOne(Learned, ABC):
     """Weighted draws for each data set that the local check asks about."""
 
     elsewhere: str
-    """What is said of an observation that it was not learned for, with the way out."""
+    """The warning for an observation that is far from the one it was learned around, with the way out."""
 
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
         """As every posterior's.

@@ -65,7 +65,7 @@ _NUMBERS = 128  # of one observation, up to which its likelihood is learned numb
 _RATE = 3e-3  # of that training: at the default rate groups of numbers are learned half as well
 _PAIRS, _LEAST = 4_000, 80  # likelihoods for each set that the local check asks about; draws, at least
 _CHAINS, _OVER, _AT_ONCE = 100, 4, 4_096  # chains; draws of r for each that is taken; draws that are weighted at once
-_INSIDE = 0.95  # share of an answer that lies there, at least
+_INSIDE = 0.95  # the least share of an answer that lies inside the last round's region
 _DRAWS, _STREAM = 4_096, 2**31 + 5  # that Z is estimated from; no campaign has this many blocks
 
 
