@@ -107,7 +107,11 @@ class _TooLongError(BaseException):
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Give up what takes too much processor time; end the process where a library does not let go of it."""
+    """Give up what takes too much processor time; end the process where a library does not let go of it.
+
+    The signal comes again while it is not heeded: an exception that is raised inside a callback of the garbage collector
+    (jax has one) is lost.
+    """
 
     def stop(*_: Any) -> None:
         raise _TooLongError
@@ -115,7 +119,7 @@ def _limited() -> Iterator[None]:
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + 2 * SECONDS), hard))
     before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS, SECONDS / 10)
     try:
         yield
     finally:
