@@ -109,8 +109,8 @@ class _TooLongError(BaseException):
 def _limited() -> Iterator[None]:
     """Give up what takes too much processor time; end the process where a library does not let go of it.
 
-    The signal comes again while it is not heeded: an exception that is raised inside a callback of the garbage collector
-    (jax has one) is lost.
+    The signal comes again while it is not heeded. An exception that is raised inside a callback of the garbage
+    collector (jax has one) is lost.
     """
 
     def stop(*_: Any) -> None:

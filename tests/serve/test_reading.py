@@ -78,10 +78,14 @@ def test_a_signal_that_was_lost_comes_again(monkeypatch: pytest.MonkeyPatch) -> 
         while time.process_time() < until:
             pass
 
-    with pytest.raises(reading._TooLongError), reading._limited():
-        with suppress(reading._TooLongError):  # as a callback of the garbage collector does
-            spend(0.6)
-        spend(0.2)
+    def read() -> None:
+        with reading._limited():
+            with suppress(reading._TooLongError):  # as a callback of the garbage collector does
+                spend(0.6)
+            spend(0.2)
+
+    with pytest.raises(reading._TooLongError):
+        read()
 
 
 @pytest.fixture(scope="module")
