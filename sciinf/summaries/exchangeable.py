@@ -3,7 +3,8 @@ r"""Features of a set: a function of its items that does not depend on their ord
     s(x_1, ..., x_n) = rho( mean_i phi(x_i), max_i phi(x_i), log(1 + n) ),
 
 over the items that are present; every continuous function of a set has nearly this form. An item of which a part is
-present counts as present. The number of items is an input only where a mask makes it vary.
+present counts as present. The number of items is an input only where a mask makes it vary. On a CPU phi sees the items
+that are present alone, so a catalogue with room for many costs what its entries cost.
 
 References:
     | Deep Sets (Zaheer et al., 2017), https://arxiv.org/abs/1703.06114
@@ -14,10 +15,12 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from sciinf.core.simulator import Observable
+from sciinf.loops.library import plain
 from sciinf.summaries.perceptron import Perceptron
 from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork, check_positive, find_axis
 
@@ -49,7 +52,10 @@ class _DeepSet(SummaryNetwork):
 
     def summarise(self, x: Entries, mask: Present) -> Float[Tensor, "batch feature"]:
         items, present = self.items(x, mask, self.axis)
-        pooled = pool(self.phi(items), present)
+        if self.masked and plain(items) and not is_functorch_wrapped_tensor(items):
+            pooled = pool_rows(self.phi(items[present]), present.sum(1))
+        else:
+            pooled = pool(self.phi(items), present)
         if self.masked:
             pooled = torch.cat([pooled, present.sum(1, keepdim=True).to(pooled.dtype).log1p()], dim=-1)
         return self.rho(pooled)
@@ -62,3 +68,16 @@ def pool(values: Float[Tensor, "batch n width"], present: Bool[Tensor, "batch n"
     lowest = torch.finfo(values.dtype).min
     highest = torch.where(keep, values, lowest).amax(1)
     return torch.cat([mean, torch.where(present.any(1, keepdim=True), highest, 0.0)], dim=-1)
+
+
+def pool_rows(values: Float[Tensor, "items width"], counts: Int[Tensor, " batch"]) -> Float[Tensor, "batch width2"]:
+    """As `pool`, of the values that are present alone, one row of the batch after another.
+
+    Args:
+        values: Of all rows.
+        counts: How many of them each row has.
+    """
+    known = counts.clamp(min=1)[:, None]
+    mean = torch.segment_reduce(values, "sum", lengths=counts, unsafe=True) / known
+    highest = torch.segment_reduce(values, "max", lengths=counts, unsafe=True)
+    return torch.cat([mean, torch.where(counts[:, None] > 0, highest, 0.0)], dim=-1)

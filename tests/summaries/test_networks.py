@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from sciinf.core import Observable
 from sciinf.core.component import from_json, to_json
+from sciinf.loops.library import without_loops
 from sciinf.summaries.choice import choose
 from sciinf.summaries.exchangeable import DeepSet
 from sciinf.summaries.image import CNN
@@ -127,6 +129,28 @@ def test_padding_a_set_changes_nothing():
     padded_mask = torch.cat([mask, torch.zeros(6, 15, 3, dtype=torch.bool)], dim=1)
     with torch.no_grad():
         torch.testing.assert_close(large(padded, padded_mask), small(x, mask), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 6), slice(0, 1)], ids=["some rows empty", "all of them"])
+def test_items_that_are_present_alone_tell_what_padded_ones_do(rows):
+    spec = Observable((30, 3), dims=("item", "feature"))
+    network, (x, mask) = build(DeepSet(), spec, True), sample(spec)
+    mask[0] = False
+    found = []
+    for loops in (nullcontext(), without_loops()):
+        with loops:
+            features = network(x[rows], mask[rows])
+            found.append((features, *torch.autograd.grad(features.sin().sum(), network.parameters())))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_set_of_few_entries_costs_few():
+    spec = Observable((1_000,), dims=("item",))
+    network, x, seen = build(DeepSet(), spec, True), torch.zeros(2, 1_000), []
+    network.phi.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    network(x, torch.arange(1_000) < torch.tensor([[3], [4]]))
+    assert seen == [7]
 
 
 @pytest.mark.parametrize("summary", [Conv1d(layers=1), Transformer()])
