@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import math
 import resource
 import signal
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -110,19 +108,20 @@ def _limited() -> Iterator[None]:
     """Give up what takes too much processor time; end the process where a library does not let go of it.
 
     The signal comes again while it is not heeded. An exception that is raised inside a callback of the garbage
-    collector (jax has one) is lost.
+    collector (jax has one) is lost. Both limits are timers that begin here: a limit in all seconds of the process
+    (RLIMIT_CPU) is held against ticks, which run ahead of its clock by seconds after some minutes of work.
     """
 
     def stop(*_: Any) -> None:
         raise _TooLongError
 
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + 2 * SECONDS), hard))
-    before = signal.signal(signal.SIGPROF, stop)
+    before = signal.signal(signal.SIGPROF, stop), signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 2 * SECONDS)  # its signal ends the process
     signal.setitimer(signal.ITIMER_PROF, SECONDS, SECONDS / 10)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGPROF, before[0])
+        signal.signal(signal.SIGVTALRM, before[1])

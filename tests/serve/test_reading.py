@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +89,28 @@ def test_a_signal_that_was_lost_comes_again(monkeypatch: pytest.MonkeyPatch) -> 
 
     with pytest.raises(reading._TooLongError):
         read()
+
+
+def test_limits_begin_with_the_reading_whatever_the_process_spent_before() -> None:
+    """A limit of all its seconds ended processes that had worked for minutes, for ticks run ahead of their clock."""
+    before = resource.getrlimit(resource.RLIMIT_CPU)
+    with reading._limited():
+        assert resource.getrlimit(resource.RLIMIT_CPU) == before
+        left = signal.getitimer(signal.ITIMER_PROF)[0], signal.getitimer(signal.ITIMER_VIRTUAL)[0]
+        assert left == pytest.approx((reading.SECONDS, 2 * reading.SECONDS), abs=1)
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+
+
+def test_what_does_not_let_go_ends_its_process() -> None:
+    words = (
+        "from sciinf.serve import reading\n"
+        "reading.SECONDS = 0.3\n"
+        "from hashlib import pbkdf2_hmac\n"
+        "with reading._limited():\n"
+        "    pbkdf2_hmac('sha256', b'x', b'x', 50_000_000)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", words], capture_output=True, check=False, timeout=60)
+    assert ended.returncode == -signal.SIGVTALRM
 
 
 @pytest.fixture(scope="module")
