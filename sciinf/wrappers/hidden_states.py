@@ -28,7 +28,6 @@ from sciinf.core.simulator import event_of
 from sciinf.dynamics.field_equation import said
 from sciinf.dynamics.state_space import Record, StateSpace, check_times, checked
 from sciinf.summaries.timed import TIMES, lines_of
-from sciinf.wrappers.hidden_files import read_record
 from sciinf.wrappers.hidden_likelihood import Filters, pairs_of_states
 from sciinf.wrappers.hidden_plans import (
     Controls,
@@ -46,8 +45,7 @@ from sciinf.wrappers.hidden_plans import (
     shortened,
     with_times,
 )
-from sciinf.wrappers.hidden_records import merged, padded, set_through, shared_times, values_and_masks
-from sciinf.wrappers.hidden_views import HiddenStatesAndPaths
+from sciinf.wrappers.hidden_records import merged, padded, read_record, set_through, shared_times, values_and_masks
 from sciinf.wrappers.row_arguments import check_plain
 
 _TRIED, _TIMES = 3, 8  # rows, and times, that are tried
@@ -398,3 +396,25 @@ class HiddenStates(Simulator):
         times |= {} if self.shortest is None else {"shortest": str(self.shortest)}
         times |= {} if self.own is None else {"like": self.own.digest()}
         return {"model": type(self.model).__qualname__, **own, **times, **settings_of(self.controls)}
+
+
+@final
+class HiddenStatesAndPaths(Simulator):
+    """What `HiddenStates.with_paths` gives: each column of the hidden state as an observable beside the data."""
+
+    def __init__(self, of: HiddenStates) -> None:
+        self.of, self.name, self.prior, self.block = of, f"{of.name}_with_paths", of.prior, of.block
+        self.source, self.files, self.settings = of.source, of.files, of.settings
+        first = next(iter(of.seen.values()))
+        axis: dict[str, Any] = {"dims": first.dims[:1]}
+        if first.dims and first.dims[0] in first.coords:
+            axis["coords"] = {first.dims[0]: first.coords[first.dims[0]]}
+            axis["coord_units"] = {n: u for n, u in first.coord_units.items() if n == first.dims[0]}
+        paths = {n: Observable((of.count,), unit, **axis) for n, unit in of.model.latent.items()}
+        if twice := sorted(set(paths) & set(of.observables)):
+            raise ValueError(f"{twice} are both observables and parts of the hidden state; give one another name")
+        self.observables = {**paths, **of.observables}
+
+    def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
+        x, path = self.of.simulated(theta, generator=generator)
+        return {**{n: path[..., i].float() for i, n in enumerate(self.of.model.latent)}, **x}
