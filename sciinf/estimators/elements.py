@@ -58,14 +58,14 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import pad, silu
+from torch.nn.functional import logsigmoid, pad, silu, softplus
+from torch.special import log_ndtr
 
 from sciinf.core import Batch, Observable, Potential, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import called_without
 from sciinf.core.prior import global_seed
 from sciinf.estimators._elements_start import quadratic, start_of
-from sciinf.estimators._number_laws import between, beyond, counted
 from sciinf.estimators._numbers import count, flat, flat_with_slopes
 from sciinf.estimators._standardised import Standardised, check_rows, in_chunks
 from sciinf.summaries.columns import row_by_row
@@ -79,6 +79,7 @@ _ROWS = 65_536  # that the start is taken from, at most
 _COMPARED = 4_096  # rows of which two starts are compared
 _LOGISTIC_SD = math.pi / math.sqrt(3)
 _WIDE, _WIDE_SHARE = 2.0, 1e-3  # of the law beside that of a number with a limit: sd, share
+_FAR = 100.0  # sds beyond which slopes of log_ndtr are wrong
 
 
 class Elements(Standardised):
@@ -413,3 +414,26 @@ def _is_whole(values: Tensor, dtype: str) -> Tensor:
 
 def _floating(value: Tensor) -> Tensor:
     return value if value.is_floating_point() else value.double()
+
+
+def between(below: Tensor, width: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+    """log of the logistic law's probability of an interval, which may be open at either end."""
+    low, width = below.clamp(-1e4, 1e4), width.clamp(1e-30, 2e4)
+    # log(e^w - 1), with no overflow for wide intervals
+    inner = width + torch.log(-torch.expm1(-width)) + low - softplus(low) - softplus(low + width)
+    inner = torch.where(lowest, logsigmoid(low + width), inner)
+    return torch.where(highest, torch.where(lowest, 0.0, logsigmoid(-low)), inner)
+
+
+def beyond(v: Tensor, lowest: Tensor) -> Tensor:
+    """log of the normal law's probability below v where that is the lowest value, else above."""
+    return log_ndtr(torch.where(lowest.bool(), v, -v).clamp_min(-_FAR))  # beyond, its slopes are wrong
+
+
+def counted(y: Tensor, log_mean: Tensor, log_spread: Tensor) -> Tensor:
+    """log of the negative binomial probability of n = exp(y) - 1/2, of variance mean + (spread mean)^2; float64."""
+    n, log_mean = (y.double().exp() - 0.5).round(), log_mean.double().clamp(-30.0, 30.0)
+    log_r = -2 * log_spread.double().clamp(-10.0, 4.0)
+    r, both = log_r.exp(), torch.logaddexp(log_r, log_mean)
+    ways = torch.lgamma(n + r) - torch.lgamma(r) - torch.lgamma(n + 1)
+    return (ways + r * (log_r - both) + n * (log_mean - both)).to(y.dtype)
