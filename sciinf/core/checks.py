@@ -38,6 +38,16 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
+def check_positive(**values: Any) -> None:
+    """Refuse arguments, given by their names, that are no ints of at least 1.
+
+    Raises:
+        ValueError: Naming the first one that is not.
+    """
+    for name, value in values.items():
+        check_whole(name, value, 1)
+
+
 def check_from_zero(name: str, value: Any, below: float) -> None:
     """Refuse an argument that is no number of at least 0 and below another; True and False are none.
 

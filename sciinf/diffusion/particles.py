@@ -47,7 +47,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 from sciinf.diffusion.grid import Geometric
 from sciinf.diffusion.schedule import NoiseSchedule
 from sciinf.diffusion.solver import Denoiser, noise_like, with_mean
@@ -128,8 +128,7 @@ def particles(
     Warns:
         UserWarning: If too few particles were left at a step: draws are not a posterior then.
     """
-    for name, value in (("n", n), ("steps", steps)):
-        check_whole(name, value, 1)
+    check_positive(n=n, steps=steps)
     levels = Geometric().levels(schedule, steps)
     noise = torch.randn((n, len(like)), generator=generator, device=generator.device).to(like)
     y = with_mean(denoise, math.sqrt(1 + schedule.most**2) * noise, schedule)

@@ -48,7 +48,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Adjusting, Batch, Density, Learns, Observable, Prior, X
-from sciinf.core.checks import check_from_zero, check_whole
+from sciinf.core.checks import check_from_zero, check_positive, check_whole
 from sciinf.core.estimator import PushedDensity
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
@@ -135,8 +135,7 @@ class Denoising(Embedded, Adjusting, ABC):
         check_from_zero("dropped", design.dropped, 1)
         if not isinstance(design.preserving, bool):
             raise ValueError(f"preserving is True or False, got {design.preserving!r}")
-        check_whole("hidden", design.hidden, 1)
-        check_whole("blocks", design.blocks, 1)
+        check_positive(hidden=design.hidden, blocks=design.blocks)
         if design.linear:
             check_beside(design.diffusion, "pass linear=False with it")
             if design.dropped:

@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sciinf.core import Batch, Density, Learns, Observable, Prior, X
-from sciinf.core.checks import check_from_zero, check_whole
+from sciinf.core.checks import check_from_zero, check_positive
 from sciinf.core.component import called_without
 from sciinf.core.existence import check_free
 from sciinf.core.memory import retain_freed
@@ -96,8 +96,7 @@ class Joint(Standardised):
         check_free(prior, "a Joint")
         check_part("diffusion", diffusion, Diffusion, "Diffusion(Level())")
         check_part("solver", solver, Solver, "Exponential(20)")
-        check_whole("hidden", hidden, 1)
-        check_whole("blocks", blocks, 1)
+        check_positive(hidden=hidden, blocks=blocks)
         check_from_zero("noisy", noisy, 1)
         if set(prior.names) & set(observables):
             raise ValueError(f"{sorted(set(prior.names) & set(observables))} name a parameter and an observable too")

@@ -61,7 +61,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.core import Batch, Observable, Potential, Prior, X
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.estimators._embedded import Embedded
@@ -212,8 +212,7 @@ def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0)
 
 
 def _check_settings(contrasts: int, gamma: float | int, balance: float | int, hidden: int, blocks: int) -> None:
-    for name, value in (("contrasts", contrasts), ("hidden", hidden), ("blocks", blocks)):
-        check_whole(name, value, 1)
+    check_positive(contrasts=contrasts, hidden=hidden, blocks=blocks)
     for name, value, good in (("gamma", gamma, 0 < gamma < math.inf), ("balance", balance, 0 <= balance < math.inf)):
         if not good:
             raise ValueError(

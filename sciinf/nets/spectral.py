@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive, check_whole
 from sciinf.nets.fields import FieldArchitecture, FieldNetwork
 
 PADDING = 0.1  # of the points of a direction, where fields have edges and nothing else was said
@@ -191,8 +191,7 @@ class Fourier(FieldArchitecture):
         coordinates: bool | None = None,
         padding: float | None = None,
     ) -> None:
-        for name, value in (("width", width), ("layers", layers), ("hidden", hidden)):
-            check_whole(name, value, 1)
+        check_positive(width=width, layers=layers, hidden=hidden)
         check_modes(modes)
         if padding is not None and padding < 0:
             raise ValueError(f"padding is a fraction of the points of at least 0, got {padding}")

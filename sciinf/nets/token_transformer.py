@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 from sciinf.core.component import Component
 from sciinf.core.prior import global_seed
 
@@ -48,8 +48,7 @@ class TokenTransformer(Component):
     """
 
     def __init__(self, width: int = 96, layers: int = 4, heads: int = 4, *, coordinates: bool = False) -> None:
-        for name, value in (("width", width), ("layers", layers), ("heads", heads)):
-            check_whole(name, value, 1)
+        check_positive(width=width, layers=layers, heads=heads)
         if width % heads:
             raise ValueError(f"a width of {width} is no multiple of {heads} heads")
         self.width, self.layers, self.heads, self.coordinates = width, layers, heads, coordinates

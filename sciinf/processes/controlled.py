@@ -50,7 +50,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive, check_whole
 from sciinf.core.prior import global_seed
 from sciinf.processes.bayes_steps import Heard, LaterValues, Told
 from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
@@ -95,10 +95,8 @@ class Controlled(Process):
         hidden: int = 16,
         width: int = 32,
     ) -> None:
-        for name, value, least in (("states", states, 1), ("weights", weights, 0), ("steps", steps, 1)):
-            check_whole(name, value, least)
-        for name, value in (("hidden", hidden), ("width", width)):
-            check_whole(name, value, 1)
+        check_positive(states=states, steps=steps, hidden=hidden, width=width)
+        check_whole("weights", weights, 0)
         for each in impulses:
             check_whole("impulses", each, 0)
         self.states, self.weights, self.wander, self.impulses = states, weights, wander, tuple(impulses)

@@ -44,7 +44,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core.checks import check_from_zero, check_whole
+from sciinf.core.checks import check_from_zero, check_positive, check_whole
 from sciinf.core.component import called_without
 from sciinf.core.prior import global_seed
 from sciinf.nets.solver_cost import COSTS
@@ -103,9 +103,8 @@ class NeuralSDE(Process):
             raise ValueError(f"NeuralSDE(penalised=...) is one of {list(COSTS)}, got {penalised!r}")
         if not penalty and penalised != "sum":
             raise ValueError(f"penalised={penalised!r} is for a penalty above 0: give NeuralSDE(penalty=...) too")
-        for name, value, least in (("states", states, 1), ("steps", steps, 1), ("hidden", hidden, 0)):
-            check_whole(name, value, least)
-        check_whole("width", width, 1)
+        check_positive(states=states, steps=steps, width=width)
+        check_whole("hidden", hidden, 0)
         scales = [1.0] * states if scales is None else scales
         if len(scales) != states or not all(0 < scale < math.inf for scale in scales):
             raise ValueError(f"scales is {list(scales)}, expected a positive number for each of {states} numbers")

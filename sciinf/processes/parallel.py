@@ -38,7 +38,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 from sciinf.core.prior import global_seed
 from sciinf.nets.recurrences import Recurrence
 from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
@@ -74,9 +74,7 @@ class Parallel(Process):
         longest: int = 64,
         correlated: bool = True,
     ) -> None:
-        numbers = {"states": states, "noise": noise, "width": width, "recurrences": recurrences, "layers": layers}
-        for name, value in (*numbers.items(), ("longest", longest)):
-            check_whole(name, value, 1)
+        check_positive(states=states, noise=noise, width=width, recurrences=recurrences, layers=layers, longest=longest)
         self.states, self.noise, self.width, self.recurrences = states, noise, width, recurrences
         self.layers, self.longest, self.correlated = layers, longest, correlated
 

@@ -39,7 +39,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive, check_whole
 from sciinf.samplers.adaptation import DualAveraging, Metric, Windows, first_metric
 from sciinf.samplers.chains import Chains, LogDensity, Sampler, kept
 from sciinf.samplers.target import Target, check_begin, check_call
@@ -76,8 +76,7 @@ class Hamiltonian(Sampler):
         longest: int = 100,
     ) -> None:
         check_whole("warmup", warmup, LEAST_WARMUP)
-        check_whole("thin", thin, 1)
-        check_whole("longest", longest, 1)
+        check_positive(thin=thin, longest=longest)
         if not 0 < acceptance < 1:
             raise ValueError(f"acceptance is {acceptance}, expected a probability between 0 and 1, such as 0.8")
         self.warmup, self.thin, self.acceptance, self.dense, self.longest = warmup, thin, acceptance, dense, longest

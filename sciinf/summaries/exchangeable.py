@@ -19,10 +19,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingModuleSource]
 
+from sciinf.core.checks import check_positive
 from sciinf.core.simulator import Observable
 from sciinf.loops.library import plain
 from sciinf.summaries.perceptron import Perceptron
-from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork, check_positive, find_axis
+from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork, find_axis
 
 
 class DeepSet(Summary):

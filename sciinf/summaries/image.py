@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sciinf.core.checks import check_positive
 from sciinf.core.simulator import Observable
 from sciinf.summaries.perceptron import Perceptron
-from sciinf.summaries.summary import IMAGE_AXES, Entries, Present, Summary, SummaryNetwork, check_positive
+from sciinf.summaries.summary import IMAGE_AXES, Entries, Present, Summary, SummaryNetwork
 
 SMALL = 4  # pixels to a side that are few enough to be told apart by position
 

@@ -19,10 +19,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sciinf.core.checks import check_positive
 from sciinf.core.simulator import Observable
 from sciinf.summaries.exchangeable import pool
 from sciinf.summaries.perceptron import Perceptron
-from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork, check_positive, find_axis
+from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork, find_axis
 
 SHORT = 8  # steps that are few enough to be told apart by position
 

@@ -25,10 +25,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sciinf.core.checks import check_positive
 from sciinf.core.simulator import Observable
 from sciinf.summaries.exchangeable import pool
 from sciinf.summaries.perceptron import Perceptron
-from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork, check_positive, find_axis
+from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork, find_axis
 
 _PLACES = 20  # that are told apart beside the channels themselves
 _MOST = 256  # numbers that enter the perceptron by themselves

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from sciinf.core.checks import check_positive as check_positive
 from sciinf.core.component import Component
 from sciinf.core.simulator import Observable
 
@@ -93,17 +94,6 @@ def expand_mask(mask: Tensor, shape: Sequence[int]) -> Tensor:
 def rows_of(x: Tensor, axis: int) -> Tensor:
     """x (batch, *event) as (batch, n, F), n the length of the event's axis `axis`, the others flattened."""
     return x.movedim(axis + 1, 1).flatten(2) if x.ndim > 2 else x.unsqueeze(-1)
-
-
-def check_positive(**sizes: int) -> None:
-    """Refuse sizes below 1.
-
-    Raises:
-        ValueError: Naming the first one that is.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 def find_axis(spec: Observable, name: str) -> int:

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sciinf.core.checks import check_positive
 from sciinf.core.simulator import Observable
 from sciinf.summaries.perceptron import Perceptron
-from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork, check_positive
+from sciinf.summaries.summary import Entries, Present, Summary, SummaryNetwork
 
 
 class MLP(Summary):

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive, check_whole
 from sciinf.core.component import Component
 from sciinf.dynamics.grid import BoxGrid, interpolated
 
@@ -71,13 +71,8 @@ class Query(Decoder):
     """
 
     def __init__(self, levels: int = 4, *, coarsest: int = 8, features: int = 16, width: int = 64) -> None:
-        for name, value, least in (
-            ("levels", levels, 1),
-            ("coarsest", coarsest, 2),
-            ("features", features, 1),
-            ("width", width, 1),
-        ):
-            check_whole(name, value, least)
+        check_positive(levels=levels, features=features, width=width)
+        check_whole("coarsest", coarsest, 2)
         self.levels, self.coarsest, self.features, self.width = levels, coarsest, features, width
 
     def build(self, channels: int, space: Sequence[int], numbers: int, *, edges: bool) -> DecoderNetwork:

@@ -54,7 +54,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.core import Batch, Observable, Prior, X
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 from sciinf.core.prior import global_seed
 from sciinf.surrogates._errors import Predicting
 from sciinf.surrogates._wendland import SMOOTHNESS, Bumps, Lattice, draw_bumps, draw_lattice, mollifier
@@ -119,8 +119,7 @@ class DGNO(Predicting):
     ) -> None:
         super().__init__(prior, observables, target, (coefficient,), seed)
         self._check_layout()
-        for name, value in (("latent", latent), ("panels", panels), ("bumps", bumps)):
-            check_whole(name, value, 1)
+        check_positive(latent=latent, panels=panels, bumps=bumps)
         if source == 0 or not math.isfinite(source) or min(balance, told) < 0:
             raise ValueError(f"source={source}, balance={balance}, told={told}: f is not 0, weights are at least 0")
         if len(radii) != 2 or not 0.5 / panels <= radii[0] <= radii[1] <= 0.5:

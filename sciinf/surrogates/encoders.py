@@ -32,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive, check_whole
 from sciinf.core.component import Component
 
 _KERNEL = 5  # points of a convolution, in each direction
@@ -113,8 +113,7 @@ class Perceiver(Encoder):
     """
 
     def __init__(self, width: int = 64, queries: int = 8, *, layers: int = 2, heads: int = 4) -> None:
-        for name, value in (("width", width), ("queries", queries), ("layers", layers), ("heads", heads)):
-            check_whole(name, value, 1)
+        check_positive(width=width, queries=queries, layers=layers, heads=heads)
         if width % heads:
             raise ValueError(f"{heads} heads do not divide a width of {width}")
         self.width, self.queries, self.layers, self.heads = width, queries, layers, heads

@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Adjusting, Batch, Learns, Observable, Prior, X
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 from sciinf.core.component import called_with
 from sciinf.diffusion.schedule import NoiseSchedule
 from sciinf.diffusion.solver import Denoiser
@@ -106,8 +106,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         seed: int = 0,
     ) -> None:
         super().__init__(prior, observables, code or Patches(), order or AtOnce(), given, target, seed, moves=moves)
-        check_whole("pairs", pairs, 1)
-        check_whole("members", members, 1)
+        check_positive(pairs=pairs, members=members)
         self.pairs, self.members = pairs, members
         octaves = Waves(self.space, edges=edges).count
         self.register_buffer("missing", torch.zeros(self.frames, self.channels, octaves))

@@ -39,7 +39,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 from sciinf.surrogates.encoders import At, Decode, Encoder, EncoderNetwork, Values, places
 
 _SHARE = 4  # points that a node hears, for each that would be its own
@@ -62,8 +62,7 @@ class Graph(Encoder):
     """
 
     def __init__(self, neighbours: int = 8, width: int = 32, layers: int = 2, *, nodes: int = 8) -> None:
-        for name, value in (("neighbours", neighbours), ("width", width), ("layers", layers), ("nodes", nodes)):
-            check_whole(name, value, 1)
+        check_positive(neighbours=neighbours, width=width, layers=layers, nodes=nodes)
         self.neighbours, self.width, self.layers, self.nodes = neighbours, width, layers, nodes
 
     def build(self, channels: int, space: Sequence[int], numbers: int, *, edges: bool) -> EncoderNetwork:

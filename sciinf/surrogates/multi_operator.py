@@ -45,7 +45,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core import Batch, Observable, Prior, X
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 from sciinf.core.component import Component
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.equation_symbols import SYMBOLS, Tokens, longest
@@ -83,9 +83,8 @@ class SymbolsAndFrames(Component):
         decoder: int = 2,
         symbols: int = 1,
     ) -> None:
-        given = {"width": width, "heads": heads, "patch": patch, "encoder": encoder, "fusion": fusion}
-        for name, value in (given | {"decoder": decoder, "symbols": symbols}).items():
-            check_whole(name, value, 1)
+        check_positive(width=width, heads=heads, patch=patch)
+        check_positive(encoder=encoder, fusion=fusion, decoder=decoder, symbols=symbols)
         if width % (2 * heads):
             raise ValueError(f"a width of {width} is no multiple of twice the {heads} heads")
         self.width, self.heads, self.patch = width, heads, patch

@@ -35,7 +35,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 
 _FIRST_WEIGHT = 0.1  # w at the start
 
@@ -74,9 +74,7 @@ class MultiONet(nn.Module):
         frequency: float = 2 * math.pi,
     ) -> None:
         super().__init__()
-        for name, value in (("latent", latent), ("directions", directions), ("outputs", outputs), ("width", width)):
-            check_whole(name, value, 1)
-        check_whole("averaged", averaged, 1)
+        check_positive(latent=latent, directions=directions, outputs=outputs, width=width, averaged=averaged)
         if depth < max(2, averaged):
             raise ValueError(f"depth is {depth}, expected an integer of at least 2, and of averaged={averaged}")
         if not 0 < frequency < math.inf:

@@ -56,7 +56,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive, check_whole
 from sciinf.core.component import Component
 from sciinf.diffusion.solver import noise_like
 
@@ -207,8 +207,7 @@ class Importance(Objective):
     """
 
     def __init__(self, k: int = 8, sets: int = 1, mix: float = 0.0, *, apart: bool = False) -> None:
-        check_whole("k", k, 1)
-        check_whole("sets", sets, 1)
+        check_positive(k=k, sets=sets)
         if not 0 <= mix <= 1 or (apart and mix):
             raise ValueError(f"mix is between 0 and 1, and 0 where encoder and decoder go apart, got {mix}")
         self.k, self.sets, self.mix, self.apart = k, sets, mix, apart

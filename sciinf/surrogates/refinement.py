@@ -32,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import X
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 from sciinf.surrogates.latent_dynamics import LatentDynamics
 
 _MOMENTS = (0.9, 0.99)  # of Adam
@@ -87,8 +87,7 @@ def refined(
     """
     if not isinstance(surrogate, LatentDynamics):
         raise TypeError(f"refined improves the posteriors of LatentDynamics, got {type(surrogate).__name__}")
-    for name, value in (("steps", steps), ("draws", draws)):
-        check_whole(name, value, 1)
+    check_positive(steps=steps, draws=draws)
     if not 0 < rate < 10:
         raise ValueError(f"rate is {rate!r}, expected a step above 0, such as 0.05")
     with torch.no_grad():

@@ -54,7 +54,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.core import Batch, Observable, Prior, Surrogate, X
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive, check_whole
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.field_equation import Evolution
 from sciinf.dynamics.frames import spacing
@@ -109,8 +109,7 @@ class SpectralRefiner(Predicting):
         seed: int = 0,
     ) -> None:
         super().__init__(prior, observables, target, (start, *stays), seed)
-        for name, value in (("width", width), ("modes", modes), ("layers", layers)):
-            check_whole(name, value, 1)
+        check_positive(width=width, modes=modes, layers=layers)
         check_whole("modes_time", modes_time, 2)
         if not 0 < padding < math.inf:
             raise ValueError(f"padding is a fraction of the frames above 0, got {padding}: time is not periodic")

@@ -34,7 +34,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 from sciinf.nets.fields import FieldArchitecture, FieldNetwork
 from sciinf.nets.spectral import Pointwise, around, check_modes, each_direction, restored, transformed
 
@@ -171,8 +171,7 @@ class Stable(FieldArchitecture):
         coordinates: bool = False,
         limit: float = 3.0,
     ) -> None:
-        for name, value in (("width", width), ("layers", layers)):
-            check_whole(name, value, 1)
+        check_positive(width=width, layers=layers)
         if modes is not None:
             check_modes(modes)
         if not 0 < limit < math.inf:

@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive, check_whole
 from sciinf.core.component import Component
 
 _TOGETHER = 2_048  # numbers, of which a covariance is found and kept
@@ -163,8 +163,7 @@ class Pod(Code):
     """
 
     def __init__(self, rank: int = 64, *, width: int = 8) -> None:
-        check_whole("rank", rank, 1)
-        check_whole("width", width, 1)
+        check_positive(rank=rank, width=width)
         if rank % width:
             raise ValueError(f"{rank} modes are no whole number of tokens of {width}")
         self.rank, self.width = rank, width

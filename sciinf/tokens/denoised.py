@@ -23,7 +23,7 @@ import math
 import torch
 from torch import Tensor
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 from sciinf.core.prior import global_seed
 from sciinf.diffusion.objective import Diffusion, NormalLogs
 from sciinf.diffusion.schedule import Level
@@ -56,8 +56,7 @@ class Denoised(TokenLaw):
         blocks: int = 2,
         levels: int = 2,
     ) -> None:
-        for name, value in (("width", width), ("blocks", blocks), ("levels", levels)):
-            check_whole(name, value, 1)
+        check_positive(width=width, blocks=blocks, levels=levels)
         self.diffusion = diffusion or Diffusion(Level(0.02, 20.0), levels=NormalLogs(0.0, 1.5))
         self.solver, self.width, self.blocks, self.levels = solver or Exponential(12, 3), width, blocks, levels
 

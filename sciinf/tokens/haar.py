@@ -37,7 +37,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive, check_whole
 from sciinf.tokens.code import Code, FieldTokens, Level, Passes, Patches, check_together
 
 _DIRECTIONS = 3
@@ -64,8 +64,7 @@ class Haar(Code):
     """
 
     def __init__(self, levels: int = 2, *, kept: int | None = None, size: int = 4) -> None:
-        check_whole("levels", levels, 1)
-        check_whole("size", size, 1)
+        check_positive(levels=levels, size=size)
         if kept is not None:
             check_whole("kept", kept, 0)
             if kept > levels:

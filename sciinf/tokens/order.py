@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive
 from sciinf.core.component import Component, called_with, called_without
 from sciinf.tokens.turns import Turns
 
@@ -72,8 +72,7 @@ class Frames(Order):
     """
 
     def __init__(self, block: int = 1, *, context: int = 1, turns: Turns | None = None) -> None:
-        check_whole("block", block, 1)
-        check_whole("context", context, 1)
+        check_positive(block=block, context=context)
         self.block, self.context = block, context
         self.turns = _turns(self, turns)
 

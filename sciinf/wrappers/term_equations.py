@@ -32,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Choice, Normal, Observable, Only, Prior, Simulator, X
-from sciinf.core.checks import check_whole
+from sciinf.core.checks import check_positive, check_whole
 from sciinf.core.laws import never_negative
 from sciinf.dynamics.term_library import Library
 
@@ -149,8 +149,7 @@ class Paths(MeasuredOf):
             if start.ndim != 2:
                 raise ValueError(f"first states are (series, state), got shape {tuple(start.shape)}")
             self.series = len(start)
-        check_whole("series", self.series, 1)
-        check_whole("substeps", substeps, 1)
+        check_positive(series=self.series, substeps=substeps)
 
     def observable(self, library: Library) -> Observable:
         columns = [_said(n, u) for n, u in library.states.items()]
