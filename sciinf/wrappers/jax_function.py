@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X
+from sciinf.core import Observable, Outcome, Prior, Simulator, X
 from sciinf.wrappers.named_function import (
     Specification,
     check_result,
@@ -25,9 +25,9 @@ from sciinf.wrappers.named_function import (
     match_arguments,
     match_likelihood,
     name_of,
+    outcome_of,
     rows_of_data,
     specify,
-    tensors_of,
 )
 from sciinf.wrappers.row_arguments import check_plain
 
@@ -107,11 +107,7 @@ class JaxSimulator(Simulator):
         columns, seed, n = columns_of(self.prior, theta), draw_seed(generator), len(theta)
         result = self.mapped(columns, seed)
         host = {k: np.asarray(v) for k, v in result.items()} if isinstance(result, Mapping) else result
-        arrays, lost = check_result(self.observables, host, (_filled(n),), what=self.label)
-        status = np.where(lost[:n], Status.NON_FINITE, Status.OK).astype(np.uint8)
-        messages = {int(i): "NaN or infinity in an integer or boolean observable" for i in np.flatnonzero(lost[:n])}
-        x = tensors_of({k: np.array(v[:n]) for k, v in arrays.items()}, theta.device)
-        return Outcome(x, torch.from_numpy(status).to(theta.device), messages)
+        return outcome_of(check_result(self.observables, host, (_filled(n),), what=self.label), theta.device, n)
 
 
 @final

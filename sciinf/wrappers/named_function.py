@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Observable, Prior, X
+from sciinf.core import Observable, Outcome, Prior, Status, X
 from sciinf.core.observation import convert
 
+LOST = "NaN or infinity in an integer or boolean observable"
 Specification = Observable | int | tuple[int, ...] | tuple[tuple[int, ...] | int, str]
 """An observable, or its event shape, or (shape, unit)."""
 
@@ -194,6 +195,27 @@ def check_result(
         out[name], bad = _cast(name, spec, array, what)
         lost |= bad.reshape(*lead, -1).any(-1)
     return out, lost
+
+
+def outcome_of(
+    checked: tuple[Mapping[str, np.ndarray], np.ndarray],
+    device: torch.device,
+    rows: int | None = None,
+    *,
+    words: str = LOST,
+) -> Outcome:
+    """The outcome of a batch, in which rows that lost a value have failed.
+
+    Args:
+        checked: What `check_result` gave of the batch.
+        device: Where it goes.
+        rows: How many rows from the start are wanted; all where left out.
+        words: The message of a row that has failed.
+    """
+    arrays, lost = checked[0], checked[1][:rows]
+    status = torch.from_numpy(np.where(lost, Status.NON_FINITE, Status.OK).astype(np.uint8))
+    x = tensors_of({name: array[:rows] for name, array in arrays.items()}, device)
+    return Outcome(x, status.to(device), {int(i): words for i in np.flatnonzero(lost)})
 
 
 def _specify(name: str, value: Any) -> Observable:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X
 from sciinf.wrappers.named_function import (
+    LOST,
     Specification,
     check_result,
     columns_of,
@@ -26,6 +27,7 @@ from sciinf.wrappers.named_function import (
     match_arguments,
     match_likelihood,
     name_of,
+    outcome_of,
     rows_of_data,
     specify,
     tensors_of,
@@ -124,10 +126,7 @@ class FunctionSimulator(Simulator):
 
     def _batch(self, columns: Mapping[str, np.ndarray], seed: int, theta: Tensor) -> Outcome:
         result = self.function(**batch_of(self.prior, columns), **self._random(seed, ()))
-        arrays, lost = check_result(self.observables, result, (len(theta),), what=self.label)
-        status = np.where(lost, Status.NON_FINITE, Status.OK).astype(np.uint8)
-        messages = {int(i): _LOST for i in np.flatnonzero(lost)}
-        return Outcome(tensors_of(arrays, theta.device), torch.from_numpy(status).to(theta.device), messages)
+        return outcome_of(check_result(self.observables, result, (len(theta),), what=self.label), theta.device)
 
     def _rows(self, columns: Mapping[str, np.ndarray], seed: int, theta: Tensor) -> Outcome:
         n = len(theta)
@@ -143,7 +142,7 @@ class FunctionSimulator(Simulator):
                 continue
             row, lost = check_result(self.observables, result, (), what=self.label)
             if lost:
-                status[i], messages[i] = Status.NON_FINITE, _LOST
+                status[i], messages[i] = Status.NON_FINITE, LOST
             for k, value in row.items():
                 arrays[k][i] = value
         return Outcome(tensors_of(arrays, theta.device), torch.from_numpy(status).to(theta.device), messages)
@@ -200,6 +199,3 @@ class FunctionLikelihood:
                 "number per simulation (sum over the data)"
             )
         return torch.from_numpy(np.array(value))
-
-
-_LOST = "NaN or infinity in an integer or boolean observable"

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X, as_observation
+from sciinf.core import Observable, Outcome, Prior, Simulator, X, as_observation
 from sciinf.core.laws import inside
 from sciinf.wrappers.jax_function import MappedFunction
 from sciinf.wrappers.named_function import (
@@ -37,9 +37,9 @@ from sciinf.wrappers.named_function import (
     columns_of,
     draw_seed,
     name_of,
+    outcome_of,
     rows_of_data,
     suggest,
-    tensors_of,
 )
 from sciinf.wrappers.numpyro_sites import ModelSites, precision, read_sites
 
@@ -251,11 +251,8 @@ class NumpyroSimulator(Simulator):
         with precision(self.double):
             drawn = {k: np.asarray(v) for k, v in self.mapped(columns, seed).items()}
         rows = len(next(iter(drawn.values())))
-        arrays, lost = check_result(self.observables, drawn, (rows,), what=f"the model {self.name!r}")
-        status = np.where(lost[:n], Status.NON_FINITE, Status.OK).astype(np.uint8)
-        messages = {int(i): "NaN or infinity in an integer or boolean observable" for i in np.flatnonzero(lost[:n])}
-        x = tensors_of({k: np.array(v[:n]) for k, v in arrays.items()}, theta.device)
-        return Outcome(x, torch.from_numpy(status).to(theta.device), messages)
+        checked = check_result(self.observables, drawn, (rows,), what=f"the model {self.name!r}")
+        return outcome_of(checked, theta.device, n)
 
 
 def _specify(

@@ -35,6 +35,7 @@ from sciinf.core import Prior
 from sciinf.core.files import local_path
 from sciinf.store import Store
 from sciinf.wrappers.stored_fields import StoredField, Trajectories, columns_of, files_of, frames_of, numbers, store_of
+from sciinf.wrappers.table_columns import opened_h5
 
 _AXES = ("x", "y", "z")
 _FLUID = ("density", "pressure", "Vx", "Vy", "Vz")
@@ -74,8 +75,6 @@ def pdebench(
     Warns:
         UserWarning: If a parameter's values do not look drawn from the prior.
     """
-    import h5py
-
     files = files_of(paths, "pdebench('1D_Burgers_Sols_Nu0.01.hdf5', prior=..., out=...)")
     for key, values in (parameters or {}).items():
         if len(values) != len(files) or key not in prior.names:
@@ -86,12 +85,8 @@ def pdebench(
     with ExitStack() as stack:
         opened = []
         for k, path in enumerate(files):
-            try:
-                file = stack.enter_context(h5py.File(path, "r"))
-            except OSError as error:
-                raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
             told = {key: float(values[k]) for key, values in (parameters or {}).items()}
-            opened.append(_open(file, path, prior, told, frames or slice(None)))
+            opened.append(_open(opened_h5(path, stack), path, prior, told, frames or slice(None)))
         return store_of(files, opened, prior=prior, out=local_path(out), rows=rows, name=name)
 
 

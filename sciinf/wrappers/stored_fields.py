@@ -12,7 +12,6 @@ plays the part of a simulator's source file, so that a store made from other fil
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,17 +24,15 @@ from torch import Tensor
 
 from sciinf.core import Observable, Outcome, Prior
 from sciinf.core.files import json_text, parse_json, write_bytes
-from sciinf.core.laws import is_normalisable
 from sciinf.dynamics.field_equation import SOLUTION
 from sciinf.store import Store
 from sciinf.wrappers.table_columns import Column, Field
-from sciinf.wrappers.tables_file import BLOCK, Piece, Tabulated, theta_of
+from sciinf.wrappers.tables_file import BLOCK, Piece, Tabulated, content_of, theta_of, unlike_prior
 
 BLOCK_BYTES = 64 * 2**20
 MANIFEST = "fields.json"
 INITIAL, TIMES = "initial", "times"
 SUFFIXES = (".h5", ".hdf5")
-_UNLIKELY = 1e-6  # rows drawn from their prior are warned about this rarely, per parameter
 
 
 @dataclass(frozen=True)
@@ -203,11 +200,7 @@ def manifest(files: Sequence[Path], facts: Mapping[str, Any], out: Path) -> Path
     Raises:
         ValueError: If the folder holds a store of something else.
     """
-    contents: dict[str, Any] = {**facts, "files": []}
-    for file in files:
-        with open(file, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        contents["files"].append({"sha256": digest, "bytes": file.stat().st_size})
+    contents = {**facts, "files": [content_of(file) for file in files]}
     path = out / MANIFEST
     known = parse_json(path) if path.is_file() else None
     if known != contents:
@@ -295,21 +288,13 @@ def _theta_of(file: Trajectories, prior: Prior) -> Tensor:
 
 def _warn(theta: Tensor, prior: Prior) -> None:
     """Of parameters that were not drawn from the prior."""
-    from scipy import stats
-
-    z = prior.bijection.forward(theta)
-    for (law, place), spot in zip(prior.places(), prior.bijection.spots, strict=True):
-        if law.event_shape or not is_normalisable(law):
-            continue
-        k = place.start
-        p_value = float(stats.kstest(z[:, spot.start].double().numpy(), "norm").pvalue)
-        if p_value < _UNLIKELY:
-            warnings.warn(
-                f"the {len(theta)} values of parameter {prior.names[k]!r}, {len(theta[:, k].unique())} of them "
-                f"different, do not look drawn from its prior {law} (Kolmogorov-Smirnov p = {p_value:.1g}); a "
-                "posterior learned from them would answer for another prior",
-                stacklevel=4,
-            )
+    for k, law, p_value in unlike_prior(theta, prior):
+        warnings.warn(
+            f"the {len(theta)} values of parameter {prior.names[k]!r}, {len(theta[:, k].unique())} of them "
+            f"different, do not look drawn from its prior {law} (Kolmogorov-Smirnov p = {p_value:.1g}); a "
+            "posterior learned from them would answer for another prior",
+            stacklevel=4,
+        )
 
 
 def _block(opened: Sequence[Trajectories], name: str, where: np.ndarray, which: np.ndarray) -> np.ndarray:

@@ -227,10 +227,20 @@ def _open_npz(path: Path, stack: ExitStack) -> dict[str, Column]:
 def _open_h5(path: Path, stack: ExitStack) -> dict[str, Column]:
     import h5py
 
+    file = opened_h5(path, stack)
+    return {str(k): _dataset(item) for k, item in file.items() if isinstance(item, h5py.Dataset) and item.ndim}
+
+
+def opened_h5(path: Path, stack: ExitStack) -> Any:
+    """An HDF5 file, open until the stack closes.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    import h5py
+
     try:
-        file = stack.enter_context(h5py.File(path, "r"))
-        datasets = {str(k): item for k, item in file.items() if isinstance(item, h5py.Dataset) and item.ndim}
-        return {name: _dataset(item) for name, item in datasets.items()}
+        return stack.enter_context(h5py.File(path, "r"))
     except OSError as error:
         raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
 

@@ -15,21 +15,21 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core import Observable, Outcome, Prior, Simulator, Status, X
+from sciinf.core import Observable, Outcome, Prior, Simulator, X
 from sciinf.core.existence import check_continuous
 from sciinf.core.files import json_text, local_path, parse_json, write_bytes
 from sciinf.core.laws import bounds, inside, is_normalisable, support
 from sciinf.store import Store
-from sciinf.wrappers.named_function import Specification, check_result, specify, tensors_of
+from sciinf.wrappers.named_function import Specification, check_result, outcome_of, specify
 from sciinf.wrappers.table_columns import Field, Table, find_observable, find_parameters, open_table
 
 BLOCK = 4096
@@ -191,30 +191,32 @@ def _support(law: torch.distributions.Distribution) -> str:
 
 def _check_theta(pieces: Sequence[Piece], prior: Prior, count: int) -> None:
     """Every theta in the support, before anything is written; and a warning where it was not drawn from the prior."""
+    read = [theta_of(pieces, prior, start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+    for k, law, p_value in unlike_prior(torch.cat(read), prior):
+        warnings.warn(
+            f"the {count} values of parameter {prior.names[k]!r} do not look drawn from its prior {law} "
+            f"(Kolmogorov-Smirnov p = {p_value:.1g}); what is learned from them would answer for another prior",
+            stacklevel=3,
+        )
+
+
+def unlike_prior(theta: Tensor, prior: Prior) -> Iterator[tuple[int, torch.distributions.Distribution, float]]:
+    """Parameters whose values do not look drawn from the prior: place, law, and p-value by Kolmogorov and Smirnov."""
     from scipy import stats
 
-    read = [theta_of(pieces, prior, start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
-    theta = torch.cat(read)
     z = prior.bijection.forward(theta)
     for (law, place), spot in zip(prior.places(), prior.bijection.spots, strict=True):
         if not law.event_shape and is_normalisable(law):
             p_value = float(stats.kstest(z[:, spot.start].double().numpy(), "norm").pvalue)
             if p_value < _UNLIKELY:
-                name = prior.names[place.start]
-                warnings.warn(
-                    f"the {count} values of parameter {name!r} do not look drawn from its prior {law} "
-                    f"(Kolmogorov-Smirnov p = {p_value:.1g}); what is learned from them would answer for another prior",
-                    stacklevel=3,
-                )
+                yield place.start, law, p_value
 
 
 def _outcome(pieces: Sequence[Piece], observables: Mapping[str, Observable], start: int, stop: int) -> Outcome:
     raw = {name: _read(pieces, f"x:{name}", start, stop) for name in observables}
-    arrays, lost = check_result(observables, raw, (stop - start,), what="the table")
-    status = torch.from_numpy(np.where(lost, Status.NON_FINITE, Status.OK).astype(np.uint8))
     whole = " or ".join(repr(name) for name, spec in observables.items() if not spec.torch_dtype.is_floating_point)
-    messages = {int(i): f"a missing or non-finite value in {whole}" for i in np.flatnonzero(lost)}
-    return Outcome(tensors_of(arrays, torch.device("cpu")), status, messages)
+    checked = check_result(observables, raw, (stop - start,), what="the table")
+    return outcome_of(checked, torch.device("cpu"), words=f"a missing or non-finite value in {whole}")
 
 
 def _manifest(files: Sequence[Path], out: Path) -> Path:
@@ -223,11 +225,7 @@ def _manifest(files: Sequence[Path], out: Path) -> Path:
     Raises:
         ValueError: If the folder holds a store of something else.
     """
-    contents = []
-    for file in files:
-        with open(file, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        contents.append({"sha256": digest, "bytes": file.stat().st_size, "kind": file.suffix.lower()})
+    contents = [{**content_of(file), "kind": file.suffix.lower()} for file in files]
     path = out / MANIFEST
     if path.is_file():
         found = parse_json(path)
@@ -243,3 +241,9 @@ def _manifest(files: Sequence[Path], out: Path) -> Path:
         # without a hash of itself: these bytes are the simulator's source, whose hash `store.json` has
         write_bytes(path, (json_text(contents) + "\n").encode())
     return path
+
+
+def content_of(file: Path) -> dict[str, Any]:
+    """The hash of a file, and its size."""
+    with open(file, "rb") as stream:
+        return {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "bytes": file.stat().st_size}

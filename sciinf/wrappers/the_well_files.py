@@ -43,7 +43,7 @@ from sciinf.wrappers.stored_fields import (
     numbers,
     store_of,
 )
-from sciinf.wrappers.table_columns import Column
+from sciinf.wrappers.table_columns import Column, opened_h5
 
 
 def the_well(
@@ -79,17 +79,10 @@ def the_well(
     Warns:
         UserWarning: If a parameter's values do not look drawn from the prior.
     """
-    import h5py
-
     files = files_of(paths, "the_well('data/train', prior=..., out=...)")
     with ExitStack() as stack:
-        opened = []
-        for path in files:
-            try:
-                file = stack.enter_context(h5py.File(path, "r"))
-            except OSError as error:
-                raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
-            opened.append(_open(file, path.name, prior, fields, frames or slice(None)))
+        every = frames or slice(None)
+        opened = [_open(opened_h5(path, stack), path.name, prior, fields, every) for path in files]
         return store_of(files, opened, prior=prior, out=local_path(out), rows=rows, name=name)
 
 

@@ -16,8 +16,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Observable, Prior, Status
-from sciinf.wrappers.external_command import command, fill
-from sciinf.wrappers.program_results import read_results
+from sciinf.wrappers.external_command import command, fill, read_results
 
 PRIOR = Prior(rate=(td.Uniform(0.0, 1.0), "1/h"), shift=td.Normal(0.0, 1.0))
 THETA = torch.tensor([[0.1, -2.0], [0.25, 3.5], [1 / 3, 1e-5]])
