@@ -42,7 +42,7 @@ from torch import Tensor
 from sciinf.core.checks import check_positive, check_whole
 from sciinf.samplers.adaptation import DualAveraging, Metric, Windows, first_metric
 from sciinf.samplers.chains import Chains, LogDensity, Sampler, kept
-from sciinf.samplers.target import Target, check_begin, check_call
+from sciinf.samplers.target import Point, Target, acceptance_probability, check_begin, check_call
 
 LEAST_WARMUP = 20
 _FIRST_LENGTH = 1.5  # about a quarter of the period of a whitened Gaussian
@@ -86,7 +86,7 @@ class Hamiltonian(Sampler):
         target, x = Target(log_density), start.detach()
         value, gradient = target.slope(x)
         check_begin(value.isfinite(), "the log density")
-        point, tuning = self._warm_up(target, _Point(x, value, gradient), generator)
+        point, tuning = self._warm_up(target, Point(x, value, gradient), generator)
         shares = van_der_corput(n * self.thin)
         steps = tuning.steps(torch.tensor(shares, dtype=x.dtype, device=x.device), self.longest)
         most = steps.amax(dim=-1).tolist()  # the only wait for the device
@@ -102,7 +102,7 @@ class Hamiltonian(Sampler):
         draws = kept(move, x, n, self.thin)
         return Chains(draws, accepted / (n * self.thin), target.evaluations)
 
-    def _warm_up(self, target: Target, point: _Point, generator: torch.Generator) -> tuple[_Point, _Tuning]:
+    def _warm_up(self, target: Target, point: Point, generator: torch.Generator) -> tuple[Point, _Tuning]:
         metric, windows = first_metric(point.x, dense=self.dense), Windows(self.warmup, point.x)
         sizes = DualAveraging(point.x.new_ones(point.x.shape[1]), self.acceptance)
         lengths = _Lengths(sizes.now)
@@ -127,15 +127,6 @@ class Hamiltonian(Sampler):
 
 
 @dataclass(frozen=True)
-class _Point:
-    """Positions, (chains, batch, D), with log density and gradient there."""
-
-    x: Tensor
-    value: Tensor
-    gradient: Tensor
-
-
-@dataclass(frozen=True)
 class _Tuning:
     """Metric, step sizes and trajectory lengths, the latter two (batch,)."""
 
@@ -153,31 +144,27 @@ class _Tuning:
 class _Moved:
     """Where chains are now, where their trajectories ended and with which velocity, and how likely that was kept."""
 
-    point: _Point
-    end: _Point
+    point: Point
+    end: Point
     velocity: Tensor
     acceptance: Tensor
 
 
 def _move(
-    target: Target, point: _Point, tuning: _Tuning, steps: tuple[Tensor, int], generator: torch.Generator
+    target: Target, point: Point, tuning: _Tuning, steps: tuple[Tensor, int], generator: torch.Generator
 ) -> _Moved:
     """One trajectory and its acceptance; `steps` are those of each target, (batch,), and the most of them."""
     x = point.x
     velocity = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
     level = torch.rand(x.shape[:2], generator=generator, dtype=x.dtype, device=x.device)
     end, last = leapfrog(target, point, velocity, tuning, steps)
-    rise = end.value - point.value - 0.5 * (last.square() - velocity.square()).sum(dim=-1)
-    acceptance = rise.nan_to_num(nan=-math.inf).clamp_max(0).exp()
-    keep = level < acceptance
-    value, wide = torch.where(keep, end.value, point.value), keep[..., None]
-    position, gradient = torch.where(wide, end.x, x), torch.where(wide, end.gradient, point.gradient)
-    return _Moved(_Point(position, value, gradient), end, last, acceptance)
+    acceptance = acceptance_probability(end.value - point.value, velocity, last)
+    return _Moved(point.to(end, level < acceptance), end, last, acceptance)
 
 
 def leapfrog(
-    target: Target, point: _Point, velocity: Tensor, tuning: _Tuning, steps: tuple[Tensor, int]
-) -> tuple[_Point, Tensor]:
+    target: Target, point: Point, velocity: Tensor, tuning: _Tuning, steps: tuple[Tensor, int]
+) -> tuple[Point, Tensor]:
     """The end of a trajectory and the velocity there, (chains, batch, D); targets that have arrived stand still."""
     metric, (each, most) = tuning.metric, steps
     x, value, gradient = point.x, point.value, point.gradient
@@ -189,10 +176,10 @@ def leapfrog(
         value, gradient = target.slope(x)
         force = metric.pull(gradient)
         velocity = velocity + 0.5 * step * force
-    return _Point(x, value, gradient), velocity
+    return Point(x, value, gradient), velocity
 
 
-def _chees_gradient(metric: Metric, point: _Point, moved: _Moved, centre: Tensor) -> Tensor:
+def _chees_gradient(metric: Metric, point: Point, moved: _Moved, centre: Tensor) -> Tensor:
     """a (|w' - m|^2 - |w - m|^2) <w' - m, v'>, its mean over chains weighted by a, (batch,)."""
     begin, end = metric.whiten(point.x - centre), metric.whiten(moved.end.x - centre)
     change = end.square().sum(dim=-1) - begin.square().sum(dim=-1)

@@ -44,16 +44,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.checks import check_whole
 from sciinf.samplers.adaptation import DualAveraging, Metric, Windows, first_metric
 from sciinf.samplers.chains import Chains, LogDensity, Sampler, kept
-from sciinf.samplers.target import Target, check_begin, check_call
+from sciinf.samplers.target import Point, Target, acceptance_probability, check_begin, check_call
 
 Score = Callable[[Tensor], Tensor]
 """Gradient of a log density, (chains, batch, D) -> (chains, batch, D), for however many chains."""
@@ -165,8 +163,8 @@ class Langevin(Sampler):
         return Chains(draws, accepted / (n * self.thin), terrain.evaluations)
 
     def _warm_up(
-        self, terrain: _Terrain, point: _Point, generator: torch.Generator, covariance: Tensor | None
-    ) -> tuple[_Point, Metric, Tensor]:
+        self, terrain: _Terrain, point: Point, generator: torch.Generator, covariance: Tensor | None
+    ) -> tuple[Point, Metric, Tensor]:
         x, adapt, limit = point.x, covariance is None, math.log(self.cap)
         metric, windows = first_metric(x, dense=self.dense), Windows(self.warmup, x)
         top = torch.full_like(x[0, :, 0], math.inf)  # of log delta
@@ -187,24 +185,15 @@ class Langevin(Sampler):
         return point, metric, torch.minimum(sizes.mean, top).exp()
 
 
-@dataclass(frozen=True)
-class _Point:
-    """Positions and score there, (chains, batch, D), and log density, (chains, batch), zero where it is not known."""
-
-    x: Tensor
-    value: Tensor
-    score: Tensor
-
-
 class _Terrain(ABC):
     """What is known of the targets."""
 
     @abstractmethod
-    def begin(self, x: Tensor) -> _Point:
+    def begin(self, x: Tensor) -> Point:
         """The chains' starts."""
 
     @abstractmethod
-    def step(self, point: _Point, x: Tensor) -> tuple[_Point, Tensor]:
+    def step(self, point: Point, x: Tensor) -> tuple[Point, Tensor]:
         """The points at x, and how much higher their log density is, (chains, batch); -inf for a rejection."""
 
     @property
@@ -220,14 +209,14 @@ class _Density(_Terrain):
     def evaluations(self) -> int:
         return self.target.evaluations
 
-    def begin(self, x: Tensor) -> _Point:
+    def begin(self, x: Tensor) -> Point:
         value, score = self.target.slope(x)
         check_begin(value.isfinite(), "the log density")
-        return _Point(x, value, score)
+        return Point(x, value, score)
 
-    def step(self, point: _Point, x: Tensor) -> tuple[_Point, Tensor]:
+    def step(self, point: Point, x: Tensor) -> tuple[Point, Tensor]:
         value, score = self.target.slope(x)
-        return _Point(x, value, score), value - point.value
+        return Point(x, value, score), value - point.value
 
 
 class _Score(_Terrain):
@@ -238,24 +227,24 @@ class _Score(_Terrain):
     def evaluations(self) -> int:
         return self.count
 
-    def begin(self, x: Tensor) -> _Point:
+    def begin(self, x: Tensor) -> Point:
         score = self._ask(x)
         check_begin(score.isfinite().all(dim=-1), "the score")
-        return _Point(x, torch.zeros_like(x[..., 0]), score)
+        return Point(x, torch.zeros_like(x[..., 0]), score)
 
-    def step(self, point: _Point, x: Tensor) -> tuple[_Point, Tensor]:
+    def step(self, point: Point, x: Tensor) -> tuple[Point, Tensor]:
         """Trapezoid or Simpson's rule; all scores inside the segment with one call."""
         end, d = self._ask(x), x - point.x
         if self.panels == 0:
-            mean = (point.score + end) / 2
+            mean = (point.gradient + end) / 2
         else:
             inner = 2 * self.panels - 1
             at = [point.x + (k + 1) / (inner + 1) * d for k in range(inner)]
             weights = [4.0 if k % 2 == 0 else 2.0 for k in range(inner)]
             middle = self._ask(torch.cat(at)).chunk(inner)
-            total = point.score + end + sum(w * s for w, s in zip(weights, middle, strict=True))
+            total = point.gradient + end + sum(w * s for w, s in zip(weights, middle, strict=True))
             mean = total / (6 * self.panels)
-        return _Point(x, point.value, end), (mean * d).sum(dim=-1)
+        return Point(x, point.value, end), (mean * d).sum(dim=-1)
 
     def _ask(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -270,27 +259,17 @@ class _Score(_Terrain):
 
 
 def _move(
-    terrain: _Terrain, point: _Point, metric: Metric, delta: Tensor, generator: torch.Generator
-) -> tuple[_Point, Tensor]:
+    terrain: _Terrain, point: Point, metric: Metric, delta: Tensor, generator: torch.Generator
+) -> tuple[Point, Tensor]:
     """Where the chains are next, and the probabilities that their proposals were accepted, (chains, batch)."""
     x = point.x
     z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
     level = torch.rand(x.shape[:2], generator=generator, dtype=x.dtype, device=x.device)
-    root, gamma = delta.sqrt()[:, None], metric.pull(point.score)
+    root, gamma = delta.sqrt()[:, None], metric.pull(point.gradient)
     end, rise = terrain.step(point, x + metric.stretch(0.5 * root.square() * gamma + root * z))
-    back = -z - 0.5 * root * (gamma + metric.pull(end.score))
+    back = -z - 0.5 * root * (gamma + metric.pull(end.gradient))
     acceptance = acceptance_probability(rise, z, back)
-    keep = level < acceptance
-    value, wide = torch.where(keep, end.value, point.value), keep[..., None]
-    return _Point(torch.where(wide, end.x, x), value, torch.where(wide, end.score, point.score)), acceptance
-
-
-def acceptance_probability(
-    rise: Float[Tensor, "chains batch"], noise: Float[Tensor, "chains batch dim"], back: Float[Tensor, "*#shape"]
-) -> Float[Tensor, "chains batch"]:
-    """min(1, e^r) of log p(x') - log p(x) and of the noises that lead there and back; 0 where r is NaN."""
-    r = rise + 0.5 * (noise.square() - back.square()).sum(dim=-1)
-    return r.nan_to_num(nan=-math.inf).clamp_max(0).exp()
+    return point.to(end, level < acceptance), acceptance
 
 
 def _largest_curvature(metric: Metric, covariance: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -61,6 +62,28 @@ class Target:
             )
         self.evaluations += value.numel()
         return value
+
+
+@dataclass(frozen=True)
+class Point:
+    """Positions, the gradient there, (chains, batch, D), and log density, (chains, batch), 0 where it is not known."""
+
+    x: Tensor
+    value: Tensor
+    gradient: Tensor
+
+    def to(self, end: Point, keep: Tensor) -> Point:
+        """The end of those chains whose moves are kept, (chains, batch), and the same of others."""
+        value, wide = torch.where(keep, end.value, self.value), keep[..., None]
+        return Point(torch.where(wide, end.x, self.x), value, torch.where(wide, end.gradient, self.gradient))
+
+
+def acceptance_probability(
+    rise: Float[Tensor, "chains batch"], noise: Float[Tensor, "chains batch dim"], back: Float[Tensor, "*#shape"]
+) -> Float[Tensor, "chains batch"]:
+    """min(1, e^r) of log p(x') - log p(x) and of the noises that lead there and back; 0 where r is NaN."""
+    r = rise + 0.5 * (noise.square() - back.square()).sum(dim=-1)
+    return r.nan_to_num(nan=-math.inf).clamp_max(0).exp()
 
 
 def check_call(start: Tensor, n: int, generator: torch.Generator) -> None:
