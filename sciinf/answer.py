@@ -19,7 +19,7 @@ from sciinf.core.beside import as_beside, check_units
 from sciinf.core.derived import with_derived
 from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
 from sciinf.core.estimates import disagreement
-from sciinf.core.files import local_path, read_json, write_json
+from sciinf.core.files import local_path, read_json, sha256_of, write_json
 from sciinf.core.paths import Paths
 from sciinf.core.records import is_of
 from sciinf.core.simulator import identity
@@ -279,7 +279,7 @@ def _found(folder: Path, inputs: str, calibration: Calibration | None, simulator
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256_of(path.read_bytes())
 
 
 def _record_of(question: Question) -> dict[str, Any]:

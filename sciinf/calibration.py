@@ -37,7 +37,6 @@ References:
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 import warnings
@@ -52,7 +51,7 @@ from torch import Tensor
 
 from sciinf.core import Batch, Calibration, DensityUnavailable, Posterior
 from sciinf.core.doubts import noting, summed_up
-from sciinf.core.files import local_path, read_json, write_bytes, write_json
+from sciinf.core.files import local_path, read_json, sha256_of, write_bytes, write_json
 from sciinf.core.records import Reliability
 from sciinf.core.simulator import event_of
 from sciinf.engine.progress import Progress
@@ -117,7 +116,7 @@ def calibrate(
         raise ValueError(f"calibrate takes at least 100 rows and 1 draw, got rows={rows}, draws={draws}")
     _check_fresh(posterior, store, scores)
     said = f"{posterior.digest} {store.digest} {rows} {draws} {seed} {REFERENCE} averages tails {gap} scores {scores}"
-    inputs = hashlib.sha256(said.encode()).hexdigest()
+    inputs = sha256_of(said)
     folder = None if out is None else local_path(out)
     found = None if folder is None else _found(folder, inputs)
     if found is not None:
@@ -181,7 +180,7 @@ def load_calibration(folder: str | Path) -> Calibration:
     if not isinstance(data, dict) or "reference_sha256" not in data:
         raise ValueError(f"{folder / 'calibration.json'} is not what `sciinf calibrate` writes; run it again")
     raw = (folder / "reference.safetensors").read_bytes() if (folder / "reference.safetensors").is_file() else b""
-    if hashlib.sha256(raw).hexdigest() != data["reference_sha256"]:
+    if sha256_of(raw) != data["reference_sha256"]:
         raise ValueError(f"{folder / 'reference.safetensors'} is damaged or missing; run `sciinf calibrate` again")
     return Calibration.from_json(data, load(raw))
 
@@ -235,7 +234,7 @@ def _save(calibration: Calibration, folder: Path, inputs: str, seconds: float) -
     folder.mkdir(parents=True, exist_ok=True)
     raw = save(dict(calibration.reference))
     write_bytes(folder / "reference.safetensors", raw)
-    about = {"inputs": inputs, "seconds": seconds, "reference_sha256": hashlib.sha256(raw).hexdigest()}
+    about = {"inputs": inputs, "seconds": seconds, "reference_sha256": sha256_of(raw)}
     write_json(folder / "calibration.json", {**calibration.to_json(), **about})
 
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core.checks import check_whole
+from sciinf.core.files import sha256_of
 from sciinf.core.fit import campaign_of
 from sciinf.core.learned import Batch
 from sciinf.core.prior import Prior
@@ -250,7 +251,7 @@ class Store:
             outcome = normalise(outcome, self.observables, rows, where=f"block {index}")
         theta = theta.detach().to("cpu", self.prior.dtype)
         image, content = write_shard(self.prior, self.observables, self._campaign, index, theta, outcome)
-        sha256, counts = hashlib.sha256(image).hexdigest(), counted(outcome.status)
+        sha256, counts = sha256_of(image), counted(outcome.status)
         return Entry(index, sha256, rows, content, seconds, counts, conditions or {}), image
 
     def write(self, entry: Entry, image: bytes) -> Entry:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from sciinf.core.files import sha256_of
 from sciinf.core.loading import local_module, module_in
 
 FILE = "file "
@@ -33,10 +34,10 @@ def mark(file: Path) -> str:
     """
     data = file.read_bytes()
     tree = _tree(data) if file.suffix == ".py" else None
-    text = hashlib.sha256(data).hexdigest()
+    text = sha256_of(data)
     if tree is not None:
         tree.body = [node for node in tree.body if not _describes(node)]
-    code = text if tree is None else hashlib.sha256("".join(_said(tree)).encode()).hexdigest()
+    code = text if tree is None else sha256_of("".join(_said(tree)))
     return f"{_CODE}{code} {text}"
 
 
@@ -100,7 +101,7 @@ def text_of(source: Path) -> str:
     """SHA-256 of a file, or of all files of a folder, as earlier versions knew a simulator."""
     digest = hashlib.sha256()
     if source.is_file():
-        return hashlib.sha256(source.read_bytes()).hexdigest()
+        return sha256_of(source.read_bytes())
     for file in sorted(f for f in source.rglob("*") if f.is_file() and "__pycache__" not in f.parts):
         digest.update(str(file.relative_to(source)).encode() + b"\0")
         digest.update(file.read_bytes())

@@ -145,7 +145,7 @@ def json_text(data: Any) -> str:
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
     """An object as it is written, with the hash of its content as last key."""
     rest = {key: value for key, value in finite_json(data).items() if key != SEAL}
-    return {**rest, SEAL: _hash(rest)}
+    return {**rest, SEAL: sha256_of(rest)}
 
 
 def opened(data: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -155,7 +155,7 @@ def opened(data: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         ValueError: If the content does not have the hash.
     """
     rest = {key: value for key, value in data.items() if key != SEAL}
-    if SEAL in data and data[SEAL] != _hash(rest):
+    if SEAL in data and data[SEAL] != sha256_of(rest):
         raise ValueError(f"its content does not have the hash written in it ({SEAL})")
     return rest, SEAL in data
 
@@ -238,8 +238,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _hash(rest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+def sha256_of(said: Any) -> str:
+    """The SHA-256 of bytes, of a text in UTF-8, or of anything else as JSON with its keys in order."""
+    text = said if isinstance(said, str | bytes) else json.dumps(said, sort_keys=True)
+    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
 
 
 def finite_json(value: Any) -> Any:

@@ -9,7 +9,6 @@ satisfies the equation.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from abc import ABC, abstractmethod
@@ -26,6 +25,7 @@ from torch import Tensor
 from sciinf.core import Observable, Prior, Simulator, X
 from sciinf.core.code import mark
 from sciinf.core.component import to_json
+from sciinf.core.files import sha256_of
 from sciinf.dynamics.grid import BoxGrid
 
 Theta = Float[Tensor, "batch theta"]
@@ -169,7 +169,7 @@ def said(value: Any) -> str:
         return value.__qualname__
     if isinstance(value, Tensor | np.ndarray):
         numbers = torch.as_tensor(value).cpu().contiguous()
-        return f"{tuple(numbers.shape)} {hashlib.sha256(numbers.numpy().tobytes()).hexdigest()[:12]}"
+        return f"{tuple(numbers.shape)} {sha256_of(numbers.numpy().tobytes())[:12]}"
     if isinstance(value, BoxGrid | torch.dtype):
         return repr(value)
     return json.dumps(to_json(value))

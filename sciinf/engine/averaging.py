@@ -30,7 +30,6 @@ References:
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -41,7 +40,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core.files import write_bytes
+from sciinf.core.files import sha256_of, write_bytes
 
 TRACKS = (0.05, 0.10)
 LENGTHS = (0.025, 0.05, 0.10, 0.15, 0.20)
@@ -195,7 +194,7 @@ class PostHoc(Average):
 
 
 def _hash(tracks: Tensor) -> str:
-    return hashlib.sha256(tracks.numpy().tobytes()).hexdigest()
+    return sha256_of(tracks.numpy().tobytes())
 
 
 def exponent(width: float) -> float:

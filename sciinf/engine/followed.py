@@ -18,8 +18,6 @@ for more rows are there by then. Which blocks have come is told in `engine.arriv
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import warnings
 from collections.abc import Generator, Iterator
@@ -33,7 +31,7 @@ from torch import Tensor
 
 from sciinf import telling
 from sciinf.core import Batch, Simulator, Status
-from sciinf.core.files import read_json, write_json
+from sciinf.core.files import read_json, sha256_of, write_json
 from sciinf.core.simulator import Outcome
 from sciinf.engine.arrivals import Arrivals, campaign_in
 from sciinf.engine.online import Simulated
@@ -82,7 +80,7 @@ def following(
         )
     about = campaign_in(store)
     said = {"estimator": built, "campaign": about, "recipe": recipe.said(), "seed": seed}
-    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    key = sha256_of(said)
     note = _noted(out / FILE, key)
     if note and note["rows"] != store.rows:
         before = inputs_digest(built, identity(about, note["rows"]), recipe, seed)
@@ -97,7 +95,7 @@ def following(
 
 def identity(campaign: str, rows: int) -> str:
     """What a training that follows is known by in place of a digest of rows: the campaign, and rows asked for."""
-    return hashlib.sha256(f"followed {campaign} {rows}".encode()).hexdigest()
+    return sha256_of(f"followed {campaign} {rows}")
 
 
 @final
@@ -242,7 +240,7 @@ class Followed(Source):
         read = sorted(self.arrivals.read.items())
         lines = "".join(f"{index} {entry.rows} {entry.content}\n" for index, entry in read)
         told: dict[str, Any] = {
-            "digest": hashlib.sha256(lines.encode()).hexdigest(),
+            "digest": sha256_of(lines),
             "seed": self.store.seed,
             "rows": self.arrivals.there,
             "used": self._shelves[False].rows + self.held_out,

@@ -7,7 +7,6 @@ Several processes may train together (`engine.parallel`): each runs this loop, a
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 import warnings
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sciinf import telling
-from sciinf.core.files import write_bytes
+from sciinf.core.files import sha256_of, write_bytes
 from sciinf.engine.averaging import LENGTHS, Average, Exponential, PostHoc
 from sciinf.engine.checkpoint import Checkpoints, read_checkpoint
 from sciinf.engine.learner import Learner, stream, stream_seed
@@ -132,7 +131,7 @@ class Loop:
             "history": history,
             "best_validation_loss": self.best_loss[member],
             "seconds": sum(row["seconds"] for row in history),
-            "sha256": {"history.csv": hashlib.sha256(_table(history)).hexdigest()},
+            "sha256": {"history.csv": sha256_of(_table(history))},
         }
         return record | ({"average": self.chosen[member]} if isinstance(self.average, PostHoc) else {})
 

@@ -25,8 +25,6 @@ References:
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
@@ -36,6 +34,7 @@ from torch import Tensor
 
 from sciinf.core import Batch, Observable, Outcome, Simulator, Status, identity
 from sciinf.core.checks import check_whole
+from sciinf.core.files import sha256_of
 from sciinf.engine.block import Attempt, generator_for
 from sciinf.engine.probe import HELD_OUT, probe_block
 from sciinf.engine.source import Source, in_order, shuffled
@@ -268,7 +267,7 @@ class Simulated(Source):
             "held_out": self.held_out,
             "block": self.block,
         }
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return sha256_of(said)
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ started again, it finds them in the queue and follows them.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shlex
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import final
 
 from sciinf import telling
+from sciinf.core.files import sha256_of
 from sciinf.core.simulator import Simulator
 from sciinf.engine.beginning import check_in_file
 from sciinf.engine.campaign import TRIES, Campaign, Engine
@@ -114,7 +114,7 @@ class _Array:
         campaign.queue.clear()
         self.jobs = min(engine.jobs, len(self.blocks))
         place = on_disk(self.store.folder, _KEPT)
-        self.name = f"sciinf-{hashlib.sha256(str(place).encode()).hexdigest()[:12]}"
+        self.name = f"sciinf-{sha256_of(str(place))[:12]}"
         self.logs, self.script = place / "logs", place / "logs" / "work.sbatch"
         self.tasks: dict[int, str] = {}  # share -> the job that was submitted for it last
         self.idle, self.landed, self.silent = 0, time.monotonic(), False

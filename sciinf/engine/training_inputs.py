@@ -6,8 +6,6 @@ What a training on a simulator begins with is here as well: its rows, how often 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from typing import Any, Literal
 from sciinf.core import Fit, Learned, Simulator, identity, load_fit
 from sciinf.core.checks import check_whole, is_whole
 from sciinf.core.component import to_json
-from sciinf.core.files import read_json, write_json
+from sciinf.core.files import read_json, sha256_of, write_json
 from sciinf.engine.learner import check_alike
 from sciinf.engine.online import Simulated, default_buffer
 from sciinf.engine.probe import SETTINGS, online_settings
@@ -84,7 +82,7 @@ def prepared(
     """
     recipe, file = recipe or Recipe(), folder / "online.json"
     said = [to_json(estimator), identity(simulator), simulator.prior.to_json(), recipe.said(), seed]
-    key = hashlib.sha256(json.dumps([*said, recipe.device], sort_keys=True).encode()).hexdigest()
+    key = sha256_of([*said, recipe.device])
     numbers = _kept(file, key)
     if numbers is None:
         numbers = _measured(estimator, simulator, recipe, seed)
@@ -214,7 +212,7 @@ def _modules(built: Any) -> Sequence[str]:
 def inputs_digest(built: Any, rows: str, recipe: Recipe, seed: int) -> str:
     """SHA-256 of what a training follows from: the estimator as it was built, the rows' digest, recipe and seed."""
     inputs = {"estimator": without_coords(built), "store": rows, "recipe": recipe.said(), "seed": seed}
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return sha256_of(inputs)
 
 
 def check_same(estimator: Learned, store: Store | Simulator | Simulated) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from sciinf.core.beside import Beside
 from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.estimates import estimate_from_json, needed, numbers, probabilities
-from sciinf.core.files import read_json
+from sciinf.core.files import read_json, sha256_of
 from sciinf.core.given import prior_given
 from sciinf.core.paths import Paths
 from sciinf.core.prior import Prior
@@ -178,7 +177,7 @@ class _Parts:
         try:
             with _told(self.doubts):
                 expected, by = self.vouched.get(file, ("", ""))
-                if by and hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+                if by and sha256_of(path.read_bytes()) != expected:
                     raise ValueError(f"it is damaged, or not of the {by}")
                 return read(path)
         except (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:

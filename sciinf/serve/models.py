@@ -5,7 +5,6 @@ No word from outside becomes a path: a request names a run, and a run of that na
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 
 from sciinf.asking import Answerers, Answering
 from sciinf.core import Calibration, Observation, Simulator, X, load_simulator
-from sciinf.core.files import read_json
+from sciinf.core.files import read_json, sha256_of
 from sciinf.core.keywords import check_needed, retyped
 from sciinf.core.simulator import identity
 from sciinf.figures.run_folder import Run, read_common
@@ -136,7 +135,7 @@ class Model:
         for one in self.learned.every():
             c = one.calibration
             said.append((one.posterior.digest, c and (c.fit, c.simulations, c.rows, c.draws, c.reasons)))
-        return hashlib.sha256(repr(said).encode()).hexdigest()
+        return sha256_of(repr(said))
 
     def judge(self, asked: Answering) -> Judge:
         """What answers, with its calibration made ready; the same one each time."""

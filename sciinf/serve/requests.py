@@ -6,7 +6,6 @@ names are kept as words, with what a path is made of taken out.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from sciinf.core import Finding, Observation, Prior, as_observation
+from sciinf.core.files import sha256_of
 from sciinf.question import Wanted
 from sciinf.serve.models import Model, as_given
 from sciinf.storage.answers import observation_name
@@ -170,7 +170,7 @@ def _observations(files: Sequence[tuple[str, bytes]], columns: Mapping[str, str]
             name = file_name(given)
             if name in hashes:
                 raise Unfit(f"the file {name} is given twice; name each file once", "file")
-            hashes[name] = hashlib.sha256(content).hexdigest()
+            hashes[name] = sha256_of(content)
             path = Path(folder) / name
             path.write_bytes(content)
             paths.append(str(path))

@@ -15,13 +15,13 @@ is shorter than the others, which a growing campaign would replace, stays a file
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from sciinf.core.files import sha256_of
 from sciinf.storage.description import with_packs
 from sciinf.storage.folder import Folder, journal_text
 from sciinf.storage.journal import JOURNAL, Entry, parsed
@@ -122,7 +122,7 @@ def _pack(known: Blocks, pack: str, queue: deque[int]) -> list[tuple[int, Hashab
     tar, members, stamps = f"{PACKS}/{pack}.tar", list[tuple[Entry, int, int]](), list[Hashable]()
     folder.write(tar, tar_of(_files(known, queue, members, stamps)))
     for entry, start, size in members:
-        if hashlib.sha256(folder.read(tar, start, start + size)).hexdigest() != entry.sha256:
+        if sha256_of(folder.read(tar, start, start + size)) != entry.sha256:
             folder.remove(tar)
             raise OSError(f"{folder.name}/{tar} does not hold what was written into it; all blocks are as they were")
     if not members:

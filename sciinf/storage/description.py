@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from sciinf.core.checks import is_whole
-from sciinf.core.files import json_bytes, json_of, versions
+from sciinf.core.files import json_bytes, json_of, sha256_of, versions
 from sciinf.core.prior import Prior
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import FILES, Observable, Simulator, Status, event_of, recorded, unlike
@@ -124,7 +123,7 @@ def _absurd(rows: Any, block: Any) -> str:
 def campaign(description: Mapping[str, Any]) -> str:
     """SHA-256 of what makes a campaign the same, written into each of its files."""
     identity = {key: description[key] for key in (*_IDENTITY, _PROPOSAL) if key in description}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return sha256_of(identity)
 
 
 def claim(folder: Folder, wanted: Mapping[str, Any], simulator: Simulator) -> str:

@@ -11,7 +11,6 @@ removed; the folder may be deleted at any time.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import warnings
@@ -24,7 +23,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from sciinf.core.files import local_path, write_bytes
+from sciinf.core.files import local_path, sha256_of, write_bytes
 from sciinf.core.simulator import Observable, Status
 from sciinf.storage.findings import Damage
 from sciinf.storage.folder import Folder, Unreachable
@@ -53,7 +52,7 @@ class Cache:
         """The bytes that have a hash; None where they are not there, or changed."""
         with suppress(OSError):
             data = self._file(sha256).read_bytes()
-            return data if hashlib.sha256(data).hexdigest() == sha256 else None
+            return data if sha256_of(data) == sha256 else None
         return None
 
     def put(self, sha256: str, data: bytes) -> None:
@@ -243,7 +242,7 @@ class Blocks:
         block, campaign, content, status = embedded(data, self.observables)
         if block != index or campaign != self.campaign:
             raise ValueError("it belongs to another block or another store")
-        return Entry(index, hashlib.sha256(data).hexdigest(), len(status), content, 0.0, counted(status))
+        return Entry(index, sha256_of(data), len(status), content, 0.0, counted(status))
 
     def judge(self, index: int, data: bytes) -> Entry:
         """What is known of bytes that should be a block.
@@ -253,7 +252,7 @@ class Blocks:
         """
         if index not in self._lines:
             return self.adopt(index, data)
-        return self._acknowledged(index, hashlib.sha256(data).hexdigest())
+        return self._acknowledged(index, sha256_of(data))
 
     def mend(self) -> None:
         """Take changed lines out of journals, and write indexes of packs anew that are damaged or lost."""

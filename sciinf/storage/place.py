@@ -15,7 +15,7 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any, final
 
-from sciinf.core.files import shown
+from sciinf.core.files import sha256_of, shown
 from sciinf.storage.folder import Folder
 
 
@@ -68,7 +68,7 @@ class Place:
     def sha256(self) -> str:
         """Of the block's bytes, in pieces where they lie in the file system."""
         if self.folder.path(self.name) is None:
-            return hashlib.sha256(self.data()).hexdigest()
+            return sha256_of(self.data())
         with ExitStack() as stack:
             return hashlib.file_digest(self.opened(stack), "sha256").hexdigest()  # type: ignore[arg-type]
 

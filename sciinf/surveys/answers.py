@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from sciinf.core.earlier_findings import level_of_trust
-from sciinf.core.files import local_path
+from sciinf.core.files import local_path, sha256_of
 from sciinf.core.findings import Finding, Level
 from sciinf.core.prior import Prior
 from sciinf.core.records import calibration_finding
@@ -282,7 +282,7 @@ def digest_of(blocks: Iterator[Block]) -> str:
         for name, array in block.columns.items():
             start = f"{name}\0{array.dtype.str}\0{array.shape[1:]}\0".encode()
             each.setdefault(name, hashlib.sha256(start)).update(np.ascontiguousarray(array).data)
-    return hashlib.sha256("".join(f"{name} {each[name].hexdigest()}\n" for name in sorted(each)).encode()).hexdigest()
+    return sha256_of("".join(f"{name} {each[name].hexdigest()}\n" for name in sorted(each)))
 
 
 def lines_of(answers: Answers) -> list[str]:

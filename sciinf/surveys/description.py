@@ -10,7 +10,7 @@ from typing import Any
 from sciinf.core import Calibration, Posterior
 from sciinf.core.categories import categories_of
 from sciinf.core.code import same_mark
-from sciinf.core.files import finite_json, json_text, opened, sealed, versions
+from sciinf.core.files import finite_json, json_text, opened, sealed, sha256_of, versions
 from sciinf.core.fit import simulators_of
 from sciinf.core.records import said_of
 from sciinf.inference.ensemble import Ensemble
@@ -97,7 +97,7 @@ def described(answering: RowAnswers, of: Observations, block: int, run: str) -> 
 def identity(about: Mapping[str, Any]) -> str:
     """What makes blocks those of one folder."""
     own = {key: about[key] for key in _OWN if "checked" in about or key not in _LATER}
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+    return sha256_of(own)
 
 
 def taken_up(folder: Folder, wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ A file is
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -31,7 +30,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Observable, Outcome, Prior, Status
-from sciinf.core.files import local_path, opened, sealed, write_through
+from sciinf.core.files import local_path, opened, sealed, sha256_of, write_through
 from sciinf.storage.archive_block import Kept, packed, stepped, unpacked
 from sciinf.storage.outcome import join, status_of
 from sciinf.store import Store
@@ -144,7 +143,7 @@ class Archive:
         with self.path.open("rb") as file:
             file.seek(len(MAGIC) + sum(sum(before["parts"]) for before in self._blocks[:index]))
             data = file.read(sum(block["parts"]))
-        if hashlib.sha256(data).hexdigest() != block["sha256"]:
+        if sha256_of(data) != block["sha256"]:
             raise ValueError(
                 f"{self.path} is damaged: the block of rows from {index * self.block} on is not what was written; "
                 "restore it, the other blocks are not affected"
@@ -279,7 +278,7 @@ def _write(store: Store, path: Path, kept: Mapping[str, Kept], block: int) -> No
 def _written(file: BinaryIO, parts: Sequence[bytes]) -> dict[str, Any]:
     data = b"".join(parts)
     file.write(data)
-    return {"parts": list(map(len, parts)), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"parts": list(map(len, parts)), "sha256": sha256_of(data)}
 
 
 def _again(store: Store, parts: Sequence[bytes], rows: int, kept: Mapping[str, Kept]) -> Outcome:

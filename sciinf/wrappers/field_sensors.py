@@ -5,7 +5,6 @@ Measurements at random places, any number of them, have one posterior for them a
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from sciinf.core import Observable, Simulator, X, identity
 from sciinf.core.checks import check_whole
+from sciinf.core.files import sha256_of
 from sciinf.core.observation import convert
 from sciinf.core.simulator import earlier_identity, settings_of
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
@@ -275,7 +275,7 @@ class ObservedFields(Simulator):
 
 def name_after(prefix: str, *said: object) -> str:
     """A name that is another for whatever else is said."""
-    return f"{prefix}_{hashlib.sha256(repr(said).encode()).hexdigest()[:8]}"
+    return f"{prefix}_{sha256_of(repr(said))[:8]}"
 
 
 def check_sd(sd: float) -> None:

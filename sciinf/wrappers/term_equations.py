@@ -21,7 +21,6 @@ has checks of both.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +32,7 @@ from torch import Tensor
 
 from sciinf.core import Choice, Normal, Observable, Only, Prior, Simulator, X
 from sciinf.core.checks import check_positive, check_whole
+from sciinf.core.files import sha256_of
 from sciinf.core.laws import never_negative
 from sciinf.dynamics.term_library import Library
 
@@ -329,7 +329,7 @@ class TermEquations(Simulator):
 def _digest(values: Tensor) -> str:
     """Of numbers to six digits, the same on every machine."""
     said = ",".join(f"{value:.6g}" for value in values.double().flatten().tolist())
-    return hashlib.sha256(f"{tuple(values.shape)} {said}".encode()).hexdigest()[:16]
+    return sha256_of(f"{tuple(values.shape)} {said}")[:16]
 
 
 def _drawn(given: Tensor | Drawn) -> str:
