@@ -24,7 +24,7 @@ from sciinf.flows.conditional_gaussian import undrawn
 from sciinf.flows.gated import gated
 from sciinf.flows.rational_quadratic import EDGE, numbers
 from sciinf.loops.lanes import Sums, lanes, side_by_side
-from sciinf.loops.library import close, each, keep_nothing, led, library, plain, refuse, wave
+from sciinf.loops.library import as_gradient, close, each, led, library, plain, wave
 
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
 _ARRAYS = {"couplings_forward": 7, "couplings_inverse": 5, "couplings_backward": 10}
@@ -239,25 +239,17 @@ class _Couplings(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *_Gradient.apply(ctx.shape, *gradients[:2], *ctx.saved_tensors)
+        return None, *_gradient(ctx.shape, *gradients[:2], *ctx.saved_tensors)
 
     @staticmethod
     def vmap(info: Any, axes: tuple[Any, ...], shape: Shape, *inputs: Tensor) -> tuple[Any, Any]:
         return _Couplings.apply(shape, *led(info, axes[1:], inputs)), (0, 0, 0)
 
 
-class _Gradient(torch.autograd.Function):
-    """Gradients of all inputs from those of noise and log |det|; a function of its own, so that it can be mapped."""
-
-    @staticmethod
-    def forward(shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
-        return each(functools.partial(_backward, _loops(), shape), _AXES, *given)
-
-    setup_context, backward = staticmethod(keep_nothing), staticmethod(refuse)
-
-    @staticmethod
-    def vmap(info: Any, axes: tuple[Any, ...], shape: Shape, *given: Tensor) -> tuple[Any, Any]:
-        return _Gradient.apply(shape, *led(info, axes[1:], given)), (0,) * (len(given) - 3)
+@as_gradient
+def _gradient(shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of all inputs from those of noise and log |det|."""
+    return each(functools.partial(_backward, _loops(), shape), _AXES, *given)
 
 
 class _Inverse(torch.autograd.Function):

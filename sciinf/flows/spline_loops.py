@@ -18,7 +18,7 @@ from torch import Tensor
 from sciinf.flows import rational_quadratic
 from sciinf.flows.rational_quadratic import EDGE, Numbers, Raw, numbers
 from sciinf.loops.lanes import side_by_side
-from sciinf.loops.library import close, keep_nothing, led, library, plain, refuse, wave
+from sciinf.loops.library import as_gradient, close, led, library, plain, wave
 
 _ARRAYS = {"spline_forward": 4, "spline_backward": 6, "spline_inverse": 3}
 _ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
@@ -97,25 +97,17 @@ class _Spline(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g_y: Tensor, g_log: Tensor) -> tuple[Tensor | None, ...]:
-        return *_Gradient.apply(*ctx.saved_tensors, g_y, g_log, ctx.bins, ctx.bound), None, None
+        return *_gradient(*ctx.saved_tensors, g_y, g_log, ctx.bins, ctx.bound), None, None
 
     @staticmethod
     def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
         return _Spline.apply(*led(info, axes, inputs)), (0, 0)
 
 
-class _Gradient(torch.autograd.Function):
-    """Gradients of x and raw from those of y and log dy/dx; a function of its own, so that it can be mapped."""
-
-    @staticmethod
-    def forward(x: Tensor, raw: Tensor, g_y: Tensor, g_log: Tensor, bins: int, bound: float) -> tuple[Tensor, ...]:
-        return _called(_loops(), "spline_backward", (x, raw, g_y, g_log), (x, raw), bins, bound)
-
-    setup_context, backward = staticmethod(keep_nothing), staticmethod(refuse)
-
-    @staticmethod
-    def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
-        return _Gradient.apply(*led(info, axes, inputs)), (0, 0)
+@as_gradient
+def _gradient(x: Tensor, raw: Tensor, g_y: Tensor, g_log: Tensor, bins: int, bound: float) -> tuple[Tensor, ...]:
+    """Gradients of x and raw from those of y and log dy/dx."""
+    return _called(_loops(), "spline_backward", (x, raw, g_y, g_log), (x, raw), bins, bound)
 
 
 class _Inverse(torch.autograd.Function):
@@ -135,7 +127,7 @@ class _Inverse(torch.autograd.Function):
         x, raw = ctx.saved_tensors
         log_slope = _Spline.apply(x, raw, ctx.bins, ctx.bound)[1]
         g_y = g_x * (-log_slope).exp()
-        _, g_raw = _Gradient.apply(x, raw, -g_y, torch.zeros_like(g_y), ctx.bins, ctx.bound)
+        _, g_raw = _gradient(x, raw, -g_y, torch.zeros_like(g_y), ctx.bins, ctx.bound)
         return g_y, g_raw, None, None
 
     @staticmethod

@@ -116,6 +116,24 @@ def refuse(ctx: Any, *gradients: Tensor) -> None:
     )
 
 
+def as_gradient(call: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """Gradients, computed by `call`, as a function of their own: it can be mapped over the members of an ensemble."""
+
+    class Gradient(torch.autograd.Function):
+        @staticmethod
+        def forward(*given: Any) -> tuple[Tensor, ...]:
+            return call(*given)
+
+        setup_context, backward = staticmethod(keep_nothing), staticmethod(refuse)
+
+        @staticmethod
+        def vmap(info: Any, axes: tuple[int | None, ...], *given: Any) -> tuple[Any, Any]:
+            found = Gradient.apply(*led(info, axes, given))
+            return found, (0,) * len(found)
+
+    return Gradient.apply
+
+
 def led(info: Any, axes: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[Any]:
     """Inputs of a function that is mapped over the members of an ensemble: these are one more leading axis."""
     return [

@@ -29,7 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.loops.lanes import side_by_side
-from sciinf.loops.library import close, each, keep_nothing, led, library, plain, refuse, wave
+from sciinf.loops.library import as_gradient, close, each, led, library, plain, wave
 
 _ERROR = 1e-4  # of compiled loops, beside torch's operations
 _NEVER = -1e30
@@ -197,22 +197,14 @@ class _Evidence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return *_Gradient.apply(gradient, *ctx.saved_tensors), None
+        return *_gradient(gradient, *ctx.saved_tensors), None
 
     @staticmethod
     def vmap(info: Any, axes: tuple[int | None, ...], *given: Tensor) -> tuple[Any, int]:
         return _Evidence.apply(*led(info, axes, given)), 0
 
 
-class _Gradient(torch.autograd.Function):
+@as_gradient
+def _gradient(slope: Tensor, items: Tensor, log_weight: Tensor, log_odds: Tensor) -> tuple[Tensor, ...]:
     """Gradients of items and of log weights, which have none themselves."""
-
-    @staticmethod
-    def forward(gradient: Tensor, items: Tensor, log_weight: Tensor, log_odds: Tensor) -> tuple[Tensor, ...]:
-        return each(functools.partial(_backward, _loops()), 2, gradient, items, log_weight, log_odds)
-
-    setup_context, backward = staticmethod(keep_nothing), staticmethod(refuse)
-
-    @staticmethod
-    def vmap(info: Any, axes: tuple[int | None, ...], *given: Tensor) -> tuple[Any, Any]:
-        return _Gradient.apply(*led(info, axes, given)), (0, 0)
+    return each(functools.partial(_backward, _loops()), 2, slope, items, log_weight, log_odds)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.loops.lanes import Sums, lanes, side_by_side
-from sciinf.loops.library import close, each, keep_nothing, led, library, plain, refuse, wave
+from sciinf.loops.library import as_gradient, close, each, led, library, plain, wave
 
 _WIDEST = 256  # layer of which blocks stay in fast caches; with 1,000 torch's products are 1.1 times as fast
 _ERROR = 1e-4  # of compiled loops, beside torch's operations in double precision
@@ -125,7 +125,7 @@ class _Layers(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        g_x, *rest = _Gradient.apply(ctx.needs_input_grad[0], gradient, *ctx.saved_tensors)
+        g_x, *rest = _gradient(ctx.needs_input_grad[0], gradient, *ctx.saved_tensors)
         return g_x if ctx.needs_input_grad[0] else None, *rest
 
     @staticmethod
@@ -133,15 +133,7 @@ class _Layers(torch.autograd.Function):
         return _Layers.apply(*led(info, axes, given)), 0
 
 
-class _Gradient(torch.autograd.Function):
-    """Gradients of x and weights; a function of its own, so that it can be mapped."""
-
-    @staticmethod
-    def forward(whole: bool, *given: Tensor) -> tuple[Tensor, ...]:
-        return each(functools.partial(_backward, _loops(), whole), _AXES, *given)
-
-    setup_context, backward = staticmethod(keep_nothing), staticmethod(refuse)
-
-    @staticmethod
-    def vmap(info: Any, axes: tuple[Any, ...], whole: bool, *given: Tensor) -> tuple[Any, Any]:
-        return _Gradient.apply(whole, *led(info, axes[1:], given)), (0,) * (len(given) - 1)
+@as_gradient
+def _gradient(whole: bool, *given: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of x and weights."""
+    return each(functools.partial(_backward, _loops(), whole), _AXES, *given)
