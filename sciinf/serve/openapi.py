@@ -43,7 +43,7 @@ def document(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The document.
 
     Args:
-        models: As `description.describe` gives them.
+        models: As `application.describe` gives them.
     """
     paths: dict[str, Any] = {
         "/models": {"get": _operation("All models", "models")},
