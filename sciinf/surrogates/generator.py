@@ -23,6 +23,7 @@ References:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
@@ -37,8 +38,7 @@ from sciinf.diffusion.schedule import NoiseSchedule
 from sciinf.diffusion.solver import Denoiser
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates._always_off import say_what_is_always_off
-from sciinf.surrogates._fields import ByEdges
-from sciinf.surrogates._follows import say_what_is_not_followed
+from sciinf.surrogates._fields import ByEdges, OfFields
 from sciinf.surrogates._in_tokens import InTokens
 from sciinf.surrogates._power import say_power_and_ends
 from sciinf.surrogates._spread import Waves, compared, first_rows, say_what_goes_together_wrongly, worst_of
@@ -49,6 +49,7 @@ from sciinf.tokens.law import JointDenoiser, LearnedLaw
 
 _MEMBERS = 4  # draws for each held-out row, that tell how unlike draws are
 _TOGETHER, _PAIRS = 256, 2**22  # rows drawn at once, and pairs of tokens in them, at most
+_SLOPE, _FIRM = 0.2, 3.5  # of variances with a parameter, in its sds, and in standard errors, beyond which it is said
 
 
 class Generator(InTokens, Adjusting, ByEdges):
@@ -302,3 +303,35 @@ class Generator(InTokens, Adjusting, ByEdges):
         wide = torch.stack([self._scaled(one + self._widened(rows.theta, own)) for one in drawn])
         told |= say_power_and_ends(self, rows.theta, wide[:, :, self.known :], true[:, self.known :], waves)
         return {"spread_skill": found.frames, "spread_of_waves": found.waves, **told}
+
+
+def say_what_is_not_followed(
+    law: OfFields,
+    theta: Float[Tensor, "batch theta"],
+    spread: Float[Tensor, " batch"],
+    error: Float[Tensor, " batch"],
+) -> None:
+    """Say where a parameter tells which draws are too alike, and which too unlike.
+
+    Args:
+        law: Whose draws they are.
+        theta: Of held-out rows.
+        spread: The variance of draws for each row, as it should be for the error of their mean.
+        error: The mean squared error of that mean.
+
+    Warns:
+        UserWarning: If error minus spread, spread scaled to be right on average, goes with a parameter.
+    """
+    level = error.mean().clamp_min(1e-30)
+    excess = (error - spread * level / spread.mean().clamp_min(1e-30)) / level
+    for name, z in zip(law.prior.names, law.z(theta).to(excess).T, strict=True):
+        each, variance = (z - z.mean()) * excess, z.var(correction=0).clamp_min(1e-12)
+        slope, chance = each.mean() / variance, each.std(correction=0) / len(each) ** 0.5 / variance
+        if abs(slope) > _SLOPE and abs(slope) > _FIRM * chance:
+            more, less = ("high", "low") if slope > 0 else ("low", "high")
+            warnings.warn(
+                f"held-out simulations show that draws of {law.target!r} are too alike where {name!r} is "
+                f"{more}, and too unlike where it is {less}: the law hardly follows it. Train longer, or on more "
+                "solutions",
+                stacklevel=3,
+            )
