@@ -1,7 +1,7 @@
 """One worker of many on a store, with no scheduler between them: it takes blocks, and leaves those that others have.
 
 Worker i of n begins with the blocks k = i mod n and then takes whatever is still missing. It looks into the journals
-before each block, and says which one it has in hand (`engine.hints`). Blocks that somebody else has in hand are left
+before each block, and says which one it has in hand (`Hints`). Blocks that somebody else has in hand are left
 until nothing else is missing, and then waited for. A block whose worker died is begun again after all others; the third
 time it is given up (`engine.campaign`), by whichever worker meets it. So workers may be started, stopped, killed and
 started again in any number and order: the store is that of a single process.
@@ -10,8 +10,11 @@ started again in any number and order: the store is that of a single process.
 from __future__ import annotations
 
 import faulthandler
+import os
+import platform
 import random
 import re
+import secrets
 import sys
 import time
 import warnings
@@ -24,7 +27,7 @@ from typing import Any, final
 from sciinf.core.checks import is_whole
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import Simulator, Status
-from sciinf.engine import hints
+from sciinf.engine import heartbeat
 from sciinf.engine.beginning import Wanted, begin, check_in_file, check_own, joined
 from sciinf.engine.block import one_thread, propose, run_block
 from sciinf.engine.campaign import TRIES, Campaign
@@ -32,6 +35,7 @@ from sciinf.engine.devices import shared
 from sciinf.engine.interrupts import interruptible
 from sciinf.engine.progress import Progress
 from sciinf.engine.tally import failed_of, mostly_failing, refuse
+from sciinf.engine.watcher import Watcher
 from sciinf.storage.durable import writing
 from sciinf.storage.folder import folder_at, on_disk
 from sciinf.storage.journal import Entry
@@ -41,6 +45,8 @@ from sciinf.store import Store
 NOTE = "work.json"
 _KEPT = "workers say which block they have in hand"
 LOOK = 2.0  # s between two looks at a store where nothing can be begun
+BEAT, FRESH = 10.0, 60.0  # s
+FOLDER = "working"
 
 
 def work(
@@ -86,7 +92,7 @@ def work(
     blocks, device = ordered(store.missing(), first, of), shared(device)
     done = store.rows - sum(map(store.rows_of, blocks))
     found = list[Entry]()
-    with interruptible(hangup=True) as interrupts, one_thread(), closing(hints.Hints(place, timeout)) as own_hints:
+    with interruptible(hangup=True) as interrupts, one_thread(), closing(Hints(place, timeout)) as own_hints:
         judge = _Judge(store, simulator, device)
         judge.begin(blocks)
         worker = _Worker(Campaign(store, simulator, blocks, device=device, timeout=timeout), own_hints)
@@ -144,7 +150,7 @@ class _Judge:
 class _Worker:
     """The blocks that wait, those that were found to kill, and what is done with each."""
 
-    def __init__(self, campaign: Campaign, own: hints.Hints) -> None:
+    def __init__(self, campaign: Campaign, own: Hints) -> None:
         self.campaign, self.store, self.hints = campaign, campaign.store, own
         self.lines = {index: len(self.store.history(index)) for index in campaign.queue}
         self.last, self.held = set[int](), set[int]()
@@ -176,7 +182,7 @@ class _Worker:
 
         A thousand workers may wait for a thousand blocks: each looks at one folder then, and not at each block.
         """
-        until = time.monotonic() + hints.FRESH / 4
+        until = time.monotonic() + FRESH / 4
         while True:
             time.sleep(LOOK * random.uniform(0.5, 1.5))  # two that withdrew from one block must not meet again
             self.store.refresh()
@@ -329,3 +335,97 @@ def _deadline(timeout: float | None) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+@final
+class Hints:
+    """One worker's hints, who has which block in hand, and a look at those of others. To be closed.
+
+    They are files beside a store, and never locks: `working/BLOCK.WRITER.TOKEN` says that a worker has begun a block.
+    A small process (`engine.heartbeat`) touches it every `BEAT` seconds. One that was not touched for `FRESH` seconds
+    is of a worker that died with the block in hand: it stays until the block is committed, and counts as a try. A hint
+    that is lost costs work done twice, never a wrong store. Ages are told by the clock of the file system, by
+    comparison with a file that was just written, for clocks of machines differ. Where the death was noticed, `.died` or
+    `.late` (past its deadline) stands behind the name.
+
+    Args:
+        store: The store's folder.
+        timeout: Deadline of a block, seconds; None for none.
+    """
+
+    def __init__(self, store: Path, timeout: float | None) -> None:
+        self.folder, self.timeout = (store / FOLDER).resolve(), timeout
+        self._mine = f"{platform.node()}-{os.getpid()}.{secrets.token_hex(8)}"  # containers share names and numbers
+        self._watcher = Watcher(BEAT, signals=True)
+
+    def begin(self, index: int) -> bool:
+        """Say that a block is begun here, unless somebody else has it in hand; whether it was said."""
+        mine = self.folder / f"{index}.{self._mine}"
+        self._watcher.begin(mine, self.timeout)  # first, so that no hint is ever without a watcher
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            mine.touch()
+            now = mine.stat().st_mtime
+            if any(now - then <= FRESH for file, then in self._others(index) if file != mine and not _ended(file.name)):
+                self.end(index)
+                return False
+        return True
+
+    def end(self, index: int) -> None:
+        """Say that a block is no longer in hand, and that its worker did not die of it."""
+        self._watcher.rest()
+        with suppress(OSError):
+            (self.folder / f"{index}.{self._mine}").unlink()
+
+    def forget(self, index: int) -> None:
+        """Remove all hints of a block that is committed."""
+        self._watcher.rest()
+        for file, _ in self._others(index):
+            file.unlink(missing_ok=True)
+
+    def deaths(self, index: int) -> list[Status]:
+        """How workers ended that had a block in hand, of those that are dead."""
+        mine, found = self.folder / f"{index}.{self._mine}", []
+        with suppress(OSError):
+            now = mine.stat().st_mtime
+            for file, then in self._others(index):
+                if file != mine and (_ended(file.name) or now - then > FRESH):
+                    found.append(Status.TIMED_OUT if file.name.endswith(heartbeat.LATE) else Status.RAISED)
+        return found
+
+    def held(self) -> set[int]:
+        """Blocks that somebody has in hand, dead or alive, unless the death was noticed; by one look at the folder."""
+        with suppress(FileNotFoundError):
+            names = [name for name in os.listdir(self.folder) if not _ended(name)]
+            return {int(name.partition(".")[0]) for name in names if name.partition(".")[0].isdigit()}
+        return set()
+
+    def sweep(self) -> None:
+        """Remove all hints, once no block is missing."""
+        with suppress(FileNotFoundError):
+            for file in list(self.folder.iterdir()):
+                file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove what is left of this worker's hints, and end their watcher."""
+        self._watcher.rest()
+        for file in self.folder.glob(f"*.{self._mine}"):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody else's are in it, or it was never made
+            self.folder.rmdir()
+        self._watcher.close()
+
+    def _others(self, index: int) -> Iterator[tuple[Path, float]]:
+        """The hints of a block, mine among them, and when each was touched."""
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self.folder):
+                if name.startswith(f"{index}."):
+                    with (
+                        suppress(FileNotFoundError),
+                        open(self.folder / name, "rb") as file,
+                    ):  # NFS asks its server anew
+                        yield self.folder / name, os.fstat(file.fileno()).st_mtime
+
+
+def _ended(name: str) -> bool:
+    return name.endswith((heartbeat.DIED, heartbeat.LATE))

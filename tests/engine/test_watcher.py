@@ -22,9 +22,8 @@ from sciinf.core import load_simulator
 from sciinf.engine import heartbeat
 from sciinf.engine.campaign import Campaign
 from sciinf.engine.cluster import Cluster
-from sciinf.engine.hints import Hints
 from sciinf.engine.watcher import MARK, Watcher
-from sciinf.engine.work import plan, work
+from sciinf.engine.work import Hints, plan, work
 from sciinf.engine.workers import Workers
 from sciinf.simulation import simulate
 from sciinf.store import Store

@@ -18,10 +18,9 @@ import pytest
 
 from sciinf.core import Status, load_simulator
 from sciinf.core.files import read_json, write_json
-from sciinf.engine import hints, work
+from sciinf.engine import work
 from sciinf.engine.block import draw_theta, run_block
-from sciinf.engine.hints import Hints
-from sciinf.engine.work import checked_share, note_of, noted, ordered, plan
+from sciinf.engine.work import Hints, checked_share, note_of, noted, ordered, plan
 from sciinf.simulation import simulate
 from sciinf.store import Store
 
@@ -217,7 +216,7 @@ def test_a_block_that_ends_its_process_is_given_up_after_three(
 def test_a_block_that_another_has_in_hand_comes_last_and_is_done_when_that_one_is_dead(
     begun: Store, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hints, "FRESH", 1.0)
+    monkeypatch.setattr(work, "FRESH", 1.0)
     monkeypatch.setattr(work, "LOOK", 0.1)
     (begun.path / "working").mkdir()
     (begun.path / "working" / "0.other-1.aa").touch()
@@ -268,7 +267,7 @@ def test_a_block_that_another_commits_meanwhile_is_waited_for_and_not_done_again
 def test_a_hint_is_touched_while_a_simulator_holds_pythons_lock(
     begun: Store, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hints, "BEAT", 0.2)
+    monkeypatch.setattr(work, "BEAT", 0.2)
     monkeypatch.setenv("LOCK", "1")
     import ctypes
 
