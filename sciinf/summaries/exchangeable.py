@@ -53,7 +53,9 @@ class _DeepSet(SummaryNetwork):
 
     def summarise(self, x: Entries, mask: Present) -> Float[Tensor, "batch feature"]:
         items, present = self.items(x, mask, self.axis)
-        if self.masked and plain(items) and not is_functorch_wrapped_tensor(items):
+        # members of an ensemble, which are mapped, differ in which items they see, or in their weights
+        mapped = any(is_functorch_wrapped_tensor(one) for one in (items, next(self.phi.parameters())))
+        if self.masked and plain(items) and not mapped:
             pooled = pool_rows(self.phi(items[present]), present.sum(1))
         else:
             pooled = pool(self.phi(items), present)

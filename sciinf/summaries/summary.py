@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sciinf.core.checks import check_positive as check_positive
+from sciinf.core.checks import check_positive as check_positive  # simulators with networks of their own take it here
 from sciinf.core.component import Component
 from sciinf.core.simulator import Observable
 

@@ -43,9 +43,9 @@ IDS = [f"{type(s).__name__}-{'x'.join(map(str, o.shape)) or 'number'}" for s, o 
 each_case = pytest.mark.parametrize(("summary", "spec"), CASES, ids=IDS)
 
 
-def build(summary, spec, masked):
+def build(summary, spec, masked, seed=5):
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
+        torch.manual_seed(seed)
         return summary.build(spec, masked=masked).eval()
 
 
@@ -143,6 +143,20 @@ def test_items_that_are_present_alone_tell_what_padded_ones_do(rows):
             found.append((features, *torch.autograd.grad(features.sin().sum(), network.parameters())))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shared", [True, False], ids=["the same rows", "rows of their own"])
+def test_members_of_an_ensemble_see_what_each_sees_alone(shared):
+    spec = Observable((30, 3), dims=("item", "feature"))
+    members, (x, mask) = [build(DeepSet(), spec, True, seed=seed) for seed in range(2)], sample(spec)
+    weights, _ = torch.func.stack_module_state(members)
+    given, axis = ((x, mask), None) if shared else ((torch.stack([x, x]), torch.stack([mask, mask])), 0)
+    with torch.no_grad():
+        found = torch.func.vmap(
+            lambda own, *seen: torch.func.functional_call(members[0], own, seen), in_dims=(0, axis, axis)
+        )(weights, *given)
+        torch.testing.assert_close(found, torch.stack([one(x, mask) for one in members]), atol=1e-5, rtol=1e-4)
 
 
 def test_a_set_of_few_entries_costs_few():
