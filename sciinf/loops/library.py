@@ -117,7 +117,7 @@ def refuse(ctx: Any, *gradients: Tensor) -> None:
 
 
 def as_gradient(call: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    """Gradients, computed by `call`, as a function of their own: it can be mapped over the members of an ensemble."""
+    """A function that computes gradients, as one that can be mapped over the members of an ensemble."""
 
     class Gradient(torch.autograd.Function):
         @staticmethod

@@ -73,7 +73,7 @@ class Point:
     gradient: Tensor
 
     def to(self, end: Point, keep: Tensor) -> Point:
-        """The end of those chains whose moves are kept, (chains, batch), and the same of others."""
+        """This point, with `end` in its place for the chains whose moves are kept; `keep` is (chains, batch)."""
         value, wide = torch.where(keep, end.value, self.value), keep[..., None]
         return Point(torch.where(wide, end.x, self.x), value, torch.where(wide, end.gradient, self.gradient))
 

@@ -108,8 +108,9 @@ def _limited() -> Iterator[None]:
     """Give up what takes too much processor time; end the process where a library does not let go of it.
 
     The signal comes again while it is not heeded. An exception that is raised inside a callback of the garbage
-    collector (jax has one) is lost. Both limits are timers that begin here: a limit in all seconds of the process
-    (RLIMIT_CPU) is held against ticks, which run ahead of its clock by seconds after some minutes of work.
+    collector (jax has one) is lost. Both limits are timers that begin here: a limit on all seconds of the process
+    (RLIMIT_CPU) is compared with ticks of the kernel, which can be seconds ahead of the process's clock after some
+    minutes of work.
     """
 
     def stop(*_: Any) -> None:

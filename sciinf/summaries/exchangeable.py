@@ -4,7 +4,7 @@ r"""Features of a set: a function of its items that does not depend on their ord
 
 over the items that are present; every continuous function of a set has nearly this form. An item of which a part is
 present counts as present. The number of items is an input only where a mask makes it vary. On a CPU phi sees the items
-that are present alone, so a catalogue with room for many costs what its entries cost.
+that are present alone, so its time goes with the entries that a catalogue has, not with those it has room for.
 
 References:
     | Deep Sets (Zaheer et al., 2017), https://arxiv.org/abs/1703.06114
@@ -74,11 +74,11 @@ def pool(values: Float[Tensor, "batch n width"], present: Bool[Tensor, "batch n"
 
 
 def pool_rows(values: Float[Tensor, "items width"], counts: Int[Tensor, " batch"]) -> Float[Tensor, "batch width2"]:
-    """As `pool`, of the values that are present alone, one row of the batch after another.
+    """As `pool`, for values of present items alone.
 
     Args:
-        values: Of all rows.
-        counts: How many of them each row has.
+        values: Those of the first row of the batch, then those of the second, and so on.
+        counts: The number of present items in each row.
     """
     known = counts.clamp(min=1)[:, None]
     mean = torch.segment_reduce(values, "sum", lengths=counts, unsafe=True) / known
