@@ -16,7 +16,7 @@ from reporting import check, clock
 from torch import Tensor
 
 from sciinf import Observable, Prior, Recipe, Simulator, simulate, train
-from sciinf.processes.predictive_coding import PredictiveCoding
+from sciinf.lab.predictive_coding import PredictiveCoding
 from sciinf.surrogates import LatentDynamics
 from sciinf.surrogates.refinement import refined
 

@@ -20,9 +20,8 @@ from torch import Tensor
 from sciinf import Prior, Recipe, simulate, train
 from sciinf.dynamics.field_equation import described
 from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.point_equation import CollocationPoints, Unsolved
-from sciinf.surrogates import AdversarialPoints, Collocation, EvenPoints, FollowingPoints
-from sciinf.surrogates.placements import Placement, Placing
+from sciinf.lab import AdversarialPoints, Collocation, CollocationPoints, EvenPoints, FollowingPoints, Unsolved
+from sciinf.lab.placements import Placement, Placing
 
 Rows = list[dict[str, Any]]
 SHARP, CENTRE, SIDE = 1000.0, 1.5, 2.0

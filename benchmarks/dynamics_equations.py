@@ -16,10 +16,10 @@ import torch
 from reporting import check, clock
 from torch import Tensor
 
-from sciinf import LogUniform, Recipe, build_posterior, simulate, train, wrappers
+from sciinf import LogUniform, Recipe, build_posterior, simulate, train
 from sciinf.dynamics.expressions import Expressions
-from sciinf.estimators.equations import Equations
-from sciinf.inference.hypotheses import suppose
+from sciinf.lab import Equations, expressions
+from sciinf.lab.hypotheses import suppose
 
 CLOSE = 0.02
 GRID = torch.linspace(-2.0, 2.0, 41, dtype=torch.float64)[None, :, None]
@@ -29,7 +29,7 @@ def equations(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[
     """Recovery with and without hypotheses, how these are met, what false ones cost, and a peer."""
     warnings.simplefilter("ignore")
     grammar = Expressions(["x"], operate=(0.95, 0.6, 0.35))
-    simulator = wrappers.expressions(grammar, (-2.0, 2.0), noise=LogUniform(0.01, 0.1), parts=[("*", "x", "x")])
+    simulator = expressions(grammar, (-2.0, 2.0), noise=LogUniform(0.01, 0.1), parts=[("*", "x", "x")])
     rows = 4_000 if options.quick else 100_000
     store = simulate(simulator, out / "expressions", rows, seed=options.seed, progress=False)
     recipe = Recipe(

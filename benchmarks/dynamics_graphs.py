@@ -11,7 +11,7 @@ from reporting import check, clock
 from torch import Tensor
 
 from sciinf import Recipe, Simulator, simulate, train
-from sciinf.processes import Interacting
+from sciinf.lab import Interacting
 from sciinf.surrogates import LatentDynamics
 
 Rows = list[dict[str, Any]]

@@ -15,9 +15,9 @@ from papers_scores import Curved, Found
 from reporting import benchmark, check, clock
 from torch import Tensor
 
-from sciinf import AuxiliaryScore, Recipe, Simulator, simulate, train
+from sciinf import Recipe, Simulator, simulate, train
 from sciinf.core import Batch
-from sciinf.diffusion import LearnedDiffusion, critically_damped, variance_preserving
+from sciinf.lab import AuxiliaryScore, LearnedDiffusion, critically_damped, variance_preserving
 
 PROCESSES = {"vp": variance_preserving, "damped": critically_damped, "learned": LearnedDiffusion}
 

@@ -15,10 +15,10 @@ from sciinf import Fit, Observable, Prior, Recipe, Score, Simulator, Store, dist
 from sciinf.core import X
 from sciinf.diffusion.grid import Power
 from sciinf.diffusion.solver import Exponential
-from sciinf.diffusion.stochastic import EulerMaruyama
 from sciinf.estimators._denoising import DenoisedDensity
 from sciinf.estimators.joint import Joint
 from sciinf.inference.conditional import Conditional
+from sciinf.lab.stochastic import EulerMaruyama
 from sciinf.nets.preserving import Unit
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]

@@ -17,17 +17,8 @@ import torch
 from reporting import arguments, check, finish
 from torch import Tensor
 
-from sciinf.diffusion import (
-    AdaptiveEuler,
-    Ancestral,
-    EulerMaruyama,
-    Exponential,
-    ExtendedReverse,
-    Heun,
-    Level,
-    PredictorCorrector,
-    ProbabilityFlow,
-)
+from sciinf.diffusion import Exponential, Heun, Level, ProbabilityFlow
+from sciinf.lab import AdaptiveEuler, Ancestral, EulerMaruyama, ExtendedReverse, PredictorCorrector
 
 PATH = Level(1e-2, 20.0)
 WEIGHT, MEAN, SD = (torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [-1.1, 0.6], [0.3, 0.5]))

@@ -34,11 +34,12 @@ from sciinf import Recipe, load_simulator, simulate
 from sciinf.core import Batch, X, predicted
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.field_equation import Equation
+from sciinf.lab import Grammar, Words
+from sciinf.lab.writing import Writer
 from sciinf.nets.spectral import Fourier
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Frame, Generator, Grammar, Operator, Words
+from sciinf.surrogates import Frame, Generator, Operator
 from sciinf.surrogates.encoders import places
-from sciinf.surrogates.writing import Writer
 from sciinf.tokens import Frames, Pod
 from sciinf.trust.distances import crps, spread_skill
 

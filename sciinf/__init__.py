@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from sciinf.engine.slurm_array import SlurmArray as SlurmArray
     from sciinf.engine.workers import Here as Here, Workers as Workers
     from sciinf.estimators._changes import Changes as Changes
-    from sciinf.estimators.auxiliary_score import AuxiliaryScore as AuxiliaryScore
     from sciinf.estimators.elements import Elements as Elements
     from sciinf.estimators.flow import Flow as Flow
     from sciinf.estimators.gnpe import GNPE as GNPE

@@ -19,6 +19,7 @@ from sciinf.core.law_json import law_from_json, law_to_json
 from sciinf.core.loading import at_hand, file_of, is_local
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable
+from sciinf.core.written_names import present_name, written_name
 
 
 class Component(ABC):
@@ -102,7 +103,7 @@ def to_json(value: Any) -> Any:
         own = sys.modules.get(value.__module__)
         if value.__module__ == "__main__" or getattr(own, value.__qualname__, None) is not value:
             raise TypeError(f"the function {path} cannot be saved; define it by its name in a module")
-        return {"$function": path}
+        return {"$function": written_name(path)}
     if isinstance(value, Component):
         kind = type(value)
         call = getattr(value, "_call")  # noqa: B009  (set by __new__, invisible to type checkers)
@@ -110,7 +111,7 @@ def to_json(value: Any) -> Any:
             arguments = {n: to_json(one) for n, one in call.items() if not _as_earlier(kind, n, one)}
         except TypeError as error:
             raise TypeError(f"in {kind.__name__}: {error}") from error
-        return {"$class": f"{kind.__module__}.{kind.__qualname__}", "arguments": arguments}
+        return {"$class": written_name(f"{kind.__module__}.{kind.__qualname__}"), "arguments": arguments}
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, Sequence):
@@ -144,13 +145,12 @@ def from_json(data: Any, *, trust: Sequence[str | Path] = ()) -> Any:
     if set(data) == {"$law"}:
         return law_from_json(data["$law"])
     if set(data) == {"$function"}:
-        path = str(data["$function"])
-        path, found = _named(path, trust)
+        path, found = _named(present_name(str(data["$function"])), trust)
         if not isinstance(found, FunctionType) or f"{found.__module__}.{found.__qualname__}" != path:
             raise ValueError(f"the file names {path!r}, and there is no function of that module with this name")
         return found
     if "$class" in data:
-        kind = _component_class(str(data["$class"]), trust)
+        kind = _component_class(present_name(str(data["$class"])), trust)
         given = {str(k): from_json(v, trust=trust) for k, v in _named_alone(data["arguments"]).items()}
         return kind(**{**kind.earlier, **given})
     return {k: from_json(v, trust=trust) for k, v in data.items()}

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING
 from sciinf.lazy import offered
 
 if TYPE_CHECKING:
-    from sciinf.diffusion.auxiliary import LinearDiffusion as LinearDiffusion, critically_damped as critically_damped
-    from sciinf.diffusion.auxiliary import resting as resting, variance_preserving as variance_preserving
     from sciinf.diffusion.fokker_planck import regularised_loss as regularised_loss
     from sciinf.diffusion.grid import Clock as Clock, Geometric as Geometric, Power as Power
     from sciinf.diffusion.guidance import Guided as Guided
-    from sciinf.diffusion.hybrid import HybridMatching as HybridMatching
     from sciinf.diffusion.joined import Bridging as Bridging, Gauss as Gauss, Jacobian as Jacobian
-    from sciinf.diffusion.joint_solver import JointAncestral as JointAncestral, JointExponential as JointExponential
-    from sciinf.diffusion.learned import LearnedDiffusion as LearnedDiffusion
     from sciinf.diffusion.objective import ClippedWeights as ClippedWeights, Diffusion as Diffusion
     from sciinf.diffusion.objective import EvenLogs as EvenLogs, EvenTimes as EvenTimes, EvenWeights as EvenWeights
     from sciinf.diffusion.objective import LikelihoodWeights as LikelihoodWeights, NormalLogs as NormalLogs
@@ -27,9 +22,5 @@ if TYPE_CHECKING:
     from sciinf.diffusion.schedule import VarianceExploding as VarianceExploding
     from sciinf.diffusion.schedule import VariancePreserving as VariancePreserving
     from sciinf.diffusion.solver import Exponential as Exponential, Heun as Heun, ProbabilityFlow as ProbabilityFlow
-    from sciinf.diffusion.stochastic import AdaptiveEuler as AdaptiveEuler, Ancestral as Ancestral
-    from sciinf.diffusion.stochastic import EulerMaruyama as EulerMaruyama, ExtendedReverse as ExtendedReverse
-    from sciinf.diffusion.stochastic import PredictorCorrector as PredictorCorrector
-    from sciinf.diffusion.trajectory import Listed as Listed, fit_grid as fit_grid
 
 __getattr__, __dir__ = offered(__name__, __file__)

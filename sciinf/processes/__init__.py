@@ -10,13 +10,11 @@ if TYPE_CHECKING:
     from sciinf.processes.context import Reader as Reader
     from sciinf.processes.controlled import Controlled as Controlled
     from sciinf.processes.driving import Brownian as Brownian, Fractional as Fractional
-    from sciinf.processes.interacting import Edges as Edges, Interacting as Interacting
     from sciinf.processes.jump import MarkovJump as MarkovJump
     from sciinf.processes.linear_gaussian import Koopman as Koopman, LinearGaussian as LinearGaussian
     from sciinf.processes.linear_gaussian import UnitCircle as UnitCircle
     from sciinf.processes.neural_sde import NeuralSDE as NeuralSDE
     from sciinf.processes.parallel import Parallel as Parallel
-    from sciinf.processes.predictive_coding import PredictiveCoding as PredictiveCoding
     from sciinf.processes.process import Latent as Latent, LearnedProcess as LearnedProcess, Linear as Linear
     from sciinf.processes.process import Process as Process, Series as Series, Sizes as Sizes
     from sciinf.processes.sparse_gp import SparseGP as SparseGP

@@ -8,11 +8,9 @@ from sciinf.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf.surrogates.adversarial import Adversarial as Adversarial
-    from sciinf.surrogates.captions import Captions as Captions, Grammar as Grammar
     from sciinf.surrogates.collapse import collapsed as collapsed
-    from sciinf.surrogates.collocation import Collocation as Collocation
     from sciinf.surrogates.conditions import Field as Field, Frame as Frame, Given as Given, Members as Members
-    from sciinf.surrogates.conditions import Sensors as Sensors, Words as Words
+    from sciinf.surrogates.conditions import InPlaceOfParameters as InPlaceOfParameters, Sensors as Sensors
     from sciinf.surrogates.decoders import Query as Query
     from sciinf.surrogates.dgno import DGNO as DGNO
     from sciinf.surrogates.emissions import Bernoulli as Bernoulli, Categorical as Categorical, Gaussian as Gaussian
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from sciinf.surrogates.objectives import Unscented as Unscented
     from sciinf.surrogates.operator import Operator as Operator
     from sciinf.surrogates.origin import Origin as Origin
-    from sciinf.surrogates.placements import AdversarialPoints as AdversarialPoints, EvenPoints as EvenPoints
-    from sciinf.surrogates.placements import FollowingPoints as FollowingPoints
     from sciinf.surrogates.quantised import Quantised as Quantised
     from sciinf.surrogates.questions import conditioned as conditioned
     from sciinf.surrogates.refinement import Refinement as Refinement, refined as refined

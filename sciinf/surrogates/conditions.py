@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from sciinf.core import Observable, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
-from sciinf.surrogates.captions import Grammar
-from sciinf.surrogates.reader import Reader
 
 WORDS = "words"
 """Under which captions are given."""
@@ -157,22 +156,42 @@ class Sensors(Given):
         return mask[:, known:].flatten(1).sum(1, keepdim=True).to(like) / self.most
 
 
-class Words(Given):
-    """Captions, which may stand in place of parameters: draws are at parameters from the prior within a caption.
+class ParameterReader(nn.Module, ABC):
+    """Understands what is given in place of parameters: texts, as ints (batch, token)."""
 
-    Training looks at parameters alone. In use captions stand under "words", as tokens (`Generator.said`).
+    @abstractmethod
+    def said(self, texts: Sequence[str]) -> Int[Tensor, "batch token"]:
+        """Texts as tokens."""
 
-    Args:
-        grammar: Of captions; `Grammar()` where left out.
-        steps: That learning to read takes (`reader`), what is phrased as the grammar has it not.
+    @abstractmethod
+    def heard(self, ids: Int[Tensor, "batch token"]) -> Sequence[Any]:
+        """What each row of tokens says of the parameters, for `within`."""
 
-    Raises:
-        ValueError: If steps are no int of at least 1.
-    """
+    @abstractmethod
+    def within(self, said: Any, at: Float[Tensor, "draw theta"]) -> Float[Tensor, "draw theta"]:
+        """Parameters from the prior within what one row says, a function of even numbers from 0 to 1."""
 
-    def __init__(self, grammar: Grammar | None = None, *, steps: int = 1_000) -> None:
-        check_whole("steps", steps, 1)
-        self.name, self.grammar, self.steps = WORDS, grammar or Grammar(), steps
+    @abstractmethod
+    def drawn(self, ids: object, at: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch theta"]:
+        """The same, of many rows of tokens, which are checked."""
+
+    @abstractmethod
+    def learn(self) -> None:
+        """Learn to understand texts, from parameters of the prior."""
+
+    @abstractmethod
+    def say_how_it_reads(self) -> dict[str, float]:
+        """Figures of how well it understands; it warns where that is too little."""
+
+
+class InPlaceOfParameters(Given, ABC):
+    """What may be given in place of parameters: draws are at parameters from the prior within what it says."""
+
+    name = WORDS
+
+    @abstractmethod
+    def reader(self, prior: Prior, *, seed: int) -> ParameterReader:
+        """A new reader."""
 
 
 class Conditions:
@@ -196,7 +215,7 @@ class Conditions:
 
     def __init__(self, given: Sequence[Given]) -> None:
         for one in given:
-            if not isinstance(one, Frame | Field | Members | Sensors | Words):
+            if not isinstance(one, Frame | Field | Members | Sensors | InPlaceOfParameters):
                 raise TypeError(f"a Generator is given a Frame, Field, Members, Sensors or Words, and got {one!r}")
         starts = [one for one in given if isinstance(one, Frame)]
         sensors = [one for one in given if isinstance(one, Sensors)]
@@ -204,7 +223,7 @@ class Conditions:
             raise ValueError(f"a Generator goes on from one frame, and {len(starts)} were given")
         if len(sensors) > 1:
             raise ValueError(f"a Generator has one set of sensors, and {len(sensors)} were given")
-        words = [one for one in given if isinstance(one, Words)]
+        words = [one for one in given if isinstance(one, InPlaceOfParameters)]
         if len(words) > 1:
             raise ValueError(f"a Generator is given Words of one grammar, and {len(words)} were given")
         self.sensors, self.words = sensors[0] if sensors else None, words[0] if words else None
@@ -254,9 +273,9 @@ class Conditions:
             )
         return {name: x[name][some] for name in (*self.fields, *(one for one in self._own if one in x))}
 
-    def reader(self, prior: Prior, *, seed: int) -> Reader | None:
+    def reader(self, prior: Prior, *, seed: int) -> ParameterReader | None:
         """A new reader of captions, if there are any."""
-        return None if self.words is None else Reader(self.words.grammar, prior, self.words.steps, seed=seed)
+        return None if self.words is None else self.words.reader(prior, seed=seed)
 
     def shown(self, x: X, frames: Tensor, generator: torch.Generator) -> X:
         """What training shows: members of ensembles in any order, each row's in its own; frames at some points."""

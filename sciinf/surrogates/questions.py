@@ -109,7 +109,7 @@ def _drawn_by(law: Generator, theta: Float[Tensor, "1 theta"], known: X) -> Draw
         at = theta.expand(len(noise), -1)
         if law.reader is not None and said is not None:
             even = torch.special.ndtr(noise[:, : len(law.prior)].double()).clamp(0, 1 - 1e-12)
-            at = law.reader.captions.within(said, even.cpu()).to(at)
+            at = law.reader.within(said, even.cpu()).to(at)
             noise = noise[:, len(law.prior) :]
         return law.from_noise(noise, at, here)
 

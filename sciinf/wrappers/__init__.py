@@ -17,7 +17,6 @@ from sciinf.lazy import offered
 if TYPE_CHECKING:
     from sciinf.wrappers.archive import Archive as Archive, Relative as Relative, archived as archived
     from sciinf.wrappers.archive import write_archive as write_archive
-    from sciinf.wrappers.expression_points import expressions as expressions
     from sciinf.wrappers.external_command import command as command
     from sciinf.wrappers.field_sensors import Sensors as Sensors, observed as observed
     from sciinf.wrappers.hidden_states import state_space as state_space

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pkgutil
 import sys
 import types
 
@@ -16,6 +17,8 @@ from torch import nn
 
 from sciinf.core import Component, Observable, Prior
 from sciinf.core.component import from_json, to_json
+from sciinf.core.written_names import _FIRST
+from sciinf.lab import Interacting, LinearDiffusion, Words
 
 HERE = "a_scientists_module"
 
@@ -124,3 +127,26 @@ def test_what_cannot_be_saved_is_refused_with_its_place(value, words):
 @pytest.mark.parametrize("value", [None, True, 3, 0.1, "text", [1, [2, None]], {"a": {"b": [1.5]}}])
 def test_plain_values_stay_what_they_are(value):
     assert from_json(json.loads(json.dumps(to_json(value)))) == value
+
+
+MOVED = [
+    (LinearDiffusion([[0.1]], [[1.0]]), "sciinf.diffusion.auxiliary.LinearDiffusion"),
+    (Words(), "sciinf.surrogates.conditions.Words"),
+    (Interacting(2), "sciinf.processes.interacting.Interacting"),
+]
+
+
+@pytest.mark.parametrize(("component", "written"), MOVED)
+def test_a_class_that_moved_is_written_and_read_by_its_first_name(component, written):
+    data = to_json(component)
+    assert data["$class"] == written
+    assert type(from_json(data)) is type(component)
+    assert to_json(from_json(data)) == data
+
+
+def test_no_first_name_means_something_else_today():
+    """A new module or class of the name would be built in place of the one that moved."""
+    for present, first in _FIRST.items():
+        assert pkgutil.resolve_name(present), f"{first} has moved to {present}, which is not there"
+        with pytest.raises((ImportError, AttributeError)):
+            pkgutil.resolve_name(first)

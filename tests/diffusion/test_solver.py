@@ -11,7 +11,7 @@ from diffusion.mixtures import LINE, PLANE
 from sciinf.diffusion.grid import Clock, Geometric, Power
 from sciinf.diffusion.schedule import Level, Straight, VariancePreserving
 from sciinf.diffusion.solver import Exponential, Heun, ProbabilityFlow
-from sciinf.diffusion.stochastic import (
+from sciinf.lab.stochastic import (
     AdaptiveEuler,
     Ancestral,
     EulerMaruyama,

@@ -25,7 +25,7 @@ from sciinf.core import (
 )
 from sciinf.core.estimator import PushedDensity
 from sciinf.diffusion.solver import Heun, ProbabilityFlow
-from sciinf.diffusion.stochastic import EulerMaruyama
+from sciinf.lab.stochastic import EulerMaruyama
 from sciinf.simulation import simulate
 from sciinf.training import Recipe, train
 

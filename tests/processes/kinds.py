@@ -7,10 +7,10 @@ from torch import nn
 
 from sciinf.core import Observable, Prior, Simulator
 from sciinf.core.prior import global_seed
+from sciinf.lab import Interacting, PredictiveCoding
 from sciinf.processes import (
     Controlled,
     Fractional,
-    Interacting,
     Koopman,
     Latent,
     LearnedProcess,
@@ -19,7 +19,6 @@ from sciinf.processes import (
     MarkovJump,
     NeuralSDE,
     Parallel,
-    PredictiveCoding,
     Process,
     SparseGP,
     UnitCircle,

@@ -12,7 +12,7 @@ from sciinf.core import Batch, Observable, Prior
 from sciinf.diffusion.events import Event
 from sciinf.diffusion.inverse import Measured
 from sciinf.diffusion.product import Product
-from sciinf.diffusion.stochastic import Ancestral
+from sciinf.lab.stochastic import Ancestral
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Field, Frame, Generator, conditioned
 from sciinf.tokens import Frames, Joint, Mixture, Patches

@@ -7,20 +7,20 @@ import math
 
 import pytest
 import torch
-from diffusion.linear import DAMPED, DRIFTING, PROCESSES
 from diffusion.mixtures import LINE
+from lab.linear import DAMPED, DRIFTING, PROCESSES
 from torch import distributions as td
 
-from sciinf import AuxiliaryScore, Observable, Prior, Recipe, Simulator, simulate, train, train_ensemble
+from sciinf import Observable, Prior, Recipe, Simulator, simulate, train, train_ensemble
 from sciinf.core import DensityUnavailable, load_fit
 from sciinf.core.component import from_json, to_json
-from sciinf.diffusion import bound
-from sciinf.diffusion.auxiliary import Kernel, LinearDiffusion
-from sciinf.diffusion.bound import log_bound
-from sciinf.diffusion.joint_solver import JointAncestral
-from sciinf.diffusion.learned import FreeDiffusion, LearnedDiffusion
 from sciinf.diffusion.objective import EvenLogs
 from sciinf.diffusion.schedule import Level
+from sciinf.lab import AuxiliaryScore, bound
+from sciinf.lab.auxiliary import Kernel, LinearDiffusion
+from sciinf.lab.bound import log_bound
+from sciinf.lab.joint_solver import JointAncestral
+from sciinf.lab.learned import FreeDiffusion, LearnedDiffusion
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from sciinf.core import Observable, Simulator, X
 from sciinf.core.component import Component
 from sciinf.dynamics.field_equation import Equation, FieldSource, Theta, Trajectory
-from sciinf.nets.jets import Jet
+from sciinf.lab.jets import Jet
 
 
 class AtPoints(FieldSource, Component, ABC):

@@ -14,7 +14,7 @@ from sciinf.core.component import from_json, to_json
 from sciinf.diffusion.grid import Geometric, Power
 from sciinf.diffusion.schedule import Level
 from sciinf.diffusion.solver import Exponential, Heun, ProbabilityFlow
-from sciinf.diffusion.trajectory import Listed, cheapest, costs, fit_grid, solve_finely
+from sciinf.lab.trajectory import Listed, cheapest, costs, fit_grid, solve_finely
 
 PATH = Level(1e-2, 20.0)
 NARROW = Mixture(

@@ -9,10 +9,10 @@ import torch
 
 from sciinf import LogUniform, Normal, Ordered, Uniform
 from sciinf.core import Prior
-from sciinf.surrogates import Captions, Grammar
-from sciinf.surrogates._wording import numbers
-from sciinf.surrogates.captions import LEVELS, TEMPLATES
-from sciinf.surrogates.writing import Writer
+from sciinf.lab import Captions, Grammar
+from sciinf.lab._wording import numbers
+from sciinf.lab.captions import LEVELS, TEMPLATES
+from sciinf.lab.writing import Writer
 
 PRIORS = {
     "a flow": Prior(viscosity=(LogUniform(4e-4, 4e-3), "m2/s"), strength=Uniform(0.05, 0.15)),

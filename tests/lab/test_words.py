@@ -15,11 +15,12 @@ from sciinf.diffusion.events import Event
 from sciinf.diffusion.inverse import Measured
 from sciinf.dynamics.field_equation import Equation, described
 from sciinf.dynamics.grid import BoxGrid
+from sciinf.lab import Grammar, Words
+from sciinf.lab.captions import TEMPLATES
+from sciinf.lab.reader import Reader
+from sciinf.lab.writing import Writer
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Emulator, Frame, Generator, Grammar, Words, conditioned
-from sciinf.surrogates.captions import TEMPLATES
-from sciinf.surrogates.reader import Reader
-from sciinf.surrogates.writing import Writer
+from sciinf.surrogates import Emulator, Frame, Generator, conditioned
 from sciinf.tokens import Joint, Mixture, Patches
 from sciinf.training import train_ensemble
 

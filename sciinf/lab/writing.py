@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sciinf.surrogates._wording import (
+from sciinf.lab._wording import (
     ALONE,
     EXPONENT,
     JOINS,
@@ -30,7 +30,7 @@ from sciinf.surrogates._wording import (
     quantiles,
     rounded_to,
 )
-from sciinf.surrogates.captions import Captions
+from sciinf.lab.captions import Captions
 
 MOST, _SEGMENTS = 3.0, 40  # of a score
 _ZEROS = 3  # after a point at most; beyond, and above its digits, a number has an exponent

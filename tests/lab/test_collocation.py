@@ -6,19 +6,20 @@ import math
 
 import pytest
 import torch
+from lab.rings import Ring, Unknown
 from surrogates.fields import Decay
-from surrogates.rings import Ring, Unknown
 
 from sciinf import Flow, Recipe, load_fit, simulate, train
 from sciinf.core import Batch
-from sciinf.dynamics.point_equation import CollocationPoints
 from sciinf.flows.spline import SplineCoupling
-from sciinf.surrogates import AdversarialPoints, Collocation, Emulator, FollowingPoints
+from sciinf.lab import AdversarialPoints, Collocation, FollowingPoints
+from sciinf.lab.point_equation import CollocationPoints
+from sciinf.surrogates import Emulator
 from sciinf.training import train_ensemble
 
 pytestmark = pytest.mark.slow
 
-TRUST = ("surrogates.rings",)
+TRUST = ("lab.rings",)
 SMALL = {"points": 8, "width": 16, "layers": 2}
 RECIPE = Recipe(epochs=40, batch=32, optimiser="muon")
 

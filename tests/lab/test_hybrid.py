@@ -6,14 +6,14 @@ import math
 
 import pytest
 import torch
-from diffusion.linear import DAMPED, FLIPPED, PROCESSES
 from diffusion.mixtures import LINE, PLANE
 from diffusion.training import Net, distance_to_line, trained
+from lab.linear import DAMPED, FLIPPED, PROCESSES
 
-from sciinf.diffusion.hybrid import HybridMatching
-from sciinf.diffusion.joint_solver import JointExponential
 from sciinf.diffusion.objective import EvenLogs, LikelihoodWeights
 from sciinf.diffusion.schedule import Level
+from sciinf.lab.hybrid import HybridMatching
+from sciinf.lab.joint_solver import JointExponential
 
 pytestmark = pytest.mark.slow
 

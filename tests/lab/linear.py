@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from sciinf.diffusion.auxiliary import LinearDiffusion, critically_damped, resting, variance_preserving
+from sciinf.lab.auxiliary import LinearDiffusion, critically_damped, resting, variance_preserving
 
 DAMPED = critically_damped()
 BOTH = resting([1.0, 0.25], [[0.0, -1.0], [1.0, 0.0]], [[0.5, 0.0], [0.0, 1.0]], [0.01])  # noise on both

@@ -8,14 +8,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusion.linear import DAMPED, DRIFTING, FLIPPED, NOISY, PROCESSES, joint_log_prob
 from diffusion.mixtures import LINE, PLANE
+from lab.linear import DAMPED, DRIFTING, FLIPPED, NOISY, PROCESSES, joint_log_prob
 from scipy.integrate import quad_vec
 from scipy.linalg import expm
 
 from sciinf.core.component import from_json, to_json
-from sciinf.diffusion.auxiliary import LinearDiffusion, critically_damped, resting
 from sciinf.diffusion.schedule import VariancePreserving
+from sciinf.lab.auxiliary import LinearDiffusion, critically_damped, resting
 
 processes = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 

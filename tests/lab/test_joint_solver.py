@@ -7,16 +7,16 @@ import math
 
 import pytest
 import torch
-from diffusion.linear import DAMPED, FLIPPED, NOISY, PROCESSES
 from diffusion.mixtures import LINE, PLANE
 from diffusion.training import distance_to_line
+from lab.linear import DAMPED, FLIPPED, NOISY, PROCESSES
 from torchdiffeq import odeint
 
 from sciinf.core.component import from_json, to_json
 from sciinf.diffusion.grid import Geometric, Power
-from sciinf.diffusion.joint_solver import JointAncestral, JointExponential
 from sciinf.diffusion.schedule import Level, VariancePreserving
 from sciinf.diffusion.solver import Exponential
+from sciinf.lab.joint_solver import JointAncestral, JointExponential
 
 PATH = Level(1e-2, 20.0)
 RESTING = {name: PROCESSES[name] for name in ("preserving", "damped", "both", "three")}

@@ -36,7 +36,7 @@ from torch import Tensor
 from sciinf.core import Prior
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
-from sciinf.surrogates._wording import (
+from sciinf.lab._wording import (
     ALONE,
     ARTICLES,
     JOINS,
@@ -60,7 +60,7 @@ from sciinf.surrogates._wording import (
 )
 
 if TYPE_CHECKING:
-    from sciinf.surrogates.captions import Captions
+    from sciinf.lab.captions import Captions
 
 _Number = tuple[tuple[int, ...], int]  # its tokens, and its unit
 

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from sciinf.processes import Interacting, Series, Sizes
-from sciinf.processes.interacting import LearnedInteracting, _moved
+from sciinf.lab import Interacting
+from sciinf.lab.interacting import LearnedInteracting, _moved
+from sciinf.processes import Series, Sizes
 
 pytestmark = pytest.mark.slow
 

@@ -28,9 +28,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.component import Component
-from sciinf.diffusion.auxiliary import Kernel, LinearDiffusion, Times
 from sciinf.diffusion.objective import EvenLogs, Levels, Network, Weighting
 from sciinf.diffusion.schedule import Level
+from sciinf.lab.auxiliary import Kernel, LinearDiffusion, Times
 
 
 class HybridMatching(Component):

@@ -35,10 +35,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.core import Prior
+from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
-from sciinf.surrogates._wording import SPELT, TEMPLATES, Interval, Unphrased, numbers, pieces
-from sciinf.surrogates.captions import Captions, Grammar, told
-from sciinf.surrogates.writing import MOST, Writer, Written, squeezed
+from sciinf.lab._wording import SPELT, TEMPLATES, Interval, Unphrased, numbers, pieces
+from sciinf.lab.captions import Captions, Grammar, told
+from sciinf.lab.writing import MOST, Writer, Written, squeezed
+from sciinf.surrogates.conditions import InPlaceOfParameters, ParameterReader
 
 _WIDTH, _REACH = 48, (1, 2, 4)  # of hidden tokens; steps of the convolutions
 _RATE, _BATCH, _FRESH = 4e-3, 96, 2_000
@@ -47,7 +49,28 @@ _OPEN = 0.2  # scores from the end, within which an end is open
 _MISREAD = 0.2  # scores, rms, of which a level is 0.5 to 2.2 wide
 
 
-class Reader(nn.Module):
+class Words(InPlaceOfParameters):
+    """Captions, which may stand in place of parameters: draws are at parameters from the prior within a caption.
+
+    Training looks at parameters alone. In use captions stand under "words", as tokens (`Generator.said`).
+
+    Args:
+        grammar: Of captions; `Grammar()` where left out.
+        steps: That learning to read takes (`reader`), what is phrased as the grammar has it not.
+
+    Raises:
+        ValueError: If steps are no int of at least 1.
+    """
+
+    def __init__(self, grammar: Grammar | None = None, *, steps: int = 1_000) -> None:
+        check_whole("steps", steps, 1)
+        self.grammar, self.steps = grammar or Grammar(), steps
+
+    def reader(self, prior: Prior, *, seed: int) -> Reader:
+        return Reader(self.grammar, prior, self.steps, seed=seed)
+
+
+class Reader(ParameterReader):
     """Reads captions of a prior's parameters.
 
     Args:
@@ -228,6 +251,9 @@ class Reader(nn.Module):
             except Unphrased:
                 found.append(self._understood(row[None]))
         return found
+
+    def within(self, said: Mapping[str, Interval], at: Float[Tensor, "draw theta"]) -> Float[Tensor, "draw theta"]:
+        return self.captions.within(said, at)
 
     @torch.no_grad()
     def _understood(self, ids: Int[Tensor, "1 token"]) -> dict[str, Interval]:

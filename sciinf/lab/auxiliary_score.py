@@ -33,16 +33,16 @@ from sciinf.core import Batch, Density, DensityUnavailable, Learns, Observable, 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.prior import global_seed
-from sciinf.diffusion.auxiliary import LinearDiffusion
-from sciinf.diffusion.bound import Noising, log_bound
-from sciinf.diffusion.hybrid import denoised
-from sciinf.diffusion.joint_solver import JointExponential, JointSolver
-from sciinf.diffusion.learned import FreeDiffusion, LearnedDiffusion
 from sciinf.diffusion.schedule import Level, NoiseSchedule
 from sciinf.diffusion.solver import noise_like
 from sciinf.estimators._embedded import Embedded
 from sciinf.estimators._linear import LinearGuess
 from sciinf.estimators._standardised import check_part, in_chunks
+from sciinf.lab.auxiliary import LinearDiffusion
+from sciinf.lab.bound import Noising, log_bound
+from sciinf.lab.hybrid import denoised
+from sciinf.lab.joint_solver import JointExponential, JointSolver
+from sciinf.lab.learned import FreeDiffusion, LearnedDiffusion
 from sciinf.nets.modulated import Modulated
 from sciinf.summaries.summary import Summary
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.nets import jets
-from sciinf.nets.jets import JetNetwork
+from sciinf.lab import jets
+from sciinf.lab.jets import JetNetwork
 
 
 def differences(network: JetNetwork, at: torch.Tensor, others: torch.Tensor) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sciinf.lab.predictive_coding import PredictiveCoding
 from sciinf.processes import Series, Sizes
-from sciinf.processes.predictive_coding import PredictiveCoding
 
 
 def generator(seed=0):

@@ -10,7 +10,7 @@ from torch import distributions as td
 from sciinf.core import Prior
 from sciinf.dynamics.field_equation import FieldEquation, described
 from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.point_equation import AtPoints, Unsolved
+from sciinf.lab.point_equation import AtPoints, Unsolved
 
 WAVE = 2 * math.pi
 

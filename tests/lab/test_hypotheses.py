@@ -10,15 +10,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sciinf import LogUniform, Normal, Recipe, build_posterior, load_fit, simulate, train, wrappers
+from sciinf import LogUniform, Normal, Recipe, build_posterior, load_fit, simulate, train
 from sciinf.dynamics.expressions import Expressions
-from sciinf.estimators.equations import Equations
-from sciinf.inference.hypotheses import Supposed, suppose
+from sciinf.lab import Equations, expressions
+from sciinf.lab.hypotheses import Supposed, suppose
 
 pytestmark = pytest.mark.slow
 
 GRAMMAR = Expressions(["x"], ["+", "sin"], [2.0], depth=2)
-SIMULATOR = wrappers.expressions(GRAMMAR, (-2.0, 2.0), noise=LogUniform(0.2, 0.6), points=12, parts=[("+", "x", "x")])
+SIMULATOR = expressions(GRAMMAR, (-2.0, 2.0), noise=LogUniform(0.2, 0.6), points=12, parts=[("+", "x", "x")])
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -190,11 +190,11 @@ def test_what_is_refused(fit) -> None:
     with pytest.raises(TypeError, match="judged by evidence"):
         suppose(build_posterior(fit), SIMULATOR, torch.zeros(12, 2))
     with pytest.raises(ValueError, match="no symbol"):
-        wrappers.expressions(GRAMMAR, (0.0, 1.0), noise=LogUniform(0.2, 0.6), parts=[("cos",)])
+        expressions(GRAMMAR, (0.0, 1.0), noise=LogUniform(0.2, 0.6), parts=[("cos",)])
     with pytest.raises(ValueError, match="the noise may be negative by its law Normal"):
-        wrappers.expressions(GRAMMAR, (-1.0, 1.0), noise=Normal(0.0, 1.0))
+        expressions(GRAMMAR, (-1.0, 1.0), noise=Normal(0.0, 1.0))
     with pytest.raises(ValueError, match="bounds are"):
-        wrappers.expressions(GRAMMAR, (1.0, 0.0), noise=LogUniform(0.2, 0.6))
+        expressions(GRAMMAR, (1.0, 0.0), noise=LogUniform(0.2, 0.6))
 
 
 def test_without_hypotheses_there_is_no_verdict_against(posterior) -> None:

@@ -33,11 +33,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.diffusion.auxiliary import Kernel, LinearDiffusion
-from sciinf.diffusion.hybrid import denoised
-from sciinf.diffusion.learned import FreeDiffusion
 from sciinf.diffusion.objective import EvenLogs, Levels, Network
 from sciinf.diffusion.schedule import NoiseSchedule
+from sciinf.lab.auxiliary import Kernel, LinearDiffusion
+from sciinf.lab.hybrid import denoised
+from sciinf.lab.learned import FreeDiffusion
 
 Noising = LinearDiffusion | FreeDiffusion  # fixed, or being learned
 

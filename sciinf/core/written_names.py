@@ -1,0 +1,50 @@
+"""Names of classes and functions in files. They stay as they were first written when the code moves.
+
+So a fit made before a move is read after it, and digests and settings of the same estimator stay the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_FIRST = {
+    "sciinf.lab.auxiliary": "sciinf.diffusion.auxiliary",
+    "sciinf.lab.auxiliary_score": "sciinf.estimators.auxiliary_score",
+    "sciinf.lab.captions": "sciinf.surrogates.captions",
+    "sciinf.lab.collocation": "sciinf.surrogates.collocation",
+    "sciinf.lab.equations": "sciinf.estimators.equations",
+    "sciinf.lab.hybrid": "sciinf.diffusion.hybrid",
+    "sciinf.lab.interacting": "sciinf.processes.interacting",
+    "sciinf.lab.joint_solver": "sciinf.diffusion.joint_solver",
+    "sciinf.lab.learned": "sciinf.diffusion.learned",
+    "sciinf.lab.placements": "sciinf.surrogates.placements",
+    "sciinf.lab.point_equation": "sciinf.dynamics.point_equation",
+    "sciinf.lab.predictive_coding": "sciinf.processes.predictive_coding",
+    "sciinf.lab.reader.Words": "sciinf.surrogates.conditions.Words",
+    "sciinf.lab.stochastic": "sciinf.diffusion.stochastic",
+    "sciinf.lab.trajectory": "sciinf.diffusion.trajectory",
+}  # module, or name in a module -> what files call it
+_PRESENT = {first: present for present, first in _FIRST.items()}
+
+
+def written_name(path: str) -> str:
+    """How files name a class or function.
+
+    Args:
+        path: Its present name, "module.name".
+    """
+    return _renamed(path, _FIRST)
+
+
+def present_name(path: str) -> str:
+    """Where a class or function is now that a file names.
+
+    Args:
+        path: Its name in the file, "module.name".
+    """
+    return _renamed(path, _PRESENT)
+
+
+def _renamed(path: str, names: Mapping[str, str]) -> str:
+    module, _, name = path.rpartition(".")
+    return names.get(path, f"{names.get(module, module)}.{name}")

@@ -1,0 +1,37 @@
+"""Methods of papers that were built, measured, and did not pay. They work, have their tests, and stay for comparison.
+
+Nothing else in sciinf imports them, and no name of `sciinf` itself comes from here. `docs/lab.md` says of each what it
+is, what was measured, and when it is worth another try.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sciinf.lazy import offered
+
+if TYPE_CHECKING:
+    from sciinf.lab.auxiliary import LinearDiffusion as LinearDiffusion, critically_damped as critically_damped
+    from sciinf.lab.auxiliary import resting as resting, variance_preserving as variance_preserving
+    from sciinf.lab.auxiliary_score import AuxiliaryScore as AuxiliaryScore
+    from sciinf.lab.captions import Captions as Captions, Grammar as Grammar
+    from sciinf.lab.collocation import Collocation as Collocation
+    from sciinf.lab.equations import Equations as Equations
+    from sciinf.lab.expression_points import expressions as expressions
+    from sciinf.lab.hybrid import HybridMatching as HybridMatching
+    from sciinf.lab.hypotheses import suppose as suppose
+    from sciinf.lab.interacting import Edges as Edges, Interacting as Interacting
+    from sciinf.lab.joint_solver import JointAncestral as JointAncestral, JointExponential as JointExponential
+    from sciinf.lab.learned import LearnedDiffusion as LearnedDiffusion
+    from sciinf.lab.placements import AdversarialPoints as AdversarialPoints, EvenPoints as EvenPoints
+    from sciinf.lab.placements import FollowingPoints as FollowingPoints
+    from sciinf.lab.point_equation import AtPoints as AtPoints, CollocationPoints as CollocationPoints
+    from sciinf.lab.point_equation import Unsolved as Unsolved
+    from sciinf.lab.predictive_coding import PredictiveCoding as PredictiveCoding
+    from sciinf.lab.reader import Words as Words
+    from sciinf.lab.stochastic import AdaptiveEuler as AdaptiveEuler, Ancestral as Ancestral
+    from sciinf.lab.stochastic import EulerMaruyama as EulerMaruyama, ExtendedReverse as ExtendedReverse
+    from sciinf.lab.stochastic import PredictorCorrector as PredictorCorrector
+    from sciinf.lab.trajectory import Listed as Listed, fit_grid as fit_grid
+
+__getattr__, __dir__ = offered(__name__, __file__)
