@@ -1,7 +1,7 @@
 """A diffusion that is learned with its network, beside fixed ones: a part of `papers.py`.
 
 All have the same network and about the same CPU seconds: epochs of the fixed ones are as many as take as long as those
-of the learned one, by two short runs. Bounds are of the same fresh rows, by one estimate (`diffusion.bound`), in nats;
+of the learned one, by two short runs. Bounds are of the same fresh rows, by one estimate (`lab.bound`), in nats;
 "less vp" is the mean difference to variance preserving, with its standard error over rows.
 """
 

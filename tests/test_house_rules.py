@@ -158,7 +158,7 @@ def for_users(path: str, function: Function) -> bool:
     import sciinf
 
     command = any(".command" in ast.unparse(d) for d in function.decorator_list)
-    wrapper = path.startswith("sciinf/wrappers/") and not function.name.startswith("_")
+    wrapper = path.startswith(("sciinf/wrappers/", "sciinf/lab/")) and not function.name.startswith("_")
     return command or wrapper or function.name in ("__init__", "run") or function.name in sciinf.__all__
 
 

@@ -12,13 +12,12 @@ from sciinf.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf.lab.auxiliary import LinearDiffusion as LinearDiffusion, critically_damped as critically_damped
-    from sciinf.lab.auxiliary import resting as resting, variance_preserving as variance_preserving
+    from sciinf.lab.auxiliary import variance_preserving as variance_preserving
     from sciinf.lab.auxiliary_score import AuxiliaryScore as AuxiliaryScore
-    from sciinf.lab.captions import Captions as Captions, Grammar as Grammar
+    from sciinf.lab.captions import Grammar as Grammar
     from sciinf.lab.collocation import Collocation as Collocation
     from sciinf.lab.equations import Equations as Equations
     from sciinf.lab.expression_points import expressions as expressions
-    from sciinf.lab.hybrid import HybridMatching as HybridMatching
     from sciinf.lab.hypotheses import suppose as suppose
     from sciinf.lab.interacting import Edges as Edges, Interacting as Interacting
     from sciinf.lab.joint_solver import JointAncestral as JointAncestral, JointExponential as JointExponential
@@ -32,6 +31,6 @@ if TYPE_CHECKING:
     from sciinf.lab.stochastic import AdaptiveEuler as AdaptiveEuler, Ancestral as Ancestral
     from sciinf.lab.stochastic import EulerMaruyama as EulerMaruyama, ExtendedReverse as ExtendedReverse
     from sciinf.lab.stochastic import PredictorCorrector as PredictorCorrector
-    from sciinf.lab.trajectory import Listed as Listed, fit_grid as fit_grid
+    from sciinf.lab.trajectory import fit_grid as fit_grid
 
 __getattr__, __dir__ = offered(__name__, __file__)

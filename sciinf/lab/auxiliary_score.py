@@ -2,13 +2,13 @@ r"""Score estimation by a diffusion with auxiliary variables, fixed or learned w
 
 The best linear guess N(m(x), S) of z given x (`_linear`) is taken out: r = S^{-1/2} (z - m(x)) has mean 0 and
 covariance I over all rows. The diffusion noises r, its network is shown u = (data, auxiliaries) and features of x, and
-stands for D = E[r | u_t, x] (`diffusion.hybrid`). Network and diffusion are trained by one loss, the bound on
+stands for D = E[r | u_t, x] (`lab.hybrid`). Network and diffusion are trained by one loss, the bound on
 
     -log q(z | x) = -log q(r | x) + log det S / 2
 
-in nats (`diffusion.bound`). A `LinearDiffusion` stays as it is; of a `LearnedDiffusion` the numbers are learned, too.
+in nats (`lab.bound`). A `LinearDiffusion` stays as it is; of a `LearnedDiffusion` the numbers are learned, too.
 
-**Draws** come from the law at rest by a solver of `diffusion.joint_solver`, along the diffusion that was learned.
+**Draws** come from the law at rest by a solver of `lab.joint_solver`, along the diffusion that was learned.
 
 **Densities.** Integrals over the auxiliaries stand between u and r, so that there is no tractable density of draws:
 `log_prob` is refused. `AuxiliaryDensity.bound` estimates a lower bound on it, for draws with noise on the way

@@ -50,7 +50,7 @@ class Collocation(WithErrors, Looking, Adjusting):
     """A solution of an equation for all parameters, learned from the equation.
 
     Args:
-        equation: Told at points (`dynamics.point_equation`); what solutions start from must follow from theta.
+        equation: Told at points (`lab.point_equation`); what solutions start from must follow from theta.
         placement: Of points; `EvenPoints()` where left out.
         points: For each row of a step.
         width: Of the network's hidden layers.

@@ -20,7 +20,7 @@ which is as good a simulation, as T' depends on f no more than T does. So networ
 less said of them. `hide=False` leaves T as it is.
 
 A network follows a hypothesis, true or false; what it says of a false one is no posterior of anything likely. Weights
-by the likelihood (`build_posterior(fit, simulator)`) are exact, and `inference.hypotheses` gives log p(h | D).
+by the likelihood (`build_posterior(fit, simulator)`) are exact, and `lab.hypotheses` gives log p(h | D).
 
 References:
     | Controllable Neural Symbolic Regression (Bendinelli, Biggio & Kamienny, 2023), https://arxiv.org/abs/2304.10336

@@ -15,7 +15,7 @@ With it weights are exact (`build_posterior(fit, simulator)`), and the evidence 
 
     p(points, statement) / p(points) = p(statement | points):
 
-a false statement has little, and `inference.hypotheses` says how much. Nothing is obeyed in silence.
+a false statement has little, and `lab.hypotheses` says how much. Nothing is obeyed in silence.
 """
 
 from __future__ import annotations

@@ -18,9 +18,6 @@ SHOWN = {
     "equations": "wrappers.term_equations",
     "EquationPosterior": "inference.equations",
     "Expressions": "dynamics.expressions",
-    "expressions": "wrappers.expression_points",
-    "Equations": "estimators.equations",
-    "suppose": "inference.hypotheses",
 }
 
 

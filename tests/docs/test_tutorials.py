@@ -13,6 +13,7 @@ import torch
 from brief import briefly_trained
 from documents import FEW, blocks, fewer, follow
 
+import sciinf.lab
 from sciinf import Store, load_answer, load_answers
 from sciinf.core.simulator import load_module
 
@@ -25,6 +26,7 @@ FOLLOWED = {  # by a test of this folder
     "docs/clusters.md",
     "docs/data_format.md",
     "docs/exports.md",
+    "docs/lab.md",
     "docs/units_and_coordinates.md",
     *(
         f"docs/api/{name}.md"
@@ -286,6 +288,16 @@ def test_units_page_can_be_followed(here: Path, monkeypatch: pytest.MonkeyPatch)
     names = follow((DOCS / "units_and_coordinates.md").read_text(), monkeypatch)[1]
     assert torch.allclose(names["seen"]["flux"], torch.tensor([0.31, 0.42, 0.48, 0.46]))
     assert names["counts"].coords["species"] == ("hare", "lynx")
+
+
+@pytest.mark.pages
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@briefly_trained(40)
+def test_lab_can_be_followed_and_shows_what_it_offers(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (DOCS / "lab.md").read_text()
+    names = follow(text, monkeypatch, few=100)[1]
+    assert names["flows"].shape[0] == 2
+    assert [name for name in sciinf.lab.__all__ if name not in text] == []
 
 
 @pytest.mark.pages

@@ -9,9 +9,9 @@ import torch
 
 from sciinf import LogUniform, Normal, Ordered, Uniform
 from sciinf.core import Prior
-from sciinf.lab import Captions, Grammar
+from sciinf.lab import Grammar
 from sciinf.lab._wording import numbers
-from sciinf.lab.captions import LEVELS, TEMPLATES
+from sciinf.lab.captions import LEVELS, TEMPLATES, Captions
 from sciinf.lab.writing import Writer
 
 PRIORS = {
