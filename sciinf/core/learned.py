@@ -15,7 +15,7 @@ from sciinf.core.component import Component
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, X
 
-Learns = Literal["densities", "noise", "fields", "noisy fields"]
+Learns = Literal["densities", "summaries", "noise", "fields", "noisy fields"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,14 @@ class Batch:
 class Learned(nn.Module, Component, ABC):
     """A network with what it takes to train it. Built from a prior and the observables' specification.
 
-    `learns` tells what the loss is made of, from which a recipe follows (`Recipe.resolved`): densities of rows; noise,
+    `learns` tells what the loss is made of, from which a recipe follows (`Recipe.resolved`): densities of rows;
+    the same with summaries of sets, series or images, whose networks cost more than the density's; noise,
     drawn anew for every row at every step, so that rows are learnt by heart more slowly and need more steps; fields,
     which have no noise at all; or laws of fields, whose losses are as noisy as draws.
     `needs` names the observables without which rows are none to train on; all of `observables` where it is None.
     """
 
-    learns: ClassVar[Learns] = "densities"
+    learns: Learns = "densities"
     needs: ClassVar[Sequence[str] | None] = None
     prior: Prior
     observables: Mapping[str, Observable]

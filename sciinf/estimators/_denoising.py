@@ -41,7 +41,7 @@ import math
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -115,7 +115,7 @@ class Denoising(Embedded, Adjusting, ABC):
             weighting.
     """
 
-    learns: ClassVar[Learns] = "noise"
+    learns: Learns = "noise"
 
     def __init__(
         self,

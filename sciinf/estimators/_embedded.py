@@ -55,6 +55,7 @@ from sciinf.summaries.timed import (
     with_times,
 )
 from sciinf.summaries.variance_memory import remembers, variance_memory
+from sciinf.summaries.vector import MLP
 
 _ROWS, _NUMBERS = 65_536, 2**24  # rows that least squares look at, and numbers of them, at most
 _PIECE = 8_192  # rows in double precision at once
@@ -366,7 +367,10 @@ class Embedded(Standardised, ABC):
         networks = []
         for name in self.data_names:
             spec, masked = self._seen(name), self._masked(name)
-            networks.append((self._given.get(name) or choose(spec, masked)).build(spec, masked=masked))
+            summary = self._given.get(name) or choose(spec, masked)
+            networks.append(summary.build(spec, masked=masked))
+            if self.learns == "densities" and not isinstance(summary, MLP):
+                self.learns = "summaries"
         self.summaries = nn.ModuleList(networks)
         plain = {
             name: self._seen(name)

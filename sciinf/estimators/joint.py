@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -78,7 +77,7 @@ class Joint(Standardised):
         torch.Size([5, 2, 1])
     """
 
-    learns: ClassVar[Learns] = "noise"
+    learns: Learns = "noise"
 
     def __init__(
         self,

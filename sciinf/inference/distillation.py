@@ -33,7 +33,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -74,7 +74,7 @@ class FewSteps(Estimator, Adjusting):
         ValueError: If a number is no int of at least 1.
     """
 
-    learns: ClassVar[Learns] = "noise"
+    learns: Learns = "noise"
 
     def __init__(
         self,

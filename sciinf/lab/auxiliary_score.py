@@ -23,7 +23,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -79,7 +79,7 @@ class AuxiliaryScore(Embedded):
         torch.Size([5, 2, 1])
     """
 
-    learns: ClassVar[Learns] = "noise"
+    learns: Learns = "noise"
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
@@ -168,7 +168,7 @@ class OfFields(Surrogate, ABC):
             step on the grid.
     """
 
-    learns: ClassVar[Learns] = "fields"
+    learns: Learns = "fields"
     theta_mean: Tensor
     theta_sd: Tensor
     given_mean: Tensor

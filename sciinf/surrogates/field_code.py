@@ -30,7 +30,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -85,7 +85,7 @@ class FieldCode(Learned, Adjusting, ByEdges):
         (torch.Size([3, 4]), torch.Size([3, 1, 64]), torch.Size([3, 1, 128]))
     """
 
-    learns: ClassVar[Learns] = "noisy fields"
+    learns: Learns = "noisy fields"
     mean: Tensor
     sd: Tensor
     grid: Tensor

@@ -25,7 +25,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -86,7 +85,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         torch.Size([3, 5, 1, 64])
     """
 
-    learns: ClassVar[Learns] = "noisy fields"
+    learns: Learns = "noisy fields"
     missing: Tensor
 
     def __init__(

@@ -34,7 +34,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float
@@ -104,7 +104,7 @@ class LatentDynamics(Surrogate, Adjusting):
         ValueError: If a name or layout does not suit, or a number is out of its range.
     """
 
-    learns: ClassVar[Learns] = "noisy fields"
+    learns: Learns = "noisy fields"
     off: Tensor
 
     def __init__(

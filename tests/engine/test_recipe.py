@@ -116,6 +116,10 @@ def test_many_rows_have_more_steps_and_no_larger_batches():
     steps = [recipe.epochs * rows / 500 for recipe, rows in zip(found[1:], (18_000, 90_000, 540_000), strict=True)]
     assert steps == pytest.approx([1_847, 4_130, 10_116], rel=0.04)
     assert Recipe().resolved(90_000, learns="noise").batch == 1_000
+    summaries, densities = (Recipe().resolved(9_000, learns=each) for each in ("summaries", "densities"))
+    assert summaries.batch == 0.4 * densities.batch == 100
+    assert summaries.learning_rate == pytest.approx(math.sqrt(0.4) * densities.learning_rate)
+    assert Recipe().resolved(900, learns="summaries") == Recipe().resolved(900)
     law = Recipe().resolved(9_000, learns="noisy fields")
     assert (law.batch, law.optimiser, law.weight_decay) == (32, "muon", 0.02)
     assert law.epochs * 9_000 // 32 == pytest.approx(4_000, rel=0.05)

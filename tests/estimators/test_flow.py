@@ -8,6 +8,7 @@ from torch import distributions as td
 from sciinf.core import Observable, Prior
 from sciinf.estimators.flow import Flow
 from sciinf.flows import MAF
+from sciinf.summaries import Conv1d
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0))
 OBSERVABLES = {"x": Observable((3,))}
@@ -24,3 +25,11 @@ def test_a_part_that_is_no_object_is_refused(part, wrong, got):
 def test_a_seed_is_a_whole_number(seed):
     with pytest.raises(ValueError, match="seed must be an integer of at least 0"):
         Flow(PRIOR, OBSERVABLES, seed=seed)
+
+
+def test_summaries_of_sets_are_trained_in_smaller_steps():
+    prior = Prior(mean=td.Normal(0.0, 1.0))
+    vector, of_items = ({"x": Observable((20,), dims=(name,))} for name in ("channel", "item"))
+    assert Flow(prior, vector).learns == "densities"
+    assert Flow(prior, of_items).learns == "summaries"
+    assert Flow(prior, {"x": Observable((20,), dims=("time",))}, summary=Conv1d()).learns == "summaries"
