@@ -51,7 +51,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import silu, softplus
 
 from sciinf.core import Posterior, X
 from sciinf.trust.conditional import Precision, spectrum_of
@@ -174,7 +174,7 @@ FEW = 64
 _WIDTH, _DESCENT = 128, 1_000  # of the network that says what the others say
 _LEAST, _MOST = -6.0, 4.0  # logarithms of sds
 _AXES, _ROWS_EACH = 128, 10
-_PASS = 65_536  # rows through the perceptron at once
+_PASS = 4_096  # rows through the perceptron at once, so that they stay in the cache
 
 
 def fit_others(u: Tensor, present: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -210,11 +210,17 @@ def _perceptron(u: Tensor, present: Tensor, generator: torch.Generator) -> dict[
 
 
 def _each_hidden(weights: Mapping[str, Tensor], u: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    count, size = u.shape
-    kept = present[:, None] * (1 - torch.eye(size, dtype=present.dtype))
-    seen = torch.cat([bent(u)[:, None] * kept, kept], dim=2).reshape(count * size, -1)
-    mean, log = applied(weights, seen).double().reshape(count, size, 2, size).diagonal(dim1=1, dim2=3).unbind(1)
-    return mean, log.clamp(_LEAST, _MOST)
+    """The perceptron of rows in which one number is hidden, at that number. Hiding it takes its part from the first
+    layer, and of the last layer two outputs are needed: that is a third of the work of J perceptrons of each row.
+    """
+    size, kept = u.shape[1], present.float()
+    seen, (values, marks) = bent(u).float() * kept, weights["weight0"].split(size)
+    whole = seen @ values + kept @ marks + weights["bias0"]
+    h = silu(whole[:, None] - seen[..., None] * values - kept[..., None] * marks)  # (n, J, hidden)
+    h = silu(h @ weights["weight1"] + weights["bias1"])
+    mean, log = (torch.einsum("njh,hj->nj", h, each) for each in weights["weight2"].split(size, dim=1))
+    middle, width = weights["bias2"].split(size)
+    return (mean + middle).double(), (log + width).double().clamp(_LEAST, _MOST)
 
 
 def _axes(u: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
 from sciinf.trust.ood import REFERENCE, check_observation, make_reference, p_values
 from sciinf.trust.scores import coverage_of_neurons, hierarchy, noise_time, planted
 from sciinf.trust.scores.known import check_scores, distances_of
-from sciinf.trust.scores.score import Numbers
+from sciinf.trust.scores.perceptron import applied, drawn
+from sciinf.trust.scores.score import Numbers, bent
 
 SENSORS, ROWS = 12, 3_000
 SCORED = (PlantedFaults(), DiffusionTime(), HierarchicalRatio(), NeuronCoverage())
@@ -214,6 +215,22 @@ def test_faults_of_counts_are_counts(dtype, shift):
     wrong = planted.planted(numbers, {"n": n}, there, planted.FAULTS, generator)["n"]
     assert torch.equal(wrong, wrong.round())
     assert (wrong.min() >= 0) == (shift == 0)
+
+
+def test_what_others_say_of_a_number_is_said_without_it():
+    """Each number hidden in turn, by the whole perceptron."""
+    generator, size = torch.Generator().manual_seed(0), 5
+    weights = drawn([2 * size, 8, 8, 2 * size], generator)
+    weights["weight2"] = torch.randn(8, 2 * size, generator=generator)
+    u = torch.randn(7, size, generator=generator, dtype=torch.float64)
+    there = (torch.rand(7, size, generator=generator) < 0.7).double()
+    mean, log = planted.others(weights, u, there)
+    for k in range(size):
+        kept = there.clone()
+        kept[:, k] = 0
+        said = applied(weights, torch.cat([bent(u) * kept, kept], 1))
+        assert torch.allclose(mean[:, k].float(), said[:, k], atol=1e-5)
+        assert torch.allclose(log[:, k].float(), said[:, size + k].clamp(-6, 4), atol=1e-5)
 
 
 def test_calibrate_learns_what_it_is_told(store, tmp_path):
