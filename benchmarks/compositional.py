@@ -27,8 +27,8 @@ from sbi_peer import SET_METHODS, sample_set, train_peer
 from torch import Tensor
 
 from sciinf import Compositional, Score, simulate, train
-from sciinf.diffusion import Exponential, Level
-from sciinf.diffusion.composition import Composition, Gaussian
+from sciinf.diffusion import Exponential, NoiseLevel
+from sciinf.diffusion.composition import Composition, MultivariateNormals
 
 SIMULATIONS, SETS, DRAWS = 10_000, 5, 1_000
 PEER_DRAWS = 200  # of sbi, whose jac_gauss takes minutes for them
@@ -74,15 +74,15 @@ def exact(dim: int, n: int, seed: int) -> dict[str, Any]:
     source = torch.Generator().manual_seed(seed)
     draws, eye = 4_000 if n < 1_000 else 1_000, torch.eye(dim, dtype=torch.float64)
     a, b = (torch.randn(dim, dim, generator=source, dtype=torch.float64) for _ in range(2))
-    prior, noise = Gaussian(0.3 * eye[0], eye + 0.1 * a @ a.T), 0.5 * eye + 0.2 * b @ b.T
+    prior, noise = MultivariateNormals(0.3 * eye[0], eye + 0.1 * a @ a.T), 0.5 * eye + 0.2 * b @ b.T
     theta = torch.full((dim,), 2.0, dtype=torch.float64)
     theta[1::2] = -1.5
     x = theta + torch.randn(n, dim, generator=source, dtype=torch.float64) @ torch.linalg.cholesky(noise).T
     (pull, before), per = prior.natural(), torch.linalg.inv(noise)
     one, all_ = torch.linalg.inv(before + per), torch.linalg.inv(before + n * per)
-    composition = Composition(Gaussian((x @ per + pull) @ one, one.expand(n, dim, dim)), prior)
+    composition = Composition(MultivariateNormals((x @ per + pull) @ one, one.expand(n, dim, dim)), prior)
     started, moments = clock("cpu"), composition.moments()
-    path = Level(0.03 * float(torch.linalg.eigvalsh(moments.covariance)[0]) ** 0.5, 10.0)
+    path = NoiseLevel(0.03 * float(torch.linalg.eigvalsh(moments.covariance)[0]) ** 0.5, 10.0)
     spread = torch.linalg.cholesky(moments.covariance + path.most**2 * eye)
     y = moments.mean + torch.randn(draws, dim, generator=source, dtype=torch.float64) @ spread.T
     z = Exponential(30).solve(composition.denoise, y, path, generator=source)

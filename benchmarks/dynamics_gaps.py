@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sciinf import Observable, Prior, Recipe, Simulator, simulate, train
 from sciinf.core.prior import global_seed
-from sciinf.processes import Latent, LearnedProcess, Linear, Process, Reader, Series, Sizes
+from sciinf.processes import Latent, LearnedProcess, Linear, Process, Series, SeriesReader, Sizes
 from sciinf.processes.sparse_gp import SparseGP
 from sciinf.surrogates import LatentDynamics
 
@@ -116,7 +116,7 @@ class LearnedIndependent(LearnedProcess):
 
     def __init__(self, sizes: Sizes, states: int) -> None:
         super().__init__()
-        self.states, self.reader = states, Reader(sizes, 16)
+        self.states, self.reader = states, SeriesReader(sizes, 16)
         self.head: nn.Module = Linear(self.reader.outputs, 2 * states, scale=0.3)
 
     def posterior(self, series: Series, *, generator: torch.Generator) -> Latent:

@@ -12,7 +12,7 @@ from sciinf import Observable, Prior, Simulator
 from sciinf.core.prior import global_seed
 from sciinf.dynamics.linear_states import Affine, LinearStates
 from sciinf.dynamics.state_space import Record, Theta, Time
-from sciinf.processes import Latent, LearnedProcess, Linear, LinearGaussian, Process, Reader, Series, Sizes
+from sciinf.processes import Latent, LearnedProcess, Linear, LinearGaussian, Process, Series, SeriesReader, Sizes
 from sciinf.processes.linear_gaussian import LearnedChain
 from sciinf.samplers import kalman
 
@@ -151,7 +151,7 @@ class _Recurrent(LearnedProcess):
         assert isinstance(chain, LearnedChain)
         self.states, self.linear = chain.states, chain
         chain.evidence = nn.Identity()  # type: ignore[assignment]  # of no use here
-        self.reader = Reader(sizes, width)
+        self.reader = SeriesReader(sizes, width)
         self.head = Linear(self.reader.outputs, 2 * self.states, scale=0.5)
 
     def posterior(self, series: Series, *, generator: torch.Generator) -> Latent:

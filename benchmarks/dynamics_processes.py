@@ -19,7 +19,7 @@ from torch import Tensor
 from sciinf.dynamics.noise import MarkovFractional, fractional
 from sciinf.dynamics.points import Hawkes
 from sciinf.dynamics.reactions import Reactions
-from sciinf.dynamics.sde import SDE, EulerMaruyama, Heun, Milstein, Scheme
+from sciinf.dynamics.sde import SDE, EulerMaruyama, Milstein, Scheme, StochasticHeun
 
 BOYS, RATES = 763, {"beta": 1.8, "gamma": 0.5}
 P = 0.01  # of tests of a law; each raises a false alarm with this probability
@@ -90,7 +90,7 @@ def _leapt(name: str, found: Tensor, exact: Tensor, spent: float) -> dict[str, A
 def equations(options: Any) -> tuple[Rows, Rows]:
     """Strong orders on geometric Brownian motion, with each sense of the noise."""
     table, checks = [], []
-    for scheme, order in ((EulerMaruyama(), 0.5), (Milstein(), 1.0), (Heun(), 1.0)):
+    for scheme, order in ((EulerMaruyama(), 0.5), (Milstein(), 1.0), (StochasticHeun(), 1.0)):
         name = type(scheme).__name__
         errors, spent = _strong_errors(options, scheme, ito=name != "Heun")
         slope = math.log2(errors[0] / errors[-1]) / (len(errors) - 1)
@@ -104,7 +104,7 @@ def equations(options: Any) -> tuple[Rows, Rows]:
             }
         )
         checks.append(check(f"{name}: strong order off {order}", abs(slope - order), 0.1))
-    wrong, _ = _strong_errors(options, Heun(), ito=True)
+    wrong, _ = _strong_errors(options, StochasticHeun(), ito=True)
     slope = math.log2(wrong[0] / wrong[-1]) / (len(wrong) - 1)
     table.append({**dict.fromkeys(table[0], "-"), "scheme": "Heun, read in Ito's sense", "strong order": slope})
     return table, [*checks, check("Heun read in Ito's sense: strong order (a planted fault)", slope, 0.1)]
@@ -131,7 +131,11 @@ def against_torchsde(options: Any) -> tuple[Rows, Rows]:
     rows, steps = 4_000 if options.quick else 10_000, 50
     table, checks = [], []
     start = torch.full((rows, 1), 0.3, dtype=torch.float64)
-    kinds = (("ito", "euler", EulerMaruyama()), ("ito", "milstein", Milstein()), ("stratonovich", "heun", Heun()))
+    kinds = (
+        ("ito", "euler", EulerMaruyama()),
+        ("ito", "milstein", Milstein()),
+        ("stratonovich", "heun", StochasticHeun()),
+    )
     for sense, method, scheme in kinds:
         peer, theirs = _timed(lambda m=method, s=sense: _by_torchsde(options, start, steps, m, s))
         well = SDE(lambda theta, z, t: _drift(z), lambda theta, z, t: _diffusion(z), scheme)
@@ -147,7 +151,7 @@ def against_torchsde(options: Any) -> tuple[Rows, Rows]:
 
 def p_of_other_sense(peer: Tensor, start: Tensor, steps: int, options: Any) -> float:
     """KS of the same equation, read in the other sense."""
-    well = SDE(lambda theta, z, t: _drift(z), lambda theta, z, t: _diffusion(z), Heun())
+    well = SDE(lambda theta, z, t: _drift(z), lambda theta, z, t: _diffusion(z), StochasticHeun())
     return _alike(peer, well.solve({}, start, 0.0, 2.0, steps=steps, generator=_generator(options)))
 
 

@@ -14,7 +14,7 @@ from sciinf import Flow, Recipe, build_posterior, calibrate, load_simulator, sim
 from sciinf.dynamics.field_equation import column
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Emulator, Generator
-from sciinf.tokens import Frames, Joint, Mixture
+from sciinf.tokens import Frames, JointTokens, MixtureTokens
 from sciinf.wrappers import Sensors, observed
 
 POINTS, TIMES, FRAMES = 32, tuple(k / 10 for k in range(11)), (2, 4, 6, 8, 10)
@@ -22,9 +22,9 @@ SENSORS = Sensors([k / 8 for k in range(8)], sd=0.05, frames=list(FRAMES))
 SIDES = (120, 100)  # of the grid: logarithms of viscosities, forcings
 DRAWS = 2_000
 CASES = {  # law, solutions, epochs
-    "Mixture": (Mixture, 2_000, None),
-    "Joint": (Joint, 2_000, None),
-    "Joint, badly trained": (Joint, 200, 3),
+    "Mixture": (MixtureTokens, 2_000, None),
+    "Joint": (JointTokens, 2_000, None),
+    "Joint, badly trained": (JointTokens, 200, 3),
 }
 
 

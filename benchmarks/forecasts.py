@@ -12,7 +12,7 @@ from torch import Tensor
 from sciinf import Observable, Prior, Recipe, Simulator, load_simulator, simulate, train
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Generator, Members
-from sciinf.tokens import Joint, Mixture, Patches
+from sciinf.tokens import JointTokens, MixtureTokens, Patches
 from sciinf.trust.distances import crps, rank_histogram, spread_skill
 
 SITES, FEW, MANY = 40, 2, 31
@@ -68,7 +68,7 @@ def forecasts(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[
         true, found = test.x["u"][:, 0, 0], {}
         found["two members"] = test.x["few"].transpose(0, 1), 0.0
         found["31 members"] = test.x["many"].transpose(0, 1), 0.0
-        for name, law in (("Mixture", Mixture()), ("Joint", Joint())):
+        for name, law in (("Mixture", MixtureTokens()), ("Joint", JointTokens())):
             made = Generator(
                 world.prior,
                 world.observables,

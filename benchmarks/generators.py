@@ -46,7 +46,7 @@ from words import words
 
 from sciinf import load_simulator, simulate
 from sciinf.surrogates import Operator, Stepwise
-from sciinf.tokens import AtOnce, Frames, Joint, Mixture, Order, TokenLaw, four_steps
+from sciinf.tokens import AtOnce, Frames, JointTokens, MixtureTokens, Order, TokenLaw, four_steps
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
@@ -69,7 +69,7 @@ def linear(options: Any, out: Path) -> Found:
     theta = equation.prior.sample(40, generator=torch.Generator().manual_seed(options.seed + 7))
     x = equation.start(theta, generator=torch.Generator().manual_seed(options.seed + 8))
     rows, checks = [], []
-    for name, law in (("Joint", Joint()), ("Mixture", Mixture())):
+    for name, law in (("Joint", JointTokens()), ("Mixture", MixtureTokens())):
         learned, spent = trained(options, equation, store, out / name, order=Frames(1), law=law)
         drawn, each = drawn_by(learned, theta, x, 50)
         row: dict[str, Any] = {"law": name, "training s": spent, "ms a draw": each}
@@ -94,10 +94,10 @@ def forced(options: Any, out: Path) -> Found:
     equation = equation_of(1.0)
     store = simulate(equation, out / "store", 600 if options.quick else 2_000, seed=options.seed)
     laws: dict[str, tuple[Order, TokenLaw]] = {
-        "Frames, Joint": (Frames(1), Joint()),
+        "Frames, Joint": (Frames(1), JointTokens()),
         "two frames, four steps": (Frames(2), four_steps()),
-        "AtOnce, Joint": (AtOnce(), Joint()),
-        "Frames, Mixture": (Frames(1), Mixture()),
+        "AtOnce, Joint": (AtOnce(), JointTokens()),
+        "Frames, Mixture": (Frames(1), MixtureTokens()),
     }
     asked = asked_of(options, equation)
     rows = laws_beside_solver(options, equation, store, asked, laws, out)

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from sciinf.diffusion.inverse import Measured
 from sciinf.diffusion.objective import Diffusion, NormalLogs
 from sciinf.diffusion.particles import particles
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.diffusion.solver import Exponential
 from sciinf.trust.distances import sliced_wasserstein
 
-PATH, DIM, PARTS, DRAWS, STEPS = Level(0.01, 20.0), 8, 6, 1_000, 60
+PATH, DIM, PARTS, DRAWS, STEPS = NoiseLevel(0.01, 20.0), 8, 6, 1_000, 60
 NARROW, NOISE = 0.3, 0.2
 Denoise = Callable[[Tensor, Tensor], Tensor]
 

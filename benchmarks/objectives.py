@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from sciinf.core.prior import global_seed
 from sciinf.surrogates import Adversarial, Quantised
-from sciinf.surrogates.adversarial import Judge
+from sciinf.surrogates.adversarial import Discriminator
 from sciinf.surrogates.collapse import collapsed, expected_nats
 from sciinf.surrogates.objectives import (
     KL,
@@ -134,7 +134,7 @@ def train(nets: Nets, objective: Objective, x: Tensor, steps: int, seed: int) ->
     """By Adam, whose rate falls to 0."""
     draw = torch.Generator().manual_seed(seed)
     with global_seed(torch.Generator().manual_seed(seed + 1)):
-        judge = Judge(nets.latents, objective.judged) if objective.judged else nn.Module()
+        judge = Discriminator(nets.latents, objective.judged) if objective.judged else nn.Module()
     optimiser, schedule = nets.optimiser([*nets.parameters(), *judge.parameters()], steps)
     for batch in nets.batches(x, steps, seed):
         optimiser.zero_grad()

@@ -18,7 +18,7 @@ from sciinf.diffusion.solver import Exponential
 from sciinf.estimators._denoising import DenoisedDensity
 from sciinf.estimators.joint import Joint
 from sciinf.inference.conditional import Conditional
-from sciinf.lab.stochastic import EulerMaruyama
+from sciinf.lab.stochastic import ReverseEulerMaruyama
 from sciinf.nets.preserving import Unit
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
@@ -140,7 +140,7 @@ def _apart(fit: Fit, store: Store, asked: int) -> tuple[float, float]:
     """Mean distance of draws of 1,000 (sliced Wasserstein, in sds) by both solvers, and of two sets by one."""
     x = {name: value[:asked] for name, value in store.load(slice(0, 2 * asked)).x.items()}
     owner, drawn = fit.estimator, []
-    for seed, solver in ((0, Exponential(40, 2)), (1, EulerMaruyama(200)), (2, Exponential(40, 2))):
+    for seed, solver in ((0, Exponential(40, 2)), (1, ReverseEulerMaruyama(200)), (2, Exponential(40, 2))):
         owner.solver = solver
         drawn.append(owner.density(x).sample(1_000, generator=torch.Generator().manual_seed(seed)))
     return _sliced(drawn[0], drawn[1]), _sliced(drawn[0], drawn[2])

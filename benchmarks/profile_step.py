@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sciinf import Flow, Recipe
 from sciinf.core import Batch
-from sciinf.engine.averaging import Exponential
+from sciinf.engine.averaging import ExponentialAverage
 from sciinf.engine.learner import Single
 from sciinf.engine.step import Step, clip, step_settings
 from sciinf.loops.library import without_loops
@@ -71,7 +71,7 @@ def profiled(task: str, size: int, device: str, seed: int) -> dict[str, Any]:
     learner, recipe = Single(estimator), Recipe(device=device, graph=False, processes=1).resolved(10_000)
     step = Step(learner, step_settings(recipe), torch.Generator(device).manual_seed(seed))
     learner.mode(training=True)
-    average = Exponential(learner.weights, 0.98)
+    average = ExponentialAverage(learner.weights, 0.98)
     for _ in range(5):
         step(batch, 1e-4)
 

@@ -20,12 +20,12 @@ from torch import distributions as td
 from sciinf import Observable, Prior, Recipe, Simulator, load_simulator, simulate, train
 from sciinf.core import Batch
 from sciinf.diffusion.objective import Diffusion, NormalLogs
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.diffusion.solver import Exponential
 from sciinf.nets.spectral import Fourier
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Generator, Stepwise
-from sciinf.tokens import AtOnce, Frames, Joint, Mixture, four_steps
+from sciinf.tokens import AtOnce, Frames, JointTokens, MixtureTokens, four_steps
 from sciinf.trust.distances import spread_skill
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
@@ -35,8 +35,8 @@ NEAR, DRAWS, TESTED = 0.8, 4, 32
 MOVES = ((1,),)  # round the ring, which is the same everywhere; pieces of the grid alone do not show it
 STEPWISE, EPOCHS = "Stepwise", (20, 28)  # of generators and the twin: about as many seconds
 LAWS = {
-    "Joint": Joint(),
-    "three steps": Joint(Diffusion(Level(0.02, 20.0), levels=NormalLogs(1.0, 2.0)), Exponential(3, 1)),
+    "Joint": JointTokens(),
+    "three steps": JointTokens(Diffusion(NoiseLevel(0.02, 20.0), levels=NormalLogs(1.0, 2.0)), Exponential(3, 1)),
 }
 TWIN = "mean of Mixture"  # the same network, which learns to predict the next frame, and its sd
 
@@ -46,9 +46,9 @@ def forced_reaction(options: Any, out: Path) -> Found:
     equation = load_simulator(SIMULATORS / "pde" / "forced_reaction_diffusion.py")
     store = simulate(equation, out / "store", 600 if options.quick else 2_000, seed=options.seed)
     laws = {
-        "Frames, Joint": (Frames(1), Joint()),
+        "Frames, Joint": (Frames(1), JointTokens()),
         "two frames, four steps": (Frames(2), four_steps()),
-        "AtOnce, Joint": (AtOnce(), Joint()),
+        "AtOnce, Joint": (AtOnce(), JointTokens()),
     }
     rows = laws_beside_solver(options, equation, store, asked_of(options, equation), laws, out)
     slack = 2.0 if options.quick else 1.0
@@ -111,7 +111,7 @@ def _made(name: str, world: Simulator, seed: int) -> Generator | Stepwise:
     if name == STEPWISE:
         return Stepwise(world.prior, world.observables, Fourier(28, POINTS // 2), moves=MOVES, seed=seed)
     told = {
-        "law": LAWS.get(name, Mixture()),
+        "law": LAWS.get(name, MixtureTokens()),
         "network": TokenTransformer(64, 4, heads=4),
         "members": DRAWS,
         "moves": MOVES,

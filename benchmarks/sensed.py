@@ -19,7 +19,7 @@ from sciinf import Recipe, load_simulator, simulate, train
 from sciinf.core import Batch, X
 from sciinf.diffusion.inverse import Measured
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Frame, Generator, Sensors, conditioned
+from sciinf.surrogates import Frame, Generator, SensorReadings, conditioned
 
 POINTS, TIMES, SD = 32, tuple(k / 10 for k in range(6)), 0.05
 SEEN, DRAWS = (0, 6, 24), 200
@@ -34,7 +34,7 @@ def sensors(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[st
     theta = equation.prior.sample(questions, generator=draw)
     rows = Batch(theta, equation(theta, generator=draw))
     laws, spent = {}, {}
-    for name, given in (("Sensors", [Frame(0), Sensors(max(SEEN), sd=SD)]), ("particles", [Frame(0)])):
+    for name, given in (("Sensors", [Frame(0), SensorReadings(max(SEEN), sd=SD)]), ("particles", [Frame(0)])):
         network, started = TokenTransformer(64, 4, heads=4), clock("cpu")
         made = Generator(equation.prior, equation.observables, given=given, network=network, seed=options.seed)
         recipe = Recipe(epochs=10) if options.quick else Recipe(epochs=60)

@@ -42,7 +42,7 @@ from serve_loads import Fused, Static, load, mixed, one_request, post, questions
 
 from sciinf import infer, query
 from sciinf.core import Observation
-from sciinf.question import Wanted
+from sciinf.question import QueryOptions
 from sciinf.serve.fusion import Ticket
 from sciinf.serve.models import Models, Served
 from sciinf.serve.wire import unpack
@@ -169,7 +169,9 @@ def fused(models: Models, xs: np.ndarray, draws: int, found: dict[int, bytes]) -
     together = Fusion(models, found.__setitem__, fail, lambda id: None)
     for k, x in enumerate(xs):
         together.add(
-            Ticket(k, "run", Observation({"v": torch.from_numpy(x)}), Wanted(draws=draws, seed=k, predicted=False))
+            Ticket(
+                k, "run", Observation({"v": torch.from_numpy(x)}), QueryOptions(draws=draws, seed=k, predicted=False)
+            )
         )
     while together.busy:
         together.step()

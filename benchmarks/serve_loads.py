@@ -21,7 +21,7 @@ import torch
 
 from sciinf.core import Observation
 from sciinf.inference.amortised import Amortised, pushed
-from sciinf.question import Wanted
+from sciinf.question import QueryOptions
 from sciinf.serve.answering import answered
 from sciinf.serve.fusion import Fusion, Ticket
 from sciinf.serve.models import Models
@@ -176,7 +176,7 @@ def mixed(answers: Answers, x: Mapping[str, np.ndarray], sizes: Sequence[int], c
     def ask(client: int) -> None:
         nonlocal begun
         values = {name: torch.from_numpy(value[begun % rows]) for name, value in x.items()}
-        wanted = Wanted(draws=sizes[client], seed=begun, predicted=False)
+        wanted = QueryOptions(draws=sizes[client], seed=begun, predicted=False)
         asked[begun] = client, time.process_time()
         answers.add(Ticket(begun, "run", Observation(values), wanted))
         begun += 1

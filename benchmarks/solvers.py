@@ -17,10 +17,10 @@ import torch
 from reporting import arguments, check, finish
 from torch import Tensor
 
-from sciinf.diffusion import Exponential, Heun, Level, ProbabilityFlow
-from sciinf.lab import AdaptiveEuler, Ancestral, EulerMaruyama, ExtendedReverse, PredictorCorrector
+from sciinf.diffusion import Exponential, Heun, NoiseLevel, ProbabilityFlow
+from sciinf.lab import AdaptiveEuler, Ancestral, ExtendedReverse, PredictorCorrector, ReverseEulerMaruyama
 
-PATH = Level(1e-2, 20.0)
+PATH = NoiseLevel(1e-2, 20.0)
 WEIGHT, MEAN, SD = (torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [-1.1, 0.6], [0.3, 0.5]))
 PLAIN = 500  # steps of Euler-Maruyama that others are held against
 SOLVERS = {
@@ -29,7 +29,7 @@ SOLVERS = {
     "Exponential(order=3)": lambda n: Exponential(n, 3),
     "Heun": lambda n: Heun(n // 2),
     "Ancestral": Ancestral,
-    "EulerMaruyama": EulerMaruyama,
+    "EulerMaruyama": ReverseEulerMaruyama,
     "PredictorCorrector": lambda n: PredictorCorrector(n // 2),
     "ExtendedReverse": ExtendedReverse,
 }
@@ -49,7 +49,7 @@ def main() -> None:
         for name, make in SOLVERS.items()
     ]
     adaptive = [{"solver": type(s).__name__, "order": s.order, **cell(s, draws, options.seed)} for s in fitted()]
-    plain = {"solver": "EulerMaruyama", "order": 1, **cell(EulerMaruyama(PLAIN), draws, options.seed)}
+    plain = {"solver": "EulerMaruyama", "order": 1, **cell(ReverseEulerMaruyama(PLAIN), draws, options.seed)}
     rows += [*adaptive, plain, {"solver": "floor", "order": 0, "evaluations": 0, "W1": floor}]
     checks = []
     for row in (adaptive[0], next(r for r in rows if r["solver"] == "ExtendedReverse" and r["evaluations"] == 40)):

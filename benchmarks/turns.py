@@ -26,8 +26,8 @@ from sciinf.tokens import (
     AtOnce,
     Denoised,
     Frames,
-    Joint,
-    Mixture,
+    JointTokens,
+    MixtureTokens,
     Pod,
     Raster,
     Scales,
@@ -41,9 +41,9 @@ Found = tuple[Rows, Rows]
 POINTS = 64
 AMPLITUDES = (0.2, 1.4)
 NOISE, NARROW = 0.1, 20.0  # of a pulse: sd of what is added to it, and how narrow it is
-TOKENS, LONE = Mixture(4, by_token=True), Mixture(4)
+TOKENS, LONE = MixtureTokens(4, by_token=True), MixtureTokens(4)
 LAWS: dict[str, tuple[Turns | None, TokenLaw]] = {
-    "Joint": (None, Joint()),
+    "Joint": (None, JointTokens()),
     "Mixture, numbers": (None, LONE),
     "Mixture, tokens": (None, TOKENS),
     "Raster, Mixture, tokens": (Raster(), TOKENS),

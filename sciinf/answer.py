@@ -20,11 +20,11 @@ from sciinf.core.derived import with_derived
 from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
 from sciinf.core.estimates import disagreement
 from sciinf.core.files import local_path, read_json, sha256_of, write_json
-from sciinf.core.paths import Paths
+from sciinf.core.paths import HiddenPaths
 from sciinf.core.records import is_of
 from sciinf.core.simulator import identity
 from sciinf.inference.tilted import layers
-from sciinf.question import CHECKS, Question, Wanted, judge_of, question
+from sciinf.question import CHECKS, QueryOptions, Question, judge_of, question
 from sciinf.storage.answers import ANSWERS, answer_place, found_in, newest_answers, values_digest
 from sciinf.storage.paths_file import read_paths, write_paths
 from sciinf.storage.predictive_file import Predicted, read_predictive, write_predictive
@@ -83,7 +83,7 @@ def query(
             data, or if the answer takes the place of one that was checked by simulations.
     """
     hashes = {str(path): _sha256(Path(path)) for path in files}
-    wanted = Wanted(level, draws, seed, failures, name=name, files=hashes)
+    wanted = QueryOptions(level, draws, seed, failures, name=name, files=hashes)
     asked = question(judge_of(posterior, calibration, failures), x, simulator, wanted)
     folder, inputs = None if out is None else answer_place(local_path(out), name, values_digest(asked.x)), ""
     if folder is not None:
@@ -237,7 +237,7 @@ def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
         predictive=predicted.predictive,
         predicted_from=predicted.theta,
         observables=predicted.observables,
-        paths=read_paths(folder / "paths.h5") if "paths.h5" in data.get("sha256", {}) else Paths(),
+        paths=read_paths(folder / "paths.h5") if "paths.h5" in data.get("sha256", {}) else HiddenPaths(),
     )
     if differing := disagreement(found.parameters, found.draws):
         raise ValueError(f"{folder / 'answer.json'} is not of the draws in draws.h5: {differing}; ask again")

@@ -33,7 +33,7 @@ from sciinf.core.diagnostic import Case
 from sciinf.core.doubts import noting, summed_up
 from sciinf.core.estimates import estimates
 from sciinf.core.findings import Cause, Level
-from sciinf.core.paths import Paths
+from sciinf.core.paths import HiddenPaths
 from sciinf.core.simulator import as_seen, described
 from sciinf.engine.block import simulate_from
 from sciinf.inference.finite import finite, left_out
@@ -53,7 +53,7 @@ _AROUND = 2_000  # draws that tell where an answer lies
 
 
 @dataclass(frozen=True)
-class Wanted:
+class QueryOptions:
     """What is asked for.
 
     Args:
@@ -100,7 +100,7 @@ class Question:
     judge: Judge
     x: X
     simulator: Simulator | None
-    wanted: Wanted
+    wanted: QueryOptions
     read: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
 
@@ -177,7 +177,7 @@ class Question:
         )
 
 
-def question(judge: Judge, x: Any, simulator: Simulator | None, wanted: Wanted) -> Question:
+def question(judge: Judge, x: Any, simulator: Simulator | None, wanted: QueryOptions) -> Question:
     """A question about an observation.
 
     Args:
@@ -208,16 +208,18 @@ def judge_of(posterior: Posterior, calibration: Calibration | None, failures: Re
     return Judge(posterior, calibration)
 
 
-def _hidden(simulator: Simulator | None, x: X, draws: Draws, wanted: Wanted) -> tuple[Paths, tuple[Finding, ...]]:
+def _hidden(
+    simulator: Simulator | None, x: X, draws: Draws, wanted: QueryOptions
+) -> tuple[HiddenPaths, tuple[Finding, ...]]:
     """Hidden paths behind the data, each with parameters of its own from the posterior; why there are none."""
     if simulator is None or simulator.paths is None:
-        return Paths(), ()
+        return HiddenPaths(), ()
     generator = torch.Generator().manual_seed(wanted.seed)  # its own: what else is drawn does not depend on it
     theta = draws.of_parameters().resample(_PATHS, generator=generator)
     try:
         found = simulator.paths(theta, x, generator)
     except ValueError as error:
-        return Paths(), (Finding("hidden paths", Level.CAUTION, f"none were drawn: {error}"),)
+        return HiddenPaths(), (Finding("hidden paths", Level.CAUTION, f"none were drawn: {error}"),)
     found = replace(found, values=found.values.astype(np.float32), level=wanted.level)
     if not (lost := len(theta) - len(found.values)):
         return found, ()

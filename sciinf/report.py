@@ -21,7 +21,7 @@ from sciinf.figures.beside import Others, beside_part, with_others
 from sciinf.figures.checks import calibration_pictures, checks_part
 from sciinf.figures.first_screen import about, title_of, verdict_part, verdicts_part
 from sciinf.figures.made import made_part
-from sciinf.figures.numbers import Numbers, level_choice, numbers_of, numbers_pictured, numbers_table
+from sciinf.figures.numbers import PosteriorNumbers, level_choice, numbers_of, numbers_pictured, numbers_table
 from sciinf.figures.page import absent, details, page, paragraph, section
 from sciinf.figures.paths import paths_part
 from sciinf.figures.posterior import MOST, posterior_part
@@ -94,7 +94,9 @@ def _doubts(runs: Iterable[Run]) -> str:
     return absent(f"Not read, or not to be checked: {' '.join(found)}") if found else ""
 
 
-def _one(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float], folder: Path) -> str:
+def _one(
+    runs: Mapping[str, Run], numbers: Mapping[str, PosteriorNumbers], truth: Mapping[str, float], folder: Path
+) -> str:
     name, run = next(iter(runs.items()))
     verdict = verdict_of(run)
     posterior = posterior_part(run, numbers_pictured(run), truth, {}, compact=len(run.checked) > 2)
@@ -103,12 +105,12 @@ def _one(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping
     return verdict_part(run, verdict, page=folder) + _article(0, numbers[name], parts)
 
 
-def _article(index: int, numbers: Numbers, content: str) -> str:
+def _article(index: int, numbers: PosteriorNumbers, content: str) -> str:
     """One answer; the script finds its data by the index."""
     return f'<article class="answer" data-answer="{index}" data-level="{numbers.asked}">{content}</article>'
 
 
-def _answer(run: Run, numbers: Numbers, verdict: Verdict, posterior: str, made: str, unlike: str = "") -> str:
+def _answer(run: Run, numbers: PosteriorNumbers, verdict: Verdict, posterior: str, made: str, unlike: str = "") -> str:
     """Prediction and corner on the left, numbers and checks on the right.
 
     Args:
@@ -139,7 +141,7 @@ def _seen(run: Run) -> dict[str, tuple[str, np.ndarray]]:
     return {one.name: (one.unit, one.observed) for one in run.checked if one.observed.ndim == 1}
 
 
-def _numbers(run: Run, numbers: Numbers) -> str:
+def _numbers(run: Run, numbers: PosteriorNumbers) -> str:
     values = probabilities_part(run)
     if not numbers.names and not values:
         return absent(run.missing.get("answer", "The answer names no parameter."))
@@ -149,7 +151,9 @@ def _numbers(run: Run, numbers: Numbers) -> str:
     return shown + beside_part(run) + more + downloads()
 
 
-def _several(runs: Mapping[str, Run], numbers: Mapping[str, Numbers], truth: Mapping[str, float], folder: Path) -> str:
+def _several(
+    runs: Mapping[str, Run], numbers: Mapping[str, PosteriorNumbers], truth: Mapping[str, float], folder: Path
+) -> str:
     """One table of all answers, then each by itself, the first of them with their pictures; the script shows one."""
     run, verdicts = next(iter(runs.values())), {name: verdict_of(one) for name, one in runs.items()}
     articles, most, shown = [], MOST, dict(list(runs.items())[:_PICTURED])

@@ -20,7 +20,7 @@ from sciinf import telling
 from sciinf.core.checks import check_workers
 from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator, Status
-from sciinf.engine.beginning import Wanted, begin, check_own
+from sciinf.engine.beginning import CampaignSpec, begin, check_own
 from sciinf.engine.block import give_up, one_thread, propose, run_block
 from sciinf.engine.campaign import Campaign, Engine, check_engine
 from sciinf.engine.interrupts import interruptible
@@ -95,7 +95,7 @@ def simulate(
     """
     check_workers(workers)
     engine = _engine(engine, workers, timeout)
-    wanted = Wanted(
+    wanted = CampaignSpec(
         simulator,
         path,
         n,

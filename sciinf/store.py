@@ -44,8 +44,8 @@ from sciinf.storage.journal import JOURNAL, Entry, Journals
 from sciinf.storage.judged import Blocks, counted
 from sciinf.storage.naming import SHARDS
 from sciinf.storage.outcome import normalise, status_of
-from sciinf.storage.place import Place
-from sciinf.storage.selection import Layout, Part, Rows, dealt, empty, grouped, row_bytes, select
+from sciinf.storage.place import FileRange
+from sciinf.storage.selection import ChunkLayout, Part, Rows, dealt, empty, grouped, row_bytes, select
 from sciinf.storage.shard import read_shard, write_shard
 
 
@@ -79,7 +79,7 @@ class Store:
         self.seed, self.block, self.rows = int(data["seed"]), int(data["block"]), int(data["rows"])
         self._campaign, self.proposal, self.naming = campaign(data), data.get("proposal"), naming(data)
         self.known = Blocks(self.folder, self.naming, self._campaign, self.observables)
-        self._layouts: dict[int, tuple[Hashable, Mapping[str, Layout]]] = {}
+        self._layouts: dict[int, tuple[Hashable, Mapping[str, ChunkLayout]]] = {}
         self.refresh()
 
     @classmethod
@@ -335,7 +335,7 @@ class Store:
     def read_into(self, part: Part, batch: Batch, at: int) -> None:
         """Read one of `parts` into rows from `at` on of a batch on the CPU; raises as `read` does."""
 
-        def read(place: Place) -> None:
+        def read(place: FileRange) -> None:
             stamp, known = self.known.stamp(part.block), self._layouts.get(part.block)
             if known is None or known[0] != stamp:
                 known = self._layouts[part.block] = (stamp, selection.layouts(place, batch))

@@ -11,7 +11,7 @@ from torch import Tensor
 from sciinf import query
 from sciinf.core import Answer, Choice, Counts, Draws, Each, LogNormal, Observable, Only, Prior, Simulator, Uniform, X
 from sciinf.core.categories import categories_of
-from sciinf.inference.learned import Learned
+from sciinf.inference.learned import LearnedPosterior
 
 DAYS = tuple(float(day) for day in range(1, 13))
 
@@ -44,7 +44,7 @@ class Burst(Simulator):
         return {"flux": (means + 0.1 * torch.randn(means.shape, generator=generator)).float()}
 
 
-class ByWeights(Learned):
+class ByWeights(LearnedPosterior):
     """Draws of the prior, resampled by a likelihood that is `flat` times as wide as the true one."""
 
     def __init__(self, simulator: Burst, flat: float = 4.0) -> None:

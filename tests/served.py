@@ -9,12 +9,12 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from sciinf.serve.application import Parts, application
+from sciinf.serve.application import ServiceParts, application
 from sciinf.serve.limits import Limits
 from sciinf.serve.models import Models, Served
-from sciinf.serve.requests import Bounds
+from sciinf.serve.requests import RequestLimits
 from sciinf.serve.shares import Shares
-from sciinf.serve.workers import Workers
+from sciinf.serve.workers import AnsweringWorkers
 
 HOST = "http://localhost"
 
@@ -26,10 +26,12 @@ def source(folder: Path, simulator: Path | None = None) -> Served:
 
 @contextlib.contextmanager
 def serving(
-    sources: Sequence[Served], engine: Any = None, limits: Limits | None = None, bounds: Bounds | None = None
+    sources: Sequence[Served], engine: Any = None, limits: Limits | None = None, bounds: RequestLimits | None = None
 ) -> Iterator[TestClient]:
     """A client of a service that runs within."""
     shares = Shares()
-    parts = Parts(Models(sources), engine or Workers(sources), shares, limits or Limits(), bounds or Bounds())
+    parts = ServiceParts(
+        Models(sources), engine or AnsweringWorkers(sources), shares, limits or Limits(), bounds or RequestLimits()
+    )
     with TestClient(application(parts), base_url=HOST, raise_server_exceptions=False) as client:
         yield client

@@ -13,7 +13,7 @@ from samplers.controlled import planned_tank
 from samplers.hidden import OU
 
 from sciinf import Flow, LogUniform, Observable, Prior, build_posterior, load_answer, query, simulate, train, wrappers
-from sciinf.core.paths import Paths
+from sciinf.core.paths import HiddenPaths
 from sciinf.exports import to_datatree
 from sciinf.figures.checked import checked_of
 from sciinf.figures.paths import paths_figure, seen_in
@@ -124,7 +124,7 @@ def test_a_report_and_a_figure_show_them_with_the_data(made):
     with pytest.raises(ValueError, match="no hidden quantity 'y'"):
         answer.figure("paths", names=["y"])
     with pytest.raises(ValueError, match="no hidden paths"):
-        replace(answer, paths=Paths()).figure("paths")
+        replace(answer, paths=HiddenPaths()).figure("paths")
 
 
 def test_paths_go_out_with_their_units(made):
@@ -174,7 +174,7 @@ def test_draws_without_a_path_are_left_out_and_told(made, monkeypatch, lost, lev
 def test_numbers_without_a_unit_are_drawn_where_one_quantity_can_be_meant():
     seen = {"count": ("", np.arange(3.0))}
     for names, drawn in ((("birds",), True), (("healthy", "ill"), False)):
-        paths = Paths(names, np.zeros((4, 3, len(names))), np.arange(3.0), ("",) * len(names))
+        paths = HiddenPaths(names, np.zeros((4, 3, len(names))), np.arange(3.0), ("",) * len(names))
         labels = paths_figure(paths, names, seen).axes[0].get_legend_handles_labels()[1]
         assert ("count, observed" in labels) == drawn
 
@@ -189,7 +189,7 @@ def test_times_are_no_observable_to_be_pictured():
 def test_a_file_whose_numbers_do_not_go_together_is_refused(tmp_path: Path):
     from sciinf.storage.paths_file import read_paths, write_paths
 
-    write_paths(tmp_path / "paths.h5", Paths(("a", "b"), np.zeros((3, 4, 1)), np.arange(4.0), ("", "")))
+    write_paths(tmp_path / "paths.h5", HiddenPaths(("a", "b"), np.zeros((3, 4, 1)), np.arange(4.0), ("", "")))
     with pytest.raises(ValueError, match="shape \\(3, 4, 1\\) for 4 times of a, b"):
         read_paths(tmp_path / "paths.h5")
 
@@ -255,8 +255,8 @@ def test_an_impulse_after_all_data_belongs_to_the_path_and_padding_does_not():
 
 def test_values_that_are_equal_at_equal_times_are_no_jumps():
     rise, times = np.linspace(0.0, 1.0, 6)[None] * np.ones((4, 1)), np.arange(6.0)
-    twice = Paths(("blood",), np.repeat(rise, 2, axis=1)[..., None], np.repeat(times, 2), ("mg/L",))
-    steps = Paths(("open",), np.repeat(rise, 2, axis=1)[..., None], np.arange(12.0), ("",))
+    twice = HiddenPaths(("blood",), np.repeat(rise, 2, axis=1)[..., None], np.repeat(times, 2), ("mg/L",))
+    steps = HiddenPaths(("open",), np.repeat(rise, 2, axis=1)[..., None], np.arange(12.0), ("",))
     for paths, style in ((twice, "default"), (steps, "steps-post")):
         lines = paths_figure(paths, list(paths)).axes[0].get_lines()
         assert {line.get_drawstyle() for line in lines if line.get_label() != "median"} == {style}

@@ -393,3 +393,14 @@ def test_rules_about_several_files_object_to_plants() -> None:
     assert list(undeclared([Source("sciinf/a.py", text, ast.parse(text))], 'x = [\n  "torch>=2",\n]')) == [
         "sciinf/a.py:2: imports leftpad, which pyproject.toml does not ask for"
     ]
+
+
+def twice(found: list[Source]) -> list[str]:
+    """Names of classes that two files have, or one file twice."""
+    names = [node.name for source in found for node in nodes(source.tree) if isinstance(node, ast.ClassDef)]
+    return sorted(name for name in set(names) if names.count(name) > 1)
+
+
+def test_no_class_name_stands_twice() -> None:
+    assert twice([source for source in sources() if source.shipped]) == []
+    assert twice([Source("sciinf/a.py", "", ast.parse("class One: ...\nclass One: ..."))]) == ["One"]

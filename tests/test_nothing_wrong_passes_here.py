@@ -19,7 +19,7 @@ from watching import watched
 from sciinf import Store, infer, load_answer, load_posterior
 from sciinf.commands import refine
 from sciinf.commands.caller import CommandLine
-from sciinf.commands.observations import Asked
+from sciinf.commands.observations import ObservationFile
 from sciinf.core import Answer, Calibration, Draws, Finding, Fit, Observation, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.core.findings import Level
@@ -245,7 +245,7 @@ def test_too_few_simulations_to_refine_are_told_a_number_that_works(
 ) -> None:
     """`--refine auto` was named as the next step, and did nothing."""
     monkeypatch.setattr(sys, "argv", ["sciinf", "infer", "a.py", "-n", "300", "--refine", way])
-    asked, sim, fit = [Asked("seen", (), Observation({}))], cast(Any, None), cast(Any, None)
+    asked, sim, fit = [ObservationFile("seen", (), Observation({}))], cast(Any, None), cast(Any, None)
     given = {"refine": way, "n": 300, "device": "cpu"}
     wrong, lost = (answered(local_check(kind, ""), name="seen") for kind in (Kind.WRONG, Kind.LOST))
     for answer in (wrong, lost):

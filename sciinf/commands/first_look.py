@@ -14,7 +14,7 @@ from sciinf.core.findings import Level
 from sciinf.telling import DETAIL, NOTE, WARNING, tell
 
 if TYPE_CHECKING:
-    from sciinf.commands.observations import Asked
+    from sciinf.commands.observations import ObservationFile
     from sciinf.core import Finding, Observation, Simulator, X
 
 _SECONDS, _LONG = 2.0, 60.0  # that simulating may take: before a run, and where a look was asked for
@@ -22,7 +22,7 @@ _FEW, _MOST = 64, 500  # simulations: for the faults of a simulator before a run
 _STREAM = 2**31 + 8  # no campaign has this many blocks, so none shares these random numbers
 
 
-def look_first(sim: Simulator, asked: Sequence[Asked], *, simulated: bool = False) -> None:
+def look_first(sim: Simulator, asked: Sequence[ObservationFile], *, simulated: bool = False) -> None:
     """Stop before a run that would be worthless, and warn of what would make it poor.
 
     Batches are of one size besides single simulations, for a simulator may be compiled for each. One that is slow is

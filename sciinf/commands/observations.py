@@ -15,7 +15,7 @@ from sciinf.commands.usage import unknown
 from sciinf.core.called import guess
 from sciinf.core.keywords import check_needed, parameters_of
 from sciinf.core.simulator import Simulator
-from sciinf.storage.given_files import Asked, observations, reader_of, reading
+from sciinf.storage.given_files import ObservationFile, observations, reader_of, reading
 from sciinf.telling import tell
 
 
@@ -96,4 +96,4 @@ def check_reader_options(simulator: Simulator, options: Mapping[str, Any]) -> No
             )
 
 
-__all__ = ["Asked", "check_reader_options", "observations", "reader_of", "reader_options", "reading"]
+__all__ = ["ObservationFile", "check_reader_options", "observations", "reader_of", "reader_options", "reading"]

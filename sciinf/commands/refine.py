@@ -28,7 +28,7 @@ from sciinf.trust.here import doubted
 from sciinf.trust.second import wrong_on_average
 
 if TYPE_CHECKING:
-    from sciinf.commands.observations import Asked
+    from sciinf.commands.observations import ObservationFile
     from sciinf.core import Answer, Finding, Fit, Observation, Posterior, Simulator
     from sciinf.inference.refined import Refined
 
@@ -58,7 +58,7 @@ def refine_all(
     sim: Simulator,
     fit: Fit,
     run: Path,
-    asked: Sequence[Asked],
+    asked: Sequence[ObservationFile],
     answers: list[Answer],
     given: Mapping[str, Any],
     caller: Caller,
@@ -143,7 +143,7 @@ def planned_in(folder: Path, n: int) -> tuple[int, ...]:
 
 
 def refine(
-    sim: Simulator, fit: Fit, run: Path, named: tuple[Asked, Answer], given: Mapping[str, Any], caller: Caller
+    sim: Simulator, fit: Fit, run: Path, named: tuple[ObservationFile, Answer], given: Mapping[str, Any], caller: Caller
 ) -> tuple[Near | None, Answer]:
     """Rounds of simulations around one answer (`sizes`), until it holds; one where that confirms the first answer.
 
@@ -304,7 +304,12 @@ def _put_aside(folder: Path, fit: Fit, say: Say, *, whole: bool = False) -> None
 
 
 def _answer(
-    sim: Simulator, found: Near, named: tuple[Asked, str], given: Mapping[str, Any], caller: Caller, started: float
+    sim: Simulator,
+    found: Near,
+    named: tuple[ObservationFile, str],
+    given: Mapping[str, Any],
+    caller: Caller,
+    started: float,
 ) -> tuple[Answer, str]:
     """Calibrate what was refined and ask it: the answer, and what to do next."""
     from sciinf import calibrate, query, simulate

@@ -32,14 +32,14 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
     try:
         import uvicorn
 
-        from sciinf.serve.application import Parts, application
+        from sciinf.serve.application import ServiceParts, application
     except ImportError as error:
         raise ImportError(f"to serve runs, packages are missing ({error}): pip install -e '.[serve]'") from error
     from sciinf.serve.limits import Limits
     from sciinf.serve.models import Models, NotReady
-    from sciinf.serve.requests import Bounds
+    from sciinf.serve.requests import RequestLimits
     from sciinf.serve.shares import Shares
-    from sciinf.serve.workers import Workers
+    from sciinf.serve.workers import AnsweringWorkers
 
     sources = [source_of(folder, given) for folder in folders]
     models = Models(sources, lambda source: _told(source_of(source.folder, given), given))
@@ -53,10 +53,10 @@ def serve(folders: Sequence[str], given: Mapping[str, Any]) -> None:
             _told(source, given)
     most = {"questions": given["questions_a_day"], "draws": given["draws_a_day"], "seconds": given["timeout"]}
     limits = Limits(_hosts(given), given["token"], tuple(given["allow_origin"]), **most)
-    bounds = Bounds(draws=given["draws_limit"])
+    bounds = RequestLimits(draws=given["draws_limit"])
     shares = Shares(folder=None if given["cache"] is None else Path(given["cache"]))
-    engine = Workers(sources, given["timeout"], models.sources)
-    app = application(Parts(models, engine, shares, limits, bounds))
+    engine = AnsweringWorkers(sources, given["timeout"], models.sources)
+    app = application(ServiceParts(models, engine, shares, limits, bounds))
     taken = _socket(given["host"], given["port"])
     shown = f"[{given['host']}]" if ":" in given["host"] else given["host"]
     tell(f"serving {', '.join(models.sources)} at http://{shown}:{taken.getsockname()[1]}", ANSWER)

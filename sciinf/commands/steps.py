@@ -20,8 +20,8 @@ from sciinf.engine.progress import stage, staged
 from sciinf.telling import ANSWER, DETAIL, NOTE, tell
 
 if TYPE_CHECKING:
-    from sciinf.commands.observations import Asked
-    from sciinf.commands.until_calibrated import Plan
+    from sciinf.commands.observations import ObservationFile
+    from sciinf.commands.until_calibrated import SimulationPlan
     from sciinf.core import Answer, Calibration, Estimator, Fit, Prior, Simulator
     from sciinf.engine.new_process import NewProcess
     from sciinf.trust.failures import Failures
@@ -211,7 +211,7 @@ def build(name: str | Estimator, simulator: Simulator, seed: int) -> Estimator:
     return importlib.import_module(f"sciinf.estimators.{name}").build(simulator.prior, simulator.observables, seed=seed)
 
 
-def tell_read(asked: Sequence[Asked], say: Say) -> None:
+def tell_read(asked: Sequence[ObservationFile], say: Say) -> None:
     """Say how observations were read, before hours are spent on them."""
     for one in asked:
         for line in one.x.read:
@@ -296,7 +296,7 @@ def same_simulator(
 
 
 def attempt(
-    sim: Simulator, folder: Path, given: Mapping[str, Any], plan: Plan, *, new: NewProcess | None = None
+    sim: Simulator, folder: Path, given: Mapping[str, Any], plan: SimulationPlan, *, new: NewProcess | None = None
 ) -> tuple[Fit, Calibration]:
     """Simulate what is missing, train and calibrate, with the options of `infer`.
 
@@ -332,7 +332,7 @@ def check_elsewhere(new: NewProcess, store: Any, *, accept_changes: bool) -> Non
         tell(f"note: {words}", DETAIL if new.without else NOTE)
 
 
-def answers_to(asked: Sequence[Asked], ask: Callable[..., Answer]) -> list[Answer]:
+def answers_to(asked: Sequence[ObservationFile], ask: Callable[..., Answer]) -> list[Answer]:
     """The answers for observations; `ask` is `query` but for the observation."""
     return [ask(one.x, name=one.name, files=one.files) for one in asked]
 

@@ -19,7 +19,7 @@ from sciinf.commands import steps
 from sciinf.commands.caller import CommandLine
 from sciinf.commands.run_folders import run_folder, run_of, tell_report_is_older
 from sciinf.commands.steps import tell_cost
-from sciinf.commands.until_calibrated import FRESH, ROWS, Plan, command_for, more_fresh
+from sciinf.commands.until_calibrated import FRESH, ROWS, SimulationPlan, command_for, more_fresh
 from sciinf.commands.user_files import user_simulator
 from sciinf.telling import ANSWER, keep_log, tell
 from sciinf.trust.failures import Failures
@@ -46,7 +46,7 @@ def calibrate_run(simulator: str, folder: str, n: int | None, given: Mapping[str
     where, near = Path(folder) / "calibration_simulations", refined_by(Path(folder), device, sim)
     if near is not None and (where / "store.json").is_file():
         seed = Store(where).seed
-    plan = Plan(int(fit.record["store"]["used"]), n or FRESH)
+    plan = SimulationPlan(int(fit.record["store"]["used"]), n or FRESH)
     law = near and near.mixture
     fresh = run_campaign(
         sim, where, plan.fresh, seed=seed, workers=given["workers"], engine=given["engine"], proposal=law, **how

@@ -18,7 +18,7 @@ _GROWTH = 16
 
 
 @dataclass(frozen=True)
-class Plan:
+class SimulationPlan:
     """How many simulations to train on, and how many fresh ones to calibrate with, where that was asked for."""
 
     train: int
@@ -35,24 +35,24 @@ class Plan:
         return self.asked or ROWS
 
 
-def next_plan(plan: Plan, found: Calibration) -> Plan:
+def next_plan(plan: SimulationPlan, found: Calibration) -> SimulationPlan:
     """More fresh simulations where those there cannot tell, twice as many to train on where an error was seen."""
     return more_fresh(plan, found) if found.state == "cannot tell" else more_to_train_on(plan)
 
 
-def more_fresh(plan: Plan, found: Calibration) -> Plan:
+def more_fresh(plan: SimulationPlan, found: Calibration) -> SimulationPlan:
     """A plan with as many fresh simulations as the calibration needs to tell."""
     return replace(plan, asked=rows_needed(len(found.p_values), found.rows, share=least_share(found)))
 
 
-def more_to_train_on(plan: Plan) -> Plan:
+def more_to_train_on(plan: SimulationPlan) -> SimulationPlan:
     """A plan with twice as many simulations to train on."""
     return replace(plan, train=2 * plan.train)
 
 
 def until_calibrated(
-    plan: Plan, most: int | None, attempt: Callable[[Plan], tuple[Fit, Calibration]], say: Say
-) -> tuple[Plan, Fit, Calibration]:
+    plan: SimulationPlan, most: int | None, attempt: Callable[[SimulationPlan], tuple[Fit, Calibration]], say: Say
+) -> tuple[SimulationPlan, Fit, Calibration]:
     """Train and calibrate, with more simulations each time, until the calibration passes.
 
     Args:
@@ -81,7 +81,9 @@ def until_calibrated(
         plan = following
 
 
-def command_for(folder: Path, plan: Plan, following: Plan, options: tuple[str, str], caller: Caller) -> str:
+def command_for(
+    folder: Path, plan: SimulationPlan, following: SimulationPlan, options: tuple[str, str], caller: Caller
+) -> str:
     """The command, or call, with more simulations, and about how long they take.
 
     Args:
@@ -96,7 +98,7 @@ def command_for(folder: Path, plan: Plan, following: Plan, options: tuple[str, s
     return f"{caller.again(changed)} (about {_cost(folder, plan, following)} more)"
 
 
-def _cost(folder: Path, plan: Plan, following: Plan) -> str:
+def _cost(folder: Path, plan: SimulationPlan, following: SimulationPlan) -> str:
     """How long the additional simulations, training and calibration take, by what those before took."""
     from sciinf.core.files import read_json
 

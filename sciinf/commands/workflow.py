@@ -22,13 +22,13 @@ from sciinf.commands.estimators import check_estimator
 from sciinf.commands.first_look import look_first
 from sciinf.commands.live_events import LiveEvents
 from sciinf.commands.live_page import LivePage
-from sciinf.commands.observations import Asked, check_reader_options, observations
+from sciinf.commands.observations import ObservationFile, check_reader_options, observations
 from sciinf.commands.options import check_device
 from sciinf.commands.refine import refine_all, refining_command, will_be_asked_again
 from sciinf.commands.remembered import remember_options
 from sciinf.commands.run_folders import run_folder
 from sciinf.commands.steps import next_steps, tell_cost
-from sciinf.commands.until_calibrated import Plan, command_for, more_fresh, more_to_train_on, until_calibrated
+from sciinf.commands.until_calibrated import SimulationPlan, command_for, more_fresh, more_to_train_on, until_calibrated
 from sciinf.commands.user_files import user_simulator
 from sciinf.core import Answer, Calibration, Cause, Estimator, Fit, Observation, Simulator, as_observation, observe
 from sciinf.core.called import hinted
@@ -135,7 +135,7 @@ def infer(
 
 
 def follow(
-    sim: Simulator, asked: Sequence[Asked], out: str | Path, given: Mapping[str, Any], caller: Caller
+    sim: Simulator, asked: Sequence[ObservationFile], out: str | Path, given: Mapping[str, Any], caller: Caller
 ) -> list[Answer]:
     """The workflow.
 
@@ -171,17 +171,17 @@ def follow(
 
 def _followed(
     sim: Simulator,
-    asked: Sequence[Asked],
+    asked: Sequence[ObservationFile],
     folder: Path,
     given: Mapping[str, Any],
     caller: Caller,
-    attempt: Callable[[Plan], tuple[Fit, Calibration]],
+    attempt: Callable[[SimulationPlan], tuple[Fit, Calibration]],
 ) -> list[Answer]:
     """The workflow, in a run folder that is there, of what was looked at."""
     from sciinf import build_posterior, query
 
     started, seed = given["started"], given["seed"]
-    plan = Plan(given["n"], given["calibration"])
+    plan = SimulationPlan(given["n"], given["calibration"])
     if given["until_calibrated"]:
         plan, fit, checked = until_calibrated(plan, given["most"], attempt, caller.say)
     else:
@@ -278,7 +278,7 @@ def _asked(
     name: str | None,
     columns: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
-) -> Asked:
+) -> ObservationFile:
     """One observation, from files or arrays.
 
     Raises:
@@ -294,14 +294,14 @@ def _asked(
                 f"the {len(files)} files hold an observation each; give infer one of them, and ask for the others with "
                 "`query`, which needs no further training"
             )
-        return Asked(name or found[0].name, found[0].files, found[0].x)
+        return ObservationFile(name or found[0].name, found[0].files, found[0].x)
     if options:
         raise ValueError(
             f"options are for reading files, and the observation is given as data: leave out {', '.join(options)}"
         )
     values = {key: value[0] for key, value in as_observation(sim.observables, observation).items()}
     told = (observation.read, observation.findings) if isinstance(observation, Observation) else ((), ())
-    return Asked(name or "observation", (), Observation(values, *told))
+    return ObservationFile(name or "observation", (), Observation(values, *told))
 
 
 def _written(given: Mapping[str, Any]) -> dict[str, str]:

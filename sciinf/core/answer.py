@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sciinf.core.beside import HEAD, Beside
+from sciinf.core.beside import HEAD, OtherAnswer
 from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
 from sciinf.core.estimate import Corrected, Estimate, Estimates
 from sciinf.core.estimates import estimate_from_json
 from sciinf.core.findings import CONFIRMED, Finding, Level
-from sciinf.core.paths import Paths
+from sciinf.core.paths import HiddenPaths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import ALONE, exists_words
 from sciinf.core.records import Calibration, Trust, calibration_finding, earlier_weights, findings_about, said_of
@@ -74,8 +74,8 @@ class Answer:
     region: tuple[float, float] | None = None
     observables: Mapping[str, Observable] = field(default_factory=dict)
     prior: Prior | None = None
-    paths: Paths = field(default_factory=Paths)
-    beside: Mapping[str, Beside] = field(default_factory=dict)
+    paths: HiddenPaths = field(default_factory=HiddenPaths)
+    beside: Mapping[str, OtherAnswer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", Estimates(self.parameters))
@@ -182,7 +182,7 @@ class Answer:
             files=data.get("observation", {}).get("files", {}),
             region=tuple(data["region"]) if data.get("region") else None,
             prior=Prior.from_json(data["prior"]) if data.get("prior") else None,
-            beside={label: Beside.from_json(other) for label, other in data.get("beside", {}).items()},
+            beside={label: OtherAnswer.from_json(other) for label, other in data.get("beside", {}).items()},
             **kept,
         )
 

@@ -37,7 +37,7 @@ HEAD = ("off, in sds here", "in its own sds", "sd ratio")
 
 
 @dataclass(frozen=True)
-class Beside:
+class OtherAnswer:
     """Another answer, as it stands beside one.
 
     Args:
@@ -88,7 +88,7 @@ class Beside:
         return {"parameters": parameters, **about}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Beside:
+    def from_json(cls, data: Mapping[str, Any]) -> OtherAnswer:
         """What `to_json` gave."""
         from sciinf.core.estimates import estimate_from_json
 
@@ -96,7 +96,7 @@ class Beside:
         return cls(**{**data, "parameters": parameters, "doubts": tuple(data["doubts"])})
 
 
-def as_beside(answer: Answer, other: Answer) -> Beside:
+def as_beside(answer: Answer, other: Answer) -> OtherAnswer:
     """Another answer as it stands beside one.
 
     Args:
@@ -119,7 +119,7 @@ def as_beside(answer: Answer, other: Answer) -> Beside:
     for name, e in found.items():
         if set(answer.parameters[name].compared()) != set(e.compared()):
             raise ValueError(f"{name!r} has other values here than in the answer that is to stand beside it")
-    return Beside(found, other.draws.ess, other.posterior, _data(answer, other), doubts_of(other))
+    return OtherAnswer(found, other.draws.ess, other.posterior, _data(answer, other), doubts_of(other))
 
 
 def check_units(units: Mapping[str, str], other: Answer) -> None:

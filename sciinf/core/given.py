@@ -23,7 +23,7 @@ from sciinf.core.existence import Existence
 from sciinf.core.findings import Finding, Level
 from sciinf.core.joint_laws import Ordered
 from sciinf.core.mixed_bijection import MixedBijection
-from sciinf.core.paths import Paths
+from sciinf.core.paths import HiddenPaths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import told
 
@@ -202,7 +202,7 @@ def answer_given(answer: Answer, values: Mapping[str, Any]) -> Answer:
         scope="; ".join(part for part in (answer.scope, words) if part),
         region=None,
         prior=None if answer.prior is None else prior_given(answer.prior, values),
-        paths=Paths(),
+        paths=HiddenPaths(),
         beside={},
     )
 

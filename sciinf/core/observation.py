@@ -20,8 +20,8 @@ from torch import Tensor
 
 from sciinf.core.findings import Finding
 from sciinf.core.observation_arrays import text_of
-from sciinf.core.observation_axes import Beside, by_other_names, compare, in_order, open_beside, unsaid
-from sciinf.core.observation_columns import Column, Wanted, parsed_unit, unit_in
+from sciinf.core.observation_axes import AxisColumn, by_other_names, compare, in_order, open_beside, unsaid
+from sciinf.core.observation_columns import Column, SoughtColumns, parsed_unit, unit_in
 from sciinf.core.observation_containers import aligned, unit_of
 from sciinf.core.observation_files import values_of
 from sciinf.core.observation_records import masked, padded, shortened
@@ -126,7 +126,7 @@ def read_observation(
         raise ValueError("no observation files were given")
     called = _called(observables, columns or {})
     wanted = _wanted(observables, called, len(paths))
-    names, beside = list[str](), list[Beside]()
+    names, beside = list[str](), list[AxisColumn]()
     found: dict[str, tuple[Path, Column]] = {}
     with ExitStack() as stack:
         for path in map(Path, paths):
@@ -326,14 +326,14 @@ def _called(observables: Mapping[str, Observable], columns: Mapping[str, str]) -
     return called
 
 
-def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str], files: int) -> Wanted:
+def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str], files: int) -> SoughtColumns:
     """The columns that may be an observable, or one of several that make it up (`v`, `v_0`, `v.left`, `v[1]`)."""
     names = "|".join(re.escape(column) for column in called.values())
     numbers = sum(math.prod(spec.shape) for spec in observables.values())
     made = masked(observables).values() if files == 1 else ()
     data = [name for name in observables if name not in made]
     alone = data[0] if len(data) == 1 and called.keys() == set(called.values()) else ""
-    return Wanted(f"(?:{names})(?:{_LABEL})?", numbers, alone)
+    return SoughtColumns(f"(?:{names})(?:{_LABEL})?", numbers, alone)
 
 
 def _label(observable: str, name: str) -> str | None:

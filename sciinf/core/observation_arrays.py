@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core.observation_columns import Column, Contents, Wanted, column_of, only_once
+from sciinf.core.observation_columns import Column, Contents, SoughtColumns, column_of, only_once
 
 _LONGEST = 2**16  # bytes of an array's head
 _NAME = re.compile(r"(\S+?(?:\[\d+\])?)(?:\s*\[(?!\d+\])([^\]]*)\])?(?=\s|$)")  # and its unit: v [mV]
 
 
-def read_npz(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+def read_npz(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
     """The arrays of an archive of numpy's, by their names."""
     archive = stack.enter_context(zipfile.ZipFile(path))
     names = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -48,7 +48,7 @@ def _npz_column(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
     return Column(shape, dtype, "", values)
 
 
-def read_npy(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+def read_npy(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
     """One array, or the fields of one that has named fields.
 
     Raises:
@@ -95,7 +95,7 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 # --- tensors ----------------------------------------------------------------------------------------------------------
 
 
-def read_pt(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+def read_pt(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
     """What `torch.save` wrote of a tensor, or of a dictionary of tensors; nothing else in it is built.
 
     Raises:
@@ -150,7 +150,7 @@ def text_of(path: Path) -> str:
         ) from error
 
 
-def read_txt(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+def read_txt(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
     """Columns with spaces or tabs between them, or one number a line; names, with units or not, in a line above them.
 
     Columns without names are one array, (rows, columns), and are called "1", "2", ... where one is asked for.

@@ -18,7 +18,7 @@ import numpy as np
 
 from sciinf.core.checks import check_unit
 from sciinf.core.findings import Cause, Finding, Level
-from sciinf.core.observation_columns import Column, Contents, Wanted, parsed_unit
+from sciinf.core.observation_columns import Column, Contents, SoughtColumns, parsed_unit
 from sciinf.core.observation_files import open_columns, values_of
 from sciinf.core.simulator import Observable
 
@@ -34,7 +34,7 @@ _PLAIN = Observable()
 
 
 @dataclass(frozen=True)
-class Beside:
+class AxisColumn:
     """A column beside the data that is named like an axis of them.
 
     Args:
@@ -51,8 +51,8 @@ class Beside:
 
 
 def open_beside(
-    path: Path, wanted: Wanted, observables: Mapping[str, Observable], stack: ExitStack
-) -> tuple[Contents, list[Beside]]:
+    path: Path, wanted: SoughtColumns, observables: Mapping[str, Observable], stack: ExitStack
+) -> tuple[Contents, list[AxisColumn]]:
     """What a file holds of the data, and its columns that are named like an axis.
 
     Args:
@@ -73,7 +73,7 @@ def open_beside(
     except ValueError:  # perhaps because of such a column alone
         contents = open_columns(path, wanted, stack)
     names = [name for name in dict.fromkeys(contents.names) if named_so.fullmatch(name) and not wanted(name)]
-    beside = [Beside(_axis(name), name, path, contents.columns.get(name)) for name in names]
+    beside = [AxisColumn(_axis(name), name, path, contents.columns.get(name)) for name in names]
     exact = {one.axis for one in beside if one.name.casefold() == one.axis}
     columns = {name: column for name, column in contents.columns.items() if wanted(name)}
     return Contents(contents.names, columns), [
@@ -82,7 +82,7 @@ def open_beside(
 
 
 def compare(
-    beside: Sequence[Beside], observables: Mapping[str, Observable], files: Mapping[str, Collection[Path]]
+    beside: Sequence[AxisColumn], observables: Mapping[str, Observable], files: Mapping[str, Collection[Path]]
 ) -> tuple[list[str], list[Finding]]:
     """Names of columns that say what the simulator says of their axis, and findings where nothing tells.
 
@@ -107,7 +107,7 @@ def compare(
     return [*dict.fromkeys(agree.values())], [found for at, found in doubts.items() if at not in agree]
 
 
-def _compared(one: Beside, observables: Mapping[str, Observable]) -> bool | Finding:
+def _compared(one: AxisColumn, observables: Mapping[str, Observable]) -> bool | Finding:
     """Whether a column agrees with one of the observables of its file; a finding where that cannot be told.
 
     False where none has as many values along the axis, or where they have times of their own as data.
@@ -180,7 +180,7 @@ def by_other_names(
 def _numbers(path: Path, name: str, most: int) -> list[float] | None:
     """The values of a column that has so many numbers at most; None of another, or one that cannot be read."""
     with ExitStack() as stack, suppress(ValueError):
-        column = open_columns(path, Wanted(re.escape(name), most), stack).columns.get(name)
+        column = open_columns(path, SoughtColumns(re.escape(name), most), stack).columns.get(name)
         if column is not None and column.dtype.kind in "iuf" and math.prod(column.shape) <= most:
             return [float(value) for value in np.ravel(values_of(path, column))]
     return None
@@ -216,7 +216,7 @@ def _axis(name: str) -> str:
     return "time" if re.fullmatch(_TIMES, name) else name.casefold()
 
 
-def _unit(one: Beside, column: Column) -> str:
+def _unit(one: AxisColumn, column: Column) -> str:
     """A column's unit, which its name may be."""
     named = re.fullmatch(_UNIT_OF_TIME, one.name)
     return column.unit or (named[1].lower() if named else "")
@@ -227,7 +227,7 @@ def _axes(spec: Observable) -> tuple[str, ...]:
     return tuple(map(_axis, spec.dims)) if spec.dims else ("time",) * bool(spec.shape)
 
 
-def _not_compared(one: Beside, specs: Mapping[str, Observable]) -> Finding:
+def _not_compared(one: AxisColumn, specs: Mapping[str, Observable]) -> Finding:
     """That nothing tells whether data stand where the simulated ones do, with the line of code that would tell."""
     name, spec = next(iter(specs.items()))
     ours = None if one.column is None else _values(one, one.column, "", text=one.column.dtype.kind == "U")
@@ -248,12 +248,12 @@ def _not_compared(one: Beside, specs: Mapping[str, Observable]) -> Finding:
     return _finding(one, f"{words}; `sciinf check SIMULATOR --observation FILE` writes the line", declare=line)
 
 
-def _finding(one: Beside, words: str, **figures: str) -> Finding:
+def _finding(one: AxisColumn, words: str, **figures: str) -> Finding:
     figures = {"column": one.name, "axis": one.axis, **figures}
     return Finding(NAME, Level.UNKNOWN, words, "not compared", figures, Cause.COORDINATES)
 
 
-def _declared(one: Beside, spec: Observable, ours: Sequence[str] | Sequence[float], unit: str) -> str:
+def _declared(one: AxisColumn, spec: Observable, ours: Sequence[str] | Sequence[float], unit: str) -> str:
     """The call that makes an observable whose coordinates are the column's."""
     dims = spec.dims or ("time", *(f"axis_{k}" for k in range(1, len(spec.shape))))
     axis = next(axis for axis in dims if _axis(axis) == one.axis)
@@ -277,7 +277,7 @@ def _declared(one: Beside, spec: Observable, ours: Sequence[str] | Sequence[floa
     return line if '"' in line else line.replace("'", '"')  # labels with an apostrophe keep it
 
 
-def _values(one: Beside, column: Column, unit: str, *, text: bool) -> list[str] | list[float] | None:
+def _values(one: AxisColumn, column: Column, unit: str, *, text: bool) -> list[str] | list[float] | None:
     """A column's values as the coordinates are; None where it cannot be read, or as for `values_along`."""
     if column.dtype.kind not in ("U" if text else "iuf"):
         return None
@@ -337,7 +337,7 @@ def same_places(ours: Sequence[str] | Sequence[float], theirs: Sequence[str] | S
 
 
 def _told(
-    one: Beside, unit: str, ours: Sequence[str] | Sequence[float], theirs: Sequence[str] | Sequence[float]
+    one: AxisColumn, unit: str, ours: Sequence[str] | Sequence[float], theirs: Sequence[str] | Sequence[float]
 ) -> str:
     unit = f" {unit}" if unit else ""
     if same_places(sorted(ours), sorted(theirs)):  # type: ignore[type-var]

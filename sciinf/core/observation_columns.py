@@ -19,7 +19,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SoughtColumns:
     """What is looked for: a regular expression of names, how many numbers in all, and what an array without a name is.
 
     Args:

@@ -20,7 +20,7 @@ import numpy as np
 
 from sciinf.core import h5_trial
 from sciinf.core.observation_arrays import read_npy, read_npz, read_pt, read_txt, text_of
-from sciinf.core.observation_columns import Column, Contents, Wanted, column_of, guarded, only_once, plain
+from sciinf.core.observation_columns import Column, Contents, SoughtColumns, column_of, guarded, only_once, plain
 from sciinf.core.observation_fits import read_fits
 
 _TEXT = (".csv", ".ecsv", ".json", ".txt")
@@ -31,7 +31,7 @@ _TRIAL_SECONDS, _BYTES_PER_SECOND = 2, 2**24  # of processor time
 _UNIT_KEYS = ("unit", "units", "Unit", "Units", "UNIT", "UNITS")
 
 
-def open_columns(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+def open_columns(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
     """What a file holds, by its suffix.
 
     Args:
@@ -78,7 +78,7 @@ def values_of(path: Path, column: Column) -> np.ndarray:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _read_table(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+def _read_table(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
     from astropy.table import Table
 
     text = text_of(path)
@@ -117,7 +117,7 @@ def _header(text: str, ecsv: bool) -> list[str]:
     return [name.strip() for name in found]
 
 
-def _check_header(path: Path, names: Sequence[str], wanted: Wanted) -> None:
+def _check_header(path: Path, names: Sequence[str], wanted: SoughtColumns) -> None:
     """A table whose first line has numbers, which would be read as the names of its columns."""
     if (
         names
@@ -144,7 +144,7 @@ def _check_separator(path: Path, text: str, header: Sequence[str], ecsv: bool) -
             raise ValueError(f"{path} has commas in its numbers, such as {rows[0].strip()}; write them with points")
 
 
-def _read_json(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+def _read_json(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
     def pairs(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         only_once(path, [key for key, _ in items], lambda _: True)
         return dict(items)
@@ -178,7 +178,7 @@ def _json_column(path: Path, key: str, item: Any) -> Column:
 # --- arrays -----------------------------------------------------------------------------------------------------------
 
 
-def _read_nc(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+def _read_nc(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
     """A netCDF-4 file, which is HDF5; numbers packed as its conventions say are unpacked, NaN where one is missing."""
     with path.open("rb") as file:
         if file.read(3) == b"CDF":
@@ -189,7 +189,7 @@ def _read_nc(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
     return _read_h5(path, wanted, stack, unpack=True)
 
 
-def _read_h5(path: Path, wanted: Wanted, stack: ExitStack, *, unpack: bool = False) -> Contents:
+def _read_h5(path: Path, wanted: SoughtColumns, stack: ExitStack, *, unpack: bool = False) -> Contents:
     import h5py
 
     _try(path, wanted)
@@ -209,7 +209,7 @@ def _read_h5(path: Path, wanted: Wanted, stack: ExitStack, *, unpack: bool = Fal
     return Contents(tuple(names), columns)
 
 
-def _try(path: Path, wanted: Wanted) -> None:
+def _try(path: Path, wanted: SoughtColumns) -> None:
     """HDF5 hangs, or kills its process, on some damaged files: another process finds that out."""
     seconds = str(_TRIAL_SECONDS + path.stat().st_size // _BYTES_PER_SECOND)
     words = [sys.executable, h5_trial.__file__, str(path), wanted.pattern, str(wanted.numbers), seconds]
@@ -272,7 +272,7 @@ def _unit_text(path: Path, name: str, unit: Any) -> str:
     return unit
 
 
-_READERS: dict[str, tuple[str, Callable[[Path, Wanted, ExitStack], Contents]]] = {
+_READERS: dict[str, tuple[str, Callable[[Path, SoughtColumns, ExitStack], Contents]]] = {
     ".csv": ("table", _read_table),
     ".ecsv": ("table", _read_table),
     ".txt": ("text of numbers", read_txt),

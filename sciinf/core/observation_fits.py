@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from sciinf.core.observation_columns import Column, Contents, Wanted, column_of, only_once, plain
+from sciinf.core.observation_columns import Column, Contents, SoughtColumns, column_of, only_once, plain
 
 _MAGIC = b"SIMPLE  ="
 _FIELDS = 999  # columns of a table, by the FITS standard
 
 
-def read_fits(path: Path, wanted: Wanted, stack: ExitStack) -> Contents:
+def read_fits(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
     """All columns and images of a FITS file by their names; an image without one is called "x" or by its number.
 
     Raises:
@@ -72,7 +72,7 @@ def _check(path: Path, hdu: Any, index: int) -> None:
         raise ValueError(f"{path} is damaged: the data of HDU {index} do not have the DATASUM in its header")
 
 
-def _name(hdu: Any, index: int, wanted: Wanted) -> str:
+def _name(hdu: Any, index: int, wanted: SoughtColumns) -> str:
     name = str(hdu.header.get("EXTNAME", "")).strip()
     if not name or name == "PRIMARY":
         return "x" if index == 0 else str(index)

@@ -65,7 +65,7 @@ class HiddenPath:
 
 @final
 @dataclass(frozen=True, repr=False)
-class Paths:
+class HiddenPaths:
     """The hidden paths of an answer, or of a batch of parameters.
 
     Args:
@@ -77,8 +77,8 @@ class Paths:
         level: Of intervals.
 
     Examples:
-        >>> paths = Paths(("level",), np.random.default_rng(0).normal(size=(400, 3, 1)), np.arange(3.0), ("m",))
-        >>> paths["level"].interval.shape, list(paths), len(Paths())
+        >>> paths = HiddenPaths(("level",), np.random.default_rng(0).normal(size=(400, 3, 1)), np.arange(3.0), ("m",))
+        >>> paths["level"].interval.shape, list(paths), len(HiddenPaths())
         ((3, 2), ['level'], 0)
     """
 

@@ -19,7 +19,7 @@ from sciinf.core.code import FILE, changed, is_mark, marks, marks_beside, only_c
 from sciinf.core.coordinates import checked_coords, coordinate_words
 from sciinf.core.derived import Function
 from sciinf.core.loading import load_module
-from sciinf.core.paths import Paths
+from sciinf.core.paths import HiddenPaths
 from sciinf.core.prior import Prior
 from sciinf.core.tables import html
 
@@ -164,7 +164,7 @@ class Simulator(ABC):
     with: name -> text. Simulations under other settings are another campaign.
     `reference(x, n, generator)`: where the posterior given one observation is known, n draws of it, (n, D).
     `paths(theta, x, generator)`: where a hidden state is behind the data, a path of it for each theta, given the data
-    (a batch of one): `core.paths.Paths`.
+    (a batch of one): `core.paths.HiddenPaths`.
     `like(x)`: where data say of themselves when they were seen (`NAME_times`), which of them are missing (`NAME_mask`),
     or under which controls (`Observable.control`), a simulator of the same observables, seen then, missing there and
     controlled so as those of x (a batch of one). What is compared with the observation, predictions and simulations
@@ -204,7 +204,7 @@ class Simulator(ABC):
     derived: Mapping[str, Function | tuple[Function, Any]] = MappingProxyType({})
     labels: Mapping[str, str] = MappingProxyType({})
     reader: Callable[..., Any] | None = None
-    paths: Callable[[Tensor, X, torch.Generator], Paths] | None = None
+    paths: Callable[[Tensor, X, torch.Generator], HiddenPaths] | None = None
     like: Callable[[X], Simulator] | None = None
 
     def __repr__(self) -> str:

@@ -22,7 +22,12 @@ _FIRST = {
     "sciinf.lab.predictive_coding": "sciinf.processes.predictive_coding",
     "sciinf.lab.reader.Words": "sciinf.surrogates.conditions.Words",
     "sciinf.lab.stochastic": "sciinf.diffusion.stochastic",
+    "sciinf.lab.stochastic.ReverseEulerMaruyama": "sciinf.diffusion.stochastic.EulerMaruyama",
     "sciinf.lab.trajectory": "sciinf.diffusion.trajectory",
+    "sciinf.diffusion.schedule.NoiseLevel": "sciinf.diffusion.schedule.Level",
+    "sciinf.surrogates.conditions.SensorReadings": "sciinf.surrogates.conditions.Sensors",
+    "sciinf.tokens.law.JointTokens": "sciinf.tokens.law.Joint",
+    "sciinf.tokens.law.MixtureTokens": "sciinf.tokens.law.Mixture",
 }  # module, or name in a module -> what files call it
 _PRESENT = {first: present for present, first in _FIRST.items()}
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sciinf.diffusion.objective import Preconditioned as Preconditioned, PredictData as PredictData
     from sciinf.diffusion.objective import PredictDrift as PredictDrift, PredictNoise as PredictNoise
     from sciinf.diffusion.objective import PredictScore as PredictScore, PredictVelocity as PredictVelocity
-    from sciinf.diffusion.schedule import Cosine as Cosine, Level as Level, Straight as Straight
+    from sciinf.diffusion.schedule import Cosine as Cosine, NoiseLevel as NoiseLevel, Straight as Straight
     from sciinf.diffusion.schedule import SubVariancePreserving as SubVariancePreserving
     from sciinf.diffusion.schedule import VarianceExploding as VarianceExploding
     from sciinf.diffusion.schedule import VariancePreserving as VariancePreserving

@@ -60,7 +60,7 @@ Scores = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class MultivariateNormals:
     """N(m, S), of one or of many: m (*many, D), S (*many, D, D); float64."""
 
     mean: Tensor
@@ -87,8 +87,8 @@ class Composition:
 
     def __init__(
         self,
-        single: Gaussian,
-        prior: Gaussian,
+        single: MultivariateNormals,
+        prior: MultivariateNormals,
         remainder: Remainder | None = None,
         prior_remainder: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
@@ -102,10 +102,10 @@ class Composition:
         self._raised, self._prior = raised(self.q, precision), prior
         self.remainder, self.prior_remainder = remainder, prior_remainder
 
-    def moments(self) -> Gaussian:
+    def moments(self) -> MultivariateNormals:
         """Of the composed Gaussian: the posterior itself where all factors are Gaussian."""
         covariance = torch.linalg.inv(self._raised)
-        return Gaussian(covariance @ self.h, covariance)
+        return MultivariateNormals(covariance @ self.h, covariance)
 
     def score(self, y: Float[Tensor, "*rows dim"], level: Tensor, some: Tensor | None = None) -> Tensor:
         """The bracket: the composed score as the level falls to 0.
@@ -134,7 +134,7 @@ class Composition:
 
 
 def limited(
-    found: Float[Tensor, "*rows dim"], y: Float[Tensor, "*rows dim"], level: Tensor, prior: Gaussian
+    found: Float[Tensor, "*rows dim"], y: Float[Tensor, "*rows dim"], level: Tensor, prior: MultivariateNormals
 ) -> Float[Tensor, "*rows dim"]:
     """D, no further from the prior's mean than sqrt(D) + 5 of its sds, and from y than as many s."""
     most = found.shape[-1] ** 0.5 + 5
@@ -156,7 +156,7 @@ def raised(precision: Float[Tensor, "*n dim dim"], least: Float[Tensor, "*n dim 
     return (grown * relative.clamp_min(1.0)[..., None, :]) @ grown.mT
 
 
-def remainder_of(score: Scores, single: Gaussian, *, pairs: int = PAIRS) -> Remainder:
+def remainder_of(score: Scores, single: MultivariateNormals, *, pairs: int = PAIRS) -> Remainder:
     r"""R from scores,
 
         R_j = (I + s^2 S_j^{-1}) grad log p_s(y | x_j) + S_j^{-1} (y - m_j),
@@ -182,7 +182,7 @@ def remainder_of(score: Scores, single: Gaussian, *, pairs: int = PAIRS) -> Rema
     return total
 
 
-def shrunk(draws: Float[Tensor, "draws many dim"]) -> Gaussian:
+def shrunk(draws: Float[Tensor, "draws many dim"]) -> MultivariateNormals:
     r"""Moments of many densities from few draws of each, (many, D), the covariances drawn towards their mean.
 
     Sample covariances C_j of k draws are whitened by their mean and their matrix logarithms L_j taken, which scatter by
@@ -202,7 +202,7 @@ def shrunk(draws: Float[Tensor, "draws many dim"]) -> Gaussian:
     off = values - mean
     own = torch.einsum("kja,kjb->jab", off, off) / (count - 1)
     if many == 1:
-        return Gaussian(mean, own)
+        return MultivariateNormals(mean, own)
     root = torch.linalg.cholesky(own.mean(0))
     half = torch.linalg.solve_triangular(root, own, upper=False)
     log = _through(torch.linalg.solve_triangular(root, half.mT, upper=False), torch.log)
@@ -211,7 +211,7 @@ def shrunk(draws: Float[Tensor, "draws many dim"]) -> Gaussian:
     keep = max(0.0, 1 - noise / max(scatter, noise))
     eye = torch.eye(dim, dtype=torch.float64)
     grown = _through(keep * log + (1 - keep) * centre + 0.5 * noise / dim * eye, torch.exp)
-    return Gaussian(mean, root @ grown @ root.mT)
+    return MultivariateNormals(mean, root @ grown @ root.mT)
 
 
 def _through(matrices: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -43,15 +43,15 @@ from torch import Tensor
 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
-from sciinf.diffusion.composition import PAIRS, Composition, Gaussian, Scores, limited, raised, remainder_of
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.composition import PAIRS, Composition, MultivariateNormals, Scores, limited, raised, remainder_of
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.diffusion.solver import Exponential, Solver, noise_like
 
 _FLAT = 1e-4  # smallest eigenvalue of dD/dy that is believed
 
 
 @dataclass(frozen=True)
-class Parts:
+class JoinedParts:
     """What is joined.
 
     Attributes:
@@ -65,8 +65,8 @@ class Parts:
     """
 
     scores: Scores
-    single: Gaussian
-    prior: Gaussian
+    single: MultivariateNormals
+    prior: MultivariateNormals
     least: float
     most: float
     some: int | None
@@ -92,7 +92,7 @@ class Method(Component, ABC):
     """A way to draw from the posterior of many observations."""
 
     @abstractmethod
-    def draw(self, parts: Parts, n: int, generator: torch.Generator) -> Float[Tensor, "n dim"]:
+    def draw(self, parts: JoinedParts, n: int, generator: torch.Generator) -> Float[Tensor, "n dim"]:
         """n draws of z."""
 
 
@@ -106,13 +106,13 @@ class Gauss(Method):
     def __init__(self, solver: Solver | None = None) -> None:
         self.solver = solver or Exponential(30)
 
-    def draw(self, parts: Parts, n: int, generator: torch.Generator) -> Float[Tensor, "n dim"]:
+    def draw(self, parts: JoinedParts, n: int, generator: torch.Generator) -> Float[Tensor, "n dim"]:
         composition = Composition(parts.single, parts.prior, remainder_of(parts.scores, parts.single))
 
         def denoise(y: Tensor, level: Tensor) -> Tensor:
             return composition.denoise(y, level, some=parts.chosen(generator))
 
-        path = Level(parts.least, parts.most)
+        path = NoiseLevel(parts.least, parts.most)
         return self.solver.solve(denoise, parts.start(n, generator), path, generator=generator)
 
 
@@ -126,17 +126,17 @@ class Jacobian(Method):
     def __init__(self, solver: Solver | None = None) -> None:
         self.solver = solver or Exponential(30)
 
-    def draw(self, parts: Parts, n: int, generator: torch.Generator) -> Float[Tensor, "n dim"]:
+    def draw(self, parts: JoinedParts, n: int, generator: torch.Generator) -> Float[Tensor, "n dim"]:
         pull, before = parts.prior.natural()
 
         def denoise(y: Tensor, level: Tensor) -> Tensor:
             return _by_jacobians(parts, (pull.to(y), before.to(y)), y, level, parts.chosen(generator))
 
-        path = Level(parts.least, parts.most)
+        path = NoiseLevel(parts.least, parts.most)
         return self.solver.solve(denoise, parts.start(n, generator), path, generator=generator)
 
 
-def _by_jacobians(parts: Parts, prior: tuple[Tensor, Tensor], y: Tensor, level: Tensor, some: Tensor) -> Tensor:
+def _by_jacobians(parts: JoinedParts, prior: tuple[Tensor, Tensor], y: Tensor, level: Tensor, some: Tensor) -> Tensor:
     """The composed denoiser of JAC at y (draws, D)."""
     count, dim, square = len(parts.single.mean), y.shape[-1], level.to(y) ** 2
     eye = torch.eye(dim, dtype=y.dtype, device=y.device)
@@ -190,7 +190,7 @@ class Bridging(Method):
             raise ValueError(f"Bridging(size={size}): steps of 0 to 1 are stable")
         self.levels, self.steps, self.size, self.damping = levels, steps, float(size), damping
 
-    def draw(self, parts: Parts, n: int, generator: torch.Generator) -> Float[Tensor, "n dim"]:
+    def draw(self, parts: JoinedParts, n: int, generator: torch.Generator) -> Float[Tensor, "n dim"]:
         count, dim = parts.single.mean.shape
         pull, before = parts.prior.natural()
         eye = torch.eye(dim, dtype=torch.float64)
@@ -214,7 +214,7 @@ class Bridging(Method):
         return y
 
 
-def _summed(parts: Parts, y: Tensor, level: Tensor, some: Tensor) -> Tensor:
+def _summed(parts: JoinedParts, y: Tensor, level: Tensor, some: Tensor) -> Tensor:
     """Sum of all observations' scores, from some of them."""
     total = torch.zeros_like(y)
     for part in some.split(max(1, PAIRS // max(1, len(y)))):

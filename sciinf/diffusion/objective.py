@@ -54,7 +54,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.component import Component
-from sciinf.diffusion.schedule import Level, NoiseSchedule
+from sciinf.diffusion.schedule import NoiseLevel, NoiseSchedule
 
 Times = Float[Tensor, "*rows"]
 LEAST_SHARE = 0.01  # of the levels drawn that carry the loss; below, a Diffusion warns
@@ -119,7 +119,7 @@ class Preconditioned(Parameterisation):
         return 1 / (schedule.alpha(t) * (1 + s**2)), s / (1 + s**2).sqrt()
 
 
-class Levels(Component, ABC):
+class NoiseLevels(Component, ABC):
     """How noise levels are drawn in training."""
 
     @abstractmethod
@@ -127,7 +127,7 @@ class Levels(Component, ABC):
         """Levels s from numbers u in (0, 1), and p(s) s, the density of log s there."""
 
 
-class EvenTimes(Levels):
+class EvenTimes(NoiseLevels):
     """Times drawn uniformly."""
 
     def draw(self, schedule: NoiseSchedule, uniform: Times) -> tuple[Times, Times]:
@@ -138,7 +138,7 @@ class EvenTimes(Levels):
         return schedule.level(t), 1 / ((last - first) * rate)
 
 
-class EvenLogs(Levels):
+class EvenLogs(NoiseLevels):
     """log s drawn uniformly."""
 
     def draw(self, schedule: NoiseSchedule, uniform: Times) -> tuple[Times, Times]:
@@ -146,7 +146,7 @@ class EvenLogs(Levels):
         return schedule.least * torch.exp(width * uniform), torch.full_like(uniform, 1 / width)
 
 
-class NormalLogs(Levels):
+class NormalLogs(NoiseLevels):
     """log s drawn from a normal distribution, cut at the path's ends.
 
     Args:
@@ -234,10 +234,10 @@ class Diffusion(Component):
         self,
         schedule: NoiseSchedule | None = None,
         parameterisation: Parameterisation | None = None,
-        levels: Levels | None = None,
+        levels: NoiseLevels | None = None,
         weighting: Weighting | None = None,
     ) -> None:
-        self.schedule = schedule or Level()
+        self.schedule = schedule or NoiseLevel()
         self.parameterisation = parameterisation or Preconditioned()
         self.levels, self.weighting = levels or NormalLogs(), weighting or EvenWeights()
         share = self._share()

@@ -75,7 +75,7 @@ class Twist(ABC):
 
 
 @dataclass(frozen=True)
-class Particles:
+class WeightedParticles:
     """Weighted draws.
 
     Attributes:
@@ -110,7 +110,7 @@ def particles(
     *,
     generator: torch.Generator,
     steps: int = 200,
-) -> Particles:
+) -> WeightedParticles:
     """Draws of what a denoiser draws, given what was seen.
 
     Args:
@@ -162,7 +162,9 @@ def particles(
             stacklevel=2,
         )
     total = float(log_w.logsumexp(0))
-    return Particles(value, log_w - total, log_evidence + total - math.log(n), math.sqrt(max(variance, 0.0)), least)
+    return WeightedParticles(
+        value, log_w - total, log_evidence + total - math.log(n), math.sqrt(max(variance, 0.0)), least
+    )
 
 
 def _effective(log_w: Tensor, level: float) -> float:

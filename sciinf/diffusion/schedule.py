@@ -18,7 +18,7 @@ shown, and how times in between are spread.
 | `Cosine` | cos(pi t / 2) | sin(pi t / 2) | tan(pi t / 2) |
 | `SubVariancePreserving` | exp(-b/2) | 1 - alpha^2 | 2 sinh(b/2) |
 | `VarianceExploding` | 1 | a^(1-t) b^t | sigma |
-| `Level` | 1 | t | t |
+| `NoiseLevel` | 1 | t | t |
 | `Straight` | 1 - t | t | t / (1 - t) |
 
 References:
@@ -196,7 +196,7 @@ class VarianceExploding(NoiseSchedule):
         return torch.zeros_like(t), 2 * math.log(self.most / self.least) * self.level(t) ** 2
 
 
-class Level(NoiseSchedule):
+class NoiseLevel(NoiseSchedule):
     """The path whose time is the noise level itself, as in EDM.
 
     Args:

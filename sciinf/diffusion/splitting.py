@@ -41,7 +41,7 @@ from torch import Tensor
 
 from sciinf.core.checks import check_whole
 from sciinf.diffusion.events import Event
-from sciinf.diffusion.particles import Particles
+from sciinf.diffusion.particles import WeightedParticles
 
 _GROUPS, _SHARE, _MOVES = 8, 0.25, 8
 _TAKEN = 0.33  # of the steps
@@ -53,7 +53,7 @@ Draw = Callable[[Float[Tensor, "n number"]], Float[Tensor, "n ..."]]
 
 def split(
     draw: Draw, event: Event, n: int, like: Float[Tensor, " number"], *, generator: torch.Generator, moves: int = _MOVES
-) -> Particles:
+) -> WeightedParticles:
     """How probable an event is, and draws of it.
 
     Args:
@@ -98,7 +98,7 @@ def split(
         )
     x = torch.cat([one.x for one in found])
     weight = torch.cat([x.new_full((len(one.x),), one.log_p - math.log(len(one.x))) for one in found])
-    return Particles(x, weight - weight.logsumexp(0), log_p, error, min(one.least for one in found))
+    return WeightedParticles(x, weight - weight.logsumexp(0), log_p, error, min(one.least for one in found))
 
 
 @dataclass

@@ -108,7 +108,7 @@ class BoxGrid:
 
 
 @dataclass(frozen=True)
-class Points:
+class GridInterpolation:
     """What a grid's fields are at points between its own, by linear interpolation in each direction.
 
     Args:

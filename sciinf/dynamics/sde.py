@@ -11,8 +11,8 @@ of length h has the increments dW ~ N(0, h):
                      z + 1/2 (f(z) + f(p)) h + 1/2 (g(z) + g(p)) dW
 
 What g dW means where g depends on z is a part of the model: the Stratonovich equation with drift f is the Ito equation
-with drift f + 1/2 g g'. `EulerMaruyama` and `Milstein` read the equation in Ito's sense, `Heun` in Stratonovich's.
-Where g is constant they are the same equation.
+with drift f + 1/2 g g'. `EulerMaruyama` and `Milstein` read the equation in Ito's sense, `StochasticHeun` in
+Stratonovich's. Where g is constant they are the same equation.
 
 Paths differ from true ones of the same W by O(h^(1/2)) with Euler-Maruyama, by O(h) with Milstein, and with Heun where
 the noise is diagonal. Laws differ by O(h) with all three. Where g does not depend on z, Euler-Maruyama is Milstein.
@@ -206,7 +206,7 @@ class Milstein(Scheme):
             )
 
 
-class Heun(Scheme):
+class StochasticHeun(Scheme):
     """The mean of two steps, of any noise; in Stratonovich's sense."""
 
     def step(self, equation: SDE, theta: Theta, state: Tensor, time: Tensor, length: Tensor, dw: Tensor) -> Tensor:

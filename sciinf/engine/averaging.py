@@ -67,7 +67,7 @@ class Average(ABC):
         """Put back what `state` gave."""
 
 
-class Exponential(Average):
+class ExponentialAverage(Average):
     """The exponential average, which is what is validated and kept.
 
     Args:

@@ -26,7 +26,7 @@ from sciinf.store import Store
 
 @final
 @dataclass(frozen=True)
-class Wanted:
+class CampaignSpec:
     """What a campaign is to be.
 
     Args:
@@ -67,7 +67,7 @@ class Wanted:
             raise ValueError(f"timeout must be a positive number of seconds or None, got {self.timeout!r}")
 
 
-def begin(wanted: Wanted, check: Callable[[bool], None]) -> Store:
+def begin(wanted: CampaignSpec, check: Callable[[bool], None]) -> Store:
     """The store of a campaign, begun or found, after all was refused that can be refused before.
 
     Args:

@@ -133,7 +133,7 @@ class Followed(Source):
         whole = self.rows * size <= memory
         self._kept = {False: whole, True: whole or self._cut * size <= memory // 2}
         self._counts = {False: self.train, True: self._cut}
-        self._shelves: dict[bool, Shelf] = {}
+        self._shelves: dict[bool, ArrivingRows] = {}
         free = memory - sum(count * size for v, count in self._counts.items() if self._kept[v])
         self._limit = max(free // SHARES, SMALLEST) // size or 1
         self._largest = min(LARGEST // size, self.rows if whole else self._limit // 4) or 1
@@ -149,7 +149,7 @@ class Followed(Source):
             UserWarning: If few rows standardise.
         """
         for v, count in self._counts.items():
-            self._shelves[v] = Shelf(count, self.store, self.device, kept=self._kept[v])
+            self._shelves[v] = ArrivingRows(count, self.store, self.device, kept=self._kept[v])
         arrivals, start = self.arrivals, [int(index) for index in self._note.get("start", ())]
         held_out = range(-(-self._cut // self.store.block))
         least = self._cut + min(self.train, max(LEAST, math.ceil(SHARE * self.train)))
@@ -294,7 +294,7 @@ class Followed(Source):
 
 
 @final
-class Shelf:
+class ArrivingRows:
     """Rows of one part, as they come: on the device, or where they lie in the store.
 
     Args:

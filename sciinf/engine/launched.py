@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from sciinf.engine.interrupts import interruptible
-from sciinf.engine.parallel import One, Processes, Several
+from sciinf.engine.parallel import Processes, Several, SingleProcess
 from sciinf.engine.recipe import Recipe
 from sciinf.telling import hushed
 
@@ -62,7 +62,7 @@ def joined(device: str) -> Iterator[Processes]:
         ConnectionError: If the others do not come.
     """
     if launched() == 1:
-        yield One()
+        yield SingleProcess()
         return
     own = torch.device(own_device(device))
     with ExitStack() as stack:

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from sciinf import telling
 from sciinf.core.files import sha256_of, write_bytes
-from sciinf.engine.averaging import LENGTHS, Average, Exponential, PostHoc
+from sciinf.engine.averaging import LENGTHS, Average, ExponentialAverage, PostHoc
 from sciinf.engine.checkpoint import Checkpoints, read_checkpoint
 from sciinf.engine.learner import Learner, stream, stream_seed
 from sciinf.engine.optimisers import load_tensors, tensors_of
-from sciinf.engine.parallel import One, Processes
+from sciinf.engine.parallel import Processes, SingleProcess
 from sciinf.engine.progress import Reached, reach
 from sciinf.engine.recipe import Recipe
 from sciinf.engine.schedule import Schedule
@@ -63,7 +63,7 @@ class Loop:
         shown: bool = True,
         processes: Processes | None = None,
     ) -> None:
-        self.processes = processes or One()
+        self.processes = processes or SingleProcess()
         begin_alike(self.processes, learner)
         self.learner, self.source, self.recipe = learner, source, recipe
         self._shown = shown and self.processes.first
@@ -340,4 +340,4 @@ def _average(recipe: Recipe, learner: Learner, folder: Path, *, writes: bool) ->
         return None
     if isinstance(recipe.ema, str):
         return PostHoc(learner.weights, folder / "averages", writes=writes)
-    return Exponential(learner.weights, recipe.ema)
+    return ExponentialAverage(learner.weights, recipe.ema)

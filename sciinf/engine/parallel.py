@@ -96,7 +96,7 @@ class Processes(ABC):
         """
 
 
-class One(Processes):
+class SingleProcess(Processes):
     """This process alone."""
 
     def __init__(self) -> None:

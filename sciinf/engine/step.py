@@ -40,7 +40,7 @@ from sciinf import telling
 from sciinf.core import Batch
 from sciinf.engine.learner import Learner
 from sciinf.engine.optimisers import optimiser
-from sciinf.engine.parallel import One, Processes
+from sciinf.engine.parallel import Processes, SingleProcess
 from sciinf.engine.recipe import Recipe
 from sciinf.loops.lanes import cores_here, shared
 
@@ -138,7 +138,7 @@ class Step:
         self._steps, self._shown = 0, shown
         self._graph: torch.cuda.CUDAGraph | None = None
         self._input: Batch | None = None
-        self.processes, self._part = processes or One(), 1.0
+        self.processes, self._part = processes or SingleProcess(), 1.0
         self._losses = self.total
 
     def __call__(self, batch: Batch, rate: float) -> None:

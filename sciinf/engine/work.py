@@ -28,7 +28,7 @@ from sciinf.core.checks import is_whole
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import Simulator, Status
 from sciinf.engine import heartbeat
-from sciinf.engine.beginning import Wanted, begin, check_in_file, check_own, joined
+from sciinf.engine.beginning import CampaignSpec, begin, check_in_file, check_own, joined
 from sciinf.engine.block import one_thread, propose, run_block
 from sciinf.engine.campaign import TRIES, Campaign
 from sciinf.engine.devices import shared
@@ -252,7 +252,7 @@ def plan(simulator: Simulator, path: str | Path, n: int, **given: Any) -> Store:
         simulator: What will be run; it must be in a file.
         path: Folder of the store.
         n: Rows wanted in all.
-        **given: Others of `engine.beginning.Wanted`. Device and timeout are noted for the workers.
+        **given: Others of `engine.beginning.CampaignSpec`. Device and timeout are noted for the workers.
 
     Raises:
         ValueError: If the simulator is in no file, the folder is on no disk, holds another campaign, or rows of another
@@ -262,7 +262,7 @@ def plan(simulator: Simulator, path: str | Path, n: int, **given: Any) -> Store:
     Warns:
         UserWarning: As `simulate` does, of rows that are there.
     """
-    wanted = Wanted(simulator, path, n, **given)
+    wanted = CampaignSpec(simulator, path, n, **given)
 
     def check(_: bool) -> None:
         check_in_file(simulator, "workers")

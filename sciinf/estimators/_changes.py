@@ -78,7 +78,7 @@ class Changes(Component):
         self.series, self.times, self.at, self.values, self.laws = series, times, tuple(at), values, laws
 
 
-class Seen(NamedTuple):
+class SeriesEvidence(NamedTuple):
     """What a series says.
 
     Args:
@@ -169,7 +169,7 @@ class Segmentation(nn.Module):
         self.learned = nn.Parameter(torch.zeros(self.basis.shape[1], self.first.shape[1]))
         self.look = Perceptron([2 + laws + 2 * (width + more), 2 * hidden, hidden])
 
-    def see(self, value: Float[Tensor, "row ..."], mask: Bool[Tensor, "row ..."] | None) -> Seen:
+    def see(self, value: Float[Tensor, "row ..."], mask: Bool[Tensor, "row ..."] | None) -> SeriesEvidence:
         """What a series says.
 
         Args:
@@ -187,9 +187,9 @@ class Segmentation(nn.Module):
         items = phi @ laws[:, :-2].T - laws[:, -2] * there
         log_weight = laws[:, -1].log_softmax(0)
         evidence = segmentations.evidence(items, log_weight, self.log_odds)
-        return Seen(items, _summed(items), _summed(torch.cat([phi, there], -1)), log_weight, evidence)
+        return SeriesEvidence(items, _summed(items), _summed(torch.cat([phi, there], -1)), log_weight, evidence)
 
-    def logits(self, seen: Seen) -> Float[Tensor, "row value"]:
+    def logits(self, seen: SeriesEvidence) -> Float[Tensor, "row value"]:
         """log p(n) Z_n of the values of the parameter that says how many changes there are."""
         return seen.evidence[:, self.changes_of] + self.log_prior.to(seen.evidence)
 
@@ -203,7 +203,7 @@ class Segmentation(nn.Module):
         return torch.cat([ends, cells, ends + len(self.at)], 1)
 
     def log_q(
-        self, edges: Int[Tensor, "row edge"], z: Float[Tensor, "row change"], there: Tensor, seen: Seen
+        self, edges: Int[Tensor, "row edge"], z: Float[Tensor, "row change"], there: Tensor, seen: SeriesEvidence
     ) -> Float[Tensor, " row"]:
         """log q(tau | n, x) as a density of z, N(0, 1) under the prior.
 
@@ -219,7 +219,7 @@ class Segmentation(nn.Module):
         prior = torch.where(there, -0.5 * z.square() - 0.5 * math.log(2 * math.pi), 0.0).sum(-1)
         return torch.where(number > 0, ratio, 0.0) + prior
 
-    def looks(self, edges: Int[Tensor, "row edge"], seen: Seen) -> Float[Tensor, "segment row hidden"]:
+    def looks(self, edges: Int[Tensor, "row edge"], seen: SeriesEvidence) -> Float[Tensor, "segment row hidden"]:
         """What links of values between changes see."""
         scores, plain = self._scores(edges, seen)
         number = plain[..., -1:]
@@ -229,7 +229,7 @@ class Segmentation(nn.Module):
         return self.look(told).transpose(0, 1)
 
     def draw(
-        self, changes: Int[Tensor, " row"], seen: Seen, messages: Tensor, generator: torch.Generator
+        self, changes: Int[Tensor, " row"], seen: SeriesEvidence, messages: Tensor, generator: torch.Generator
     ) -> tuple[Int[Tensor, "row edge"], Float[Tensor, "row change"]]:
         """Edges and z of changes, given how many there are.
 
@@ -251,17 +251,17 @@ class Segmentation(nn.Module):
         z = -z_of((above - before) * left, torch.tensor(-_TINY))
         return self._edges(cells), torch.where(there, z, 0.0)
 
-    def messages(self, seen: Seen) -> Tensor:
+    def messages(self, seen: SeriesEvidence) -> Tensor:
         """What `draw` needs of observations."""
         return segmentations.backward_messages(seen.items, seen.log_weight, self.log_odds)
 
-    def _scores(self, edges: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+    def _scores(self, edges: Tensor, seen: SeriesEvidence) -> tuple[Tensor, Tensor]:
         """Of each segment: log w_r prod p_r(x_t), (row, segment, R), and plain sums."""
         of = _turns(edges, seen)[:, None]
         return seen.log_weight + seen.sums[of, edges].diff(dim=1), seen.plain[of, edges].diff(dim=1)
 
 
-def _turns(rows: Tensor, seen: Seen) -> Tensor:
+def _turns(rows: Tensor, seen: SeriesEvidence) -> Tensor:
     """Which observation each row is of."""
     return torch.arange(len(rows), device=rows.device) % len(seen.sums)
 

@@ -44,7 +44,7 @@ _LEAST_SPREAD, _POISSON = 0.0025, 0.1  # of counts: squared spread of the mean, 
 _EACH = 5  # rows for each coefficient, at least
 
 
-class Drawn(NamedTuple):
+class ShrunkCoefficients(NamedTuple):
     """Coefficients of all numbers, drawn to their mean: common + share own.
 
     Args:
@@ -69,10 +69,10 @@ class LeastSquares(NamedTuple):
         lags: How many numbers before one tell of it.
     """
 
-    middle: Drawn
-    log_sd: Drawn
+    middle: ShrunkCoefficients
+    log_sd: ShrunkCoefficients
     log_sd_slopes: Tensor
-    before: Drawn
+    before: ShrunkCoefficients
     lags: int
 
 
@@ -131,7 +131,7 @@ def start_of(z: Tensor, y: Tensor, most: int, counts: Tensor | None = None) -> L
     return LeastSquares(middle, width, tilt.float(), _drawn(before, errors, told), lags)
 
 
-def _drawn(found: Tensor, variance: Tensor, there: Tensor) -> Drawn:
+def _drawn(found: Tensor, variance: Tensor, there: Tensor) -> ShrunkCoefficients:
     """Coefficients (K, E) with the variances of their errors; `there` tells which of them exist."""
     known = torch.where(there, 1 / variance.clamp_min(1e-12), 0.0)  # weights under t = 0
     middle = _weighed(found, known)
@@ -143,7 +143,7 @@ def _drawn(found: Tensor, variance: Tensor, there: Tensor) -> Drawn:
     common = _weighed(found, torch.where(there, 1 / (t + variance).clamp_min(1e-12), 0.0))
     share = torch.where(there, t / (t + variance).clamp_min(1e-300), 0.0)
     own = torch.where(there, found - common[:, None], 0.0)
-    return Drawn(common.float(), own.float(), share.float())
+    return ShrunkCoefficients(common.float(), own.float(), share.float())
 
 
 def _weighed(found: Tensor, weight: Tensor) -> Tensor:

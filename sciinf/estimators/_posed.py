@@ -54,7 +54,7 @@ _FIRST = 8  # steps, after which strays are looked for
 
 
 @dataclass(frozen=True)
-class Smoothed:
+class PoseAverage:
     """R as a mean over draws, each weighing by how near its blurred pose is.
 
     Attributes:
@@ -79,7 +79,7 @@ class Smoothed:
 
 
 @dataclass(frozen=True)
-class Recovered:
+class PosedTerms:
     """What draws and densities are made of.
 
     Attributes:
@@ -92,7 +92,7 @@ class Recovered:
 
     last: Tensor
     settled: Settled
-    expected: Smoothed
+    expected: PoseAverage
     most: Tensor
     accepted: Tensor
 
@@ -152,7 +152,7 @@ class PosedDensity(PairedDensity):
     def _log_mean(
         self,
         theta: Tensor,
-        found: Recovered,
+        found: PosedTerms,
         generator: torch.Generator,
         own: list[Tensor],
         ratio: Tensor | None = None,
@@ -170,7 +170,7 @@ class PosedDensity(PairedDensity):
             each.append(value)
         return torch.stack(each).logsumexp(0) - math.log(_BLURS)
 
-    def recovered(self) -> Recovered:
+    def recovered(self) -> PosedTerms:
         """Chains, and what is accepted of draws made from their poses; kept for the last observations asked about.
 
         Warns:
@@ -209,7 +209,7 @@ class PosedDensity(PairedDensity):
         gain = self.poses.log_ratio(new) - self.poses.log_ratio(theta)
         return torch.where((draw.to(gain).log() < gain)[..., None], new, theta)
 
-    def _recover(self) -> Recovered:
+    def _recover(self) -> PosedTerms:
         retain_freed()
         estimator, generator = self.estimator, self._source()
         count = estimator.chains if self.rows == 1 else max(16, estimator.chains // 8)
@@ -228,13 +228,13 @@ class PosedDensity(PairedDensity):
         proposed, blurred = self._proposed(theta, 2 * count, generator)
         ratio, near = self.poses.log_ratio(proposed).exp(), self.poses.coordinates(blurred)
         unit = self._unit(theta[..., self.poses.columns], generator)
-        expected = Smoothed(near / unit, ratio, unit)
+        expected = PoseAverage(near / unit, ratio, unit)
         gain = self._gain(expected, *self._proposed(theta, count, generator)).nan_to_num(nan=-math.inf)
         most = gain.quantile(0.99, dim=0).nan_to_num(neginf=0.0)  # more than always cannot be
         accepted = (gain - most).clamp_max(0.0).exp().mean(0).clamp_min(1e-6)
-        return Recovered(theta, settled, expected, most, accepted)
+        return PosedTerms(theta, settled, expected, most, accepted)
 
-    def _gain(self, expected: Smoothed, theta: Tensor, blurred: Tensor) -> Float[Tensor, "n batch"]:
+    def _gain(self, expected: PoseAverage, theta: Tensor, blurred: Tensor) -> Float[Tensor, "n batch"]:
         """log r / R."""
         return self.poses.log_ratio(theta) - expected.log(self.poses.coordinates(blurred))
 
@@ -281,7 +281,7 @@ class PosedDensity(PairedDensity):
 
         return self._in_chunks(one, blurred)
 
-    def _log_joint(self, theta: Tensor, found: Recovered, blurred: Tensor) -> Float[Tensor, "n batch"]:
+    def _log_joint(self, theta: Tensor, found: PosedTerms, blurred: Tensor) -> Float[Tensor, "n batch"]:
         """log m(h) q(theta | x, h) / k(h | g)."""
         poses = theta[..., self.poses.columns]
         blurs = self.poses.between(poses, blurred)
@@ -295,7 +295,7 @@ class PosedDensity(PairedDensity):
         total = self._log_mixture(found, blurred) + found_q - kernel + self.poses.log_measure(poses)
         return torch.where(torch.isfinite(kernel), total, -math.inf)  # rounded over the edge of a kernel with bounds
 
-    def _log_mixture(self, found: Recovered, blurred: Float[Tensor, "n batch k"]) -> Float[Tensor, "n batch"]:
+    def _log_mixture(self, found: PosedTerms, blurred: Float[Tensor, "n batch k"]) -> Float[Tensor, "n batch"]:
         """log m, by the invariant measure."""
         poses, parts = found.last[..., self.poses.columns], []
         for part in blurred.split(max(1, 2_000_000 // max(1, poses.numel()))):

@@ -32,7 +32,7 @@ from torch import Tensor
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.estimators._embedded import data_names
-from sciinf.estimators._posed import PosedDensity, Recovered
+from sciinf.estimators._posed import PosedDensity, PosedTerms
 from sciinf.estimators.flow import Flow
 from sciinf.flows.conditional import Architecture
 from sciinf.flows.spline import SplineCoupling
@@ -187,7 +187,7 @@ class GNPE(MovedBack):
         check_whole("chains", chains, 16)
         check_whole("iterations", iterations, 2)
         self.chains, self.iterations = chains, iterations
-        self.kept: dict[str, Recovered] = {}  # what was found for the last observations
+        self.kept: dict[str, PosedTerms] = {}  # what was found for the last observations
 
     def moves(self, batch: Batch, generator: torch.Generator) -> tuple[Float[Tensor, "batch k"], Tensor]:
         return self.blurred(batch, generator)

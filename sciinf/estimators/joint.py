@@ -37,7 +37,7 @@ from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.diffusion.likelihood import log_density
 from sciinf.diffusion.objective import Diffusion, NormalLogs
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.diffusion.solver import Exponential, Solver, noise_like
 from sciinf.estimators._gaussian import JointGaussian, Regression, check_beside
 from sciinf.estimators._numbers import count, flat, middle, spread
@@ -100,7 +100,7 @@ class Joint(Standardised):
         if set(prior.names) & set(observables):
             raise ValueError(f"{sorted(set(prior.names) & set(observables))} name a parameter and an observable too")
         numbers = prior.bijection.size + count(observables, MOST, "Joint")
-        self.diffusion = diffusion or Diffusion(Level(1e-3, 5.0), levels=NormalLogs(-0.7, 1.8))
+        self.diffusion = diffusion or Diffusion(NoiseLevel(1e-3, 5.0), levels=NormalLogs(-0.7, 1.8))
         check_beside(self.diffusion, "leave both out")
         self.solver = solver or Exponential(20, 2)
         self.places = _places(prior, observables)

@@ -40,7 +40,7 @@ from sciinf.core.levels import Levels
 from sciinf.core.memory import retain_freed
 from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.core.prior import global_seed
-from sciinf.estimators._changes import Changes, Seen, Segmentation
+from sciinf.estimators._changes import Changes, Segmentation, SeriesEvidence
 from sciinf.estimators._embedded import Embedded
 from sciinf.estimators._places import Places, Sides, places_in
 from sciinf.estimators._standardised import check_part, check_rows, in_chunks
@@ -68,7 +68,7 @@ class Parts(NamedTuple):
     edges: Tensor | None = None
 
 
-class Prepared(NamedTuple):
+class ChainContext(NamedTuple):
     """What the chain needs of the context.
 
     Args:
@@ -82,22 +82,22 @@ class Prepared(NamedTuple):
 
     layers: Tensor
     beside: list[Tensor]
-    seen: Seen | None = None
+    seen: SeriesEvidence | None = None
     places: Mapping[int, Tensor] = MappingProxyType({})
     sides: Mapping[int, Sides] = MappingProxyType({})
 
-    def spread(self, n: int) -> Prepared:
+    def spread(self, n: int) -> ChainContext:
         """For n rows of each observation."""
         *lead, rows, hidden = self.layers.shape
         layers = self.layers[:, :, None].expand(*lead, n, rows, hidden).reshape(*lead, n * rows, hidden)
         beside = [one.expand(n, *one.shape).flatten(0, 1) for one in self.beside]
         places = {which: one.expand(n, *one.shape).flatten(0, 1) for which, one in self.places.items()}
-        return Prepared(layers, beside, self.seen, places, self.sides)
+        return ChainContext(layers, beside, self.seen, places, self.sides)
 
-    def of(self, rows: slice) -> Prepared:
+    def of(self, rows: slice) -> ChainContext:
         """Of some observations, what discrete parameters are told by."""
         places = {which: one[rows] for which, one in self.places.items()}
-        return Prepared(self.layers[:, :, rows], [one[rows] for one in self.beside], places=places)
+        return ChainContext(self.layers[:, :, rows], [one[rows] for one in self.beside], places=places)
 
 
 class Mixed(Embedded):
@@ -203,7 +203,7 @@ class Mixed(Embedded):
             device = self.z_mean.device
             return MixedDensity(self, *self.given({name: value.to(device) for name, value in x.items()}), 0.0)
 
-    def given(self, x: X) -> tuple[Float[Tensor, "batch feature"], Prepared]:
+    def given(self, x: X) -> tuple[Float[Tensor, "batch feature"], ChainContext]:
         """Features, and what the chain needs of them and of data."""
         values = self.standardise_x(x, self.z_mean.dtype)
         context = self.summarise(values, x)
@@ -217,7 +217,7 @@ class Mixed(Embedded):
             name = self.changes.plan.series
             seen = self.changes.see(values[name], self._masks(x).get(name))
             beside[self.changes.count] = beside[self.changes.count] + self.changes.logits(seen)
-        return context, Prepared(self.chain.prepare(context), beside, seen, places, sides)
+        return context, ChainContext(self.chain.prepare(context), beside, seen, places, sides)
 
     def parts(self, theta: Float[Tensor, "row theta"]) -> Parts:
         """theta inside the prior's support, as the chain sees it."""
@@ -231,7 +231,7 @@ class Mixed(Embedded):
             return Parts(z.new_zeros(len(z), 0).long(), numbers, there)
         return Parts(bijection.codes(theta), numbers, there, self.changes.edges(theta) if self.changes else None)
 
-    def log_chain(self, parts: Parts, given: Prepared, floor: float = 0.0) -> Float[Tensor, " row"]:
+    def log_chain(self, parts: Parts, given: ChainContext, floor: float = 0.0) -> Float[Tensor, " row"]:
         """log q(d, z | x) of rows, z standardised.
 
         Args:
@@ -258,7 +258,7 @@ class Mixed(Embedded):
         each = self.splines.log_prob(parts.z.T, u)
         return total + torch.where(there.T, each, 0.0).sum(0)
 
-    def log_probs(self, which: int, codes: Tensor, u: Tensor, given: Prepared) -> Float[Tensor, "row value"]:
+    def log_probs(self, which: int, codes: Tensor, u: Tensor, given: ChainContext) -> Float[Tensor, "row value"]:
         """log q of the values of a discrete parameter.
 
         Args:
@@ -270,12 +270,12 @@ class Mixed(Embedded):
         found, place = self.logits.log_probs(which, u, given.beside[which]), self.place(which)
         return found if place is None else place.log_probs(given.places[which], codes, found)
 
-    def seen_at_places(self, codes: Tensor, given: Prepared) -> Float[Tensor, "number row hidden"] | float:
+    def seen_at_places(self, codes: Tensor, given: ChainContext) -> Float[Tensor, "number row hidden"] | float:
         """Features of both sides of each place, which are added to the hidden units of the links of numbers."""
         found = ((self.place(which), sides, codes[:, which]) for which, sides in given.sides.items())
         return sum((place.see(sides, code) for place, sides, code in found if place is not None), 0.0)
 
-    def looked(self, u: Float[Tensor, "number row hidden"], edges: Tensor, seen: Seen) -> Tensor:
+    def looked(self, u: Float[Tensor, "number row hidden"], edges: Tensor, seen: SeriesEvidence) -> Tensor:
         """u of all numbers, those of values between changes with what their segments say."""
         if self.changes is None or not self.changes.values:
             return u
@@ -304,7 +304,7 @@ class Mixed(Embedded):
 class MixedDensity(Density, Marginals):
     """The chain's density of theta given a batch of embedded observations, (batch, F)."""
 
-    def __init__(self, estimator: Mixed, context: Tensor, given: Prepared, floor: float) -> None:
+    def __init__(self, estimator: Mixed, context: Tensor, given: ChainContext, floor: float) -> None:
         self.estimator, self.context, self.floor, self._given = estimator, context, floor, given
         self._messages: Tensor | None = None
 
@@ -391,7 +391,7 @@ class MixedDensity(Density, Marginals):
             return codes.new_ones(len(codes), dtype=torch.bool)
         return bijection.spots_present(codes)[:, int(bijection.discrete_in_z[which])]
 
-    def _log_probs(self, which: int, codes: Tensor, given: Prepared) -> Tensor:
+    def _log_probs(self, which: int, codes: Tensor, given: ChainContext) -> Tensor:
         estimator = self.estimator
         blank = self.context.new_zeros(len(codes), len(estimator.spots))
         seen = estimator.inputs(Parts(codes, blank, blank.bool()))

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from sciinf.core import Observable, Prior
 from sciinf.core.component import called_without
 from sciinf.diffusion.objective import Diffusion, NormalLogs
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.diffusion.solver import Exponential, Solver
 from sciinf.estimators._denoising import Denoising, Design
 from sciinf.summaries.summary import Summary
@@ -77,7 +77,7 @@ class Score(Denoising):
         together: bool = True,
         seed: int = 0,
     ) -> None:
-        path = diffusion or Diffusion(Level(1e-3, 5.0), levels=NormalLogs(-0.7, 1.8))
+        path = diffusion or Diffusion(NoiseLevel(1e-3, 5.0), levels=NormalLogs(-0.7, 1.8))
         extra = {"consistency": consistency, "dropped": dropped, "preserving": preserving}
         design = Design(path, solver or Exponential(20, 2), linear, hidden, blocks, **extra)
         super().__init__(prior, observables, summary, design, seed, together=together)

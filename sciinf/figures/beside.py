@@ -10,7 +10,7 @@ from typing import Any
 
 from sciinf.answer import load_answer
 from sciinf.core.answer import Answer
-from sciinf.core.beside import Beside, as_beside
+from sciinf.core.beside import OtherAnswer, as_beside
 from sciinf.core.estimates import estimate_from_json
 from sciinf.core.tables import percent
 from sciinf.figures.answers import quantile_cells
@@ -98,7 +98,7 @@ def _shown(estimate: Mapping[str, Any]) -> str:
     return f'<span class="value">{escape(middle)}{ends if high else ""}</span>'
 
 
-def _said(label: str, other: Beside, words: str) -> str:
+def _said(label: str, other: OtherAnswer, words: str) -> str:
     """What is to be said of one, as markup; what speaks against it stands out."""
     kind = "moved" if other.doubts or other.data != "same" or "DISAGREE" in words else "caption"
     return f'<p class="{kind}"><b>{escape(label)}</b>: {escape(words[:1].lower() + words[1:])}</p>'

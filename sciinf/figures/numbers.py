@@ -30,7 +30,7 @@ _LATEX |= {"☉": "$_\\odot$", "⊕": "$_\\oplus$", "°": "$^\\circ$", "Ω": "$\
 
 
 @dataclass(frozen=True)
-class Numbers:
+class PosteriorNumbers:
     """Medians and central intervals.
 
     Args:
@@ -54,12 +54,12 @@ class Numbers:
     exists: tuple[float, ...]
 
 
-def numbers_of(run: Run) -> Numbers:
+def numbers_of(run: Run) -> PosteriorNumbers:
     """The numbers of an answer; the level asked at alone where its draws are not there."""
     return _numbers(run.numbers, run.draws, run.level)
 
 
-def numbers_pictured(run: Run) -> Numbers:
+def numbers_pictured(run: Run) -> PosteriorNumbers:
     """The numbers of the draws that are pictured, where these are not all of them (`Run.pictured`)."""
     draws = run.pictured
     if draws is None or not run.given:
@@ -68,7 +68,7 @@ def numbers_pictured(run: Run) -> Numbers:
     return _numbers(found, draws, run.level)
 
 
-def _numbers(found: Mapping[str, Any], draws: Draws | None, level: float) -> Numbers:
+def _numbers(found: Mapping[str, Any], draws: Draws | None, level: float) -> PosteriorNumbers:
     known = draws is not None and set(found) <= set(draws.names)
     levels = sorted({level, *_LEVELS}) if known else [level]
     each = []
@@ -79,7 +79,7 @@ def _numbers(found: Mapping[str, Any], draws: Draws | None, level: float) -> Num
         ends = [draws.quantile(q).tolist() for q in ((1 - one) / 2, (1 + one) / 2)]
         at = [draws.names.index(name) for name in found]
         each.append(tuple((_finite(ends[0][i]), _finite(ends[1][i])) for i in at))
-    return Numbers(
+    return PosteriorNumbers(
         tuple(found),
         tuple(label_of(name, e) for name, e in found.items()),
         tuple(str(e["unit"]) for e in found.values()),
@@ -100,7 +100,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def widths(numbers: Numbers, level: int, index: int) -> tuple[str, str, str]:
+def widths(numbers: PosteriorNumbers, level: int, index: int) -> tuple[str, str, str]:
     """Median, what the interval reaches above and below it, each to the digits that the nearer end asks for."""
     middle, (low, high) = numbers.medians[index], numbers.intervals[level][index]
     if middle is None or low is None or high is None:
@@ -110,7 +110,7 @@ def widths(numbers: Numbers, level: int, index: int) -> tuple[str, str, str]:
     return number(middle, width), number(above, width), number(below, width)
 
 
-def value(numbers: Numbers, index: int) -> str:
+def value(numbers: PosteriorNumbers, index: int) -> str:
     """One parameter at every level, as markup; the page shows the level that the reader chose."""
     parts = []
     if numbers.exists[index] <= 0:
@@ -123,7 +123,7 @@ def value(numbers: Numbers, index: int) -> str:
     return "".join(parts) + (f' <span class="unit">{escape(unit)}</span>' if unit else "")
 
 
-def numbers_table(run: Run, numbers: Numbers) -> str:
+def numbers_table(run: Run, numbers: PosteriorNumbers) -> str:
     """A row per parameter: its value and, where the prior is known, a bar within it; "" where none is a number."""
     if not numbers.names:
         return ""
@@ -148,7 +148,9 @@ def _name(name: str, label: str, derived: bool) -> str:
     return f"{escape(marked(label, derived))}{own}"
 
 
-def _bar(numbers: Numbers, index: int, outer: tuple[float, float] | None, raw: Mapping[str, Any] | None) -> str:
+def _bar(
+    numbers: PosteriorNumbers, index: int, outer: tuple[float, float] | None, raw: Mapping[str, Any] | None
+) -> str:
     """The interval at each level inside the prior's central 98 %, the uncorrected one as a thin line below it."""
     middle = numbers.medians[index]
     if outer is None or middle is None or not outer[1] > outer[0]:
@@ -174,7 +176,7 @@ def _bar(numbers: Numbers, index: int, outer: tuple[float, float] | None, raw: M
     )
 
 
-def level_choice(numbers: Numbers, unlike: str = "") -> str:
+def level_choice(numbers: PosteriorNumbers, unlike: str = "") -> str:
     """Radio buttons of the credible levels, for the script; the level asked at is chosen."""
     if len(numbers.levels) == 1:
         return ""
@@ -196,7 +198,7 @@ def latex_values(found: Mapping[str, Probabilities]) -> list[str]:
     return rows
 
 
-def latex(numbers: Numbers, level: int, values: Sequence[str] = ()) -> str:
+def latex(numbers: PosteriorNumbers, level: int, values: Sequence[str] = ()) -> str:
     """A table for a paper, as LaTeX: each value with what its interval reaches above and below.
 
     Args:
@@ -229,7 +231,7 @@ def _plain(superscripts: str) -> str:
     return superscripts.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹⁄", "-0123456789/"))
 
 
-def drawn_intervals(numbers: Numbers, names: Sequence[str]) -> list[list[tuple[float, float]]]:
+def drawn_intervals(numbers: PosteriorNumbers, names: Sequence[str]) -> list[list[tuple[float, float]]]:
     """For each level the interval of each named parameter; NaN where it is not known."""
     at = [numbers.names.index(name) if name in numbers.names else None for name in names]
     unknown = (math.nan, math.nan)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciinf.core.paths import HiddenPath, Paths
+from sciinf.core.paths import HiddenPath, HiddenPaths
 from sciinf.core.simulator import Observable
 from sciinf.core.tables import percent
 from sciinf.figures.observed import legend
@@ -28,7 +28,10 @@ _JUMPS = 0.2  # share of steps without a change from which on a path is drawn in
 
 @styled
 def paths_figure(
-    paths: Paths, names: Sequence[str], seen: Mapping[str, tuple[str, np.ndarray]] | None = None, width: float = COLUMN
+    paths: HiddenPaths,
+    names: Sequence[str],
+    seen: Mapping[str, tuple[str, np.ndarray]] | None = None,
+    width: float = COLUMN,
 ) -> Figure:
     """A panel for each hidden quantity.
 
@@ -90,7 +93,7 @@ def seen_in(
     return found
 
 
-def paths_part(paths: Paths, seen: Mapping[str, tuple[str, np.ndarray]], prefix: str = "") -> str:
+def paths_part(paths: HiddenPaths, seen: Mapping[str, tuple[str, np.ndarray]], prefix: str = "") -> str:
     """The pictures for narrow and for wide screens, with what they show.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 from sciinf.core.estimates import numbers as with_interval
 from sciinf.core.given import said_given, share_of
 from sciinf.core.tables import percent
-from sciinf.figures.numbers import Numbers, drawn_intervals, value
+from sciinf.figures.numbers import PosteriorNumbers, drawn_intervals, value
 from sciinf.figures.page import absent, paragraph
 from sciinf.figures.panels import CHOSEN, Drawn, panels
 from sciinf.figures.prior_curves import prior_marginals
@@ -24,7 +24,7 @@ _OTHERS = 5  # answers for other observations, laid over
 
 def posterior_part(
     run: Run,
-    numbers: Numbers,
+    numbers: PosteriorNumbers,
     truth: Mapping[str, float],
     others: Mapping[str, Run],
     *,
@@ -127,7 +127,7 @@ def _chips(drawn: Drawn) -> str:
     return f'<div class="script">{many if len(labels) > _FEW else field}</div>'
 
 
-def _caption(drawn: Drawn, numbers: Numbers, count: int) -> str:
+def _caption(drawn: Drawn, numbers: PosteriorNumbers, count: int) -> str:
     """A key to the lines, and how to select draws."""
     key = ['<span class="key region">posterior</span>']
     key += ['<span class="key prior">prior</span>'] if drawn.prior else []

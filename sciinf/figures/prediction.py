@@ -43,7 +43,7 @@ def prediction_part(run: Run, prefix: str = "") -> str:
     return f'<div class="many">{"".join(parts)}{reading}</div>'
 
 
-class _Drawn(NamedTuple):
+class _Picture(NamedTuple):
     """An observable's picture for narrow and for wide screens: markup, where its axes lie, and the last of both."""
 
     drawings: list[str]
@@ -52,14 +52,14 @@ class _Drawn(NamedTuple):
     small: bool  # whether the narrow one may stand beside another
 
 
-def _drawn(checked: Checked, key: str) -> _Drawn:
+def _drawn(checked: Checked, key: str) -> _Picture:
     narrow, wide = (predictive(checked, width) for width in (NARROW, COLUMN))
     drawings = [
         to_svg(one.figure, f"{checked.name}: observation against data predicted by the posterior. {one.caption}", k)
         for one, k in ((narrow, f"{key}n"), (wide, f"{key}w"))
     ]
     size = narrow.figure.get_size_inches()
-    return _Drawn(drawings, [places(one.figure, one.panels) for one in (narrow, wide)], wide, size[1] <= size[0])
+    return _Picture(drawings, [places(one.figure, one.panels) for one in (narrow, wide)], wide, size[1] <= size[0])
 
 
 def predicted_data(run: Run, rows: int) -> list[list[dict[str, Any]]]:

@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Float
 
 from sciinf.answer import disagreement
-from sciinf.core.beside import Beside
+from sciinf.core.beside import OtherAnswer
 from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.estimates import estimate_from_json, needed, numbers, probabilities
 from sciinf.core.files import read_json, sha256_of
 from sciinf.core.given import prior_given
-from sciinf.core.paths import Paths
+from sciinf.core.paths import HiddenPaths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import Probabilities
 from sciinf.core.records import STATES, Calibration, Strange
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Simulated:
+class StoreSummary:
     """One store in numbers.
 
     Args:
@@ -100,13 +100,13 @@ class Run:
     calibration: Calibration | None
     fit: Mapping[str, Any]
     history: Mapping[str, Float[np.ndarray, " e"]]
-    stores: Mapping[str, Simulated]
+    stores: Mapping[str, StoreSummary]
     provenance: Mapping[str, Any]
     missing: Mapping[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     predicted_from: Float[np.ndarray, "m theta"] = field(default_factory=lambda: np.zeros((0, 0)))
-    paths: Paths = field(default_factory=Paths)
-    beside: Mapping[str, Beside] = field(default_factory=dict)
+    paths: HiddenPaths = field(default_factory=HiddenPaths)
+    beside: Mapping[str, OtherAnswer] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -161,7 +161,7 @@ class Run:
 
 
 @dataclass
-class _Parts:
+class _FolderParts:
     """Reads the parts of a folder one by one, and notes why one is missing."""
 
     folder: Path
@@ -222,7 +222,7 @@ def read_runs(folder: str | Path, names: Sequence[str] | None = None, *, replace
 def _with_answer(run: Run, folder: Path) -> Run:
     """A run with the answer in a folder."""
     missing = dict(run.missing)
-    parts = _Parts(folder, missing)
+    parts = _FolderParts(folder, missing)
     answer = parts.read(
         "answer", "answer.json", _read_answer, {}, "No observation has been asked about in this folder."
     )
@@ -239,9 +239,9 @@ def _with_answer(run: Run, folder: Path) -> Run:
         checked = tuple(with_strange(one, where) for one in checked)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         parts.doubts.append(f"answer.json: what is strange of the observation could not be read: {error!r}")
-    others: dict[str, Beside] = {}
+    others: dict[str, OtherAnswer] = {}
     try:
-        others = {label: Beside.from_json(one) for label, one in (answer.get("beside") or {}).items()}
+        others = {label: OtherAnswer.from_json(one) for label, one in (answer.get("beside") or {}).items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         parts.doubts.append(f"answer.json: the answers beside it could not be read: {error!r}")
     order = next((s.observables for s in run.stores.values()), ())
@@ -253,7 +253,9 @@ def _with_answer(run: Run, folder: Path) -> Run:
         missing=missing,
         predicted_from=theta,
         beside=others,
-        paths=parts.read("paths", "paths.h5", read_paths, Paths(), "") if "paths.h5" in parts.vouched else Paths(),
+        paths=parts.read("paths", "paths.h5", read_paths, HiddenPaths(), "")
+        if "paths.h5" in parts.vouched
+        else HiddenPaths(),
     )
     return replace(found, doubts=tuple(dict.fromkeys([*run.doubts, *parts.doubts, *_disagreeing(found)])))
 
@@ -261,11 +263,11 @@ def _with_answer(run: Run, folder: Path) -> Run:
 def read_common(folder: Path) -> Run:
     """What all answers of a run have in common."""
     missing: dict[str, str] = {}
-    parts = _Parts(folder, missing)
+    parts = _FolderParts(folder, missing)
     part = parts.read
     fit = part("fit", "fit/fit.json", _read_object, {}, "The folder holds no finished fit (fit/fit.json).")
     parts.vouched = {f"fit/{name}": (sha, "fit in fit/fit.json") for name, sha in (fit.get("sha256") or {}).items()}
-    stores: dict[str, Simulated] = {}
+    stores: dict[str, StoreSummary] = {}
     for name, purpose in STORES.items():
         found = part(name, f"{name}/store.json", _read_store, None, f"The folder holds no {purpose} simulations.")
         if found is not None:
@@ -372,7 +374,7 @@ def _read_predictive(path: Path) -> tuple[tuple[Checked, ...], np.ndarray]:
     return checked_of(found), np.asarray(found.theta, dtype=float)
 
 
-def _read_store(path: Path) -> Simulated:
+def _read_store(path: Path) -> StoreSummary:
     store = Store(path.parent)
     counts = store.counts
     failures = store.failures(_LOOKED_AT) if any(n for s, n in counts.items() if s is not Status.OK) else []
@@ -380,7 +382,7 @@ def _read_store(path: Path) -> Simulated:
     for failure in failures:
         text = failure.message or "no message"
         messages.setdefault(text, (failure.row, _words(failure.status), text))
-    return Simulated(
+    return StoreSummary(
         simulator=str(store.simulator.get("name", "")),
         rows=len(store),
         asked=store.rows,

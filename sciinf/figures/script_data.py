@@ -16,14 +16,14 @@ import torch
 from sciinf.core.draws import Draws
 from sciinf.core.given import said_given
 from sciinf.figures.methods_text import bibtex, methods_text
-from sciinf.figures.numbers import Numbers, latex, latex_values
+from sciinf.figures.numbers import PosteriorNumbers, latex, latex_values
 from sciinf.figures.prediction import predicted_data, selectable
 from sciinf.figures.run_folder import Run
 
 _DRAWS, _NUMBERS = 1_000, 10_000
 
 
-def script_data(runs: Mapping[str, tuple[Run, Numbers]]) -> dict[str, Any]:
+def script_data(runs: Mapping[str, tuple[Run, PosteriorNumbers]]) -> dict[str, Any]:
     """The data block: of each answer its parameters, draws and predictions; and what is to be cited."""
     first = next(iter(runs.values()))[0]
     share = max(1, len(runs))
@@ -31,7 +31,7 @@ def script_data(runs: Mapping[str, tuple[Run, Numbers]]) -> dict[str, Any]:
     return {"simulator": first.name, "answers": answers, "bibtex": bibtex(methods_text(first)[1])}
 
 
-def _answer(name: str, run: Run, numbers: Numbers, share: int) -> dict[str, Any]:
+def _answer(name: str, run: Run, numbers: PosteriorNumbers, share: int) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name or run.name, "levels": [float(f"{v:.6g}") for v in numbers.levels]}
     values = latex_values(run.probabilities)
     found["latex"] = [latex(numbers, level, values) for level in range(len(numbers.levels))] if numbers.names else []

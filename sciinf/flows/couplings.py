@@ -90,7 +90,7 @@ def z_of(
     noise: Float[Tensor, "dim n batch"], context: Float[Tensor, "batch feature"], weights: Weights, shape: Shape
 ) -> Float[Tensor, "dim n batch"]:
     """z, where `noise_of` gives noise, without a gradient; maps and shifts are those of the inverse maps."""
-    return _Inverse.apply(shape, noise, context, *weights.flat())
+    return _CouplingInverse.apply(shape, noise, context, *weights.flat())
 
 
 def by_torch(value: Tensor, context: Tensor, weights: Weights, shape: Shape) -> tuple[Tensor, Tensor]:
@@ -252,7 +252,7 @@ def _gradient(shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
     return each(functools.partial(_backward, _loops(), shape), _AXES, *given)
 
 
-class _Inverse(torch.autograd.Function):
+class _CouplingInverse(torch.autograd.Function):
     """`z_of`, which has no gradient."""
 
     @staticmethod
@@ -265,4 +265,4 @@ class _Inverse(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, axes: tuple[Any, ...], shape: Shape, *inputs: Tensor) -> tuple[Any, Any]:
-        return _Inverse.apply(shape, *led(info, axes[1:], inputs)), 0
+        return _CouplingInverse.apply(shape, *led(info, axes[1:], inputs)), 0

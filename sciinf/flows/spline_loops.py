@@ -28,7 +28,7 @@ def spline(x: Numbers, raw: Raw, bins: int, bound: float) -> tuple[Numbers, Numb
     """y and log dy/dx, as `rational_quadratic.spline`."""
     raw = raw.to(x.dtype)
     if plain(x, raw) and _loops() is not None:
-        return _Spline.apply(x, raw, bins, bound)
+        return _LoopedSpline.apply(x, raw, bins, bound)
     return rational_quadratic.spline(x, raw, bins, bound)
 
 
@@ -83,7 +83,7 @@ def _called(
     return made
 
 
-class _Spline(torch.autograd.Function):
+class _LoopedSpline(torch.autograd.Function):
     """`spline`. Its gradient finds the bins anew, which is faster than to keep them."""
 
     @staticmethod
@@ -101,7 +101,7 @@ class _Spline(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
-        return _Spline.apply(*led(info, axes, inputs)), (0, 0)
+        return _LoopedSpline.apply(*led(info, axes, inputs)), (0, 0)
 
 
 @as_gradient
@@ -125,7 +125,7 @@ class _Inverse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g_x: Tensor) -> tuple[Tensor | None, ...]:
         x, raw = ctx.saved_tensors
-        log_slope = _Spline.apply(x, raw, ctx.bins, ctx.bound)[1]
+        log_slope = _LoopedSpline.apply(x, raw, ctx.bins, ctx.bound)[1]
         g_y = g_x * (-log_slope).exp()
         _, g_raw = _gradient(x, raw, -g_y, torch.zeros_like(g_y), ctx.bins, ctx.bound)
         return g_y, g_raw, None, None

@@ -9,12 +9,12 @@ from torch import Tensor
 from sciinf.core import Fit, PairedDensity, Posterior, X
 from sciinf.core.estimator import PushedDensity
 from sciinf.core.fit import failed_of, trained_on
-from sciinf.inference.learned import Learned
+from sciinf.inference.learned import LearnedPosterior
 
 _FEW = 0.005  # share of simulations that may fail without leaving a part of the prior unlearned
 
 
-class Amortised(Learned):
+class Amortised(LearnedPosterior):
     """The fitted density itself.
 
     Args:

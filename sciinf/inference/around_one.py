@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sciinf.core import Draws, X
 from sciinf.core.doubts import doubt
-from sciinf.inference.learned import Learned
+from sciinf.inference.learned import LearnedPosterior
 
 
 class Lowered(NamedTuple):
@@ -26,7 +26,7 @@ class Lowered(NamedTuple):
     believed: bool = False
 
 
-class AroundOne(Learned, ABC):
+class AroundOne(LearnedPosterior, ABC):
     """What `refine_around` and `infer_set` return.
 
     A subclass sets `asked`, the observation, name -> (1, *event), and `error`, the answer's chance error there, told by

@@ -49,10 +49,10 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import to_json
 from sciinf.core.existence import check_continuous
 from sciinf.core.fit import trained_on
-from sciinf.diffusion.composition import Composition, Gaussian, remainder_of, shrunk
-from sciinf.diffusion.joined import Gauss, Method, Parts
+from sciinf.diffusion.composition import Composition, MultivariateNormals, remainder_of, shrunk
+from sciinf.diffusion.joined import Gauss, JoinedParts, Method
 from sciinf.estimators._denoising import Denoising
-from sciinf.inference.learned import Learned, generator_on
+from sciinf.inference.learned import LearnedPosterior, generator_on
 from sciinf.samplers.langevin import LEAST_WARMUP, Langevin
 from sciinf.store import Store
 
@@ -61,7 +61,7 @@ ERRORS = 2.0  # chance errors of t^2 by which rows tell that it is not 0
 _FINE = 0.03  # lowest level, in units of the composed posterior's smallest sd
 
 
-class Compositional(Learned):
+class Compositional(LearnedPosterior):
     """Draws of the posterior of sets of observations.
 
     Args:
@@ -178,7 +178,7 @@ class Compositional(Learned):
         smallest = float(torch.linalg.eigvalsh(composition.moments().covariance)[0]) ** 0.5
         most = self.estimator.diffusion.schedule.most
         least = min(_FINE * smallest, 0.5 * most)
-        parts = Parts(density.score, single, self._prior, least, most, self.some, density.mean)
+        parts = JoinedParts(density.score, single, self._prior, least, most, self.some, density.mean)
         z = self.method.draw(parts, n, generator)
         return self._corrected(z, composition, least, generator) if self.correction else z
 
@@ -287,7 +287,7 @@ def draws_of(items: int, dim: int) -> int:
     return max(5 * dim, min(1_000, max(100, 10_000 // items)))
 
 
-def _prior_of(estimator: Denoising) -> Gaussian:
+def _prior_of(estimator: Denoising) -> MultivariateNormals:
     """Moments of the prior in z.
 
     Raises:
@@ -311,4 +311,4 @@ def _prior_of(estimator: Denoising) -> Gaussian:
                 f"the prior's law {law} has no Gaussian form, whose score at every noise level composition needs; use "
                 "one with a distribution function, or a multivariate normal"
             )
-    return Gaussian((torch.cat(means) - mean) / sd, torch.block_diag(*blocks) / sd[:, None] / sd)
+    return MultivariateNormals((torch.cat(means) - mean) / sd, torch.block_diag(*blocks) / sd[:, None] / sd)

@@ -22,7 +22,7 @@ from sciinf.core.component import rebuilt
 from sciinf.core.files import local_path
 from sciinf.core.observation import as_observation
 from sciinf.inference.experiment import check_experiment
-from sciinf.inference.local import Local, Sequential
+from sciinf.inference.local import LocalPosterior, Sequential
 from sciinf.inference.sequential import proposal_in
 from sciinf.simulation import simulate
 from sciinf.training import Recipe, train
@@ -82,4 +82,4 @@ def correct(
     region = proposal_in(out / "proposal.json", fit, observation, None, epsilon)
     store = simulate(simulator, out / "simulations", runs, seed=seed, workers=workers, proposal=region)
     better = train(learner, store, out / "fit", recipe=recipe, seed=seed)
-    return Sequential(Local(better, region, store.campaign), observation, [region])
+    return Sequential(LocalPosterior(better, region, store.campaign), observation, [region])

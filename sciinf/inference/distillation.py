@@ -45,7 +45,7 @@ from sciinf.core.component import called_without
 from sciinf.core.doubts import doubt
 from sciinf.core.simulator import Simulator
 from sciinf.diffusion.grid import Grid, Power
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.diffusion.solver import Exponential, noise_like
 from sciinf.engine.recipe import Recipe
 from sciinf.estimators._denoising import DenoisedDensity, Denoising
@@ -124,7 +124,7 @@ class FewSteps(Estimator, Adjusting):
             y = z + before * noise_like(z, generator)
             if self.before is None:
                 asked = self.teacher.condition(batch.x).denoise
-                there = Exponential(self.small, 2).solve(asked, y, Level(after, before), generator=generator)
+                there = Exponential(self.small, 2).solve(asked, y, NoiseLevel(after, before), generator=generator)
             else:
                 asked, there = self.before.condition(batch.x).denoise, y
                 finer = self.levels(self.small)[k * self.small : (k + 1) * self.small + 1]

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Posterior, X
-from sciinf.inference.learned import Learned, covers, holds_for
+from sciinf.inference.learned import LearnedPosterior, covers, holds_for
 
 
-class Ensemble(Learned):
+class Ensemble(LearnedPosterior):
     """q(theta | x) = mean of the members' densities.
 
     Args:
@@ -42,14 +42,14 @@ class Ensemble(Learned):
         self.scope = "; ".join(dict.fromkeys(m.scope for m in members if m.scope))
         self.only = "; ".join(dict.fromkeys(only for only in map(holds_for, members) if only))
         self.whole = any(covers(m) for m in members)
-        self.failed = max(m.failed if isinstance(m, Learned) else 0 for m in members)
+        self.failed = max(m.failed if isinstance(m, LearnedPosterior) else 0 for m in members)
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         return self._mixed([m.draw_batched for m in self.members], x, n, generator)
 
     def draw_within(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         """Each member without its own strays."""
-        ways = [m.draw_within if isinstance(m, Learned) else m.draw_batched for m in self.members]
+        ways = [m.draw_within if isinstance(m, LearnedPosterior) else m.draw_batched for m in self.members]
         return self._mixed(ways, x, n, generator)
 
     def _mixed(

@@ -39,7 +39,7 @@ from sciinf.core import Draws, Posterior, X, identity
 from sciinf.core.categories import categories_of
 from sciinf.core.doubts import doubt
 from sciinf.core.laws import from_normal, inside
-from sciinf.inference.term_sums import TINY, Sums, coefficients, log_evidence, spectra, sums_of
+from sciinf.inference.term_sums import TINY, TermSums, coefficients, log_evidence, spectra, sums_of
 from sciinf.wrappers.term_equations import Paths, TermEquations
 
 MOST = 16  # terms
@@ -52,7 +52,7 @@ _SIGMAS = 3.5  # of a correlation: by chance in 5 of 10,000 states, of rates in 
 _ROUNDED = 1e-10  # of y^T y: noise that rounding may hide
 
 
-class Table(NamedTuple):
+class TermSets(NamedTuple):
     """All sets of one state.
 
     Args:
@@ -67,7 +67,7 @@ class Table(NamedTuple):
     log_sigma: Tensor
     log_weight: Tensor
     log_evidence: float
-    sums: Sums
+    sums: TermSums
 
 
 @final
@@ -172,7 +172,7 @@ class EquationPosterior(Posterior):
         """The probability that each term is in the rate of each state."""
         return torch.stack([torch.stack([_inclusion(t) for t in self.tables(one)]) for one in _apart(x)])
 
-    def tables(self, x: X, every: int = 1) -> list[Table]:
+    def tables(self, x: X, every: int = 1) -> list[TermSets]:
         """All sets of each state, for one observation, (1, *event); of paths also as seen at every so many times."""
         regression = self.simulator.regression(x, every)
         if not bool((regression.scale > 0).all()):
@@ -196,7 +196,7 @@ class EquationPosterior(Posterior):
         """
         return self._doubts(x, self.tables(x))
 
-    def _doubts(self, x: X, tables: list[Table]) -> dict[str, tuple[float, float]]:
+    def _doubts(self, x: X, tables: list[TermSets]) -> dict[str, tuple[float, float]]:
         record = self.simulator.record
         design, response, scale = self.simulator.regression(x)
         series = record.series if isinstance(record, Paths) else 1
@@ -236,7 +236,7 @@ class EquationPosterior(Posterior):
                 words = f"residuals of {state} that follow each other are correlated, by {follow:.1f} sds: {why}"
                 doubt(words, alarm=paths, stacklevel=4)
 
-    def _known(self, tables: list[Table]) -> dict[str, Tensor]:
+    def _known(self, tables: list[TermSets]) -> dict[str, Tensor]:
         names = self.prior.names
         found = {}
         for table, row in zip(tables, self.simulator.has, strict=True):
@@ -244,7 +244,7 @@ class EquationPosterior(Posterior):
                 found[names[int(column)]] = torch.stack([1 - p, p])
         return found
 
-    def _drawn(self, tables: list[Table], n: int, generator: torch.Generator) -> Tensor:
+    def _drawn(self, tables: list[TermSets], n: int, generator: torch.Generator) -> Tensor:
         simulator = self.simulator
         theta = torch.full((n, len(self.prior)), torch.nan, dtype=torch.float64)
         for i, table in enumerate(tables):
@@ -257,7 +257,7 @@ class EquationPosterior(Posterior):
         return theta.to(self.prior.dtype)
 
 
-def _table(sums: Sums, include: Tensor, law: td.Distribution) -> Table:
+def _table(sums: TermSums, include: Tensor, law: td.Distribution) -> TermSets:
     """Every set, on a grid of log sigma that is refined to where the posterior is."""
     k = len(include)
     sets = (torch.arange(2**k)[:, None] >> torch.arange(k)) & 1 == 1
@@ -289,19 +289,19 @@ def _table(sums: Sums, include: Tensor, law: td.Distribution) -> Table:
             "the data follow an equation of these terms to within rounding, so that nothing tells how large the noise "
             "is; give a law of the noise with a lower bound, such as LogUniform"
         )
-    return Table(sets, grid, joint - total, float(total - sums.log_scale), sums)
+    return TermSets(sets, grid, joint - total, float(total - sums.log_scale), sums)
 
 
-def _inclusion(table: Table) -> Float[Tensor, " term"]:
+def _inclusion(table: TermSets) -> Float[Tensor, " term"]:
     return (table.log_weight.logsumexp(1).exp() @ table.sets.double()).clamp(0.0, 1.0)
 
 
-def _most_probable(table: Table) -> Tensor:
+def _most_probable(table: TermSets) -> Tensor:
     """The most probable set, (k,)."""
     return table.sets[int(table.log_weight.logsumexp(1).argmax())]
 
 
-def _best(table: Table, like: Table) -> tuple[Tensor, Tensor]:
+def _best(table: TermSets, like: TermSets) -> tuple[Tensor, Tensor]:
     """Mean and sd of coefficients, over their prior sds, of the most probable set of another table."""
     chosen = _most_probable(like)
     if not bool(chosen.any()):
@@ -314,7 +314,7 @@ def _best(table: Table, like: Table) -> tuple[Tensor, Tensor]:
     return covariance @ table.sums.along[chosen] / variance, covariance.diagonal().sqrt()
 
 
-def _sets_drawn(table: Table, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _sets_drawn(table: TermSets, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Sets (n, k), and log sigma evenly within its cell (n,)."""
     cells = table.log_sigma
     below = table.log_weight.flatten().exp().cumsum(0)

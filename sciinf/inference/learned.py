@@ -19,7 +19,7 @@ from sciinf.core import Draws, Posterior, X
 from sciinf.core.categories import categories_of
 
 
-class Learned(Posterior, ABC):
+class LearnedPosterior(Posterior, ABC):
     """A posterior whose draws are unweighted draws of a learned density.
 
     Beside what every posterior has, a subclass sets `only` (which observations it holds for, in words; empty where for
@@ -55,12 +55,12 @@ class Learned(Posterior, ABC):
 
 def holds_for(posterior: Posterior) -> str:
     """Which observations alone a posterior holds for, in words; empty if for all."""
-    return posterior.only if isinstance(posterior, Learned) else posterior.scope
+    return posterior.only if isinstance(posterior, LearnedPosterior) else posterior.scope
 
 
 def covers(posterior: Posterior) -> bool:
     """Whether a posterior has a density above zero wherever the prior has one, as far as is known."""
-    return posterior.whole if isinstance(posterior, Learned) else True
+    return posterior.whole if isinstance(posterior, LearnedPosterior) else True
 
 
 def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:

@@ -44,7 +44,7 @@ from sciinf.engine.block import generator_for
 from sciinf.engine.rows import FEWEST_VALIDATION
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import LawOfZ, Mixture
-from sciinf.inference.learned import Learned
+from sciinf.inference.learned import LearnedPosterior
 from sciinf.store import Store
 
 _OVER = 4  # draws of the network for each that is kept
@@ -57,7 +57,7 @@ _LEAST = 100  # draws at the observation inside the last law
 _STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
 
 
-class LikelihoodWeighted(Learned):
+class LikelihoodWeighted(LearnedPosterior):
     """p_r(theta | x).
 
     Args:

@@ -1,6 +1,7 @@
 r"""Posteriors that do not hold for every observation: what sequential rounds learn, and what they answer with.
 
-The last round learned q(theta | x) from the prior truncated to S. For an observation x simulated from there, `Local` is
+The last round learned q(theta | x) from the prior truncated to S. For an observation x simulated from there,
+`LocalPosterior` is
 
     q_S(theta | x) = q(theta | x) 1[theta in S] / Q(S | x),     Q(S | x) = integral over S of q(theta | x).
 
@@ -31,7 +32,7 @@ from torch import Tensor
 from sciinf.core import Fit, X
 from sciinf.engine.block import generator_for
 from sciinf.inference.amortised import Amortised
-from sciinf.inference.learned import Learned
+from sciinf.inference.learned import LearnedPosterior
 from sciinf.inference.truncated import ERROR, OutsideRegion, TruncatedPrior, restricted
 
 _DRAWS = 65_536  # that the learned density's mass within the region is estimated from, for x_o
@@ -40,7 +41,7 @@ _MOST_MASS = 0.9  # of what was learned of x_o, below which it is warned that so
 _STREAM = 2**31 + 3  # no campaign has this many blocks, so none shares these random numbers
 
 
-class Local(Learned):
+class LocalPosterior(LearnedPosterior):
     """What the last round learned: the posterior under the truncated prior, for observations simulated from it.
 
     Unlike the posterior for one observation it can be calibrated, on fresh simulations of the same proposal.
@@ -105,7 +106,7 @@ class Local(Learned):
         return self.learned.features(x)
 
 
-class Sequential(Learned):
+class Sequential(LearnedPosterior):
     """The posterior of one observation. It is not amortised: any other observation is refused.
 
     Args:
@@ -122,7 +123,7 @@ class Sequential(Learned):
 
     observation: X
 
-    def __init__(self, local: Local, x: X, truncations: Sequence[TruncatedPrior]) -> None:
+    def __init__(self, local: LocalPosterior, x: X, truncations: Sequence[TruncatedPrior]) -> None:
         self.local, self.observation = local, dict(x)
         self.name = "sequential"
         self.digest, self.trained_on, self.under = local.digest, local.trained_on, local.under

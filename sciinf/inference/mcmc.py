@@ -48,7 +48,7 @@ from sciinf.core.existence import check_continuous
 from sciinf.core.fit import failed_of, trained_on
 from sciinf.core.given import plain_bijection
 from sciinf.flows.conditional import log_normal
-from sciinf.inference.learned import Learned, generator_on
+from sciinf.inference.learned import LearnedPosterior, generator_on
 from sciinf.samplers.chains import Chains, Sampler
 from sciinf.samplers.hamiltonian import Hamiltonian
 
@@ -58,7 +58,7 @@ _R_HAT, _ESS = 1.05, 100
 _HALVINGS = 30
 
 
-class MCMC(Learned):
+class MCMC(LearnedPosterior):
     """Draws of Markov chains, all chains of all observations at once.
 
     Args:

@@ -50,7 +50,7 @@ from sciinf.estimators.likelihood import Likelihood
 from sciinf.inference.around import Mixture
 from sciinf.inference.around_one import AroundOne, Lowered
 from sciinf.inference.changes import agree, changes, changes_from_json, error_left
-from sciinf.inference.learned import Learned
+from sciinf.inference.learned import LearnedPosterior
 from sciinf.inference.likelihood_weighted import inside, resampled
 from sciinf.inference.mcmc import MCMC
 from sciinf.inference.round_laws import kept_law, law_in
@@ -220,7 +220,7 @@ def infer_set(
     claim(out / FILE, settings, observation, simulator, accept_changes=accept_changes)
     how: dict[str, Any] = {"workers": workers, "timeout": timeout, "device": device, "progress": progress}
     how |= {"accept_changes": accept_changes, "engine": engine}
-    before: Learned = chains_of(_first(simulator, learner, out, simulations, recipe, seed, how), items)
+    before: LearnedPosterior = chains_of(_first(simulator, learner, out, simulations, recipe, seed, how), items)
     stores = [Store(round_folder(out, 1) / "simulations")]
     for number in range(2, rounds + 1):
         folder, own = round_folder(out, number), round_seed(seed, number)

@@ -70,7 +70,7 @@ from sciinf.inference.amortised import Amortised
 from sciinf.inference.around import LawOfZ, Mixture
 from sciinf.inference.around_one import AroundOne, Lowered
 from sciinf.inference.changes import changes, changes_from_json, error_left
-from sciinf.inference.learned import Learned
+from sciinf.inference.learned import LearnedPosterior
 from sciinf.inference.likelihood_weighted import LikelihoodWeighted, best_power, inside, resampled
 from sciinf.inference.round_laws import kept_law, law_in, mixed
 from sciinf.inference.rounds import campaigns_of, claim, claimed, gather, round_folder, round_seed, settings_of
@@ -123,7 +123,7 @@ class Refined(AroundOne):
         self.network.name = "refined network's"  # for a calibration says whose it is
         self.likelihood = likelihood
         self.weighted = likelihood and LikelihoodWeighted(self.network, likelihood[0], mixture, last, likelihood[1])
-        self.local: Learned = self.weighted or self.network
+        self.local: LearnedPosterior = self.weighted or self.network
         self.digest, self.trained_on, self.error = self.local.digest, trained_on, error
         self.prior, self.observables, self.failed = self.local.prior, self.local.observables, self.local.failed
         self.only = "refined around one observation: it holds for data near it"

@@ -42,7 +42,7 @@ from sciinf.core.existence import check_continuous
 from sciinf.core.files import local_path, read_json, write_json
 from sciinf.engine.block import generator_for, one_thread
 from sciinf.estimators.flow import Flow
-from sciinf.inference.local import Local, Sequential
+from sciinf.inference.local import LocalPosterior, Sequential
 from sciinf.inference.rounds import ROUND, campaigns_of, claim, claimed, gather, round_folder, round_seed, settings_of
 from sciinf.inference.truncated import FROM_PRIOR, LEAST, Region, TruncatedPrior, observation_hash, truncate
 from sciinf.simulation import simulate
@@ -141,7 +141,7 @@ def infer_sequentially(
         fits.append(train(learner, rows, folder / "fit", recipe=recipe, seed=seed, progress=progress))
     known = campaigns_of(stores)
     write_json(out / "sequential.json", {**settings, "schema": SCHEMA, "rounds": rounds, "trained_on": sorted(known)})
-    return Sequential(Local(fits[-1], _last(truncations), known), observation, truncations)
+    return Sequential(LocalPosterior(fits[-1], _last(truncations), known), observation, truncations)
 
 
 def load_sequential(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str] = ()) -> Sequential:
@@ -175,7 +175,7 @@ def load_sequential(out: str | Path, *, device: str | torch.device = "cpu", trus
         if found is None:
             raise ValueError(f"{file} is missing, damaged or of another fit; call infer_sequentially again")
         truncations.append(found)
-    local = Local(fits[-1], _last(truncations), frozenset(data["trained_on"]))
+    local = LocalPosterior(fits[-1], _last(truncations), frozenset(data["trained_on"]))
     return Sequential(local, observation, truncations)
 
 

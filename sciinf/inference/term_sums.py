@@ -20,13 +20,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from sciinf.wrappers.term_equations import Regression, TermEquations
+from sciinf.wrappers.term_equations import TermEquations, TermRegression
 
 AT_ONCE = 4096  # sets
 TINY = 1e-12  # of y^T y: what rounding leaves of it
 
 
-class Sums(NamedTuple):
+class TermSums(NamedTuple):
     """What a state's regression comes to.
 
     Args:
@@ -50,7 +50,7 @@ class Sums(NamedTuple):
     rows: int
 
 
-def sums_of(simulator: TermEquations, regression: Regression) -> list[Sums]:
+def sums_of(simulator: TermEquations, regression: TermRegression) -> list[TermSums]:
     """Of each state, of one observation."""
     design, response, scale = (part[0] for part in regression)
     found = []
@@ -62,11 +62,11 @@ def sums_of(simulator: TermEquations, regression: Regression) -> list[Sums]:
         seen, short = q.T @ y, (0, b.shape[1] - len(root))
         rest = (y - q @ seen).square().sum()
         root, seen = functional.pad(root, (0, 0, *short)), functional.pad(seen, short)
-        found.append(Sums(b.T @ b, b.T @ y, root, seen, rest, y @ y, scale[:, i].log().sum(), len(y)))
+        found.append(TermSums(b.T @ b, b.T @ y, root, seen, rest, y @ y, scale[:, i].log().sum(), len(y)))
     return found
 
 
-def spectra(sums: Sums, sets: Tensor) -> tuple[Tensor, Tensor]:
+def spectra(sums: TermSums, sets: Tensor) -> tuple[Tensor, Tensor]:
     """l_i of every set, and of the data along their directions c_i^2, (2^k, k); l_i is 0 of terms that are out.
 
     By singular values of R, not by eigenvalues of R^T R: where terms differ by many decades, these lose the small ones.
@@ -79,7 +79,7 @@ def spectra(sums: Sums, sets: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(values), torch.cat(along)
 
 
-def log_evidence(sums: Sums, eigen: Tensor, squares: Tensor, log_sigma: Tensor) -> Tensor:
+def log_evidence(sums: TermSums, eigen: Tensor, squares: Tensor, log_sigma: Tensor) -> Tensor:
     """log p(y | S, sigma), (2^k, m), but for the scales."""
     found = []
     for value in log_sigma.tolist():
@@ -93,7 +93,7 @@ def log_evidence(sums: Sums, eigen: Tensor, squares: Tensor, log_sigma: Tensor) 
     return torch.stack(found, 1)
 
 
-def coefficients(sums: Sums, sets: Tensor, sigma: Tensor, generator: torch.Generator) -> Float[Tensor, "n term"]:
+def coefficients(sums: TermSums, sets: Tensor, sigma: Tensor, generator: torch.Generator) -> Float[Tensor, "n term"]:
     """Coefficients over their prior sds, given sets and sigma; those of terms that are out mean nothing."""
     k, found = sets.shape[1], []
     noise = torch.randn(sets.shape, generator=generator, dtype=torch.float64)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sciinf.core import Draws, Posterior, X
 from sciinf.inference.ensemble import Ensemble
-from sciinf.inference.learned import Learned, holds_for
+from sciinf.inference.learned import LearnedPosterior, holds_for
 from sciinf.inference.mcmc import MCMC
 from sciinf.inference.reweighted import Reweighted, pareto_k
 
@@ -68,7 +68,7 @@ class Tilted(Posterior):
         return found
 
     def _drawn(self, x: X, n: int, generator: torch.Generator) -> Draws:
-        draw = self.proposal.draw_all if isinstance(self.proposal, Learned) else self.proposal.draw
+        draw = self.proposal.draw_all if isinstance(self.proposal, LearnedPosterior) else self.proposal.draw
         return draw(x, n, generator=generator)
 
     def _weighted(self, draws: Draws) -> Draws:
@@ -130,4 +130,4 @@ def judged_by_simulator(posterior: Posterior) -> bool:
 def learned_without(posterior: Posterior) -> int:
     """How many simulations failed, and are missing from what was learned."""
     learned = layers(posterior)[-1]
-    return learned.failed if isinstance(learned, Learned) else 0
+    return learned.failed if isinstance(learned, LearnedPosterior) else 0

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sciinf.lab.predictive_coding import PredictiveCoding as PredictiveCoding
     from sciinf.lab.reader import Words as Words
     from sciinf.lab.stochastic import AdaptiveEuler as AdaptiveEuler, Ancestral as Ancestral
-    from sciinf.lab.stochastic import EulerMaruyama as EulerMaruyama, ExtendedReverse as ExtendedReverse
+    from sciinf.lab.stochastic import ReverseEulerMaruyama as ReverseEulerMaruyama, ExtendedReverse as ExtendedReverse
     from sciinf.lab.stochastic import PredictorCorrector as PredictorCorrector
     from sciinf.lab.trajectory import fit_grid as fit_grid
 

@@ -33,7 +33,7 @@ from sciinf.core import Batch, Density, DensityUnavailable, Learns, Observable, 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.prior import global_seed
-from sciinf.diffusion.schedule import Level, NoiseSchedule
+from sciinf.diffusion.schedule import NoiseLevel, NoiseSchedule
 from sciinf.diffusion.solver import noise_like
 from sciinf.estimators._embedded import Embedded
 from sciinf.estimators._linear import LinearGuess
@@ -102,7 +102,7 @@ class AuxiliaryScore(Embedded):
         check_part("solver", solver, JointSolver, "JointExponential(steps=30)")
         check_whole("hidden", hidden, 1)
         check_whole("blocks", blocks, 1)
-        self.path, self.solver = path or Level(1e-3, 20.0), solver or JointExponential(steps=30)
+        self.path, self.solver = path or NoiseLevel(1e-3, 20.0), solver or JointExponential(steps=30)
         self.guess = LinearGuess(prior.bijection.size, self.observables)
         self.noising: Noising
         if isinstance(process, LinearDiffusion):

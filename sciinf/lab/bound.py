@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.diffusion.objective import EvenLogs, Levels, Network
+from sciinf.diffusion.objective import EvenLogs, Network, NoiseLevels
 from sciinf.diffusion.schedule import NoiseSchedule
 from sciinf.lab.auxiliary import Kernel, LinearDiffusion
 from sciinf.lab.hybrid import denoised
@@ -49,7 +49,7 @@ def log_bound(
     path: NoiseSchedule,
     *,
     generator: torch.Generator,
-    levels: Levels | None = None,
+    levels: NoiseLevels | None = None,
 ) -> Float[Tensor, "*rows"]:
     """An estimate of the bound for each datum, right in the mean, in nats.
 

@@ -67,10 +67,11 @@ class Equations(Estimator):
         ValueError: If a summary is for no observable, or a number is no int of at least 1 (the seed: 0).
 
     Examples:
-        >>> from sciinf import LogUniform, wrappers
+        >>> from sciinf import LogUniform
         >>> from sciinf.dynamics.expressions import Expressions
+        >>> from sciinf.lab import expressions
         >>> grammar = Expressions(["x"], ["+", "sin"], [2.0], depth=2)
-        >>> simulator = wrappers.expressions(grammar, (-2.0, 2.0), noise=LogUniform(0.01, 0.3), points=20)
+        >>> simulator = expressions(grammar, (-2.0, 2.0), noise=LogUniform(0.01, 0.3), points=20)
         >>> estimator = Equations(simulator.prior, simulator.observables)
         >>> one = simulator.record(torch.zeros(20, 2), {"odd": True})
         >>> density = estimator.condition({name: value[None] for name, value in one.items()})

@@ -28,8 +28,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.component import Component
-from sciinf.diffusion.objective import EvenLogs, Levels, Network, Weighting
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.objective import EvenLogs, Network, NoiseLevels, Weighting
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.lab.auxiliary import Kernel, LinearDiffusion, Times
 
 
@@ -52,10 +52,10 @@ class HybridMatching(Component):
         process: LinearDiffusion,
         least: float = 1e-3,
         most: float = 80.0,
-        levels: Levels | None = None,
+        levels: NoiseLevels | None = None,
         weighting: Weighting | None = None,
     ) -> None:
-        self.process, self.schedule = process, Level(least, most)
+        self.process, self.schedule = process, NoiseLevel(least, most)
         self.levels, self.weighting = levels or EvenLogs(), weighting
 
     def denoise(self, network: Network, u: Float[Tensor, "*rows K dim"], time: Times) -> Float[Tensor, "*rows dim"]:

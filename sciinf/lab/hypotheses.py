@@ -41,7 +41,7 @@ _LOOSE = 0.5  # error of log p from which on a probability below the bound is to
 _K = 0.7  # of Pareto, above which weights cannot be relied on
 
 
-class Judged(NamedTuple):
+class HypothesisEvidence(NamedTuple):
     """log p(h | D) in one of two ways.
 
     Args:
@@ -214,21 +214,21 @@ def _draws(
     return posterior.draw(x, n, generator=generator)
 
 
-def _by_draws(draws: Draws, fits: Tensor) -> Judged:
+def _by_draws(draws: Draws, fits: Tensor) -> HypothesisEvidence:
     """By the weight of those draws that fit."""
     p, least = float(draws.weights[fits].sum()), 3.0 / draws.ess
     error = float(((draws.weights**2) * (fits.double() - p) ** 2).sum().sqrt()) / p if p > 0 else math.inf
     if p < least and error > _LOOSE:
-        return Judged(min(0.0, math.log(least)), math.inf, draws.ess, _k(draws))
-    return Judged(min(0.0, math.log(p)), max(error, 1 / draws.ess), draws.ess, _k(draws))
+        return HypothesisEvidence(min(0.0, math.log(least)), math.inf, draws.ess, _k(draws))
+    return HypothesisEvidence(min(0.0, math.log(p)), max(error, 1 / draws.ess), draws.ess, _k(draws))
 
 
-def _by_evidence(under: Draws, plain: Draws) -> Judged:
+def _by_evidence(under: Draws, plain: Draws) -> HypothesisEvidence:
     """By the evidence of draws that know of it."""
     (one, one_error), (other, other_error) = _evidence(under), _evidence(plain)
     ess = min(under.ess, plain.ess)
     error = max(math.hypot(one_error, other_error), 1 / ess)
-    return Judged(min(0.0, one - other), error, ess, max(_k(under), _k(plain)))
+    return HypothesisEvidence(min(0.0, one - other), error, ess, max(_k(under), _k(plain)))
 
 
 def _k(draws: Draws) -> float:

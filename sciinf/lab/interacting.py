@@ -50,7 +50,7 @@ from torch import Tensor, nn
 
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
-from sciinf.processes.messages import Chain, lower, smoothed
+from sciinf.processes.messages import GaussianChain, lower, smoothed
 from sciinf.processes.process import Latent, LearnedProcess, Process, Series, Sizes
 
 _HALVINGS = 5  # a step is put together of 2^5 short ones, which is stable for long ones
@@ -223,7 +223,7 @@ class LearnedInteracting(LearnedProcess):
         kept = edge @ place + nn.functional.one_hot(own, count * count).to(edge).sum(0)
         return (kept * weight).double().unflatten(-1, (count, count))
 
-    def _chain(self, series: Series, *, generator: torch.Generator) -> Chain:
+    def _chain(self, series: Series, *, generator: torch.Generator) -> GaussianChain:
         """The chain of each row, for its own draw of graph and effects; float64, y = (z - center) / unit."""
         field = self._field(len(series), generator=generator)
         known = series.context[:, None].expand(-1, series.length, -1)
@@ -239,7 +239,7 @@ class LearnedInteracting(LearnedProcess):
             pushed = pushed[:, :1]
         matrix, shift, noise = _moved(field, pushed, self.log_noise.double().exp(), step)
         start = torch.diag_embed((2 * self.log_start.double()).exp() + _LEAST)[None]
-        return Chain(self.first.double()[None], start, matrix, shift, noise)
+        return GaussianChain(self.first.double()[None], start, matrix, shift, noise)
 
 
 def _moved(

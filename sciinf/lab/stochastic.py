@@ -10,7 +10,7 @@ is served better than by the deterministic flow; a step of the same length is le
 | solver | step | order | evaluations for N steps |
 |---|---|---|---|
 | `Ancestral` | y' = D + r^2 (y - D) + s' sqrt(1 - r^2) e: the law of y' given y and x_0 = D | 1 | N |
-| `EulerMaruyama` | y' = y + 2 log(1/r) (D - y) + s sqrt(1 - r^2) e | 1 | N |
+| `ReverseEulerMaruyama` | y' = y + 2 log(1/r) (D - y) + s sqrt(1 - r^2) e | 1 | N |
 | `PredictorCorrector` | `Ancestral`, then c steps of Langevin at the new level | 1 | (1 + c) N |
 | `ExtendedReverse` | y' = R y + (1 - R) D + (Taylor terms) + sqrt(s'^2 - R^2 s^2) e, R = phi(s')/phi(s) | terms | N |
 | `AdaptiveEuler` | Euler-Maruyama, improved; how far it was off decides the next step | 2 | as the tolerance asks |
@@ -82,7 +82,7 @@ class Ancestral(Solver):
         return y
 
 
-class EulerMaruyama(Solver):
+class ReverseEulerMaruyama(Solver):
     """The plain method, to measure others against.
 
     Args:

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from sciinf.core.checks import check_whole
 from sciinf.diffusion.grid import Geometric, Grid
-from sciinf.diffusion.schedule import Level, NoiseSchedule
+from sciinf.diffusion.schedule import NoiseLevel, NoiseSchedule
 from sciinf.diffusion.solver import Denoiser, Heun
 
 
@@ -180,7 +180,7 @@ def cheapest(cost: Float[Tensor, "levels levels"], steps: int) -> list[int]:
 def _down(denoise: Denoiser, y: Tensor, before: float, after: float, *, steps: int) -> Tensor:
     """y at one level to y at the next, by Heun's method."""
     unused = torch.Generator()  # without churn nothing is drawn
-    return Heun(steps, grid=Geometric()).solve(denoise, y, Level(after, before), generator=unused)
+    return Heun(steps, grid=Geometric()).solve(denoise, y, NoiseLevel(after, before), generator=unused)
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sciinf.lazy import offered
 
 if TYPE_CHECKING:
-    from sciinf.processes.context import Reader as Reader
+    from sciinf.processes.context import SeriesReader as SeriesReader
     from sciinf.processes.controlled import Controlled as Controlled
     from sciinf.processes.driving import Brownian as Brownian, Fractional as Fractional
     from sciinf.processes.jump import MarkovJump as MarkovJump

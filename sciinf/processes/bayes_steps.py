@@ -29,7 +29,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sciinf.processes.context import Reader
+from sciinf.processes.context import SeriesReader
 from sciinf.processes.process import Series, Sizes
 
 _MOST = 6.0  # nats, of what the root of a precision can be multiplied by
@@ -79,7 +79,7 @@ class LaterValues(nn.Module):
 
     def __init__(self, sizes: Sizes, states: int, width: int, *, memory: int, ends: bool = False) -> None:
         super().__init__()
-        self.states, self.ends, self.reader = states, ends, Reader(sizes, width, ahead=False)
+        self.states, self.ends, self.reader = states, ends, SeriesReader(sizes, width, ahead=False)
         self.read = nn.Linear(self.reader.outputs + sizes.features + sizes.context + sizes.controls, width)
         self.look = nn.Linear(states + memory + 2, width, bias=False)
         self.think = nn.Linear(width, width)

@@ -21,7 +21,7 @@ from sciinf.processes.process import Series, Sizes
 
 
 @final
-class Reader(nn.Module):
+class SeriesReader(nn.Module):
     """Numbers at each time that know of the whole series.
 
     Args:

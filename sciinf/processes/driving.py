@@ -50,7 +50,7 @@ _NONE = 1e-20  # variance of a step of no time: its slope is finite
 
 
 @dataclass(frozen=True)
-class Step:
+class MotionStep:
     """One step of the motions of all rows; of Brownian motion K is 0.
 
     Args:
@@ -105,7 +105,7 @@ class Driver(nn.Module, ABC):
         """w of each row, float64."""
 
     @abstractmethod
-    def step(self, weights: Float[Tensor, "row term"], length: Float[Tensor, "#row"]) -> Step:
+    def step(self, weights: Float[Tensor, "row term"], length: Float[Tensor, "#row"]) -> MotionStep:
         """A step of lengths (row or 1,)."""
 
     @abstractmethod
@@ -175,9 +175,9 @@ class _Brownian(Driver):
     def weights(self, context: Tensor) -> Tensor:
         return context.new_zeros(len(context), 0, dtype=torch.float64)
 
-    def step(self, weights: Tensor, length: Tensor) -> Step:
+    def step(self, weights: Tensor, length: Tensor) -> MotionStep:
         none = weights[: len(length)]
-        return Step(length.sqrt()[:, None], weights, weights, none, none[..., None])
+        return MotionStep(length.sqrt()[:, None], weights, weights, none, none[..., None])
 
     def spread(self, weights: Tensor, length: Tensor) -> Tensor:
         return length.sqrt()[:, None]
@@ -214,13 +214,13 @@ class _Fractional(Driver):
         order = torch.arange(_POINTS, dtype=torch.float64, device=x.device)
         return (order * x.acos()[:, None]).cos() @ self.table
 
-    def step(self, weights: Tensor, length: Tensor) -> Step:
+    def step(self, weights: Tensor, length: Tensor) -> MotionStep:
         values, vectors = torch.linalg.eigh(self._covariance(length))
         root = (vectors * values.clamp_min(0.0).sqrt()[:, None, :]) @ vectors.mT
         along = (root @ weights[..., None])[..., 0]
         sd = (along.square().sum(-1, keepdim=True) + _NONE).sqrt()
         gone = -self.speeds * length.double()[:, None]
-        return Step(sd.float(), along / sd, weights * torch.expm1(gone), gone.exp(), root)
+        return MotionStep(sd.float(), along / sd, weights * torch.expm1(gone), gone.exp(), root)
 
     def spread(self, weights: Tensor, length: Tensor) -> Tensor:
         variance = (weights[:, None] @ self._covariance(length) @ weights[..., None])[..., 0]

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
 from sciinf.core.prior import global_seed
-from sciinf.processes.messages import Chain, Smoothed, lower, smoothed
+from sciinf.processes.messages import GaussianChain, Smoothed, lower, smoothed
 from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
 _LEAST = 1e-8  # variance that a step adds at least, of 1
@@ -222,7 +222,7 @@ class LearnedChain(LearnedProcess):
         root = lower(found[..., self.states :], self.states)
         return smoothed(self.chain(series), found[..., : self.states], root @ root.mT, generator=generator)
 
-    def chain(self, series: Series) -> Chain:
+    def chain(self, series: Series) -> GaussianChain:
         """The prior, at the times of rows, in float64."""
         field, step = self.motion.field(series.context), series.steps().double()
         start = lower(self.start.double(), self.states)
@@ -238,7 +238,7 @@ class LearnedChain(LearnedProcess):
         covariance = (start @ start.mT + _LEAST * eye)[None]
         noise = self.motion.noise(field, step, matrix)
         first = self.first[None] if self.told is None else self.first + self.told(series.context)
-        return Chain(first.double(), covariance, matrix, shift, noise)
+        return GaussianChain(first.double(), covariance, matrix, shift, noise)
 
     def eigenvalues(self) -> Complex[Tensor, " state"]:
         """Of A for a step of 1, where everything that is known of the row has its mean."""

@@ -31,7 +31,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True)
-class Chain:
+class GaussianChain:
     """A Gaussian chain of T states. First axes may be 1 long where all rows, or all steps, have the same; float64.
 
     Args:
@@ -98,7 +98,7 @@ class Smoothed:
 
 
 def smoothed(
-    chain: Chain,
+    chain: GaussianChain,
     pull: Float[Tensor, "row time state"],
     precision: Float[Tensor, "row time state state"],
     *,
@@ -126,7 +126,7 @@ def smoothed(
     return Smoothed(middle + mean, covariance, middle + drawn, kl, ratio)
 
 
-def _information(chain: Chain, length: int) -> tuple[Tensor, Tensor, Tensor]:
+def _information(chain: GaussianChain, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """J_0: its blocks on the diagonal (row, T, S, S) and to the right of it (row, T - 1, S, S), and log det J_0."""
     steps = length - 1
     first, root = torch.linalg.cholesky(chain.covariance), torch.linalg.cholesky(chain.noise)

@@ -149,7 +149,7 @@ class _Lines:
         return self.metric.stretch(z / z.norm(dim=-1, keepdim=True)) * width
 
 
-class _Walk:
+class _SliceState:
     """Where every chain is in its updates; t counts widths.
 
     Args:
@@ -222,7 +222,7 @@ def _run(
     """`sweeps` is how many positions to keep, and after how many sweeps each."""
     (x, _), (n, thin) = begin, sweeps
     every = thin * x.shape[-1]
-    walk = _Walk(begin, lines, n * every, generator)
+    walk = _SliceState(begin, lines, n * every, generator)
     draws = x.new_empty(n + 1, *x.shape)  # the last row is for what is not kept
     widths = torch.arange(lines.width.shape[-1], device=x.device)
     growths = shrinkages = torch.zeros_like(lines.width, dtype=torch.long)

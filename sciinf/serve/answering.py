@@ -13,7 +13,7 @@ import torch
 from sciinf.core import Answer, Observation
 from sciinf.core.simulator import as_seen
 from sciinf.engine.block import generator_for, simulate_from
-from sciinf.question import Question, Wanted
+from sciinf.question import QueryOptions, Question
 from sciinf.serve.models import Model
 from sciinf.serve.requests import parameters
 from sciinf.serve.stored import not_made, same_question, stored_answers, with_findings
@@ -24,7 +24,7 @@ Values = Mapping[str, np.ndarray]
 """Observable name -> array (*event)."""
 
 
-def whole_answer(model: Model, x: Observation, wanted: Wanted) -> bytes:
+def whole_answer(model: Model, x: Observation, wanted: QueryOptions) -> bytes:
     """The answer to one question, by itself, as a message.
 
     Args:
@@ -115,6 +115,6 @@ def observation_in(head: Mapping[str, Any], arrays: Values) -> Observation:
     return Observation(values, head["read"], findings_in(head))
 
 
-def wanted_in(head: Mapping[str, Any]) -> Wanted:
+def wanted_in(head: Mapping[str, Any]) -> QueryOptions:
     """What a message asks for."""
-    return Wanted(**head["wanted"])
+    return QueryOptions(**head["wanted"])

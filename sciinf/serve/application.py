@@ -27,16 +27,16 @@ from sciinf.core.records import Calibration, calibration_finding, said_of
 from sciinf.figures.prior_curves import prior_marginals
 from sciinf.serve import requests
 from sciinf.serve.downloads import KINDS, draws_file
-from sciinf.serve.engine import Broken, Busy, Engine
+from sciinf.serve.engine import AnsweringEngine, Broken, Busy
 from sciinf.serve.limits import Limits, Quota, guarded, token_in
 from sciinf.serve.live import Live
 from sciinf.serve.metrics import Metrics
-from sciinf.serve.models import Model, Models, NotReady, Served, Unknown
+from sciinf.serve.models import Model, Models, NotReady, Served, UnknownName
 from sciinf.serve.openapi import document
 from sciinf.serve.page import POLICY, page, static_file
 from sciinf.serve.reading import Body
 from sciinf.serve.replies import check_same, reply
-from sciinf.serve.requests import Asked, Bounds, One
+from sciinf.serve.requests import ObservationRequest, Questions, RequestLimits
 from sciinf.serve.shares import Shares
 from sciinf.serve.wire import MEDIA, unpack
 from sciinf.summaries.timed import set_names
@@ -45,7 +45,7 @@ _DRAWS, _ENDS, _POINTS = 50_000, (0.001, 0.999), 64
 
 
 @dataclass(frozen=True)
-class Parts:
+class ServiceParts:
     """What the service is made of.
 
     Args:
@@ -57,13 +57,13 @@ class Parts:
     """
 
     models: Models
-    engine: Engine
+    engine: AnsweringEngine
     shares: Shares
     limits: Limits
-    bounds: Bounds
+    bounds: RequestLimits
 
 
-def application(parts: Parts) -> Any:
+def application(parts: ServiceParts) -> Any:
     """The ASGI application."""
     service = Service(parts)
     routes = [
@@ -82,7 +82,7 @@ def application(parts: Parts) -> Any:
         Route("/models/{name}/events", service.events),
     ]
     handlers: Mapping[Any, Any] = {
-        Unknown: _failed(404),
+        UnknownName: _failed(404),
         NotReady: _failed(409),
         requests.Unreadable: _failed(400),
         requests.Unfit: _failed(422),
@@ -104,7 +104,7 @@ class Service:
         parts: What the service is made of.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: ServiceParts) -> None:
         self.parts, self.metrics, self._live = parts, Metrics(), Live()
         self._quota = Quota(parts.limits)
         self._described: dict[str, dict[str, Any]] = {}
@@ -225,7 +225,7 @@ class Service:
         opened = self.parts.models.opened(name)
         return opened if opened is not None else await run_in_threadpool(self.parts.models.get, name)
 
-    async def _asked(self, request: Request, model: Model) -> Asked:
+    async def _asked(self, request: Request, model: Model) -> Questions:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "multipart/form-data":
             body = await request.body()
@@ -243,23 +243,23 @@ class Service:
             raise requests.Unreadable(f"the form cannot be read: {error.detail}") from error
         return await self.parts.engine.read(model.name, body, self.parts.bounds)
 
-    def _count(self, request: Request, asked: Sequence[One]) -> None:
+    def _count(self, request: Request, asked: Sequence[ObservationRequest]) -> None:
         """Count questions that are about to be answered; refuse those that a token has no more of."""
         token = token_in(request.headers) if self.parts.limits.tokens else ""
         self._quota.take(token, len(asked), sum(one.wanted.draws for one in asked))
 
-    async def _answered(self, model: Model, one: One, include: tuple[str, ...]) -> dict[str, Any]:
+    async def _answered(self, model: Model, one: ObservationRequest, include: tuple[str, ...]) -> dict[str, Any]:
         key, message = await self._given(model, one)
         return await run_in_threadpool(reply, model, message, _about(key, one), include)
 
-    async def _given(self, model: Model, one: One) -> tuple[str, bytes]:
+    async def _given(self, model: Model, one: ObservationRequest) -> tuple[str, bytes]:
         """The id of a question and its answer, which is kept."""
         key = self.parts.shares.key(model.name, model.digest, one)
         message = await self.parts.engine.answer(model.name, one)
         self.parts.shares.keep(key, model.name, one, message)
         return key, message
 
-    async def _shared(self, request: Request, model: Model) -> tuple[One, bytes]:
+    async def _shared(self, request: Request, model: Model) -> tuple[ObservationRequest, bytes]:
         """The question of an id, and its answer, made again where it was not kept."""
         find = self.parts.shares.find
         one, message = await run_in_threadpool(find, request.path_params["id"], model.name, model.digest)
@@ -274,7 +274,7 @@ _SMALL = 65_536  # bytes of a JSON body that is read here, at once
 _WRONG = "something went wrong in the service; its log says what"
 
 
-def _about(key: str, one: One) -> dict[str, Any]:
+def _about(key: str, one: ObservationRequest) -> dict[str, Any]:
     return {"id": key, "level": one.wanted.level, "checked": one.wanted.predicted}
 
 

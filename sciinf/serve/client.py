@@ -11,7 +11,7 @@ from sciinf.core import Answer, Calibration, Observable, as_observation
 from sciinf.serve.wire import MEDIA, answer_in, unpack
 
 
-def connect(url: str, token: str | None = None, *, timeout: float = 300.0) -> Service:
+def connect(url: str, token: str | None = None, *, timeout: float = 300.0) -> ServiceClient:
     """A service that `sciinf serve` runs.
 
     Args:
@@ -31,11 +31,11 @@ def connect(url: str, token: str | None = None, *, timeout: float = 300.0) -> Se
         >>> service = connect("http://localhost:8000")  # doctest: +SKIP
         >>> service.query("cell8.csv")  # doctest: +SKIP
     """
-    return Service(url, token, timeout)
+    return ServiceClient(url, token, timeout)
 
 
 @final
-class Service:
+class ServiceClient:
     """A service; `connect` makes one.
 
     Args:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from sciinf.serve.reading import Body
-from sciinf.serve.requests import Asked, Bounds, One
+from sciinf.serve.requests import ObservationRequest, Questions, RequestLimits
 
 
 class Busy(RuntimeError):
@@ -21,7 +21,7 @@ class Broken(RuntimeError):
     """Something went wrong that is no fault of who asked."""
 
 
-class Engine(ABC):
+class AnsweringEngine(ABC):
     """Answers questions."""
 
     @abstractmethod
@@ -33,7 +33,7 @@ class Engine(ABC):
         """End; what is asked now is `Busy`."""
 
     @abstractmethod
-    async def answer(self, model: str, one: One) -> bytes:
+    async def answer(self, model: str, one: ObservationRequest) -> bytes:
         """The message of one answer.
 
         Raises:
@@ -42,7 +42,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def read(self, model: str, body: Body, bounds: Bounds) -> Asked:
+    async def read(self, model: str, body: Body, bounds: RequestLimits) -> Questions:
         """What a body asks; raises as `requests.from_json` and `requests.from_files`, and as `answer`."""
 
     @abstractmethod

@@ -30,7 +30,7 @@ from torch import Tensor
 from sciinf.core import Observation
 from sciinf.core.estimator import PushedDensity
 from sciinf.inference.amortised import Amortised, pushed
-from sciinf.question import Question, Wanted
+from sciinf.question import QueryOptions, Question
 from sciinf.serve.answering import answered, stored_answer
 from sciinf.serve.models import Model, Models
 from sciinf.trust.judge import Judge, Looked
@@ -55,7 +55,7 @@ class Ticket:
     id: int
     model: str
     x: Observation
-    wanted: Wanted
+    wanted: QueryOptions
 
 
 @dataclass

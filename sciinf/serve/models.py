@@ -21,7 +21,7 @@ from sciinf.core.keywords import check_needed, retyped
 from sciinf.core.simulator import identity
 from sciinf.figures.run_folder import Run, read_common
 from sciinf.posterior import build_posterior, fit_of
-from sciinf.question import Question, Wanted, judge_of, question
+from sciinf.question import QueryOptions, Question, judge_of, question
 from sciinf.serve.live import unfinished
 from sciinf.storage.answers import newest_answers, values_digest
 from sciinf.storage.given_files import reader_of, reading
@@ -65,7 +65,7 @@ class Served:
         return any((folder / file).is_file() for file in ("fit/fit.json", "fit.json")) and not unfinished(folder)
 
 
-class Unknown(LookupError):
+class UnknownName(LookupError):
     """Nothing of that name is served; the message says what is."""
 
 
@@ -74,7 +74,7 @@ class NotReady(LookupError):
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownObservation:
     """An observation that the run has answered.
 
     Args:
@@ -144,7 +144,7 @@ class Model:
             self._judges[key] = judge_of(asked.posterior, asked.calibration, "exclude")
         return self._judges[key]
 
-    def question(self, x: Any, wanted: Wanted) -> tuple[Answering, Question]:
+    def question(self, x: Any, wanted: QueryOptions) -> tuple[Answering, Question]:
         """What answers a question, and the question to it.
 
         Args:
@@ -222,7 +222,7 @@ class Models:
             Unknown: If there is none of that name.
         """
         if name not in self.sources:
-            raise Unknown(f"no run called {name[:80]!r} is served; there is {', '.join(self.sources)}")
+            raise UnknownName(f"no run called {name[:80]!r} is served; there is {', '.join(self.sources)}")
         return self.sources[name]
 
     def opened(self, name: str) -> Model | None:
@@ -270,7 +270,7 @@ class Models:
         return found
 
 
-def _observations(run: Path) -> dict[str, Known]:
+def _observations(run: Path) -> dict[str, KnownObservation]:
     """The observations that a run has answered; one that cannot be read is left out."""
     found = {}
     for name, folder in newest_answers(run).items():
@@ -280,11 +280,11 @@ def _observations(run: Path) -> dict[str, Known]:
         except (OSError, ValueError, KeyError, AttributeError):
             continue
         if values:
-            found[name] = Known(values, read, folder, values_digest(values))
+            found[name] = KnownObservation(values, read, folder, values_digest(values))
     return found
 
 
-def as_given(known: Known) -> Observation:
+def as_given(known: KnownObservation) -> Observation:
     """An observation of the run, as it was read from its files."""
     import torch
 

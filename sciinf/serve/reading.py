@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from sciinf.question import Wanted
+from sciinf.question import QueryOptions
 from sciinf.serve.models import Models
-from sciinf.serve.requests import Asked, Bounds, One, TooMuch, Unfit, from_files, from_json
+from sciinf.serve.requests import ObservationRequest, Questions, RequestLimits, TooMuch, Unfit, from_files, from_json
 from sciinf.serve.wire import findings_in, pack, unpack
 
 SECONDS = 10.0
@@ -44,7 +44,7 @@ class Body:
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
-def body_out(body: Body, bounds: Bounds) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def body_out(body: Body, bounds: RequestLimits) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Head and arrays of a message that asks for a body to be read within bounds."""
     names = None if body.names is None else list(body.names)
     head = {"names": names, "fields": dict(body.fields), "bounds": asdict(bounds)}
@@ -57,7 +57,7 @@ def read(models: Models, head: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     Raises:
         ValueError: As `from_json` and `from_files` do, or if reading takes too long or too much memory.
     """
-    model, bounds = models.get(head["model"]), Bounds(**head["bounds"])
+    model, bounds = models.get(head["model"]), RequestLimits(**head["bounds"])
     contents = [array.tobytes() for array in arrays.values()]
     for library in _LIBRARIES:
         importlib.import_module(library)
@@ -76,7 +76,7 @@ def read(models: Models, head: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     return pack({"each": each, "several": asked.several, "include": list(asked.include)}, values)
 
 
-def asked_in(message: bytes) -> Asked:
+def asked_in(message: bytes) -> Questions:
     """What a body asks, from the message of `read`."""
     head, arrays = unpack(message)
     each: list[dict[str, np.ndarray]] = [{} for _ in head["each"]]
@@ -84,10 +84,10 @@ def asked_in(message: bytes) -> Asked:
         k, _, name = key.partition("/")
         each[int(k)][name] = value
     found = [
-        One(x, tuple(one["read"]), Wanted(**one["wanted"]), findings_in(one))
+        ObservationRequest(x, tuple(one["read"]), QueryOptions(**one["wanted"]), findings_in(one))
         for x, one in zip(each, head["each"], strict=True)
     ]
-    return Asked(tuple(found), head["several"], tuple(head["include"]))
+    return Questions(tuple(found), head["several"], tuple(head["include"]))
 
 
 def limit_memory() -> None:

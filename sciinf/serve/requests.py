@@ -19,7 +19,7 @@ import numpy as np
 
 from sciinf.core import Finding, Observation, Prior, as_observation
 from sciinf.core.files import sha256_of
-from sciinf.question import Wanted
+from sciinf.question import QueryOptions
 from sciinf.serve.models import Model, as_given
 from sciinf.storage.answers import observation_name
 from sciinf.storage.given_files import observations
@@ -52,7 +52,7 @@ class TooMuch(ValueError):
 
 
 @dataclass(frozen=True)
-class Bounds:
+class RequestLimits:
     """What may be asked at once.
 
     Args:
@@ -65,14 +65,14 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class One:
+class ObservationRequest:
     """One observation that is asked about: its values, how they were read, what is wanted of it, and what could not be
     told as it was read.
     """
 
     x: Mapping[str, np.ndarray]
     read: tuple[str, ...]
-    wanted: Wanted
+    wanted: QueryOptions
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -82,7 +82,7 @@ class One:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Questions:
     """What a request asks.
 
     Args:
@@ -91,12 +91,12 @@ class Asked:
         include: Parts that are wanted beside the estimates.
     """
 
-    each: tuple[One, ...]
+    each: tuple[ObservationRequest, ...]
     several: bool
     include: tuple[str, ...]
 
 
-def from_json(body: bytes, model: Model, bounds: Bounds) -> Asked:
+def from_json(body: bytes, model: Model, bounds: RequestLimits) -> Questions:
     """What a JSON body asks.
 
     Raises:
@@ -128,7 +128,9 @@ def from_json(body: bytes, model: Model, bounds: Bounds) -> Asked:
     return _asked(named, True, wanted, model, bounds)
 
 
-def from_files(files: Sequence[tuple[str, bytes]], fields: Mapping[str, str], model: Model, bounds: Bounds) -> Asked:
+def from_files(
+    files: Sequence[tuple[str, bytes]], fields: Mapping[str, str], model: Model, bounds: RequestLimits
+) -> Questions:
     """What files ask, with the same fields as JSON has.
 
     Args:
@@ -229,7 +231,7 @@ def _value(name: str, text: str) -> Any:
         raise Unreadable(f"{name[:80]} is {text[:80]!r}, which is no number and no JSON") from None
 
 
-def _wanted(said: Mapping[str, Any], model: Model) -> tuple[Wanted, tuple[str, ...]]:
+def _wanted(said: Mapping[str, Any], model: Model) -> tuple[QueryOptions, tuple[str, ...]]:
     level, draws, seed = said.get("level", 0.9), said.get("draws", DRAWS), said.get("seed", 0)
     checks, include = said.get("checks", False), said.get("include") or []
     if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
@@ -245,16 +247,16 @@ def _wanted(said: Mapping[str, Any], model: Model) -> tuple[Wanted, tuple[str, .
     if checks and model.simulator is None:
         why = model.source.without or "none was given"
         raise Unfit(f"there is no simulator to check answers with ({why}); ask with checks false", "checks")
-    return Wanted(float(level), draws, seed, predicted=checks), tuple(include)
+    return QueryOptions(float(level), draws, seed, predicted=checks), tuple(include)
 
 
 def _asked(
     found: Sequence[tuple[str, Mapping[str, str], Any]],
     several: bool,
-    wanted: tuple[Wanted, tuple[str, ...]],
+    wanted: tuple[QueryOptions, tuple[str, ...]],
     model: Model,
-    bounds: Bounds,
-) -> Asked:
+    bounds: RequestLimits,
+) -> Questions:
     _check_count(len(found), bounds)
     if (total := wanted[0].draws * len(found)) > bounds.draws:
         raise TooMuch(f"{total:,} draws were asked for; this service gives at most {bounds.draws:,} at once")
@@ -265,12 +267,12 @@ def _asked(
         except (ValueError, TypeError, OverflowError) as error:
             raise Unfit(" ".join(str(error).split()), "x") from None
         read, findings = (x.read, x.findings) if isinstance(x, Observation) else ((), ())
-        want = Wanted(**{**_plain(wanted[0]), "name": name, "files": files})
-        each.append(One({key: value[0].numpy() for key, value in values.items()}, read, want, findings))
-    return Asked(tuple(each), several, wanted[1])
+        want = QueryOptions(**{**_plain(wanted[0]), "name": name, "files": files})
+        each.append(ObservationRequest({key: value[0].numpy() for key, value in values.items()}, read, want, findings))
+    return Questions(tuple(each), several, wanted[1])
 
 
-def _plain(wanted: Wanted) -> dict[str, Any]:
+def _plain(wanted: QueryOptions) -> dict[str, Any]:
     return {name: getattr(wanted, name) for name in ("level", "draws", "seed", "failures", "predicted")}
 
 
@@ -288,7 +290,7 @@ def _array(value: Any) -> np.ndarray:
         raise ValueError("an array has rows of different lengths; give nested lists of one shape") from None
 
 
-def _check_count(count: int, bounds: Bounds) -> None:
+def _check_count(count: int, bounds: RequestLimits) -> None:
     if count > bounds.observations:
         raise TooMuch(
             f"{count} observations were asked about; this service takes at most {bounds.observations} at once"
@@ -354,7 +356,7 @@ def _seen(said: Mapping[str, Any], model: Model) -> Mapping[str, np.ndarray]:
     if said.get("x") is None:
         words = "times, missing values and controls differ from record to record, so data at others are no comparison"
         raise Unfit(f"{words}: give the observation as x, and what is simulated is seen as it was", "x")
-    return _asked([("x", {}, said["x"])], False, _wanted({"draws": 1}, model), model, Bounds()).each[0].x
+    return _asked([("x", {}, said["x"])], False, _wanted({"draws": 1}, model), model, RequestLimits()).each[0].x
 
 
 def _numbers_of(theta: Mapping[str, Any], prior: Prior) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from typing import Any, final
 
 import numpy as np
 
-from sciinf.question import Wanted
-from sciinf.serve.models import Unknown
-from sciinf.serve.requests import One
+from sciinf.question import QueryOptions
+from sciinf.serve.models import UnknownName
+from sciinf.serve.requests import ObservationRequest
 from sciinf.serve.wire import findings_in, pack, unpack
 
 _DIGITS = 32
@@ -55,7 +55,7 @@ class Shares:
         self._thread.start()
 
     @staticmethod
-    def key(model: str, answers: str, one: One) -> str:
+    def key(model: str, answers: str, one: ObservationRequest) -> str:
         """The id of a question.
 
         Args:
@@ -71,7 +71,7 @@ class Shares:
             digest.update(repr((name, one.x[name].shape, one.x[name].dtype.str)).encode() + one.x[name].tobytes())
         return digest.hexdigest()[:_DIGITS]
 
-    def keep(self, key: str, model: str, one: One, message: bytes) -> None:
+    def keep(self, key: str, model: str, one: ObservationRequest, message: bytes) -> None:
         """Keep a question and its answer; a folder that cannot be written keeps nothing.
 
         Args:
@@ -94,7 +94,7 @@ class Shares:
             while self._size > self._most and self._answers:
                 self._size -= sum(map(len, self._answers.popitem(last=False)[1]))
 
-    def find(self, key: str, model: str, digest: str) -> tuple[One, bytes | None]:
+    def find(self, key: str, model: str, digest: str) -> tuple[ObservationRequest, bytes | None]:
         """The question of an id, and its answer where it was kept.
 
         Args:
@@ -108,18 +108,18 @@ class Shares:
         with self._lock:
             there, (content, message) = self._questions.get(key), self._answers.get(key, (None, None))
         if there is None and content is None:
-            raise Unknown(_NOWHERE)
+            raise UnknownName(_NOWHERE)
         try:
             head, arrays = unpack(content or (there if isinstance(there, bytes) else self._read(key)))
             x = {name: np.array(value) for name, value in arrays.items()}
-            one = One(x, tuple(head["read"]), Wanted(**head["wanted"]), findings_in(head))
+            one = ObservationRequest(x, tuple(head["read"]), QueryOptions(**head["wanted"]), findings_in(head))
             of, same = head["model"], self.key(model, digest, one) == key
         except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):  # the file is damaged
-            raise Unknown(_NOWHERE) from None
+            raise UnknownName(_NOWHERE) from None
         if of != model:
-            raise Unknown(_NOWHERE)
+            raise UnknownName(_NOWHERE)
         if not same:
-            raise Unknown("the run was trained anew since this answer was given: ask the question again")
+            raise UnknownName("the run was trained anew since this answer was given: ask the question again")
         return one, message
 
     def close(self) -> None:
@@ -157,5 +157,5 @@ class Shares:
                 (self._folder / f"{old}.question").unlink(missing_ok=True)
 
 
-def _plain(wanted: Wanted) -> dict[str, Any]:
+def _plain(wanted: QueryOptions) -> dict[str, Any]:
     return {name: getattr(wanted, name) for name in wanted.__dataclass_fields__}

@@ -16,7 +16,7 @@ from sciinf.core import Answer, Finding, Level
 from sciinf.core.files import read_json
 from sciinf.core.records import said_of
 from sciinf.inference.tilted import layers
-from sciinf.question import Question, Wanted
+from sciinf.question import QueryOptions, Question
 from sciinf.serve.models import Model
 from sciinf.serve.requests import DRAWS
 from sciinf.trust.right import NAME, Kind
@@ -59,7 +59,7 @@ def stored_answers(model: Model, question: Question) -> list[Stored]:
     return found
 
 
-def same_question(known: Iterable[Stored], wanted: Wanted) -> Stored | None:
+def same_question(known: Iterable[Stored], wanted: QueryOptions) -> Stored | None:
     """The stored answer to the same question.
 
     The defaults of seed and draws stand for those of the stored answer. Checks by simulation need the local check.
@@ -67,8 +67,8 @@ def same_question(known: Iterable[Stored], wanted: Wanted) -> Stored | None:
     for one in known:
         asked = one.question
         same = asked and (asked["level"], asked["failures"]) == (wanted.level, wanted.failures)
-        same = same and wanted.seed in (asked["seed"], Wanted.seed)
-        same = same and wanted.draws in (asked["draws"], DRAWS, Wanted.draws)
+        same = same and wanted.seed in (asked["seed"], QueryOptions.seed)
+        same = same and wanted.draws in (asked["draws"], DRAWS, QueryOptions.draws)
         if same and not (wanted.predicted and not any(map(checked_here, one.answer.checks))):
             return one
     return None

@@ -24,7 +24,7 @@ from typing import Any, final
 
 import numpy as np
 
-from sciinf.question import Wanted
+from sciinf.question import QueryOptions
 from sciinf.serve.answering import observation_in, simulated, wanted_in, whole_answer
 from sciinf.serve.fusion import Fusion, Ticket
 from sciinf.serve.models import Models, NotReady, Served, as_given
@@ -184,7 +184,7 @@ def warmed(models: Models, lane: str) -> int:
         model = models.opened(name)
         if model is None or not model.known or time.monotonic() > until:
             continue
-        x, wanted = as_given(next(iter(model.known.values()))), Wanted(seed=_OWN, predicted=False)
+        x, wanted = as_given(next(iter(model.known.values()))), QueryOptions(seed=_OWN, predicted=False)
         if lane == "whole":
             with contextlib.suppress(Exception):  # told to who asks it
                 answers.append(whole_answer(model, x, wanted))

@@ -21,10 +21,10 @@ from typing import Any, final
 
 import numpy as np
 
-from sciinf.serve.engine import Broken, Busy, Engine
+from sciinf.serve.engine import AnsweringEngine, Broken, Busy
 from sciinf.serve.models import NotReady, Served
 from sciinf.serve.reading import Body, asked_in, body_out
-from sciinf.serve.requests import Asked, Bounds, One, TooMuch, Unfit, Unreadable
+from sciinf.serve.requests import ObservationRequest, Questions, RequestLimits, TooMuch, Unfit, Unreadable
 from sciinf.serve.wire import pack, unpack
 from sciinf.serve.worker import Fault, work
 from sciinf.telling import tell
@@ -55,7 +55,7 @@ class _Job:
 
 
 @final
-class Workers(Engine):
+class AnsweringWorkers(AnsweringEngine):
     """The lanes "fused", "whole" and "reading", of one process each.
 
     Args:
@@ -84,14 +84,14 @@ class Workers(Engine):
             lane.end()
         await asyncio.gather(*(asyncio.to_thread(lane.join) for lane in self._lanes.values()))
 
-    async def answer(self, model: str, one: One) -> bytes:
+    async def answer(self, model: str, one: ObservationRequest) -> bytes:
         wanted = {name: getattr(one.wanted, name) for name in one.wanted.__dataclass_fields__}
         wanted["files"] = dict(one.wanted.files)
         head = {"kind": "answer", "model": model, "wanted": wanted, **one.told}
         lane = self._whole if one.wanted.predicted else self._fused
         return await self._asked(lane, head, one.x)
 
-    async def read(self, model: str, body: Body, bounds: Bounds) -> Asked:
+    async def read(self, model: str, body: Body, bounds: RequestLimits) -> Questions:
         head, contents = body_out(body, bounds)
         return asked_in(await self._asked(self._reading, {"kind": "read", "model": model, **head}, contents))
 

@@ -198,7 +198,7 @@ class _Read:
 
 
 @final
-class Local(Folder):
+class LocalFolder(Folder):
     """A folder of the file system.
 
     Args:
@@ -319,7 +319,7 @@ def folder_at(path: str | Path) -> Folder:
         ImportError: If it is of objects, and the package that reads them is not installed.
     """
     if not is_remote(path):
-        return Local(Path(path))
+        return LocalFolder(Path(path))
     if not _OBJECTS.match(str(path)):
         raise ValueError(
             f"{shown(path)}: simulations lie in a folder of the file system, or in objects at s3://BUCKET/X"

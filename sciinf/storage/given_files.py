@@ -16,7 +16,7 @@ from sciinf.storage.answers import observation_name
 
 
 @dataclass(frozen=True)
-class Asked:
+class ObservationFile:
     """One observation: what it is called, its files and its values."""
 
     name: str
@@ -50,7 +50,7 @@ def reading(
 
 def observations(
     observables: Mapping[str, Observable], read: Callable[..., Observation], paths: Sequence[str]
-) -> list[Asked]:
+) -> list[ObservationFile]:
     """The observations in files.
 
     Several files are one observation if they make up one together that none of them makes alone, as spectra of two
@@ -68,10 +68,10 @@ def observations(
     if twice:
         raise ValueError(f"the file {twice[0]} is given twice; name each file once")
 
-    def one(*files: str) -> Asked:
+    def one(*files: str) -> ObservationFile:
         x = read(*files)
         as_observation(observables, x)
-        return Asked(observation_name(files), files, x)
+        return ObservationFile(observation_name(files), files, x)
 
     if len(paths) == 1:
         return [one(paths[0])]
@@ -89,10 +89,13 @@ def observations(
             f"the {len(paths)} files are no observation together ({together}), nor is each by itself ({error})"
         ) from error
     names = Counter(asked.name for asked in found)
-    return [asked if names[asked.name] == 1 else Asked(_whole(asked.files[0]), asked.files, asked.x) for asked in found]
+    return [
+        asked if names[asked.name] == 1 else ObservationFile(_whole(asked.files[0]), asked.files, asked.x)
+        for asked in found
+    ]
 
 
-def _alone(one: Callable[[str], Asked], path: str, whole: Asked) -> bool:
+def _alone(one: Callable[[str], ObservationFile], path: str, whole: ObservationFile) -> bool:
     """Whether a file makes the same observation by itself, so that a reader of its own passed over the others."""
     try:
         x = one(path).x

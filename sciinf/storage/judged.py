@@ -30,7 +30,7 @@ from sciinf.storage.folder import Folder, Unreachable
 from sciinf.storage.journal import Entry, Journals
 from sciinf.storage.naming import Naming
 from sciinf.storage.packs import Member
-from sciinf.storage.place import Place
+from sciinf.storage.place import FileRange
 from sciinf.storage.shard import embedded
 from sciinf.storage.shelf import Shelf
 
@@ -106,7 +106,7 @@ class Blocks:
         self._present: dict[int, Entry] = {}  # of each block that is there, as far as is known without reading it
         self._doubtful: set[int] = set()  # there, and to be read: nobody acknowledged them, or journals disagree
         self._disputed: set[int] = set()  # of them, those on which journals disagree, until they are looked at
-        self._verified: dict[int, tuple[Hashable, Place, Entry]] = {}
+        self._verified: dict[int, tuple[Hashable, FileRange, Entry]] = {}
         self.cache = cache() if folder.path("") is None else None
         self._last = 0  # the largest block that was acknowledged
 
@@ -198,7 +198,7 @@ class Blocks:
             f"`sciinf check {self.folder.name} --repair SIM.py`; the other blocks are not affected"
         )
 
-    def checked(self, index: int, read: Callable[[Place], Any]) -> Any:
+    def checked(self, index: int, read: Callable[[FileRange], Any]) -> Any:
         """What is read from a block after it has been verified, wherever it lies by then."""
         try:
             if self.folder.path("") is None:
@@ -259,7 +259,7 @@ class Blocks:
         self.journals.mend()
         self.shelf.packs.mend(self.judge, lambda index: index in self._present)
 
-    def _held(self, index: int) -> Place:
+    def _held(self, index: int) -> FileRange:
         """A block that does not lie in the file system, in memory, compared with what was committed each time."""
         try:
             return self._fetched(index)
@@ -268,7 +268,7 @@ class Blocks:
                 raise
             return self._fetched(index)
 
-    def _fetched(self, index: int) -> Place:
+    def _fetched(self, index: int) -> FileRange:
         errors = list[ValueError]()
         for place in self.shelf.places(index):
             try:
@@ -313,7 +313,7 @@ class Blocks:
                 errors.append(failed)
         raise errors[0]
 
-    def _judge(self, index: int, place: Place) -> Entry:
+    def _judge(self, index: int, place: FileRange) -> Entry:
         if index not in self._lines or self.cache is not None:
             entry = self.judge(index, data := place.data())
             self._keep(entry, data)

@@ -22,7 +22,7 @@ from sciinf.core.files import json_of, sealed
 from sciinf.storage.folder import Folder, Listing, Unreachable
 from sciinf.storage.journal import Entry
 from sciinf.storage.naming import PACKS, block_of
-from sciinf.storage.place import Place
+from sciinf.storage.place import FileRange
 
 SCHEMA = 1
 OVERHEAD = tarfile.BLOCKSIZE
@@ -67,10 +67,10 @@ class Packs:
     def __contains__(self, index: int) -> bool:
         return index in self._places
 
-    def places(self, index: int) -> list[Place]:
+    def places(self, index: int) -> list[FileRange]:
         """Where a block lies, the place that counts first."""
         found = self._places.get(index, ())
-        return [Place(self.folder, f"{PACKS}/{pack}.tar", start, size) for pack, start, size in found]
+        return [FileRange(self.folder, f"{PACKS}/{pack}.tar", start, size) for pack, start, size in found]
 
     def serial(self, thousand: int) -> int:
         """The number for the next pack of a thousand of blocks."""

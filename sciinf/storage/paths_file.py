@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from sciinf.core.files import write_bytes
-from sciinf.core.paths import Paths
+from sciinf.core.paths import HiddenPaths
 from sciinf.core.within import own_dataset
 
 
-def write_paths(path: Path, paths: Paths) -> None:
+def write_paths(path: Path, paths: HiddenPaths) -> None:
     """Write the file, whole or not at all.
 
     Raises:
@@ -35,7 +35,7 @@ def write_paths(path: Path, paths: Paths) -> None:
     write_bytes(path, image.getvalue())
 
 
-def read_paths(path: Path) -> Paths:
+def read_paths(path: Path) -> HiddenPaths:
     """Read the file.
 
     Raises:
@@ -51,4 +51,4 @@ def read_paths(path: Path) -> Paths:
         level, unit = float(held.attrs["level"]), str(when.attrs["unit"])
     if values.ndim != 3 or values.shape[1:] != (len(times), len(names)) or len(units) != len(names):
         raise ValueError(f"{path} has values of shape {values.shape} for {len(times)} times of {', '.join(names)}")
-    return Paths(names, values, times, units, unit, level)
+    return HiddenPaths(names, values, times, units, unit, level)

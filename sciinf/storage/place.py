@@ -20,7 +20,7 @@ from sciinf.storage.folder import Folder
 
 
 @dataclass(frozen=True)
-class Place:
+class FileRange:
     """A file, or `size` bytes of one.
 
     Args:

@@ -3,7 +3,7 @@
 Rows to be shuffled come in groups that fit in memory: the parts of the blocks in random order, then the rows of each
 group in random order. Floats lie in their file as they do in memory, but for a checksum after each chunk
 (`storage.shard`), so any run of rows is read straight to where it is wanted, past HDF5's checks: the caller has
-verified the file as a whole. Where the chunks lie (`Layout`) is looked up once, for opening a file with HDF5 takes
+verified the file as a whole. Where the chunks lie (`ChunkLayout`) is looked up once, for opening a file with HDF5 takes
 longer than reading a megabyte.
 """
 
@@ -24,7 +24,7 @@ from sciinf.core.learned import Batch
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Status
 from sciinf.core.within import own_dataset
-from sciinf.storage.place import Place
+from sciinf.storage.place import FileRange
 
 Rows = int | slice | range | Sequence[int] | np.ndarray | Tensor
 """Rows of a store by position: the first n, a slice or range, or positions; their order does not matter."""
@@ -166,14 +166,14 @@ def empty(rows: int, prior: Prior, observables: Mapping[str, Observable], *, pin
     return Batch(torch.empty(rows, len(prior), dtype=prior.dtype, pin_memory=pinned), x)
 
 
-def read_status(place: Place) -> np.ndarray:
+def read_status(place: FileRange) -> np.ndarray:
     """Which rows of a block's file did not fail, bool (rows,). The caller has verified the file."""
     with ExitStack() as stack:
         return own_dataset(place.hdf5(stack), "status")[()] == int(Status.OK)
 
 
 @dataclass(frozen=True)
-class Layout:
+class ChunkLayout:
     """Where the rows of an array lie in its file: those of chunk i, `chunk` of them or what is left, from offsets[i].
 
     `total` is the rows of all chunks together.
@@ -184,7 +184,7 @@ class Layout:
     offsets: tuple[int, ...]
 
 
-def layouts(place: Place, into: Batch) -> dict[str, Layout]:
+def layouts(place: FileRange, into: Batch) -> dict[str, ChunkLayout]:
     """Where the arrays of a block's file lie that are there as they are in memory, by name; others are left out.
 
     Raises:
@@ -202,11 +202,11 @@ def layouts(place: Place, into: Batch) -> dict[str, Layout]:
             firsts = range(0, len(dataset), dataset.chunks[0])
             rest = (0,) * (len(dataset.shape) - 1)
             offsets = (dataset.id.get_chunk_info_by_coord((first, *rest)).byte_offset for first in firsts)
-            found[name] = Layout(len(dataset), dataset.chunks[0], tuple(offsets))
+            found[name] = ChunkLayout(len(dataset), dataset.chunks[0], tuple(offsets))
     return found
 
 
-def read_rows(place: Place, found: Mapping[str, Layout], part: Part, into: Batch, at: int) -> None:
+def read_rows(place: FileRange, found: Mapping[str, ChunkLayout], part: Part, into: Batch, at: int) -> None:
     """Read a part of a block's file into rows [at, at + part.rows) of a batch.
 
     Args:
@@ -240,7 +240,7 @@ def _arrays(batch: Batch) -> dict[str, Tensor]:
     return {"theta": batch.theta, **{f"x/{name}": value for name, value in batch.x.items()}}
 
 
-def _read(raw: RawIOBase | BytesIO, layout: Layout, start: int, out: np.ndarray) -> None:
+def _read(raw: RawIOBase | BytesIO, layout: ChunkLayout, start: int, out: np.ndarray) -> None:
     """Rows from `start` on into an array."""
     size, stop = out.nbytes // max(1, len(out)), start + len(out)
     if stop > layout.total:

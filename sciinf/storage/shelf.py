@@ -10,7 +10,7 @@ from __future__ import annotations
 from sciinf.storage.folder import Folder, Listing
 from sciinf.storage.naming import SHARDS, Naming, block_of
 from sciinf.storage.packs import Member, Packs
-from sciinf.storage.place import Place
+from sciinf.storage.place import FileRange
 
 
 class Shelf:
@@ -56,10 +56,10 @@ class Shelf:
         self.loose.discard(index)
         self._inside.get(self.naming.folder(SHARDS, index), set()).discard(index)
 
-    def places(self, index: int) -> list[Place]:
+    def places(self, index: int) -> list[FileRange]:
         """Where a block lies, the place that counts first; where its file would lie, if nowhere."""
         packed = self.packs.places(index)
-        own = [Place(self.folder, self.naming.file(SHARDS, index))]
+        own = [FileRange(self.folder, self.naming.file(SHARDS, index))]
         return own + packed if index in self.loose else packed or own
 
     def look(self, index: int) -> tuple[set[int], list[Member]]:

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from sciinf.surrogates.adversarial import Adversarial as Adversarial
     from sciinf.surrogates.collapse import collapsed as collapsed
     from sciinf.surrogates.conditions import Field as Field, Frame as Frame, Given as Given, Members as Members
-    from sciinf.surrogates.conditions import InPlaceOfParameters as InPlaceOfParameters, Sensors as Sensors
+    from sciinf.surrogates.conditions import (
+        InPlaceOfParameters as InPlaceOfParameters,
+        SensorReadings as SensorReadings,
+    )
     from sciinf.surrogates.decoders import Query as Query
     from sciinf.surrogates.dgno import DGNO as DGNO
     from sciinf.surrogates.emissions import Bernoulli as Bernoulli, Categorical as Categorical, Gaussian as Gaussian

@@ -227,7 +227,7 @@ class OfFields(Surrogate, ABC):
         Raises:
             ValueError: If fields have edges, and are to be moved.
         """
-        theta, given, target, step = Moments(), Moments(), Moments(), Moments()
+        theta, given, target, step = FieldMoments(), FieldMoments(), FieldMoments(), FieldMoments()
         for batch in batches():
             theta.add(batch.theta, (0,))
             if self.given:
@@ -294,7 +294,7 @@ class OfFields(Surrogate, ABC):
         return mean, squares.mean(0).sqrt().to(mean).clamp_min(torch.finfo(mean.dtype).tiny)
 
 
-class Moments:
+class FieldMoments:
     """Mean and sd over axes, batch by batch."""
 
     def __init__(self) -> None:

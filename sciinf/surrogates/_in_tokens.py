@@ -14,11 +14,11 @@ from torch import Tensor
 from sciinf.core import Batch, Observable, Prior, X
 from sciinf.dynamics.frames import spacing
 from sciinf.surrogates._errors import WithErrors
-from sciinf.surrogates._fields import ByTimes, Looking, Moments
+from sciinf.surrogates._fields import ByTimes, FieldMoments, Looking
 from sciinf.surrogates.conditions import WORDS, Conditions, Frame, Given
 from sciinf.tokens import Code, Order, Scales
 from sciinf.tokens.assimilated import guessed
-from sciinf.tokens.innovations import Chain, Innovations, beside
+from sciinf.tokens.innovations import FrameChain, Innovations, beside
 
 _NUMBERS = 2**22  # looked at, at once
 _SAME = 1e-2  # sds of frames, by which what is the same may differ where it was rounded
@@ -66,7 +66,7 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         nested = isinstance(order.turns, Scales)
         self.plain, self.first = (Innovations(self.code, n, nested=nested) for n in (0, stays))
         self.units = Innovations(self.code, self.code.width + stays, follows=True, nested=nested)
-        self.chain = Chain(self.first, self.units)
+        self.chain = FrameChain(self.first, self.units)
         self.reader = self.conditions.reader(prior, seed=seed)
         if self.conditions.sensors is not None:
             self.register_buffer("left_sd", torch.ones(self.unknown, self.channels, *[1] * len(self.space)))
@@ -121,7 +121,7 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         for units in (self.plain, self.first, self.units)[: 2 + (self.frames > 1 or self.start is not None)]:
             units.settle()
         if self.conditions.sensors is not None:
-            left = Moments()
+            left = FieldMoments()
             for batch in self._some(batches):
                 off, _ = self._beyond(batch.x[self.target].to(self.target_mean), *self._known_tokens(batch.x))
                 left.add(off, (0, *range(3, 3 + len(self.space))))

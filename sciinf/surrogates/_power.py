@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sciinf import telling
 from sciinf.surrogates._fields import OfFields
-from sciinf.surrogates._spread import Waves, shown
+from sciinf.surrogates._spread import GridWaves, shown
 
 _SWAPS, _RANK = 200, 4  # a right law is found wrong in 4 of 200
 _FEWEST, _SHARE, _LEAST = 16, 5, 8  # rows to tell anything; a fifth of them is an end, of that many rows at least
@@ -72,7 +72,7 @@ def say_power_and_ends(
     theta: Float[Tensor, "batch theta"],
     drawn: Float[Tensor, "draw batch frame channel *space"],
     true: Float[Tensor, "batch frame channel *space"],
-    waves: Waves,
+    waves: GridWaves,
 ) -> dict[str, float]:
     """Say what power draws have, and what spread and bias at the ends of each parameter.
 
@@ -120,7 +120,7 @@ def _listed(figures: Sequence[_Figure]) -> list[str]:
     ]
 
 
-def _powers(members: Tensor, who: Int[Tensor, "swap batch"], waves: Waves) -> list[_Figure]:
+def _powers(members: Tensor, who: Int[Tensor, "swap batch"], waves: GridWaves) -> list[_Figure]:
     """The power of each octave that solutions have."""
     power = waves.by_octave(waves.of(members).abs().square()).sum((2, 3)).double().cpu()
     least = _ROUNDING * power.sum(-1, keepdim=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sciinf.core import Batch, Observable, Prior, X
 from sciinf.summaries.summary import expand_mask
 from sciinf.summaries.timed import TIMES
-from sciinf.surrogates._fields import Moments
+from sciinf.surrogates._fields import FieldMoments
 
 MASK = "_mask"
 _BEYOND = 0.1  # of the range of the training rows, before it is told
@@ -80,7 +80,7 @@ class Inputs(nn.Module):
         Raises:
             ValueError: If times go backwards in a row.
         """
-        theta, whole, along = Moments(), Moments(), Moments()
+        theta, whole, along = FieldMoments(), FieldMoments(), FieldMoments()
         ends = {name: list[Tensor]() for name in ("whole", "along")}
         count, start, span = 0, 0.0, 0.0
         for batch in batches():

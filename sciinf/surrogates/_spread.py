@@ -49,7 +49,7 @@ _LEAST = 1e-30  # of squares of standardised fields
 
 
 @dataclass(frozen=True)
-class Compared:
+class SpreadComparison:
     """What held-out rows tell of draws.
 
     Attributes:
@@ -83,7 +83,7 @@ def first_rows(batches: Callable[[], Iterator[Batch]], numbers: int) -> Batch:
     return whole.rows(slice(0, most))
 
 
-class Waves:
+class GridWaves:
     """Waves of a grid: Fourier's where it is a ring or torus, cosines where it has edges.
 
     Args:
@@ -148,7 +148,7 @@ class Waves:
         return f"waves from {2 ** (octave - 1)} on" if beyond else f"waves {2 ** (octave - 1)} to {2**octave - 1}"
 
 
-class Parts:
+class SpaceParts:
     """Parts of space: as many as eight in one direction, four in each of two, two in each of more.
 
     Args:
@@ -195,10 +195,10 @@ def cosines(n: int) -> Float[Tensor, "wave point"]:
 def compared(
     drawn: Float[Tensor, "draw batch frame channel *space"],
     true: Float[Tensor, "batch frame channel *space"],
-    waves: Waves,
+    waves: GridWaves,
     *,
     known: int = 0,
-) -> Compared:
+) -> SpreadComparison:
     """Compare draws with held-out solutions.
 
     Args:
@@ -208,10 +208,10 @@ def compared(
         known: How many of the first frames were given.
     """
     fields, unknown = torch.cat([true[None], drawn])[:, :, known:], true.shape[1] - known
-    members, parts = waves.of(fields), Parts(waves.space)
+    members, parts = waves.of(fields), SpaceParts(waves.space)
     spread, error = shown(members, waves.by_octave)
     level = error.mean((0, 1)).clamp_min(_LEAST).sqrt()[..., waves.octave.to(error.device)]
-    beat, turn = Waves((unknown,), edges=True), cosines(unknown)
+    beat, turn = GridWaves((unknown,), edges=True), cosines(unknown)
 
     def in_time(part: Tensor) -> Tensor:
         return beat.by_octave(waves.by_octave(part).movedim(2, -1)).movedim(-1, 2)
@@ -223,13 +223,13 @@ def compared(
     return _judged([one for one, _ in found], [other for _, other in found], _Words(waves, parts, known))
 
 
-def worst_of(found: Sequence[Compared]) -> Compared:
+def worst_of(found: Sequence[SpreadComparison]) -> SpreadComparison:
     """What groups of rows tell together: of each figure the one furthest from 1, of what is missing the most."""
     if len(found) == 1:
         return found[0]
     waves = max(found, key=lambda one: abs(math.log(max(one.waves, _LEAST))))
     frames = max((one.frames for one in found), key=lambda one: abs(math.log(max(one, _LEAST))))
-    return Compared(
+    return SpreadComparison(
         missing=torch.stack([one.missing for one in found]).amax(0),
         frames=frames,
         waves=waves.waves,
@@ -240,7 +240,7 @@ def worst_of(found: Sequence[Compared]) -> Compared:
     )
 
 
-def say_what_goes_together_wrongly(target: str, found: Compared) -> None:
+def say_what_goes_together_wrongly(target: str, found: SpreadComparison) -> None:
     """Say in which waves, or part of space, draws are too alike or too unlike.
 
     Args:
@@ -275,7 +275,7 @@ def shown(members: Tensor, summed: Callable[[Tensor], Tensor]) -> tuple[Tensor, 
     return (1 + 1 / draws) / max(draws - 1, 1) * summed(spread), summed((members - middle).abs().square())
 
 
-def _judged(spreads: Sequence[Tensor], errors: Sequence[Tensor], words: _Words) -> Compared:
+def _judged(spreads: Sequence[Tensor], errors: Sequence[Tensor], words: _Words) -> SpreadComparison:
     """What is no chance, of four kinds of numbers (member, batch, frame, channel[, octave or part])."""
     few, counts = errors[0].shape[1] < _FEWEST, _counting(errors)
     pick = torch.Generator().manual_seed(0)
@@ -307,7 +307,7 @@ def _judged(spreads: Sequence[Tensor], errors: Sequence[Tensor], words: _Words) 
     given, said = points.new_zeros(words.known, *missing.shape[1:]), (words.frame, words.time, words.place)
     named = [_oddest(share, out, say) for share, out, say in zip(shares[1:], odd[1:], said, strict=True)]
     worst, where = max(named, key=lambda one: abs(math.log(max(one[0], 1e-15))))
-    return Compared(
+    return SpreadComparison(
         missing=torch.cat([given, missing.clamp(0, 1)]),
         frames=_oddest(shares[0], odd[0], words.frame)[0] if bool(odd[0].any()) else float(whole.sqrt()),
         waves=worst,
@@ -333,8 +333,8 @@ def _counting(errors: Sequence[Tensor]) -> list[Tensor]:
 class _Words:
     """Waves and parts of space in words."""
 
-    waves: Waves
-    parts: Parts
+    waves: GridWaves
+    parts: SpaceParts
     known: int
 
     def place(self, frame: int, channel: int, part: int) -> str:

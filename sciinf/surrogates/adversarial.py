@@ -34,7 +34,7 @@ from sciinf.surrogates.objectives import Coded, Objective, Reconstruction, check
 
 
 @final
-class Judge(nn.Module):
+class Discriminator(nn.Module):
     """A perceptron t(z), above 0 where it takes z for a draw of the prior.
 
     Args:

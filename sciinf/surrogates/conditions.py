@@ -75,7 +75,7 @@ class Field(Given):
         self.name = name
 
 
-class Sensors(Given):
+class SensorReadings(Given):
     """Numbers of the target's frames that are known, at any points and times: what sensors saw.
 
     Training shows each solution's numbers at some points that are drawn, from none to `most`, so that the law is that
@@ -215,10 +215,10 @@ class Conditions:
 
     def __init__(self, given: Sequence[Given]) -> None:
         for one in given:
-            if not isinstance(one, Frame | Field | Members | Sensors | InPlaceOfParameters):
+            if not isinstance(one, Frame | Field | Members | SensorReadings | InPlaceOfParameters):
                 raise TypeError(f"a Generator is given a Frame, Field, Members, Sensors or Words, and got {one!r}")
         starts = [one for one in given if isinstance(one, Frame)]
-        sensors = [one for one in given if isinstance(one, Sensors)]
+        sensors = [one for one in given if isinstance(one, SensorReadings)]
         if len(starts) > 1:
             raise ValueError(f"a Generator goes on from one frame, and {len(starts)} were given")
         if len(sensors) > 1:

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
-from sciinf.surrogates._fields import Moments
+from sciinf.surrogates._fields import FieldMoments
 
 _LEAST_LOG_SD = -7.0  # of a channel whose sd is 1
 
@@ -130,7 +130,7 @@ class _Gaussian(EmissionLaw):
         self.log_sd = nn.Parameter(torch.full((channels,), math.log(0.5)))
 
     def standardise(self, values: Iterator[tuple[Tensor, Tensor]]) -> None:
-        found = [Moments() for _ in range(self.inputs)]
+        found = [FieldMoments() for _ in range(self.inputs)]
         for x, there in values:
             for k, moments in enumerate(found):
                 if bool(there[..., k].any()):
@@ -168,7 +168,7 @@ class _Poisson(EmissionLaw):
         self.register_buffer("scale", torch.ones(channels))
 
     def standardise(self, values: Iterator[tuple[Tensor, Tensor]]) -> None:
-        plain, logs = ([Moments() for _ in range(self.inputs)] for _ in range(2))
+        plain, logs = ([FieldMoments() for _ in range(self.inputs)] for _ in range(2))
         for x, there in values:
             _check_whole_numbers(x[there], None)
             for k in range(self.inputs):

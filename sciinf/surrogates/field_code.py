@@ -41,8 +41,8 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import called_with
 from sciinf.core.prior import global_seed
 from sciinf.diffusion.solver import noise_like
-from sciinf.surrogates._fields import ByEdges, Moments, show_edges
-from sciinf.surrogates.adversarial import Judge
+from sciinf.surrogates._fields import ByEdges, FieldMoments, show_edges
+from sciinf.surrogates.adversarial import Discriminator
 from sciinf.surrogates.collapse import collapsed
 from sciinf.surrogates.decoders import Decoder, DecoderNetwork, Query
 from sciinf.surrogates.encoders import Encoder, EncoderNetwork, GridEncoder, places
@@ -137,7 +137,7 @@ class FieldCode(Learned, Adjusting, ByEdges):
         with global_seed(torch.Generator().manual_seed(self.seed)):
             self.encoder: EncoderNetwork = encoder.build(self.channels, self.space, 2 * self.numbers, edges=edges)
             self.decoder: DecoderNetwork = decoder.build(self.channels, self.space, self.numbers, edges=edges)
-            self.judge = Judge(self.numbers, self.objective.judged) if self.objective.judged else None
+            self.judge = Discriminator(self.numbers, self.objective.judged) if self.objective.judged else None
         self.to(self.mean.device)
 
     def at_edges(self) -> None:
@@ -146,7 +146,7 @@ class FieldCode(Learned, Adjusting, ByEdges):
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Take mean and sd of each channel, and whether fields have edges, from the training rows."""
-        found = Moments()
+        found = FieldMoments()
         for batch in batches():
             found.add(batch.x[self.target], (0, 1, *range(3, 3 + len(self.space))))
         found.into(self.mean, self.sd)

@@ -40,9 +40,9 @@ from sciinf.surrogates._always_off import say_what_is_always_off
 from sciinf.surrogates._fields import ByEdges, OfFields
 from sciinf.surrogates._in_tokens import InTokens
 from sciinf.surrogates._power import say_power_and_ends
-from sciinf.surrogates._spread import Waves, compared, first_rows, say_what_goes_together_wrongly, worst_of
+from sciinf.surrogates._spread import GridWaves, compared, first_rows, say_what_goes_together_wrongly, worst_of
 from sciinf.surrogates.conditions import Given
-from sciinf.tokens import AtOnce, Code, Joint, Order, Patches, TokenLaw
+from sciinf.tokens import AtOnce, Code, JointTokens, Order, Patches, TokenLaw
 from sciinf.tokens.decoding import Turned
 from sciinf.tokens.law import JointDenoiser, LearnedLaw
 
@@ -59,7 +59,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         observables: The simulator's.
         code: Frames to tokens; `Patches(4)` where left out.
         order: How many frames at once, and in what turns their tokens; `AtOnce()` where left out.
-        law: Of the tokens of a block; `Joint()` where left out.
+        law: Of the tokens of a block; `JointTokens()` where left out.
         given: What is known beside parameters: a `Frame`, fields that stay, members, `Sensors`; and `Words`, which tell
             of parameters in their place. `[Frame(0)]` where left out.
         network: What learns; a `TokenTransformer()` where left out.
@@ -108,9 +108,9 @@ class Generator(InTokens, Adjusting, ByEdges):
         super().__init__(prior, observables, code or Patches(), order or AtOnce(), given, target, seed, moves=moves)
         check_positive(pairs=pairs, members=members)
         self.pairs, self.members = pairs, members
-        octaves = Waves(self.space, edges=edges).count
+        octaves = GridWaves(self.space, edges=edges).count
         self.register_buffer("missing", torch.zeros(self.frames, self.channels, octaves))
-        self.parts, self.edges = (network or TokenTransformer(), law or Joint()), edges
+        self.parts, self.edges = (network or TokenTransformer(), law or JointTokens()), edges
         self.law = self._built()
 
     def _built(self) -> LearnedLaw:
@@ -264,7 +264,7 @@ class Generator(InTokens, Adjusting, ByEdges):
 
     def _widened(self, theta: Tensor, generator: torch.Generator) -> Tensor:
         """Noise for what draws miss."""
-        wide = Waves(self.space, edges=self.edges).only
+        wide = GridWaves(self.space, edges=self.edges).only
         return wide(self.drawn_error(theta, generator=generator), self.missing.sqrt())
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
@@ -289,7 +289,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         placed = self.parts[0].coordinates or self.edges or not self.code.counts
         say_what_is_always_off(self, rows.theta, off, placed=placed)
         self.keep_errors(rows.theta, off.flatten(1).double().square().mean(1).sqrt().clamp_min(1e-30), off)
-        waves = Waves(self.space, edges=self.edges)
+        waves = GridWaves(self.space, edges=self.edges)
         plain, true, parts = self._scaled(drawn), self._scaled(true), self.conditions.halves(shown, len(true))
         found = worst_of([compared(plain[:, some], true[some], waves, known=self.known) for some in parts])
         order = torch.cat(parts)

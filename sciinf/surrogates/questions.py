@@ -28,7 +28,7 @@ from torch import Tensor
 
 from sciinf.core import X
 from sciinf.diffusion.events import Event
-from sciinf.diffusion.particles import Particles, Twist, particles
+from sciinf.diffusion.particles import Twist, WeightedParticles, particles
 from sciinf.diffusion.product import Product
 from sciinf.diffusion.splitting import Draw, split
 from sciinf.surrogates.conditions import WORDS
@@ -47,7 +47,7 @@ def conditioned(
     *,
     generator: torch.Generator,
     steps: int = 200,
-) -> Particles:
+) -> WeightedParticles:
     """Solutions that fit what was seen.
 
     Args:

@@ -196,7 +196,7 @@ class FourierPath:
 
 
 @dataclass(frozen=True)
-class Refined:
+class RefinedFields:
     """What refinement has made of predictions.
 
     Attributes:
@@ -222,7 +222,7 @@ def refine(
     *,
     steps: int = 50,
     waves: int | None = None,
-) -> Refined:
+) -> RefinedFields:
     """Make predictions satisfy the equation, by the numbers of the last layer alone; the surrogate stays as it is.
 
     Args:
@@ -254,7 +254,7 @@ def refine(
 @torch.no_grad()
 def correct(
     path: FourierPath, equation: Evolution, theta: Float[Tensor, "batch theta"], *, waves: int, steps: int = 50
-) -> Refined:
+) -> RefinedFields:
     """Make a trajectory satisfy an equation, wherever it comes from.
 
     Args:
@@ -280,7 +280,7 @@ def correct(
     found = squares.path(z)
     before, after = (residual_norm(p, equation, theta, between) for p in (path, found))
     solution = found.at(torch.tensor(equation.times, dtype=torch.float64, device=device))
-    return Refined(solution, found, before, after, taken)
+    return RefinedFields(solution, found, before, after, taken)
 
 
 @torch.no_grad()

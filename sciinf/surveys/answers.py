@@ -16,7 +16,7 @@ from sciinf.core.findings import Finding, Level
 from sciinf.core.prior import Prior
 from sciinf.core.records import calibration_finding
 from sciinf.core.verdict import Verdict
-from sciinf.storage.folder import Folder, Local
+from sciinf.storage.folder import Folder, LocalFolder
 from sciinf.surveys.block import Block, file_of, read_block
 from sciinf.surveys.description import STATUS, read_about
 from sciinf.surveys.verdicts import NEEDED, RowVerdicts
@@ -272,7 +272,7 @@ def load_answers(folder: str | Path | Folder) -> Answers:
         FileNotFoundError: If it holds none.
         ValueError: If `answers.json` is damaged, or the folder is an address of objects.
     """
-    return Answers(folder if isinstance(folder, Folder) else Local(local_path(folder)))
+    return Answers(folder if isinstance(folder, Folder) else LocalFolder(local_path(folder)))
 
 
 def digest_of(blocks: Iterator[Block]) -> str:

@@ -18,13 +18,13 @@ from sciinf.core.files import local_path, sweep
 from sciinf.engine.progress import Progress
 from sciinf.loops.lanes import cores_here, shared
 from sciinf.question import judge_of
-from sciinf.storage.folder import Folder, Local
+from sciinf.storage.folder import Folder, LocalFolder
 from sciinf.storage.selection import row_bytes
 from sciinf.store import Store
 from sciinf.surveys.answers import Answers, digest_of, load_answers
 from sciinf.surveys.block import Block, file_of, read_block, write_block
 from sciinf.surveys.description import NAME, STATUS, as_bytes, check_general, check_ours, described, taken_up
-from sciinf.surveys.drawing import Asked, RowAnswers
+from sciinf.surveys.drawing import RowAnswers, SurveyOptions
 from sciinf.surveys.population import population
 from sciinf.surveys.rows import Observations, observations_of
 from sciinf.surveys.verdicts import LEVELS
@@ -99,7 +99,7 @@ def query_all(
     with ExitStack() as stack:
         of = observations_of(observations, judge.posterior, stack)
         levels = tuple(sorted({round((1 - level) / 2, 9), *_SIGMA, round((1 + level) / 2, 9)}))
-        wanted = Asked(levels, level, draws, kept, seed, failures)
+        wanted = SurveyOptions(levels, level, draws, kept, seed, failures)
         answering, folder = RowAnswers(judge, wanted), out if isinstance(out, Folder) else own_folder(out)
         try:
             about = taken_up(folder, described(answering, of, _block(wanted, judge.posterior, block), str(run)))
@@ -120,7 +120,7 @@ def query_all(
             ) from error
 
 
-def own_folder(path: str | Path) -> Local:
+def own_folder(path: str | Path) -> LocalFolder:
     """A folder of the file system that holds answers, or nothing else.
 
     Raises:
@@ -137,10 +137,10 @@ def own_folder(path: str | Path) -> Local:
     path.mkdir(parents=True, exist_ok=True)
     for folder in (path, *path.glob("blocks/*/")):
         sweep(folder)
-    return Local(path)
+    return LocalFolder(path)
 
 
-def _block(wanted: Asked, posterior: Posterior, asked: int | None) -> int:
+def _block(wanted: SurveyOptions, posterior: Posterior, asked: int | None) -> int:
     """Rows of a block: whole passes, and few enough for memory."""
     each = row_bytes(posterior.prior, posterior.observables) + 8 * wanted.kept * len(posterior.prior)
     rows = asked or max(1, min(_ROWS, _BYTES // each))

@@ -134,7 +134,7 @@ _WORDS = ("DefaultCPUAllocator", "CUDA error", "CUDA out of memory")
 
 
 @dataclass(frozen=True)
-class Asked:
+class SurveyOptions:
     """What is asked of each row.
 
     Args:
@@ -173,7 +173,7 @@ class RowAnswers:
         wanted: What is asked of each.
     """
 
-    def __init__(self, judge: Judge, wanted: Asked) -> None:
+    def __init__(self, judge: Judge, wanted: SurveyOptions) -> None:
         self.judge, self.wanted, self.posterior = judge, wanted, judge.posterior
         self.prior = judge.posterior.prior
         self.checks = RowChecks(judge, wanted.failures, wanted.level, wanted.draws)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sciinf.core import Posterior, X, as_observation
 from sciinf.core.files import is_remote
-from sciinf.core.observation_columns import Column, Contents, Wanted
+from sciinf.core.observation_columns import Column, Contents, SoughtColumns
 from sciinf.core.observation_files import open_columns
 from sciinf.core.simulator import Observable, Status, event_of
 from sciinf.storage.outcome import status_of
@@ -294,7 +294,7 @@ def _columns(path: Path, observables: Mapping[str, Observable], stays: ExitStack
     names = "|".join(map(re.escape, observables))
     alone = next(iter(observables)) if len(observables) == 1 else ""
     with ExitStack() as stack:
-        contents = open_columns(path, Wanted(rf"(?:{names})(?:_\d+)?", _NUMBERS, alone), stack)
+        contents = open_columns(path, SoughtColumns(rf"(?:{names})(?:_\d+)?", _NUMBERS, alone), stack)
         found = dict(contents.columns)
         picked = {name: _several(path, name, spec, contents) for name, spec in observables.items()}
         in_place = path.suffix.lower() in (".h5", ".hdf5")

@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     from sciinf.tokens.code import Code as Code, FieldTokens as FieldTokens, Patches as Patches, Pod as Pod
     from sciinf.tokens.denoised import Denoised as Denoised
     from sciinf.tokens.haar import Haar as Haar
-    from sciinf.tokens.law import Joint as Joint, LearnedLaw as LearnedLaw, Mixture as Mixture, TokenLaw as TokenLaw
+    from sciinf.tokens.law import (
+        JointTokens as JointTokens,
+        LearnedLaw as LearnedLaw,
+        MixtureTokens as MixtureTokens,
+        TokenLaw as TokenLaw,
+    )
     from sciinf.tokens.law import four_steps as four_steps
     from sciinf.tokens.order import AtOnce as AtOnce, Frames as Frames, Order as Order
     from sciinf.tokens.points import Points as Points

@@ -26,7 +26,7 @@ from torch import Tensor
 from sciinf.core.checks import check_positive
 from sciinf.core.prior import global_seed
 from sciinf.diffusion.objective import Diffusion, NormalLogs
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.diffusion.solver import Exponential, Solver, with_mean
 from sciinf.nets.modulated import Modulated
 from sciinf.nets.token_transformer import TokenNetwork, TokenTransformer
@@ -57,7 +57,7 @@ class Denoised(TokenLaw):
         levels: int = 2,
     ) -> None:
         check_positive(width=width, blocks=blocks, levels=levels)
-        self.diffusion = diffusion or Diffusion(Level(0.02, 20.0), levels=NormalLogs(0.0, 1.5))
+        self.diffusion = diffusion or Diffusion(NoiseLevel(0.02, 20.0), levels=NormalLogs(0.0, 1.5))
         self.solver, self.width, self.blocks, self.levels = solver or Exponential(12, 3), width, blocks, levels
 
     def build(self, network: TokenTransformer, widths: Widths, places: Tensor, *, edges: bool, seed: int) -> LearnedLaw:

@@ -170,7 +170,7 @@ class Innovations(nn.Module):
         return list(range(-1 - len(self.counts), -1))
 
 
-class Chain:
+class FrameChain:
     """Frames that follow each other, as what each brings.
 
     Args:

@@ -1,7 +1,7 @@
 r"""Laws of tokens given others: what is learned, and how it is drawn from.
 
-`Joint` is a diffusion of all tokens t of a block together: noise of level s is added to them, and the network, which
-sees all of them, what is given and the level, learns to take it away,
+`JointTokens` is a diffusion of all tokens t of a block together: noise of level s is added to them, and the network,
+which sees all of them, what is given and the level, learns to take it away,
 
     D(t + s e, s; given) = E[t | t + s e, given],
 
@@ -9,8 +9,8 @@ from which a solver draws (`diffusion.solver`). It starts from noise about the m
 nothing but noise: what is given may tell t to be far from 0, as in a front, and noise alone would have to be far
 larger than that. Tokens depend on each other in any way.
 
-`Mixture` takes all numbers z of the tokens to be independent, given what is known, each a mixture of normal laws whose
-shares, means and sds the network gives in one pass,
+`MixtureTokens` takes all numbers z of the tokens to be independent, given what is known, each a mixture of normal laws
+whose shares, means and sds the network gives in one pass,
 
     p(z | given) = sum_k w_k(given) N(z; m_k(given), s_k(given)),
 
@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component, called_without
 from sciinf.diffusion.objective import Diffusion, NormalLogs
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.diffusion.solver import Denoiser, Exponential, Solver, with_mean
 from sciinf.nets.token_transformer import TokenNetwork, TokenTransformer
 
@@ -137,7 +137,7 @@ class TokenLaw(Component, ABC):
         """
 
 
-class Joint(TokenLaw):
+class JointTokens(TokenLaw):
     """All tokens of a block, or of a turn, together, by diffusion.
 
     Args:
@@ -149,7 +149,7 @@ class Joint(TokenLaw):
 
     def __init__(self, diffusion: Diffusion | None = None, solver: Solver | None = None) -> None:
         self.diffusion, self.solver = (
-            diffusion or Diffusion(Level(0.02, 20.0), levels=NormalLogs(0.0, 1.5)),
+            diffusion or Diffusion(NoiseLevel(0.02, 20.0), levels=NormalLogs(0.0, 1.5)),
             solver or Exponential(12, 3),
         )
 
@@ -159,20 +159,21 @@ class Joint(TokenLaw):
         return JointDenoiser(self, network.build(inside, places, edges=edges, seed=seed), (len(places), numbers))
 
 
-def four_steps() -> Joint:
-    """`Joint` in a third of its passes: four steps of order two, from noise of 10 to noise of 0.1.
+def four_steps() -> JointTokens:
+    """`JointTokens` in a third of its passes: four steps of order two, from noise of 10 to noise of 0.1.
 
-    They make tokens of sd 1 4 % too wide, and over the levels of `Joint` 9 %. For common draws, not for rare events.
+    They make tokens of sd 1 4 % too wide, and over the levels of `JointTokens` 9 %. For common draws, not for
+    rare events.
     """
-    return Joint(Diffusion(Level(0.1, 10.0), levels=NormalLogs(0.0, 1.0)), Exponential(4, 2))
+    return JointTokens(Diffusion(NoiseLevel(0.1, 10.0), levels=NormalLogs(0.0, 1.0)), Exponential(4, 2))
 
 
 class JointDenoiser(LearnedLaw):
-    """What `Joint` builds, with a built network, for tokens of a shape, (token, number)."""
+    """What `JointTokens` builds, with a built network, for tokens of a shape, (token, number)."""
 
     frequencies: Tensor
 
-    def __init__(self, law: Joint, network: TokenNetwork, shape: tuple[int, int]) -> None:
+    def __init__(self, law: JointTokens, network: TokenNetwork, shape: tuple[int, int]) -> None:
         super().__init__()
         self.law, self.network, self.shape, self.noise = law, network, shape, math.prod(shape)
         self.register_buffer("frequencies", 0.25 * 2.0 ** torch.arange(_FREQUENCIES), persistent=False)
@@ -229,7 +230,7 @@ class JointDenoiser(LearnedLaw):
         return self.network(tokens, torch.cat([condition, clock], -1)[:, None]).flatten(1)
 
 
-class Mixture(TokenLaw):
+class MixtureTokens(TokenLaw):
     """Each number of a block by itself, or each token, a mixture of normal laws.
 
     Args:

@@ -22,7 +22,7 @@ from sciinf.core.files import sha256_of
 from sciinf.core.observation import convert
 from sciinf.core.simulator import earlier_identity, settings_of
 from sciinf.dynamics.field_equation import SOLUTION, FieldSource
-from sciinf.dynamics.grid import Points, interpolated
+from sciinf.dynamics.grid import GridInterpolation, interpolated
 
 MASK = "y_mask"
 
@@ -226,7 +226,7 @@ class ObservedFields(Simulator):
     def __init__(self, source: FieldSource, sensors: Sensors, beside: tuple[str, ...]) -> None:
         spec = source.observables[SOLUTION]
         self.source_of_fields, self.sensors, self.beside = source, sensors, beside
-        self.points = Points(source.grid, tuple(sensors.at))  # pyright: ignore[reportArgumentType]
+        self.points = GridInterpolation(source.grid, tuple(sensors.at))  # pyright: ignore[reportArgumentType]
         self.frames = chosen("frames", sensors.frames, spec.shape[0])
         self.channels = chosen("channels", sensors.channels, spec.shape[1])
         for name in beside:

@@ -18,7 +18,7 @@ from torch import Tensor
 from sciinf.core import Observable, Observation, read_observation
 from sciinf.core.called import guess
 from sciinf.core.observation import convert
-from sciinf.core.observation_columns import Wanted
+from sciinf.core.observation_columns import SoughtColumns
 from sciinf.core.observation_files import open_columns
 from sciinf.core.simulator import event_of
 from sciinf.dynamics.state_space import check_controls, check_times
@@ -400,7 +400,7 @@ def _looked(
     """Columns of times in the files -> how many numbers each has, and the names of all columns."""
     axis = spec.dims[0] if spec.dims else "time"
     may = dict.fromkeys([*(called[name] for name in times), axis, "time"])
-    wanted = Wanted("|".join(map(re.escape, may)), len(called) * int(np.prod(spec.shape)))
+    wanted = SoughtColumns("|".join(map(re.escape, may)), len(called) * int(np.prod(spec.shape)))
     length, names = dict[str, int](), list[str]()
     for path in paths:
         with ExitStack() as stack:

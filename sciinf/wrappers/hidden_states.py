@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sciinf.core import Observable, Prior, Simulator, X
 from sciinf.core.checks import check_unit, check_whole
-from sciinf.core.paths import Paths
+from sciinf.core.paths import HiddenPaths
 from sciinf.core.simulator import event_of
 from sciinf.dynamics.field_equation import said
 from sciinf.dynamics.state_space import Record, StateSpace, check_times, checked
@@ -256,7 +256,7 @@ class HiddenStates(Simulator):
         """
         return self.filters.weighed_paths(theta, x, generator)
 
-    def _paths(self, theta: Tensor, x: X, generator: torch.Generator) -> Paths:
+    def _paths(self, theta: Tensor, x: X, generator: torch.Generator) -> HiddenPaths:
         """For one record; see `Simulator.paths`. Rows whose particles all die out have none.
 
         Raises:
@@ -269,7 +269,7 @@ class HiddenStates(Simulator):
         own = self.times if isinstance(self.times, Tensor) else shared_times(self.seen, x)[0]
         count = len(own) if isinstance(self.times, Tensor) else lines_of(own, [x[n][0] for n in self.given])
         values, latent = found[there, :count].double().cpu().numpy(), self.model.latent
-        return Paths(tuple(latent), values, own[:count].numpy(), tuple(latent.values()), self.time_unit)
+        return HiddenPaths(tuple(latent), values, own[:count].numpy(), tuple(latent.values()), self.time_unit)
 
     def record(
         self, times: Any, values: Mapping[str, Any], controls: Mapping[str, Any] | None = None

@@ -26,7 +26,7 @@ from sciinf.core import Observable, Outcome, Prior
 from sciinf.core.files import json_text, parse_json, write_bytes
 from sciinf.dynamics.field_equation import SOLUTION
 from sciinf.store import Store
-from sciinf.wrappers.table_columns import Column, Field
+from sciinf.wrappers.table_columns import StoredArray, TableField
 from sciinf.wrappers.tables_file import BLOCK, Piece, Tabulated, content_of, theta_of, unlike_prior
 
 BLOCK_BYTES = 64 * 2**20
@@ -65,7 +65,7 @@ class Trajectories:
 
     label: str
     theta: np.ndarray
-    columns: Mapping[str, Column]
+    columns: Mapping[str, StoredArray]
     dims: Mapping[str, tuple[str, ...]]
     facts: Mapping[str, Any]
 
@@ -102,7 +102,7 @@ def frames_of(count: int, frames: slice, label: str) -> range:
 
 def columns_of(
     fields: Mapping[str, StoredField], rows: int, space: Mapping[str, int], frames: range, label: str
-) -> tuple[dict[str, Column], dict[str, tuple[str, ...]]]:
+) -> tuple[dict[str, StoredArray], dict[str, tuple[str, ...]]]:
     """Observables of fields, and the names of their axes.
 
     Args:
@@ -215,7 +215,7 @@ def manifest(files: Sequence[Path], facts: Mapping[str, Any], out: Path) -> Path
     return path
 
 
-def _column(shape: tuple[int, ...], rows: int, fields: Sequence[StoredField], frames: slice) -> Column:
+def _column(shape: tuple[int, ...], rows: int, fields: Sequence[StoredField], frames: slice) -> StoredArray:
     """Fields side by side along the channels' axis, which is the one before those of space."""
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -226,7 +226,7 @@ def _column(shape: tuple[int, ...], rows: int, fields: Sequence[StoredField], fr
             parts.append(np.moveaxis(found, -1, -1 - space))
         return np.concatenate(parts, axis=1 + fields[0].timed).reshape(stop - start, *shape)
 
-    return Column(rows, shape, "", read)
+    return StoredArray(rows, shape, "", read)
 
 
 def _check_alike(one: Trajectories, other: Trajectories) -> None:
@@ -279,7 +279,7 @@ def _theta_of(file: Trajectories, prior: Prior) -> Tensor:
     rows = len(file.theta)
     if not len(prior):
         return torch.empty(rows, 0, dtype=prior.dtype)
-    piece = Piece({f"theta:{n}": Field(rows, reader(k)) for k, n in enumerate(prior.names)}, [file.label])
+    piece = Piece({f"theta:{n}": TableField(rows, reader(k)) for k, n in enumerate(prior.names)}, [file.label])
     try:
         return theta_of([piece], prior, 0, rows)
     except ValueError as error:

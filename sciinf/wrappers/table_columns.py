@@ -22,7 +22,7 @@ Read = Callable[[int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Column:
+class StoredArray:
     """One array of a file: `read(start, stop)` gives (stop - start, *shape)."""
 
     rows: int
@@ -32,7 +32,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Field:
+class TableField:
     """One parameter or observable in its own unit: `read(start, stop)` gives (stop - start, *event)."""
 
     rows: int
@@ -40,14 +40,14 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableFile:
     """The columns of one file; `label` is what messages call it."""
 
     label: str
-    columns: Mapping[str, Column]
+    columns: Mapping[str, StoredArray]
 
 
-def open_table(path: Path, stack: ExitStack) -> Table:
+def open_table(path: Path, stack: ExitStack) -> TableFile:
     """The columns of a file; HDF5 files stay open (and unread) until the stack closes.
 
     Raises:
@@ -56,10 +56,10 @@ def open_table(path: Path, stack: ExitStack) -> Table:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path}: unknown kind of file; expected one of {', '.join(sorted(_READERS))}")
-    return Table(path.name, reader(path, stack))
+    return TableFile(path.name, reader(path, stack))
 
 
-def find_parameters(table: Table, prior: Prior) -> dict[str, Field]:
+def find_parameters(table: TableFile, prior: Prior) -> dict[str, TableField]:
     """The parameters this file holds, each in the prior's unit.
 
     Raises:
@@ -75,10 +75,10 @@ def find_parameters(table: Table, prior: Prior) -> dict[str, Field]:
             f"'theta' in {table.label} has shape (rows, {', '.join(map(str, matrix.shape))}) and unit {matrix.unit!r}; "
             f"expected (rows, {len(prior)}) in the prior's order and units, or one array for each of {prior.names}"
         )
-    return {n: Field(matrix.rows, _column_reader(matrix, i)) for i, n in enumerate(prior.names)}
+    return {n: TableField(matrix.rows, _column_reader(matrix, i)) for i, n in enumerate(prior.names)}
 
 
-def find_observable(table: Table, name: str, spec: Observable) -> Field | None:
+def find_observable(table: TableFile, name: str, spec: Observable) -> TableField | None:
     """An observable in its unit, from one array or from numbered columns; None if this file does not hold it.
 
     Raises:
@@ -110,14 +110,14 @@ def find_observable(table: Table, name: str, spec: Observable) -> Field | None:
     return None
 
 
-def _number(table: Table, name: str, unit: str) -> Field:
+def _number(table: TableFile, name: str, unit: str) -> TableField:
     column = table.columns[name]
     if column.shape not in ((), (1,)):
         raise ValueError(f"parameter {name!r} in {table.label} has shape (rows, *{column.shape}), expected (rows,)")
     return _field([column], unit, (), f"parameter {name!r} in {table.label}")
 
 
-def _field(columns: Sequence[Column], unit: str, shape: tuple[int, ...], label: str) -> Field:
+def _field(columns: Sequence[StoredArray], unit: str, shape: tuple[int, ...], label: str) -> TableField:
     factors = [_conversion(column.unit, unit, label) for column in columns]
     if len(columns) > 1 and any(column.shape for column in columns):
         raise ValueError(f"the numbered columns of {label} must each be (rows,)")
@@ -126,7 +126,7 @@ def _field(columns: Sequence[Column], unit: str, shape: tuple[int, ...], label: 
         parts = [convert(column.read(start, stop)) for column, convert in zip(columns, factors, strict=True)]
         return np.stack(parts, axis=-1).reshape(stop - start, *shape)
 
-    return Field(min(column.rows for column in columns), read)
+    return TableField(min(column.rows for column in columns), read)
 
 
 def _conversion(unit: str, target: str, label: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -142,12 +142,12 @@ def _conversion(unit: str, target: str, label: str) -> Callable[[np.ndarray], np
     return lambda values: np.asarray(units.Quantity(values, unit).to_value(there))
 
 
-def _column_reader(matrix: Column, index: int) -> Read:
+def _column_reader(matrix: StoredArray, index: int) -> Read:
     return lambda start, stop: matrix.read(start, stop)[:, index]
 
 
-def _loaded(array: np.ndarray, unit: str) -> Column:
-    return Column(len(array), array.shape[1:], unit, lambda start, stop: array[start:stop])
+def _loaded(array: np.ndarray, unit: str) -> StoredArray:
+    return StoredArray(len(array), array.shape[1:], unit, lambda start, stop: array[start:stop])
 
 
 def _header(name: str) -> tuple[str, str]:
@@ -158,7 +158,7 @@ def _header(name: str) -> tuple[str, str]:
     return match.group(1), match.group(2).strip()
 
 
-def _open_csv(path: Path, stack: ExitStack) -> dict[str, Column]:
+def _open_csv(path: Path, stack: ExitStack) -> dict[str, StoredArray]:
     import pandas
 
     text = path.open(newline="", encoding="utf-8-sig")
@@ -179,7 +179,7 @@ def _open_csv(path: Path, stack: ExitStack) -> dict[str, Column]:
     return {name: _series(path, name, unit, frame[key]) for (name, unit), key in columns}
 
 
-def _series(path: Path, name: str, unit: str, series: Any) -> Column:
+def _series(path: Path, name: str, unit: str, series: Any) -> StoredArray:
     if series.dtype.kind in "fiub":
         return _loaded(series.to_numpy(), unit)
     import pandas
@@ -196,10 +196,10 @@ def _series(path: Path, name: str, unit: str, series: Any) -> Column:
             "or an empty cell for a missing one"
         )
 
-    return Column(len(series), (), unit, refuse)
+    return StoredArray(len(series), (), unit, refuse)
 
 
-def _open_ecsv(path: Path, stack: ExitStack) -> dict[str, Column]:
+def _open_ecsv(path: Path, stack: ExitStack) -> dict[str, StoredArray]:
     from astropy.table import Table as EcsvTable
 
     try:
@@ -216,7 +216,7 @@ def _open_ecsv(path: Path, stack: ExitStack) -> dict[str, Column]:
     return out
 
 
-def _open_npz(path: Path, stack: ExitStack) -> dict[str, Column]:
+def _open_npz(path: Path, stack: ExitStack) -> dict[str, StoredArray]:
     try:
         with np.load(path, allow_pickle=False) as data:
             return {key: _loaded(data[key], "") for key in data.files if data[key].ndim}
@@ -224,7 +224,7 @@ def _open_npz(path: Path, stack: ExitStack) -> dict[str, Column]:
         raise ValueError(f"{path} is not a readable .npz of plain arrays: {error}") from error
 
 
-def _open_h5(path: Path, stack: ExitStack) -> dict[str, Column]:
+def _open_h5(path: Path, stack: ExitStack) -> dict[str, StoredArray]:
     import h5py
 
     file = opened_h5(path, stack)
@@ -245,13 +245,13 @@ def opened_h5(path: Path, stack: ExitStack) -> Any:
         raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
 
 
-def _dataset(dataset: h5py.Dataset) -> Column:
+def _dataset(dataset: h5py.Dataset) -> StoredArray:
     unit = dataset.attrs.get("unit", dataset.attrs.get("units", ""))
     unit = unit.decode() if isinstance(unit, bytes) else str(unit)
-    return Column(len(dataset), tuple(dataset.shape[1:]), unit, lambda start, stop: dataset[start:stop])
+    return StoredArray(len(dataset), tuple(dataset.shape[1:]), unit, lambda start, stop: dataset[start:stop])
 
 
-_READERS: dict[str, Callable[[Path, ExitStack], dict[str, Column]]] = {
+_READERS: dict[str, Callable[[Path, ExitStack], dict[str, StoredArray]]] = {
     ".csv": _open_csv,
     ".ecsv": _open_ecsv,
     ".npz": _open_npz,

@@ -30,7 +30,7 @@ from sciinf.core.files import json_text, local_path, parse_json, write_bytes
 from sciinf.core.laws import bounds, inside, is_normalisable, support
 from sciinf.store import Store
 from sciinf.wrappers.named_function import Specification, check_result, outcome_of, specify
-from sciinf.wrappers.table_columns import Field, Table, find_observable, find_parameters, open_table
+from sciinf.wrappers.table_columns import TableField, TableFile, find_observable, find_parameters, open_table
 
 BLOCK = 4096
 MANIFEST = "tables.json"
@@ -113,16 +113,16 @@ class Tabulated(Simulator):
 class Piece:
     """Rows that follow one another: every parameter and observable, each from some file."""
 
-    def __init__(self, fields: Mapping[str, Field], labels: Sequence[str]) -> None:
+    def __init__(self, fields: Mapping[str, TableField], labels: Sequence[str]) -> None:
         counts = {name: field.rows for name, field in fields.items()}
         if len(set(counts.values())) != 1:
             raise ValueError(f"columns of {', '.join(labels)} have different numbers of rows: {counts}")
         self.fields, self.rows, self.label = fields, next(iter(counts.values())), ", ".join(labels)
 
 
-def _pieces(opened: Sequence[Table], simulator: Tabulated) -> list[Piece]:
+def _pieces(opened: Sequence[TableFile], simulator: Tabulated) -> list[Piece]:
     needed = {**{f"theta:{n}": n for n in simulator.prior.names}, **{f"x:{n}": n for n in simulator.observables}}
-    found: list[dict[str, Field]] = []
+    found: list[dict[str, TableField]] = []
     for table in opened:
         fields = {f"theta:{k}": v for k, v in find_parameters(table, simulator.prior).items()}
         for name, spec in simulator.observables.items():
@@ -132,7 +132,7 @@ def _pieces(opened: Sequence[Table], simulator: Tabulated) -> list[Piece]:
         found.append(fields)
     if all(set(fields) == set(needed) for fields in found):
         return [Piece(fields, [table.label]) for fields, table in zip(found, opened, strict=True)]
-    together: dict[str, Field] = {}
+    together: dict[str, TableField] = {}
     for key, name in needed.items():
         holders = [table.label for fields, table in zip(found, opened, strict=True) if key in fields]
         if len(holders) != 1:

@@ -41,7 +41,7 @@ Drawn = Callable[[int, torch.Generator], Tensor]
 """A number of rows and a generator -> states of each row."""
 
 
-class Regression(NamedTuple):
+class TermRegression(NamedTuple):
     """Rows of a linear regression, response = design coefficients + sigma scale e, for each state.
 
     The response is the data, or differences of them: not divided by anything, so that its density is that of the data.
@@ -75,7 +75,7 @@ class MeasuredOf(ABC):
         """What tells it from others of its shape."""
 
     @abstractmethod
-    def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> Regression:
+    def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> TermRegression:
         """Data (batch, *event) as a regression, as if they had been seen at every so many times."""
 
 
@@ -117,9 +117,9 @@ class Rates(MeasuredOf):
     def told(self) -> str:
         return f"rates at {_drawn(self.states)}"
 
-    def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> Regression:
+    def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> TermRegression:
         z, rate = x.double().chunk(2, -1)
-        return Regression(model.library(z), rate, model.growth(z))
+        return TermRegression(model.library(z), rate, model.growth(z))
 
 
 @final
@@ -173,11 +173,11 @@ class Paths(MeasuredOf):
     def told(self) -> str:
         return f"paths from {_drawn(self.start)}, {self.substeps} steps between times"
 
-    def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> Regression:
+    def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> TermRegression:
         x, times = x.double()[:, :, ::every], self.times[::every]
         before, step = x[:, :, :-1], times.diff()[:, None]
         parts = model.library(before) * step, x.diff(dim=2), model.growth(before) * step.sqrt()  # of increments
-        return Regression(*(part.flatten(1, 2) for part in parts))
+        return TermRegression(*(part.flatten(1, 2) for part in parts))
 
 
 def equations(
@@ -300,7 +300,7 @@ class TermEquations(Simulator):
         each = [terms[..., names.index(self.grows[s])].abs() if s in self.grows else one for s in self.library.states]
         return torch.stack(each, -1)
 
-    def regression(self, x: X, every: int = 1) -> Regression:
+    def regression(self, x: X, every: int = 1) -> TermRegression:
         """Data, name -> (batch, *event), as rows of a regression; of paths that were seen at every so many times."""
         return self.record.regression(self, x["record"], every)
 

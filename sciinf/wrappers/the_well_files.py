@@ -43,7 +43,7 @@ from sciinf.wrappers.stored_fields import (
     numbers,
     store_of,
 )
-from sciinf.wrappers.table_columns import Column, opened_h5
+from sciinf.wrappers.table_columns import StoredArray, opened_h5
 
 
 def the_well(
@@ -97,7 +97,7 @@ def _open(file: Any, label: str, prior: Prior, names: Sequence[str] | None, fram
     columns, dims = columns_of(fields, rows, space, kept, label)
     own = bool(time.attrs.get("sample_varying", False))
     if own:
-        columns[TIMES] = Column(rows, (len(kept),), "", lambda start, stop: time[start:stop][:, kept])
+        columns[TIMES] = StoredArray(rows, (len(kept),), "", lambda start, stop: time[start:stop][:, kept])
         dims[TIMES] = ("time",)
     theta = np.empty((rows, len(prior)))
     for k, parameter in enumerate(prior.names):

@@ -15,7 +15,7 @@ from samplers.controlled import planned_tank
 from sciinf import Normal, Observable, Prior, Simulator, load_simulator
 from sciinf.commands import first_look
 from sciinf.commands.first_look import compared, look_at, look_first, predicted
-from sciinf.commands.observations import Asked
+from sciinf.commands.observations import ObservationFile
 from sciinf.core import Observation, X
 from sciinf.core.simulator import as_seen
 
@@ -131,7 +131,7 @@ def test_batches_are_of_two_sizes(folder: Path) -> None:
             sizes.add(len(theta))
             return {"v": theta + torch.randn(len(theta), 3, generator=generator)}
 
-    look_first(Counted(), [Asked("seen", (), Observation({"v": torch.zeros(3)}))])
+    look_first(Counted(), [ObservationFile("seen", (), Observation({"v": torch.zeros(3)}))])
     assert sizes == {1, 64}
 
 
@@ -164,7 +164,7 @@ def test_an_observation_is_compared_with_data_of_its_own_times_and_controls(caps
     lines, outside = look_at(sim, x, None)
     assert not outside, lines
     assert [line.split()[0] for line in lines] == ["y"], "times and controls are no predictions"
-    look_first(sim, [Asked("far", (), x)])
+    look_first(sim, [ObservationFile("far", (), x)])
     assert "OUTSIDE" not in (said := capsys.readouterr().err), said
 
 
@@ -183,4 +183,4 @@ def test_an_observation_whose_times_go_backwards_is_refused_before_a_run() -> No
     sim, x = filled(1.0)
     back = Observation({**x, "y_times": x["y_times"].flip(0)})
     with pytest.raises(ValueError, match="times go backwards"):
-        look_first(sim, [Asked("back", (), back)])
+        look_first(sim, [ObservationFile("back", (), back)])

@@ -15,7 +15,7 @@ from brief import briefly_trained
 from sciinf import infer, load_simulator
 from sciinf.commands import steps, workflow
 from sciinf.commands.caller import CommandLine, PythonCall
-from sciinf.commands.until_calibrated import Plan
+from sciinf.commands.until_calibrated import SimulationPlan
 from sciinf.core import observe
 from sciinf.core.files import read_json
 
@@ -78,7 +78,7 @@ def test_each_step_says_how_it_goes_unless_it_is_not_to(line: Path, tmp_path: Pa
     )
     for shown in (True, False):
         how = {**given, "accept_changes": False, "progress": shown}
-        steps.attempt(simulator, tmp_path / str(shown), how, Plan(100, 100))
+        steps.attempt(simulator, tmp_path / str(shown), how, SimulationPlan(100, 100))
         said = capsys.readouterr().err
         heard = [words in said for words in ("100 of 100 simulations,", "training  epoch", "simulations calibrated on")]
         assert heard == [shown] * 3

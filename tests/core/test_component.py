@@ -18,7 +18,8 @@ from torch import nn
 from sciinf.core import Component, Observable, Prior
 from sciinf.core.component import from_json, to_json
 from sciinf.core.written_names import _FIRST
-from sciinf.lab import Interacting, LinearDiffusion, Words
+from sciinf.diffusion import NoiseLevel
+from sciinf.lab import Interacting, LinearDiffusion, ReverseEulerMaruyama, Words
 
 HERE = "a_scientists_module"
 
@@ -133,6 +134,8 @@ MOVED = [
     (LinearDiffusion([[0.1]], [[1.0]]), "sciinf.diffusion.auxiliary.LinearDiffusion"),
     (Words(), "sciinf.surrogates.conditions.Words"),
     (Interacting(2), "sciinf.processes.interacting.Interacting"),
+    (NoiseLevel(), "sciinf.diffusion.schedule.Level"),
+    (ReverseEulerMaruyama(), "sciinf.diffusion.stochastic.EulerMaruyama"),
 ]
 
 

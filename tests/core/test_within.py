@@ -13,12 +13,12 @@ import torch
 
 from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
-from sciinf.core.paths import Paths
+from sciinf.core.paths import HiddenPaths
 from sciinf.core.simulator import Observable
 from sciinf.core.within import own_dataset
-from sciinf.storage.folder import Local
+from sciinf.storage.folder import LocalFolder
 from sciinf.storage.paths_file import read_paths, write_paths
-from sciinf.storage.place import Place
+from sciinf.storage.place import FileRange
 from sciinf.storage.predictive_file import Predicted, read_predictive, write_predictive
 from sciinf.storage.selection import Batch, Part, layouts, read_rows
 from sciinf.storage.shard import read_shard
@@ -67,7 +67,7 @@ def test_what_leads_out_of_a_file_is_refused(tmp_path, fault, words) -> None:
     with pytest.raises(OSError, match=words):
         read_shard(data, {})
     (tmp_path / "block.h5").write_bytes(data)
-    place = Place(Local(tmp_path), "block.h5")
+    place = FileRange(LocalFolder(tmp_path), "block.h5")
     batch = Batch(torch.zeros(5, 1, dtype=torch.float64), {})
     for found in (layouts, lambda place, batch: read_rows(place, {}, Part(0, 0, 5, None, 5), batch, 0)):
         with pytest.raises(OSError, match=words):
@@ -92,7 +92,7 @@ def test_what_packs_well_is_read(tmp_path) -> None:
 @pytest.mark.parametrize("fault", ["external", "linked", "virtual"])
 def test_files_of_answers_that_lead_out_of_themselves_are_refused(tmp_path, fault) -> None:
     """Draws, paths and predictions: each dataset in turn lies elsewhere, and what is there is not read."""
-    paths = Paths(("level",), np.zeros((2, 5, 1), np.float32), np.arange(5.0), ("",), "s")
+    paths = HiddenPaths(("level",), np.zeros((2, 5, 1), np.float32), np.arange(5.0), ("",), "s")
     predicted = {"v": np.ones(5)}, {"v": np.ones((2, 5))}, {"v": Observable((5,), dims=("t",), coords={"t": [1.0] * 5})}
     write_paths(tmp_path / "paths.h5", paths)
     write_predictive(tmp_path / "predictive.h5", Predicted(*predicted, theta=np.ones((2, 1))))

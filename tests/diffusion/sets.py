@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sciinf.diffusion.composition import Gaussian
+from sciinf.diffusion.composition import MultivariateNormals
 
 
 def seeded(seed=0):
@@ -16,7 +16,7 @@ def linear(dim, n):
     source = seeded(dim)
     a, b = (torch.randn(dim, dim, generator=source, dtype=torch.float64) for _ in range(2))
     eye = torch.eye(dim, dtype=torch.float64)
-    prior = Gaussian(0.3 * torch.ones(dim, dtype=torch.float64), eye + 0.1 * a @ a.T)
+    prior = MultivariateNormals(0.3 * torch.ones(dim, dtype=torch.float64), eye + 0.1 * a @ a.T)
     noise = 0.5 * eye + 0.2 * b @ b.T
     theta = torch.full((dim,), 2.0, dtype=torch.float64)
     theta[1::2] = -1.5
@@ -24,9 +24,9 @@ def linear(dim, n):
     pull, before = prior.natural()
     per = torch.linalg.inv(noise)
     covariance = torch.linalg.inv(before + per)
-    single = Gaussian((x @ per + pull) @ covariance, covariance.expand(n, dim, dim))
+    single = MultivariateNormals((x @ per + pull) @ covariance, covariance.expand(n, dim, dim))
     together = torch.linalg.inv(before + n * per)
-    exact = Gaussian(together @ (pull + per @ x.sum(0)), together)
+    exact = MultivariateNormals(together @ (pull + per @ x.sum(0)), together)
 
     return prior, single, exact
 

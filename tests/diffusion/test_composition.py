@@ -9,15 +9,15 @@ import torch
 from diffusion.mixtures import Mixture, double
 from diffusion.sets import linear, off, scores_of, seeded
 
-from sciinf.diffusion.composition import Composition, Gaussian, remainder_of, shrunk
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.composition import Composition, MultivariateNormals, remainder_of, shrunk
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.diffusion.solver import Exponential
 from sciinf.samplers.langevin import Langevin
 
 
 def sampled(composition, n, steps=30):
     moments, dim = composition.moments(), len(composition.h)
-    path = Level(0.03 * float(torch.linalg.eigvalsh(moments.covariance)[0]) ** 0.5, 10.0)
+    path = NoiseLevel(0.03 * float(torch.linalg.eigvalsh(moments.covariance)[0]) ** 0.5, 10.0)
     spread = torch.linalg.cholesky(moments.covariance + path.most**2 * torch.eye(dim, dtype=torch.float64))
     y = moments.mean + torch.randn(n, dim, generator=seeded(9), dtype=torch.float64) @ spread.T
     return Exponential(steps).solve(composition.denoise, y, path, generator=seeded()), path
@@ -47,7 +47,7 @@ def estimated(single, *, centred=True):
     draws = drawn(single)
     moments = shrunk(draws)
     if not centred:
-        moments = Gaussian(moments.mean, torch.einsum("kna,knb->nab", draws, draws) / 999)
+        moments = MultivariateNormals(moments.mean, torch.einsum("kna,knb->nab", draws, draws) / 999)
     return moments, remainder_of(scores_of(single), moments)
 
 
@@ -97,7 +97,7 @@ def test_some_observations_at_a_time_stand_for_all():
     def denoised(y, level):
         return composition.denoise(y, level, some=torch.randint(200, (20,), generator=source))
 
-    path = Level(0.03 * float(exact.covariance) ** 0.5, 10.0)
+    path = NoiseLevel(0.03 * float(exact.covariance) ** 0.5, 10.0)
     y = 10 * torch.randn(2_000, 1, generator=seeded(9), dtype=torch.float64)
     draws = Exponential(60).solve(denoised, y, path, generator=seeded())
     error, ratio = off(draws, exact)
@@ -125,7 +125,7 @@ def bent(n):
 def moments_of(mixtures):
     mean = torch.stack([(m.weight[:, None] * m.mean).sum(0) for m in mixtures])
     second = torch.stack([(m.weight[:, None] * (m.mean**2 + m.sd**2)).sum(0) for m in mixtures])
-    return Gaussian(mean, (second - mean**2)[..., None])
+    return MultivariateNormals(mean, (second - mean**2)[..., None])
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_a_prior_of_two_modes_is_right_after_correction(n):
     """Against a grid; the composition alone is approximate there, and finite."""
     prior, singles, grid, weight = bent(n)
     single, before = moments_of(singles), moments_of([prior])
-    before = Gaussian(before.mean[0], before.covariance[0])
+    before = MultivariateNormals(before.mean[0], before.covariance[0])
 
     def scores(y, level, some):
         found = torch.stack([singles[int(k)].denoise(y[:, j], level) for j, k in enumerate(some)], dim=1)
@@ -154,7 +154,7 @@ def test_a_prior_of_two_modes_is_right_after_correction(n):
         covariance=torch.cov(draws.T).reshape(1, 1, 1),
     )  # fmt: skip
     mean = (weight * grid).sum()
-    exact = Gaussian(mean[None], ((weight * (grid - mean) ** 2).sum())[None, None])
+    exact = MultivariateNormals(mean[None], ((weight * (grid - mean) ** 2).sum())[None, None])
     error, ratio = off(chains.draws[-1, :, 0], exact)
     assert error <= 3 * math.sqrt(1 / 2_000) + 0.05
     assert 0.93 < float(ratio) < 1.07
@@ -168,7 +168,7 @@ def test_covariances_that_are_alike_share_their_draws():
     apart = base * torch.exp(torch.randn(200, 1, 1, generator=source, dtype=torch.float64))
     error = {}
     for name, covariance in (("alike", alike), ("apart", apart)):
-        draws = drawn(Gaussian(torch.zeros(200, dim, dtype=torch.float64), covariance), 60)
+        draws = drawn(MultivariateNormals(torch.zeros(200, dim, dtype=torch.float64), covariance), 60)
         own = torch.stack([torch.cov(draws[:, j].T) for j in range(200)])
         kinds = {"shrunk": shrunk(draws).covariance, "own": own, "pooled": own.mean(0).expand(200, 3, 3)}
         size = covariance.square().sum((1, 2))
@@ -177,23 +177,23 @@ def test_covariances_that_are_alike_share_their_draws():
     assert error["alike", "own"] > 10 * error["alike", "shrunk"]
     assert error["apart", "shrunk"] < 1.1 * error["apart", "own"]
     assert error["apart", "pooled"] > 2 * error["apart", "shrunk"]  # the planted fault: one covariance for all
-    one = drawn(Gaussian(torch.zeros(1, dim, dtype=torch.float64), alike[:1]), 60)
+    one = drawn(MultivariateNormals(torch.zeros(1, dim, dtype=torch.float64), alike[:1]), 60)
     torch.testing.assert_close(shrunk(one).covariance[0], torch.cov(one[:, 0].T))
 
 
 def test_factors_wider_than_the_prior_leave_every_value_finite():
     eye = torch.eye(2, dtype=torch.float64)
-    wide = Gaussian(torch.zeros(30, 2, dtype=torch.float64), 1.2 * eye.expand(30, 2, 2))
-    composition = Composition(wide, Gaussian(torch.zeros(2, dtype=torch.float64), eye))
+    wide = MultivariateNormals(torch.zeros(30, 2, dtype=torch.float64), 1.2 * eye.expand(30, 2, 2))
+    composition = Composition(wide, MultivariateNormals(torch.zeros(2, dtype=torch.float64), eye))
     draws, _ = sampled(composition, 100)
     assert draws.isfinite().all()
 
 
 def test_a_covariance_that_is_none_is_refused():
     zero = torch.zeros(3, 2, 2, dtype=torch.float64)
-    prior = Gaussian(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+    prior = MultivariateNormals(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
     with pytest.raises(ValueError, match="not positive definite"):
-        Composition(Gaussian(zero[..., 0], zero), prior)
+        Composition(MultivariateNormals(zero[..., 0], zero), prior)
 
 
 def uniform(n, noise=0.3):
@@ -213,8 +213,8 @@ def test_a_uniform_prior_is_right_after_correction(n):
     """Against a grid, with scores by quadrature: same bounds as for Gaussians, and no draw outside the prior."""
     z, weights, fine, weight = uniform(n)
     mean = (weights * z).sum(1)
-    single = Gaussian(mean[:, None], ((weights * z**2).sum(1) - mean**2)[:, None, None])
-    before = Gaussian(torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64))
+    single = MultivariateNormals(mean[:, None], ((weights * z**2).sum(1) - mean**2)[:, None, None])
+    before = MultivariateNormals(torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64))
 
     def scores(y, level, some):
         near = weights[some].log() - 0.5 * ((y - z) / level) ** 2
@@ -228,7 +228,7 @@ def test_a_uniform_prior_is_right_after_correction(n):
         covariance=torch.cov(draws.T).reshape(1, 1, 1),
     )  # fmt: skip
     middle = (weight * fine).sum()
-    exact = Gaussian(middle[None], ((weight * (fine - middle) ** 2).sum())[None, None])
+    exact = MultivariateNormals(middle[None], ((weight * (fine - middle) ** 2).sum())[None, None])
     error, ratio = off(chains.draws[-1, :, 0], exact)
     assert chains.draws.isfinite().all()
     assert error <= 3 * math.sqrt(1 / 1_000) + 0.05
@@ -238,7 +238,7 @@ def test_a_uniform_prior_is_right_after_correction(n):
 def test_factors_of_two_modes_do_not_run_away(monkeypatch):
     """z_1 of either sign, alike, from 40 observations: modes of sd 0.1 / sqrt(40), far narrower than both together."""
     n, sd = 40, 0.1
-    prior = Gaussian(torch.zeros(2).double(), torch.eye(2).double())
+    prior = MultivariateNormals(torch.zeros(2).double(), torch.eye(2).double())
     mixture = Mixture(double([0.5, 0.5]), double([[1.0, 0.5], [-1.0, 0.5]]), double([[sd, 0.5], [sd, 0.5]]))
     draws = mixture.sample(1_000 * n, seeded(3)).reshape(1_000, n, 2)
     moments = shrunk(draws)

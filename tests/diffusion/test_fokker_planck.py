@@ -11,9 +11,9 @@ from diffusion.training import Net, trained
 
 from sciinf.diffusion.fokker_planck import penalty, regularised_loss, residual, score_of
 from sciinf.diffusion.objective import Diffusion, EvenLogs
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 
-DIFFUSION = Diffusion(Level(0.05, 20.0), levels=EvenLogs())
+DIFFUSION = Diffusion(NoiseLevel(0.05, 20.0), levels=EvenLogs())
 FIVE = Mixture(
     double([0.4, 0.6]), double([[-1.0, 0, 0.5, 1, 0], [1.0, 0.5, -0.5, 0, 0]]), double([[0.5] * 5, [0.8] * 5])
 )

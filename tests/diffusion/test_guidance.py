@@ -9,11 +9,11 @@ import torch
 from diffusion.mixtures import LINE, PLANE, Mixture, double
 
 from sciinf.diffusion.guidance import Guided, standard_normal
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.diffusion.solver import Exponential
 
 MEAN, VARIANCE = 0.8, 0.25  # of the posterior; the prior is N(0, 1)
-PATH = Level(1e-3, 80.0)
+PATH = NoiseLevel(1e-3, 80.0)
 LEVELS = torch.logspace(-3, 2, 40, dtype=torch.float64)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusion.sets import linear, off, scores_of, seeded
 
-from sciinf.diffusion.joined import Bridging, Gauss, Jacobian, Parts
+from sciinf.diffusion.joined import Bridging, Gauss, Jacobian, JoinedParts
 from sciinf.diffusion.solver import Exponential
 
 
@@ -16,7 +16,7 @@ def parts_of(dim, n, *, some=None):
     prior, single, exact = linear(dim, n)
     least = 0.03 * float(torch.linalg.eigvalsh(exact.covariance)[0]) ** 0.5
     like = torch.empty(0, dtype=torch.float64)
-    return Parts(scores_of(single), single, prior, least, 10.0, some, like), exact
+    return JoinedParts(scores_of(single), single, prior, least, 10.0, some, like), exact
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ def test_bridging_follows_its_densities_to_the_posterior(n, damping):
 def test_a_prior_counted_once_per_observation_would_be_seen():
     """The planted fault: scores added up without taking n - 1 priors out."""
     parts, exact = parts_of(2, 10)
-    flat = Parts(
+    flat = JoinedParts(
         parts.scores, parts.single, type(parts.prior)(parts.prior.mean, 1e6 * parts.prior.covariance), parts.least,
         parts.most, None, parts.like,
     )  # fmt: skip

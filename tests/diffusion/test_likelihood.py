@@ -7,9 +7,9 @@ import torch
 from diffusion.mixtures import LINE, PLANE
 
 from sciinf.diffusion.likelihood import log_density
-from sciinf.diffusion.schedule import Level, Straight, VariancePreserving
+from sciinf.diffusion.schedule import NoiseLevel, Straight, VariancePreserving
 
-PATHS = [Level(1e-2, 200.0), VariancePreserving(least=1e-2), Straight(1e-2, 500.0)]
+PATHS = [NoiseLevel(1e-2, 200.0), VariancePreserving(least=1e-2), Straight(1e-2, 500.0)]
 
 
 @pytest.mark.parametrize("mixture", [LINE, PLANE], ids=["line", "plane"])

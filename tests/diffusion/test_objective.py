@@ -26,14 +26,14 @@ from sciinf.diffusion.objective import (
 )
 from sciinf.diffusion.schedule import (
     Cosine,
-    Level,
+    NoiseLevel,
     Straight,
     SubVariancePreserving,
     VarianceExploding,
     VariancePreserving,
 )
 
-PATHS = [VariancePreserving(), SubVariancePreserving(), Cosine(), VarianceExploding(), Level(), Straight()]
+PATHS = [VariancePreserving(), SubVariancePreserving(), Cosine(), VarianceExploding(), NoiseLevel(), Straight()]
 KINDS = [PredictNoise(), PredictData(), PredictVelocity(), PredictScore(), PredictDrift(), Preconditioned()]
 paths = pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
 
@@ -116,7 +116,7 @@ def test_densities_of_levels_are_those_they_are_drawn_from(path, levels):
 @pytest.mark.parametrize("levels", [EvenTimes(), EvenLogs(), NormalLogs(0.0, 2.0)])
 def test_likelihood_weights_make_the_loss_the_integral_of_the_bound(levels):
     """Up to a constant: of a Gaussian and its exact denoiser int E|D - x_0|^2 / s^3 ds has a closed form."""
-    path, sd = Level(1e-2, 50.0), 0.7
+    path, sd = NoiseLevel(1e-2, 50.0), 0.7
     with warnings.catch_warnings():  # with even times few levels carry the bound, as the warning says
         warnings.simplefilter("ignore")
         diffusion = Diffusion(path, Preconditioned(), levels, LikelihoodWeights())
@@ -142,7 +142,7 @@ def test_clipped_weights_are_the_signal_to_noise_ratio_up_to_gamma():
 
 @pytest.mark.parametrize(
     ("path", "kind", "levels"),
-    [(Level(), Preconditioned(), EvenTimes()), (Straight(), PredictData(), NormalLogs())],
+    [(NoiseLevel(), Preconditioned(), EvenTimes()), (Straight(), PredictData(), NormalLogs())],
     ids=["rare levels", "data at low levels"],
 )
 def test_weights_that_hang_on_few_levels_are_told(path, kind, levels):
@@ -157,7 +157,7 @@ def test_weights_that_hang_on_few_levels_are_told(path, kind, levels):
 @pytest.mark.parametrize("mixture", [LINE, PLANE], ids=["line", "plane"])
 def test_the_exact_denoiser_has_the_smallest_loss(mixture):
     """And one that is a tenth too wide a larger one, by more than 4 standard errors: false alarms 3e-5 each way."""
-    diffusion = Diffusion(Level(1e-2, 20.0))
+    diffusion = Diffusion(NoiseLevel(1e-2, 20.0))
     data = mixture.sample(20_000, torch.Generator().manual_seed(0))
 
     def network(factor):

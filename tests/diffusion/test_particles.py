@@ -10,11 +10,11 @@ import torch
 from sciinf.diffusion.events import Event
 from sciinf.diffusion.inverse import Measured
 from sciinf.diffusion.particles import Twist, particles
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.diffusion.solver import Exponential
 from sciinf.trust.distances import sliced_wasserstein
 
-PATH, DIM = Level(0.01, 20.0), 4
+PATH, DIM = NoiseLevel(0.01, 20.0), 4
 COVARIANCE = torch.tensor([[1.5, 0.6, 0.0, 0.2], [0.6, 1.0, 0.3, 0.0], [0.0, 0.3, 0.7, 0.1], [0.2, 0.0, 0.1, 0.8]])
 CENTRES = torch.tensor([[1.2, 0.8, -0.5, 0.0], [-1.0, 0.5, 0.9, 0.3], [-0.2, -1.3, -0.4, -0.3]])
 NARROW = 0.35  # sd of each of the mixture's parts

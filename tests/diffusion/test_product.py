@@ -11,9 +11,9 @@ from sciinf.diffusion.events import Event
 from sciinf.diffusion.inverse import Measured
 from sciinf.diffusion.particles import particles
 from sciinf.diffusion.product import Product
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 
-PATH, DIM = Level(0.01, 20.0), 4
+PATH, DIM = NoiseLevel(0.01, 20.0), 4
 COVARIANCE = torch.tensor([[1.5, 0.6, 0.0, 0.2], [0.6, 1.0, 0.3, 0.0], [0.0, 0.3, 0.7, 0.1], [0.2, 0.0, 0.1, 0.8]])
 LOOK = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
 SEEN, SDS = torch.tensor([1.4, -0.6, 0.3]), torch.tensor([0.2, 0.2, 0.05])

@@ -8,7 +8,7 @@ import torch
 from sciinf.diffusion.grid import Clock, Geometric, Power
 from sciinf.diffusion.schedule import (
     Cosine,
-    Level,
+    NoiseLevel,
     Straight,
     SubVariancePreserving,
     VarianceExploding,
@@ -21,7 +21,7 @@ PATHS = [
     SubVariancePreserving(),
     Cosine(),
     VarianceExploding(),
-    Level(),
+    NoiseLevel(),
     Straight(),
 ]
 paths = pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
@@ -61,7 +61,7 @@ def test_paths_are_those_of_their_names():
     sub = SubVariancePreserving()
     torch.testing.assert_close(sub.sigma(t), 1 - sub.alpha(t) ** 2)
     torch.testing.assert_close(Straight().alpha(t) + Straight().sigma(t), torch.ones_like(t))
-    torch.testing.assert_close(Level().sigma(t), t)
+    torch.testing.assert_close(NoiseLevel().sigma(t), t)
     exploding = VarianceExploding(0.01, 10.0)
     torch.testing.assert_close(exploding.sigma(torch.tensor([0.0, 0.5, 1.0])), torch.tensor([0.01, 0.1**0.5, 10.0]))
 
@@ -79,7 +79,7 @@ def test_grids_fall_from_the_highest_level_to_the_lowest(path, grid):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: Level(0.0, 1.0),
+        lambda: NoiseLevel(0.0, 1.0),
         lambda: Cosine(2.0, 1.0),
         lambda: VariancePreserving(5.0, 1.0),
         lambda: SubVariancePreserving(-1.0, 1.0),

@@ -9,17 +9,17 @@ import torch
 from diffusion.mixtures import LINE, PLANE
 
 from sciinf.diffusion.grid import Clock, Geometric, Power
-from sciinf.diffusion.schedule import Level, Straight, VariancePreserving
+from sciinf.diffusion.schedule import NoiseLevel, Straight, VariancePreserving
 from sciinf.diffusion.solver import Exponential, Heun, ProbabilityFlow
 from sciinf.lab.stochastic import (
     AdaptiveEuler,
     Ancestral,
-    EulerMaruyama,
     ExtendedReverse,
     PredictorCorrector,
+    ReverseEulerMaruyama,
 )
 
-PATH = Level(1e-2, 20.0)
+PATH = NoiseLevel(1e-2, 20.0)
 DRAWS = 40_000
 
 
@@ -80,7 +80,7 @@ def test_deterministic_solvers_converge_at_their_order(make, order):
     ("make", "order", "counts"),
     [
         (Ancestral, 1, (10, 40)),
-        (EulerMaruyama, 1, (20, 80)),
+        (ReverseEulerMaruyama, 1, (20, 80)),
         (PredictorCorrector, 1, (10, 40)),
         (lambda steps: ExtendedReverse(steps, 1), 1, (10, 40)),
         (lambda steps: ExtendedReverse(steps, 2), 2, (6, 12)),
@@ -103,7 +103,7 @@ def test_stochastic_solvers_converge_at_their_order(make, order, counts):
 
 @pytest.mark.slow
 def test_adaptive_and_extended_need_a_fifth_of_the_evaluations_of_500_plain_steps():
-    plain = distance(counted(EulerMaruyama(500), start(DRAWS // 2))[0])
+    plain = distance(counted(ReverseEulerMaruyama(500), start(DRAWS // 2))[0])
     for solver in (AdaptiveEuler(), ExtendedReverse(40)):
         found, calls = counted(solver, start(DRAWS // 2))
         assert calls <= 100
@@ -170,7 +170,7 @@ def test_any_grid_arrives(grid):
 
 def test_too_few_plain_steps_are_refused_rather_than_diverging():
     with pytest.raises(ValueError, match="too long to be stable"):
-        counted(EulerMaruyama(5), start(10))
+        counted(ReverseEulerMaruyama(5), start(10))
 
 
 def test_too_many_adaptive_steps_are_refused():
@@ -201,7 +201,7 @@ def test_extended_reverse_lets_in_the_noise_of_its_authors():
 
     With phi(s) = s^2, the reverse process, R would be 0.06 in place of 0.23 and the variance 0.23 in place of 0.04.
     """
-    path = Level(0.5, 2.0)
+    path = NoiseLevel(0.5, 2.0)
     low, high = (s * (math.exp(s**0.3) + 10) for s in (path.least, path.most))
     ratio = low / high
     y = torch.tensor([[-3.0], [5.0]]).double().repeat(20_000, 1)

@@ -31,7 +31,7 @@ from sciinf.diffusion.objective import (
 )
 from sciinf.diffusion.schedule import (
     Cosine,
-    Level,
+    NoiseLevel,
     Straight,
     SubVariancePreserving,
     VarianceExploding,
@@ -44,7 +44,7 @@ PATHS = (
     SubVariancePreserving(0.1, 12.0),
     Cosine(1e-3, 20.0),
     VarianceExploding(1e-3, 20.0),
-    Level(1e-3, 20.0),
+    NoiseLevel(1e-3, 20.0),
     Straight(1e-3, 20.0),
 )
 KINDS = (PredictNoise(), PredictData(), PredictVelocity(), PredictScore(), PredictDrift(), Preconditioned())
@@ -55,7 +55,7 @@ CASES = [
     *((Straight(1e-3, 20.0), PredictVelocity(), levels, weights) for weights in WEIGHTS[1:] for levels in LEVELS),
     (Straight(1e-3, 20.0), PredictVelocity(), EvenLogs(), EvenWeights()),
     *((path, PredictVelocity(), EvenTimes(), EvenWeights()) for path in PATHS),
-    (Level(1e-3, 20.0), PredictData(), NormalLogs(), ClippedWeights()),
+    (NoiseLevel(1e-3, 20.0), PredictData(), NormalLogs(), ClippedWeights()),
 ]
 SEEN = torch.tensor([-1.5, 0.0, 1.5])
 STEPS, ROWS, DRAWS = 300, 256, 500
@@ -111,6 +111,6 @@ def test_each_is_trained_to_the_posterior(case, rows):
 @pytest.mark.slow
 def test_data_are_predicted_after_a_longer_training(rows):
     more = [part.repeat(5, 1, 1) for part in rows]
-    draws = drawn(Diffusion(Level(1e-3, 20.0), PredictData()), more)
+    draws = drawn(Diffusion(NoiseLevel(1e-3, 20.0), PredictData()), more)
     assert float((draws.mean(0) - 0.8 * SEEN).abs().max()) < 0.6 * 0.2**0.5
     assert float((draws.std(0) / 0.2**0.5 - 1).abs().max()) < 0.4

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sciinf.dynamics.grid import BoxGrid, Points
+from sciinf.dynamics.grid import BoxGrid, GridInterpolation
 from sciinf.dynamics.random_field import Known, RandomField, Waves
 
 GRID = BoxGrid((16, 24), (2.0, 3.0))
@@ -54,18 +54,18 @@ def test_products_of_kept_modes_alias_onto_no_kept_one():
 def test_points_interpolate_linearly_and_around_the_ring():
     line = BoxGrid((5,), (1.0,), periodic=False)
     field = 2 * line.coordinates[0] + 1
-    at = Points(line, (0.0, 0.1, 0.375, 1.0))
+    at = GridInterpolation(line, (0.0, 0.1, 0.375, 1.0))
     assert torch.allclose(at.of(field), torch.tensor([1.0, 1.2, 1.75, 3.0], dtype=torch.float64))
     ring = BoxGrid((4,), (1.0,))
     values = torch.tensor([[0.0, 1.0, 2.0, 3.0]], dtype=torch.float64)
-    assert Points(ring, (0.875, 1.0)).of(values).tolist() == [[1.5, 0.0]]
+    assert GridInterpolation(ring, (0.875, 1.0)).of(values).tolist() == [[1.5, 0.0]]
 
 
 def test_points_in_the_plane_are_bilinear():
     grid = BoxGrid((4, 6), (3.0, 5.0), periodic=False)
     y, x = grid.coordinates
     at = ((0.5, 0.25), (3.0, 5.0), (2.25, 4.5))
-    found = Points(grid, at).of(2 * y - 3 * x + y * x)
+    found = GridInterpolation(grid, at).of(2 * y - 3 * x + y * x)
     assert torch.allclose(found, torch.tensor([2 * a - 3 * b + a * b for a, b in at], dtype=torch.float64))
 
 
@@ -75,8 +75,8 @@ def test_points_in_the_plane_are_bilinear():
         (lambda: BoxGrid((8, 8), (1.0,)), "one for each"),
         (lambda: BoxGrid((1,), (1.0,)), "at least 2 points"),
         (lambda: BoxGrid((8,), (-1.0,)), "positive length"),
-        (lambda: Points(GRID, (0.5,)), "2 coordinates"),
-        (lambda: Points(GRID, ((0.5, 3.5),)), "outside the box"),
+        (lambda: GridInterpolation(GRID, (0.5,)), "2 coordinates"),
+        (lambda: GridInterpolation(GRID, ((0.5, 3.5),)), "outside the box"),
         (lambda: RandomField(-1.0), "positive numbers"),
         (lambda: Waves((), ()), "0 amplitudes"),
         (lambda: Waves((1.0,), (0.1, 0.2)), "2 phases"),

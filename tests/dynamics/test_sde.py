@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sciinf.dynamics.sde import SDE, EulerMaruyama, Heun, Milstein
+from sciinf.dynamics.sde import SDE, EulerMaruyama, Milstein, StochasticHeun
 
 PATHS, FINE = 4_000, 256
 MU, SIGMA = 0.5, 0.8
@@ -49,11 +49,11 @@ def strong_order(scheme, ito):
 def test_strong_orders_are_a_half_and_one():
     assert strong_order(EulerMaruyama(), ito=True) == pytest.approx(0.5, abs=0.1)
     assert strong_order(Milstein(), ito=True) == pytest.approx(1.0, abs=0.1)
-    assert strong_order(Heun(), ito=False) == pytest.approx(1.0, abs=0.1)
+    assert strong_order(StochasticHeun(), ito=False) == pytest.approx(1.0, abs=0.1)
 
 
 def test_one_sense_taken_for_the_other_is_another_equation():
-    assert strong_order(Heun(), ito=True) < 0.1
+    assert strong_order(StochasticHeun(), ito=True) < 0.1
     assert strong_order(Milstein(), ito=False) < 0.1
     # where g is constant there is one sense
     theta, start = constant(rate=1.0), torch.ones(PATHS, 1, dtype=torch.float64)
@@ -61,13 +61,13 @@ def test_one_sense_taken_for_the_other_is_another_equation():
         SDE(lambda theta, z, t: -theta["rate"][:, None] * z, lambda theta, z, t: torch.full_like(z, 0.3), scheme).solve(
             theta, start, 0.0, 1.0, steps=200, generator=generator()
         )
-        for scheme in (EulerMaruyama(), Milstein(), Heun())
+        for scheme in (EulerMaruyama(), Milstein(), StochasticHeun())
     ]
     assert torch.equal(found[0], found[1])
     assert float((found[0] - found[2]).abs().max()) < 0.01
 
 
-@pytest.mark.parametrize("scheme", [EulerMaruyama(), Milstein(), Heun()])
+@pytest.mark.parametrize("scheme", [EulerMaruyama(), Milstein(), StochasticHeun()])
 def test_a_relaxing_process_has_its_moments_at_each_row_s_own_times(scheme):
     rows = 9_000
     rate, sigma = 1.3, 0.6
@@ -95,7 +95,7 @@ def test_a_relaxing_process_has_its_moments_at_each_row_s_own_times(scheme):
 def test_noise_of_several_motions_has_its_covariance_and_heun_takes_it():
     rows = 8_000
     factor = torch.tensor([[1.0, 0.0, 0.5], [0.7, 0.2, 0.0]], dtype=torch.float64)
-    for scheme in (EulerMaruyama(), Heun()):
+    for scheme in (EulerMaruyama(), StochasticHeun()):
         equation = SDE(lambda theta, z, t: 0 * z, lambda theta, z, t: factor.expand(len(z), 2, 3), scheme)
         found = equation.solve({}, torch.zeros(rows, 2, dtype=torch.float64), 0.0, 2.0, steps=5, generator=generator())
         assert torch.allclose(found.T.cov(), 2 * factor @ factor.T, atol=4 * 2 * 1.25 * math.sqrt(2 / rows))
@@ -109,7 +109,7 @@ def test_time_reaches_the_fields():
         return (2 * time)[:, None].to(z)
 
     start = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    equation = SDE(drift, lambda theta, z, time: 0 * z, Heun())
+    equation = SDE(drift, lambda theta, z, time: 0 * z, StochasticHeun())
     found = equation.solve(
         {}, torch.zeros(2, 1, dtype=torch.float64), start, start + 1, steps=10, generator=generator()
     )
@@ -127,7 +127,7 @@ def test_a_path_has_the_law_of_one_solution_and_gradients_flow():
     law = stats.lognorm(s=SIGMA, scale=math.exp(MU - SIGMA**2 / 2))
     assert stats.kstest(path[:, -1, 0].numpy(), law.cdf).pvalue > 1e-4
     theta["mu"].requires_grad_()
-    for scheme in (EulerMaruyama(), Milstein(), Heun()):
+    for scheme in (EulerMaruyama(), Milstein(), StochasticHeun()):
         found = growth(scheme).solve(theta, start, 0.0, 1.0, steps=20, generator=generator())
         (slope,) = torch.autograd.grad(found.sum(), theta["mu"])
         assert float(slope.mean()) == pytest.approx(float(found.detach().mean()), rel=0.05)

@@ -10,7 +10,7 @@ import torch
 from scipy import integrate
 
 from sciinf.engine import averaging
-from sciinf.engine.averaging import LENGTHS, TRACKS, Exponential, PostHoc, coefficients, exponent, overlaps
+from sciinf.engine.averaging import LENGTHS, TRACKS, ExponentialAverage, PostHoc, coefficients, exponent, overlaps
 
 
 def profile(sigma: float, end: float):
@@ -185,7 +185,7 @@ def test_a_damaged_snapshot_is_named(tmp_path):
 
 
 def test_the_exponential_average_forgets_the_start_and_then_has_its_length():
-    average = Exponential(torch.full((1, 1), 50.0), 0.9)
+    average = ExponentialAverage(torch.full((1, 1), 50.0), 0.9)
     for step in range(1, 200):
         average.update(torch.zeros(1, 1), step)
     assert float(average.average) < 1e-6

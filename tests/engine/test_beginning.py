@@ -14,7 +14,7 @@ from sciinf.engine.cluster import Cluster
 from sciinf.engine.slurm_array import SlurmArray
 from sciinf.engine.work import plan
 from sciinf.simulation import simulate
-from sciinf.storage.folder import Local as LocalFolder
+from sciinf.storage.folder import LocalFolder as LocalFolder
 from sciinf.store import Store
 
 SIMULATOR = """

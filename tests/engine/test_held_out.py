@@ -8,7 +8,7 @@ import pytest
 
 from sciinf import Recipe, Score, load_simulator, simulate, train
 from sciinf.diffusion.objective import Diffusion, EvenLogs, NormalLogs, PredictScore, Weighting
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.engine.held_out import looked_at
 
 LINEAR = load_simulator(Path(__file__).parents[2] / "simulators" / "linear_gaussian.py")
@@ -33,14 +33,14 @@ def score(diffusion):
 
 def test_weights_that_hang_on_few_levels_are_told_when_built_and_after_training(store, tmp_path):
     with pytest.warns(UserWarning, match=r"Unbalanced.*of the noise levels drawn carry the loss"):
-        wrong = Diffusion(Level(1e-3, 5.0), PredictScore(), NormalLogs(-0.7, 1.8), Unbalanced())
+        wrong = Diffusion(NoiseLevel(1e-3, 5.0), PredictScore(), NormalLogs(-0.7, 1.8), Unbalanced())
     with pytest.warns(UserWarning, match=r"went astray.* standard deviations off"):
         fit = train(score(wrong), store, tmp_path, recipe=RECIPE)
     assert fit.record["draws_off"] > 3
 
 
 def test_draws_that_are_not_finite_are_counted(store):
-    built = score(Diffusion(Level(1e-3, 5.0), levels=EvenLogs()))
+    built = score(Diffusion(NoiseLevel(1e-3, 5.0), levels=EvenLogs()))
     rows = store.load()
     built.standardise(lambda: iter([rows]))
     assert looked_at(built, lambda: iter([rows]))["draws_not_finite"] == 0

@@ -28,7 +28,7 @@ from sciinf.core.files import read_json
 from sciinf.engine import launched
 from sciinf.engine.checkpoint import read_checkpoint
 from sciinf.engine.learner import stream_seed
-from sciinf.engine.parallel import One, Several
+from sciinf.engine.parallel import Several, SingleProcess
 from sciinf.engine.together import check_same_work, refuse_together
 from sciinf.simulation import simulate
 
@@ -172,7 +172,7 @@ def test_those_that_are_left_end_at_once(trained):
 def test_one_process_needs_no_group(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with launched.joined("cpu") as group:
-        assert isinstance(group, One)
+        assert isinstance(group, SingleProcess)
         batch = Batch(torch.zeros(3, 1), {"x": torch.zeros(3, 2)})
         assert group.share(batch) is batch
     check_same_work(group, {"all": "same"})

@@ -25,7 +25,7 @@ from sciinf.core import (
 )
 from sciinf.core.estimator import PushedDensity
 from sciinf.diffusion.solver import Heun, ProbabilityFlow
-from sciinf.lab.stochastic import EulerMaruyama
+from sciinf.lab.stochastic import ReverseEulerMaruyama
 from sciinf.simulation import simulate
 from sciinf.training import Recipe, train
 
@@ -157,7 +157,7 @@ def test_pushed_draws_are_those_of_each_alone(name):
     assert not torch.allclose(alone, first.push(noise[:, 1:2]), atol=1e-3)  # planted fault: of another observation
 
 
-@pytest.mark.parametrize("solver", [Heun(4, churn=2.0), ProbabilityFlow(1e-2), EulerMaruyama(4)])
+@pytest.mark.parametrize("solver", [Heun(4, churn=2.0), ProbabilityFlow(1e-2), ReverseEulerMaruyama(4)])
 def test_a_solver_with_noise_or_steps_of_its_own_is_not_pushed(solver):
     estimator, batch = built("score", KINDS["two"])
     assert isinstance(density(estimator, batch.x), PushedDensity)

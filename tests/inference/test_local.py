@@ -12,7 +12,7 @@ from torch import distributions as td
 from sciinf.core import Density, Estimator, Fit, Observable, Prior, Simulator
 from sciinf.inference.amortised import Amortised
 from sciinf.inference.ensemble import Ensemble
-from sciinf.inference.local import Local, Sequential
+from sciinf.inference.local import LocalPosterior, Sequential
 from sciinf.inference.reweighted import Reweighted
 from sciinf.inference.truncated import OutsideRegion, truncate
 
@@ -82,7 +82,7 @@ def fitted(folder, shift=0.03, sd=0.12, proposal=None):
 def local(tmp_path):
     """A region that holds four fifths of what was learned of X."""
     fit = fitted(tmp_path)
-    return Local(fit, truncate(fit, X, epsilon=0.2), frozenset(["store"]))
+    return LocalPosterior(fit, truncate(fit, X, epsilon=0.2), frozenset(["store"]))
 
 
 def masses(density, x):
@@ -137,7 +137,7 @@ def test_weights_mend_the_law_and_not_the_observation(local, tmp_path):
 
 def test_a_region_that_holds_little_of_what_was_learned_is_told(local, tmp_path):
     truncation = local.truncation
-    moved = Local(fitted(tmp_path, shift=0.13), truncation, frozenset())
+    moved = LocalPosterior(fitted(tmp_path, shift=0.13), truncation, frozenset())
     with pytest.warns(UserWarning, match=r"only \d\d.\d% of what was learned lies where its simulations were"):
         posterior = Sequential(moved, X, [truncation])
     assert 0.2 < posterior.mass < 0.9
@@ -145,8 +145,8 @@ def test_a_region_that_holds_little_of_what_was_learned_is_told(local, tmp_path)
     assert f"only {posterior.mass:.1%} of what was learned" in posterior.scope
     assert "only" not in Reweighted(posterior, Seen()).scope  # the weights make up for it
     with pytest.raises(OutsideRegion, match="none of 65,536 draws"):
-        Sequential(Local(fitted(tmp_path, shift=0.7, sd=0.01), truncation, frozenset()), X, [truncation])
-    narrow = Local(fitted(tmp_path, sd=0.03), truncation, frozenset())
+        Sequential(LocalPosterior(fitted(tmp_path, shift=0.7, sd=0.01), truncation, frozenset()), X, [truncation])
+    narrow = LocalPosterior(fitted(tmp_path, sd=0.03), truncation, frozenset())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Sequential(narrow, X, [truncation]).mass > 0.99
@@ -163,7 +163,7 @@ def test_a_proposal_that_was_not_reached_is_told(local):
 
 
 def test_one_round_is_restricted_to_its_observation(tmp_path):
-    posterior = Sequential(Local(fitted(tmp_path), None, frozenset()), X, [])
+    posterior = Sequential(LocalPosterior(fitted(tmp_path), None, frozenset()), X, [])
     assert posterior.scope == "restricted to this observation"
     assert repr(posterior) == f"sequential posterior of ({', '.join(posterior.prior.names)}); {posterior.scope}"
     assert posterior.mass == 1.0

@@ -11,13 +11,13 @@ from diffusion.training import Net, distance_to_line, trained
 from lab.linear import DAMPED, FLIPPED, PROCESSES
 
 from sciinf.diffusion.objective import EvenLogs, LikelihoodWeights
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.lab.hybrid import HybridMatching
 from sciinf.lab.joint_solver import JointExponential
 
 pytestmark = pytest.mark.slow
 
-PATH = Level(1e-2, 20.0)
+PATH = NoiseLevel(1e-2, 20.0)
 processes = pytest.mark.parametrize(
     "process", [PROCESSES[name] for name in ("preserving", "damped", "both", "three")], ids=lambda p: f"K={p.size}"
 )

@@ -14,11 +14,11 @@ from torchdiffeq import odeint
 
 from sciinf.core.component import from_json, to_json
 from sciinf.diffusion.grid import Geometric, Power
-from sciinf.diffusion.schedule import Level, VariancePreserving
+from sciinf.diffusion.schedule import NoiseLevel, VariancePreserving
 from sciinf.diffusion.solver import Exponential
 from sciinf.lab.joint_solver import JointAncestral, JointExponential
 
-PATH = Level(1e-2, 20.0)
+PATH = NoiseLevel(1e-2, 20.0)
 RESTING = {name: PROCESSES[name] for name in ("preserving", "damped", "both", "three")}
 resting = pytest.mark.parametrize("process", RESTING.values(), ids=RESTING)
 

@@ -15,7 +15,7 @@ from sciinf import Observable, Prior, Recipe, Simulator, simulate, train, train_
 from sciinf.core import DensityUnavailable, load_fit
 from sciinf.core.component import from_json, to_json
 from sciinf.diffusion.objective import EvenLogs
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.lab import AuxiliaryScore, bound
 from sciinf.lab.auxiliary import Kernel, LinearDiffusion
 from sciinf.lab.bound import log_bound
@@ -24,8 +24,8 @@ from sciinf.lab.learned import FreeDiffusion, LearnedDiffusion
 
 pytestmark = pytest.mark.slow
 
-PATH = Level(1e-2, 20.0)
-SHORT = Level(1e-2, 2.0)  # where u has not come to rest
+PATH = NoiseLevel(1e-2, 20.0)
+SHORT = NoiseLevel(1e-2, 2.0)  # where u has not come to rest
 
 
 def seeded(seed=0):

@@ -12,11 +12,11 @@ from diffusion.mixtures import LINE, PLANE, Mixture, double
 
 from sciinf.core.component import from_json, to_json
 from sciinf.diffusion.grid import Geometric, Power
-from sciinf.diffusion.schedule import Level
+from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.diffusion.solver import Exponential, Heun, ProbabilityFlow
 from sciinf.lab.trajectory import Listed, cheapest, costs, fit_grid, solve_finely
 
-PATH = Level(1e-2, 20.0)
+PATH = NoiseLevel(1e-2, 20.0)
 NARROW = Mixture(
     double([0.4, 0.35, 0.25]),
     double([[-1.2, 0.5], [0.9, 0.9], [0.4, -1.3]]),
@@ -77,11 +77,11 @@ def test_costs_are_what_one_step_of_the_solver_misses(order, carried):
     found = costs(PLANE.denoise, path, levels, order=order, carried=carried)
     assert bool(found.tril().isinf().logical_or(torch.ones(9, 9).triu(1) > 0).all())
     for i, j in ((0, 1), (0, 8), (2, 5), (6, 8)):
-        step = Level(float(levels[j]), float(levels[i]))
+        step = NoiseLevel(float(levels[j]), float(levels[i]))
         y = SOLVERS[order](1, Power()).solve(PLANE.denoise, path[i], step, generator=torch.Generator())
         if carried:
             for before, after in itertools.pairwise(levels[j:].tolist()):
-                y = Heun(1).solve(PLANE.denoise, y, Level(after, before), generator=torch.Generator())
+                y = Heun(1).solve(PLANE.denoise, y, NoiseLevel(after, before), generator=torch.Generator())
         missed = (y - path[8 if carried else j]).norm(dim=-1).mean()
         torch.testing.assert_close(found[i, j], missed, rtol=1e-9, atol=1e-12)
 

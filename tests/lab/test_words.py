@@ -21,7 +21,7 @@ from sciinf.lab.reader import Reader
 from sciinf.lab.writing import Writer
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Emulator, Frame, Generator, conditioned
-from sciinf.tokens import Joint, Mixture, Patches
+from sciinf.tokens import JointTokens, MixtureTokens, Patches
 from sciinf.training import train_ensemble
 
 NET, TIMES = TokenTransformer(32, 2, heads=2), (0.0, 1.0)
@@ -56,7 +56,7 @@ def generator(seed=0):
 
 def built(steps=200, **told):
     world = Growing()
-    told = {"network": NET, "law": Joint(), "given": [Frame(0), Words(GRAMMAR, steps=steps)], **told}
+    told = {"network": NET, "law": JointTokens(), "given": [Frame(0), Words(GRAMMAR, steps=steps)], **told}
     return Generator(world.prior, world.observables, Patches(8), **told)
 
 
@@ -223,7 +223,9 @@ def test_captions_leave_the_prior_within_them(fit):
 def test_training_looks_at_parameters_alone(fit):
     surrogate, rows = copy.deepcopy(fit.surrogate), rows_of(30)
     loss = surrogate.loss(rows, generator=generator())
-    plain = Generator(Growing().prior, Growing().observables, Patches(8), network=NET, law=Joint(), given=[Frame(0)])
+    plain = Generator(
+        Growing().prior, Growing().observables, Patches(8), network=NET, law=JointTokens(), given=[Frame(0)]
+    )
     theirs = {name: value for name, value in surrogate.state_dict().items() if not name.startswith("reader.")}
     plain.load_state_dict(theirs)
     assert torch.equal(loss, plain.eval().loss(rows, generator=generator()))
@@ -294,7 +296,7 @@ def test_what_is_said_beside_the_grammar_or_misread_is_told(fit, recwarn):
 
 @pytest.mark.slow
 def test_a_reader_that_has_hardly_learned_is_told(store, tmp_path):
-    members = [built(steps=2, law=Mixture(), seed=k) for k in range(2)]
+    members = [built(steps=2, law=MixtureTokens(), seed=k) for k in range(2)]
     with pytest.warns(UserWarning, match="are misread: on fresh ones the reader is"):
         fits = train_ensemble(members, store, tmp_path, recipe=Recipe(epochs=1, batch=200), progress=False)
     rows = rows_of(5)

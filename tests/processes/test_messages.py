@@ -7,7 +7,7 @@ import torch
 
 from sciinf.dynamics.linear_states import Affine, LinearStates
 from sciinf.dynamics.state_space import Record
-from sciinf.processes.messages import Chain, smoothed
+from sciinf.processes.messages import GaussianChain, smoothed
 from sciinf.samplers import kalman
 
 S = 3
@@ -25,7 +25,9 @@ def chain_of(length, *, rows=4, draw):
     spread = random(rows, length - 1, S, S, draw=draw)
     noise = spread @ spread.mT + 0.1 * torch.eye(S)
     matrix, shift = 0.5 * random(rows, length - 1, S, S, draw=draw), random(rows, length - 1, S, draw=draw)
-    return Chain(random(rows, S, draw=draw), 0.7 * torch.eye(S, dtype=torch.float64)[None], matrix, shift, noise)
+    return GaussianChain(
+        random(rows, S, draw=draw), 0.7 * torch.eye(S, dtype=torch.float64)[None], matrix, shift, noise
+    )
 
 
 def evidence_of(length, *, rows=4, draw):

@@ -212,27 +212,27 @@ def test_planted_fault_the_last_half_step_is_missing(fault, monkeypatch):
 
 
 def test_planted_fault_levels_are_not_random(monkeypatch):
-    given = slice._Walk._uniform
+    given = slice._SliceState._uniform
 
     def half_random(self, count):
         u = given(self, count)
         return torch.cat([torch.full_like(u[:1], 0.5), u[1:]]) if count == 3 else u
 
-    monkeypatch.setattr(slice._Walk, "_uniform", half_random)
+    monkeypatch.setattr(slice._SliceState, "_uniform", half_random)
     assert not gaussian_is_right("slice")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [False, True])
 def test_planted_fault_intervals_that_soon_stop_growing_are_not_laid_at_random(fault, monkeypatch):
-    given, target = slice._Walk._uniform, Gaussians(2)
+    given, target = slice._SliceState._uniform, Gaussians(2)
 
     def half_random(self, count):
         u = given(self, count)
         return torch.cat([u[:1], 0.2 * torch.ones_like(u[1:])]) if count == 3 else u
 
     if fault:
-        monkeypatch.setattr(slice._Walk, "_uniform", half_random)
+        monkeypatch.setattr(slice._SliceState, "_uniform", half_random)
     found = Slice(20, most=4).draw(target, target.start(32), 60, generator=seeded(1))
     assert is_standard_normal(target.whitened(found.draws)) is not fault
 

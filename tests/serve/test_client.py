@@ -17,14 +17,14 @@ from served import source
 
 import sciinf
 from sciinf.calibration import load_calibration
-from sciinf.serve.application import Parts, application
-from sciinf.serve.client import Service
+from sciinf.serve.application import ServiceParts, application
+from sciinf.serve.client import ServiceClient
 from sciinf.serve.limits import Limits
 from sciinf.serve.models import Models
-from sciinf.serve.requests import Bounds
+from sciinf.serve.requests import RequestLimits
 from sciinf.serve.shares import Shares
 from sciinf.serve.stored import NOT_MADE
-from sciinf.serve.workers import Workers
+from sciinf.serve.workers import AnsweringWorkers
 
 SEEN, OTHER = [0.2, 1.4, 1.9, 3.2, 3.8], [2.2, 1.1, 1.0, -0.1, -0.9]
 
@@ -42,7 +42,7 @@ def runs(line_made: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
 def url(runs: list[Path]) -> Iterator[str]:
     """A service of both on a port, with a token."""
     sources = [source(run) for run in runs]
-    parts = Parts(Models(sources), Workers(sources), Shares(), Limits(tokens=["a"]), Bounds())
+    parts = ServiceParts(Models(sources), AnsweringWorkers(sources), Shares(), Limits(tokens=["a"]), RequestLimits())
     server = uvicorn.Server(uvicorn.Config(application(parts), port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -54,12 +54,12 @@ def url(runs: list[Path]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def service(url: str) -> Service:
+def service(url: str) -> ServiceClient:
     return sciinf.connect(url, token="a")
 
 
 @pytest.mark.slow
-def test_an_answer_from_there_is_one_from_here(service: Service, line_made: Path) -> None:
+def test_an_answer_from_there_is_one_from_here(service: ServiceClient, line_made: Path) -> None:
     there = service.query({"x": OTHER}, "run", draws=3_000, seed=5)
     posterior = sciinf.load_posterior(line_made / "run")
     here = sciinf.query(posterior, {"x": OTHER}, load_calibration(line_made / "run"), draws=3_000, seed=5)
@@ -75,7 +75,7 @@ def test_an_answer_from_there_is_one_from_here(service: Service, line_made: Path
 
 
 @pytest.mark.slow
-def test_units_are_converted_and_never_lost(service: Service) -> None:
+def test_units_are_converted_and_never_lost(service: ServiceClient) -> None:
     metres = service.query({"x": SEEN}, "run", draws=200)
     millimetres = service.query({"x": [1e3 * v for v in SEEN] * units.mm}, "run", draws=200)
     assert millimetres.parameters["slope"].median == pytest.approx(metres.parameters["slope"].median, abs=1e-4)
@@ -84,7 +84,7 @@ def test_units_are_converted_and_never_lost(service: Service) -> None:
 
 
 @pytest.mark.slow
-def test_a_file_is_sent(service: Service, line_made: Path) -> None:
+def test_a_file_is_sent(service: ServiceClient, line_made: Path) -> None:
     found = service.query(line_made / "seen.csv", "run", draws=200)
     assert (found.name, found.read) == ("seen", ("x: 5 values, in m",))
     stored = sciinf.load_answer(line_made / "run")
@@ -94,7 +94,7 @@ def test_a_file_is_sent(service: Service, line_made: Path) -> None:
         service.query(line_made / "none.csv", "run")
 
 
-def test_what_goes_wrong_is_said_as_here(service: Service, url: str) -> None:
+def test_what_goes_wrong_is_said_as_here(service: ServiceClient, url: str) -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
         service.query({"x": [float("nan")] * 5}, "run")
     with pytest.raises(ValueError, match="no model 'other'"):
@@ -107,6 +107,6 @@ def test_what_goes_wrong_is_said_as_here(service: Service, url: str) -> None:
         sciinf.connect("http://127.0.0.1:1")
 
 
-def test_each_run_has_its_own_calibration(service: Service, runs: list[Path]) -> None:
+def test_each_run_has_its_own_calibration(service: ServiceClient, runs: list[Path]) -> None:
     found = [service.query({"x": SEEN}, run.name, draws=200).calibration for run in runs]
     assert [one and one.rows for one in found] == [load_calibration(run).rows for run in runs] == [300, 150]

@@ -13,7 +13,7 @@ from sciinf import Recipe, Score, build_posterior, calibrate, load_simulator, qu
 from sciinf.core import Answer, Observation
 from sciinf.diffusion.solver import Heun
 from sciinf.inference.amortised import Amortised, pushed
-from sciinf.question import Wanted
+from sciinf.question import QueryOptions
 from sciinf.serve import fusion
 from sciinf.serve.fusion import COLUMN, COLUMNS, Fusion, Ticket
 from sciinf.serve.models import Models
@@ -53,7 +53,7 @@ def run(models: Models, tickets: Sequence[Ticket]) -> tuple[dict[int, Answer], d
 
 
 def ticket(id: int, x: Observation, draws: int, **more: object) -> Ticket:
-    return Ticket(id, "run", x, Wanted(draws=draws, seed=id, predicted=bool(more.get("predicted", False))))
+    return Ticket(id, "run", x, QueryOptions(draws=draws, seed=id, predicted=bool(more.get("predicted", False))))
 
 
 def test_a_fused_answer_is_the_lone_one(models: Models) -> None:

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from sciinf.serve import reading
 from sciinf.serve.models import Models
 from sciinf.serve.reading import Body, asked_in, body_out, read
-from sciinf.serve.requests import Bounds, Unfit
+from sciinf.serve.requests import RequestLimits, Unfit
 
 SEEN = [0.2, 1.4, 1.9, 3.2, 3.8]
 ASK = "/models/run/answer"
@@ -48,7 +48,7 @@ def models(line_made: Path) -> Models:
 
 
 def asked(models: Models, body: Body) -> Any:
-    head, arrays = body_out(body, Bounds())
+    head, arrays = body_out(body, RequestLimits())
     return asked_in(read(models, {"model": "run", **head}, arrays))
 
 

@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from sciinf import load_answer
 from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import SEAL
-from sciinf.question import Wanted
+from sciinf.question import QueryOptions
 from sciinf.serve.answering import whole_answer
 from sciinf.serve.limits import Limits
 from sciinf.serve.models import Model, NotReady, as_given
@@ -318,7 +318,7 @@ def test_a_run_that_is_not_trained_yet_says_so(line: Path, tmp_path: Path) -> No
 def test_an_answer_of_another_network_is_not_given(line: Path) -> None:
     """A worker that is started anew opens what lies in the folder by then; its answers are judged by what lay there."""
     model = Model(source(line / "run"))
-    message = whole_answer(model, as_given(model.known["seen"]), Wanted(draws=20, predicted=False))
+    message = whole_answer(model, as_given(model.known["seen"]), QueryOptions(draws=20, predicted=False))
     assert reply(model, message, {}, ())["parameters"]
     said = json.loads((line / "run" / "calibration.json").read_text())
     said["reasons"] = ["calibrated anew"]

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from sciinf.core import Finding, Level
-from sciinf.question import Wanted
-from sciinf.serve.models import Unknown
-from sciinf.serve.requests import One
+from sciinf.question import QueryOptions
+from sciinf.serve.models import UnknownName
+from sciinf.serve.requests import ObservationRequest
 from sciinf.serve.shares import Shares
 from sciinf.serve.wire import pack
 
-ONE = One({"x": np.arange(5.0, dtype=np.float32)}, ("x: 5 values",), Wanted(draws=7, seed=3, files={"a.csv": "00"}))
+ONE = ObservationRequest(
+    {"x": np.arange(5.0, dtype=np.float32)}, ("x: 5 values",), QueryOptions(draws=7, seed=3, files={"a.csv": "00"})
+)
 
 
 def test_a_question_is_found_again_after_a_restart(tmp_path: Path) -> None:
@@ -46,9 +48,9 @@ def test_an_answer_of_another_network_is_not_given(model: str, digest: str, word
     shares = Shares(tmp_path)
     key = shares.key("run", "digest", ONE)
     shares.keep(key, "run", ONE, b"answer")
-    with pytest.raises(Unknown, match=words):
+    with pytest.raises(UnknownName, match=words):
         shares.find(key, model, digest)
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownName):
         shares.find("../" + key, "run", "digest")
     shares.close()
 
@@ -61,7 +63,7 @@ def test_the_oldest_are_forgotten(tmp_path: Path) -> None:
     assert shares.find(shares.key("run", "digest", asked[-1]), "run", "digest")[1] is not None
     shares.close()
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 2_000
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownName):
         Shares(tmp_path).find(Shares.key("run", "digest", asked[0]), "run", "digest")
 
 
@@ -89,7 +91,7 @@ def test_a_damaged_file_is_written_again_when_it_is_asked_again(content: bytes |
     (file,) = tmp_path.iterdir()
     file.unlink() if content is None else file.write_bytes(content)
     second = Shares(tmp_path)
-    with pytest.raises(Unknown, match="ask the question again"):
+    with pytest.raises(UnknownName, match="ask the question again"):
         second.find(key, "run", "digest")
     second.keep(key, "run", ONE, b"answer")
     assert second.find(key, "run", "digest")[1] == b"answer"

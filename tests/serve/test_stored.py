@@ -30,7 +30,7 @@ from sciinf.calibration import load_calibration
 from sciinf.core import Answer, Evidence, Finding, Level, Observation
 from sciinf.core.files import read_json, write_json
 from sciinf.core.verdict import verdict_from
-from sciinf.question import Wanted
+from sciinf.question import QueryOptions
 from sciinf.serve.answering import whole_answer
 from sciinf.serve.models import Model, as_given
 from sciinf.serve.stored import NOT_MADE, not_made
@@ -141,7 +141,7 @@ def test_no_verdict_without_checks_says_to_rely(alarming: Path) -> None:
     known, other = as_given(model.known["seen"]), Observation({"x": torch.tensor(OTHER)})
     kinds = []
     for x, predicted in ((known, False), (other, False)):
-        head, _ = unpack(whole_answer(model, x, Wanted(seed=3, draws=50, predicted=predicted)))
+        head, _ = unpack(whole_answer(model, x, QueryOptions(seed=3, draws=50, predicted=predicted)))
         kinds.append([one["kind"] for one in head["answer"]["checks"] if one["name"] == "predictive"])
     assert NOT_MADE not in kinds[0]  # the stored answer has the check itself
     assert kinds[1] == [NOT_MADE]

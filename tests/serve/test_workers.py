@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from served import serving, source
 
-from sciinf.question import Wanted
+from sciinf.question import QueryOptions
 from sciinf.serve.engine import Busy
 from sciinf.serve.models import Models
-from sciinf.serve.requests import One, Unfit
+from sciinf.serve.requests import ObservationRequest, Unfit
 from sciinf.serve.worker import _told, warmed
-from sciinf.serve.workers import Workers
+from sciinf.serve.workers import AnsweringWorkers
 
 SEEN: dict[str, Any] = {"x": {"x": [0.2, 1.4, 1.9, 3.2, 3.8]}, "draws": 50}
 DIES = """
@@ -58,10 +58,10 @@ def test_only_the_question_that_a_process_died_over_is_refused(line: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("between", [False, True])
 def test_the_end_refuses_what_is_out(between: bool, line_made: Path) -> None:
-    one = One({"x": np.array(SEEN["x"]["x"], np.float32)}, (), Wanted(predicted=False))
+    one = ObservationRequest({"x": np.array(SEEN["x"]["x"], np.float32)}, (), QueryOptions(predicted=False))
 
     async def ended() -> None:
-        workers = Workers([source(line_made / "run")])
+        workers = AnsweringWorkers([source(line_made / "run")])
         await workers.start()
         if between:  # two lives: one process is dead, and the next is not started yet
             pid = workers.state()["lanes"]["fused"]["pid"]

@@ -19,7 +19,7 @@ from sciinf import Normal, Observable, Outcome, Prior, Simulator, simulate
 from sciinf.checking import check_store
 from sciinf.core.files import write_json
 from sciinf.simulation import repair
-from sciinf.storage.folder import Local
+from sciinf.storage.folder import LocalFolder
 from sciinf.store import Store
 
 PER, BLOCK, ROWS = 4, 5, 58  # three folders of four blocks, the last block short
@@ -122,7 +122,7 @@ def steps_of(path: Path, monkeypatch) -> list[str]:
 
 def compact_watched(path: Path, step: Callable[[str], None], monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("sciinf.store.folder_at", lambda given: Watched(Local(Path(given)), step))
+        patch.setattr("sciinf.store.folder_at", lambda given: Watched(LocalFolder(Path(given)), step))
         store = Store(path)
     store.compact()
 
@@ -209,7 +209,7 @@ def test_a_store_that_is_compacted_while_it_is_opened(made, tmp_path, monkeypatc
     for moment in range(4):  # three folders, and packs
         path, count = tmp_path / f"s{moment}", iter(range(10**6))
         shutil.copytree(made, path)
-        listed = Local.listed
+        listed = LocalFolder.listed
 
         def slow(self, inside, before=None, path=path, count=count, moment=moment, listed=listed):
             if next(count) == moment:
@@ -217,7 +217,7 @@ def test_a_store_that_is_compacted_while_it_is_opened(made, tmp_path, monkeypatc
             return listed(self, inside, before)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Local, "listed", slow)
+            patch.setattr(LocalFolder, "listed", slow)
             found = Store(path)
         assert next(count) > 3
         assert list(found.entries()) == entries, moment
@@ -225,14 +225,14 @@ def test_a_store_that_is_compacted_while_it_is_opened(made, tmp_path, monkeypatc
 
 
 def test_a_disk_that_keeps_other_bytes_than_were_written_loses_nothing(path, made, monkeypatch):
-    write = Local.write
+    write = LocalFolder.write
 
     def wrong(self, name, parts):
         data = bytearray(b"".join(parts))
         data[len(data) // 2] ^= 1
         write(self, name, [bytes(data)])
 
-    monkeypatch.setattr(Local, "write", wrong)
+    monkeypatch.setattr(LocalFolder, "write", wrong)
     with pytest.raises(OSError, match="does not hold what was written into it"):
         Store(path).compact()
     assert len(list(path.glob("shards/*/*.h5"))) == 12

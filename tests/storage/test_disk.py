@@ -13,7 +13,7 @@ import pytest
 from sciinf import Normal, Observable, Prior, Simulator
 from sciinf.core.files import write_json
 from sciinf.storage import description, disk
-from sciinf.storage.folder import Changed, Local
+from sciinf.storage.folder import Changed, LocalFolder
 from sciinf.store import Store
 
 
@@ -77,7 +77,7 @@ def test_of_processes_at_once_one_writes(tmp_path, links):
         for number in range(2):
             if (child := os.fork()) == 0:
                 os.read(begin[0], 1)
-                os._exit(Local(tmp_path).create(name, b"%d" % number * 1000))
+                os._exit(LocalFolder(tmp_path).create(name, b"%d" % number * 1000))
             children.append(child)
         os.write(begin[1], b"gg")
         wrote = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
@@ -112,7 +112,7 @@ def test_what_two_change_at_once_is_changed_by_both(tmp_path, monkeypatch):
     store = made(tmp_path, 1)
     about = {**description.read_description(store.folder), "schema": 1, "folders": 0}
     write_json(tmp_path / "store.json", about)
-    replaced, others = Local.replace, list[threading.Thread]()
+    replaced, others = LocalFolder.replace, list[threading.Thread]()
 
     def slow(self, name, data):
         if not others:
@@ -124,7 +124,7 @@ def test_what_two_change_at_once_is_changed_by_both(tmp_path, monkeypatch):
             grown.join(0.5)
         replaced(self, name, data)
 
-    monkeypatch.setattr(Local, "replace", slow)
+    monkeypatch.setattr(LocalFolder, "replace", slow)
     description.with_packs(store.folder)
     others[0].join()
     found = description.read_description(store.folder)
@@ -135,7 +135,7 @@ def test_packs_are_noted_though_somebody_else_was_faster(tmp_path, monkeypatch):
     store = made(tmp_path, 1)
     about = {**description.read_description(store.folder), "schema": 1, "folders": 0}
     write_json(tmp_path / "store.json", about)
-    replaced, refused = Local.replace, list[str]()
+    replaced, refused = LocalFolder.replace, list[str]()
 
     def late(self, name, data):
         if not refused:
@@ -144,7 +144,7 @@ def test_packs_are_noted_though_somebody_else_was_faster(tmp_path, monkeypatch):
             raise Changed(errno.EAGAIN, "somebody else was faster", name)
         replaced(self, name, data)
 
-    monkeypatch.setattr(Local, "replace", late)  # as a folder of objects does
+    monkeypatch.setattr(LocalFolder, "replace", late)  # as a folder of objects does
     description.with_packs(store.folder)
     found = description.read_description(store.folder)
     assert (found["schema"], found["rows"]) == (2, 400)

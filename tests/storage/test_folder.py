@@ -19,7 +19,7 @@ from sciinf import Normal, Observable, Outcome, Prior, Simulator
 from sciinf.checking import check_store
 from sciinf.core.files import write_bytes
 from sciinf.storage import journal
-from sciinf.storage.folder import Local
+from sciinf.storage.folder import LocalFolder
 from sciinf.storage.shard import write_shard
 from sciinf.store import Store
 
@@ -118,7 +118,7 @@ def test_temporary_names_differ_within_a_process(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("anew", [False, True])  # another thread of the process has begun a new one
 def test_a_line_that_is_written_while_its_journal_is_settled_is_not_lost(tmp_path, monkeypatch, anew):
-    folder = Local(tmp_path)
+    folder = LocalFolder(tmp_path)
     folder.append("journal/a.jsonl", b'{"line": 1}')
     opened, settled = os.open, list[str]()
 
@@ -140,7 +140,7 @@ def test_a_line_that_is_written_while_its_journal_is_settled_is_not_lost(tmp_pat
 
 
 def test_news_of_journals_that_grow_are_mended_and_are_merged(tmp_path):
-    folder, seen = Local(tmp_path), dict[str, Any]()
+    folder, seen = LocalFolder(tmp_path), dict[str, Any]()
     assert list(folder.news("journal", seen)) == []
     folder.append("journal/a.jsonl", b"1")
     assert list(folder.news("journal", seen)) == [("journal/a.jsonl", 0, b"1\n")]
@@ -156,7 +156,7 @@ def test_news_of_journals_that_grow_are_mended_and_are_merged(tmp_path):
 
 @pytest.mark.parametrize("lines", [1, 2, 5])  # as long as before, or longer
 def test_a_journal_that_is_begun_anew_is_read_from_its_beginning(tmp_path, lines):
-    folder, seen = Local(tmp_path), dict[str, Any]()
+    folder, seen = LocalFolder(tmp_path), dict[str, Any]()
     folder.append("journal/a.jsonl", b"a" * 300)
     folder.append("journal/a.jsonl", b"b" * 300)
     assert len(list(folder.news("journal", seen))) == 1

@@ -12,7 +12,7 @@ import pytest
 
 from sciinf.core.loading import load_module
 from sciinf.storage import objects
-from sciinf.storage.folder import Changed, Folder, Local, Unreachable, absolute, folder_at
+from sciinf.storage.folder import Changed, Folder, LocalFolder, Unreachable, absolute, folder_at
 from sciinf.storage.objects import Objects
 
 object_server: Any = load_module(Path(__file__).parents[2] / "benchmarks" / "object_server.py")
@@ -111,7 +111,7 @@ def test_what_is_committed_stays_where_it_is_as_good(address: str):
 
 
 def test_paths_name_folders(tmp_path: Path, address: str):
-    assert all(isinstance(folder_at(path), Local) for path in (tmp_path, "s3", "s3bucket/x"))
+    assert all(isinstance(folder_at(path), LocalFolder) for path in (tmp_path, "s3", "s3bucket/x"))
     for given in (address, f"{address}/", Path(address)):  # a Path has lost a slash
         found = folder_at(given)
         assert isinstance(found, Objects)

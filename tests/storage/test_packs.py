@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sciinf import Normal, Observable, Outcome, Prior, Simulator
-from sciinf.storage.folder import Listing, Local
+from sciinf.storage.folder import Listing, LocalFolder
 from sciinf.store import Store
 
 PER, BLOCK = 4, 5
@@ -46,7 +46,7 @@ def test_a_pack_whose_tar_was_not_listed_is_there_once_it_is(path: Path, monkeyp
     Store(path).compact()
     if known:
         reader.refresh()
-    listed = Local.listed
+    listed = LocalFolder.listed
 
     def half(self, inside, before=None):
         found = listed(self, inside, before)
@@ -54,7 +54,7 @@ def test_a_pack_whose_tar_was_not_listed_is_there_once_it_is(path: Path, monkeyp
         return Listing(frozenset(names)) if inside == "packs" else found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Local, "listed", half)
+        patch.setattr(LocalFolder, "listed", half)
         for _ in range(2):
             reader.refresh()
             assert reader.missing() == list(range(2 * PER)), "no block counts that nobody sees"

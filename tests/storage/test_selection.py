@@ -7,8 +7,8 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Observable, Outcome, Prior
-from sciinf.storage.folder import Local
-from sciinf.storage.place import Place
+from sciinf.storage.folder import LocalFolder
+from sciinf.storage.place import FileRange
 from sciinf.storage.selection import Part, empty, layouts, read_rows
 from sciinf.storage.shard import write_shard
 
@@ -30,7 +30,7 @@ def file(tmp_path, request):
     image, _ = write_shard(PRIOR, OBSERVABLES, "campaign", 0, theta, Outcome(x))
     (tmp_path / "shard.h5").write_bytes(bytes(request.param) + image + b"beyond" * bool(request.param))
     start, size = request.param, len(image) if request.param else None
-    return Place(Local(tmp_path), "shard.h5", start, size), theta, x
+    return FileRange(LocalFolder(tmp_path), "shard.h5", start, size), theta, x
 
 
 def test_floats_lie_in_the_file_as_in_memory(file):

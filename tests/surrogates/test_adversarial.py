@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sciinf.core import Batch
 from sciinf.core.prior import global_seed
 from sciinf.surrogates import Adversarial, Mmd, Plain
-from sciinf.surrogates.adversarial import Judge
+from sciinf.surrogates.adversarial import Discriminator
 from sciinf.surrogates.objectives import Coded, Objective, mmd
 
 FRESH = 1_000
@@ -22,7 +22,7 @@ FRESH = 1_000
 
 def judged(width=32):
     with global_seed(generator(1)):
-        return Judge(3, width).double()
+        return Discriminator(3, width).double()
 
 
 class Flattered(Objective):

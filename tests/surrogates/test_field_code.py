@@ -18,7 +18,7 @@ from sciinf.surrogates.collapse import collapsed, expected_nats
 from sciinf.surrogates.decoders import Query
 from sciinf.surrogates.encoders import GridEncoder, Perceiver, places
 from sciinf.surrogates.objectives import KL, Plain
-from sciinf.tokens import AtOnce, Mixture, Pod
+from sciinf.tokens import AtOnce, MixtureTokens, Pod
 
 pytestmark = pytest.mark.filterwarnings("ignore:held-out simulations show")  # its training is short
 SMALL = (GridEncoder(8), Query(3, coarsest=4, features=8, width=24))
@@ -200,7 +200,7 @@ def law(store, fit, tmp_path_factory):
         equation.observables,
         LearnedCode(fit.learned, fit.digest, width=1),
         order=AtOnce(),
-        law=Mixture(2),
+        law=MixtureTokens(2),
         given=[Frame(0, "initial")],
         network=TokenTransformer(16, 1, heads=2),
     )

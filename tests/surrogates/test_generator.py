@@ -13,7 +13,7 @@ from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Emulator, Field, Frame, Generator, Members
-from sciinf.tokens import AtOnce, Frames, Haar, Joint, LearnedLaw, Mixture, Patches, Pod
+from sciinf.tokens import AtOnce, Frames, Haar, JointTokens, LearnedLaw, MixtureTokens, Patches, Pod
 from sciinf.training import train_ensemble
 from simulators.pde.forced_burgers import ForcedBurgers
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 NET = TokenTransformer(32, 2, heads=2)
 TIMES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 ORDERS = (AtOnce(), Frames(1), Frames(2, context=2))
-LAWS = (Joint(), Mixture(2))
+LAWS = (JointTokens(), MixtureTokens(2))
 CODES = (Patches(4), Pod(8, width=4), Haar(1), Haar(2, kept=0))
 
 
@@ -56,7 +56,7 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def fits(store, tmp_path_factory):
     folder, recipe = tmp_path_factory.mktemp("fits"), Recipe(epochs=25, batch=30)
-    laws = {"joint": Joint(), "mixture": Mixture()}
+    laws = {"joint": JointTokens(), "mixture": MixtureTokens()}
     return {
         name: train(built(world(), law=law), store, folder / name, recipe=recipe, progress=False)
         for name, law in laws.items()
@@ -133,7 +133,7 @@ def test_draws_that_are_too_alike_are_widened_and_said_to_be(store, tmp_path, mo
     """A law that draws half as far from its mean as it should: its sds are told, and what is missing is put back."""
     from sciinf.tokens import law as laws
 
-    surrogate, equation = built(world(), law=Mixture()), world()
+    surrogate, equation = built(world(), law=MixtureTokens()), world()
     monkeypatch.setattr(laws._Independent, "_parts", _narrow(laws._Independent._parts))
     with pytest.warns(UserWarning, match=r"too alike, and are widened"):
         fit = train(surrogate, store, tmp_path / "fit", recipe=Recipe(epochs=25, batch=30), progress=False)
@@ -287,7 +287,7 @@ def test_fields_that_stay_are_seen(tmp_path):
     hill = torch.randn(600, 2, 16, generator=draw)
     u = (hill[:, 1:] + 0.1 * torch.randn(600, 1, 16, generator=draw))[:, None]
     rows = Batch(torch.empty(600, 0), {"hill": hill, "u": u})
-    surrogate = Generator(prior, fields, Patches(2), given=[Field("hill")], law=Mixture(), network=NET)
+    surrogate = Generator(prior, fields, Patches(2), given=[Field("hill")], law=MixtureTokens(), network=NET)
     ready(surrogate, rows.rows(slice(0, 500)))
     steps = torch.optim.Adam(surrogate.parameters(), lr=3e-3)
     for _ in range(150):
@@ -308,7 +308,7 @@ def test_members_have_no_order():
     turned = Batch(rows.theta, {**rows.x, "few": few[:, [2, 0, 1]]})
     losses = {}
     for kind in (Members, Field):
-        surrogate = ready(Generator(Prior.none(), fields, given=[kind("few")], law=Mixture(), network=NET), rows)
+        surrogate = ready(Generator(Prior.none(), fields, given=[kind("few")], law=MixtureTokens(), network=NET), rows)
         losses[kind] = [float(surrogate.loss(shown, generator=generator()).mean().detach()) for shown in (rows, turned)]
     assert losses[Members][1] == pytest.approx(losses[Members][0], rel=0.1)
     assert losses[Field][1] > 2 * losses[Field][0]
@@ -365,7 +365,7 @@ def test_fields_far_from_zero_and_of_tiny_units_are_judged_like_others():
 
 
 def test_several_are_trained_at_once(store, tmp_path):
-    members = [built(world(), law=Mixture(), seed=k) for k in range(2)]
+    members = [built(world(), law=MixtureTokens(), seed=k) for k in range(2)]
     one, two = train_ensemble(members, store, tmp_path / "both", recipe=Recipe(epochs=2, batch=60), progress=False)
     rows = rows_of(world())
     found = [f.surrogate.sample(rows.theta, rows.x, generator=generator()) for f in (one, two)]
@@ -384,7 +384,7 @@ def test_what_does_not_fit_is_refused():
         (lambda: Generator(prior, fields, Patches(5)), "do not divide"),
         (lambda: Frame(1), "is the first, 0, or the one before it, -1"),
         (lambda: Frames(0), "block"),
-        (lambda: Mixture(0), "components"),
+        (lambda: MixtureTokens(0), "components"),
         (lambda: times.check_times((0.1, 0.2)), r"at 0.1: give the generator Frame\(-1\)"),
         (lambda: times.check_times((0.0, 0.1, 0.3)), "evenly spaced"),
     ):

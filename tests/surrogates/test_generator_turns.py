@@ -13,15 +13,15 @@ from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
 from sciinf.core.component import from_json, to_json
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Frame, Generator, Sensors
-from sciinf.tokens import AtOnce, Denoised, Frames, Joint, Mixture, Patches, Pod, Raster, Scales, Shuffled
+from sciinf.surrogates import Frame, Generator, SensorReadings
+from sciinf.tokens import AtOnce, Denoised, Frames, JointTokens, MixtureTokens, Patches, Pod, Raster, Scales, Shuffled
 from sciinf.tokens.decoding import InTurns
 from sciinf.training import train_ensemble
 from simulators.pde.forced_burgers import ForcedBurgers
 
 NET = TokenTransformer(16, 1, heads=2)
 TURNS = (Raster(), Shuffled(3), Scales())
-LAWS = (Joint(), Mixture(2), Mixture(2, by_token=True), Denoised(width=8, blocks=1))
+LAWS = (JointTokens(), MixtureTokens(2), MixtureTokens(2, by_token=True), Denoised(width=8, blocks=1))
 ORDERS = (AtOnce, Frames)
 
 
@@ -72,7 +72,7 @@ def test_frames_without_space_are_drawn_one_after_the_other():
     rows = Batch(torch.rand(20, 1, generator=generator()), {"initial": torch.randn(20, 3), "u": torch.randn(20, 5, 3)})
     rows.x["u"][:, 0] = rows.x["initial"]
     prior = Prior(rate=td.Uniform(0.0, 1.0))
-    law = ready(Generator(prior, specs, Patches(1), order=AtOnce(Raster()), law=Mixture(2), network=NET), rows)
+    law = ready(Generator(prior, specs, Patches(1), order=AtOnce(Raster()), law=MixtureTokens(2), network=NET), rows)
     assert law.by_frame
     assert law.law.turns == 4
     assert law.draw(rows.theta, rows.x, generator=generator()).shape == (20, 5, 3)
@@ -85,7 +85,7 @@ def test_what_does_not_go_is_refused():
     prior, specs = equation.prior, equation.observables
     with pytest.raises(ValueError, match=r"have no scales: take a code that has, as Pod\(\), or other turns"):
         Generator(prior, specs, order=Frames(1, turns=Scales()), network=NET)
-    law = ready(Generator(prior, specs, order=AtOnce(Shuffled(2)), law=Joint(), network=NET), rows_of(equation))
+    law = ready(Generator(prior, specs, order=AtOnce(Shuffled(2)), law=JointTokens(), network=NET), rows_of(equation))
     with pytest.raises(ValueError, match=r"AtOnce\(\) without turns, and Joint\(\)"):
         law.asked(torch.ones(1, 2), {"initial": torch.ones(1, 1, 16)})
 
@@ -102,7 +102,7 @@ def test_a_fit_is_read_back(tmp_path):
     assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("law", [Joint(), Mixture(2), Denoised(width=8, blocks=1)])
+@pytest.mark.parametrize("law", [JointTokens(), MixtureTokens(2), Denoised(width=8, blocks=1)])
 def test_several_are_trained_at_once(law, tmp_path):
     equation = world()
     store = simulate(equation, tmp_path / "store", 60, seed=0, progress=False)
@@ -119,7 +119,10 @@ def test_several_are_trained_at_once(law, tmp_path):
 
 def test_what_sensors_see_is_given_in_every_turn():
     equation = world()
-    rows, told = rows_of(equation), {"given": [Frame(0), Sensors(8, sd=0.05)], "law": Mixture(2), "network": NET}
+    rows, told = (
+        rows_of(equation),
+        {"given": [Frame(0), SensorReadings(8, sd=0.05)], "law": MixtureTokens(2), "network": NET},
+    )
     law = ready(Generator(equation.prior, equation.observables, order=AtOnce(Shuffled(2)), **told), rows)
     assert law.loss(rows, generator=generator()).shape == (12,)
     values, mask = rows.x["u"], torch.zeros(12, 4, 1, 16, dtype=torch.bool)
@@ -173,7 +176,7 @@ def test_a_token_tells_the_others_what_one_chance_number_did(monkeypatch):
     million runs; 12 are let pass, for what training leaves. Half of them have the larger one: as far as 60 off 200 is
     6 sds, once in 500 million runs.
     """
-    law = Mixture(3, by_token=True)
+    law = MixtureTokens(3, by_token=True)
     between, wide = amplitudes(Shuffled(4), law)
     assert between <= 12
     assert abs(wide - DRAWS / 2) < 60

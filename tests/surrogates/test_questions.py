@@ -15,7 +15,7 @@ from sciinf.diffusion.product import Product
 from sciinf.lab.stochastic import Ancestral
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Field, Frame, Generator, conditioned
-from sciinf.tokens import Frames, Joint, Mixture, Patches
+from sciinf.tokens import Frames, JointTokens, MixtureTokens, Patches
 from simulators.pde.forced_burgers import ForcedBurgers
 
 NET = TokenTransformer(8, 1, heads=1)
@@ -72,7 +72,7 @@ def test_sensors_tell_the_rest_of_the_field_and_the_likelihood(world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [{}, {"order": Frames(2)}, {"order": Frames(1), "law": Mixture(2)}])
+@pytest.mark.parametrize("told", [{}, {"order": Frames(2)}, {"order": Frames(1), "law": MixtureTokens(2)}])
 def test_how_probable_it_is_that_a_wave_is_high(world, told):
     """Of every kind of generator; three standard errors of log P are .4 at 1 sd and .9 at 3 (seeds are given)."""
     law, theta, start, mean, covariance = world
@@ -114,11 +114,11 @@ def test_laws_that_are_too_sure_or_of_another_kind_say_so(world):
     finally:
         law.missing[-1] = 0.0
     measured = Measured(lambda u: u[:, -1, 0, :2], mean[:2], 0.1)
-    for told in ({"order": Frames(1)}, {"law": Mixture()}):
+    for told in ({"order": Frames(1)}, {"law": MixtureTokens()}):
         other = Generator(law.prior, law.observables, network=NET, **told)
         with pytest.raises(ValueError, match="all frames at once by diffusion"):
             conditioned(other, theta, start, measured, 50, generator=generator())
-    noisy = Generator(law.prior, law.observables, network=NET, law=Joint(solver=Ancestral(8)))
+    noisy = Generator(law.prior, law.observables, network=NET, law=JointTokens(solver=Ancestral(8)))
     with pytest.raises(ValueError, match=r"no function of the noise they start from: Exponential\(\) is one"):
         conditioned(noisy, theta, start, event, 80, generator=generator())
 

@@ -11,7 +11,7 @@ from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable
 from sciinf.diffusion.events import Event
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Emulator, Frame, Generator, Sensors, conditioned
+from sciinf.surrogates import Emulator, Frame, Generator, SensorReadings, conditioned
 from sciinf.tokens import Frames, Pod
 from sciinf.tokens.assimilated import guessed
 from simulators.pde.forced_burgers import ForcedBurgers
@@ -30,7 +30,7 @@ def world():
 
 def built(most=SEEN, **told):
     equation = world()
-    given = [Frame(0), Sensors(most, sd=SD)]
+    given = [Frame(0), SensorReadings(most, sd=SD)]
     return Generator(equation.prior, equation.observables, given=given, network=NET, **told)
 
 
@@ -50,7 +50,7 @@ def seen_rows(count, seed=7):
     equation = world()
     theta = equation.prior.sample(count, generator=generator(seed))
     x = equation(theta, generator=generator(seed + 1))
-    return Batch(theta, x), Sensors(SEEN, sd=SD).shown(x["u"], 1, generator(seed + 2))
+    return Batch(theta, x), SensorReadings(SEEN, sd=SD).shown(x["u"], 1, generator(seed + 2))
 
 
 def exact(rows, seen):
@@ -192,7 +192,7 @@ def test_the_frame_that_is_known_tells_nothing_new(fit):
 
 def test_places_are_drawn_evenly_and_none_twice():
     """Of 2 x 16 numbers 0 to 6 are shown: each in 3/32 of the rows, within 4 sds of the count."""
-    shown = Sensors(SEEN, sd=0.0).shown(torch.ones(4_000, 3, 1, 16), 1, generator())
+    shown = SensorReadings(SEEN, sd=0.0).shown(torch.ones(4_000, 3, 1, 16), 1, generator())
     count = shown["sensors_mask"].flatten(1).sum(1)
     assert torch.equal(shown["sensors"], shown["sensors_mask"].float())
     assert torch.allclose(count.bincount(minlength=7) / 4_000, torch.full((7,), 1 / 7), atol=0.025)
@@ -212,13 +212,13 @@ def test_few_rows_are_judged_together():
 def test_by_frame_and_with_no_start():
     """Fields without space, whose frames are tokens: each is told what its own sensors see."""
     prior, fields = world().prior, {"u": Observable((6, 2))}
-    surrogate = Generator(prior, fields, given=[Sensors(5)], network=NET)
+    surrogate = Generator(prior, fields, given=[SensorReadings(5)], network=NET)
     x = {"u": torch.randn(30, 6, 2, generator=generator()).cumsum(1)}
     rows = Batch(prior.sample(30, generator=generator()), x)
     surrogate.standardise(lambda: iter([rows]))
     assert surrogate.by_frame
     assert surrogate.loss(rows, generator=generator()).shape == (30,)
-    seen = Sensors(5).shown(x["u"], 0, generator(1))
+    seen = SensorReadings(5).shown(x["u"], 0, generator(1))
     assert int(seen["sensors_mask"].sum((1, 2)).max()) == 5
     assert surrogate.draw(rows.theta, seen, generator=generator()).shape == (30, 6, 2)
     off, blind = (
@@ -232,13 +232,19 @@ def test_what_does_not_fit_is_refused():
     equation = world()
     rows, seen = seen_rows(4)
     for make, says in (
-        (lambda: Sensors(0), "most"),
-        (lambda: Sensors(sd=-1.0), "got -1"),
-        (lambda: Sensors(sd=math.nan), "one number"),
-        (lambda: Generator(equation.prior, equation.observables, given=[Sensors(name="initial")]), "mean two things"),
+        (lambda: SensorReadings(0), "most"),
+        (lambda: SensorReadings(sd=-1.0), "got -1"),
+        (lambda: SensorReadings(sd=math.nan), "one number"),
+        (
+            lambda: Generator(equation.prior, equation.observables, given=[SensorReadings(name="initial")]),
+            "mean two things",
+        ),
         (lambda: built(order=Frames(1)), "all frames at once"),
         (lambda: built(code=Pod(8)), "pieces of all frames"),
-        (lambda: Generator(equation.prior, equation.observables, given=[Sensors(), Sensors()]), "2 were given"),
+        (
+            lambda: Generator(equation.prior, equation.observables, given=[SensorReadings(), SensorReadings()]),
+            "2 were given",
+        ),
     ):
         with pytest.raises(ValueError, match=says):
             make()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sciinf.surrogates import _spread
-from sciinf.surrogates._spread import Parts, Waves, compared
+from sciinf.surrogates._spread import GridWaves, SpaceParts, compared
 
 ROWS, FRAMES, POINTS, DRAWS = 200, 8, 32, 4
 
@@ -47,23 +47,23 @@ def given(fields):
     return torch.cat([torch.ones_like(fields[..., :1, :, :]), fields], -3)
 
 
-RING = Waves((POINTS,), edges=False)
+RING = GridWaves((POINTS,), edges=False)
 
 
 def test_octaves_are_those_of_wave_numbers():
     # 8 of 16 is but half there; (1, 1) is below 2, (1, 2) is not; cosines have half waves
-    assert Waves((16,), edges=False).octave.tolist() == [0, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 1]
-    assert Waves((), edges=False).octave.tolist() == [0]
-    assert Waves((4, 8), edges=False).octave.reshape(4, 8)[1].tolist() == [1, 1, 2, 2, 2, 2, 2, 1]
-    assert Waves((16,), edges=True).octave.tolist() == [0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3]
-    assert int(Waves((16, 16), edges=False).octave.reshape(16, 16)[3, 3]) == 3  # beyond 4, whatever each axis says
-    assert all(Waves((n,), edges=True).count == Waves((n,), edges=False).count for n in range(1, 70))
+    assert GridWaves((16,), edges=False).octave.tolist() == [0, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 1]
+    assert GridWaves((), edges=False).octave.tolist() == [0]
+    assert GridWaves((4, 8), edges=False).octave.reshape(4, 8)[1].tolist() == [1, 1, 2, 2, 2, 2, 2, 1]
+    assert GridWaves((16,), edges=True).octave.tolist() == [0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3]
+    assert int(GridWaves((16, 16), edges=False).octave.reshape(16, 16)[3, 3]) == 3  # beyond 4, whatever each axis says
+    assert all(GridWaves((n,), edges=True).count == GridWaves((n,), edges=False).count for n in range(1, 70))
 
 
 @pytest.mark.parametrize("edges", [False, True])
 @pytest.mark.parametrize("space", [(), (16,), (6, 8)])
 def test_only_weights_octaves_of_frames(space, edges):
-    fields, waves = torch.randn(3, 2, 1, *space, generator=generator(0)), Waves(space, edges=edges)
+    fields, waves = torch.randn(3, 2, 1, *space, generator=generator(0)), GridWaves(space, edges=edges)
     assert waves.of(fields).abs().square().sum() == pytest.approx(float(fields.square().sum()), rel=1e-4)
     assert torch.allclose(waves.only(fields, torch.ones(2, 1, waves.count)), fields, atol=1e-5)
     parts = [waves.only(fields, torch.eye(waves.count)[k].expand(2, 1, -1)) for k in range(waves.count)]
@@ -168,7 +168,7 @@ def test_a_part_of_space_that_another_makes_up_for_is_told():
     [((), 1, ""), ((5,), 5, "4 to 4"), ((30,), 8, "26 to 29"), ((8, 6), 16, "6 to 7 x 4 to 5")],
 )
 def test_parts_of_space(space, count, last):
-    parts = Parts(space)
+    parts = SpaceParts(space)
     assert parts.count == count
     assert parts.words(count - 1) == f"points {last}"
     squares = torch.rand(3, math.prod(space), generator=generator(0))
@@ -193,14 +193,14 @@ def test_fields_with_edges_hide_no_waves_behind_the_jump_between_them():
     fine = 0.3 * rough(6, DRAWS + 1, ROWS, FRAMES)
     fine[1:] *= 0.1  # of draws
     both = slope + fine
-    found = compared(both[1:], both[0], Waves((POINTS,), edges=True))
+    found = compared(both[1:], both[0], GridWaves((POINTS,), edges=True))
     assert found.waves < 0.5
     assert float(found.missing[:, 0, 4].min()) > 0.8
 
 
 def test_fields_without_space_few_rows_and_nothing_at_all():
     drawn, true = torch.randn(4, 50, 3, 1, generator=generator(0)), torch.randn(50, 3, 1, generator=generator(1))
-    point = Waves((), edges=False)
+    point = GridWaves((), edges=False)
     assert compared(drawn, true, point).frames == pytest.approx(1.0, abs=0.3)
     assert float(compared(0.3 * drawn, true, point).missing.min()) > 0.5
     few = compared(0.3 * drawn[:, :15], true[:15], point)

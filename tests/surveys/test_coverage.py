@@ -9,12 +9,12 @@ import torch
 
 from sciinf import query_all, simulate
 from sciinf.core import Calibration, Prior
-from sciinf.inference.learned import Learned
+from sciinf.inference.learned import LearnedPosterior
 
 ROWS = 600
 
 
-class Exact(Learned):
+class Exact(LearnedPosterior):
     """The exact posterior of the thrown ball, with sds that are `wide` times as large."""
 
     def __init__(self, simulator, wide=1.0):

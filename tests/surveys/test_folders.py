@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from sciinf import load_answers, query_all
-from sciinf.storage.folder import Local
+from sciinf.storage.folder import LocalFolder
 from sciinf.surveys.block import file_of
 from sciinf.surveys.description import NAME, as_bytes, identity, taken_up
 from sciinf.surveys.drawing import RowAnswers
@@ -65,7 +65,7 @@ def test_a_folder_of_the_first_version_is_read_and_not_gone_on_with(ball, tmp_pa
     answers = query_all(ball.posterior, ball.store, tmp_path / "a", draws=20, progress=False)
     about = {key: value for key, value in answers.about.items() if key not in ("found", "checked")}
     about["survey"] = identity(about)
-    folder = Local(tmp_path / "b")
+    folder = LocalFolder(tmp_path / "b")
     folder.replace(NAME, as_bytes(about))
     folder.replace(file_of(0), b"")
     assert "unfinished" in load_answers(tmp_path / "b").summary()

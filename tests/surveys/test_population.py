@@ -8,7 +8,7 @@ import torch
 
 from sciinf import Observable, Prior, Simulator, Uniform, calibrate, load_answers, query_all, simulate
 from sciinf.core import DensityUnavailable
-from sciinf.inference.learned import Learned
+from sciinf.inference.learned import LearnedPosterior
 from sciinf.surveys.population import LEAST, distance, judged, p_values_of
 from sciinf.trust.views import Ranked
 
@@ -28,7 +28,7 @@ class Folded(Simulator):
         return {"x": seen + NOISE * torch.randn(len(theta), NUMBERS, generator=generator)}
 
 
-class Exact(Learned):
+class Exact(LearnedPosterior):
     """Its exact posterior under a prior that knows frequencies up to 1: a normal law, cut off; or one that is wide."""
 
     def __init__(self, sd: float = NOISE / NUMBERS**0.5) -> None:

@@ -98,9 +98,11 @@ def test_a_pass_that_begins_elsewhere_would_show(ball, answers) -> None:
 
 def answering_of(ball, answers):
     from sciinf.question import judge_of
-    from sciinf.surveys.drawing import Asked
+    from sciinf.surveys.drawing import SurveyOptions
 
-    return RowAnswers(judge_of(ball.posterior, ball.calibration, "exclude"), Asked(answers.levels, draws=600, kept=4))
+    return RowAnswers(
+        judge_of(ball.posterior, ball.calibration, "exclude"), SurveyOptions(answers.levels, draws=600, kept=4)
+    )
 
 
 def test_two_processes_in_one_folder_do_no_harm(ball, answers, tmp_path, monkeypatch) -> None:

@@ -9,13 +9,13 @@ import torch
 
 from sciinf.diffusion.solver import Heun
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.tokens import Denoised, Joint, LearnedLaw, Mixture, Raster, Scales, Shuffled
+from sciinf.tokens import Denoised, JointTokens, LearnedLaw, MixtureTokens, Raster, Scales, Shuffled
 from sciinf.tokens.decoding import InTurns, Turned
 
 PLACES = torch.arange(6)[:, None] / 6
 SCALES = (0, 1, 1, 2, 2, 2)
 TURNS = (Raster(), Raster(4), Shuffled(3), Scales())
-LAWS = (Joint(), Mixture(2), Mixture(2, by_token=True), Denoised(width=8, blocks=1))
+LAWS = (JointTokens(), MixtureTokens(2), MixtureTokens(2, by_token=True), Denoised(width=8, blocks=1))
 PAIRS = list(itertools.product(TURNS, LAWS))
 
 
@@ -190,7 +190,7 @@ def test_draws_of_tokens_that_are_sought_do_not_know_the_noise_of_others(kind):
     assert torch.allclose(one, two, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [Mixture(2), Mixture(2, by_token=True)])
+@pytest.mark.parametrize("kind", [MixtureTokens(2), MixtureTokens(2, by_token=True)])
 @pytest.mark.parametrize("turns", [Raster(4), Scales()])
 def test_the_loss_of_a_density_is_its_own(turns, kind):
     """-log q of one set of tokens by the chain rule, per number, is the mean of 4,000 losses, within 4 standard errors.

@@ -10,7 +10,7 @@ from surrogates.test_generator import built, distance, generator, world
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch
-from sciinf.tokens import AtOnce, Frames, Haar, Mixture, Pod, Scales, haar
+from sciinf.tokens import AtOnce, Frames, Haar, MixtureTokens, Pod, Scales, haar
 from sciinf.tokens.innovations import Innovations
 
 LAYOUTS = [(2, 4, 2, (32,)), (1, 2, 3, (8, 4)), (2, 1, 1, (4, 8, 4))]
@@ -106,7 +106,7 @@ def fit(tmp_path_factory):
     """Of all wavelets of a linear equation with random forcing."""
     root = tmp_path_factory.mktemp("haar")
     store = simulate(world(), root / "store", 1_000, seed=0, progress=False)
-    made = built(world(), Haar(1), order=Frames(1), law=Mixture())
+    made = built(world(), Haar(1), order=Frames(1), law=MixtureTokens())
     return train(made, store, root / "fit", recipe=Recipe(epochs=20, batch=30), progress=False)
 
 
@@ -168,10 +168,10 @@ def test_scales_that_are_drawn_one_after_the_other_are_not_mixed_by_their_units(
         assert mixed < 1e-3 if nested else mixed > 0.3  # the fault: the symmetric root of the covariance
     order = AtOnce(Scales())
     equation = world()
-    law = built(equation, Haar(1), order=order, law=Mixture())
+    law = built(equation, Haar(1), order=order, law=MixtureTokens())
     assert law.plain.scales == law.first.scales == law.units.scales == law.code.scales
-    assert built(equation, Haar(1), order=AtOnce(), law=Mixture()).units.scales == ()
-    assert built(equation, Pod(8), order=order, law=Mixture()).units.scales == ()  # each scale is one token
+    assert built(equation, Haar(1), order=AtOnce(), law=MixtureTokens()).units.scales == ()
+    assert built(equation, Pod(8), order=order, law=MixtureTokens()).units.scales == ()  # each scale is one token
 
 
 def test_what_does_not_suit_is_refused():

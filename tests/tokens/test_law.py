@@ -7,7 +7,7 @@ import torch
 
 from sciinf.diffusion.solver import Exponential
 from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.tokens import Joint, Mixture, four_steps
+from sciinf.tokens import JointTokens, MixtureTokens, four_steps
 
 PLACES = torch.arange(2)[:, None] / 2
 
@@ -22,7 +22,7 @@ def built(law, seed=0):
 
 def test_draws_are_right_where_what_is_given_tells_them_to_be_far_from_0(monkeypatch):
     """Tokens of mean 15 and sd 0.1, as in a front: starting from noise about 0 would leave them 0.7 sd off."""
-    law = built(Joint())
+    law = built(JointTokens())
 
     def denoise(y, level):
         return (15 * level**2 + 0.01 * y) / (level**2 + 0.01)
@@ -35,7 +35,7 @@ def test_draws_are_right_where_what_is_given_tells_them_to_be_far_from_0(monkeyp
 
 def test_a_mixture_draws_what_its_loss_is_the_density_of():
     """The loss of draws is the entropy per number: the same as of a histogram of many of them, to 0.03 nats."""
-    law = built(Mixture(3), seed=1)
+    law = built(MixtureTokens(3), seed=1)
     with torch.no_grad():
         law.network.out.bias.copy_(torch.randn(law.network.out.bias.shape, generator=generator(2)))
         given, condition = torch.zeros(50_000, 2, 4), torch.zeros(50_000, 1)
@@ -52,7 +52,7 @@ def test_a_mixture_draws_what_its_loss_is_the_density_of():
     assert abs(float(faulty) - entropy) > 0.1
 
 
-@pytest.mark.parametrize("kind", [Joint(), Mixture(2)])
+@pytest.mark.parametrize("kind", [JointTokens(), MixtureTokens(2)])
 def test_conditions_and_what_is_given_are_seen(kind):
     law = built(kind)
     draw = generator(3)
@@ -65,7 +65,7 @@ def test_conditions_and_what_is_given_are_seen(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "most"), [(Joint(), 0.02), (four_steps(), 0.05), (Joint(solver=Exponential(4, 2)), 0.1)]
+    ("kind", "most"), [(JointTokens(), 0.02), (four_steps(), 0.05), (JointTokens(solver=Exponential(4, 2)), 0.1)]
 )
 def test_how_wide_steps_make_what_is_normal(kind, most):
     """With the exact denoiser of sd 1 and of less, sds are never too small, and by how much they are too large.
@@ -86,7 +86,7 @@ def test_how_wide_steps_make_what_is_normal(kind, most):
     assert 0.4 * most < max(wide) < most
 
 
-@pytest.mark.parametrize("kind", [Joint(), four_steps(), Mixture(), Mixture(2)])
+@pytest.mark.parametrize("kind", [JointTokens(), four_steps(), MixtureTokens(), MixtureTokens(2)])
 def test_draws_are_a_function_of_noise(kind):
     law = built(kind)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from sciinf.core import Batch, Observable, Prior, Simulator
 from sciinf.core.component import from_json, to_json
 from sciinf.nets.token_transformer import TokenTransformer
 from sciinf.surrogates import Frame, Generator
-from sciinf.tokens import AtOnce, Frames, Joint, Mixture, Points
+from sciinf.tokens import AtOnce, Frames, JointTokens, MixtureTokens, Points
 
 AT = [(0.05, 0.2), (0.9, 0.1), (0.4, 0.55), (0.15, 0.3), (0.75, 0.8)]
 DRAWS = 4_000
@@ -100,7 +100,7 @@ def test_a_law_of_stations_is_read_back(fit):
     assert torch.equal(again.code.places, torch.tensor(AT))
 
 
-@pytest.mark.parametrize("law", [Joint(), Mixture(2)])
+@pytest.mark.parametrize("law", [JointTokens(), MixtureTokens(2)])
 @pytest.mark.parametrize(("order", "given"), [(AtOnce(), ()), (AtOnce(), (Frame(0),)), (Frames(1), (Frame(0),))])
 def test_every_order_and_law(order, law, given):
     stations, theta = Stations(), torch.full((24, 1), 1.0)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from sciinf.core.component import from_json, to_json
-from sciinf.tokens import AtOnce, Frames, Mixture, Patches, Pod, Raster, Scales, Shuffled
+from sciinf.tokens import AtOnce, Frames, MixtureTokens, Patches, Pod, Raster, Scales, Shuffled
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 7, 16, 64])
@@ -36,7 +36,7 @@ def test_scales_go_from_coarse_to_fine_whatever_the_order_of_tokens():
 def test_what_is_there_without_turns_is_saved_as_before():
     assert to_json(Frames(2))["arguments"] == {"block": 2, "context": 1}
     assert to_json(AtOnce())["arguments"] == {"args": [], "kwargs": {}}
-    assert to_json(Mixture(3))["arguments"] == {"components": 3}
+    assert to_json(MixtureTokens(3))["arguments"] == {"components": 3}
     for order in (AtOnce(), AtOnce(Shuffled(3)), Frames(1), Frames(2, turns=Raster(2))):
         again = from_json(to_json(order))
         assert (type(again), to_json(again), to_json(again.turns)) == (

@@ -13,7 +13,7 @@ from surrogates.fields import Decay
 
 from sciinf import Flow, Recipe, build_posterior, load_simulator, simulate, train
 from sciinf.core import Observable
-from sciinf.dynamics.grid import BoxGrid, Points, interpolated
+from sciinf.dynamics.grid import BoxGrid, GridInterpolation, interpolated
 from sciinf.dynamics.random_field import Waves
 from sciinf.flows import SplineCoupling
 from sciinf.wrappers import scattered
@@ -62,7 +62,7 @@ def test_each_row_has_places_of_its_own_in_two_directions():
     found = interpolated(grid, fields.reshape(2, 2, 12, 16), at)
     assert torch.allclose(found[0].T, at[0].double())
     assert torch.allclose(found[1].flip(0).T, at[1].double())
-    together = Points(grid, tuple(tuple(p) for p in at[0].tolist())).of(fields.reshape(2, 2, 12, 16))
+    together = GridInterpolation(grid, tuple(tuple(p) for p in at[0].tolist())).of(fields.reshape(2, 2, 12, 16))
     assert torch.allclose(together[0], found[0])
 
 
