@@ -246,7 +246,7 @@ def local_finding(
         if scaled:
             faults.append(f"the sd of {name} should be {wide:.2g} times as large{' or more' if wide > _MOST else ''}")
         if local.p[d] < level and unused > _UNUSED:
-            told = f"the data tell more of {name} than the network uses ({unused:.0%} of its error)"
+            told = f"the network leaves part of the data on {name} unused ({unused:.0%} of its error variance)"
             (faults if unused > _MUCH else lost).append(told)
             unused_much += [told] if unused > _MUCH else []
         if local.heavy[d] > _HEAVY:
@@ -265,7 +265,7 @@ def local_finding(
         last = f"its chance error, by how far the last round moved it, is large: {words_of((moved, wider))}"
         far = beyond((moved, wider))
         return local_check(Kind.UNSETTLED, f"{last} ({among})", cause=cause, far=far, way_on=way_on)
-    details = f"middles to {middle:.2g} sds, widths to {width:.0%} ({among})"
+    details = f"centres within {middle:.2g} sds, widths within {width:.0%} ({among})"
     if middle > SHIFT or width > WIDTH:
         return local_check(Kind.UNTOLD, details, cause=cause)
     if error is not None and asked:

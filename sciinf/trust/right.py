@@ -34,9 +34,13 @@ _WORDS: Mapping[Kind, tuple[Level, str, Cause | None]] = {
     Kind.LOST: (Level.CAUTION, "it may be off at this observation", Cause.SUMMARY),
     Kind.HINTED: (Level.CAUTION, "it may be off at this observation", Cause.AROUND),
     Kind.UNTOLD: (Level.UNKNOWN, "too few simulations to tell whether it is right at this observation", Cause.AROUND),
-    Kind.UNSETTLED: (Level.UNKNOWN, "cannot be told whether it is right at this observation", Cause.AROUND),
+    Kind.UNSETTLED: (Level.UNKNOWN, "the check at this observation is not conclusive", Cause.AROUND),
     Kind.WRONG: (Level.ALARM, "not right at this observation", Cause.AROUND),
-    Kind.UNLIKE: (Level.UNKNOWN, "cannot be told for data that the model does not reproduce", Cause.MODEL),
+    Kind.UNLIKE: (
+        Level.UNKNOWN,
+        "no check is possible at this observation, because the model does not reproduce the data",
+        Cause.MODEL,
+    ),
     Kind.UNCHECKED: (Level.UNKNOWN, "not checked at this observation", None),
 }
 
@@ -74,7 +78,7 @@ def local_check(
 
 def words_of(differs: tuple[float, float]) -> str:
     """By how much, in words."""
-    return f"middles by up to {differs[0]:.3g} sds, widths by up to {math.expm1(differs[1]):.2%}"
+    return f"centres by up to {differs[0]:.3g} sds, widths by up to {math.expm1(differs[1]):.2%}"
 
 
 def limits() -> str:

@@ -89,9 +89,9 @@ def vouched(checks: Iterable[Finding], calibration: Calibration | None) -> tuple
     """
     if not wrong_on_average(calibration):
         return tuple(checks)
-    words = "the network is wrong on average, and the local check alone does not see all errors; it saw none: "
+    words = "it saw no error, but the network is wrong on average, and this check does not see all errors"
     return tuple(
-        local_check(Kind.UNSETTLED, words + check.figures.get("details", ""), level=Level.CAUTION)
+        local_check(Kind.UNSETTLED, f"{words}; {check.figures.get('details', '')}", level=Level.CAUTION)
         if check.name == NAME and check.kind == Kind.UNSEEN
         else check
         for check in checks

@@ -22,9 +22,11 @@ from sciinf.trust.right import Kind, local_check
 NETWORK = cast(Any, SimpleNamespace(digest="0123456789", observables={"x": Observable((3,))}, names=("a",)))
 SEEN = {"x": np.array([0.1, 0.2, 0.3])}
 CHECKS = {
-    "unseen": local_check(Kind.UNSEEN, "middles to 0.1 sds, widths to 7% (2,000)"),
-    "lost": local_check(Kind.LOST, "the data tell more of a than the network uses (3% of its error) (2,000)"),
-    "few": local_check(Kind.UNTOLD, "middles to 0.2 sds, widths to 14% (2,000)"),
+    "unseen": local_check(Kind.UNSEEN, "centres within 0.1 sds, widths within 7% (2,000)"),
+    "lost": local_check(
+        Kind.LOST, "the network leaves part of the data on a unused (3% of its error variance) (2,000)"
+    ),
+    "few": local_check(Kind.UNTOLD, "centres within 0.2 sds, widths within 14% (2,000)"),
 }
 
 

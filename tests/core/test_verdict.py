@@ -202,12 +202,12 @@ def test_two_checks_refuse_one_right_answer_in_a_hundred_and_doubt_few_more(shar
         ((PASSED, UNLIKE), "Do not rely on this answer: alarm data."),
         (
             (PASSED, LIKE, UNSETTLED),
-            "Rely with care on this answer: cannot be told whether it is right at this observation: some figures; on "
+            "Rely with care on this answer: the check at this observation is not conclusive: some figures; on "
             "average over its simulations its network is right.",
         ),
         (
             (FEW_FRESH, LIKE, UNSETTLED),
-            "Cannot tell whether to rely on this answer: cannot be told whether it is right at this observation: some "
+            "Cannot tell whether to rely on this answer: the check at this observation is not conclusive: some "
             "figures; 100 fresh simulations are too few; to tell, simulate around this observation (infer with "
             "refine='auto').",
         ),

@@ -1,4 +1,7 @@
-"""What every estimator must do. Each file in `sciinf/estimators` is judged, with no registration."""
+"""What every estimator must do.
+
+Each file in `sciinf/estimators` is judged, with no registration, and each of `sciinf/lab` that builds one.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,14 @@ from sciinf.training import Recipe, train
 
 pytestmark = pytest.mark.usefixtures("coarse_densities")
 
-FILES = sorted(f.stem for f in Path(next(iter(sciinf.estimators.__path__))).glob("*.py") if not f.stem.startswith("_"))
+HOUSE = Path(next(iter(sciinf.estimators.__path__))).parent
+MODULES = {
+    file.stem: f"sciinf.{folder}.{file.stem}"
+    for folder in ("estimators", "lab")
+    for file in sorted((HOUSE / folder).glob("[!_]*.py"))
+    if folder == "estimators" or "\ndef build(" in file.read_text("utf-8")
+}
+FILES = sorted(MODULES)
 SIMULATOR = Path(__file__).parents[2] / "simulators" / "linear_gaussian.py"
 
 PRIOR = Prior(
@@ -56,7 +66,7 @@ def generator(seed=0):
 
 
 def module(name):
-    return importlib.import_module(f"sciinf.estimators.{name}")
+    return importlib.import_module(MODULES[name])
 
 
 def simulations(observables, n, seed=0):

@@ -23,8 +23,8 @@ from sciinf.figures.run_folder import Run
 from sciinf.figures.verdicts import COLOURS, SYMBOLS, cards, verdict_of
 from sciinf.trust.right import NAME, Kind, local_check
 
-RIGHT = local_check(Kind.RIGHT, "middles to 0.1 sds", second=True).to_json()
-UNSEEN = local_check(Kind.UNSEEN, "middles to 0.1 sds").to_json()
+RIGHT = local_check(Kind.RIGHT, "centres within 0.1 sds", second=True).to_json()
+UNSEEN = local_check(Kind.UNSEEN, "centres within 0.1 sds").to_json()
 
 
 def calibration(*, state: Any = "passed", of: str = "amortised", cautious: bool = False) -> Calibration:
@@ -57,7 +57,10 @@ def trust(level: str, p: float | None = 0.4) -> dict[str, Any]:
 def answer() -> Answer:
     """An answer of a network that is too narrow, confirmed at its observation."""
     draws = Draws(("a",), ("m",), torch.randn(500, 1, generator=torch.Generator().manual_seed(0)), torch.zeros(500))
-    checks = (local_check(Kind.RIGHT, "middles to 0.1 sds", second=True), Finding("noise", Level.UNKNOWN, "not told"))
+    checks = (
+        local_check(Kind.RIGHT, "centres within 0.1 sds", second=True),
+        Finding("noise", Level.UNKNOWN, "not told"),
+    )
     seen = Trust(0.4, "it fits", Level.GOOD)
     return Answer(
         estimates(draws, 0.9), draws, calibration(state="not passed"), seen, posterior="amortised", checks=checks

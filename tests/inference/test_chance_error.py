@@ -36,7 +36,7 @@ def test_rounds_end_where_the_last_hardly_moved_an_answer_that_no_check_doubts(k
 
     words, settled = gained(Narrow(), after(known.mixture, (0.05, 0.05)))
     assert settled
-    told = "chance error, by how far this round moved the answer: middles by up to 0.05 sds, widths by up to 5.13%"
+    told = "chance error, by how far this round moved the answer: centres by up to 0.05 sds, widths by up to 5.13%"
     assert words.startswith(f"{told} (limits 0.1 sds, 6.67%); right at this observation")
     monkeypatch.setattr(around, "ROWS", 500)
     monkeypatch.setattr(here, "_BESIDE", 2.0)
@@ -96,16 +96,16 @@ def test_an_answer_that_the_last_round_still_moved_is_not_called_right(known):
         (said[moved],) = check_here(posterior, X, simulated, generator=generator())
     assert (said[0.12].level, said[0.2].level) == ("unknown", "unknown")
     assert said[0.12].kind == said[0.2].kind == Kind.UNSETTLED
-    assert "its chance error, by how far the last round moved it, is large: middles by up to 0.2 sds" in said[0.2].words
+    assert "its chance error, by how far the last round moved it, is large: centres by up to 0.2 sds" in said[0.2].words
 
 
 @pytest.mark.parametrize(
     ("error", "level", "words"),
     [
-        ((0.0, 0.05), "good", "right at this observation: middles to"),
+        ((0.0, 0.05), "good", "right at this observation: centres within"),
         ((0.0, 0.08), "unknown", "widths by up to 8.33%"),
         ((0.0, 0.2), "unknown", "widths by up to 22.14%"),
-        ((math.nan, 0.0), "unknown", "is large: middles by up to nan sds"),
+        ((math.nan, 0.0), "unknown", "is large: centres by up to nan sds"),
     ],
 )
 def test_nor_is_one_whose_width_the_last_round_changed(known, error, level, words):
@@ -156,7 +156,7 @@ def test_an_answer_of_a_network_that_is_wrong_on_average_is_right_only_where_rou
 @pytest.mark.parametrize(("shift", "ends"), [(0.0, 1), (0.4, 2)])
 def test_the_first_round_confirms_an_answer_or_is_not_the_last(known, shift, ends):
     """Rounds that are there are asked about in turn; the first answer is .4 sds off or right."""
-    unseen = local_check(Kind.UNSEEN, "middles to 0.1 sds, widths to 7%")
+    unseen = local_check(Kind.UNSEEN, "centres within 0.1 sds, widths within 7%")
     until = UntilSettled(Narrow(), unseen, (1_000, 1_000, 2_000))
     after = Refined(fit_of(known), known.mixture, known.last, X, frozenset())
     told = []

@@ -117,9 +117,9 @@ def test_what_is_wrong_here_is_seen(fault):
 @pytest.mark.parametrize(
     ("shift", "shift_error", "width_error", "level", "words"),
     [
-        (0.1, 0.02, 0.03, "good", "middles to 0.14 sds, widths to 6%"),
-        (0.1, 0.1, 0.03, "unknown", "middles to 0.3 sds, widths to 6%"),
-        (0.1, 0.02, 0.07, "unknown", "middles to 0.14 sds, widths to 14%"),
+        (0.1, 0.02, 0.03, "good", "centres within 0.14 sds, widths within 6%"),
+        (0.1, 0.1, 0.03, "unknown", "centres within 0.3 sds, widths within 6%"),
+        (0.1, 0.02, 0.07, "unknown", "centres within 0.14 sds, widths within 14%"),
     ],
 )
 def test_what_is_not_known_to_be_right_is_not_called_right(shift, shift_error, width_error, level, words):

@@ -16,9 +16,9 @@ from sciinf.trust.here import Local, doubted, local_finding
 from sciinf.trust.right import Kind, local_check
 from sciinf.trust.second import compared, decides, undecided, vouched
 
-UNSEEN = local_check(Kind.UNSEEN, "middles to 0.1 sds, widths to 9% (2,000)")
-HINT = local_check(Kind.LOST, "the data tell more of mu than the network uses (3% of its error) (2,000)")
-FEW = local_check(Kind.UNTOLD, "middles to 0.2 sds, widths to 14% (2,000)")
+UNSEEN = local_check(Kind.UNSEEN, "centres within 0.1 sds, widths within 9% (2,000)")
+HINT = local_check(Kind.LOST, "the network leaves part of the data on mu unused (3% of its error variance) (2,000)")
+FEW = local_check(Kind.UNTOLD, "centres within 0.2 sds, widths within 14% (2,000)")
 
 
 def test_only_a_second_network_makes_no_error_seen_a_right_answer():
@@ -28,8 +28,8 @@ def test_only_a_second_network_makes_no_error_seen_a_right_answer():
     assert (told.kind, told.level, told.evidence) == (Kind.RIGHT, "good", Evidence.NETWORK)
     assert not doubted(told)
     assert told.words == (
-        "right at this observation: middles to 0.1 sds, widths to 9% (2,000); a second network, trained on 5,000 "
-        "simulations around it, differs by little: middles by up to 0.04 sds, widths by up to 2.02%"
+        "right at this observation: centres within 0.1 sds, widths within 9% (2,000); a second network, trained on "
+        "5,000 simulations around it, differs by little: centres by up to 0.04 sds, widths by up to 2.02%"
     )
 
 
@@ -47,7 +47,7 @@ def test_an_answer_that_it_does_not_give_is_refined(differs, level):
         assert (doubted(told), undecided(told), told.level) == (True, False, level)
         assert told.kind == (Kind.HINTED if level == "caution" else Kind.UNSETTLED)
         assert (told.evidence, told.figures["second"]) == (Evidence.CHECK, True)
-        assert "a second network, trained on 5,000 simulations around it, differs: middles by up to" in told.words
+        assert "a second network, trained on 5,000 simulations around it, differs: centres by up to" in told.words
         assert "infer --refine auto" in told.words
 
 
@@ -59,7 +59,7 @@ def test_hints_and_too_few_simulations_end_with_an_answer_that_has_neither(check
     assert (told.level, undecided(told), doubted(told)) == ("good", False, False)
     assert (told.kind, told.evidence) == (Kind.RIGHT, Evidence.NETWORK)
     assert check.figures["details"] in told.words
-    assert "simulations around it, differs by little: middles by up to 0.04 sds" in told.words
+    assert "simulations around it, differs by little: centres by up to 0.04 sds" in told.words
     for own, level in ((Level.UNKNOWN, left), (Level.CAUTION, "caution"), (Level.ALARM, "caution")):
         told = compared(check, (0.04, 0.02), 5_000, own)
         assert (told.level, undecided(told), doubted(told)) == (level, False, level != "good"), own
@@ -121,5 +121,5 @@ def test_no_error_seen_is_not_good_of_a_network_that_is_wrong_on_average(state):
 @pytest.mark.parametrize("second", [False, True])
 def test_an_average_does_not_speak_against_a_second_network_or_rounds(state, second):
     """Both are evidence of this observation."""
-    right = local_check(Kind.RIGHT, "middles to 0.1 sds", second=second)
+    right = local_check(Kind.RIGHT, "centres within 0.1 sds", second=second)
     assert vouched((right,), calibration(state)) == (right,)
