@@ -8,7 +8,7 @@ Per task, budget and seed: CPU and wall seconds of training, negative log densit
 against the reference posteriors of three observations, draws per second for one observation and for many at once.
 C2ST is sbi's own classifier test (five folds, equal sizes; 0.5 is perfect). All seconds are this process's, on one
 thread, measured in this run; what sbi's training gave is kept in `--cache` (see `sbi_peer`). On a CPU sciinf compiles
-its loops (`sciinf.loops`) once on a machine, in some seconds, by another process, which is not counted. With
+its loops (`sciinf.networks.kernels`) once on a machine, in some seconds, by another process, which is not counted. With
 `--device cuda` sciinf trains and draws on the GPU, sbi on the CPU as it does by default, and wall seconds are compared.
 sbi's maf is run with 10,000 simulations only, but for `--peers`.
 """

@@ -21,13 +21,13 @@ from sbi_peer import sbi_prior
 from torch import Tensor
 
 from sciinf import Flow, build_posterior, refine_around, simulate, train
-from sciinf.commands.refine import TIMES, sizes
-from sciinf.commands.until_settled import UntilSettled
 from sciinf.core import Finding, Posterior, X
-from sciinf.trust.around import MANY, ROWS, simulate_around
-from sciinf.trust.here import check_here, doubted
-from sciinf.trust.right import Kind
-from sciinf.trust.second import undecided
+from sciinf.diagnostics.around import MANY, ROWS, simulate_around
+from sciinf.diagnostics.here import check_here, doubted
+from sciinf.diagnostics.right import Kind
+from sciinf.diagnostics.second import undecided
+from sciinf.interfaces.commands.refine import TIMES, sizes
+from sciinf.interfaces.commands.until_settled import UntilSettled
 
 DRAWS = 20_000
 OFF, RATIO = 0.15, 0.1

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from sciinf import Flow, Recipe, build_posterior, calibrate, load_simulator, simulate, train
 from sciinf.core import Surrogate
-from sciinf.dynamics.random_field import Waves
-from sciinf.nets.spectral import Fourier
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Emulator, Generator, Operator
-from sciinf.tokens import Patches
+from sciinf.emulators import Emulator, Generator, Operator
+from sciinf.emulators.tokens import Patches
+from sciinf.networks.spectral import Fourier
+from sciinf.networks.token_transformer import TokenTransformer
+from sciinf.simulators.dynamics.random_field import Waves
 from sciinf.wrappers import Sensors, observed
 
 SENSORS = Sensors([0.05 + 0.1 * k for k in range(10)], sd=0.05, frames=[4])

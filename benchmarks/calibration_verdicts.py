@@ -43,9 +43,9 @@ from sciinf import (
     train,
 )
 from sciinf.core import Batch, Fit, Posterior, X
-from sciinf.flows import SplineCoupling, StudentT
-from sciinf.trust.agreement import Agreement, agreements, judged, too_light
-from sciinf.trust.tails import SPAN, beyond, tail_agreements
+from sciinf.diagnostics.agreement import Agreement, agreements, judged, too_light
+from sciinf.diagnostics.tails import SPAN, beyond, tail_agreements
+from sciinf.networks.flows import SplineCoupling, StudentT
 
 DRAWS = 127
 ROWS = (100, 300, 1_000, 3_000, 10_000)

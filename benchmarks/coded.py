@@ -19,11 +19,11 @@ from reporting import check, clock
 from torch import Tensor
 
 from sciinf import Recipe, train
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Frame, Generator, LearnedCode
-from sciinf.tokens import Haar, Patches, Pod
-from sciinf.tokens.code import Code
-from sciinf.trust.distances import crps
+from sciinf.diagnostics.distances import crps
+from sciinf.emulators import Frame, Generator, LearnedCode
+from sciinf.emulators.tokens import Haar, Patches, Pod
+from sciinf.emulators.tokens.code import Code
+from sciinf.networks.token_transformer import TokenTransformer
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 NUMBERS, MEMBERS, FRESH = 8, 16, 100

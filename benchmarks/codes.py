@@ -27,14 +27,14 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf import Recipe, load_simulator, simulate, train
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import RandomField, Start
-from sciinf.dynamics.spectral import refined
-from sciinf.surrogates import FieldCode, Graph, Origin
-from sciinf.surrogates.collapse import collapsed, expected_nats
-from sciinf.surrogates.decoders import Query
-from sciinf.surrogates.encoders import Encoder, GridEncoder, Perceiver, places
-from sciinf.tokens import Haar, Pod
+from sciinf.emulators import FieldCode, Graph, Origin
+from sciinf.emulators.collapse import collapsed, expected_nats
+from sciinf.emulators.decoders import Query
+from sciinf.emulators.encoders import Encoder, GridEncoder, Perceiver, places
+from sciinf.emulators.tokens import Haar, Pod
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import RandomField, Start
+from sciinf.simulators.dynamics.spectral import refined
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 Modes = tuple[Tensor, Tensor, Tensor]

@@ -27,8 +27,8 @@ from sbi_peer import SET_METHODS, sample_set, train_peer
 from torch import Tensor
 
 from sciinf import Compositional, Score, simulate, train
-from sciinf.diffusion import Exponential, NoiseLevel
-from sciinf.diffusion.composition import Composition, MultivariateNormals
+from sciinf.networks.diffusion import Exponential, NoiseLevel
+from sciinf.networks.diffusion.composition import Composition, MultivariateNormals
 
 SIMULATIONS, SETS, DRAWS = 10_000, 5, 1_000
 PEER_DRAWS = 200  # of sbi, whose jac_gauss takes minutes for them

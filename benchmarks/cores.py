@@ -23,9 +23,9 @@ from reporting import SIMULATORS, arguments, check, finish
 
 from sciinf import Flow, Recipe, Simulator, Store, load_simulator, simulate, train
 from sciinf.core import Fit
-from sciinf.flows.spline import SplineCoupling
-from sciinf.loops.lanes import cores_here, lanes
-from sciinf.summaries.vector import MLP
+from sciinf.networks.flows.spline import SplineCoupling
+from sciinf.networks.kernels.lanes import cores_here, lanes
+from sciinf.networks.summaries.vector import MLP
 
 LEAST = {500: 1.3, 1_000: 1.7}  # times as fast on two cores, by rows a step
 ASKED = (1, 2, 4, 8, 16)

@@ -17,7 +17,7 @@ from reporting import SIMULATORS, check, clock
 
 from sciinf import Mixed, build_posterior, load_simulator, simulate, train
 from sciinf.core.simulator import load_module
-from sciinf.summaries import MLP
+from sciinf.networks.summaries import MLP
 
 RECORDS, SIMULATIONS = 300, 480_000
 

@@ -18,7 +18,7 @@ from line_references import MOST, nested, probabilities, tempered
 from reporting import SIMULATORS, check, clock
 
 from sciinf import Mixed, Recipe, build_posterior, load_simulator, simulate, train
-from sciinf.summaries.spectrum import Spectrum
+from sciinf.networks.summaries.spectrum import Spectrum
 
 SIMULATIONS, DRAWS, MOST_DRAWS = 1_000_000, 10_000, 40_000
 FEWER = 200_000  # with --quick; the network by itself is off by .30 after 20,000, .22 after 100,000 and .16 after these

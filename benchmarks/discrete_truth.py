@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sciinf import calibrate, query, simulate
 from sciinf.core import Calibration, X
-from sciinf.trust import recalibrate
+from sciinf.diagnostics import recalibrate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from nested import Exact, Nested  # pyright: ignore[reportMissingImports]

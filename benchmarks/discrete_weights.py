@@ -13,7 +13,7 @@ import torch
 from reporting import check, clock
 
 from sciinf.core.simulator import load_module
-from sciinf.inference.reweighted import Reweighted
+from sciinf.posteriors.reweighted import Reweighted
 
 TESTS = Path(__file__).parent.parent / "tests"
 sys.path.append(str(TESTS))  # for discrete_truth.py
@@ -52,7 +52,7 @@ def unlisted(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[s
 
 def floor(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A proposal that is sure of the wrong model, with the floor and without."""
-    floored: Any = import_module("sciinf.inference.reweighted")
+    floored: Any = import_module("sciinf.posteriors.reweighted")
     models = load_module(TESTS / "nested.py")
     simulator = models.Nested(noise=0.5)
     x = torch.tensor([[0.7, 0.9, 0.8, 1.0, 1.0, 1.2]])

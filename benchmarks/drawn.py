@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sciinf import Recipe, train
 from sciinf.core import Surrogate
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Generator
-from sciinf.tokens import Order, TokenLaw
-from sciinf.trust.distances import crps, energy_score, spread_skill
+from sciinf.diagnostics.distances import crps, energy_score, spread_skill
+from sciinf.emulators import Generator
+from sciinf.emulators.tokens import Order, TokenLaw
+from sciinf.networks.token_transformer import TokenTransformer
 
 Rows = list[dict[str, Any]]
 Laws = Mapping[str, tuple[Order, TokenLaw]]

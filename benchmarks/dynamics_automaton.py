@@ -16,9 +16,9 @@ from reporting import check, clock
 from torch import Tensor
 
 from sciinf import Observable, Prior, Recipe, Simulator, simulate, train
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.refinement import refined
 from sciinf.lab.predictive_coding import PredictiveCoding
-from sciinf.surrogates import LatentDynamics
-from sciinf.surrogates.refinement import refined
 
 Rows = list[dict[str, Any]]
 LENGTH, SD, PATHS = 24, 0.15, 200

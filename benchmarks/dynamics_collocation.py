@@ -18,10 +18,10 @@ from reporting import check, clock
 from torch import Tensor
 
 from sciinf import Prior, Recipe, simulate, train
-from sciinf.dynamics.field_equation import described
-from sciinf.dynamics.grid import BoxGrid
 from sciinf.lab import AdversarialPoints, Collocation, CollocationPoints, EvenPoints, FollowingPoints, Unsolved
 from sciinf.lab.placements import Placement, Placing
+from sciinf.simulators.dynamics.field_equation import described
+from sciinf.simulators.dynamics.grid import BoxGrid
 
 Rows = list[dict[str, Any]]
 SHARP, CENTRE, SIDE = 1000.0, 1.5, 2.0

@@ -17,9 +17,9 @@ from reporting import check, clock
 from torch import Tensor
 
 from sciinf import LogUniform, Recipe, build_posterior, simulate, train
-from sciinf.dynamics.expressions import Expressions
 from sciinf.lab import Equations, expressions
 from sciinf.lab.hypotheses import suppose
+from sciinf.simulators.dynamics.expressions import Expressions
 
 CLOSE = 0.02
 GRID = torch.linspace(-2.0, 2.0, 41, dtype=torch.float64)[None, :, None]

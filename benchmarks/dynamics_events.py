@@ -27,9 +27,9 @@ from torch import Tensor
 from sciinf import Flow, build_posterior, load_simulator, simulate, train
 from sciinf.core import LogNormal, Observable, Outcome, Prior, Simulator, Status, Uniform, X
 from sciinf.core.simulator import load_module
-from sciinf.dynamics.points import Hawkes, rescaled
-from sciinf.summaries import MLP
-from sciinf.trust.rescaled import check_rescaled
+from sciinf.diagnostics.rescaled import check_rescaled
+from sciinf.networks.summaries import MLP
+from sciinf.simulators.dynamics.points import Hawkes, rescaled
 
 STOP, MOST, HIGHEST = 100.0, 1_000, 0.8  # s; events; events that one calls for
 POINTS = 60  # of the grid, along each parameter

@@ -15,9 +15,9 @@ from dynamics_level import MEAN, SD, nile_by_both
 from reporting import check, clock, seconds
 from torch import Tensor
 
-from sciinf.dynamics.finite_states import FiniteStates
-from sciinf.dynamics.state_space import Record, Theta
-from sciinf.samplers import forward, kalman
+from sciinf.simulators.dynamics.finite_states import FiniteStates
+from sciinf.simulators.dynamics.state_space import Record, Theta
+from sciinf.simulators.samplers import forward, kalman
 
 Rows = list[dict[str, Any]]
 PARAMETERS, PARTICLES = 100, 1_000  # of the comparison with the package particles

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from sciinf import Observable, Prior, Recipe, Simulator, simulate, train
 from sciinf.core.prior import global_seed
-from sciinf.processes import Latent, LearnedProcess, Linear, Process, Series, SeriesReader, Sizes
-from sciinf.processes.sparse_gp import SparseGP
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import Latent, LearnedProcess, Linear, Process, Series, SeriesReader, Sizes
+from sciinf.emulators.processes.sparse_gp import SparseGP
 
 Rows = list[dict[str, Any]]
 LENGTH, LENGTHS, NOISE = 40, (4.0, 10.0), {False: 0.3, True: 0.1}

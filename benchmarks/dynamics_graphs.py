@@ -11,8 +11,8 @@ from reporting import check, clock
 from torch import Tensor
 
 from sciinf import Recipe, Simulator, simulate, train
+from sciinf.emulators import LatentDynamics
 from sciinf.lab import Interacting
-from sciinf.surrogates import LatentDynamics
 
 Rows = list[dict[str, Any]]
 SERIES = 20  # of 25 steps each: as many values as 10 of 50, of which training could hold too few out

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sciinf.dynamics.linear_states import Affine, LinearStates
-from sciinf.dynamics.noise import MarkovFractional
-from sciinf.dynamics.state_space import Record, Theta, Time, duration
-from sciinf.samplers.kalman import filtered
+from sciinf.simulators.dynamics.linear_states import Affine, LinearStates
+from sciinf.simulators.dynamics.noise import MarkovFractional
+from sciinf.simulators.dynamics.state_space import Record, Theta, Time, duration
+from sciinf.simulators.samplers.kalman import filtered
 
 ERROR = 0.01  # sd of what is seen
 TERMS = 6

@@ -15,11 +15,11 @@ from reporting import check
 from torch import Tensor
 
 from sciinf import Observable, Prior, Recipe, Simulator
+from sciinf.campaigns.store import Store
 from sciinf.core import X
-from sciinf.dynamics.finite_states import picked
-from sciinf.processes import MarkovJump
-from sciinf.store import Store
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import MarkovJump
+from sciinf.simulators.dynamics.finite_states import picked
 
 Rows = list[dict[str, Any]]
 COUNT, SPAN, SERIES, STARTS = 40, 20.0, 400, 2  # values of a row, the time they are in, rows, first weights

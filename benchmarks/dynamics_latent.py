@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sciinf import Recipe, Simulator, simulate, train
 from sciinf.core import Fit
-from sciinf.processes import Koopman, LinearGaussian, Process
-from sciinf.processes.messages import smoothed
-from sciinf.samplers import kalman
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import Koopman, LinearGaussian, Process
+from sciinf.emulators.processes.messages import smoothed
+from sciinf.simulators.samplers import kalman
 
 Rows = list[dict[str, Any]]
 NONE = torch.empty(0, 0)

@@ -10,11 +10,20 @@ from torch import Tensor, nn
 
 from sciinf import Observable, Prior, Simulator
 from sciinf.core.prior import global_seed
-from sciinf.dynamics.linear_states import Affine, LinearStates
-from sciinf.dynamics.state_space import Record, Theta, Time
-from sciinf.processes import Latent, LearnedProcess, Linear, LinearGaussian, Process, Series, SeriesReader, Sizes
-from sciinf.processes.linear_gaussian import LearnedChain
-from sciinf.samplers import kalman
+from sciinf.emulators.processes import (
+    Latent,
+    LearnedProcess,
+    Linear,
+    LinearGaussian,
+    Process,
+    Series,
+    SeriesReader,
+    Sizes,
+)
+from sciinf.emulators.processes.linear_gaussian import LearnedChain
+from sciinf.simulators.dynamics.linear_states import Affine, LinearStates
+from sciinf.simulators.dynamics.state_space import Record, Theta, Time
+from sciinf.simulators.samplers import kalman
 
 SPEED, DAMPING = 0.5, 0.05
 MODULI, ANGLES = (0.98, 0.96), (0.4, 1.1)

@@ -8,7 +8,7 @@ from typing import Any
 from reporting import clock
 
 from sciinf import Recipe, Simulator, simulate, train
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
 
 
 def trained(simulator: Simulator, made: LatentDynamics, out: Path, rows: int, recipe: Recipe) -> tuple[Any, Any, float]:

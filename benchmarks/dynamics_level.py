@@ -11,7 +11,7 @@ from reporting import SIMULATORS
 from torch import Tensor
 
 from sciinf import load_simulator, wrappers
-from sciinf.dynamics.state_space import StateSpace, Theta, Time, duration
+from sciinf.simulators.dynamics.state_space import StateSpace, Theta, Time, duration
 
 MEAN, SD = 1000.0, 500.0  # as simulators/nile.py has them
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)

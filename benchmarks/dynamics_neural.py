@@ -23,8 +23,8 @@ from torch import Tensor
 
 from sciinf import Observable, Prior, Recipe, Simulator
 from sciinf.core import X
-from sciinf.processes import Fractional, NeuralSDE
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import Fractional, NeuralSDE
 
 Rows = list[dict[str, Any]]
 NOISE = 0.3  # sd of what is seen, where the path has 0.7

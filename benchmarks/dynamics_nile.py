@@ -18,8 +18,8 @@ from reporting import check, clock
 from torch import Tensor
 
 from sciinf import Flow, build_posterior, simulate, train
-from sciinf.dynamics.state_space import Record
-from sciinf.samplers import kalman
+from sciinf.simulators.dynamics.state_space import Record
+from sciinf.simulators.samplers import kalman
 
 Rows = list[dict[str, Any]]
 POINTS, HIGHEST = 160, (260.0, 160.0)  # of the grid, along each sd

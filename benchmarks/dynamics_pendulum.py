@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sciinf import Observable, Prior, Recipe, Simulator
 from sciinf.core import X
-from sciinf.processes import NeuralSDE
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import NeuralSDE
 
 Rows = list[dict[str, Any]]
 

@@ -16,10 +16,10 @@ from dynamics_hurst import posteriors
 from reporting import Rows, check, clock, seconds
 from torch import Tensor
 
-from sciinf.dynamics.noise import MarkovFractional, fractional
-from sciinf.dynamics.points import Hawkes
-from sciinf.dynamics.reactions import Reactions
-from sciinf.dynamics.sde import SDE, EulerMaruyama, Milstein, Scheme, StochasticHeun
+from sciinf.simulators.dynamics.noise import MarkovFractional, fractional
+from sciinf.simulators.dynamics.points import Hawkes
+from sciinf.simulators.dynamics.reactions import Reactions
+from sciinf.simulators.dynamics.sde import SDE, EulerMaruyama, Milstein, Scheme, StochasticHeun
 
 BOYS, RATES = 763, {"beta": 1.8, "gamma": 0.5}
 P = 0.01  # of tests of a law; each raises a false alarm with this probability

@@ -18,15 +18,15 @@ from reporting import Rows, check, clock
 from torch import Tensor
 
 from sciinf import Flow, Normal, Observable, Prior, Recipe, build_posterior, calibrate, query, simulate, train, wrappers
+from sciinf.campaigns.block import simulate_from
 from sciinf.core import Draws, Posterior, Simulator, X
 from sciinf.core.simulator import as_seen
-from sciinf.dynamics.state_space import StateSpace, Theta, Time
-from sciinf.engine.block import simulate_from
-from sciinf.trust.around import Around, simulate_around
-from sciinf.trust.localise import check_data
-from sciinf.trust.predictive import predictive_p
-from sciinf.trust.residuals import residual_p
-from sciinf.wrappers.hidden_states import HiddenStates
+from sciinf.diagnostics.around import Around, simulate_around
+from sciinf.diagnostics.localise import check_data
+from sciinf.diagnostics.predictive import predictive_p
+from sciinf.diagnostics.residuals import residual_p
+from sciinf.simulators.dynamics.state_space import StateSpace, Theta, Time
+from sciinf.simulators.wrappers.hidden_states import HiddenStates
 
 NOISE, DRIFTS, MOST, SHORT = 0.1, (0.0, 0.3, 0.5), 15, 6
 PRIOR = Prior(dose=Normal(5.0, 1.0), base=Normal(0.0, 1.0))

@@ -17,9 +17,9 @@ from reporting import check, clock
 from torch import Tensor
 
 from sciinf import Observable, Prior, Recipe, Simulator, simulate, train
-from sciinf.processes import Series, Sizes
-from sciinf.processes.parallel import LearnedParallel, Parallel
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import Series, Sizes
+from sciinf.emulators.processes.parallel import LearnedParallel, Parallel
 
 Rows = list[dict[str, Any]]
 PHI = (1.2, -0.6)

@@ -17,9 +17,9 @@ import torch
 from reporting import check, clock
 
 from sciinf import HalfNormal, LogUniform, Mixed, Recipe, simulate, train, wrappers
-from sciinf.dynamics.term_library import Library, polynomials
-from sciinf.inference.equations import EquationPosterior
-from sciinf.summaries.vector import MLP
+from sciinf.networks.summaries.vector import MLP
+from sciinf.posteriors.equations import EquationPosterior
+from sciinf.simulators.dynamics.term_library import Library, polynomials
 
 TRUTH = ({"prey": 1.0, "prey*predator": -1.0}, {"predator": -1.0, "prey*predator": 1.0})
 SERIES = 10

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from sciinf import Observable, Prior, Recipe, Simulator, simulate, train
 from sciinf.core.simulator import load_module
-from sciinf.processes import Controlled
-from sciinf.processes.controlled import LearnedControlled
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import Controlled
+from sciinf.emulators.processes.controlled import LearnedControlled
 
 Rows = list[dict[str, Any]]
 VISITS, SEEN, NOISE = 15, 10, 0.15

@@ -10,9 +10,9 @@ Five members trained at once (`train_ensemble`) and each alone, on the same 1,00
 levels, on fresh simulations: for one, the mean of the five; it is in probability, and negative where regions are too
 small on average. The cost of a step is that of 1,000 rows, in CPU seconds on a CPU and wall seconds on a GPU.
 
-Shares (`trust.members`): of the linear Gaussian model, whose posterior is known, how much of an ensemble's variance is
-between its five members, their variance were there many ("unbiased"), and their mean squared error, all in the
-posterior's variances, over 40 observations. Members of one store share what it lacks: the error is larger.
+Shares (`diagnostics.members`): of the linear Gaussian model, whose posterior is known, how much of an ensemble's
+variance is between its five members, their variance were there many ("unbiased"), and their mean squared error, all in
+the posterior's variances, over 40 observations. Members of one store share what it lacks: the error is larger.
 
 Three: C2ST to the reference posterior (mean over observations), NLL on fresh simulations and CPU seconds of an ensemble
 of three and of its first member, trained alone, and both with 3 % of their draws from the prior.
@@ -43,7 +43,7 @@ from sciinf import (
     train_ensemble,
 )
 from sciinf import train as train_one
-from sciinf.trust.members import network_share
+from sciinf.diagnostics.members import network_share
 
 MEMBERS = 5
 SIMULATIONS, FRESH = 1_000, 2_000

@@ -11,10 +11,10 @@ from sbi_peer import c2st
 from torch import Tensor
 
 from sciinf import Flow, Recipe, build_posterior, calibrate, load_simulator, simulate, train
-from sciinf.dynamics.field_equation import column
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Emulator, Generator
-from sciinf.tokens import Frames, JointTokens, MixtureTokens
+from sciinf.emulators import Emulator, Generator
+from sciinf.emulators.tokens import Frames, JointTokens, MixtureTokens
+from sciinf.networks.token_transformer import TokenTransformer
+from sciinf.simulators.dynamics.field_equation import column
 from sciinf.wrappers import Sensors, observed
 
 POINTS, TIMES, FRAMES = 32, tuple(k / 10 for k in range(11)), (2, 4, 6, 8, 10)

@@ -10,10 +10,10 @@ from reporting import SIMULATORS, check, clock
 from torch import Tensor
 
 from sciinf import Observable, Prior, Recipe, Simulator, load_simulator, simulate, train
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Generator, Members
-from sciinf.tokens import JointTokens, MixtureTokens, Patches
-from sciinf.trust.distances import crps, rank_histogram, spread_skill
+from sciinf.diagnostics.distances import crps, rank_histogram, spread_skill
+from sciinf.emulators import Generator, Members
+from sciinf.emulators.tokens import JointTokens, MixtureTokens, Patches
+from sciinf.networks.token_transformer import TokenTransformer
 
 SITES, FEW, MANY = 40, 2, 31
 ANALYSIS = 0.5  # sd of what is not known of the state now

@@ -45,8 +45,8 @@ from turns import one_chance, turns
 from words import words
 
 from sciinf import load_simulator, simulate
-from sciinf.surrogates import Operator, Stepwise
-from sciinf.tokens import AtOnce, Frames, JointTokens, MixtureTokens, Order, TokenLaw, four_steps
+from sciinf.emulators import Operator, Stepwise
+from sciinf.emulators.tokens import AtOnce, Frames, JointTokens, MixtureTokens, Order, TokenLaw, four_steps
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 

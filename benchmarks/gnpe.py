@@ -28,14 +28,14 @@ from torch import distributions as td
 
 from sciinf import Flow, Recipe, Simulator, Store, build_posterior, load_simulator, simulate, train
 from sciinf.core import Estimator, Fit
-from sciinf.estimators.equivariant import Augmented, Canonical
-from sciinf.estimators.gnpe import GNPE
-from sciinf.inference.amortised import draw_to_weigh
-from sciinf.inference.multivariate_t import effective_size
-from sciinf.poses import Pose
-from sciinf.summaries.image import CNN
-from sciinf.summaries.series import Conv1d
-from sciinf.summaries.vector import MLP
+from sciinf.networks.summaries.image import CNN
+from sciinf.networks.summaries.series import Conv1d
+from sciinf.networks.summaries.vector import MLP
+from sciinf.posteriors.amortised import draw_to_weigh
+from sciinf.posteriors.multivariate_t import effective_size
+from sciinf.simulators.poses import Pose
+from sciinf.training.estimators.equivariant import Augmented, Canonical
+from sciinf.training.estimators.gnpe import GNPE
 
 HERE = Path(__file__).parent
 FILES = {"oscillator": "damped_oscillator.py", "spots": "turned_spot.py"}

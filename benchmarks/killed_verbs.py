@@ -35,7 +35,14 @@ VERBS = {  # verb -> its words, and what it starts from, of what `infer` leaves
     "report": ("report run", ("fit", "calibration.json", "simulations", "answers")),
 }
 SENTENCE = "interrupted; the same command goes on where it was"
-LOADED = ["sciinf.cli", "sciinf.training", "sciinf.calibration", "sciinf.answer", "sciinf.report", "sciinf.simulation"]
+LOADED = [
+    "sciinf.cli",
+    "sciinf.training",
+    "sciinf.diagnostics.calibration",
+    "sciinf.interfaces.answer",
+    "sciinf.interfaces.report",
+    "sciinf.campaigns.simulation",
+]
 _POLL = 0.005
 
 

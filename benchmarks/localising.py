@@ -1,11 +1,12 @@
-"""Which datum is strange (`trust.localise`): faults of five kinds in three simulators, and one wrong sensor of many.
+"""Which datum is strange (`diagnostics.localise`): faults of five kinds in three simulators, and one wrong sensor of
+many.
 
 `benchmarks/trust.py --only localise` prints the tables, of two of the simulators with `--quick`. The classifier that
 knows what to look for sees, of clean and of faulty data, the residuals from what a network's posterior predicts,
 sorted, and their means, slopes and sizes along every axis, and data of up to 100 numbers as they are: boosted trees,
 for each kind of fault by itself. "with the prior" is the area of the product of two p-values: of the score, and of
-the observation among simulations of the prior (`trust.ood`), by planted faults as well: of both lines that an answer
-has. It is what is compared with the classifier.
+the observation among simulations of the prior (`diagnostics.ood`), by planted faults as well: of both lines that an
+answer has. It is what is compared with the classifier.
 
 Faults, in the sds of the noise (of logarithms, where data are counts): one number is 10 off; a sensor is dead, which
 stays where it was from a quarter of the time on, or a row of an image, which reads 0; a sensor drifts from 6 below to
@@ -28,12 +29,12 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf import Flow, Observable, Recipe, Simulator, build_posterior, load_simulator, simulate, train
+from sciinf.campaigns.block import simulate_from
 from sciinf.core import Batch, Posterior, Prior, X
-from sciinf.engine.block import simulate_from
-from sciinf.summaries.standardise import Standardise
-from sciinf.trust.around import simulate_around
-from sciinf.trust.localise import judge, scores_of
-from sciinf.trust.ood import make_reference, p_values
+from sciinf.diagnostics.around import simulate_around
+from sciinf.diagnostics.localise import judge, scores_of
+from sciinf.diagnostics.ood import make_reference, p_values
+from sciinf.networks.summaries.standardise import Standardise
 
 EPOCHS = {"lotka_volterra": 20, "influenza": 20, "turned_spot": 10}
 QUICK = ("influenza", "turned_spot")  # the third simulator takes longest

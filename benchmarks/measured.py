@@ -19,12 +19,12 @@ import torch
 from reporting import check
 from torch import Tensor, nn
 
-from sciinf.diffusion.inverse import Measured
-from sciinf.diffusion.objective import Diffusion, NormalLogs
-from sciinf.diffusion.particles import particles
-from sciinf.diffusion.schedule import NoiseLevel
-from sciinf.diffusion.solver import Exponential
-from sciinf.trust.distances import sliced_wasserstein
+from sciinf.diagnostics.distances import sliced_wasserstein
+from sciinf.networks.diffusion.inverse import Measured
+from sciinf.networks.diffusion.objective import Diffusion, NormalLogs
+from sciinf.networks.diffusion.particles import particles
+from sciinf.networks.diffusion.schedule import NoiseLevel
+from sciinf.networks.diffusion.solver import Exponential
 
 PATH, DIM, PARTS, DRAWS, STEPS = NoiseLevel(0.01, 20.0), 8, 6, 1_000, 60
 NARROW, NOISE = 0.3, 0.2

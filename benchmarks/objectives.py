@@ -5,7 +5,7 @@ x ~ N(W z, I) of 8 numbers, z ~ N(0, I) of 4. Encoder and decoder are linear, an
 objectives differ. "evidence": log p of held-out rows by the true model less that by the learned one, nats of a row.
 "q": divergence of the encoder from the learned model's exact posterior. "gap k": what the bound of k draws lacks of the
 learned model's evidence; "se": its standard error at 1,000. UAE is no bound, and has no best W, which grows as long as
-it is trained (equation (7) of `sciinf.surrogates.objectives`).
+it is trained (equation (7) of `sciinf.emulators.objectives`).
 
 "laws": of all codes together, and of what is decoded from draws of the prior. "codes p": of the energy distance between
 1,000 codes and as many draws of the prior, by 500 permutations. "f(z)" and "f(z) + noise": sliced Wasserstein distance
@@ -31,10 +31,11 @@ from reporting import check, clock
 from torch import Tensor, nn
 
 from sciinf.core.prior import global_seed
-from sciinf.surrogates import Adversarial, Quantised
-from sciinf.surrogates.adversarial import Discriminator
-from sciinf.surrogates.collapse import collapsed, expected_nats
-from sciinf.surrogates.objectives import (
+from sciinf.diagnostics.distances import sliced_wasserstein
+from sciinf.emulators import Adversarial, Quantised
+from sciinf.emulators.adversarial import Discriminator
+from sciinf.emulators.collapse import collapsed, expected_nats
+from sciinf.emulators.objectives import (
     KL,
     Coded,
     Importance,
@@ -44,8 +45,7 @@ from sciinf.surrogates.objectives import (
     Unscented,
     evidence,
 )
-from sciinf.surrogates.quantised import rounded
-from sciinf.trust.distances import sliced_wasserstein
+from sciinf.emulators.quantised import rounded
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 NUMBERS, LATENTS, SIZES = 8, 4, (3.0, 2.0, 1.5, 1.0)

@@ -26,8 +26,8 @@ from reporting import arguments, benchmark, check, clock, finish
 
 from sciinf import Flow, Recipe, Simulator, Store, build_posterior, simulate, train
 from sciinf.core import Fit
-from sciinf.engine.online import Simulated
-from sciinf.engine.training_inputs import prepared
+from sciinf.training.online import Simulated
+from sciinf.training.training_inputs import prepared
 
 HELD_OUT = 5_000
 MARGIN = 0.93  # of the stored training's time is planned for, as speed varies

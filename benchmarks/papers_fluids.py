@@ -20,8 +20,8 @@ from torch import Tensor
 from sciinf import Recipe, load_simulator, simulate, train
 from sciinf.core import Batch, Prior
 from sciinf.core.proposal import Proposal
-from sciinf.dynamics.systems import Systems
-from sciinf.surrogates import MultiFluid
+from sciinf.emulators import MultiFluid
+from sciinf.simulators.dynamics.systems import Systems
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 SEEN, UNSEEN = ((0.0, 0.2), (0.35, 0.65), (0.8, 1.0)), ((0.2, 0.35), (0.65, 0.8))  # parts of every range

@@ -13,13 +13,13 @@ from torch.nn import Linear
 
 from sciinf import Fit, Observable, Prior, Recipe, Score, Simulator, Store, distil, simulate, train
 from sciinf.core import X
-from sciinf.diffusion.grid import Power
-from sciinf.diffusion.solver import Exponential
-from sciinf.estimators._denoising import DenoisedDensity
-from sciinf.estimators.joint import Joint
-from sciinf.inference.conditional import Conditional
 from sciinf.lab.stochastic import ReverseEulerMaruyama
-from sciinf.nets.preserving import Unit
+from sciinf.networks.diffusion.grid import Power
+from sciinf.networks.diffusion.solver import Exponential
+from sciinf.networks.preserving import Unit
+from sciinf.posteriors.conditional import Conditional
+from sciinf.training.estimators._denoising import DenoisedDensity
+from sciinf.training.estimators.joint import Joint
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 NOISE = 0.75  # of `Mean`

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sciinf import Fit, Flow, Observable, Prior, Recipe, Simulator, load_simulator, simulate, train
 from sciinf.core import Batch, X
-from sciinf.dynamics.ode import rk4
-from sciinf.flows.continuous import Continuous
-from sciinf.nets.spectral import Fourier
-from sciinf.processes import NeuralSDE
-from sciinf.surrogates import LatentDynamics, Stepwise
+from sciinf.emulators import LatentDynamics, Stepwise
+from sciinf.emulators.processes import NeuralSDE
+from sciinf.networks.flows.continuous import Continuous
+from sciinf.networks.ode import rk4
+from sciinf.networks.spectral import Fourier
 
 Rows = list[dict[str, Any]]
 Found = tuple[Rows, Rows]

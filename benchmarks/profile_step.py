@@ -22,10 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sciinf import Flow, Recipe
 from sciinf.core import Batch
-from sciinf.engine.averaging import ExponentialAverage
-from sciinf.engine.learner import Single
-from sciinf.engine.step import Step, clip, step_settings
-from sciinf.loops.library import without_loops
+from sciinf.networks.kernels.library import without_loops
+from sciinf.training.averaging import ExponentialAverage
+from sciinf.training.learner import Single
+from sciinf.training.step import Step, clip, step_settings
 
 PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm")
 SHOWN = 8  # kernels

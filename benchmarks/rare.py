@@ -24,10 +24,10 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf import Recipe, load_simulator, simulate, train
-from sciinf.diffusion.events import Event
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Frame, Generator, conditioned
-from sciinf.tokens import Frames
+from sciinf.emulators import Frame, Generator, conditioned
+from sciinf.emulators.tokens import Frames
+from sciinf.networks.diffusion.events import Event
+from sciinf.networks.token_transformer import TokenTransformer
 
 Number = Callable[[Tensor], Tensor]
 DRAWS, TOGETHER = 4_000, 4_000

@@ -22,7 +22,7 @@ import torch
 from reporting import arguments, check, finish
 from torch import Tensor
 
-from sciinf.trust.recalibrate import Recalibration, fit_local
+from sciinf.diagnostics.recalibrate import Recalibration, fit_local
 
 DRAWS = 127
 LEVELS = (0.5, 0.8, 0.9, 0.95)

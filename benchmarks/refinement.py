@@ -22,9 +22,9 @@ from torch import Tensor
 
 from sciinf import Recipe, load_simulator, simulate, train
 from sciinf.core import Surrogate
-from sciinf.dynamics.field_equation import Evolution
-from sciinf.dynamics.random_field import RandomField
-from sciinf.surrogates.spectral_refiner import SpectralRefiner, refine
+from sciinf.emulators.spectral_refiner import SpectralRefiner, refine
+from sciinf.simulators.dynamics.field_equation import Evolution
+from sciinf.simulators.dynamics.random_field import RandomField
 
 END, FRAMES, EPOCHS, TRAJECTORIES = 8.0, 13, 10, 200
 SMOOTH, ROUGH = 4.0, 2.5  # alpha of the start's spectrum

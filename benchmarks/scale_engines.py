@@ -23,11 +23,11 @@ from typing import Any
 from reporting import Rows, check
 
 from sciinf import Store, load_simulator, simulate
+from sciinf.campaigns.campaign import Engine
+from sciinf.campaigns.cluster import Cluster
+from sciinf.campaigns.workers import Here, Workers
 from sciinf.core.files import write_bytes
 from sciinf.core.simulator import Simulator, Status
-from sciinf.engine.campaign import Engine
-from sciinf.engine.cluster import Cluster
-from sciinf.engine.workers import Here, Workers
 
 SIMULATOR = """
 import time

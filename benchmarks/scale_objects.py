@@ -22,9 +22,9 @@ import torch
 from reporting import Rows, check
 
 from sciinf import Simulator, Store, load_simulator, simulate
-from sciinf.engine.rows import Rows as TrainingRows
-from sciinf.storage.folder import folder_at
-from sciinf.storage.judged import VARIABLE
+from sciinf.campaigns.storage.folder import folder_at
+from sciinf.campaigns.storage.judged import VARIABLE
+from sciinf.training.rows import Rows as TrainingRows
 
 FAULTS = ("503", "429", "409", "done:500", "done:503", "cut")
 SHARE = 0.1  # of the requests

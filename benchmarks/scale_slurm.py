@@ -23,11 +23,11 @@ from reporting import Rows, check
 from slurm_here import Slurm, cluster, lacking
 
 from sciinf import Store, load_simulator, simulate
+from sciinf.campaigns import slurm_array
+from sciinf.campaigns.campaign import Campaign
+from sciinf.campaigns.slurm_array import SlurmArray
+from sciinf.campaigns.work import plan, work
 from sciinf.core import Status
-from sciinf.engine import slurm_array
-from sciinf.engine.campaign import Campaign
-from sciinf.engine.slurm_array import SlurmArray
-from sciinf.engine.work import plan, work
 
 SIMULATOR = """
 import os, time
@@ -56,7 +56,7 @@ def killed(options: Any, folder: Path) -> tuple[Rows, Rows]:
     blocks, kills = (400, 8) if options.quick else (2_000, KILLS)
     simulator, one = _begun(folder, 5 * blocks)
     plan(simulator, folder / "store", 5 * blocks)
-    multiprocessing.set_forkserver_preload(["sciinf.engine.work", "sciinf.simulation"])
+    multiprocessing.set_forkserver_preload(["sciinf.campaigns.work", "sciinf.campaigns.simulation"])
     os.environ["NAP"] = "0.03"
     dice, kinds = random.Random(options.seed), ["work 0/2", "work 1/2", "simulate"]
     crew = [_process(kind, folder, 5 * blocks) for kind in kinds]

@@ -17,14 +17,14 @@ import torch
 from reporting import check
 
 from sciinf import Normal, Observable, Outcome, Prior, Simulator, Store
+from sciinf.campaigns.block import run_block
+from sciinf.campaigns.campaign import Campaign
+from sciinf.campaigns.slurm_array import SlurmArray, _Array
+from sciinf.campaigns.storage.journal import Entry
+from sciinf.campaigns.storage.naming import PER_FOLDER, SHARDS
+from sciinf.campaigns.storage.packs import index_of
 from sciinf.core.files import sealed
 from sciinf.core.simulator import Status
-from sciinf.engine.block import run_block
-from sciinf.engine.campaign import Campaign
-from sciinf.engine.slurm_array import SlurmArray, _Array
-from sciinf.storage.journal import Entry
-from sciinf.storage.naming import PER_FOLDER, SHARDS
-from sciinf.storage.packs import index_of
 
 _BLOCK, _JOURNALS = 100, 40
 

@@ -33,8 +33,8 @@ from sciinf import (
     simulate,
     train,
 )
-from sciinf.calibration import load_calibration
 from sciinf.core import Simulator, X
+from sciinf.diagnostics.calibration import load_calibration
 
 _MEMORY = 1.5e9  # bytes
 _KILLS = 10
@@ -42,7 +42,7 @@ _ASK = """
 import sys
 import torch
 from sciinf import load_posterior, query_all
-from sciinf.calibration import load_calibration
+from sciinf.diagnostics.calibration import load_calibration
 torch.set_num_threads(1)
 run, store, out, draws = sys.argv[1:]
 query_all(load_posterior(run), store, out, load_calibration(run), draws=int(draws), progress=False)

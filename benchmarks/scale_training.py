@@ -29,10 +29,10 @@ from torch import Tensor
 
 from sciinf import Flow, Normal, Observable, Prior, Recipe, Simulator, Store, load_simulator, simulate, train
 from sciinf.core.files import read_json, write_json
-from sciinf.engine.loop import Loop
-from sciinf.engine.step import Step
-from sciinf.flows.zuko_flows import MAF
-from sciinf.summaries.vector import MLP
+from sciinf.networks.flows.zuko_flows import MAF
+from sciinf.networks.summaries.vector import MLP
+from sciinf.training.loop import Loop
+from sciinf.training.step import Step
 
 GB = 10**9
 VALUES = 1_000  # of a wide row: 4 kB

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sciinf.inference.changes import SHIFT, WIDTH
+from sciinf.posteriors.changes import SHIFT, WIDTH
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from sciinf.core import Observation
-from sciinf.inference.amortised import Amortised, pushed
-from sciinf.question import QueryOptions
-from sciinf.serve.answering import answered
-from sciinf.serve.fusion import Fusion, Ticket
-from sciinf.serve.models import Models
+from sciinf.interfaces.question import QueryOptions
+from sciinf.interfaces.serve.answering import answered
+from sciinf.interfaces.serve.fusion import Fusion, Ticket
+from sciinf.interfaces.serve.models import Models
+from sciinf.posteriors.amortised import Amortised, pushed
 
 _BATCH = 64
 

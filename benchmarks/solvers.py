@@ -17,8 +17,8 @@ import torch
 from reporting import arguments, check, finish
 from torch import Tensor
 
-from sciinf.diffusion import Exponential, Heun, NoiseLevel, ProbabilityFlow
 from sciinf.lab import AdaptiveEuler, Ancestral, ExtendedReverse, PredictorCorrector, ReverseEulerMaruyama
+from sciinf.networks.diffusion import Exponential, Heun, NoiseLevel, ProbabilityFlow
 
 PATH = NoiseLevel(1e-2, 20.0)
 WEIGHT, MEAN, SD = (torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.7], [-1.1, 0.6], [0.3, 0.5]))

@@ -13,12 +13,12 @@ from torch import distributions as td
 
 from sciinf import Recipe, Simulator, load_simulator, simulate, train
 from sciinf.core import Batch, Observable
-from sciinf.dynamics.random_field import RandomField
-from sciinf.nets.fields import FieldArchitecture
-from sciinf.nets.spectral import Fourier
-from sciinf.surrogates import Stepwise
-from sciinf.surrogates.stable_rollout import Stable
-from sciinf.trust.distances import octaves
+from sciinf.diagnostics.distances import octaves
+from sciinf.emulators import Stepwise
+from sciinf.emulators.stable_rollout import Stable
+from sciinf.networks.fields import FieldArchitecture
+from sciinf.networks.spectral import Fourier
+from sciinf.simulators.dynamics.random_field import RandomField
 
 POINTS, FINER = 64, 2  # read on every other point of those it is solved on
 SETTLED, EVERY, FRAMES = 12.0, 0.125, 81

@@ -1,9 +1,9 @@
 """Scores of an observation (`trust.scores`) beside the statistics that an answer has: power, false alarms, cost.
 
 `benchmarks/trust.py --only scores` prints the tables. Faults, and the classifier that knows which to look for, are
-those of `localising`. "views" are the three plain views of `trust.ood`, "default" these and planted faults, as answers
-have them, "around the answer" is `trust.localise`. Each cell is an area under the curve, of clean against faulty data,
-and the share of these with p < .01. Seconds and milliseconds are of CPU time.
+those of `localising`. "views" are the three plain views of `diagnostics.ood`, "default" these and planted faults, as
+answers have them, "around the answer" is `diagnostics.localise`. Each cell is an area under the curve, of clean against
+faulty data, and the share of these with p < .01. Seconds and milliseconds are of CPU time.
 
 `PlantedFaults` knows none of these faults: it plants kinds in random places and sizes (`scores.faults`). "planted,
 without it" leaves out the kind that is nearest to the fault, so that it has seen none of that kind.
@@ -24,10 +24,10 @@ from torch import Tensor
 
 from sciinf import PlantedFaults, Store, simulate
 from sciinf.core import X
-from sciinf.trust.ood import REFERENCE, make_reference, p_values
-from sciinf.trust.scores.known import SCORES
-from sciinf.trust.scores.planted import FAULTS, Fault
-from sciinf.trust.scores.score import DataScore
+from sciinf.diagnostics.ood import REFERENCE, make_reference, p_values
+from sciinf.diagnostics.scores.known import SCORES
+from sciinf.diagnostics.scores.planted import FAULTS, Fault
+from sciinf.diagnostics.scores.score import DataScore
 
 NEAREST: dict[str, Fault] = {"one number": "number", "dead": "repeated", "drift": "drift", "noise": "size"}
 _LIMIT = 0.01

@@ -29,11 +29,11 @@ from torch import distributions as td
 
 from sciinf import Recipe, load_simulator, simulate, train
 from sciinf.core import Surrogate, predicted
-from sciinf.dynamics.field_equation import FieldEquation
-from sciinf.dynamics.random_field import RandomField
-from sciinf.nets.packaged_operators import FNO
-from sciinf.nets.spectral import Fourier
-from sciinf.surrogates import Operator, Stepwise
+from sciinf.emulators import Operator, Stepwise
+from sciinf.networks.packaged_operators import FNO
+from sciinf.networks.spectral import Fourier
+from sciinf.simulators.dynamics.field_equation import FieldEquation
+from sciinf.simulators.dynamics.random_field import RandomField
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 PDE = SIMULATORS / "pde"

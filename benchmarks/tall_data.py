@@ -37,7 +37,7 @@ from sbi_peer import SET_METHODS, c2st, sample_set, train_peer
 from torch import Tensor
 
 from sciinf import Compositional, Flow, Score, Simulator, build_posterior, simulate, train
-from sciinf.trust.distances import sliced_wasserstein
+from sciinf.diagnostics.distances import sliced_wasserstein
 from sciinf.wrappers import sets
 
 NAMES = ("slcp", "lotka_volterra", "sir")

@@ -13,8 +13,8 @@ and .402, .787, .910. P-values were too small by up to half a rank, which can be
 leaves .05 for that. Planted faults are one view more to alarm by, and cost up to .02 of the alarms where all numbers
 have moved at random; .03 is left for that. Networks are trained for an epoch: what is tested is the comparison.
 
-Other noise (`trust.residuals`): twenty normal points of unknown mean and sd, their exact posterior, 400 data sets of
-each noise (100 with `--quick`), and 2,000 (400) of the right model. A scale that is free leaves little to see in
+Other noise (`diagnostics.residuals`): twenty normal points of unknown mean and sd, their exact posterior, 400 data sets
+of each noise (100 with `--quick`), and 2,000 (400) of the right model. A scale that is free leaves little to see in
 twenty points: "most" is the power at .01 of the best test whose result depends on neither mean nor sd and which knows
 what to look for (ratio of the two likelihoods of the standardised points), and alarms must be at least `SEEN`, within
 two sds of a binomial. A network trained on 5,000 simulations stands beside the exact posterior; false alarms must be at
@@ -46,9 +46,9 @@ from torch import distributions as td
 from sciinf import Flow, Observable, Recipe, Simulator, build_posterior, simulate, train
 from sciinf.core import Posterior, Prior, X
 from sciinf.core.simulator import load_module
-from sciinf.trust.around import ROWS, simulate_around
-from sciinf.trust.ood import make_reference, p_values
-from sciinf.trust.residuals import residual_p
+from sciinf.diagnostics.around import ROWS, simulate_around
+from sciinf.diagnostics.ood import make_reference, p_values
+from sciinf.diagnostics.residuals import residual_p
 
 # Alarms among moved observations on commit 5bce8fa: by kind of data and shift, quick and not.
 BEFORE: dict[tuple[str, float], tuple[float, float]] = {

@@ -20,9 +20,8 @@ from reporting import SIMULATORS, check
 from torch import Tensor
 
 from sciinf import Observable, Prior, Recipe, Simulator, load_simulator, simulate
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Generator
-from sciinf.tokens import (
+from sciinf.emulators import Generator
+from sciinf.emulators.tokens import (
     AtOnce,
     Denoised,
     Frames,
@@ -35,6 +34,7 @@ from sciinf.tokens import (
     TokenLaw,
     Turns,
 )
+from sciinf.networks.token_transformer import TokenTransformer
 
 Rows = list[dict[str, Any]]
 Found = tuple[Rows, Rows]

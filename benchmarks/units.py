@@ -22,7 +22,7 @@ from reporting import arguments, check, finish
 from torch import distributions as td
 
 from sciinf import Flow, Observable, Prior, Simulator, build_posterior, simulate, train, wrappers
-from sciinf.inference.reweighted import Reweighted
+from sciinf.posteriors.reweighted import Reweighted
 
 UNITS = {
     "plain": (0.0, 1.0, ""),

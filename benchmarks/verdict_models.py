@@ -81,7 +81,7 @@ _SURROGATE = """\
 from pathlib import Path
 
 from sciinf import load_fit, load_simulator
-from sciinf.surrogates import Emulator
+from sciinf.emulators import Emulator
 from sciinf.wrappers import Sensors, observed
 
 here = Path(__file__).parent
@@ -99,8 +99,8 @@ def _seen_by_sensors(equation: Simulator) -> Simulator:
 
 def _surrogate_file(source: Path, folder: Path, solutions: int) -> Path:
     """Train a surrogate on a few solutions, and write the file of the simulator that it becomes."""
-    from sciinf.nets.spectral import Fourier
-    from sciinf.surrogates import Operator
+    from sciinf.emulators import Operator
+    from sciinf.networks.spectral import Fourier
 
     file, copy = folder / "simulator.py", folder / "equation.py"
     if file.is_file():

@@ -23,9 +23,9 @@ import verdict_models
 from verdict_models import FOLDER, Exact, Model, exact_posterior
 
 from sciinf import Outcome, Simulator, load_posterior, load_simulator, query
-from sciinf.calibration import load_calibration
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import X
+from sciinf.diagnostics.calibration import load_calibration
 
 INFERRED, PLAIN = ("a", "b", "c"), ("d", "e")
 """Observations that `sciinf infer` is given, and those that are asked by `query` alone."""

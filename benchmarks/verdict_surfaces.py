@@ -28,8 +28,8 @@ from verdict_models import Model
 from verdict_runs import INFERRED, PLAIN
 
 from sciinf import Answer, Simulator, load_answer, load_simulator, write_report
-from sciinf.asking import nearest, refined_in
-from sciinf.exports import to_table, write_bilby, write_draws, write_getdist, write_netcdf, write_table
+from sciinf.interfaces.asking import nearest, refined_in
+from sciinf.interfaces.exports import to_table, write_bilby, write_draws, write_getdist, write_netcdf, write_table
 
 LEVEL, SENTENCE = "verdict", "sentence"
 """Keys of the exports and of the service."""

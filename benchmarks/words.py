@@ -33,15 +33,15 @@ from torch import Tensor, nn
 from sciinf import Recipe, load_simulator, simulate
 from sciinf.core import Batch, X, predicted
 from sciinf.core.prior import global_seed
-from sciinf.dynamics.field_equation import Equation
+from sciinf.diagnostics.distances import crps, spread_skill
+from sciinf.emulators import Frame, Generator, Operator
+from sciinf.emulators.encoders import places
+from sciinf.emulators.tokens import Frames, Pod
 from sciinf.lab import Grammar, Words
 from sciinf.lab.writing import Writer
-from sciinf.nets.spectral import Fourier
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Frame, Generator, Operator
-from sciinf.surrogates.encoders import places
-from sciinf.tokens import Frames, Pod
-from sciinf.trust.distances import crps, spread_skill
+from sciinf.networks.spectral import Fourier
+from sciinf.networks.token_transformer import TokenTransformer
+from sciinf.simulators.dynamics.field_equation import Equation
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 POINTS, TIMES, READ, MODES, MEMBERS, FRESH = 32, tuple(float(t) for t in range(9)), 300, 64, 16, 40

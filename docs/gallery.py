@@ -17,10 +17,10 @@ from PIL import Image
 
 from sciinf import Answer, load_answer, load_simulator
 from sciinf.core.simulator import Observable, Simulator
-from sciinf.figures.corner import corner, windows
-from sciinf.figures.of_answer import figure_of
-from sciinf.figures.predictive import Along, Checked, predictive
-from sciinf.figures.prior_curves import prior_marginals
+from sciinf.interfaces.figures.corner import corner, windows
+from sciinf.interfaces.figures.of_answer import figure_of
+from sciinf.interfaces.figures.predictive import Along, Checked, predictive
+from sciinf.interfaces.figures.prior_curves import prior_marginals
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"

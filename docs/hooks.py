@@ -64,7 +64,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def _further_checks(markdown: str) -> str:
     """Diagnostics that a page does not describe, with the questions that they ask."""
-    from sciinf.trust.diagnostics import every_diagnostic
+    from sciinf.diagnostics.discovery import every_diagnostic
 
     others = [one for one in every_diagnostic() if f"| {one.name} |" not in markdown]
     return "".join(f"- **{one.name}**: {one.question}\n" for one in others)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sciinf import Answer, Changes, Mixed, Recipe, build_posterior, calibrate, load_simulator, query, simulate, train
-from sciinf.summaries import MLP
+from sciinf.networks.summaries import MLP
 
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 CHANGES = Changes("disasters", "tau", list(range(1851, 1963)), values="rate")

@@ -12,10 +12,10 @@ import torch
 
 from sciinf import Answer, Flow, Recipe, calibrate, correct, load_simulator, query, simulate, train
 from sciinf.core import Batch
-from sciinf.figures.fields import draw_fields
-from sciinf.nets.spectral import Fourier
-from sciinf.surrogates import Emulator, Operator
-from sciinf.trust.fields import conformal
+from sciinf.diagnostics.fields import conformal
+from sciinf.emulators import Emulator, Operator
+from sciinf.interfaces.figures.fields import draw_fields
+from sciinf.networks.spectral import Fourier
 from sciinf.wrappers import Sensors, observed
 
 DARCY = Path(__file__).parent.parent / "simulators" / "pde" / "darcy.py"

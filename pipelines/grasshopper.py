@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from sciinf import Answer, Flow, build_posterior, calibrate, load_simulator, query, simulate, train
-from sciinf.figures.style import BLUE, MUTED, VERMILION, look
-from sciinf.summaries import MLP
+from sciinf.interfaces.figures.style import BLUE, MUTED, VERMILION, look
+from sciinf.networks.summaries import MLP
 
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 SPIKES = SIMULATORS / "grasshopper_spikes.csv"

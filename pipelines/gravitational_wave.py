@@ -14,10 +14,10 @@ import torch
 
 from sciinf import Answer, Recipe, build_posterior, calibrate, load_simulator, query, simulate, train
 from sciinf.core.checks import check_whole
-from sciinf.engine.online import Simulated
-from sciinf.estimators.gnpe import GNPE
-from sciinf.figures.style import BLUE, MUTED, look
-from sciinf.flows.spline import SplineCoupling
+from sciinf.interfaces.figures.style import BLUE, MUTED, look
+from sciinf.networks.flows.spline import SplineCoupling
+from sciinf.training.estimators.gnpe import GNPE
+from sciinf.training.online import Simulated
 
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 

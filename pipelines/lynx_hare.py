@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sciinf import Answer, Flow, build_posterior, calibrate, load_simulator, query, simulate, train
-from sciinf.flows.spline import SplineCoupling
-from sciinf.summaries.vector import MLP
+from sciinf.networks.flows.spline import SplineCoupling
+from sciinf.networks.summaries.vector import MLP
 
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 

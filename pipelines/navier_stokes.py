@@ -12,11 +12,11 @@ import torch
 
 from sciinf import Answer, Flow, Recipe, build_posterior, calibrate, load_simulator, query, simulate, train
 from sciinf.core import Batch
-from sciinf.dynamics.random_field import Known, RandomField
-from sciinf.figures.fields import draw_fields
-from sciinf.nets.spectral import Fourier
-from sciinf.surrogates import Emulator, Stepwise
-from sciinf.trust.fields import conformal
+from sciinf.diagnostics.fields import conformal
+from sciinf.emulators import Emulator, Stepwise
+from sciinf.interfaces.figures.fields import draw_fields
+from sciinf.networks.spectral import Fourier
+from sciinf.simulators.dynamics.random_field import Known, RandomField
 from sciinf.wrappers import Sensors, observed
 
 FLOW = Path(__file__).parent.parent / "simulators" / "pde" / "navier_stokes.py"

@@ -15,7 +15,7 @@ import torch
 
 from sciinf import Answer, Flow, Recipe, build_posterior, calibrate, query, simulate, train
 from sciinf.core.simulator import load_module
-from sciinf.figures.style import COLUMN, INK, MUTED, VERMILION, look
+from sciinf.interfaces.figures.style import COLUMN, INK, MUTED, VERMILION, look
 
 RECIPE = Recipe(epochs=12)  # more only fit what these simulations have at random
 SIMULATORS = Path(__file__).parent.parent / "simulators"

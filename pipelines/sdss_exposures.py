@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from sciinf import Answer, Compositional, Score, calibrate, load_simulator, query, simulate, train, wrappers
-from sciinf.figures.style import BLUE, MUTED, VERMILION, label, look
+from sciinf.interfaces.figures.style import BLUE, MUTED, VERMILION, label, look
 
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 

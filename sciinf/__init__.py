@@ -10,15 +10,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sciinf.lazy import offered
+from sciinf.core.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf import wrappers as wrappers
-    from sciinf.answer import load_answer as load_answer, query as query
-    from sciinf.asking import load_posterior as load_posterior
-    from sciinf.calibration import calibrate as calibrate
-    from sciinf.checking import check_simulator as check_simulator
-    from sciinf.commands.workflow import infer as infer
+    from sciinf.interfaces.answer import load_answer as load_answer, query as query
+    from sciinf.interfaces.asking import load_posterior as load_posterior
+    from sciinf.diagnostics.calibration import calibrate as calibrate
+    from sciinf.diagnostics.checking import check_simulator as check_simulator
+    from sciinf.interfaces.commands.workflow import infer as infer
     from sciinf.core.answer import Answer as Answer
     from sciinf.core.diagnostic import Diagnostic as Diagnostic
     from sciinf.core.draws import Draws as Draws
@@ -41,38 +41,41 @@ if TYPE_CHECKING:
     from sciinf.core.simulator import Status as Status, load_simulator as load_simulator
     from sciinf.core.unknown_law import Unknown as Unknown
     from sciinf.core.verdict import Verdict as Verdict
-    from sciinf.engine.cluster import Cluster as Cluster
-    from sciinf.engine.slurm_array import SlurmArray as SlurmArray
-    from sciinf.engine.workers import Here as Here, Workers as Workers
-    from sciinf.estimators._changes import Changes as Changes
-    from sciinf.estimators.elements import Elements as Elements
-    from sciinf.estimators.flow import Flow as Flow
-    from sciinf.estimators.gnpe import GNPE as GNPE
-    from sciinf.estimators.joint import Joint as Joint
-    from sciinf.estimators.likelihood import Likelihood as Likelihood
-    from sciinf.estimators.matching import Matching as Matching
-    from sciinf.estimators.mixed import Mixed as Mixed
-    from sciinf.estimators.ratio import Ratio as Ratio
-    from sciinf.estimators.score import Score as Score
-    from sciinf.inference.compositional import Compositional as Compositional
-    from sciinf.inference.conditional import Conditional as Conditional
-    from sciinf.inference.corrected import correct as correct
-    from sciinf.inference.distillation import distil as distil
-    from sciinf.inference.of_set import infer_set as infer_set, load_set as load_set
-    from sciinf.inference.refined import load_refined as load_refined, refine_around as refine_around
-    from sciinf.inference.sequential import infer_sequentially as infer_sequentially, load_sequential as load_sequential
-    from sciinf.posterior import build_posterior as build_posterior
-    from sciinf.report import write_report as write_report
-    from sciinf.serve.client import connect as connect
-    from sciinf.simulation import repair as repair, simulate as simulate
-    from sciinf.store import Store as Store
-    from sciinf.surveys.answers import Answers as Answers, load_answers as load_answers
-    from sciinf.surveys.asking import query_all as query_all
+    from sciinf.campaigns.cluster import Cluster as Cluster
+    from sciinf.campaigns.slurm_array import SlurmArray as SlurmArray
+    from sciinf.campaigns.workers import Here as Here, Workers as Workers
+    from sciinf.training.estimators._changes import Changes as Changes
+    from sciinf.training.estimators.elements import Elements as Elements
+    from sciinf.training.estimators.flow import Flow as Flow
+    from sciinf.training.estimators.gnpe import GNPE as GNPE
+    from sciinf.training.estimators.joint import Joint as Joint
+    from sciinf.training.estimators.likelihood import Likelihood as Likelihood
+    from sciinf.training.estimators.matching import Matching as Matching
+    from sciinf.training.estimators.mixed import Mixed as Mixed
+    from sciinf.training.estimators.ratio import Ratio as Ratio
+    from sciinf.training.estimators.score import Score as Score
+    from sciinf.posteriors.compositional import Compositional as Compositional
+    from sciinf.posteriors.conditional import Conditional as Conditional
+    from sciinf.posteriors.corrected import correct as correct
+    from sciinf.posteriors.distillation import distil as distil
+    from sciinf.posteriors.of_set import infer_set as infer_set, load_set as load_set
+    from sciinf.posteriors.refined import load_refined as load_refined, refine_around as refine_around
+    from sciinf.posteriors.sequential import (
+        infer_sequentially as infer_sequentially,
+        load_sequential as load_sequential,
+    )
+    from sciinf.posteriors.posterior import build_posterior as build_posterior
+    from sciinf.interfaces.report import write_report as write_report
+    from sciinf.interfaces.serve.client import connect as connect
+    from sciinf.campaigns.simulation import repair as repair, simulate as simulate
+    from sciinf.campaigns.store import Store as Store
+    from sciinf.interfaces.surveys.answers import Answers as Answers, load_answers as load_answers
+    from sciinf.interfaces.surveys.asking import query_all as query_all
     from sciinf.training import Recipe as Recipe, train as train, train_ensemble as train_ensemble
-    from sciinf.trust.scores.coverage_of_neurons import NeuronCoverage as NeuronCoverage
-    from sciinf.trust.scores.hierarchy import HierarchicalRatio as HierarchicalRatio
-    from sciinf.trust.scores.noise_time import DiffusionTime as DiffusionTime
-    from sciinf.trust.scores.planted import PlantedFaults as PlantedFaults
+    from sciinf.diagnostics.scores.coverage_of_neurons import NeuronCoverage as NeuronCoverage
+    from sciinf.diagnostics.scores.hierarchy import HierarchicalRatio as HierarchicalRatio
+    from sciinf.diagnostics.scores.noise_time import DiffusionTime as DiffusionTime
+    from sciinf.diagnostics.scores.planted import PlantedFaults as PlantedFaults
 
 _find, _offered = offered(__name__, __file__)
 

@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 
 import click
 
-from sciinf.commands import options, steps
-from sciinf.commands.caller import CommandLine
-from sciinf.commands.errors import check_launch, sentence, told_elsewhere
-from sciinf.commands.run_folders import run_folder
-from sciinf.commands.usage import PipelineCommand, explained
-from sciinf.telling import ANSWER, DETAIL, ERROR, keep_log, logged, tell
+from sciinf.core.telling import ANSWER, DETAIL, ERROR, keep_log, logged, tell
+from sciinf.interfaces.commands import options, steps
+from sciinf.interfaces.commands.caller import CommandLine
+from sciinf.interfaces.commands.errors import check_launch, sentence, told_elsewhere
+from sciinf.interfaces.commands.run_folders import run_folder
+from sciinf.interfaces.commands.usage import PipelineCommand, explained
 
 BAD_INPUT, FAILED_CHECK, NOT_RELIABLE, INTERRUPTED = 2, 3, 4, 130
 
@@ -41,12 +41,12 @@ def cli() -> None:
 @click.pass_context
 def run(ctx: click.Context, pipeline: str, out: str, seed: int, strict: bool) -> None:
     """Run a pipeline file's `run(out, *, seed, ...)`; its other keywords are options: --simulations 50000."""
-    from sciinf.commands.keywords import keywords, pipeline_of
-    from sciinf.commands.live_events import LiveEvents
-    from sciinf.commands.live_page import LivePage
     from sciinf.core import Answer
     from sciinf.core.findings import Cause
-    from sciinf.engine.progress import heard_by, stage
+    from sciinf.core.progress import heard_by, stage
+    from sciinf.interfaces.commands.keywords import keywords, pipeline_of
+    from sciinf.interfaces.commands.live_events import LiveEvents
+    from sciinf.interfaces.commands.live_page import LivePage
 
     path = Path(pipeline).resolve()
     function = pipeline_of(path)
@@ -96,9 +96,9 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int, strict: bool) ->
 @options.strict
 def infer(simulator: str, observation: Sequence[str], out: str, strict: bool, **given: Any) -> None:
     """The whole default workflow: simulate, train, calibrate, answer, report."""
-    from sciinf.commands.observations import observations, reader_options, reading
-    from sciinf.commands.user_files import user_simulator
-    from sciinf.commands.workflow import check_options, follow
+    from sciinf.interfaces.commands.observations import observations, reader_options, reading
+    from sciinf.interfaces.commands.user_files import user_simulator
+    from sciinf.interfaces.commands.workflow import check_options, follow
 
     check_options(given := {**given, "progress": True})
     sim = user_simulator(simulator)
@@ -123,7 +123,7 @@ def infer(simulator: str, observation: Sequence[str], out: str, strict: bool, **
 @click.option("--plan", is_flag=True, help="Only begin the store, for workers: sciinf work STORE.")
 def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) -> None:
     """Run a simulator on draws of its prior, into a store."""
-    from sciinf.commands.simulating import simulate_from_file
+    from sciinf.interfaces.commands.simulating import simulate_from_file
 
     simulate_from_file(simulator, n, out, block, given)
 
@@ -136,7 +136,7 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) 
 @click.option("--timeout", type=float, default=None, help="Seconds after which a block ends this worker.")
 def work(store: str, **given: Any) -> None:
     """Simulate what a store lacks, beside other workers; a job of any queue."""
-    from sciinf.commands.simulating import work_on
+    from sciinf.interfaces.commands.simulating import work_on
 
     work_on(store, **given)
 
@@ -152,7 +152,7 @@ def work(store: str, **given: Any) -> None:
 @click.option("--follow", is_flag=True, help="Begin while a campaign still fills the store; wait for its rows.")
 def train(simulator: str, store: str, **given: Any) -> None:
     """Train an estimator on a store."""
-    from sciinf.commands.training import train_on_store
+    from sciinf.interfaces.commands.training import train_on_store
 
     train_on_store(simulator, store, given)
 
@@ -168,7 +168,7 @@ def train(simulator: str, store: str, **given: Any) -> None:
 @options.accept_changes
 def calibrate(simulator: str, folder: str, n: int | None, **given: Any) -> None:
     """Check a fit on fresh simulations; the verdict then goes with every answer."""
-    from sciinf.commands.training import calibrate_run
+    from sciinf.interfaces.commands.training import calibrate_run
 
     calibrate_run(simulator, folder, n, given)
 
@@ -208,12 +208,12 @@ def query(
 ) -> None:
     """Ask a fitted run for the parameters behind an observation, or behind any number of them."""
     if observations is not None:
-        from sciinf.commands.querying import survey_run
+        from sciinf.interfaces.commands.querying import survey_run
 
         answers = survey_run(folder, observations, simulator, given)
         _end(answers.column("verdict") if strict else (), strict)
         return
-    from sciinf.commands.querying import query_run
+    from sciinf.interfaces.commands.querying import query_run
 
     _end([answer.verdict.level for answer in query_run(folder, observation, simulator, given)], strict)
 
@@ -228,7 +228,7 @@ def report(folder: str, names: Sequence[str], beside: Mapping[str, str]) -> None
     Pages of refined answers are written anew, too.
     """
     from sciinf import write_report
-    from sciinf.storage.answers import refined_folders
+    from sciinf.campaigns.storage.answers import refined_folders
 
     keep_log(Path(folder))
     pages = [write_report(folder, names=names or None, beside=beside)]
@@ -245,7 +245,7 @@ def report(folder: str, names: Sequence[str], beside: Mapping[str, str]) -> None
 @options.accept_changes
 def serve(folders: Sequence[str], **given: Any) -> None:
     """Answer questions about runs over HTTP, with a page for a browser."""
-    from sciinf.commands.serve import serve as serve_runs
+    from sciinf.interfaces.commands.serve import serve as serve_runs
 
     serve_runs(folders, given)
 
@@ -262,7 +262,7 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], **gi
 
     With --observation also how a simulator reads data, and whether they lie within what its prior predicts.
     """
-    from sciinf.commands.looking import look_for_faults
+    from sciinf.interfaces.commands.looking import look_for_faults
 
     if not look_for_faults(path, observation, column, given):
         raise SystemExit(FAILED_CHECK)
@@ -275,7 +275,7 @@ def compact(store: str) -> None:
 
     It may be stopped and run again, and the campaign may go on meanwhile; the simulations stay the same.
     """
-    from sciinf.commands.simulating import compact_store
+    from sciinf.interfaces.commands.simulating import compact_store
 
     compact_store(store)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Observable, Prior, Simulator, X
-from sciinf.poses import Pose, TimeShift
+from sciinf.simulators.poses import Pose, TimeShift
 
 S = ((0.25, 0.0, 0.05), (0.0, 0.0009, 0.0), (0.05, 0.0, 0.04))  # (rad/s)^2, 1 and s^2 on its diagonal
 LOW, HIGH = (3.0, 0.2, -5.0), (10.0, 0.5, 0.0)

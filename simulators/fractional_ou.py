@@ -4,7 +4,8 @@ r"""A place that is drawn back to 0 and driven by noise with a memory: a fractio
 
 as of a bead in a trap within a fluid that remembers. B_H is Riemann and Liouville's motion of Hurst index H, with time
 in s, so that s has the unit of x: for H > 1/2 its steps go on in their direction, for H < 1/2 they turn back, H = 1/2
-is Brownian motion. `dynamics.noise.MarkovFractional` takes it as a sum of six processes driven by one and the same W,
+is Brownian motion. `simulators.dynamics.noise.MarkovFractional` takes it as a sum of six processes driven by one and
+the same W,
 
     B_H ~ sum_j w_j Y_j,    dY_j = -gamma_j Y_j dt + dW.
 
@@ -34,9 +35,9 @@ import torch
 from torch import Tensor
 
 from sciinf import HalfNormal, LogNormal, Observable, Prior, Uniform, wrappers
-from sciinf.dynamics.linear_states import Affine, LinearStates
-from sciinf.dynamics.noise import MarkovFractional
-from sciinf.dynamics.state_space import Theta, Time, duration
+from sciinf.simulators.dynamics.linear_states import Affine, LinearStates
+from sciinf.simulators.dynamics.noise import MarkovFractional
+from sciinf.simulators.dynamics.state_space import Theta, Time, duration
 
 COUNT, HORIZON = 50, 10.0  # values; s
 TERMS = 6

@@ -13,7 +13,8 @@ The cell fires at a rate that grows with f and saturates, and not at once again,
 r w is the rate of a spike `age` after the last one. Over seconds the cell tires: the threshold rises (shift), and so
 does the time that it needs to recover (growth), both with a power of time. That recovery takes half as long again as
 the refractory time, and 500 ms, are what the record's first seconds favour; they are fixed. Time comes in the cells of
-the recorder, 0.1 ms each: the likelihood is exact (`sciinf.dynamics.driven_events`), and simulations follow it.
+the recorder, 0.1 ms each: the likelihood is exact (`sciinf.simulators.dynamics.driven_events`), and simulations follow
+it.
 
 The data are the first 600 spikes, as `intervals`: from the beginning of the sound to the first spike, and from each to
 the next. A cell that is slower than that is heard for 8 s, and its missing intervals are 0; the likelihood is that of
@@ -47,7 +48,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import HalfNormal, LogNormal, Normal, Observable, Prior, Simulator, Uniform, X
-from sciinf.dynamics.driven_events import DrivenEvents
+from sciinf.simulators.dynamics.driven_events import DrivenEvents
 
 CELL, SECONDS, SPIKES = 0.1, 8.0, 600  # ms of a cell; s at most; spikes
 TIRING, LONG = 500.0, 1e5  # ms; after which all is recovered

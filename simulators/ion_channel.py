@@ -13,8 +13,9 @@ blocked channel from a closed one: the prior has blocks that are short, and clos
 they could change names.
 
 The record is of four sweeps of 50 values, 0.1 ms apart, with gaps of 3, 1 and 7 ms between them in which nothing was
-recorded, but the channel moved on. The likelihood is exact: a sum over all paths (`samplers.forward`). `state` is 0 for
-closed, 1 for open and 2 for blocked. What happens between two values is not seen, and the current is that of the
+recorded, but the channel moved on. The likelihood is exact: a sum over all paths (`simulators.samplers.forward`).
+`state` is 0 for closed, 1 for open and 2 for blocked. What happens between two values is not seen, and the current is
+that of the
 moment: the filter of an amplifier is not in this model.
 
 Reference:
@@ -31,8 +32,8 @@ import torch
 from torch import Tensor
 
 from sciinf import HalfNormal, LogNormal, Observable, Prior, wrappers
-from sciinf.dynamics.finite_states import FiniteStates
-from sciinf.dynamics.state_space import Theta
+from sciinf.simulators.dynamics.finite_states import FiniteStates
+from sciinf.simulators.dynamics.state_space import Theta
 
 SWEEP, STEP, GAPS = 50, 0.1, (3.0, 1.0, 7.0)  # values of a sweep; ms
 

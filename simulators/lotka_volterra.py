@@ -29,7 +29,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Observable, Observation, Prior, Simulator, Truncated, X, read_observation
-from sciinf.dynamics.ode import rk4
+from sciinf.networks.ode import rk4
 
 FIRST, YEARS = 1900, 21
 STEPS_PER_YEAR = 24

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from sciinf import HalfNormal, Observable, Prior, wrappers
-from sciinf.dynamics.linear_states import Affine, LinearStates
-from sciinf.dynamics.state_space import Theta, Time, duration
+from sciinf.simulators.dynamics.linear_states import Affine, LinearStates
+from sciinf.simulators.dynamics.state_space import Theta, Time, duration
 
 FIRST, YEARS = 1871, 100
 UNIT = "1e8 m3"

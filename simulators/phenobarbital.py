@@ -39,10 +39,10 @@ import torch
 from torch import Tensor
 
 from sciinf import LogNormal, Observable, Prior, wrappers
-from sciinf.dynamics.linear_states import Affine, LinearStates
-from sciinf.dynamics.state_space import Theta, Time, duration
-from sciinf.wrappers.hidden_plans import Plan
-from sciinf.wrappers.hidden_states import HiddenStates
+from sciinf.simulators.dynamics.linear_states import Affine, LinearStates
+from sciinf.simulators.dynamics.state_space import Theta, Time, duration
+from sciinf.simulators.wrappers.hidden_plans import Plan
+from sciinf.simulators.wrappers.hidden_states import HiddenStates
 
 FILE = Path(__file__).parent / "phenobarbital_1985.csv"
 LINES = 40  # of a record: samples, and each dose twice, before and after it; an infant has 34 at most

@@ -27,8 +27,8 @@ from torch import distributions as td
 
 from sciinf import wrappers
 from sciinf.core import Observable, Prior, Truncated
-from sciinf.dynamics.reactions import Reactions
-from sciinf.dynamics.state_space import StateSpace, Theta, Time
+from sciinf.simulators.dynamics.reactions import Reactions
+from sciinf.simulators.dynamics.state_space import StateSpace, Theta, Time
 
 BOYS = 763
 DAYS = 14

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Observable, Prior, Simulator, X
-from sciinf.poses import ImageMotion, Periodic, Pose
+from sciinf.simulators.poses import ImageMotion, Periodic, Pose
 
 SIZE, NOISE = 32, 0.15
 POSES = (

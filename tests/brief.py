@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from sciinf.engine import recipe
+from sciinf.training import recipe
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def address(server: Any, request: pytest.FixtureRequest) -> str:
 def one_look(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """No second look around an answer, which takes seconds each time; its own tests, and pages, have it."""
     if "docs" not in request.path.parts:
-        monkeypatch.setattr("sciinf.question.MANY", ())
+        monkeypatch.setattr("sciinf.interfaces.question.MANY", ())
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def another_process() -> None:
 def one_process(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """No new process that simulates a few rows again, for it takes seconds to start, but where it is looked at."""
     if "another_process" not in request.fixturenames and "docs" not in request.path.parts:
-        monkeypatch.setattr("sciinf.engine.new_process.DEVICES", ())
+        monkeypatch.setattr("sciinf.campaigns.new_process.DEVICES", ())
 
 
 @pytest.fixture
@@ -174,8 +174,8 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
     """
     looked_at = "pictures" in request.fixturenames or request.path.stem in DRAWN
     if not looked_at and not DRAWN.intersection(request.path.parts):
-        monkeypatch.setattr("sciinf.figures.svg._rendered", _blank)
-        monkeypatch.setattr("sciinf.figures.svg._whole", _page)
+        monkeypatch.setattr("sciinf.interfaces.figures.svg._rendered", _blank)
+        monkeypatch.setattr("sciinf.interfaces.figures.svg._whole", _page)
 
 
 DRAWN = {"docs", "figures", "serve", "test_report_browser"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import distributions as td
 
-from sciinf.answer import query
 from sciinf.core import Draws, Posterior
-from sciinf.inference.reweighted import Reweighted
+from sciinf.interfaces.answer import query
+from sciinf.posteriors.reweighted import Reweighted
 
 X_O = {"x": torch.tensor([2.9, 4.6, 5.1, 3.9, 1.2])}
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciinf.campaigns.storage.shard import content_hash
 from sciinf.core import Observable, Outcome, Prior
 from sciinf.core.named_laws import LogNormal, Normal
-from sciinf.storage.shard import content_hash
 
 PRIOR = Prior(rate=(LogNormal(0.0, 0.5), "1/h"), größe=(Normal(0.0, 1.0), "µm"))
 SERIES = {"v": Observable((3,), "mV", ("time",)), "wide": Observable((), "", (), "float64", "log")}

@@ -11,7 +11,7 @@ from torch import Tensor
 from sciinf import query
 from sciinf.core import Answer, Choice, Counts, Draws, Each, LogNormal, Observable, Only, Prior, Simulator, Uniform, X
 from sciinf.core.categories import categories_of
-from sciinf.inference.learned import LearnedPosterior
+from sciinf.posteriors.learned import LearnedPosterior
 
 DAYS = tuple(float(day) for day in range(1, 13))
 

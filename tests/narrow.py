@@ -10,9 +10,9 @@ from torch import distributions as td
 from untrained import Untrained
 
 from sciinf.core import Density, Draws, Fit, Observable, Posterior, Prior, Simulator
-from sciinf.inference.around import Law, Mixture
-from sciinf.inference.refined import Refined
-from sciinf.inference.round_laws import widths
+from sciinf.posteriors.around import Law, Mixture
+from sciinf.posteriors.refined import Refined
+from sciinf.posteriors.round_laws import widths
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
 SEEN = {"x": Observable((2,))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sciinf.loops import library
+from sciinf.networks.kernels import library
 
 
 def compiled_with(name: str, right: str, wrong: str, folder: Path, monkeypatch) -> None:

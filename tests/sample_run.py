@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import distributions as td
 
+from sciinf.campaigns.store import Store
 from sciinf.core import Answer, Calibration, Draws, Trust
 from sciinf.core.draws_file import write_draws_h5
 from sciinf.core.estimates import estimates
 from sciinf.core.files import write_json
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X
-from sciinf.store import Store
 
 EVIL = "<script>alert(1)</script>"
 TIMES = tuple(0.1 * k for k in range(40))

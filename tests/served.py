@@ -9,12 +9,12 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from sciinf.serve.application import ServiceParts, application
-from sciinf.serve.limits import Limits
-from sciinf.serve.models import Models, Served
-from sciinf.serve.requests import RequestLimits
-from sciinf.serve.shares import Shares
-from sciinf.serve.workers import AnsweringWorkers
+from sciinf.interfaces.serve.application import ServiceParts, application
+from sciinf.interfaces.serve.limits import Limits
+from sciinf.interfaces.serve.models import Models, Served
+from sciinf.interfaces.serve.requests import RequestLimits
+from sciinf.interfaces.serve.shares import Shares
+from sciinf.interfaces.serve.workers import AnsweringWorkers
 
 HOST = "http://localhost"
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from sciinf import Fit, Flow, Outcome, Recipe, Store, build_posterior, calibrate, load_simulator, query, simulate, train
-from sciinf.answer import load_answer, save_answer
-from sciinf.calibration import load_calibration
+from sciinf.campaigns.storage.answers import answer_folders
 from sciinf.core import Calibration, Observable, Simulator, Status, X
 from sciinf.core.answer import answers_table
 from sciinf.core.files import read_json, write_json
 from sciinf.core.findings import Cause
-from sciinf.storage.answers import answer_folders
+from sciinf.diagnostics.calibration import load_calibration
+from sciinf.interfaces.answer import load_answer, save_answer
 
 X_O = [2.0, 4.0, 3.5, 1.0, -2.0]
 ONE = "answers/observation"
@@ -222,7 +222,7 @@ def test_an_answer_from_before_a_check_is_made_anew(fit: Fit, tmp_path: Path, mo
     before = read_json(file)["inputs"]
     query(posterior, {"x": X_O}, out=tmp_path, draws=50)
     assert read_json(file)["inputs"] == before
-    monkeypatch.setattr("sciinf.answer.CHECKS", 1_000)
+    monkeypatch.setattr("sciinf.interfaces.answer.CHECKS", 1_000)
     query(posterior, {"x": X_O}, out=tmp_path, draws=50)
     assert read_json(file)["inputs"] != before
 

@@ -17,7 +17,7 @@ from sciinf.core import Answer, Draws, Finding, Observable, Posterior, Trust
 from sciinf.core.beside import as_beside
 from sciinf.core.estimates import estimates
 from sciinf.core.files import read_json
-from sciinf.report import write_report
+from sciinf.interfaces.report import write_report
 
 PRIOR = Prior(beta=(Normal(0.0, 1.0), "1/d"), gamma=(Normal(0.0, 1.0), "1/d"))
 SEEN = {"y": np.arange(5.0)}

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from sciinf import PlantedFaults, Store, calibrate, load_simulator, simulate
-from sciinf.answer import _inputs_digest
-from sciinf.calibration import load_calibration
 from sciinf.core import Calibration, DensityUnavailable, Draws, Observable, Posterior, Prior, Simulator, X
 from sciinf.core.doubts import Doubt, doubt
 from sciinf.core.fit import campaign_of
-from sciinf.loops import lanes
-from sciinf.trust import ood, recalibrate
-from sciinf.trust.agreement import LEVELS
-from sciinf.trust.scores import planted
+from sciinf.diagnostics import ood, recalibrate
+from sciinf.diagnostics.agreement import LEVELS
+from sciinf.diagnostics.calibration import load_calibration
+from sciinf.diagnostics.scores import planted
+from sciinf.interfaces.answer import _inputs_digest
+from sciinf.networks.kernels import lanes
 
 ROWS = 5_000
 
@@ -387,6 +387,6 @@ def test_draws_are_shared_by_all_cores(simulator: Simulator, fresh: Store, monke
             seen.add(1 if now is None else now.cores)
             return super().draw_batched(x, n, generator=generator)
 
-    monkeypatch.setattr("sciinf.calibration.cores_here", lambda: 3)
+    monkeypatch.setattr("sciinf.diagnostics.calibration.cores_here", lambda: 3)
     calibrate(Watched(simulator), fresh, rows=100, draws=7, scores=[])
     assert seen == {3}

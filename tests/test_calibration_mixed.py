@@ -16,12 +16,12 @@ import torch
 from nested import Exact, Nested
 
 from sciinf import Store, calibrate, query, simulate
-from sciinf.calibration import load_calibration
 from sciinf.core import Calibration
-from sciinf.figures.calibration import rank_curves
-from sciinf.trust import ood
-from sciinf.trust.agreement import least_share
-from sciinf.trust.recalibrate import recalibration
+from sciinf.diagnostics import ood
+from sciinf.diagnostics.agreement import least_share
+from sciinf.diagnostics.calibration import load_calibration
+from sciinf.diagnostics.recalibrate import recalibration
+from sciinf.interfaces.figures.calibration import rank_curves
 
 ROWS = 4_000
 

@@ -12,9 +12,9 @@ import torch
 from torch import distributions as td
 
 from sciinf import Uniform, wrappers
-from sciinf.checking import check_simulator, check_store
+from sciinf.campaigns.simulation import simulate
 from sciinf.core import Observable, Prior, Simulator, Status
-from sciinf.simulation import simulate
+from sciinf.diagnostics.checking import check_simulator, check_store
 
 
 class Dry(Simulator):

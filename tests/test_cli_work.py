@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command_line import call
 
-from sciinf.store import Store
+from sciinf.campaigns.store import Store
 
 ROOT = Path(__file__).parent.parent
 SIMULATOR = """

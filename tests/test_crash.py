@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.store import Store
 from sciinf.core import load_simulator
-from sciinf.simulation import simulate
-from sciinf.store import Store
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals as Unix has them")
 
@@ -44,8 +44,8 @@ simulator = Slow()
 KILLER = """
 import json, os, random, signal, sys, time
 from sciinf.core import load_simulator
-from sciinf.simulation import simulate
-from sciinf.store import Store
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.store import Store
 
 source, path, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
 simulator = load_simulator(source)
@@ -115,8 +115,8 @@ def test_eight_kills_lose_nothing_that_was_acknowledged(tmp_path, source):
 FULL = """
 import errno, resource, sys
 from sciinf.core import load_simulator
-from sciinf.simulation import simulate
-from sciinf.store import Store
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.store import Store
 
 simulator = load_simulator(sys.argv[1])
 digest = simulate(simulator, sys.argv[2] + "-whole", 4000, block=20, progress=False).digest
@@ -159,7 +159,7 @@ def test_a_full_disk_is_refused_clearly_and_gone_on_from(tmp_path, source):
 WORKERS = """
 import sys
 from sciinf.core import load_simulator
-from sciinf.simulation import simulate
+from sciinf.campaigns.simulation import simulate
 
 if __name__ == "__main__":
     try:
@@ -206,7 +206,7 @@ def sleeping_children(parent: int) -> list[int]:
 INTERRUPTED = """
 import sys
 from sciinf.core import load_simulator
-from sciinf.simulation import simulate
+from sciinf.campaigns.simulation import simulate
 
 try:
     print("ready", flush=True)
@@ -234,8 +234,8 @@ def test_signals_in_one_process(tmp_path, source, kind):
 TOGETHER = """
 import os, sys
 from sciinf.core import load_simulator
-from sciinf.simulation import simulate
-from sciinf.store import Store
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.store import Store
 
 simulator, writers = load_simulator(sys.argv[1]), []
 for rows in (2000, 2000, 1990):

@@ -14,7 +14,7 @@ from command_line import call
 from torch.distributions import MultivariateNormal, Normal
 
 from sciinf import Flow, Prior, Recipe, load_simulator, simulate, train
-from sciinf.commands.run_folders import run_folder
+from sciinf.interfaces.commands.run_folders import run_folder
 
 OWN = """
 import sys
@@ -40,7 +40,7 @@ simulator.summary = Halves
 """
 
 PARTS = '''
-from sciinf.summaries.summary import Summary, SummaryNetwork
+from sciinf.networks.summaries.summary import Summary, SummaryNetwork
 
 
 class Halves(Summary):

@@ -14,14 +14,14 @@ from samplers.hidden import OU
 
 from sciinf import Flow, LogUniform, Observable, Prior, build_posterior, load_answer, query, simulate, train, wrappers
 from sciinf.core.paths import HiddenPaths
-from sciinf.exports import to_datatree
-from sciinf.figures.checked import checked_of
-from sciinf.figures.paths import paths_figure, seen_in
-from sciinf.report import write_report
-from sciinf.samplers import kalman
-from sciinf.storage.predictive_file import Predicted
-from sciinf.summaries.timed import lines_of
-from sciinf.wrappers.hidden_states import HiddenStates
+from sciinf.interfaces.exports import to_datatree
+from sciinf.interfaces.figures.checked import checked_of
+from sciinf.interfaces.figures.paths import paths_figure, seen_in
+from sciinf.interfaces.predictive_file import Predicted
+from sciinf.interfaces.report import write_report
+from sciinf.networks.summaries.timed import lines_of
+from sciinf.simulators.samplers import kalman
+from sciinf.simulators.wrappers.hidden_states import HiddenStates
 
 TIMES = (0.0, 0.2, 0.4, 1.5, 3.0, 3.1, 3.2, 6.0)
 MODEL = OU()
@@ -187,7 +187,7 @@ def test_times_are_no_observable_to_be_pictured():
 
 
 def test_a_file_whose_numbers_do_not_go_together_is_refused(tmp_path: Path):
-    from sciinf.storage.paths_file import read_paths, write_paths
+    from sciinf.interfaces.paths_file import read_paths, write_paths
 
     write_paths(tmp_path / "paths.h5", HiddenPaths(("a", "b"), np.zeros((3, 4, 1)), np.arange(4.0), ("", "")))
     with pytest.raises(ValueError, match="shape \\(3, 4, 1\\) for 4 times of a, b"):
@@ -264,7 +264,7 @@ def test_values_that_are_equal_at_equal_times_are_no_jumps():
 
 def test_controls_of_a_kept_answer_are_no_predictions(tmp_path: Path):
     """As `checked_of` and figures ask for them; files without any stay byte for byte what they were."""
-    from sciinf.storage.predictive_file import read_predictive, write_predictive
+    from sciinf.interfaces.predictive_file import read_predictive, write_predictive
 
     specs = {"y": Observable((3,), "mg", ("time",)), "dose": Observable((3,), "mg", ("time",), control=True)}
     seen, drawn = ({name: np.zeros(shape, np.float32) for name in specs} for shape in ((3,), (5, 3)))

@@ -36,8 +36,10 @@ HEAVY = {
 }
 HEAVY = {"jax", "sbi", "numpyro", "astropy", "matplotlib", "scipy", "pandas", "arviz", "rich", "pebble"}
 HEAVY |= {"dask", "distributed"}
-BRIDGES = {"sciinf/exports/sbi_posterior.py"}  # its class must inherit from sbi's; imported only when asked for
-TO_WORKERS = {"sciinf/engine/sent.py"}  # hands a simulator that has no file to its own processes; never a file
+BRIDGES = {
+    "sciinf/interfaces/exports/sbi_posterior.py"
+}  # its class must inherit from sbi's; imported only when asked for
+TO_WORKERS = {"sciinf/campaigns/sent.py"}  # hands a simulator that has no file to its own processes; never a file
 OF_TENSORS = {
     "sciinf/core/observation_arrays.py"
 }  # an observation in a .pt file, by torch.load(weights_only=True) alone
@@ -54,10 +56,11 @@ LUMBER = {"utils", "util", "common", "helpers", "misc", "config", "registry"}
 FOR_SIMULATORS = (
     "sciinf.core",
     "sciinf.wrappers",
-    "sciinf.dynamics",
-    "sciinf.summaries",
-    "sciinf.poses",
-    "sciinf.nets",
+    "sciinf.simulators.wrappers",
+    "sciinf.simulators.dynamics",
+    "sciinf.networks.summaries",
+    "sciinf.simulators.poses",
+    "sciinf.networks",
 )
 MACHINE = re.compile(r"(?<![\w.~])/(work|root|home|Users|tmp)(?=/\w)")
 
@@ -158,7 +161,7 @@ def for_users(path: str, function: Function) -> bool:
     import sciinf
 
     command = any(".command" in ast.unparse(d) for d in function.decorator_list)
-    wrapper = path.startswith(("sciinf/wrappers/", "sciinf/lab/")) and not function.name.startswith("_")
+    wrapper = path.startswith(("sciinf/simulators/wrappers/", "sciinf/lab/")) and not function.name.startswith("_")
     return command or wrapper or function.name in ("__init__", "run") or function.name in sciinf.__all__
 
 

@@ -20,13 +20,13 @@ from sciinf.core.categories import categories_of
 from sciinf.core.estimates import estimates
 from sciinf.core.estimator import Density, Marginals
 from sciinf.core.files import read_json, write_json
-from sciinf.figures.numbers import numbers_of, numbers_pictured, value
-from sciinf.figures.prior_curves import prior_marginals
-from sciinf.figures.run_folder import read_runs
-from sciinf.inference.amortised import Amortised
-from sciinf.inference.marginal import known_categories
-from sciinf.report import write_report
-from sciinf.serve.wire import answer_in, answer_out, pack, unpack
+from sciinf.interfaces.figures.numbers import numbers_of, numbers_pictured, value
+from sciinf.interfaces.figures.prior_curves import prior_marginals
+from sciinf.interfaces.figures.run_folder import read_runs
+from sciinf.interfaces.report import write_report
+from sciinf.interfaces.serve.wire import answer_in, answer_out, pack, unpack
+from sciinf.posteriors.amortised import Amortised
+from sciinf.posteriors.marginal import known_categories
 
 TRUST = Trust(0.3, "like the simulations", "good")
 

@@ -17,7 +17,7 @@ from command_line import call
 
 from sciinf import load_fit
 from sciinf.core.files import read_json
-from sciinf.inference.amortised import Amortised
+from sciinf.posteriors.amortised import Amortised
 
 # --- 1: simulations of a simulator that has changed --------------------------------------------------------------
 

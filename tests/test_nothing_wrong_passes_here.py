@@ -17,17 +17,17 @@ from sample_run import make_calibration
 from watching import watched
 
 from sciinf import Store, infer, load_answer, load_posterior
-from sciinf.commands import refine
-from sciinf.commands.caller import CommandLine
-from sciinf.commands.observations import ObservationFile
 from sciinf.core import Answer, Calibration, Draws, Finding, Fit, Observation, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.core.findings import Level
-from sciinf.inference import changes
-from sciinf.inference.refined import SCHEMA
-from sciinf.trust import around, here
-from sciinf.trust.right import Kind, local_check
-from sciinf.trust.second import vouched
+from sciinf.diagnostics import around, here
+from sciinf.diagnostics.right import Kind, local_check
+from sciinf.diagnostics.second import vouched
+from sciinf.interfaces.commands import refine
+from sciinf.interfaces.commands.caller import CommandLine
+from sciinf.interfaces.commands.observations import ObservationFile
+from sciinf.posteriors import changes
+from sciinf.posteriors.refined import SCHEMA
 
 POINTS = """
 from torch.distributions import LogNormal, Normal

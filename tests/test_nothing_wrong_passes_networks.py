@@ -17,8 +17,8 @@ from command_line import call
 
 from sciinf import Recipe, Score, load_fit, load_simulator, simulate, train
 from sciinf.core.fit import save_fit
-from sciinf.diffusion import Diffusion, PredictScore
-from sciinf.surrogates import Operator
+from sciinf.emulators import Operator
+from sciinf.networks.diffusion import Diffusion, PredictScore
 
 SIMULATORS = Path(__file__).parents[1] / "simulators"
 LINEAR = SIMULATORS / "linear_gaussian.py"

@@ -16,7 +16,7 @@ import pytest
 from brief import briefly_trained
 from command_line import call
 
-from sciinf.trust import ood, recalibrate
+from sciinf.diagnostics import ood, recalibrate
 
 STEEP = """
 import numpy as np

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import distributions as td
 
-from sciinf.asking import load_posterior
 from sciinf.core import Fit, Observable, Prior, Truncated, load_fit, load_simulator
 from sciinf.core.files import read_json, write_json
 from sciinf.core.laws import bounds
-from sciinf.estimators.flow import Flow
-from sciinf.flows.nflows_flows import CouplingNSF
-from sciinf.flows.zuko_flows import MAF, NSF
-from sciinf.inference.amortised import Amortised
-from sciinf.inference.ensemble import Ensemble
-from sciinf.inference.reweighted import Reweighted
-from sciinf.posterior import build_posterior
+from sciinf.interfaces.asking import load_posterior
+from sciinf.networks.flows.nflows_flows import CouplingNSF
+from sciinf.networks.flows.zuko_flows import MAF, NSF
+from sciinf.posteriors.amortised import Amortised
+from sciinf.posteriors.ensemble import Ensemble
+from sciinf.posteriors.posterior import build_posterior
+from sciinf.posteriors.reweighted import Reweighted
+from sciinf.training.estimators.flow import Flow
 
 FILE = Path(__file__).parents[1] / "simulators" / "linear_gaussian.py"
 RECORD = {"store": {"digest": "store", "seed": 0}}

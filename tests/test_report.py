@@ -16,15 +16,15 @@ import pytest
 from command_line import call
 from sample_run import EVIL, Page, Sample, make_run
 
+from sciinf.campaigns.storage.answers import point_to_refined
 from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import write_json
-from sciinf.figures.answers import answers_table, every_number
-from sciinf.figures.first_screen import verdict_part
-from sciinf.figures.numbers import latex, numbers_of
-from sciinf.figures.run_folder import read_runs
-from sciinf.figures.verdicts import verdict_of
-from sciinf.report import write_report
-from sciinf.storage.answers import point_to_refined
+from sciinf.interfaces.figures.answers import answers_table, every_number
+from sciinf.interfaces.figures.first_screen import verdict_part
+from sciinf.interfaces.figures.numbers import latex, numbers_of
+from sciinf.interfaces.figures.run_folder import read_runs
+from sciinf.interfaces.figures.verdicts import verdict_of
+from sciinf.interfaces.report import write_report
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_the_page_needs_no_network_and_runs_its_own_script_alone(complete):
     assert not {"link", "iframe", "object", "base", "form"} & set(page.tags)
     assert re.findall(r"<script[^>]*>", html) == ['<script type="application/json" id="data">', "<script>"]
     script = html[html.index("<script>") + len("<script>") : html.rindex("</script>")]
-    assert script == files("sciinf.figures").joinpath("report.js").read_text()
+    assert script == files("sciinf.interfaces.figures").joinpath("report.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = next(v for k, v in page.attributes if k == "content" and v and v.startswith("default-src"))
     allowed = f"style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"

@@ -23,7 +23,7 @@ from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
 from sciinf.core.estimates import estimates
 from sciinf.core.files import write_json
-from sciinf.report import write_report
+from sciinf.interfaces.report import write_report
 
 pytestmark = [
     pytest.mark.slow,

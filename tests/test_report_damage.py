@@ -12,9 +12,9 @@ from sciinf.core.files import write_json
 from sciinf.core.findings import Level
 from sciinf.core.prior import Prior
 from sciinf.core.unknown_law import Unknown
-from sciinf.figures.run_folder import read_runs
-from sciinf.figures.verdicts import verdict_of
-from sciinf.report import write_report
+from sciinf.interfaces.figures.run_folder import read_runs
+from sciinf.interfaces.figures.verdicts import verdict_of
+from sciinf.interfaces.report import write_report
 
 
 def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path):

@@ -17,19 +17,19 @@ from brief import briefly_trained
 from sample_run import make_calibration
 
 from sciinf import Store, infer, load_answer
-from sciinf.answer import save_answer
-from sciinf.asking import undecided_in
-from sciinf.commands import refine
 from sciinf.core import Answer, Draws, Finding, Trust
 from sciinf.core.estimates import estimates
 from sciinf.core.files import read_json, write_json
 from sciinf.core.findings import Cause, Level
-from sciinf.figures.run_folder import read_runs
-from sciinf.figures.verdicts import verdict_of
-from sciinf.inference import changes
-from sciinf.trust import around, here
-from sciinf.trust.here import doubted
-from sciinf.trust.right import Kind, local_check
+from sciinf.diagnostics import around, here
+from sciinf.diagnostics.here import doubted
+from sciinf.diagnostics.right import Kind, local_check
+from sciinf.interfaces.answer import save_answer
+from sciinf.interfaces.asking import undecided_in
+from sciinf.interfaces.commands import refine
+from sciinf.interfaces.figures.run_folder import read_runs
+from sciinf.interfaces.figures.verdicts import verdict_of
+from sciinf.posteriors import changes
 
 OTHER = "xyz"
 STATES = ("passed", "cannot tell", "not passed", "not checked")
@@ -89,8 +89,8 @@ def test_a_run_with_other_words_makes_the_same_rounds_and_answers(
             (here, "_SURE", 1e-12),
         ):  # fmt: skip
             monkeypatch.setattr(module, name, large)
-        monkeypatch.setattr("sciinf.asking.wrong_on_average", lambda _: False)
-        monkeypatch.setattr("sciinf.trust.second.wrong_on_average", lambda _: False)
+        monkeypatch.setattr("sciinf.interfaces.asking.wrong_on_average", lambda _: False)
+        monkeypatch.setattr("sciinf.diagnostics.second.wrong_on_average", lambda _: False)
     shutil.rmtree(line / "run/answers")
     shutil.copytree(line / "run", line / "other")
     how: dict[str, Any] = {"n": 300, "calibration": 300, "progress": False}

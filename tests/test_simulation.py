@@ -13,10 +13,10 @@ from scipy import stats
 from torch import distributions as td
 
 from sciinf import simulation
+from sciinf.campaigns.probe import probe_block
+from sciinf.campaigns.simulation import repair, simulate
+from sciinf.campaigns.store import Store
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
-from sciinf.engine.probe import probe_block
-from sciinf.simulation import repair, simulate
-from sciinf.store import Store
 
 
 class Rowwise(Simulator):

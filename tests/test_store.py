@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.campaigns.storage import selection
+from sciinf.campaigns.store import Store
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
 from sciinf.core.files import write_json
-from sciinf.storage import selection
-from sciinf.store import Store
 
 ROWS, BLOCK = 47, 10
 

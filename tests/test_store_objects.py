@@ -16,10 +16,10 @@ import torch
 from command_line import call
 
 from sciinf import Recipe, Store, load_simulator, simulate, train
+from sciinf.campaigns.storage.folder import folder_at
 from sciinf.core import Outcome
 from sciinf.core.loading import load_module
-from sciinf.estimators.flow import Flow
-from sciinf.storage.folder import folder_at
+from sciinf.training.estimators.flow import Flow
 
 object_server: Any = load_module(Path(__file__).parents[1] / "benchmarks" / "object_server.py")
 
@@ -191,7 +191,7 @@ def test_of_two_that_ask_for_more_rows_the_larger_number_stays(address: str, sou
 
 
 def test_damage_is_found_and_repaired(server: Any, address: str, source: Path, local: Store):
-    from sciinf.simulation import repair
+    from sciinf.campaigns.simulation import repair
 
     simulator = load_simulator(source)
     store = simulate(simulator, address, ROWS, progress=False)
@@ -238,7 +238,7 @@ def test_only_simulations_can_lie_there(address: str, source: Path, local: Store
 def test_what_is_said_of_a_followed_store_names_its_address(
     address: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from sciinf.engine import arrivals, followed
+    from sciinf.training import arrivals, followed
 
     store = Store.create(Path(address), load_simulator(source), seed=0, block=20, rows=20)  # a Path loses a slash
     with pytest.raises(ValueError, match=f"1 simulations were asked for in {address};"):
@@ -278,7 +278,7 @@ def test_what_was_packed_is_known_to_be_no_file_any_more(
     address: str, source: Path, local: Store, monkeypatch: pytest.MonkeyPatch
 ):
     for module in ("description", "compact", "naming"):
-        monkeypatch.setattr(f"sciinf.storage.{module}.PER_FOLDER", 4)
+        monkeypatch.setattr(f"sciinf.campaigns.storage.{module}.PER_FOLDER", 4)
     store = simulate(load_simulator(source), address, 160, progress=False)
     digest = store.digest
     done = store.compact()
@@ -292,10 +292,10 @@ def test_packs_are_small_where_each_is_sent_at_once(
     address: str, source: Path, local: Store, monkeypatch: pytest.MonkeyPatch
 ):
     for module in ("description", "compact", "naming"):
-        monkeypatch.setattr(f"sciinf.storage.{module}.PER_FOLDER", 8)
+        monkeypatch.setattr(f"sciinf.campaigns.storage.{module}.PER_FOLDER", 8)
     store = simulate(load_simulator(source), address, 160, progress=False)
     digest, size = store.digest, len(store.folder.read(store.naming.file("shards", 0)))
-    monkeypatch.setattr("sciinf.storage.compact.MOST_SENT", 3 * size // 2)
+    monkeypatch.setattr("sciinf.campaigns.storage.compact.MOST_SENT", 3 * size // 2)
     done = store.compact()
     assert (done.blocks, done.packs, done.left) == (8, 4, 0)
     assert Store(address).digest == digest
@@ -303,8 +303,8 @@ def test_packs_are_small_where_each_is_sent_at_once(
 
 @pytest.mark.slow
 def test_a_service_that_is_away_is_no_damage(server: Any, address: str, source: Path, monkeypatch: pytest.MonkeyPatch):
-    from sciinf.storage import objects
-    from sciinf.storage.folder import Unreachable
+    from sciinf.campaigns.storage import objects
+    from sciinf.campaigns.storage.folder import Unreachable
 
     monkeypatch.setattr(objects, "PATIENCE", 0.2)
     store = simulate(load_simulator(source), address, 40, progress=False)
@@ -322,7 +322,7 @@ def test_a_service_that_is_away_is_no_damage(server: Any, address: str, source: 
 
 
 def test_bytes_that_arrive_changed_are_no_rows(address: str, source: Path, monkeypatch: pytest.MonkeyPatch):
-    from sciinf.storage.objects import Objects
+    from sciinf.campaigns.storage.objects import Objects
 
     store = simulate(load_simulator(source), address, 40, progress=False)
     assert store.digest

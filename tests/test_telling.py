@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from command_line import call
 
-from sciinf import infer, telling
+from sciinf import infer
+from sciinf.core import telling
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00  "
 

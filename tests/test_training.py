@@ -14,15 +14,14 @@ from safetensors import safe_open
 from torch import distributions as td
 from trainings import FILES, SHORT, SIMULATOR, losses, same, validation_loss
 
+from sciinf.campaigns.simulation import simulate
 from sciinf.core import Estimator, Observable, Prior, Simulator, load_fit, load_simulator
-from sciinf.engine import rows
-from sciinf.engine.checkpoint import read_checkpoint, write_checkpoint
-from sciinf.engine.rows import Rows
-from sciinf.estimators.flow import Flow
-from sciinf.flows.spline import SplineCoupling
-from sciinf.flows.zuko_flows import MAF
-from sciinf.simulation import simulate
-from sciinf.training import Recipe, train
+from sciinf.networks.flows.spline import SplineCoupling
+from sciinf.networks.flows.zuko_flows import MAF
+from sciinf.training import Recipe, rows, train
+from sciinf.training.checkpoint import read_checkpoint, write_checkpoint
+from sciinf.training.estimators.flow import Flow
+from sciinf.training.rows import Rows
 
 
 class Fused(Estimator):

@@ -9,11 +9,11 @@ import torch
 from torch import distributions as td
 from trainings import SIMULATOR
 
+from sciinf.campaigns.simulation import simulate
 from sciinf.core import Observable, Prior, Simulator, load_simulator
-from sciinf.engine.online import Simulated
-from sciinf.estimators.flow import Flow
-from sciinf.simulation import simulate
 from sciinf.training import Recipe, train, train_ensemble
+from sciinf.training.estimators.flow import Flow
+from sciinf.training.online import Simulated
 
 
 @pytest.fixture(scope="module")

@@ -18,17 +18,16 @@ import torch
 from torch import nn
 
 import sciinf
-from sciinf import cli, telling
-from sciinf.core import Estimator, load_simulator
-from sciinf.engine import launched, loop
-from sciinf.engine.learner import Single
-from sciinf.estimators.flow import Flow
-from sciinf.estimators.ratio import Ratio
-from sciinf.estimators.score import Score
-from sciinf.flows.zuko_flows import MAF
-from sciinf.store import Store
-from sciinf.summaries.vector import MLP
-from sciinf.training import Recipe, train, train_ensemble
+from sciinf import cli
+from sciinf.campaigns.store import Store
+from sciinf.core import Estimator, load_simulator, telling
+from sciinf.networks.flows.zuko_flows import MAF
+from sciinf.networks.summaries.vector import MLP
+from sciinf.training import Recipe, launched, loop, train, train_ensemble
+from sciinf.training.estimators.flow import Flow
+from sciinf.training.estimators.ratio import Ratio
+from sciinf.training.estimators.score import Score
+from sciinf.training.learner import Single
 
 SIMULATOR = Path(__file__).parents[1] / "simulators" / "linear_gaussian.py"
 RAGGED = 101  # rows a step, which neither two nor three processes share evenly
@@ -161,7 +160,7 @@ def alone(store, folder):
 
 def left(store, folder):
     """Two of three processes wait for one that is gone, or that does not answer."""
-    from sciinf.engine.parallel import Several
+    from sciinf.training.parallel import Several
 
     original, rank = Several.add_up, int(os.environ["RANK"])
 

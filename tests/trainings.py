@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from sciinf.campaigns.store import Store
 from sciinf.core import Fit
-from sciinf.engine.learner import stream
-from sciinf.store import Store
 from sciinf.training import Recipe
+from sciinf.training.learner import stream
 
 SIMULATOR = Path(__file__).parents[1] / "simulators" / "linear_gaussian.py"
 SHORT = Recipe(epochs=5, batch=150, processes=1)  # so that steps can be counted

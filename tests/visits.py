@@ -8,8 +8,8 @@ from typing import Any
 from brief import briefly_trained
 
 from sciinf import Flow, build_posterior, calibrate, load_simulator, query, simulate, train
-from sciinf.figures.page import number
-from sciinf.storage.run_events import line_of
+from sciinf.interfaces.figures.page import number
+from sciinf.interfaces.run_events import line_of
 
 X_SEEN = {"x": [0.2, 1.4, 1.9, 3.2, 3.8]}
 SEEN = "x [m]\n0.2\n1.4\n1.9\n3.2\n3.8\n"

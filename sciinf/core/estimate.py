@@ -15,7 +15,8 @@ _OFF, _RATIO, _EXISTS = 0.5, 1.25, 0.1  # sds of the narrower, sd over sd, proba
 
 @dataclass(frozen=True)
 class Corrected:
-    """An interval between the quantiles of the draws that held its level on fresh simulations (`trust.recalibrate`).
+    """An interval between the quantiles of the draws that held its level on fresh simulations
+    (`diagnostics.recalibrate`).
 
     Args:
         interval: The corrected interval, in the parameter's unit.

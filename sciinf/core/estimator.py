@@ -119,7 +119,7 @@ class Marginals(ABC):
 class Potential(ABC):
     """A conditional likelihood of theta, for a batch of observations embedded once.
 
-    It has no draws and no normalised density of theta: `inference.mcmc` samples the posterior that it gives with the
+    It has no draws and no normalised density of theta: `posteriors.mcmc` samples the posterior that it gives with the
     prior. `batch` below is the number of observations it was conditioned on.
     """
 

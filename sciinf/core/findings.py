@@ -80,7 +80,7 @@ class Cause(StrEnum):
         "let `Observable(coords=...)` say where the simulator's data stand, for those of the file to be compared"
     )
     LIKELIHOOD = "mend the simulator's likelihood"
-    SURROGATE = "weight by the true simulator's likelihood, or learn from runs of it (sciinf.inference.corrected)"
+    SURROGATE = "weight by the true simulator's likelihood, or learn from runs of it (sciinf.posteriors.corrected)"
     FAILURES = "mend the simulations that fail, or say what a failure is"
     DRAWS = "ask for more draws"
 

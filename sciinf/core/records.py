@@ -30,7 +30,7 @@ class Reliability:
     """How often the values of a discrete parameter were true, beside the probabilities that a posterior gave them.
 
     Of each value, simulations are put in order of its probability and cut into bins of as many each
-    (`trust.reliability`).
+    (`diagnostics.reliability`).
 
     Args:
         values: What each value is called, K of them; the last is "does not exist" where that can be.
@@ -86,7 +86,7 @@ class Calibration:
             few to see every gap of the stated size.
         reasons: The verdict in words.
         cautious: Whether all that is wrong are regions that hold more than they should.
-        tails: Which tails were seen to be too light, in words; it may have passed all the same (`trust.tails`).
+        tails: Which tails were seen to be too light, in words; it may have passed all the same (`diagnostics.tails`).
         reference: What the fresh simulations look like, as tensors, for the check of an observation (`trust`); kept
             beside the JSON, in `reference.safetensors`.
         reliability: Of each discrete parameter, by name.
@@ -269,7 +269,7 @@ def weights_finding(ess: float, count: int, k: float | None, *, likelihood: bool
 
 @dataclass(frozen=True)
 class Strange:
-    """Numbers of an observation that are unlike what the others say of them (`trust.localise`).
+    """Numbers of an observation that are unlike what the others say of them (`diagnostics.localise`).
 
     Args:
         observable: Its name.

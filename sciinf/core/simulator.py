@@ -169,11 +169,11 @@ class Simulator(ABC):
     or under which controls (`Observable.control`), a simulator of the same observables, seen then, missing there and
     controlled so as those of x (a batch of one). What is compared with the observation, predictions and simulations
     around its answer, is simulated by it. These times, masks and controls must not depend on the parameters.
-    `statistics(x)`: what the model must reproduce of the data beside its residuals (`trust.residuals`): data, name ->
-    (batch, *event), to what it is called -> (batch,). One that a wrapper made takes it as `simulator.statistics = f`.
-    `rescaled(theta, x)`: where data are times of events, of each interval between them a number that is Uniform(0, 1)
-    and independent of the others if the model is right, (batch, any), NaN where there is none; theta and x as for
-    `log_likelihood`. An answer then says whether events come when the model says (`trust.rescaled`).
+    `statistics(x)`: what the model must reproduce of the data beside its residuals (`diagnostics.residuals`): data,
+    name -> (batch, *event), to what it is called -> (batch,). One that a wrapper made takes it as `simulator.statistics
+    = f`. `rescaled(theta, x)`: where data are times of events, of each interval between them a number that is
+    Uniform(0, 1) and independent of the others if the model is right, (batch, any), NaN where there is none; theta and
+    x as for `log_likelihood`. An answer then says whether events come when the model says (`diagnostics.rescaled`).
 
     `emulated_by`: {"surrogate": what it is, with its error on held-out solutions, in words} where a surrogate makes its
     data, or {"surrogate without its error": ...} where data do not carry that error; empty where none makes them.

@@ -8,6 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _FIRST = {
+    "sciinf.diagnostics": "sciinf.trust",
+    "sciinf.emulators": "sciinf.surrogates",
+    "sciinf.emulators.processes": "sciinf.processes",
+    "sciinf.emulators.tokens": "sciinf.tokens",
+    "sciinf.networks": "sciinf.nets",
+    "sciinf.networks.diffusion": "sciinf.diffusion",
+    "sciinf.networks.flows": "sciinf.flows",
+    "sciinf.networks.ode": "sciinf.dynamics.ode",
+    "sciinf.networks.summaries": "sciinf.summaries",
+    "sciinf.posteriors": "sciinf.inference",
+    "sciinf.simulators.dynamics": "sciinf.dynamics",
+    "sciinf.simulators.poses": "sciinf.poses",
+    "sciinf.simulators.samplers": "sciinf.samplers",
+    "sciinf.training": "sciinf.engine",
+    "sciinf.training.estimators": "sciinf.estimators",
     "sciinf.lab.auxiliary": "sciinf.diffusion.auxiliary",
     "sciinf.lab.auxiliary_score": "sciinf.estimators.auxiliary_score",
     "sciinf.lab.captions": "sciinf.surrogates.captions",
@@ -24,11 +39,11 @@ _FIRST = {
     "sciinf.lab.stochastic": "sciinf.diffusion.stochastic",
     "sciinf.lab.stochastic.ReverseEulerMaruyama": "sciinf.diffusion.stochastic.EulerMaruyama",
     "sciinf.lab.trajectory": "sciinf.diffusion.trajectory",
-    "sciinf.diffusion.schedule.NoiseLevel": "sciinf.diffusion.schedule.Level",
-    "sciinf.surrogates.conditions.SensorReadings": "sciinf.surrogates.conditions.Sensors",
-    "sciinf.tokens.law.JointTokens": "sciinf.tokens.law.Joint",
-    "sciinf.tokens.law.MixtureTokens": "sciinf.tokens.law.Mixture",
-}  # module, or name in a module -> what files call it
+    "sciinf.networks.diffusion.schedule.NoiseLevel": "sciinf.diffusion.schedule.Level",
+    "sciinf.emulators.conditions.SensorReadings": "sciinf.surrogates.conditions.Sensors",
+    "sciinf.emulators.tokens.law.JointTokens": "sciinf.tokens.law.Joint",
+    "sciinf.emulators.tokens.law.MixtureTokens": "sciinf.tokens.law.Mixture",
+}  # folder, module, or name in a module -> what files call it; the longest that fits counts
 _PRESENT = {first: present for present, first in _FIRST.items()}
 
 
@@ -51,5 +66,8 @@ def present_name(path: str) -> str:
 
 
 def _renamed(path: str, names: Mapping[str, str]) -> str:
-    module, _, name = path.rpartition(".")
-    return names.get(path, f"{names.get(module, module)}.{name}")
+    parts = path.split(".")
+    for n in range(len(parts), 0, -1):
+        if (first := ".".join(parts[:n])) in names:
+            return ".".join([names[first], *parts[n:]])
+    return path

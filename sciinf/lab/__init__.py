@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sciinf.lazy import offered
+from sciinf.core.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf.lab.auxiliary import LinearDiffusion as LinearDiffusion, critically_damped as critically_damped

@@ -49,7 +49,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.component import Component
-from sciinf.diffusion.solver import Denoiser, noise_like
+from sciinf.networks.diffusion.solver import Denoiser, noise_like
 
 _TERMS = 15
 

@@ -33,18 +33,18 @@ from sciinf.core import Batch, Density, DensityUnavailable, Learns, Observable, 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.prior import global_seed
-from sciinf.diffusion.schedule import NoiseLevel, NoiseSchedule
-from sciinf.diffusion.solver import noise_like
-from sciinf.estimators._embedded import Embedded
-from sciinf.estimators._linear import LinearGuess
-from sciinf.estimators._standardised import check_part, in_chunks
 from sciinf.lab.auxiliary import LinearDiffusion
 from sciinf.lab.bound import Noising, log_bound
 from sciinf.lab.hybrid import denoised
 from sciinf.lab.joint_solver import JointExponential, JointSolver
 from sciinf.lab.learned import FreeDiffusion, LearnedDiffusion
-from sciinf.nets.modulated import Modulated
-from sciinf.summaries.summary import Summary
+from sciinf.networks.diffusion.schedule import NoiseLevel, NoiseSchedule
+from sciinf.networks.diffusion.solver import noise_like
+from sciinf.networks.modulated import Modulated
+from sciinf.networks.summaries.summary import Summary
+from sciinf.training.estimators._embedded import Embedded
+from sciinf.training.estimators._linear import LinearGuess
+from sciinf.training.estimators._standardised import check_part, in_chunks
 
 _LOOKS = 8  # levels for each held-out row, whose loss decides when training stops
 
@@ -61,7 +61,8 @@ class AuxiliaryScore(Embedded):
         solver: How draws are made. Its own diffusion is replaced by this one.
         hidden: Width of the network.
         blocks: Residual blocks of the network.
-        together: Whether observables that are columns of one table share a summary network (`summaries.columns`).
+        together: Whether observables that are columns of one table share a summary network
+            (`networks.summaries.columns`).
         seed: Seeds the initial weights.
 
     Attributes:

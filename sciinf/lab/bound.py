@@ -33,11 +33,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.diffusion.objective import EvenLogs, Network, NoiseLevels
-from sciinf.diffusion.schedule import NoiseSchedule
 from sciinf.lab.auxiliary import Kernel, LinearDiffusion
 from sciinf.lab.hybrid import denoised
 from sciinf.lab.learned import FreeDiffusion
+from sciinf.networks.diffusion.objective import EvenLogs, Network, NoiseLevels
+from sciinf.networks.diffusion.schedule import NoiseSchedule
 
 Noising = LinearDiffusion | FreeDiffusion  # fixed, or being learned
 

@@ -34,12 +34,12 @@ from sciinf.core.checks import check_whole
 from sciinf.core.existence import check_continuous
 from sciinf.core.prior import global_seed
 from sciinf.core.surrogate import Values
-from sciinf.dynamics.field_equation import SOLUTION
+from sciinf.emulators._errors import WithErrors, held_out_errors
+from sciinf.emulators._fields import Looking
 from sciinf.lab.jets import Jet, JetNetwork
 from sciinf.lab.placements import EDGE, EvenPoints, Placement
 from sciinf.lab.point_equation import AtPoints, box, faces, rings, timed
-from sciinf.surrogates._errors import WithErrors, held_out_errors
-from sciinf.surrogates._fields import Looking
+from sciinf.simulators.dynamics.field_equation import SOLUTION
 
 _SEEN = 8  # even points of a held-out row, for each of a training row
 _LOOK = 4_096  # points at which sizes are taken
@@ -66,8 +66,8 @@ class Collocation(WithErrors, Looking, Adjusting):
     Examples:
         >>> from torch.distributions import Uniform
         >>> from sciinf.core import Prior
-        >>> from sciinf.dynamics.field_equation import described
-        >>> from sciinf.dynamics.grid import BoxGrid
+        >>> from sciinf.simulators.dynamics.field_equation import described
+        >>> from sciinf.simulators.dynamics.grid import BoxGrid
         >>> from sciinf.lab.point_equation import Unsolved
         >>> class Heated(Unsolved):  # -u'' = heat, u = 0 at both ends
         ...     name, times = "heated", (0.0,)

@@ -1,8 +1,8 @@
 r"""Posterior of expressions given points, and given what is supposed of them: hypotheses that may be told or not.
 
-An expression is a tree whose nodes are discrete parameters of a prior that is a grammar (`dynamics.expressions`). With
-d_1, d_2, ... the symbols in the order of the nodes, z the numbers (noise, say), D the points and h_T the hypotheses
-that are told,
+An expression is a tree whose nodes are discrete parameters of a prior that is a grammar
+(`simulators.dynamics.expressions`). With d_1, d_2, ... the symbols in the order of the nodes, z the numbers (noise,
+say), D the points and h_T the hypotheses that are told,
 
     q(d, z | D, h_T) = prod_i q(d_i | d_<i, s(D), r(h_T, T))  prod_j q(z_j | d, z_<j, s(D), r(h_T, T)),
 
@@ -38,9 +38,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Batch, Estimator, Observable, Prior, X
-from sciinf.estimators.mixed import Mixed, MixedDensity
-from sciinf.summaries.exchangeable import DeepSet
-from sciinf.summaries.summary import Summary
+from sciinf.networks.summaries.exchangeable import DeepSet
+from sciinf.networks.summaries.summary import Summary
+from sciinf.training.estimators.mixed import Mixed, MixedDensity
 
 STATEMENT = "statement"
 """Name of the axis of an observable of hypotheses, which has a mask."""
@@ -68,7 +68,7 @@ class Equations(Estimator):
 
     Examples:
         >>> from sciinf import LogUniform
-        >>> from sciinf.dynamics.expressions import Expressions
+        >>> from sciinf.simulators.dynamics.expressions import Expressions
         >>> from sciinf.lab import expressions
         >>> grammar = Expressions(["x"], ["+", "sin"], [2.0], depth=2)
         >>> simulator = expressions(grammar, (-2.0, 2.0), noise=LogUniform(0.01, 0.3), points=20)

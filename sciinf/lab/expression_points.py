@@ -4,10 +4,10 @@ r"""A simulator of points (x, y) of an expression that is drawn from a grammar, 
 
     y_i = f(x_i) + noise e_i,      e_i ~ N(0, 1),      x_i even between two bounds, drawn anew each time.
 
-The parameters are the nodes of f (`dynamics.expressions`) and the noise. Beside the points stand hypotheses, one number
-for each statement: 1 where it is true of f, 0 where not, in `hypotheses`, and whether it is told in `hypotheses_mask`.
-In a simulation each is told or hidden at random, so that what learns of them can be asked with any of them, or none.
-Half of the simulations tell nothing. Statements follow from f, so the likelihood
+The parameters are the nodes of f (`simulators.dynamics.expressions`) and the noise. Beside the points stand hypotheses,
+one number for each statement: 1 where it is true of f, 0 where not, in `hypotheses`, and whether it is told in
+`hypotheses_mask`. In a simulation each is told or hidden at random, so that what learns of them can be asked with any
+of them, or none. Half of the simulations tell nothing. Statements follow from f, so the likelihood
 
     p(points, told statements | f) = p(points | f)   where they are true of f, and 0 elsewhere.
 
@@ -31,7 +31,7 @@ from torch import Tensor
 from sciinf.core import Observable, Prior, Simulator, X
 from sciinf.core.checks import check_whole
 from sciinf.core.laws import never_negative
-from sciinf.dynamics.expressions import Expressions
+from sciinf.simulators.dynamics.expressions import Expressions
 
 _GRID = 33  # points in each direction, of symmetry; of more variables random ones
 _CLOSE = 1e-6

@@ -28,9 +28,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.component import Component
-from sciinf.diffusion.objective import EvenLogs, Network, NoiseLevels, Weighting
-from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.lab.auxiliary import Kernel, LinearDiffusion, Times
+from sciinf.networks.diffusion.objective import EvenLogs, Network, NoiseLevels, Weighting
+from sciinf.networks.diffusion.schedule import NoiseLevel
 
 
 class HybridMatching(Component):

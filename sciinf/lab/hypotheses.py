@@ -30,8 +30,8 @@ from torch import Tensor
 
 from sciinf.core import Draws
 from sciinf.core.tables import aligned
-from sciinf.inference.reweighted import Reweighted
 from sciinf.lab.expression_points import PointExpressions
+from sciinf.posteriors.reweighted import Reweighted
 
 _GRID = 41  # values by which functions are told apart
 _FALSE = math.log(0.05)

@@ -50,8 +50,8 @@ from torch import Tensor, nn
 
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
-from sciinf.processes.messages import GaussianChain, lower, smoothed
-from sciinf.processes.process import Latent, LearnedProcess, Process, Series, Sizes
+from sciinf.emulators.processes.messages import GaussianChain, lower, smoothed
+from sciinf.emulators.processes.process import Latent, LearnedProcess, Process, Series, Sizes
 
 _HALVINGS = 5  # a step is put together of 2^5 short ones, which is stable for long ones
 _SURE = 15.0  # the largest logit: an edge that is drawn at once

@@ -38,8 +38,8 @@ from torch import Tensor, nn
 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
-from sciinf.diffusion.schedule import NoiseSchedule
 from sciinf.lab.auxiliary import LinearDiffusion, Times, moved, resting, series
+from sciinf.networks.diffusion.schedule import NoiseSchedule
 
 LEAST = 0.01  # r
 _TERMS = 8  # of the series, after more halvings: fewer steps to differentiate

@@ -37,8 +37,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core.component import Component
-from sciinf.flows.conditional import ConditionalFlow
-from sciinf.flows.spline import SplineCoupling
+from sciinf.networks.flows.conditional import ConditionalFlow
+from sciinf.networks.flows.spline import SplineCoupling
 
 EDGE = 1e-4  # of the cube, kept from its faces, where the normal is infinite
 _LARGEST = 50.0  # weight of a point beside their mean

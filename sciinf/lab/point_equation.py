@@ -21,8 +21,8 @@ from torch import Tensor
 
 from sciinf.core import Observable, Simulator, X
 from sciinf.core.component import Component
-from sciinf.dynamics.field_equation import Equation, FieldSource, Theta, Trajectory
 from sciinf.lab.jets import Jet
+from sciinf.simulators.dynamics.field_equation import Equation, FieldSource, Theta, Trajectory
 
 
 class AtPoints(FieldSource, Component, ABC):

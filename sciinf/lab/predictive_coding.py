@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
-from sciinf.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
+from sciinf.emulators.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
 _WIDEST = 4.0  # of |log sigma|
 

@@ -37,10 +37,10 @@ from torch.nn import functional as F
 from sciinf.core import Prior
 from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
+from sciinf.emulators.conditions import InPlaceOfParameters, ParameterReader
 from sciinf.lab._wording import SPELT, TEMPLATES, Interval, Unphrased, numbers, pieces
 from sciinf.lab.captions import Captions, Grammar, told
 from sciinf.lab.writing import MOST, Writer, Written, squeezed
-from sciinf.surrogates.conditions import InPlaceOfParameters, ParameterReader
 
 _WIDTH, _REACH = 48, (1, 2, 4)  # of hidden tokens; steps of the convolutions
 _RATE, _BATCH, _FRESH = 4e-3, 96, 2_000

@@ -51,9 +51,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.checks import check_whole
-from sciinf.diffusion.grid import Geometric, Grid
-from sciinf.diffusion.schedule import NoiseSchedule
-from sciinf.diffusion.solver import Denoiser, Rows, Solver, noise_like
+from sciinf.networks.diffusion.grid import Geometric, Grid
+from sciinf.networks.diffusion.schedule import NoiseSchedule
+from sciinf.networks.diffusion.solver import Denoiser, Rows, Solver, noise_like
 
 
 class Ancestral(Solver):

@@ -32,9 +32,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.checks import check_whole
-from sciinf.diffusion.grid import Geometric, Grid
-from sciinf.diffusion.schedule import NoiseLevel, NoiseSchedule
-from sciinf.diffusion.solver import Denoiser, Heun
+from sciinf.networks.diffusion.grid import Geometric, Grid
+from sciinf.networks.diffusion.schedule import NoiseLevel, NoiseSchedule
+from sciinf.networks.diffusion.solver import Denoiser, Heun
 
 
 class Listed(Grid):

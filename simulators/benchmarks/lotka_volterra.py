@@ -23,7 +23,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Observable, Observation, Prior, Simulator, X, read_observation
-from sciinf.dynamics.ode import rk4
+from sciinf.networks.ode import rk4
 
 TIMES = tuple(2.1 * k for k in range(10))
 STEPS = 168

@@ -39,7 +39,7 @@ from torch import distributions as td
 
 from sciinf.core import Observable, Prior, Simulator, Truncated, X
 from sciinf.core.laws import bounds
-from sciinf.poses import Pose, SpectrumShift
+from sciinf.simulators.poses import Pose, SpectrumShift
 
 from .detectors import antenna, arrival_difference
 from .noise import (

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Prior, X
-from sciinf.dynamics.field_equation import Evolution, column, described
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import RandomField, Start
-from sciinf.dynamics.spectral import refined, solve
+from sciinf.simulators.dynamics.field_equation import Evolution, column, described
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import RandomField, Start
+from sciinf.simulators.dynamics.spectral import refined, solve
 
 FINER = 2  # times as many points as are kept
 LONGEST = 0.005  # of a step

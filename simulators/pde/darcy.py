@@ -34,9 +34,9 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Prior, X
-from sciinf.dynamics.field_equation import FieldEquation, column, described
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import RandomField, Start
+from sciinf.simulators.dynamics.field_equation import FieldEquation, column, described
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import RandomField, Start
 
 TOGETHER = 30_000  # points on a processor at a time, which its cache holds
 

@@ -27,9 +27,9 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Prior, X
-from sciinf.dynamics.field_equation import Evolution, column, described
-from sciinf.dynamics.frames import frames
-from sciinf.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.field_equation import Evolution, column, described
+from sciinf.simulators.dynamics.frames import frames
+from sciinf.simulators.dynamics.grid import BoxGrid
 
 LONGEST = 0.1  # of a step
 MIDDLE, WIDTH = (0.0, 0.5), (1.0, 0.5)  # of random states to start from

@@ -9,7 +9,7 @@ fields, which is not Gaussian where chance decides between the phases.
 
 Pseudo-spectral; cubes are made on twice as many points as are kept, so that none folds back. With a_k = D k^2 and f s_k
 the amplitude of the forcing, a step of length h is the deterministic one with the noise that those modes would have
-gathered meanwhile (`dynamics.spectral`), of variance
+gathered meanwhile (`simulators.dynamics.spectral`), of variance
 
     f^2 s_k^2 (1 - e^{-2 a_k h}) / (2 a_k).
 
@@ -37,10 +37,10 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Prior, X
-from sciinf.dynamics.field_equation import Equation, column, described
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import RandomField
-from sciinf.dynamics.spectral import linear_law, refined, solve
+from sciinf.simulators.dynamics.field_equation import Equation, column, described
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import RandomField
+from sciinf.simulators.dynamics.spectral import linear_law, refined, solve
 
 FINER = 2  # times as many points as are kept
 LONGEST = 0.01  # of a step

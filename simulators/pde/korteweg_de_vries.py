@@ -26,10 +26,10 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Prior, X
-from sciinf.dynamics.field_equation import Evolution, column, described
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import RandomField, Start
-from sciinf.dynamics.spectral import solve
+from sciinf.simulators.dynamics.field_equation import Evolution, column, described
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import RandomField, Start
+from sciinf.simulators.dynamics.spectral import solve
 
 LONGEST = 0.002  # of a step
 

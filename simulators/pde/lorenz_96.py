@@ -31,10 +31,10 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Prior, X
-from sciinf.dynamics.field_equation import Evolution, column, described
-from sciinf.dynamics.frames import frames
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import Start
+from sciinf.simulators.dynamics.field_equation import Evolution, column, described
+from sciinf.simulators.dynamics.frames import frames
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import Start
 
 LONGEST = 0.01  # of a step
 COARSE = 0.05  # while random states settle

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor
 
 from sciinf.core import X
-from sciinf.dynamics.equation_terms import Families, rate, split
-from sciinf.dynamics.field_equation import Evolution, described
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import RandomField, Start
-from sciinf.dynamics.spectral import solve
+from sciinf.simulators.dynamics.equation_terms import Families, rate, split
+from sciinf.simulators.dynamics.field_equation import Evolution, described
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import RandomField, Start
+from sciinf.simulators.dynamics.spectral import solve
 
 FINER = 2  # times as many points as are kept
 LONGEST = 0.005  # of a step

@@ -8,7 +8,7 @@ r"""Flows of three families on one torus, each row another: which one, and its c
 They are those of `navier_stokes` (with β, by which the rotation of a planet changes from south to north, and no force),
 of `shallow_water` (η = h - 1, nothing is damped) and of `gray_scott`, solved as there, all in the units of a box of 1:
 a box of `LENGTH` and a time of `UNIT` of Gray's and Scott's are 1 here, so a = `UNIT`. `EQUATIONS` are their symbols
-(`dynamics.systems`). Channels 0, 1, 2 are ω; or η, u, v; or u, v; those that a family has not are 0.
+(`simulators.dynamics.systems`). Channels 0, 1, 2 are ω; or η, u, v; or u, v; those that a family has not are 0.
 
 What a solution is predicted from are frames of it, the last one at 0; with two, `gap` apart. The first one is drawn at
 random, in the same way whatever the coefficients are, so that a single frame tells none of them. The solvers run on
@@ -35,11 +35,11 @@ from shallow_water import ShallowWater
 from torch import Tensor
 
 from sciinf.core import X
-from sciinf.dynamics.field_equation import Evolution, described
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import RandomField
-from sciinf.dynamics.spectral import solve
-from sciinf.dynamics.systems import Systems, rate
+from sciinf.simulators.dynamics.field_equation import Evolution, described
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import RandomField
+from sciinf.simulators.dynamics.spectral import solve
+from sciinf.simulators.dynamics.systems import Systems, rate
 
 LENGTH, UNIT = 0.125, 40.0  # Gray's and Scott's box and time that are 1 here
 LONGEST = 0.04  # of a step

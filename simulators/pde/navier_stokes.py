@@ -37,10 +37,10 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Prior, Truncated, X
-from sciinf.dynamics.field_equation import Evolution, column, described
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import RandomField, Start
-from sciinf.dynamics.spectral import solve
+from sciinf.simulators.dynamics.field_equation import Evolution, column, described
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import RandomField, Start
+from sciinf.simulators.dynamics.spectral import solve
 
 STEP = 3.2  # longest, times points: stable for speeds up to 0.3 in a box of 1
 TOGETHER = 2**15  # points of solutions on a processor at a time, which its cache holds

@@ -8,7 +8,7 @@ import torch
 from command_line import call
 
 from sciinf import Normal, Observable, Prior, Simulator, simulate
-from sciinf.store import Store
+from sciinf.campaigns.store import Store
 
 
 class Plain(Simulator):

@@ -8,7 +8,7 @@ import torch
 from command_line import call
 
 from sciinf import Flow, load_simulator
-from sciinf.commands.steps import tell_cost
+from sciinf.interfaces.commands.steps import tell_cost
 
 SIMULATOR = """
 import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from command_line import call
 
-from sciinf.commands.errors import sentence
+from sciinf.interfaces.commands.errors import sentence
 
 SIMULATOR = """
 from torch.distributions import Normal

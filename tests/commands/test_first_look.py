@@ -13,11 +13,11 @@ from command_line import call
 from samplers.controlled import planned_tank
 
 from sciinf import Normal, Observable, Prior, Simulator, load_simulator
-from sciinf.commands import first_look
-from sciinf.commands.first_look import compared, look_at, look_first, predicted
-from sciinf.commands.observations import ObservationFile
 from sciinf.core import Observation, X
 from sciinf.core.simulator import as_seen
+from sciinf.interfaces.commands import first_look
+from sciinf.interfaces.commands.first_look import compared, look_at, look_first, predicted
+from sciinf.interfaces.commands.observations import ObservationFile
 
 DECAY = """
 import numpy as np

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sciinf.commands.keywords import keywords
+from sciinf.interfaces.commands.keywords import keywords
 
 
 def run(

@@ -13,11 +13,11 @@ from brief import briefly_trained
 from conftest import LINE
 
 from sciinf import infer
-from sciinf.commands import live_events
-from sciinf.commands.caller import PythonCall
-from sciinf.commands.live_events import LiveEvents
-from sciinf.engine.progress import Reached, heard_by, reach, stage, staged
-from sciinf.storage.run_events import events_from, latest_run, line_of
+from sciinf.core.progress import Reached, heard_by, reach, stage, staged
+from sciinf.interfaces.commands import live_events
+from sciinf.interfaces.commands.caller import PythonCall
+from sciinf.interfaces.commands.live_events import LiveEvents
+from sciinf.interfaces.run_events import events_from, latest_run, line_of
 
 
 @contextmanager

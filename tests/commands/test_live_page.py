@@ -19,11 +19,11 @@ from conftest import LINE
 from watching import watched
 
 from sciinf import Store, infer, load_simulator
-from sciinf.commands import live_page, steps
-from sciinf.commands.caller import PythonCall
-from sciinf.commands.live_page import LivePage
-from sciinf.engine.progress import Progress, Reached, heard_by, reach, stage, staged
-from sciinf.figures.page import page
+from sciinf.core.progress import Progress, Reached, heard_by, reach, stage, staged
+from sciinf.interfaces.commands import live_page, steps
+from sciinf.interfaces.commands.caller import PythonCall
+from sciinf.interfaces.commands.live_page import LivePage
+from sciinf.interfaces.figures.page import page
 
 RENEWS = '<meta http-equiv="refresh"'
 REPORT = page("line", "", '<section class="verdict">all is well</section>', {}, "")

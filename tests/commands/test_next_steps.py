@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from sample_run import make_calibration
 
-from sciinf.commands.steps import next_steps
 from sciinf.core import Answer, Draws, Finding, Trust
 from sciinf.core.findings import Cause, Level
-from sciinf.trust.right import Kind, local_check
+from sciinf.diagnostics.right import Kind, local_check
+from sciinf.interfaces.commands.steps import next_steps
 
 COMMANDS = {
     Cause.AROUND: lambda: "sciinf infer --refine auto",

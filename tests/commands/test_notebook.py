@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from sciinf.commands.caller import PythonCall
 from sciinf.core import Answer, Draws, Trust
 from sciinf.core.estimates import estimates
+from sciinf.interfaces.commands.caller import PythonCall
 
 DRAWS = Draws(("rate",), ("1/h",), torch.linspace(0.0, 1.0, 100)[:, None], torch.zeros(100))
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from sample_run import make_calibration
 
-from sciinf.commands.caller import CommandLine
-from sciinf.commands.refine import _made_for, _next, nearest, sizes
 from sciinf.core import Answer, Draws, Finding, Observable, Trust
 from sciinf.core.findings import Cause, Level
-from sciinf.trust.right import Kind, local_check
+from sciinf.diagnostics.right import Kind, local_check
+from sciinf.interfaces.commands.caller import CommandLine
+from sciinf.interfaces.commands.refine import _made_for, _next, nearest, sizes
 
 LARGER = "next: sciinf infer a.py -n 1400 (up to 5,600 simulations around it)"
 CALIBRATE = "next: sciinf calibrate a.py run -n "

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from command_line import Result, call
 
-from sciinf.commands.remembered import remembered
+from sciinf.campaigns.storage.own_mark import mark_of
 from sciinf.core.code import mark
 from sciinf.core.files import read_json, write_json
-from sciinf.storage.own_mark import mark_of
+from sciinf.interfaces.commands.remembered import remembered
 
 
 @pytest.fixture

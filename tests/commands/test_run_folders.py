@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from sciinf.commands.run_folders import run_folder, run_of, tell_report_is_older, tell_what_lacks
 from sciinf.core.files import write_json
+from sciinf.interfaces.commands.run_folders import run_folder, run_of, tell_report_is_older, tell_what_lacks
 
 
 @pytest.mark.parametrize(("amortised", "without", "told"), [({"a": 1}, "it is gone", True), ({"a": 1}, "", False)])

@@ -12,12 +12,12 @@ import pytest
 import torch
 from sample_run import make_calibration
 
-from sciinf.answer import save_answer
-from sciinf.asking import recall, remember, undecided_in
 from sciinf.core import Answer, Draws, Finding, Observable, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.core.findings import Evidence
-from sciinf.trust.right import Kind, local_check
+from sciinf.diagnostics.right import Kind, local_check
+from sciinf.interfaces.answer import save_answer
+from sciinf.interfaces.asking import recall, remember, undecided_in
 
 NETWORK = cast(Any, SimpleNamespace(digest="0123456789", observables={"x": Observable((3,))}, names=("a",)))
 SEEN = {"x": np.array([0.1, 0.2, 0.3])}

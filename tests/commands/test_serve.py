@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from command_line import call
 
-from sciinf.commands.serve import source_of
+from sciinf.interfaces.commands.serve import source_of
 
 GIVEN: dict[str, Any] = {"device": "cpu", "simulator": None, "without_simulator": False, "accept_changes": False}
 

@@ -20,10 +20,10 @@ from command_line import call
 from served import serving
 
 from sciinf import load_answer
-from sciinf.commands.remembered import options_of_run, remember_options
-from sciinf.commands.serve import source_of
-from sciinf.serve.models import Model
-from sciinf.serve.stored import NOT_MADE
+from sciinf.interfaces.commands.remembered import options_of_run, remember_options
+from sciinf.interfaces.commands.serve import source_of
+from sciinf.interfaces.serve.models import Model
+from sciinf.interfaces.serve.stored import NOT_MADE
 
 GIVEN: dict[str, Any] = {"device": "cpu", "simulator": None, "without_simulator": False, "accept_changes": True}
 READER = """

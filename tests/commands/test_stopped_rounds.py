@@ -9,9 +9,9 @@ import pytest
 from command_line import call
 
 from sciinf import Store, infer, load_answer
-from sciinf.commands import refine
-from sciinf.storage.run_events import events_from
-from sciinf.trust.right import Kind, local_check
+from sciinf.diagnostics.right import Kind, local_check
+from sciinf.interfaces.commands import refine
+from sciinf.interfaces.run_events import events_from
 
 RENEWS = '<meta http-equiv="refresh"'
 
@@ -29,7 +29,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sciinf.inference.refined.train", stopped)
+    monkeypatch.setattr("sciinf.posteriors.refined.train", stopped)
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_where_no_second_network_can_be_asked_the_page_is_the_report(
     def refused(*_: Any, **__: Any) -> None:
         raise ValueError("the prior has no density")
 
-    monkeypatch.setattr("sciinf.inference.refined.refine_around", refused)
+    monkeypatch.setattr("sciinf.posteriors.refined.refine_around", refused)
     monkeypatch.setattr(refine, "to_confirm", lambda _: local_check(Kind.UNSEEN, ""))
     monkeypatch.setattr(refine, "doubted", lambda _: False)
     answer = infer(line / "line.py", line / "seen.csv", n=300, calibration=300, out=line / "run")

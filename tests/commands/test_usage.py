@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from command_line import call
 
-from sciinf.commands.estimators import known_estimators
-from sciinf.commands.usage import meant
+from sciinf.interfaces.commands.estimators import known_estimators
+from sciinf.interfaces.commands.usage import meant
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_estimators_are_listed(words: list[str], tmp_path: Path) -> None:
 
 
 def test_every_estimator_is_known_by_its_file(root: Path) -> None:
-    built = {f.stem for f in (root / "sciinf/estimators").glob("*.py") if "\ndef build(" in f.read_text()}
+    built = {f.stem for f in (root / "sciinf/training/estimators").glob("*.py") if "\ndef build(" in f.read_text()}
     assert built == set(known_estimators())
 
 

@@ -13,11 +13,11 @@ from astropy import units
 from brief import briefly_trained
 
 from sciinf import infer, load_simulator
-from sciinf.commands import steps, workflow
-from sciinf.commands.caller import CommandLine, PythonCall
-from sciinf.commands.until_calibrated import SimulationPlan
 from sciinf.core import observe
 from sciinf.core.files import read_json
+from sciinf.interfaces.commands import steps, workflow
+from sciinf.interfaces.commands.caller import CommandLine, PythonCall
+from sciinf.interfaces.commands.until_calibrated import SimulationPlan
 
 MADE = ("simulations", "calibration_simulations", "fit", "answers", "calibration.json", "reference.safetensors")
 SEEN = [0.2, 1.4, 1.9, 3.2, 3.8]

@@ -18,8 +18,8 @@ from torch import nn
 from sciinf.core import Component, Observable, Prior
 from sciinf.core.component import from_json, to_json
 from sciinf.core.written_names import _FIRST
-from sciinf.diffusion import NoiseLevel
 from sciinf.lab import Interacting, LinearDiffusion, ReverseEulerMaruyama, Words
+from sciinf.networks.diffusion import NoiseLevel
 
 HERE = "a_scientists_module"
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sciinf import Flow, Normal, Observable, Prior, Recipe, Store, build_posterior, query, simulate, train, wrappers
-from sciinf.trust.boxes import Box, box_words
+from sciinf.diagnostics.boxes import Box, box_words
 
 PELTS = Observable(
     (3, 2),

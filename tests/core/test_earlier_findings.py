@@ -11,8 +11,8 @@ from sciinf.core.earlier_findings import level_of_trust, too_wide
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.core.records import Trust, calibration_finding
 from sciinf.core.verdict import verdict_from
-from sciinf.trust.right import NAME, Kind
-from sciinf.trust.second import compared, undecided
+from sciinf.diagnostics.right import NAME, Kind
+from sciinf.diagnostics.second import compared, undecided
 
 FIGURES = "middles to 0.1 sds, widths to 7% (2,000 simulations around it)"
 LOST = "the data tell more of mu than the network uses (3% of its error) (2,000 simulations around it)"

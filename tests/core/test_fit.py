@@ -14,9 +14,9 @@ from torch import distributions as td
 from sciinf.core import Estimator, Observable, Prior, load_fit, save_fit
 from sciinf.core.files import write_json
 from sciinf.core.fit import SCHEMA, campaign_of
-from sciinf.estimators.flow import Flow
-from sciinf.flows.zuko_flows import MAF
-from sciinf.summaries.vector import MLP
+from sciinf.networks.flows.zuko_flows import MAF
+from sciinf.networks.summaries.vector import MLP
+from sciinf.training.estimators.flow import Flow
 
 PRIOR = Prior(a=(td.Uniform(0.0, 2.0), "m"), b=td.LogNormal(0.0, 0.5))
 OBSERVABLES = {"y": Observable((3,), "s", ("time",)), "n": Observable((), "", (), "int64")}
@@ -132,7 +132,7 @@ def test_missing_weights_and_another_construction_are_noticed(folder):
 
 
 SOURCE = """
-from sciinf.estimators.flow import Flow
+from sciinf.training.estimators.flow import Flow
 from sciinf.core import Estimator
 class Mine(Estimator):
     def __init__(self, prior, observables):

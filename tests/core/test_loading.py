@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from sciinf.campaigns.simulation import simulate
 from sciinf.core.loading import at_hand, file_of, load_module, name_of_file
 from sciinf.core.simulator import load_simulator
-from sciinf.simulation import simulate
 
 SIMULATOR = """
 from torch import distributions as td
@@ -96,7 +96,7 @@ def test_relative_imports_of_a_folder_find_what_lies_there_absolutely_too(tmp_pa
 
 
 def test_an_error_beside_a_file_names_the_file_and_line_it_is_in(tmp_path):
-    from sciinf.commands.user_files import user_simulator
+    from sciinf.interfaces.commands.user_files import user_simulator
 
     file = written(tmp_path, 1.0)
     (tmp_path / "helper.py").write_text("\n\n1 / 0\n")
@@ -113,7 +113,12 @@ def test_names_of_another_machine_become_those_of_the_file_at_hand(tmp_path):
     assert at_hand("sciinf_file_sim_0123456789ab", file) == f"sciinf_file_{here}"
     assert importlib.import_module(f"sciinf_beside_{here}.tools.inner").DEEP == 1.0, "the file has been run"
     assert at_hand("sciinf_beside_sim_0123456789ab.nets.deep", file) == f"sciinf_beside_{here}.nets.deep"
-    for other in ("sciinf_file_simulator_0123456789ab", "os", "sciinf.flows.spline", "sciinf_file_sim_0123456789abc"):
+    for other in (
+        "sciinf_file_simulator_0123456789ab",
+        "os",
+        "sciinf.networks.flows.spline",
+        "sciinf_file_sim_0123456789abc",
+    ):
         assert at_hand(other, file) is None
     assert file_of("sciinf_beside_sim_0123456789ab.nets.deep") == "sim.py"
     assert file_of("sciinf_file_init_0123456789ab.nets") == "__init__.py"

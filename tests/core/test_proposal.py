@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.campaigns.block import propose, run_block
+from sciinf.campaigns.simulation import repair, simulate
+from sciinf.campaigns.store import Store
 from sciinf.core import Observable, Prior, Proposal, Simulator, load_simulator
-from sciinf.engine.block import propose, run_block
-from sciinf.simulation import repair, simulate
-from sciinf.store import Store
 
 
 class Noisy(Simulator):

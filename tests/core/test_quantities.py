@@ -7,10 +7,10 @@ import pytest
 import torch
 from astropy import units
 
+from sciinf.campaigns.storage.outcome import normalise
 from sciinf.core import Observable, Posterior, Prior
 from sciinf.core.named_laws import Normal
 from sciinf.core.quantities import theta_in, truth_in
-from sciinf.storage.outcome import normalise
 
 PRIOR = Prior(rate=(Normal(0.0, 1.0), "1/h"), delay=(Normal(0.0, 1.0), "h"))
 DELAY = Prior(delay=(Normal(0.0, 1.0), "h"))

@@ -13,7 +13,7 @@ import torch
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.core.records import NOT_CALIBRATED, Calibration, Trust, calibration_finding, said_of, weights_finding
 from sciinf.core.verdict import COMBINED, brief, verdict_from
-from sciinf.trust.right import Kind, local_check
+from sciinf.diagnostics.right import Kind, local_check
 
 PASSED, OFF, FEW_FRESH = (
     calibration_finding({"state": state, "reasons": [words]})

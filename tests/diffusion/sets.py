@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sciinf.diffusion.composition import MultivariateNormals
+from sciinf.networks.diffusion.composition import MultivariateNormals
 
 
 def seeded(seed=0):

@@ -9,10 +9,10 @@ import torch
 from diffusion.mixtures import Mixture, double
 from diffusion.sets import linear, off, scores_of, seeded
 
-from sciinf.diffusion.composition import Composition, MultivariateNormals, remainder_of, shrunk
-from sciinf.diffusion.schedule import NoiseLevel
-from sciinf.diffusion.solver import Exponential
-from sciinf.samplers.langevin import Langevin
+from sciinf.networks.diffusion.composition import Composition, MultivariateNormals, remainder_of, shrunk
+from sciinf.networks.diffusion.schedule import NoiseLevel
+from sciinf.networks.diffusion.solver import Exponential
+from sciinf.simulators.samplers.langevin import Langevin
 
 
 def sampled(composition, n, steps=30):
@@ -251,6 +251,6 @@ def test_factors_of_two_modes_do_not_run_away(monkeypatch):
     assert bool((found.norm(dim=1) < 7).all())
     assert float((found[:, 0].abs() - 1).abs().median()) < 0.3
     # planted fault: D as it comes
-    monkeypatch.setattr("sciinf.diffusion.composition.limited", lambda found, *_: found)
+    monkeypatch.setattr("sciinf.networks.diffusion.composition.limited", lambda found, *_: found)
     wild, _ = sampled(composition, 500)
     assert not bool((wild.norm(dim=1) < 7).all())

@@ -9,9 +9,9 @@ import torch
 from diffusion.mixtures import LINE, PLANE, Mixture, double
 from diffusion.training import Net, trained
 
-from sciinf.diffusion.fokker_planck import penalty, regularised_loss, residual, score_of
-from sciinf.diffusion.objective import Diffusion, EvenLogs
-from sciinf.diffusion.schedule import NoiseLevel
+from sciinf.networks.diffusion.fokker_planck import penalty, regularised_loss, residual, score_of
+from sciinf.networks.diffusion.objective import Diffusion, EvenLogs
+from sciinf.networks.diffusion.schedule import NoiseLevel
 
 DIFFUSION = Diffusion(NoiseLevel(0.05, 20.0), levels=EvenLogs())
 FIVE = Mixture(

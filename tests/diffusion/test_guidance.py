@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusion.mixtures import LINE, PLANE, Mixture, double
 
-from sciinf.diffusion.guidance import Guided, standard_normal
-from sciinf.diffusion.schedule import NoiseLevel
-from sciinf.diffusion.solver import Exponential
+from sciinf.networks.diffusion.guidance import Guided, standard_normal
+from sciinf.networks.diffusion.schedule import NoiseLevel
+from sciinf.networks.diffusion.solver import Exponential
 
 MEAN, VARIANCE = 0.8, 0.25  # of the posterior; the prior is N(0, 1)
 PATH = NoiseLevel(1e-3, 80.0)

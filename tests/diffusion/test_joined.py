@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusion.sets import linear, off, scores_of, seeded
 
-from sciinf.diffusion.joined import Bridging, Gauss, Jacobian, JoinedParts
-from sciinf.diffusion.solver import Exponential
+from sciinf.networks.diffusion.joined import Bridging, Gauss, Jacobian, JoinedParts
+from sciinf.networks.diffusion.solver import Exponential
 
 
 def parts_of(dim, n, *, some=None):

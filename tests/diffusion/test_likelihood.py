@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusion.mixtures import LINE, PLANE
 
-from sciinf.diffusion.likelihood import log_density
-from sciinf.diffusion.schedule import NoiseLevel, Straight, VariancePreserving
+from sciinf.networks.diffusion.likelihood import log_density
+from sciinf.networks.diffusion.schedule import NoiseLevel, Straight, VariancePreserving
 
 PATHS = [NoiseLevel(1e-2, 200.0), VariancePreserving(least=1e-2), Straight(1e-2, 500.0)]
 

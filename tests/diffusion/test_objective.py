@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusion.mixtures import LINE, PLANE
 
-from sciinf.diffusion.objective import (
+from sciinf.networks.diffusion.objective import (
     ClippedWeights,
     Diffusion,
     EvenLogs,
@@ -24,7 +24,7 @@ from sciinf.diffusion.objective import (
     PredictScore,
     PredictVelocity,
 )
-from sciinf.diffusion.schedule import (
+from sciinf.networks.diffusion.schedule import (
     Cosine,
     NoiseLevel,
     Straight,

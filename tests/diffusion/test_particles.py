@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from sciinf.diffusion.events import Event
-from sciinf.diffusion.inverse import Measured
-from sciinf.diffusion.particles import Twist, particles
-from sciinf.diffusion.schedule import NoiseLevel
-from sciinf.diffusion.solver import Exponential
-from sciinf.trust.distances import sliced_wasserstein
+from sciinf.diagnostics.distances import sliced_wasserstein
+from sciinf.networks.diffusion.events import Event
+from sciinf.networks.diffusion.inverse import Measured
+from sciinf.networks.diffusion.particles import Twist, particles
+from sciinf.networks.diffusion.schedule import NoiseLevel
+from sciinf.networks.diffusion.solver import Exponential
 
 PATH, DIM = NoiseLevel(0.01, 20.0), 4
 COVARIANCE = torch.tensor([[1.5, 0.6, 0.0, 0.2], [0.6, 1.0, 0.3, 0.0], [0.0, 0.3, 0.7, 0.1], [0.2, 0.0, 0.1, 0.8]])

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from sciinf.diffusion.events import Event
-from sciinf.diffusion.inverse import Measured
-from sciinf.diffusion.particles import particles
-from sciinf.diffusion.product import Product
-from sciinf.diffusion.schedule import NoiseLevel
+from sciinf.networks.diffusion.events import Event
+from sciinf.networks.diffusion.inverse import Measured
+from sciinf.networks.diffusion.particles import particles
+from sciinf.networks.diffusion.product import Product
+from sciinf.networks.diffusion.schedule import NoiseLevel
 
 PATH, DIM = NoiseLevel(0.01, 20.0), 4
 COVARIANCE = torch.tensor([[1.5, 0.6, 0.0, 0.2], [0.6, 1.0, 0.3, 0.0], [0.0, 0.3, 0.7, 0.1], [0.2, 0.0, 0.1, 0.8]])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.diffusion.grid import Clock, Geometric, Power
-from sciinf.diffusion.schedule import (
+from sciinf.networks.diffusion.grid import Clock, Geometric, Power
+from sciinf.networks.diffusion.schedule import (
     Cosine,
     NoiseLevel,
     Straight,

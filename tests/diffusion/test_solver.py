@@ -8,9 +8,6 @@ import pytest
 import torch
 from diffusion.mixtures import LINE, PLANE
 
-from sciinf.diffusion.grid import Clock, Geometric, Power
-from sciinf.diffusion.schedule import NoiseLevel, Straight, VariancePreserving
-from sciinf.diffusion.solver import Exponential, Heun, ProbabilityFlow
 from sciinf.lab.stochastic import (
     AdaptiveEuler,
     Ancestral,
@@ -18,6 +15,9 @@ from sciinf.lab.stochastic import (
     PredictorCorrector,
     ReverseEulerMaruyama,
 )
+from sciinf.networks.diffusion.grid import Clock, Geometric, Power
+from sciinf.networks.diffusion.schedule import NoiseLevel, Straight, VariancePreserving
+from sciinf.networks.diffusion.solver import Exponential, Heun, ProbabilityFlow
 
 PATH = NoiseLevel(1e-2, 20.0)
 DRAWS = 40_000

@@ -8,8 +8,8 @@ import warnings
 import pytest
 import torch
 
-from sciinf.diffusion.events import Event
-from sciinf.diffusion.splitting import split
+from sciinf.networks.diffusion.events import Event
+from sciinf.networks.diffusion.splitting import split
 
 LIKE = torch.zeros(6)
 

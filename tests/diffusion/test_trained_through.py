@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusion.training import Net
 
-from sciinf.diffusion.objective import (
+from sciinf.networks.diffusion.objective import (
     ClippedWeights,
     Diffusion,
     EvenLogs,
@@ -29,7 +29,7 @@ from sciinf.diffusion.objective import (
     PredictScore,
     PredictVelocity,
 )
-from sciinf.diffusion.schedule import (
+from sciinf.networks.diffusion.schedule import (
     Cosine,
     NoiseLevel,
     Straight,
@@ -37,7 +37,7 @@ from sciinf.diffusion.schedule import (
     VarianceExploding,
     VariancePreserving,
 )
-from sciinf.diffusion.solver import Exponential
+from sciinf.networks.diffusion.solver import Exponential
 
 PATHS = (
     VariancePreserving(0.1, 12.0),

@@ -16,8 +16,8 @@ from torch.distributions import Normal
 
 import sciinf
 from sciinf import Observable, Prior, Simulator, Store, build_posterior, load_simulator, simulate, train
-from sciinf.answer import load_answer
 from sciinf.core.simulator import load_module
+from sciinf.interfaces.answer import load_answer
 from sciinf.wrappers import Sensors, observed
 
 ROOT = Path(__file__).parent.parent.parent

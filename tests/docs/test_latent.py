@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from documents import blocks
 
-import sciinf.processes
-from sciinf.surrogates import emissions
-from sciinf.surrogates.latent_dynamics import LatentDynamics
-from sciinf.surrogates.refinement import Refinement, refined
+import sciinf.emulators.processes
+from sciinf.emulators import emissions
+from sciinf.emulators.latent_dynamics import LatentDynamics
+from sciinf.emulators.refinement import Refinement, refined
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "api" / "latent.md"
 
@@ -24,7 +24,7 @@ def test_every_public_name_has_a_section_and_the_examples_run(tmp_path, monkeypa
     text = PAGE.read_text()
     parts = re.split(r"^## (\S+)$", text, flags=re.MULTILINE)
     found = dict(zip(parts[1::2], parts[2::2], strict=True))
-    kinds = [getattr(sciinf.processes, name) for name in sciinf.processes.__all__]
+    kinds = [getattr(sciinf.emulators.processes, name) for name in sciinf.emulators.processes.__all__]
     laws = [each for name, each in vars(emissions).items() if inspect.isclass(each) and not name.startswith("_")]
     kinds += [each for each in laws if each.__module__ == emissions.__name__] + [Refinement, refined]
     public = {kind.__name__: kind for kind in (*kinds, LatentDynamics) if not inspect.isabstract(kind)}

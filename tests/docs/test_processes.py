@@ -19,12 +19,12 @@ def test_every_public_name_has_a_section_and_the_examples_run() -> None:
     found = dict(zip(parts[1::2], parts[2::2], strict=True))
     public = {}
     for name in MODULES:
-        module = importlib.import_module(f"sciinf.dynamics.{name}")
+        module = importlib.import_module(f"sciinf.simulators.dynamics.{name}")
         for key, value in vars(module).items():
             mine = getattr(value, "__module__", "") == module.__name__ and not key.startswith("_")
             if mine and (inspect.isfunction(value) or (inspect.isclass(value) and not inspect.isabstract(value))):
                 public[key] = f"{module.__name__}.{key}"
-    public["Plan"] = "sciinf.wrappers.hidden_plans.Plan"  # beside others that users do not call
+    public["Plan"] = "sciinf.simulators.wrappers.hidden_plans.Plan"  # beside others that users do not call
     assert set(found) == set(public)
     for name, section in found.items():
         assert [language for language, _ in blocks(section)] == ["python"], name

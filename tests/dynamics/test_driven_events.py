@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sciinf.dynamics.driven_events import DrivenEvents
+from sciinf.simulators.dynamics.driven_events import DrivenEvents
 
 DRIVE = torch.tensor([[0.4, 2.0, 0.9, 3.0, 1.2]])
 STEP = 0.5

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sciinf.dynamics.expressions import Expressions
+from sciinf.simulators.dynamics.expressions import Expressions
 
 X = torch.linspace(-2.0, 2.0, 9, dtype=torch.float64)[:, None]
 

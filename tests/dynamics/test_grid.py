@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
-from sciinf.dynamics.grid import BoxGrid, GridInterpolation
-from sciinf.dynamics.random_field import Known, RandomField, Waves
+from sciinf.simulators.dynamics.grid import BoxGrid, GridInterpolation
+from sciinf.simulators.dynamics.random_field import Known, RandomField, Waves
 
 GRID = BoxGrid((16, 24), (2.0, 3.0))
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from sciinf.core.simulator import load_module
-from sciinf.dynamics.noise import MarkovFractional, brownian, fractional
-from sciinf.dynamics.sde import SDE
+from sciinf.simulators.dynamics.noise import MarkovFractional, brownian, fractional
+from sciinf.simulators.dynamics.sde import SDE
 
 ROWS, STEPS, LENGTH = 20_000, 8, 0.5
 INDICES = (0.1, 0.3, 0.5, 0.7, 0.9)

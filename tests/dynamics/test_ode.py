@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sciinf.core.simulator import load_module
-from sciinf.dynamics import ode
-from sciinf.dynamics.ode import rk4
+from sciinf.networks import ode
+from sciinf.networks.ode import rk4
 
 
 def rotate(_, state):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sciinf.dynamics.points import Hawkes, PoissonProcess
+from sciinf.simulators.dynamics.points import Hawkes, PoissonProcess
 
 
 def generator(seed=0):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sciinf.dynamics.reactions import Reactions
+from sciinf.simulators.dynamics.reactions import Reactions
 
 BOYS = 763
 BIRTH, DEATH = 6.0, 1.5

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sciinf.dynamics.sde import SDE, EulerMaruyama, Milstein, StochasticHeun
+from sciinf.simulators.dynamics.sde import SDE, EulerMaruyama, Milstein, StochasticHeun
 
 PATHS, FINE = 4_000, 256
 MU, SIGMA = 0.5, 0.8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.dynamics.spectral import ExponentialStep, gathered, solve
+from sciinf.simulators.dynamics.spectral import ExponentialStep, gathered, solve
 
 
 def test_without_a_rest_any_step_is_exact():

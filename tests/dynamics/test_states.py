@@ -8,7 +8,7 @@ import pytest
 import torch
 from samplers.hidden import Level, Track
 
-from sciinf.dynamics.state_space import Record, duration, log_seen, repeated
+from sciinf.simulators.dynamics.state_space import Record, duration, log_seen, repeated
 
 THETA = {"q": torch.tensor([0.5, 1.3], dtype=torch.float64), "r": torch.tensor([0.7, 0.2], dtype=torch.float64)}
 N = 40_000

@@ -9,8 +9,8 @@ import pytest
 import torch
 from simulators.test_contract import FOLDER, loaded
 
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.systems import SYMBOLS, Systems, rate
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.systems import SYMBOLS, Systems, rate
 
 TWO = Systems(
     {"spread": "dt u1 * d lap u1", "turn": "dt u1 * -w u2 dt u2 * w u1"},

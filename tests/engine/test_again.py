@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.campaigns.again import MOST, SECONDS, affordable, look_again
+from sciinf.campaigns.conditions import conditions, differing
+from sciinf.campaigns.new_process import problem_of
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.store import Store
 from sciinf.core import Observable, Outcome, Prior, Simulator
-from sciinf.engine.again import MOST, SECONDS, affordable, look_again
-from sciinf.engine.conditions import conditions, differing
-from sciinf.engine.new_process import problem_of
-from sciinf.simulation import simulate
-from sciinf.store import Store
 from sciinf.wrappers import numpy as wrapped
 
 

@@ -9,15 +9,14 @@ import pytest
 import torch
 from growing import BLOCK, EPOCHS, ROWS, Campaign, Numbered, content, opened, rows, running, seeded, soon
 
+from sciinf.campaigns.storage.shard import read_shard, write_shard
+from sciinf.campaigns.store import Store
 from sciinf.core import Outcome
-from sciinf.engine import followed
-from sciinf.engine.arrivals import Arrivals
-from sciinf.engine.followed import following
-from sciinf.engine.online import Simulated
-from sciinf.estimators.flow import Flow
-from sciinf.storage.shard import read_shard, write_shard
-from sciinf.store import Store
-from sciinf.training import Recipe, train
+from sciinf.training import Recipe, followed, train
+from sciinf.training.arrivals import Arrivals
+from sciinf.training.estimators.flow import Flow
+from sciinf.training.followed import following
+from sciinf.training.online import Simulated
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import integrate
 
-from sciinf.engine import averaging
-from sciinf.engine.averaging import LENGTHS, TRACKS, ExponentialAverage, PostHoc, coefficients, exponent, overlaps
+from sciinf.training import averaging
+from sciinf.training.averaging import LENGTHS, TRACKS, ExponentialAverage, PostHoc, coefficients, exponent, overlaps
 
 
 def profile(sigma: float, end: float):

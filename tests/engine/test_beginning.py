@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from sciinf.campaigns import beginning, work
+from sciinf.campaigns.block import run_block
+from sciinf.campaigns.cluster import Cluster
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.slurm_array import SlurmArray
+from sciinf.campaigns.storage.folder import LocalFolder as LocalFolder
+from sciinf.campaigns.store import Store
+from sciinf.campaigns.work import plan
 from sciinf.core import Status, load_simulator
-from sciinf.engine import beginning, work
-from sciinf.engine.block import run_block
-from sciinf.engine.cluster import Cluster
-from sciinf.engine.slurm_array import SlurmArray
-from sciinf.engine.work import plan
-from sciinf.simulation import simulate
-from sciinf.storage.folder import LocalFolder as LocalFolder
-from sciinf.store import Store
 
 SIMULATOR = """
 import torch

@@ -10,12 +10,12 @@ import torch
 from scipy import stats
 
 from sciinf import store as store_module
+from sciinf.campaigns import block
+from sciinf.campaigns.block import generator_for
+from sciinf.campaigns.storage.outcome import normalise
+from sciinf.campaigns.store import Store
 from sciinf.core import Observable, Outcome, Prior, Status
 from sciinf.core.named_laws import Normal
-from sciinf.engine import block
-from sciinf.engine.block import generator_for
-from sciinf.storage.outcome import normalise
-from sciinf.store import Store
 from sciinf.wrappers import numpy
 
 

@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from sciinf.engine import checkpoint
-from sciinf.engine.checkpoint import Checkpoints, read_checkpoint
+from sciinf.training import checkpoint
+from sciinf.training.checkpoint import Checkpoints, read_checkpoint
 
 ABOUT = {"inputs": "a", "epochs": 3}
 

@@ -20,15 +20,15 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.campaigns import cluster, cluster_block
+from sciinf.campaigns.campaign import Campaign
+from sciinf.campaigns.cluster import Cluster
+from sciinf.campaigns.sent import job_of
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.store import Store
+from sciinf.campaigns.workers import Here, Workers
 from sciinf.core import Observable, Prior, Simulator, load_simulator
 from sciinf.core.files import read_json
-from sciinf.engine import cluster, cluster_block
-from sciinf.engine.campaign import Campaign
-from sciinf.engine.cluster import Cluster
-from sciinf.engine.sent import job_of
-from sciinf.engine.workers import Here, Workers
-from sciinf.simulation import simulate
-from sciinf.store import Store
 
 distributed = pytest.importorskip("distributed")
 

@@ -16,17 +16,17 @@ from torch import nn
 
 from sciinf import Flow, Observable, Prior, Recipe, Simulator, simulate, train
 from sciinf.core import Batch
-from sciinf.engine import step as steps
-from sciinf.engine.learner import Single, Stacked
-from sciinf.engine.step import Step, step_settings
-from sciinf.flows import couplings
-from sciinf.flows.spline import SplineCoupling
-from sciinf.loops import lanes as loops
-from sciinf.loops.lanes import lanes, shared, together
-from sciinf.loops.library import without_loops
-from sciinf.summaries.summary import Summary, SummaryNetwork
-from sciinf.summaries.vector import MLP
+from sciinf.networks.flows import couplings
+from sciinf.networks.flows.spline import SplineCoupling
+from sciinf.networks.kernels import lanes as loops
+from sciinf.networks.kernels.lanes import lanes, shared, together
+from sciinf.networks.kernels.library import without_loops
+from sciinf.networks.summaries.summary import Summary, SummaryNetwork
+from sciinf.networks.summaries.vector import MLP
+from sciinf.training import step as steps
 from sciinf.training import train_ensemble
+from sciinf.training.learner import Single, Stacked
+from sciinf.training.step import Step, step_settings
 
 SMALL = SplineCoupling(transforms=2, hidden=8, bins=4, blocks=1)
 compiled = pytest.mark.skipif(couplings._loops() is None, reason="there is no compiler here, so nothing is shared")
@@ -84,7 +84,7 @@ def test_the_result_is_the_same_on_any_number_of_cores(processes, store, on_one,
 
 
 def test_a_training_goes_on_with_another_number_of_cores(store, on_one, tmp_path, monkeypatch):
-    from sciinf.engine.loop import Loop
+    from sciinf.training.loop import Loop
 
     def stop(loop, *_):
         if loop.epochs == 2:
@@ -112,7 +112,7 @@ def test_losses_and_slopes_of_lanes_are_those_of_the_whole(members, monkeypatch)
     """Of a batch that cannot be cut evenly; a lane's own slopes differ by far more than is allowed here."""
     rows, made, found = batch(1_703), learner(members), []
     for least in (10_000, 250):
-        monkeypatch.setattr("sciinf.loops.lanes._LEAST", least)
+        monkeypatch.setattr("sciinf.networks.kernels.lanes._LEAST", least)
         with shared(2) as sharing:
             made.slopes.zero_()
             losses = made.loss(rows, torch.Generator())
@@ -140,7 +140,7 @@ def test_draws_and_densities_of_lanes_are_those_of_the_whole(monkeypatch):
     made, found = flow(), []
     made.standardise(lambda: iter([batch()]))
     for least in (10_000, 40):
-        monkeypatch.setattr("sciinf.loops.lanes._LEAST", least)
+        monkeypatch.setattr("sciinf.networks.kernels.lanes._LEAST", least)
         density = made.condition(batch(37).x)
         with shared(2) as sharing:
             draws = density.sample(11, generator=torch.Generator().manual_seed(0))

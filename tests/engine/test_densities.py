@@ -10,10 +10,10 @@ import torch
 from torch import distributions as td
 
 from sciinf import LogUniform, Normal, Observable, Prior, load_simulator, wrappers
-from sciinf.checking import check_simulator
+from sciinf.campaigns.densities import density_finding, density_of_draws
 from sciinf.core import Simulator
-from sciinf.dynamics.state_space import StateSpace
-from sciinf.engine.densities import density_finding, density_of_draws
+from sciinf.diagnostics.checking import check_simulator
+from sciinf.simulators.dynamics.state_space import StateSpace
 
 SIMULATORS = Path(__file__).parent.parent.parent / "simulators"
 

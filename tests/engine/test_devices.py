@@ -6,8 +6,8 @@ import os
 
 import torch
 
-from sciinf.engine import devices
-from sciinf.engine.devices import own_device, shared, streams
+from sciinf.campaigns import devices
+from sciinf.campaigns.devices import own_device, shared, streams
 
 
 def test_workers_take_devices_in_turn(tmp_path, monkeypatch):

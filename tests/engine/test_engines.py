@@ -21,14 +21,14 @@ import pytest
 from command_line import call
 from slurms import pretended
 
+from sciinf.campaigns import campaign, slurm_array, workers
+from sciinf.campaigns.block import draw_theta, give_up, run_block
+from sciinf.campaigns.cluster import Cluster
+from sciinf.campaigns.simulation import repair, simulate
+from sciinf.campaigns.slurm_array import SlurmArray
+from sciinf.campaigns.store import Store
+from sciinf.campaigns.workers import Here, Workers
 from sciinf.core import Status, load_simulator
-from sciinf.engine import campaign, slurm_array, workers
-from sciinf.engine.block import draw_theta, give_up, run_block
-from sciinf.engine.cluster import Cluster
-from sciinf.engine.slurm_array import SlurmArray
-from sciinf.engine.workers import Here, Workers
-from sciinf.simulation import repair, simulate
-from sciinf.store import Store
 
 ROWS, BLOCK = 300, 25
 SIMULATOR = """

@@ -29,14 +29,13 @@ from growing import (
 )
 from trainings import SIMULATOR
 
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.store import Store
 from sciinf.core import load_simulator
 from sciinf.core.files import read_json, write_json
-from sciinf.engine import arrivals, followed
-from sciinf.engine.followed import Followed, following
-from sciinf.estimators.flow import Flow
-from sciinf.simulation import simulate
-from sciinf.store import Store
-from sciinf.training import Recipe, train
+from sciinf.training import Recipe, arrivals, followed, train
+from sciinf.training.estimators.flow import Flow
+from sciinf.training.followed import Followed, following
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from sciinf import Normal, Observable, Prior, Simulator, Store, simulate
-from sciinf.engine.campaign import Campaign
-from sciinf.engine.workers import Here
+from sciinf.campaigns.campaign import Campaign
+from sciinf.campaigns.workers import Here
 
 
 class Watching(Simulator):

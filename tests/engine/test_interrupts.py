@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from sciinf.campaigns.interrupts import interruptible
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.store import Store
 from sciinf.core import Observable, Prior, Simulator
-from sciinf.engine.interrupts import interruptible
-from sciinf.simulation import simulate
-from sciinf.store import Store
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals as Unix has them")
 

@@ -10,11 +10,11 @@ from torch import distributions as td
 from torch import nn
 
 from sciinf.core import Batch, Estimator, Observable, Prior
-from sciinf.engine.learner import Single, Stacked, stream
-from sciinf.engine.recipe import Recipe
-from sciinf.engine.step import Step, step_settings
-from sciinf.estimators.flow import Flow
-from sciinf.flows.zuko_flows import MAF
+from sciinf.networks.flows.zuko_flows import MAF
+from sciinf.training.estimators.flow import Flow
+from sciinf.training.learner import Single, Stacked, stream
+from sciinf.training.recipe import Recipe
+from sciinf.training.step import Step, step_settings
 
 PRIOR, OBSERVABLES = Prior(a=td.Normal(0.0, 1.0), b=td.Uniform(-1.0, 1.0)), {"x": Observable((3,))}
 

@@ -11,13 +11,13 @@ from torch import nn
 from trainings import FILES, SHORT, SIMULATOR, losses, same, validation_loss
 
 from sciinf import training
+from sciinf.campaigns.simulation import simulate
 from sciinf.core import Estimator, Observable, Prior, Simulator, load_fit, load_simulator
-from sciinf.engine.learner import Single, Stacked
-from sciinf.engine.online import Simulated
-from sciinf.estimators.flow import Flow
-from sciinf.flows.zuko_flows import MAF
-from sciinf.simulation import simulate
+from sciinf.networks.flows.zuko_flows import MAF
 from sciinf.training import Recipe, train, train_ensemble
+from sciinf.training.estimators.flow import Flow
+from sciinf.training.learner import Single, Stacked
+from sciinf.training.online import Simulated
 
 
 @pytest.fixture(scope="module")

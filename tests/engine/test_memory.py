@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import distributions as td
 from sciinf.core import Batch, Density, Estimator, Observable, Outcome, Prior, Simulator
-from sciinf.engine.rows import Rows
-from sciinf.store import Store
+from sciinf.training.rows import Rows
+from sciinf.campaigns.store import Store
 from sciinf.training import Recipe, train
 
 torch.set_num_threads(1)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sciinf.engine.muon import LEAST, QUINTIC, STEPS, Muon, Span, orthogonal, spans
+from sciinf.training.muon import LEAST, QUINTIC, STEPS, Muon, Span, orthogonal, spans
 
 RATE, DECAY, BETA = 0.02, 0.1, 0.9
 SHAPES = ((3,), (2, 20, 16), (7, 40), (16, 31))  # two matrices, a map of few inputs, one matrix

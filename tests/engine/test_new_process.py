@@ -8,7 +8,7 @@ import pytest
 from command_line import call
 
 from sciinf import check_simulator, load_simulator, simulate
-from sciinf.engine.new_process import NewProcess, problem_of
+from sciinf.campaigns.new_process import NewProcess, problem_of
 
 MODEL = """
 import os

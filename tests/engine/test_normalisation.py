@@ -9,9 +9,9 @@ import torch
 from torch import distributions as td
 
 from sciinf import Normal, Observable, Prior, load_simulator
-from sciinf.checking import check_simulator
+from sciinf.campaigns.normalisation import Constant, normalisation, normalisation_findings, unused, unused_numbers
 from sciinf.core import Level, Simulator
-from sciinf.engine.normalisation import Constant, normalisation, normalisation_findings, unused, unused_numbers
+from sciinf.diagnostics.checking import check_simulator
 
 TIMES = torch.linspace(0.0, 2.0, 10)
 

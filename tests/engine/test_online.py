@@ -15,9 +15,9 @@ from torch import distributions as td
 
 from sciinf import Flow, Recipe, load_simulator, simulate, train
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
-from sciinf.engine.online import Simulated
-from sciinf.engine.source import Source
-from sciinf.engine.training_inputs import fresh_recipe
+from sciinf.training.online import Simulated
+from sciinf.training.source import Source
+from sciinf.training.training_inputs import fresh_recipe
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from sciinf.engine.optimisers import NAMES, Adan, load_tensors, optimiser, tensors_of
+from sciinf.training.optimisers import NAMES, Adan, load_tensors, optimiser, tensors_of
 
 B1, B2, B3, EPS, RATE, DECAY = 0.02, 0.08, 0.01, 1e-8, 0.03, 0.1
 SCALES = (1.0, 10.0, 0.2)

@@ -23,14 +23,14 @@ from safetensors.torch import load_file
 from together import RAGGED, SEEDS, SIMULATOR, short
 from trainings import FILES
 
+from sciinf.campaigns.simulation import simulate
 from sciinf.core import Batch, load_fit, load_simulator
 from sciinf.core.files import read_json
-from sciinf.engine import launched
-from sciinf.engine.checkpoint import read_checkpoint
-from sciinf.engine.learner import stream_seed
-from sciinf.engine.parallel import Several, SingleProcess
-from sciinf.engine.together import check_same_work, refuse_together
-from sciinf.simulation import simulate
+from sciinf.training import launched
+from sciinf.training.checkpoint import read_checkpoint
+from sciinf.training.learner import stream_seed
+from sciinf.training.parallel import Several, SingleProcess
+from sciinf.training.together import check_same_work, refuse_together
 
 TESTS = Path(__file__).parents[1]
 NEAR = 1e-6  # relative difference of training losses, whose sum over an epoch is kept in float32

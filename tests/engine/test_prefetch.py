@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from sciinf.engine.rows import read_ahead
+from sciinf.training.rows import read_ahead
 
 
 def readers() -> list[threading.Thread]:

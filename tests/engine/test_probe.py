@@ -10,13 +10,14 @@ import torch
 from torch import distributions as td
 
 from sciinf import Flow
+from sciinf.campaigns import probe
+from sciinf.campaigns.probe import LARGEST, probe_block, seconds_per_row
 from sciinf.core import Batch, Estimator, Observable, Prior, Simulator
 from sciinf.core.files import read_json, write_json
-from sciinf.engine import probe
-from sciinf.engine.online import Simulated
-from sciinf.engine.probe import LARGEST, choose_reuse, probe_block, seconds_per_row, training_seconds_per_row
-from sciinf.engine.recipe import Recipe
-from sciinf.engine.training_inputs import fresh_recipe, prepared
+from sciinf.training.online import Simulated
+from sciinf.training.recipe import Recipe
+from sciinf.training.reuse import choose_reuse, training_seconds_per_row
+from sciinf.training.training_inputs import fresh_recipe, prepared
 
 
 class Clock:

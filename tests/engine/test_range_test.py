@@ -10,9 +10,9 @@ from torch import distributions as td
 from torch import nn
 
 from sciinf.core import Batch, Estimator, Observable, Prior
-from sciinf.engine.range_test import HIGHEST, LOWEST, SAFETY, STEPS, batch_of, divergence, noise_scale, searched
-from sciinf.engine.recipe import Recipe
-from sciinf.engine.source import Source
+from sciinf.training.range_test import HIGHEST, LOWEST, SAFETY, STEPS, batch_of, divergence, noise_scale, searched
+from sciinf.training.recipe import Recipe
+from sciinf.training.source import Source
 
 
 class Bowl(Estimator):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from sciinf.engine.recipe import Recipe
+from sciinf.training.recipe import Recipe
 
 
 @pytest.mark.parametrize(

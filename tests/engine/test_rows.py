@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.campaigns.storage import selection
+from sciinf.campaigns.storage.selection import dealt, empty, grouped
+from sciinf.campaigns.store import Store
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
-from sciinf.engine import rows
-from sciinf.engine.rows import Rows
-from sciinf.storage import selection
-from sciinf.storage.selection import dealt, empty, grouped
-from sciinf.store import Store
+from sciinf.training import rows
+from sciinf.training.rows import Rows
 
 BLOCK, COUNT = 100, 1_930
 BIG, TINY = 2**30, 100_000  # bytes: all rows fit, or about a third of them

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from sciinf.engine.schedule import FLOORS, Schedule, scaled_rate
+from sciinf.training.schedule import FLOORS, Schedule, scaled_rate
 
 
 @pytest.mark.parametrize("shape", FLOORS)

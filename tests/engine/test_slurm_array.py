@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 from slurms import pretended
 
+from sciinf.campaigns import slurm_array
+from sciinf.campaigns.block import draw_theta, run_block
+from sciinf.campaigns.campaign import Campaign
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.slurm_array import SlurmArray, lead_before
+from sciinf.campaigns.store import Store
+from sciinf.campaigns.work import plan
 from sciinf.core import Status, load_simulator
-from sciinf.engine import slurm_array
-from sciinf.engine.block import draw_theta, run_block
-from sciinf.engine.campaign import Campaign
-from sciinf.engine.slurm_array import SlurmArray, lead_before
-from sciinf.engine.work import plan
-from sciinf.simulation import simulate
-from sciinf.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
 SIMULATOR = """

@@ -12,9 +12,9 @@ from torch import distributions as td
 from torch import nn
 
 from sciinf.core import Batch, Estimator, Observable, Prior
-from sciinf.engine.learner import Single, stream
-from sciinf.engine.recipe import Recipe
-from sciinf.engine.step import Step, clip, reason, step_settings
+from sciinf.training.learner import Single, stream
+from sciinf.training.recipe import Recipe
+from sciinf.training.step import Step, clip, reason, step_settings
 
 
 class Linear(Estimator):
@@ -102,7 +102,7 @@ def test_data_too_small_for_their_digits_are_seen_in_a_step():
 THREADS = """
 import sys
 import torch
-from sciinf.engine.step import flushed
+from sciinf.training.step import flushed
 torch.set_num_threads(2)
 with flushed() if sys.argv[1] == "flushed" else torch.no_grad():
     if sys.argv[1] == "planted":

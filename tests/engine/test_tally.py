@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sciinf.engine.tally import Tally, mostly_failing
+from sciinf.campaigns.tally import Tally, mostly_failing
 
 
 def refused(rate: float, campaigns: int, rows: int) -> float:

@@ -18,16 +18,16 @@ from pathlib import Path
 
 import pytest
 
+from sciinf.campaigns import heartbeat
+from sciinf.campaigns.campaign import Campaign
+from sciinf.campaigns.cluster import Cluster
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.store import Store
+from sciinf.campaigns.watcher import MARK, Watcher
+from sciinf.campaigns.work import Hints, plan, work
+from sciinf.campaigns.workers import Workers
 from sciinf.core import load_simulator
-from sciinf.engine import heartbeat
-from sciinf.engine.campaign import Campaign
-from sciinf.engine.cluster import Cluster
-from sciinf.engine.watcher import MARK, Watcher
-from sciinf.engine.work import Hints, plan, work
-from sciinf.engine.workers import Workers
-from sciinf.simulation import simulate
-from sciinf.store import Store
-from sciinf.wrappers.contained_process import Containment
+from sciinf.simulators.wrappers.contained_process import Containment
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="there is no /proc")
 SIMULATOR = """
@@ -75,7 +75,7 @@ NAP = 10**6 + os.getpid()  # which no other test on this machine asks for
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Path]:
     """A simulator's file; whatever of it is left in the end is killed."""
-    multiprocessing.set_forkserver_preload(["sciinf.engine.work"])
+    multiprocessing.set_forkserver_preload(["sciinf.campaigns.work"])
     (tmp_path / "starts.py").write_text(SIMULATOR.replace("NAP", str(NAP)))
     yield tmp_path / "starts.py"
     for pid in left(tmp_path):

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
+from sciinf.campaigns import work
+from sciinf.campaigns.block import draw_theta, run_block
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.store import Store
+from sciinf.campaigns.work import Hints, checked_share, note_of, noted, ordered, plan
 from sciinf.core import Status, load_simulator
 from sciinf.core.files import read_json, write_json
-from sciinf.engine import work
-from sciinf.engine.block import draw_theta, run_block
-from sciinf.engine.work import Hints, checked_share, note_of, noted, ordered, plan
-from sciinf.simulation import simulate
-from sciinf.store import Store
 
 SIMULATOR = """
 import ctypes, os, signal, time
@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     (folder / "noisy.py").write_text(SIMULATOR)
     simulate(load_simulator(folder / "noisy.py"), folder / "one", ROWS, seed=3, progress=False)
-    multiprocessing.set_forkserver_preload(["sciinf.engine.work"])
+    multiprocessing.set_forkserver_preload(["sciinf.campaigns.work"])
     return folder
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from sciinf.campaigns import campaign, sent, work
+from sciinf.campaigns.block import draw_theta, run_block
+from sciinf.campaigns.simulation import repair, simulate
+from sciinf.campaigns.store import Store
+from sciinf.campaigns.workers import Here, Workers
 from sciinf.core import load_simulator
-from sciinf.engine import campaign, sent, work
-from sciinf.engine.block import draw_theta, run_block
-from sciinf.engine.workers import Here, Workers
-from sciinf.simulation import repair, simulate
-from sciinf.store import Store
 
 SIMULATOR = """
 import os, signal
@@ -154,7 +154,7 @@ def test_workers_are_told_of_the_store_wherever_a_simulator_has_gone_meanwhile(t
 def test_a_script_without_a_main_guard_is_told(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from sciinf.core import load_simulator\nfrom sciinf.simulation import simulate\n"
+        "from sciinf.core import load_simulator\nfrom sciinf.campaigns.simulation import simulate\n"
         f"simulate(load_simulator({str(source(tmp_path))!r}), {str(tmp_path / 's')!r}, 100, workers=2)\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)

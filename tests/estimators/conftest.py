@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from sciinf.diffusion import likelihood
+from sciinf.networks.diffusion import likelihood
 
 
 @pytest.fixture

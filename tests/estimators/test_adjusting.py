@@ -10,8 +10,8 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Batch, Observable, Prior
-from sciinf.estimators.matching import Matching
-from sciinf.estimators.score import Score
+from sciinf.training.estimators.matching import Matching
+from sciinf.training.estimators.score import Score
 
 PRIOR = Prior(mu=td.Normal(0.0, 1.0))
 OBSERVABLES = {"x": Observable((2,))}

@@ -7,9 +7,9 @@ import torch
 
 from sciinf.core import Batch, Choice, Counts, Each, Exponential, Normal, Observable, Prior, Uniform
 from sciinf.core.component import from_json, to_json
-from sciinf.estimators._changes import Changes
-from sciinf.estimators.mixed import Mixed
-from sciinf.summaries import MLP
+from sciinf.networks.summaries import MLP
+from sciinf.training.estimators._changes import Changes
+from sciinf.training.estimators.mixed import Mixed
 
 AT = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
 PRIOR = Prior(

@@ -1,6 +1,6 @@
 """What every estimator must do.
 
-Each file in `sciinf/estimators` is judged, with no registration, and each of `sciinf/lab` that builds one.
+Each file in `sciinf/training/estimators` is judged, with no registration, and each of `sciinf/lab` that builds one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import distributions as td
 
-import sciinf.estimators
+import sciinf.lab
+import sciinf.training.estimators
+from sciinf.campaigns.simulation import simulate
 from sciinf.core import (
     Batch,
     DensityUnavailable,
@@ -27,19 +29,18 @@ from sciinf.core import (
     save_fit,
 )
 from sciinf.core.estimator import PushedDensity
-from sciinf.diffusion.solver import Heun, ProbabilityFlow
 from sciinf.lab.stochastic import ReverseEulerMaruyama
-from sciinf.simulation import simulate
+from sciinf.networks.diffusion.solver import Heun, ProbabilityFlow
 from sciinf.training import Recipe, train
 
 pytestmark = pytest.mark.usefixtures("coarse_densities")
 
-HOUSE = Path(next(iter(sciinf.estimators.__path__))).parent
+FOLDERS = (sciinf.training.estimators, sciinf.lab)
 MODULES = {
-    file.stem: f"sciinf.{folder}.{file.stem}"
-    for folder in ("estimators", "lab")
-    for file in sorted((HOUSE / folder).glob("[!_]*.py"))
-    if folder == "estimators" or "\ndef build(" in file.read_text("utf-8")
+    file.stem: f"{folder.__name__}.{file.stem}"
+    for folder in FOLDERS
+    for file in sorted(Path(next(iter(folder.__path__))).glob("[!_]*.py"))
+    if folder is not sciinf.lab or "\ndef build(" in file.read_text("utf-8")
 }
 FILES = sorted(MODULES)
 SIMULATOR = Path(__file__).parents[2] / "simulators" / "linear_gaussian.py"

@@ -11,8 +11,8 @@ from torch import distributions as td
 from sciinf import LogNormal, Recipe, simulate, train
 from sciinf.core import Batch, Observable, Prior, Simulator
 from sciinf.core.component import from_json, to_json
-from sciinf.estimators._elements_start import start_of
-from sciinf.estimators.elements import LAGS, Elements, suits
+from sciinf.training.estimators._elements_start import start_of
+from sciinf.training.estimators.elements import LAGS, Elements, suits
 
 ROWS, NUMBERS = 4_000, 8
 

@@ -7,7 +7,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Batch, Observable, Prior
-from sciinf.estimators.elements import Elements
+from sciinf.training.estimators.elements import Elements
 
 
 def generator(seed=0):

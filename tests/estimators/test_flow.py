@@ -6,9 +6,9 @@ import pytest
 from torch import distributions as td
 
 from sciinf.core import Observable, Prior
-from sciinf.estimators.flow import Flow
-from sciinf.flows import MAF
-from sciinf.summaries import Conv1d
+from sciinf.networks.flows import MAF
+from sciinf.networks.summaries import Conv1d
+from sciinf.training.estimators.flow import Flow
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0))
 OBSERVABLES = {"x": Observable((3,))}

@@ -13,12 +13,12 @@ from torch import distributions as td
 
 from sciinf import build_posterior, calibrate, load_fit, load_simulator, simulate, train
 from sciinf.core import Observable, Prior
-from sciinf.estimators.equivariant import Augmented, Canonical
-from sciinf.estimators.gnpe import GNPE
-from sciinf.flows import SplineCoupling
-from sciinf.poses import Additive, Periodic, Pose, TimeShift
-from sciinf.summaries.vector import MLP
+from sciinf.networks.flows import SplineCoupling
+from sciinf.networks.summaries.vector import MLP
+from sciinf.simulators.poses import Additive, Periodic, Pose, TimeShift
 from sciinf.training import Recipe
+from sciinf.training.estimators.equivariant import Augmented, Canonical
+from sciinf.training.estimators.gnpe import GNPE
 
 OSCILLATOR = load_simulator(Path(__file__).parents[2] / "simulators" / "damped_oscillator.py")
 MODULE = sys.modules[type(OSCILLATOR).__module__]

@@ -8,12 +8,12 @@ from astropy import units
 from torch import distributions as td
 
 from sciinf import Recipe
+from sciinf.campaigns.simulation import simulate
 from sciinf.core import Batch, Observable, Prior, Simulator, load_fit, save_fit
-from sciinf.estimators._gaussian import JointGaussian
-from sciinf.estimators.joint import Joint
-from sciinf.inference.conditional import Conditional
-from sciinf.simulation import simulate
+from sciinf.posteriors.conditional import Conditional
 from sciinf.training import train
+from sciinf.training.estimators._gaussian import JointGaussian
+from sciinf.training.estimators.joint import Joint
 
 MIX = torch.tensor([[1.0, 0.5], [0.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(1.0, 2.0))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.campaigns.simulation import simulate
 from sciinf.core import Batch, Observable, Prior, Simulator, load_fit
-from sciinf.estimators.likelihood import MOST, Likelihood
-from sciinf.flows import MAF, SplineCoupling
-from sciinf.simulation import simulate
+from sciinf.networks.flows import MAF, SplineCoupling
 from sciinf.training import Recipe, train
+from sciinf.training.estimators.likelihood import MOST, Likelihood
 
 PRIOR = Prior(a=td.Uniform(-1.0, 1.0), b=td.LogNormal(0.0, 0.3))
 OBSERVABLES = {"x": Observable((2,), "m"), "y": Observable((), "s", scale="log")}

@@ -7,7 +7,7 @@ import torch
 from torch import distributions as td
 
 from sciinf import Observable, Prior, Recipe, Simulator, simulate, train
-from sciinf.estimators.elements import Elements, has_atoms
+from sciinf.training.estimators.elements import Elements, has_atoms
 
 LOW, HIGH = -0.5, 1.5
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from sciinf import Flow, Score, build_posterior, infer_sequentially, load_fit, query, simulate, wrappers
-from sciinf.commands import steps
 from sciinf.core import (
     Batch,
     Choice,
@@ -23,11 +22,12 @@ from sciinf.core import (
     Uniform,
 )
 from sciinf.core.posterior import Posterior
-from sciinf.engine.recipe import Recipe
-from sciinf.estimators.mixed import Mixed
-from sciinf.inference.compositional import Compositional
-from sciinf.inference.truncated import TruncatedPrior
+from sciinf.interfaces.commands import steps
+from sciinf.posteriors.compositional import Compositional
+from sciinf.posteriors.truncated import TruncatedPrior
 from sciinf.training import train
+from sciinf.training.estimators.mixed import Mixed
+from sciinf.training.recipe import Recipe
 
 T = torch.arange(6) - 2.5
 NESTED = Prior(model=Choice("flat", "steep"), a=Normal(0, 2), b=Only(Normal(0, 0.5), model="steep"))

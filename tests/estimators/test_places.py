@@ -13,10 +13,10 @@ from sciinf import simulate, wrappers
 from sciinf.core import Batch, Choice, Counts, Marginals, Normal, Observable, Only, Prior, Uniform
 from sciinf.core.component import from_json, rebuilt, to_json
 from sciinf.core.levels import Levels
-from sciinf.engine.recipe import Recipe
-from sciinf.estimators._places import Place, Places, places_in, series_in
-from sciinf.estimators.mixed import Mixed
 from sciinf.training import train
+from sciinf.training.estimators._places import Place, Places, places_in, series_in
+from sciinf.training.estimators.mixed import Mixed
+from sciinf.training.recipe import Recipe
 
 STEPS = 24
 SERIES = {"x": Observable((STEPS,), dims=("time",))}

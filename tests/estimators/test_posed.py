@@ -15,9 +15,9 @@ from scipy.stats import kstest
 from torch import distributions as td
 
 from sciinf.core import Density, Prior, Truncated
-from sciinf.estimators._posed import PosedDensity
-from sciinf.poses import Multiplicative, Pose
-from sciinf.poses.several import Poses
+from sciinf.simulators.poses import Multiplicative, Pose
+from sciinf.simulators.poses.several import Poses
+from sciinf.training.estimators._posed import PosedDensity
 
 NOISE = 0.5
 KERNELS = {
@@ -136,7 +136,7 @@ def test_blurs_that_round_over_the_edge_of_a_box_give_no_nan():
 
 def test_draws_whose_poses_lead_out_of_the_prior_are_told(monkeypatch):
     density = posed("normal", td.Uniform(-3.0, -2.999), torch.tensor([4.0]).double(), chains=64)
-    monkeypatch.setattr("sciinf.estimators._standardised.ROUNDS", 2)
+    monkeypatch.setattr("sciinf.training.estimators._standardised.ROUNDS", 2)
     with pytest.warns(UserWarning, match="draws are of the chains themselves"):
         draws = density.sample(500, generator=torch.Generator().manual_seed(8))
     assert bool(((draws >= -3.0) & (draws <= -2.999)).all())

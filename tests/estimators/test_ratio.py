@@ -9,12 +9,12 @@ import torch
 from torch import distributions as td
 from torch.nn import functional as F
 
+from sciinf.campaigns.simulation import simulate
 from sciinf.core import Batch, DensityUnavailable, Fit, Observable, Prior, Simulator, load_fit
-from sciinf.estimators.flow import Flow
-from sciinf.estimators.ratio import Ratio
-from sciinf.simulation import simulate
-from sciinf.summaries import MLP
+from sciinf.networks.summaries import MLP
 from sciinf.training import Recipe, train, train_ensemble
+from sciinf.training.estimators.flow import Flow
+from sciinf.training.estimators.ratio import Ratio
 
 PRIOR = Prior(a=td.Uniform(-1.0, 1.0))
 OBSERVABLES = {"x": Observable((2,))}

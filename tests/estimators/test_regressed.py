@@ -11,9 +11,9 @@ from torch import distributions as td
 
 from sciinf.core import Batch, Observable, Prior, load_fit, save_fit
 from sciinf.core.files import write_json
-from sciinf.estimators import _embedded
-from sciinf.estimators.flow import Flow
-from sciinf.summaries.vector import MLP
+from sciinf.networks.summaries.vector import MLP
+from sciinf.training.estimators import _embedded
+from sciinf.training.estimators.flow import Flow
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0), sigma=td.LogNormal(0.0, 0.5))
 SERIES = {"x": Observable((40,), dims=("time",))}
@@ -81,7 +81,7 @@ def test_few_rows_do_not_fit_noise():
 
 
 def test_rows_beyond_the_most_are_not_read(monkeypatch):
-    monkeypatch.setattr("sciinf.estimators._embedded._ROWS", 1_000)
+    monkeypatch.setattr("sciinf.training.estimators._embedded._ROWS", 1_000)
     batch, flows = rows(1_400), []
     for parts in ([slice(0, 1_000)], [slice(0, 700), slice(700, 1_400)]):
         flow = Flow(PRIOR, SERIES)

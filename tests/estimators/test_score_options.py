@@ -22,11 +22,11 @@ from sciinf import (
 )
 from sciinf.core import Batch, Simulator
 from sciinf.core.component import to_json
-from sciinf.diffusion.fokker_planck import penalty, score_of
-from sciinf.diffusion.guidance import Guided
-from sciinf.estimators import _denoising
-from sciinf.estimators._denoising import DenoisedDensity
-from sciinf.nets.preserving import KEPT, Preserving, Unit, added, scaled, unit
+from sciinf.networks.diffusion.fokker_planck import penalty, score_of
+from sciinf.networks.diffusion.guidance import Guided
+from sciinf.networks.preserving import KEPT, Preserving, Unit, added, scaled, unit
+from sciinf.training.estimators import _denoising
+from sciinf.training.estimators._denoising import DenoisedDensity
 
 DATA = ("given", "given.0", "enter", "clock")  # layers that take data, or a clock
 

@@ -10,7 +10,7 @@ import torch
 
 from sciinf.core import Draws, Observable
 from sciinf.core.draws import almost_distinct
-from sciinf.exports import to_datatree, write_netcdf
+from sciinf.interfaces.exports import to_datatree, write_netcdf
 
 arviz = pytest.importorskip("arviz")
 

@@ -12,7 +12,7 @@ from astropy import units
 from astropy.table import QTable, Table
 
 from sciinf.core import Draws, Finding, Trust
-from sciinf.exports import to_table, write_table
+from sciinf.interfaces.exports import to_table, write_table
 
 READERS = {
     ".ecsv": lambda path: QTable.read(path, format="ascii.ecsv"),

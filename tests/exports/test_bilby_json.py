@@ -12,7 +12,7 @@ from torch import distributions as td
 
 from sciinf.core import Draws, Prior, Truncated
 from sciinf.core.draws import almost_distinct
-from sciinf.exports import write_bilby
+from sciinf.interfaces.exports import write_bilby
 
 pytest.importorskip("bilby")
 from bilby.core.result import read_in_result

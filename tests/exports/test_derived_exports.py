@@ -13,7 +13,7 @@ from astropy.table import QTable
 from sciinf import Draws, Prior, Simulator, wrappers
 from sciinf.core import Observable
 from sciinf.core.derived import with_derived
-from sciinf.exports import read_draws, to_datatree, write_bilby, write_draws, write_getdist, write_netcdf
+from sciinf.interfaces.exports import read_draws, to_datatree, write_bilby, write_draws, write_getdist, write_netcdf
 
 
 @pytest.fixture(scope="module")

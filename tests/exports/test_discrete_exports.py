@@ -14,7 +14,15 @@ from mixed_answers import Burst, ByWeights, drawn
 from sciinf import Choice, Counts, Only, Prior, Uniform
 from sciinf.core import Answer, Draws, Trust
 from sciinf.core.estimates import estimates
-from sciinf.exports import read_draws, to_datatree, to_table, write_bilby, write_draws, write_getdist, write_table
+from sciinf.interfaces.exports import (
+    read_draws,
+    to_datatree,
+    to_table,
+    write_bilby,
+    write_draws,
+    write_getdist,
+    write_table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +134,7 @@ def test_given_values_an_answer_goes_everywhere(answer: Answer, tmp_path):
 
 def test_sbi_is_told_that_it_has_no_such_posterior():
     pytest.importorskip("sbi")
-    from sciinf.exports import to_sbi
+    from sciinf.interfaces.exports import to_sbi
 
     with pytest.raises(ValueError, match="model, steps is discrete: take draws"):
         to_sbi(ByWeights(Burst()))
@@ -134,7 +142,7 @@ def test_sbi_is_told_that_it_has_no_such_posterior():
 
 def test_arrow_has_text_and_nulls(draws: Draws):
     pyarrow = pytest.importorskip("pyarrow")
-    from sciinf.serve.downloads import _arrow
+    from sciinf.interfaces.serve.downloads import _arrow
 
     table = pyarrow.ipc.open_file(pyarrow.BufferReader(_arrow(draws))).read_all()
     assert table["model"].to_pylist() == labels(draws)

@@ -8,7 +8,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Draws, Prior
-from sciinf.exports import write_getdist
+from sciinf.interfaces.exports import write_getdist
 
 getdist = pytest.importorskip("getdist")
 

@@ -15,14 +15,14 @@ from torch import distributions as td
 
 from sciinf import Flow, Recipe, build_posterior, simulate, train, wrappers
 from sciinf.core import Draws, Observable, Posterior, Prior
-from sciinf.exports import to_sbi
+from sciinf.interfaces.exports import to_sbi
 
 pytest.importorskip("sbi")
 from sbi.diagnostics import check_sbc, run_sbc, run_tarp
 from sbi.diagnostics.sbc import check_uniformity_frequentist, get_nltp
 from sbi.inference.posteriors.base_posterior import NeuralPosterior
 
-from sciinf.exports.sbi_posterior import UnboundedTransform, observations_of, rows_of
+from sciinf.interfaces.exports.sbi_posterior import UnboundedTransform, observations_of, rows_of
 
 DESIGN = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 NOISE = 0.7

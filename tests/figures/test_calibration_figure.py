@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from sciinf.figures.calibration import binomial_band, coverage_figure, rank_curves, ranks_figure
-from sciinf.figures.svg import to_svg
+from sciinf.interfaces.figures.calibration import binomial_band, coverage_figure, rank_curves, ranks_figure
+from sciinf.interfaces.figures.svg import to_svg
 
 LEVELS = np.linspace(0.05, 0.95, 19)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from sciinf.figures.corner import corner, windows
-from sciinf.figures.style import MUTED, VERMILION
-from sciinf.figures.svg import to_svg
+from sciinf.interfaces.figures.corner import corner, windows
+from sciinf.interfaces.figures.style import MUTED, VERMILION
+from sciinf.interfaces.figures.svg import to_svg
 
 
 def draws(count: int) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from sciinf.figures.density import density_1d, density_2d, limits, regions, thresholds
+from sciinf.interfaces.figures.density import density_1d, density_2d, limits, regions, thresholds
 
 
 def test_density_of_normal_draws_is_the_normal_density():

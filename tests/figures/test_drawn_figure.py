@@ -7,7 +7,7 @@ import torch
 from matplotlib import image
 
 from sciinf.core import Observable
-from sciinf.figures.drawn import draw_drawn
+from sciinf.interfaces.figures.drawn import draw_drawn
 
 TIMES, SPEC = (0.0, 1.0, 2.0), Observable((3, 1, 8, 8), "1/s", ("time", "channel", "y", "x"))
 

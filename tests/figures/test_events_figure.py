@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib import image
 
-from sciinf.figures.events import draw_event
+from sciinf.interfaces.figures.events import draw_event
 
 
 def ink(file, start, stop):

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from sciinf.core import Batch, load_simulator
-from sciinf.figures.fields import draw_fields
-from sciinf.nets.spectral import Fourier
-from sciinf.surrogates import Operator
-from sciinf.trust.fields import conformal
+from sciinf.diagnostics.fields import conformal
+from sciinf.emulators import Operator
+from sciinf.interfaces.figures.fields import draw_fields
+from sciinf.networks.spectral import Fourier
 
 PDE = Path(__file__).parents[2] / "simulators" / "pde"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sciinf.figures.made import history_figure
-from sciinf.figures.svg import to_svg
+from sciinf.interfaces.figures.made import history_figure
+from sciinf.interfaces.figures.svg import to_svg
 
 
 def test_both_losses_and_the_best_epoch():

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-import sciinf.flows
+import sciinf.networks.flows
 from sciinf.core.component import to_json
-from sciinf.figures.methods_text import ESTIMATORS, FLOWS, PAPERS, Paper, bibtex, epochs, methods_text
-from sciinf.figures.run_folder import Run
-from sciinf.flows.conditional import Architecture
-from sciinf.flows.continuous import Continuous
-from sciinf.flows.heavy_tails import StudentT
-from sciinf.flows.perturbed import Perturbed
-from sciinf.flows.residual import Residual
-from sciinf.flows.spline import SplineCoupling
-from sciinf.flows.spline_autoregressive import SplineAutoregressive
-from sciinf.flows.transformer import TransformerAutoregressive
-from sciinf.flows.zuko_flows import MAF, NSF
+from sciinf.interfaces.figures.methods_text import ESTIMATORS, FLOWS, PAPERS, Paper, bibtex, epochs, methods_text
+from sciinf.interfaces.figures.run_folder import Run
+from sciinf.networks.flows.conditional import Architecture
+from sciinf.networks.flows.continuous import Continuous
+from sciinf.networks.flows.heavy_tails import StudentT
+from sciinf.networks.flows.perturbed import Perturbed
+from sciinf.networks.flows.residual import Residual
+from sciinf.networks.flows.spline import SplineCoupling
+from sciinf.networks.flows.spline_autoregressive import SplineAutoregressive
+from sciinf.networks.flows.transformer import TransformerAutoregressive
+from sciinf.networks.flows.zuko_flows import MAF, NSF
 
 
 def text_of(**answer: Any) -> str:
@@ -113,15 +113,18 @@ def test_a_flow_is_named_and_its_papers_are_cited(flow, words, links):
     ],
 )
 def test_an_estimator_and_its_options_are_told_and_cited(kind, arguments, words, links):
-    built = {"$class": f"sciinf.estimators.{kind}", "arguments": arguments}
+    built = {"$class": f"sciinf.training.estimators.{kind}", "arguments": arguments}
     text, papers = methods_text(run_of(estimator=built))
     assert words in text
     assert [paper.words.rpartition("/")[2] for paper in papers[1:]] == links
 
 
 def unknown(flows: Any) -> set[str]:
-    """Architectures in sciinf.flows that a table leaves out."""
-    modules = [importlib.import_module(f"sciinf.flows.{m.name}") for m in pkgutil.iter_modules(sciinf.flows.__path__)]
+    """Architectures in sciinf.networks.flows that a table leaves out."""
+    modules = [
+        importlib.import_module(f"sciinf.networks.flows.{m.name}")
+        for m in pkgutil.iter_modules(sciinf.networks.flows.__path__)
+    ]
     classes = {kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)}
     return {k.__name__ for k in classes if issubclass(k, Architecture) and not inspect.isabstract(k)} - set(flows)
 

@@ -14,7 +14,7 @@ from sciinf import Answer, Calibration, Normal, Prior, wrappers
 from sciinf.core import Draws, Estimate, Observable, Strange, Trust
 from sciinf.core.derived import with_derived
 from sciinf.core.findings import Level
-from sciinf.figures.style import MUTED, VERMILION
+from sciinf.interfaces.figures.style import MUTED, VERMILION
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from sciinf.figures.page import data_block, details, duration, number, page, section, table
+from sciinf.interfaces.figures.page import data_block, details, duration, number, page, section, table
 
 EVIL = '<script>"&'
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from sciinf.answer import save_answer
 from sciinf.core import Answer, Draws, Estimate, Observable, Trust
-from sciinf.figures.checked import Along, Checked
-from sciinf.figures.observed import covered
-from sciinf.figures.prediction import predicted_data
-from sciinf.figures.predictive import kind_of, predictive
-from sciinf.figures.run_folder import Run, read_runs
-from sciinf.figures.style import NARROW
-from sciinf.figures.svg import places, to_svg
+from sciinf.interfaces.answer import save_answer
+from sciinf.interfaces.figures.checked import Along, Checked
+from sciinf.interfaces.figures.observed import covered
+from sciinf.interfaces.figures.prediction import predicted_data
+from sciinf.interfaces.figures.predictive import kind_of, predictive
+from sciinf.interfaces.figures.run_folder import Run, read_runs
+from sciinf.interfaces.figures.style import NARROW
+from sciinf.interfaces.figures.svg import places, to_svg
 
 RNG_SEED = 5
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sciinf.figures.reliability import outside, panels_of, reliability_figure
-from sciinf.trust.reliability import reliability
+from sciinf.diagnostics.reliability import reliability
+from sciinf.interfaces.figures.reliability import outside, panels_of, reliability_figure
 
 
 def found(odds: float, values: tuple[str, ...] = ("SIR", "SEIR")):

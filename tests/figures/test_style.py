@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
-from sciinf.figures.style import BLUE, label, log_axis, look, plain, pretty_unit, styled
+from sciinf.interfaces.figures.style import BLUE, label, log_axis, look, plain, pretty_unit, styled
 
 
 @pytest.mark.parametrize(

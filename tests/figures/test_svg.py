@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from sciinf.figures.style import BLUE, INK, look
-from sciinf.figures.svg import places, to_svg
+from sciinf.interfaces.figures.style import BLUE, INK, look
+from sciinf.interfaces.figures.svg import places, to_svg
 
 
 def drawing() -> Figure:

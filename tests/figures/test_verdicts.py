@@ -16,12 +16,12 @@ from sciinf.core import Answer, Draws
 from sciinf.core.estimates import estimates
 from sciinf.core.findings import Finding, Level
 from sciinf.core.records import NOT_CALIBRATED, Calibration, Trust
-from sciinf.figures.checked import Checked
-from sciinf.figures.checks import checks_part
-from sciinf.figures.first_screen import about, verdict_part, verdicts_part
-from sciinf.figures.run_folder import Run
-from sciinf.figures.verdicts import COLOURS, SYMBOLS, cards, verdict_of
-from sciinf.trust.right import NAME, Kind, local_check
+from sciinf.diagnostics.right import NAME, Kind, local_check
+from sciinf.interfaces.figures.checked import Checked
+from sciinf.interfaces.figures.checks import checks_part
+from sciinf.interfaces.figures.first_screen import about, verdict_part, verdicts_part
+from sciinf.interfaces.figures.run_folder import Run
+from sciinf.interfaces.figures.verdicts import COLOURS, SYMBOLS, cards, verdict_of
 
 RIGHT = local_check(Kind.RIGHT, "centres within 0.1 sds", second=True).to_json()
 UNSEEN = local_check(Kind.UNSEEN, "centres within 0.1 sds").to_json()

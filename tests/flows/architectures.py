@@ -6,15 +6,15 @@ import math
 
 import torch
 
-from sciinf.flows.continuous import Continuous
-from sciinf.flows.heavy_tails import StudentT
-from sciinf.flows.nflows_flows import CouplingNSF
-from sciinf.flows.perturbed import Perturbed
-from sciinf.flows.residual import Residual
-from sciinf.flows.spline import SplineCoupling
-from sciinf.flows.spline_autoregressive import SplineAutoregressive
-from sciinf.flows.transformer import TransformerAutoregressive
-from sciinf.flows.zuko_flows import MAF, NSF, Coupling
+from sciinf.networks.flows.continuous import Continuous
+from sciinf.networks.flows.heavy_tails import StudentT
+from sciinf.networks.flows.nflows_flows import CouplingNSF
+from sciinf.networks.flows.perturbed import Perturbed
+from sciinf.networks.flows.residual import Residual
+from sciinf.networks.flows.spline import SplineCoupling
+from sciinf.networks.flows.spline_autoregressive import SplineAutoregressive
+from sciinf.networks.flows.transformer import TransformerAutoregressive
+from sciinf.networks.flows.zuko_flows import MAF, NSF, Coupling
 
 CONTEXT = 3
 INNER = NSF(transforms=2, hidden=(16,), bins=4)

@@ -12,8 +12,8 @@ from flows.two_modes import excess, fitted, two_modes
 from torchdiffeq import odeint
 
 from sciinf.core.component import to_json
-from sciinf.flows.continuous import Continuous
-from sciinf.nets.solver_cost import error_sum, local_error, stiffness_sum
+from sciinf.networks.flows.continuous import Continuous
+from sciinf.networks.solver_cost import error_sum, local_error, stiffness_sum
 
 DEPTHS = [(12,), (12, 10), (8, 9, 10)]
 

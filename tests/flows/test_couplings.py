@@ -10,11 +10,11 @@ import torch
 from flows.architectures import normal
 from planted_faults import compiled_with
 
-from sciinf.flows import couplings, spline_loops
-from sciinf.flows.spline import SplineCoupling
-from sciinf.loops import library
-from sciinf.loops.library import compiled, without_loops
-from sciinf.summaries import perceptron
+from sciinf.networks.flows import couplings, spline_loops
+from sciinf.networks.flows.spline import SplineCoupling
+from sciinf.networks.kernels import library
+from sciinf.networks.kernels.library import compiled, without_loops
+from sciinf.networks.summaries import perceptron
 
 SOURCE = library.FOLDER / "couplings.c"
 SIZES = [  # dim, features, n, batch

@@ -24,15 +24,15 @@ from flows.two_modes import excess, fitted
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sciinf.campaigns.simulation import simulate
 from sciinf.core import load_fit, load_simulator
 from sciinf.core.component import from_json, to_json
-from sciinf.estimators.flow import Flow
-from sciinf.flows.conditional import ExactFlow
-from sciinf.flows.nflows_flows import CouplingNSF
-from sciinf.flows.spline import SplineCoupling
-from sciinf.loops.library import without_loops
-from sciinf.simulation import simulate
+from sciinf.networks.flows.conditional import ExactFlow
+from sciinf.networks.flows.nflows_flows import CouplingNSF
+from sciinf.networks.flows.spline import SplineCoupling
+from sciinf.networks.kernels.library import without_loops
 from sciinf.training import Recipe, train
+from sciinf.training.estimators.flow import Flow
 
 SIMULATOR = Path(__file__).parents[2] / "simulators" / "linear_gaussian.py"
 

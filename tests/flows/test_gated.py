@@ -7,7 +7,7 @@ import torch
 from flows.architectures import normal
 from torch.nn import functional as F
 
-from sciinf.flows.gated import gated
+from sciinf.networks.flows.gated import gated
 
 INPUTS, FEATURES, HIDDEN, OUTPUTS, N, BATCH = 2, 3, 5, 4, 3, 7
 

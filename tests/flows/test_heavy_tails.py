@@ -12,10 +12,10 @@ from flows.architectures import CONTEXT, INNER, normal, seeded
 from scipy import stats
 from torch import nn
 
-from sciinf.flows import heavy_tails
-from sciinf.flows.heavy_tails import StudentT, log_student_t, normal_to_student_t, student_t_to_normal
-from sciinf.flows.perturbed import Perturbed
-from sciinf.flows.zuko_flows import MAF, NSF
+from sciinf.networks.flows import heavy_tails
+from sciinf.networks.flows.heavy_tails import StudentT, log_student_t, normal_to_student_t, student_t_to_normal
+from sciinf.networks.flows.perturbed import Perturbed
+from sciinf.networks.flows.zuko_flows import MAF, NSF
 
 DEGREES = [1.0, 1.5, 2.0, 3.0, 5.0, 30.0, 300.0, 1000.0]
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sciinf.core import Batch, Observable, Prior
-from sciinf.estimators.flow import Flow
-from sciinf.flows.nflows_flows import CouplingNSF, fused
+from sciinf.networks.flows.nflows_flows import CouplingNSF, fused
+from sciinf.training.estimators.flow import Flow
 
 
 def sbi_network(dim, **settings):

@@ -11,10 +11,10 @@ from flows import architectures
 from flows.architectures import INNER, normal, seeded
 from torch import nn
 
-from sciinf.flows import perturbed
-from sciinf.flows.perturbed import Perturbed
-from sciinf.flows.residual import Residual
-from sciinf.flows.zuko_flows import MAF, NSF
+from sciinf.networks.flows import perturbed
+from sciinf.networks.flows.perturbed import Perturbed
+from sciinf.networks.flows.residual import Residual
+from sciinf.networks.flows.zuko_flows import MAF, NSF
 
 CONTEXT = 2
 NOISE, LEAST = 0.3, 0.03

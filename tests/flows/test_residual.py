@@ -10,8 +10,8 @@ from flows import architectures
 from flows.architectures import CONTEXT, log_normal, normal, seeded
 from flows.two_modes import excess, fitted
 
-from sciinf.flows import residual
-from sciinf.flows.residual import Residual
+from sciinf.networks.flows import residual
+from sciinf.networks.flows.residual import Residual
 
 SMALL = {"blocks": 2, "hidden": (12,), "network": 8}
 

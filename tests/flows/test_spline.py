@@ -9,10 +9,10 @@ import torch
 from flows.architectures import CONTEXT, normal
 from nflows.transforms.splines.rational_quadratic import unconstrained_rational_quadratic_spline
 
-from sciinf.flows import rational_quadratic
-from sciinf.flows.nflows_flows import CouplingNSF
-from sciinf.flows.spline import SplineCoupling
-from sciinf.flows.spline_autoregressive import SplineAutoregressive
+from sciinf.networks.flows import rational_quadratic
+from sciinf.networks.flows.nflows_flows import CouplingNSF
+from sciinf.networks.flows.spline import SplineCoupling
+from sciinf.networks.flows.spline_autoregressive import SplineAutoregressive
 
 BINS, BOUND = 6, 3.0
 

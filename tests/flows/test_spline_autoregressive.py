@@ -6,7 +6,7 @@ import pytest
 import torch
 from flows.architectures import CONTEXT, build, normal
 
-from sciinf.flows.spline_autoregressive import SplineAutoregressive, _SplineAutoregressive
+from sciinf.networks.flows.spline_autoregressive import SplineAutoregressive, _SplineAutoregressive
 
 
 def plan(hidden=11):

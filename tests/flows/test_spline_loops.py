@@ -9,10 +9,10 @@ import torch
 from flows.architectures import normal
 from planted_faults import compiled_with
 
-from sciinf.flows import rational_quadratic, spline_loops
-from sciinf.flows.rational_quadratic import numbers
-from sciinf.loops import library
-from sciinf.loops.library import compiled
+from sciinf.networks.flows import rational_quadratic, spline_loops
+from sciinf.networks.flows.rational_quadratic import numbers
+from sciinf.networks.kernels import library
+from sciinf.networks.kernels.library import compiled
 
 BOUND = 3.0
 SOURCE = library.FOLDER / "splines.c"
@@ -193,7 +193,7 @@ def test_each_kind_of_processor_has_its_own(afresh, monkeypatch):
     """Machines of a cluster share a home: what one compiled for itself would end another's process."""
     assert compiled(SOURCE) is not None
     compiled.cache_clear()
-    monkeypatch.setattr("sciinf.loops.library._processor", lambda: ("another",))
+    monkeypatch.setattr("sciinf.networks.kernels.library._processor", lambda: ("another",))
     assert compiled(SOURCE) is not None
     assert len(list((afresh / "cache/sciinf").iterdir())) == 2
 

@@ -12,7 +12,7 @@ from flows.two_modes import excess, fitted
 from torch import distributions as td
 
 from sciinf.core import DensityUnavailable
-from sciinf.flows.transformer import TransformerAutoregressive
+from sciinf.networks.flows.transformer import TransformerAutoregressive
 
 SMALL = {"blocks": 2, "width": 16, "heads": 2, "bins": 4}
 
@@ -64,7 +64,7 @@ def test_decoding_inverts_encoding(dim, group, bins):
 
 def uncached(block, e, features):
     """The inverse of a block without a cache: D whole passes, each of which makes one more group right."""
-    from sciinf.flows import transformer
+    from sciinf.networks.flows import transformer
 
     z = torch.zeros_like(e)
     for _ in range(block.tokens):
@@ -118,7 +118,7 @@ def test_density_of_two_dimensions_integrates_to_one(bins):
 
 @pytest.mark.parametrize("dim", [1, 3])
 def test_many_draws_are_evaluated_in_chunks(dim, monkeypatch):
-    from sciinf.flows import transformer
+    from sciinf.networks.flows import transformer
 
     flow, z, context = build(dim), normal(7, 5, dim), normal(5, CONTEXT)
     with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from flows.architectures import CONTEXT, log_normal, name_of, normal
 
-from sciinf.flows.zuko_flows import MAF, NSF, Coupling
+from sciinf.networks.flows.zuko_flows import MAF, NSF, Coupling
 
 
 @pytest.mark.parametrize("architecture", [NSF(), Coupling(), MAF()], ids=name_of)

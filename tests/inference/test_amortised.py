@@ -8,9 +8,9 @@ from torch import distributions as td
 
 from sciinf.core import Fit, Observable, Prior
 from sciinf.core.fit import campaign_of
-from sciinf.estimators.flow import Flow
-from sciinf.flows.zuko_flows import MAF
-from sciinf.inference.amortised import Amortised
+from sciinf.networks.flows.zuko_flows import MAF
+from sciinf.posteriors.amortised import Amortised
+from sciinf.training.estimators.flow import Flow
 
 PRIOR = Prior(a=(td.Uniform(-1.0, 3.0), "m"), b=td.LogNormal(0.0, 0.5))
 OBSERVABLES = {"x": Observable((3,))}

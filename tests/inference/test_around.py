@@ -10,7 +10,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Prior
-from sciinf.inference.around import Law, Mixture
+from sciinf.posteriors.around import Law, Mixture
 
 PRIOR = Prior(a=td.Normal(1.0, 2.0), rate=td.LogNormal(0.0, 0.5), share=td.Uniform(0.0, 1.0))
 JOINT = Prior.joint(["a", "b"], td.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.6], [0.6, 1.0]])))

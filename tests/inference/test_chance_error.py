@@ -10,19 +10,19 @@ import torch
 from narrow import NOISE, PRIOR, Narrow, Wrong, X, exactly_refined, fit_of, generator
 from sample_run import make_calibration
 
-from sciinf.answer import query
-from sciinf.commands.until_settled import UntilSettled, gained
+from sciinf.campaigns.store import Store
 from sciinf.core.findings import Evidence
-from sciinf.inference import refined
-from sciinf.inference.around import Law, Mixture
-from sciinf.inference.changes import agree, changes, error_left
-from sciinf.inference.refined import Refined, refine_around
-from sciinf.store import Store
+from sciinf.diagnostics import around, here
+from sciinf.diagnostics.around import simulate_around
+from sciinf.diagnostics.here import check_here
+from sciinf.diagnostics.right import Kind, local_check
+from sciinf.interfaces.answer import query
+from sciinf.interfaces.commands.until_settled import UntilSettled, gained
+from sciinf.posteriors import refined
+from sciinf.posteriors.around import Law, Mixture
+from sciinf.posteriors.changes import agree, changes, error_left
+from sciinf.posteriors.refined import Refined, refine_around
 from sciinf.training import Recipe
-from sciinf.trust import around, here
-from sciinf.trust.around import simulate_around
-from sciinf.trust.here import check_here
-from sciinf.trust.right import Kind, local_check
 
 
 @pytest.fixture(scope="module")

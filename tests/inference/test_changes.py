@@ -10,7 +10,7 @@ from narrow import Wrong, X
 from torch import distributions as td
 
 from sciinf.core import Draws, Prior
-from sciinf.inference.changes import agree, changes
+from sciinf.posteriors.changes import agree, changes
 
 
 @pytest.mark.parametrize(("shift", "width"), [(0.0, 1.0), (0.3, 1.0), (0.0, 1.2)])

@@ -13,9 +13,9 @@ from torch import distributions as td
 
 from sciinf import Compositional, Flow, Observable, Prior, Recipe, Score, Store, query, simulate, train
 from sciinf.core import DensityUnavailable, Level, Simulator
-from sciinf.diffusion.joined import Bridging, Jacobian
-from sciinf.diffusion.solver import Exponential
-from sciinf.inference.compositional import reliable
+from sciinf.networks.diffusion.joined import Bridging, Jacobian
+from sciinf.networks.diffusion.solver import Exponential
+from sciinf.posteriors.compositional import reliable
 from sciinf.wrappers import sets
 
 SD = 0.8  # of the noise

@@ -13,12 +13,12 @@ import torch
 from astropy import units
 from torch import distributions as td
 
+from sciinf.campaigns.simulation import simulate
 from sciinf.core import Observable, Prior, Simulator, load_fit, save_fit
-from sciinf.estimators.flow import Flow
-from sciinf.estimators.joint import Joint
-from sciinf.inference.conditional import Conditional
-from sciinf.simulation import simulate
+from sciinf.posteriors.conditional import Conditional
 from sciinf.training import Recipe, train
+from sciinf.training.estimators.flow import Flow
+from sciinf.training.estimators.joint import Joint
 
 pytestmark = pytest.mark.slow
 

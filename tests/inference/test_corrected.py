@@ -8,8 +8,8 @@ from torch import distributions as td
 
 from sciinf import Flow, Recipe, build_posterior, calibrate, simulate, train
 from sciinf.core import Observable, Prior, Simulator
-from sciinf.flows import SplineCoupling
-from sciinf.inference.corrected import correct
+from sciinf.networks.flows import SplineCoupling
+from sciinf.posteriors.corrected import correct
 
 SD = 0.3
 

@@ -13,9 +13,9 @@ from sciinf import Flow, Observable, Prior, Recipe, Score, build_posterior, simu
 from sciinf.core import Batch, Simulator, load_fit
 from sciinf.core.component import to_json
 from sciinf.core.doubts import Doubt
-from sciinf.diffusion import Exponential
-from sciinf.diffusion.grid import Power
-from sciinf.inference.distillation import FewSteps, compared, distil, faults
+from sciinf.networks.diffusion import Exponential
+from sciinf.networks.diffusion.grid import Power
+from sciinf.posteriors.distillation import FewSteps, compared, distil, faults
 
 pytestmark = pytest.mark.slow
 

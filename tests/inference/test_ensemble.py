@@ -7,7 +7,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Prior
-from sciinf.inference.ensemble import Ensemble
+from sciinf.posteriors.ensemble import Ensemble
 
 PRIOR = Prior(mu=td.Normal(0.0, 10.0))
 X = {"x": torch.zeros(1, 5)}

@@ -25,11 +25,11 @@ from sciinf import (
     wrappers,
 )
 from sciinf.core.doubts import Doubt
-from sciinf.dynamics.term_library import Library, polynomials
-from sciinf.inference import equations as module
-from sciinf.inference import term_sums
-from sciinf.inference.equations import EquationPosterior
-from sciinf.summaries.vector import MLP
+from sciinf.networks.summaries.vector import MLP
+from sciinf.posteriors import equations as module
+from sciinf.posteriors import term_sums
+from sciinf.posteriors.equations import EquationPosterior
+from sciinf.simulators.dynamics.term_library import Library, polynomials
 
 STATES = torch.linspace(-1.0, 1.0, 12, dtype=torch.float64)[:, None]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sciinf.core import Draws
-from sciinf.inference.finite import finite, left_out
+from sciinf.posteriors.finite import finite, left_out
 
 
 def draws(lost=0, n=1_000, log_weight=0.0):

@@ -15,13 +15,13 @@ from nested import Exact, Nested
 
 from sciinf.core import Batch, Fit, X
 from sciinf.core.doubts import noting
-from sciinf.estimators.mixed import Mixed
-from sciinf.inference import reweighted
-from sciinf.inference.amortised import Amortised
-from sciinf.inference.ensemble import Ensemble
-from sciinf.inference.marginal import exact_probabilities
-from sciinf.inference.reweighted import Floored, Reweighted, doubt_values
-from sciinf.trust.reliability import reliabilities, values_of
+from sciinf.diagnostics.reliability import reliabilities, values_of
+from sciinf.posteriors import reweighted
+from sciinf.posteriors.amortised import Amortised
+from sciinf.posteriors.ensemble import Ensemble
+from sciinf.posteriors.marginal import exact_probabilities
+from sciinf.posteriors.reweighted import Floored, Reweighted, doubt_values
+from sciinf.training.estimators.mixed import Mixed
 
 
 def seeded(seed: int = 0) -> torch.Generator:

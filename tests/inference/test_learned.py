@@ -11,10 +11,10 @@ from torch import distributions as td
 
 from sciinf import Flow, Observable, Prior
 from sciinf.core import Fit
-from sciinf.flows.conditional import ConditionalFlow, ExactFlow
-from sciinf.inference.amortised import Amortised
-from sciinf.inference.ensemble import Ensemble
-from sciinf.inference.tilted import Tilted
+from sciinf.networks.flows.conditional import ConditionalFlow, ExactFlow
+from sciinf.posteriors.amortised import Amortised
+from sciinf.posteriors.ensemble import Ensemble
+from sciinf.posteriors.tilted import Tilted
 
 N, CORE, FAR = 20_000, 3.6, 300.0
 X_O = {"x": torch.zeros(1, 1)}

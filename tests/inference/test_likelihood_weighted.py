@@ -13,15 +13,15 @@ from untrained import Untrained
 
 from sciinf import simulate
 from sciinf.core import Density, Fit, Observable, Potential, Prior, Simulator
-from sciinf.inference.amortised import Amortised
-from sciinf.inference.around import Law, Mixture
-from sciinf.inference.around_one import Lowered
-from sciinf.inference.likelihood_weighted import LikelihoodWeighted, best_power, inside, resampled
-from sciinf.inference.refined import Refined
-from sciinf.inference.rounds import gather
-from sciinf.trust.around import simulate_around
-from sciinf.trust.here import Local, check_here, local_finding
-from sciinf.trust.right import Kind
+from sciinf.diagnostics.around import simulate_around
+from sciinf.diagnostics.here import Local, check_here, local_finding
+from sciinf.diagnostics.right import Kind
+from sciinf.posteriors.amortised import Amortised
+from sciinf.posteriors.around import Law, Mixture
+from sciinf.posteriors.around_one import Lowered
+from sciinf.posteriors.likelihood_weighted import LikelihoodWeighted, best_power, inside, resampled
+from sciinf.posteriors.refined import Refined
+from sciinf.posteriors.rounds import gather
 
 PRIOR = Prior(a=td.Normal(0.0, 1.0), b=td.Normal(0.0, 1.0))
 SEEN = {"x": Observable((2,))}

@@ -10,11 +10,11 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Density, Estimator, Fit, Observable, Prior, Simulator
-from sciinf.inference.amortised import Amortised
-from sciinf.inference.ensemble import Ensemble
-from sciinf.inference.local import LocalPosterior, Sequential
-from sciinf.inference.reweighted import Reweighted
-from sciinf.inference.truncated import OutsideRegion, truncate
+from sciinf.posteriors.amortised import Amortised
+from sciinf.posteriors.ensemble import Ensemble
+from sciinf.posteriors.local import LocalPosterior, Sequential
+from sciinf.posteriors.reweighted import Reweighted
+from sciinf.posteriors.truncated import OutsideRegion, truncate
 
 PRIOR = Prior(a=td.Uniform(-1.0, 1.0), b=td.Uniform(-1.0, 1.0))
 SEEN = {"x": Observable((2,))}

@@ -12,11 +12,11 @@ from torch import distributions as td
 
 from sciinf import Likelihood, Ratio, Recipe, build_posterior, calibrate, load_fit, query, simulate, train
 from sciinf.core import DensityUnavailable, Estimator, Fit, Observable, Potential, Prior, load_simulator
-from sciinf.estimators.flow import Flow
-from sciinf.flows import MAF
-from sciinf.inference.ensemble import Ensemble
-from sciinf.inference.mcmc import MCMC, PriorInZ, tempered
-from sciinf.samplers import Hamiltonian, Slice
+from sciinf.networks.flows import MAF
+from sciinf.posteriors.ensemble import Ensemble
+from sciinf.posteriors.mcmc import MCMC, PriorInZ, tempered
+from sciinf.simulators.samplers import Hamiltonian, Slice
+from sciinf.training.estimators.flow import Flow
 
 FILE = Path(__file__).parents[2] / "simulators" / "linear_gaussian.py"
 BALL = load_simulator(FILE)

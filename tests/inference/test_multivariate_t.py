@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from sciinf.inference import multivariate_t
-from sciinf.inference.multivariate_t import MultivariateT, effective_size
+from sciinf.posteriors import multivariate_t
+from sciinf.posteriors.multivariate_t import MultivariateT, effective_size
 
 MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)
 ROOT = torch.tensor([[0.5, 0.0], [0.3, 0.1]], dtype=torch.float64)

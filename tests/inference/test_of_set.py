@@ -11,10 +11,10 @@ import torch
 from sciinf import load_answer, query
 from sciinf.core import Choice, Observable, Prior, Simulator, Uniform, load_fit
 from sciinf.core.named_laws import LogNormal, Normal
-from sciinf.estimators.flow import Flow
-from sciinf.inference.mcmc import MCMC
-from sciinf.inference.of_set import SetPosterior, infer_set, load_set
+from sciinf.posteriors.mcmc import MCMC
+from sciinf.posteriors.of_set import SetPosterior, infer_set, load_set
 from sciinf.training import Recipe
+from sciinf.training.estimators.flow import Flow
 from sciinf.wrappers import sets
 
 SHORT = Recipe(epochs=6, learning_rate=3e-3)
@@ -99,7 +99,7 @@ def test_a_stopped_call_goes_on_to_the_same_result(short, tmp_path, monkeypatch)
     posterior, x, _ = short
     how = {"rounds": 2, "simulations": 2_000, "recipe": SHORT, "progress": False}
     with monkeypatch.context() as broken:
-        broken.setattr("sciinf.inference.of_set.law_in", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("sciinf.posteriors.of_set.law_in", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             infer_set(Groups(), {"x": x}, tmp_path, **how)
     with pytest.raises(ValueError, match="unfinished"):

@@ -22,8 +22,8 @@ from sciinf import (
     simulate,
     train,
 )
-from sciinf.inference.around import Mixture
-from sciinf.inference.mcmc import PriorInZ
+from sciinf.posteriors.around import Mixture
+from sciinf.posteriors.mcmc import PriorInZ
 
 ALPHA = torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64)
 PRIOR = Prior.joint(("a", "b", "c"), td.Dirichlet(ALPHA))

@@ -11,20 +11,20 @@ import torch
 from narrow import NOISE, PRIOR, SEEN, Exact, Laws, Narrow, Wrong, X, exact, exactly_refined, fit_of, generator
 from torch import distributions as td
 
-from sciinf.asking import load_posterior
+from sciinf.campaigns.store import Store
 from sciinf.core import load_fit
 from sciinf.core.files import read_json, write_json
 from sciinf.core.simulator import FILES
-from sciinf.estimators.flow import Flow
-from sciinf.flows.zuko_flows import MAF
-from sciinf.inference import refined, round_laws
-from sciinf.inference.around import Law, Mixture
-from sciinf.inference.likelihood_weighted import inside
-from sciinf.inference.refined import Refined, load_refined, refine_around
-from sciinf.store import Store
+from sciinf.diagnostics.around import simulate_around
+from sciinf.diagnostics.here import check_here
+from sciinf.interfaces.asking import load_posterior
+from sciinf.networks.flows.zuko_flows import MAF
+from sciinf.posteriors import refined, round_laws
+from sciinf.posteriors.around import Law, Mixture
+from sciinf.posteriors.likelihood_weighted import inside
+from sciinf.posteriors.refined import Refined, load_refined, refine_around
 from sciinf.training import Recipe
-from sciinf.trust.around import simulate_around
-from sciinf.trust.here import check_here
+from sciinf.training.estimators.flow import Flow
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from nested import Exact, Nested
 from torch import distributions as td
 
 from sciinf.core import Choice, Counts, Each, Normal, Only, Prior, Uniform
-from sciinf.estimators.mixed import Mixed
-from sciinf.inference.around import MixedLaw, Mixture, law_around
-from sciinf.inference.changes import changes
-from sciinf.inference.refined import load_refined, refine_around
+from sciinf.posteriors.around import MixedLaw, Mixture, law_around
+from sciinf.posteriors.changes import changes
+from sciinf.posteriors.refined import load_refined, refine_around
+from sciinf.training.estimators.mixed import Mixed
 
 SIMULATOR = Nested()
 PRIORS = {

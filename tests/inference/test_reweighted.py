@@ -12,7 +12,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import DensityUnavailable, Observable, Prior, Simulator, load_simulator
-from sciinf.inference.reweighted import Reweighted, pareto_k
+from sciinf.posteriors.reweighted import Reweighted, pareto_k
 
 SIMULATORS = Path(__file__).parents[2] / "simulators"
 X_O = {"x": torch.tensor([[2.9, 4.6, 5.1, 3.9, 1.2]])}

@@ -14,21 +14,21 @@ import pytest
 import torch
 from torch import distributions as td
 
-from sciinf.answer import load_answer, query
-from sciinf.calibration import calibrate
+from sciinf.campaigns.simulation import simulate
+from sciinf.campaigns.store import Store
 from sciinf.core import DensityUnavailable, Observable, Prior, Simulator, load_fit
 from sciinf.core.fit import campaign_of
-from sciinf.estimators.flow import Flow
-from sciinf.flows.transformer import TransformerAutoregressive
-from sciinf.flows.zuko_flows import MAF
-from sciinf.inference import sequential, truncated
-from sciinf.inference.amortised import Amortised
-from sciinf.inference.sequential import infer_sequentially, load_sequential
-from sciinf.inference.truncated import truncate
-from sciinf.report import write_report
-from sciinf.simulation import simulate
-from sciinf.store import Store
+from sciinf.diagnostics.calibration import calibrate
+from sciinf.interfaces.answer import load_answer, query
+from sciinf.interfaces.report import write_report
+from sciinf.networks.flows.transformer import TransformerAutoregressive
+from sciinf.networks.flows.zuko_flows import MAF
+from sciinf.posteriors import sequential, truncated
+from sciinf.posteriors.amortised import Amortised
+from sciinf.posteriors.sequential import infer_sequentially, load_sequential
+from sciinf.posteriors.truncated import truncate
 from sciinf.training import Recipe
+from sciinf.training.estimators.flow import Flow
 
 SEEN = {"x": Observable((2,))}
 TILT = torch.tensor([[1.0, 0.5], [0.0, 1.0]])

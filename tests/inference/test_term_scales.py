@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sciinf import HalfNormal, LogUniform, query, wrappers
-from sciinf.dynamics.term_library import polynomials
-from sciinf.inference.equations import EquationPosterior
+from sciinf.posteriors.equations import EquationPosterior
+from sciinf.simulators.dynamics.term_library import polynomials
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -8,9 +8,9 @@ from torch.distributions import Normal
 
 from sciinf import Prior, calibrate, simulate
 from sciinf.core import Draws, Observable, Posterior, Simulator
-from sciinf.inference.reweighted import Reweighted
-from sciinf.inference.tilted import Tilted, by_likelihood, judged_by_simulator, learned_without
-from sciinf.trust.failures import look
+from sciinf.diagnostics.failures import look
+from sciinf.posteriors.reweighted import Reweighted
+from sciinf.posteriors.tilted import Tilted, by_likelihood, judged_by_simulator, learned_without
 
 PRIOR = Prior(theta=(Normal(0.0, 1.0), "m"))
 X = {"x": torch.zeros(1, 5)}

@@ -10,8 +10,8 @@ from scipy.stats import kstest
 from torch import distributions as td
 
 from sciinf.core import Density, Estimator, Fit, Observable, Prior
-from sciinf.inference import truncated
-from sciinf.inference.truncated import OutsideRegion, truncate
+from sciinf.posteriors import truncated
+from sciinf.posteriors.truncated import OutsideRegion, truncate
 
 SQUARE = Prior(a=td.Uniform(-1.0, 1.0), b=td.Uniform(-1.0, 1.0))
 X = {"x": torch.tensor([[0.6, -0.4]])}

@@ -8,9 +8,9 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Prior
-from sciinf.dynamics.field_equation import FieldEquation, described
-from sciinf.dynamics.grid import BoxGrid
 from sciinf.lab.point_equation import AtPoints, Unsolved
+from sciinf.simulators.dynamics.field_equation import FieldEquation, described
+from sciinf.simulators.dynamics.grid import BoxGrid
 
 WAVE = 2 * math.pi
 

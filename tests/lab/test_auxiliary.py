@@ -14,8 +14,8 @@ from scipy.integrate import quad_vec
 from scipy.linalg import expm
 
 from sciinf.core.component import from_json, to_json
-from sciinf.diffusion.schedule import VariancePreserving
 from sciinf.lab.auxiliary import LinearDiffusion, critically_damped, resting
+from sciinf.networks.diffusion.schedule import VariancePreserving
 
 processes = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 

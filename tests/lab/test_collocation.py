@@ -11,10 +11,10 @@ from surrogates.fields import Decay
 
 from sciinf import Flow, Recipe, load_fit, simulate, train
 from sciinf.core import Batch
-from sciinf.flows.spline import SplineCoupling
+from sciinf.emulators import Emulator
 from sciinf.lab import AdversarialPoints, Collocation, FollowingPoints
 from sciinf.lab.point_equation import CollocationPoints
-from sciinf.surrogates import Emulator
+from sciinf.networks.flows.spline import SplineCoupling
 from sciinf.training import train_ensemble
 
 pytestmark = pytest.mark.slow

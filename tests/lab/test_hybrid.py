@@ -10,10 +10,10 @@ from diffusion.mixtures import LINE, PLANE
 from diffusion.training import Net, distance_to_line, trained
 from lab.linear import DAMPED, FLIPPED, PROCESSES
 
-from sciinf.diffusion.objective import EvenLogs, LikelihoodWeights
-from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.lab.hybrid import HybridMatching
 from sciinf.lab.joint_solver import JointExponential
+from sciinf.networks.diffusion.objective import EvenLogs, LikelihoodWeights
+from sciinf.networks.diffusion.schedule import NoiseLevel
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sciinf import LogUniform, Normal, Recipe, build_posterior, load_fit, simulate, train
-from sciinf.dynamics.expressions import Expressions
 from sciinf.lab import Equations, expressions
 from sciinf.lab.hypotheses import Supposed, suppose
+from sciinf.simulators.dynamics.expressions import Expressions
 
 pytestmark = pytest.mark.slow
 

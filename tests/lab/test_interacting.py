@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from sciinf.emulators.processes import Series, Sizes
 from sciinf.lab import Interacting
 from sciinf.lab.interacting import LearnedInteracting, _moved
-from sciinf.processes import Series, Sizes
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ from lab.linear import DAMPED, FLIPPED, NOISY, PROCESSES
 from torchdiffeq import odeint
 
 from sciinf.core.component import from_json, to_json
-from sciinf.diffusion.grid import Geometric, Power
-from sciinf.diffusion.schedule import NoiseLevel, VariancePreserving
-from sciinf.diffusion.solver import Exponential
 from sciinf.lab.joint_solver import JointAncestral, JointExponential
+from sciinf.networks.diffusion.grid import Geometric, Power
+from sciinf.networks.diffusion.schedule import NoiseLevel, VariancePreserving
+from sciinf.networks.diffusion.solver import Exponential
 
 PATH = NoiseLevel(1e-2, 20.0)
 RESTING = {name: PROCESSES[name] for name in ("preserving", "damped", "both", "three")}

@@ -14,13 +14,13 @@ from torch import distributions as td
 from sciinf import Observable, Prior, Recipe, Simulator, simulate, train, train_ensemble
 from sciinf.core import DensityUnavailable, load_fit
 from sciinf.core.component import from_json, to_json
-from sciinf.diffusion.objective import EvenLogs
-from sciinf.diffusion.schedule import NoiseLevel
 from sciinf.lab import AuxiliaryScore, bound
 from sciinf.lab.auxiliary import Kernel, LinearDiffusion
 from sciinf.lab.bound import log_bound
 from sciinf.lab.joint_solver import JointAncestral
 from sciinf.lab.learned import FreeDiffusion, LearnedDiffusion
+from sciinf.networks.diffusion.objective import EvenLogs
+from sciinf.networks.diffusion.schedule import NoiseLevel
 
 pytestmark = pytest.mark.slow
 

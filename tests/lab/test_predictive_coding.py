@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sciinf.emulators.processes import Series, Sizes
 from sciinf.lab.predictive_coding import PredictiveCoding
-from sciinf.processes import Series, Sizes
 
 
 def generator(seed=0):

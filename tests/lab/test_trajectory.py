@@ -11,10 +11,10 @@ import torch
 from diffusion.mixtures import LINE, PLANE, Mixture, double
 
 from sciinf.core.component import from_json, to_json
-from sciinf.diffusion.grid import Geometric, Power
-from sciinf.diffusion.schedule import NoiseLevel
-from sciinf.diffusion.solver import Exponential, Heun, ProbabilityFlow
 from sciinf.lab.trajectory import Listed, cheapest, costs, fit_grid, solve_finely
+from sciinf.networks.diffusion.grid import Geometric, Power
+from sciinf.networks.diffusion.schedule import NoiseLevel
+from sciinf.networks.diffusion.solver import Exponential, Heun, ProbabilityFlow
 
 PATH = NoiseLevel(1e-2, 20.0)
 NARROW = Mixture(

@@ -11,17 +11,17 @@ import torch
 
 from sciinf import LogUniform, Recipe, Uniform, load_fit, simulate, train
 from sciinf.core import Batch, Prior
-from sciinf.diffusion.events import Event
-from sciinf.diffusion.inverse import Measured
-from sciinf.dynamics.field_equation import Equation, described
-from sciinf.dynamics.grid import BoxGrid
+from sciinf.emulators import Emulator, Frame, Generator, conditioned
+from sciinf.emulators.tokens import JointTokens, MixtureTokens, Patches
 from sciinf.lab import Grammar, Words
 from sciinf.lab.captions import TEMPLATES
 from sciinf.lab.reader import Reader
 from sciinf.lab.writing import Writer
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Emulator, Frame, Generator, conditioned
-from sciinf.tokens import JointTokens, MixtureTokens, Patches
+from sciinf.networks.diffusion.events import Event
+from sciinf.networks.diffusion.inverse import Measured
+from sciinf.networks.token_transformer import TokenTransformer
+from sciinf.simulators.dynamics.field_equation import Equation, described
+from sciinf.simulators.dynamics.grid import BoxGrid
 from sciinf.training import train_ensemble
 
 NET, TIMES = TokenTransformer(32, 2, heads=2), (0.0, 1.0)

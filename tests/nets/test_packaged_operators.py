@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from sciinf.nets.packaged_operators import FNO, GINO, UNO, beside
+from sciinf.networks.packaged_operators import FNO, GINO, UNO, beside
 
 pytest.importorskip("neuralop", reason="needs the extra 'operators'", exc_type=ImportError)
 

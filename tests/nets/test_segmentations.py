@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from sciinf.loops.library import without_loops
-from sciinf.nets import segmentations
+from sciinf.networks import segmentations
+from sciinf.networks.kernels.library import without_loops
 
 STEPS, LAWS, MOST = 5, 3, 3
 CELLS = torch.tensor([0.1, 0.3, 0.0, 0.2, 0.25, 0.15], dtype=torch.float64)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchdiffeq import odeint
 
-from sciinf.dynamics.ode import rk4
-from sciinf.nets.solver_cost import error_sum, local_error, stiffness, stiffness_sum
+from sciinf.networks.ode import rk4
+from sciinf.networks.solver_cost import error_sum, local_error, stiffness, stiffness_sum
 
 
 @pytest.mark.parametrize("rate", [0.3, 7.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.nets.spectral import Fourier, SpectralConv, restored, transformed
+from sciinf.networks.spectral import Fourier, SpectralConv, restored, transformed
 
 
 @pytest.mark.parametrize(("space", "modes"), [((16,), (5,)), ((12, 16), (3, 5)), ((8, 10, 12), (2, 3, 4))])

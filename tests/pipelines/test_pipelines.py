@@ -16,7 +16,7 @@ from brief import briefly_trained
 
 from sciinf.core import Answer, Draws, load_fit, load_simulator
 from sciinf.core.simulator import load_module
-from sciinf.posterior import build_posterior
+from sciinf.posteriors.posterior import build_posterior
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted((ROOT / "pipelines").glob("*.py"))

@@ -14,7 +14,7 @@ import torch
 from sciinf import Recipe, Store
 from sciinf.core import load_simulator
 from sciinf.core.simulator import load_module
-from sciinf.dynamics.random_field import Waves
+from sciinf.simulators.dynamics.random_field import Waves
 from sciinf.wrappers import observed
 
 ROOT = Path(__file__).parent.parent.parent

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sciinf.poses import Additive, ImageMotion, Multiplicative, Periodic, SpectrumShift, TimeShift
+from sciinf.simulators.poses import Additive, ImageMotion, Multiplicative, Periodic, SpectrumShift, TimeShift
 
 GROUPS = {
     "additive": (Additive(), lambda n, g: torch.randn(n, 2, generator=g)),

@@ -10,8 +10,8 @@ from torch import distributions as td
 
 from sciinf.core import Prior
 from sciinf.core.component import from_json, to_json
-from sciinf.poses import ImageMotion, Multiplicative, Periodic, Pose, TimeShift
-from sciinf.poses.several import Poses
+from sciinf.simulators.poses import ImageMotion, Multiplicative, Periodic, Pose, TimeShift
+from sciinf.simulators.poses.several import Poses
 
 JOINT = td.MultivariateNormal(torch.zeros(2).double(), torch.tensor([[1.0, 0.5], [0.5, 1.0]]).double())
 KERNELS = {
@@ -75,7 +75,7 @@ def test_a_file_names_functions_of_trusted_modules_alone():
     data["arguments"]["act"] = {"$function": "sciinf.core.component.import_module"}
     with pytest.raises(ValueError, match="no function of that module"):
         from_json(data)
-    data["arguments"]["act"] = {"$function": "sciinf.poses.several.chain"}  # imported there from elsewhere
+    data["arguments"]["act"] = {"$function": "sciinf.simulators.poses.several.chain"}  # imported there from elsewhere
     with pytest.raises(ValueError, match="no function of that module"):
         from_json(data)
 

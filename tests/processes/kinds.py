@@ -7,8 +7,7 @@ from torch import nn
 
 from sciinf.core import Observable, Prior, Simulator
 from sciinf.core.prior import global_seed
-from sciinf.lab import Interacting, PredictiveCoding
-from sciinf.processes import (
+from sciinf.emulators.processes import (
     Controlled,
     Fractional,
     Koopman,
@@ -23,6 +22,7 @@ from sciinf.processes import (
     SparseGP,
     UnitCircle,
 )
+from sciinf.lab import Interacting, PredictiveCoding
 
 
 class Still(Process):

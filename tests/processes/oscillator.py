@@ -7,11 +7,11 @@ import math
 import torch
 
 from sciinf.core import Observable, Prior, Simulator
-from sciinf.dynamics.linear_states import Affine, LinearStates
-from sciinf.dynamics.state_space import Record
-from sciinf.processes import LinearGaussian
-from sciinf.samplers import kalman
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import LinearGaussian
+from sciinf.simulators.dynamics.linear_states import Affine, LinearStates
+from sciinf.simulators.dynamics.state_space import Record
+from sciinf.simulators.samplers import kalman
 
 SPEED, DAMPING, NOISE = 0.5, 0.05, 0.5
 VIEW, LEVEL = torch.tensor([[2.0, 0.5]]), 3.0

@@ -9,8 +9,8 @@ import torch
 from processes.kinds import PROCESSES, Drifting
 
 from sciinf import Recipe, load_fit, simulate
-from sciinf.processes import Series, Sizes
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import Series, Sizes
 from sciinf.training import train_ensemble
 
 EACH = pytest.mark.parametrize("name", PROCESSES)

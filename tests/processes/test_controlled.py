@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sciinf import Observable, Prior
-from sciinf.processes import Controlled, Series, Sizes
-from sciinf.processes.bayes_steps import LaterValues
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import Controlled, Series, Sizes
+from sciinf.emulators.processes.bayes_steps import LaterValues
 
 LENGTH, LAST = 8, 5  # the last value that is seen is the fifth
 

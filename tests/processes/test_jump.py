@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from sciinf import Observable, Prior
-from sciinf.dynamics.finite_states import FiniteStates
-from sciinf.dynamics.state_space import Record
-from sciinf.processes import MarkovJump, Series, Sizes
-from sciinf.samplers.forward import forward, smoothed
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import MarkovJump, Series, Sizes
+from sciinf.simulators.dynamics.finite_states import FiniteStates
+from sciinf.simulators.dynamics.state_space import Record
+from sciinf.simulators.samplers.forward import forward, smoothed
 
 RATES = torch.tensor([[0.0, 0.7, 0.1], [0.3, 0.0, 0.5], [0.2, 0.9, 0.0]], dtype=torch.float64)
 START = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from processes.oscillator import DAMPING, SPEED, Oscillator, filtered, known
 
-from sciinf.processes import Koopman, LinearGaussian, Series, Sizes, UnitCircle
-from sciinf.samplers import kalman
+from sciinf.emulators.processes import Koopman, LinearGaussian, Series, Sizes, UnitCircle
+from sciinf.simulators.samplers import kalman
 
 
 def generator(seed=0):

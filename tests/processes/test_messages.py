@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.dynamics.linear_states import Affine, LinearStates
-from sciinf.dynamics.state_space import Record
-from sciinf.processes.messages import GaussianChain, smoothed
-from sciinf.samplers import kalman
+from sciinf.emulators.processes.messages import GaussianChain, smoothed
+from sciinf.simulators.dynamics.linear_states import Affine, LinearStates
+from sciinf.simulators.dynamics.state_space import Record
+from sciinf.simulators.samplers import kalman
 
 S = 3
 

@@ -11,11 +11,11 @@ from torch.distributions import Uniform
 from sciinf import Observable, Prior
 from sciinf.core import Batch
 from sciinf.core.component import to_json
-from sciinf.dynamics.noise import MarkovFractional
-from sciinf.nets.solver_cost import local_error
-from sciinf.processes import Brownian, Fractional, NeuralSDE, Series, Sizes
-from sciinf.processes.bayes_steps import Told, new_noise
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import Brownian, Fractional, NeuralSDE, Series, Sizes
+from sciinf.emulators.processes.bayes_steps import Told, new_noise
+from sciinf.networks.solver_cost import local_error
+from sciinf.simulators.dynamics.noise import MarkovFractional
 
 STEPS, SEEN = 2, 0.4
 TIMES = torch.tensor([[0.0, 0.5, 1.7, 2.0]])

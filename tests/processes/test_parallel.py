@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sciinf import Observable, Prior, Recipe, Simulator, simulate, train
-from sciinf.processes import Parallel, Series, Sizes
-from sciinf.surrogates import LatentDynamics
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import Parallel, Series, Sizes
 
 
 def generator(seed=0):

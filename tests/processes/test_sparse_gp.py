@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.processes import Series, Sizes
-from sciinf.processes.sparse_gp import SparseGP
+from sciinf.emulators.processes import Series, Sizes
+from sciinf.emulators.processes.sparse_gp import SparseGP
 
 NOISE, LENGTH, COUNT = 0.4, 3.0, 20_000
 

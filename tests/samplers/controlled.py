@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from sciinf import LogUniform, Observable, Prior, wrappers
-from sciinf.dynamics.finite_states import FiniteStates
-from sciinf.dynamics.linear_states import Affine, LinearStates
-from sciinf.dynamics.state_space import StateSpace, duration
-from sciinf.wrappers.hidden_plans import Plan
+from sciinf.simulators.dynamics.finite_states import FiniteStates
+from sciinf.simulators.dynamics.linear_states import Affine, LinearStates
+from sciinf.simulators.dynamics.state_space import StateSpace, duration
+from sciinf.simulators.wrappers.hidden_plans import Plan
 
 PRIOR = Prior(k=LogUniform(0.1, 1.0), s=LogUniform(0.2, 1.0), r=LogUniform(0.1, 0.5))
 TIMES = (0.0, 0.0, 0.5, 0.5, 2.0, 5.0)

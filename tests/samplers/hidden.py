@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sciinf.dynamics.finite_states import FiniteStates
-from sciinf.dynamics.linear_states import Affine, LinearStates
-from sciinf.dynamics.state_space import StateSpace, Theta, Time, duration
+from sciinf.simulators.dynamics.finite_states import FiniteStates
+from sciinf.simulators.dynamics.linear_states import Affine, LinearStates
+from sciinf.simulators.dynamics.state_space import StateSpace, Theta, Time, duration
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 

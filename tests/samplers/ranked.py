@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sciinf.wrappers.hidden_states import HiddenStates
+from sciinf.simulators.wrappers.hidden_states import HiddenStates
 
 
 def ranks(simulator: HiddenStates, judge: HiddenStates, rows: int, draws: int) -> Tensor:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from sciinf.samplers import Hamiltonian, Langevin, Slice
-from sciinf.samplers.chains import effective_sample_size
+from sciinf.simulators.samplers import Hamiltonian, Langevin, Slice
+from sciinf.simulators.samplers.chains import effective_sample_size
 
 SCORED = Langevin(150)
 

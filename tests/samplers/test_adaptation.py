@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from samplers.targets import Gaussians, normal
 
-from sciinf.samplers.adaptation import DualAveraging, Metric, Moments, Windows, first_metric, window_ends
+from sciinf.simulators.samplers.adaptation import DualAveraging, Metric, Moments, Windows, first_metric, window_ends
 
 
 def test_windows_are_stans():

@@ -8,8 +8,8 @@ import pytest
 import torch
 from samplers.targets import normal
 
-from sciinf.samplers import Chains
-from sciinf.samplers.chains import effective_sample_size, r_hat
+from sciinf.simulators.samplers import Chains
+from sciinf.simulators.samplers.chains import effective_sample_size, r_hat
 
 
 def autoregressive(n, chains, phi, seed=0):

@@ -10,9 +10,9 @@ import torch
 from samplers.hidden import Channel
 from torch import Tensor
 
-from sciinf.dynamics.finite_states import transitions
-from sciinf.dynamics.state_space import Record
-from sciinf.samplers.forward import forward, paths, smoothed
+from sciinf.simulators.dynamics.finite_states import transitions
+from sciinf.simulators.dynamics.state_space import Record
+from sciinf.simulators.samplers.forward import forward, paths, smoothed
 
 THETA = {"a": torch.tensor([0.8, 2.5], dtype=torch.float64), "b": torch.tensor([1.1, 0.2], dtype=torch.float64)}
 TIMES = torch.tensor([[0.0, 0.3, 1.5, 1.6, 4.0], [0.1, 0.2, 0.9, 3.0, 3.1]], dtype=torch.float64)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sciinf.samplers.gibbs import run
+from sciinf.simulators.samplers.gibbs import run
 
 
 def autoregression(rho, seed=0, batch=1):

@@ -10,9 +10,9 @@ import torch
 from samplers.hidden import OU, Track
 from torch import Tensor
 
-from sciinf.dynamics.linear_states import Affine, LinearStates, root
-from sciinf.dynamics.state_space import Record
-from sciinf.samplers.kalman import filtered, paths, smoothed
+from sciinf.simulators.dynamics.linear_states import Affine, LinearStates, root
+from sciinf.simulators.dynamics.state_space import Record
+from sciinf.simulators.samplers.kalman import filtered, paths, smoothed
 
 THETA = {"q": torch.tensor([0.5, 1.3], dtype=torch.float64), "r": torch.tensor([0.7, 0.2], dtype=torch.float64)}
 TIMES = torch.tensor([[0.0, 0.5, 0.6, 2.0, 3.5, 3.6]], dtype=torch.float64)

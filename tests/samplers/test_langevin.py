@@ -8,7 +8,7 @@ import pytest
 import torch
 from samplers.targets import Gaussians, is_standard_normal, normal, seeded
 
-from sciinf.samplers import Langevin, langevin
+from sciinf.simulators.samplers import Langevin, langevin
 
 
 def rise(score, begin, end, panels):

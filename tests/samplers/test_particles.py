@@ -9,10 +9,10 @@ import torch
 from samplers.hidden import OU, Channel, Level
 from torch import Tensor
 
-from sciinf.dynamics.state_space import Record, Theta
-from sciinf.samplers import particles
-from sciinf.samplers.kalman import filtered, smoothed
-from sciinf.samplers.particles import (
+from sciinf.simulators.dynamics.state_space import Record, Theta
+from sciinf.simulators.samplers import particles
+from sciinf.simulators.samplers.kalman import filtered, smoothed
+from sciinf.simulators.samplers.particles import (
     Particles,
     ancestral_paths,
     backward_paths,
@@ -104,7 +104,7 @@ def test_systematic_resampling_gives_each_its_share() -> None:
 
 def test_a_finite_chain_by_particles_is_that_of_its_sums() -> None:
     """Ratio of 2,000 estimates to the exact one within 4 standard errors: false alarms 1e-4."""
-    from sciinf.samplers.forward import forward
+    from sciinf.simulators.samplers.forward import forward
 
     rows = 2_000
     theta = {"a": torch.full((rows,), 0.8), "b": torch.full((rows,), 1.1)}

@@ -21,9 +21,9 @@ from samplers.targets import (
 )
 from scipy import stats
 
-import sciinf.samplers
+import sciinf.simulators.samplers
 from sciinf.core.component import from_json, to_json
-from sciinf.samplers import Hamiltonian, Langevin, Slice, chains, hamiltonian, langevin, slice
+from sciinf.simulators.samplers import Hamiltonian, Langevin, Slice, chains, hamiltonian, langevin, slice
 
 samplers = pytest.mark.parametrize("name", DRAW)
 KINDS = ["hamiltonian", "langevin", "langevin, score", "slice"]
@@ -305,9 +305,9 @@ def test_a_plan_is_rebuilt_from_json(plan):
 
 
 def test_names_are_offered():
-    for name in sciinf.samplers.__all__:
-        assert getattr(sciinf.samplers, name) is not None
-    assert chains.Sampler is sciinf.samplers.Sampler
+    for name in sciinf.simulators.samplers.__all__:
+        assert getattr(sciinf.simulators.samplers, name) is not None
+    assert chains.Sampler is sciinf.simulators.samplers.Sampler
 
 
 # --- wrong input ----------------------------------------------------------------------------------------------------

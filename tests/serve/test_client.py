@@ -16,15 +16,15 @@ from astropy import units
 from served import source
 
 import sciinf
-from sciinf.calibration import load_calibration
-from sciinf.serve.application import ServiceParts, application
-from sciinf.serve.client import ServiceClient
-from sciinf.serve.limits import Limits
-from sciinf.serve.models import Models
-from sciinf.serve.requests import RequestLimits
-from sciinf.serve.shares import Shares
-from sciinf.serve.stored import NOT_MADE
-from sciinf.serve.workers import AnsweringWorkers
+from sciinf.diagnostics.calibration import load_calibration
+from sciinf.interfaces.serve.application import ServiceParts, application
+from sciinf.interfaces.serve.client import ServiceClient
+from sciinf.interfaces.serve.limits import Limits
+from sciinf.interfaces.serve.models import Models
+from sciinf.interfaces.serve.requests import RequestLimits
+from sciinf.interfaces.serve.shares import Shares
+from sciinf.interfaces.serve.stored import NOT_MADE
+from sciinf.interfaces.serve.workers import AnsweringWorkers
 
 SEEN, OTHER = [0.2, 1.4, 1.9, 3.2, 3.8], [2.2, 1.1, 1.0, -0.1, -0.9]
 

@@ -11,14 +11,14 @@ from served import source
 
 from sciinf import Recipe, Score, build_posterior, calibrate, load_simulator, query, simulate, train
 from sciinf.core import Answer, Observation
-from sciinf.diffusion.solver import Heun
-from sciinf.inference.amortised import Amortised, pushed
-from sciinf.question import QueryOptions
-from sciinf.serve import fusion
-from sciinf.serve.fusion import COLUMN, COLUMNS, Fusion, Ticket
-from sciinf.serve.models import Models
-from sciinf.serve.stored import NOT_MADE
-from sciinf.serve.wire import answer_in, unpack
+from sciinf.interfaces.question import QueryOptions
+from sciinf.interfaces.serve import fusion
+from sciinf.interfaces.serve.fusion import COLUMN, COLUMNS, Fusion, Ticket
+from sciinf.interfaces.serve.models import Models
+from sciinf.interfaces.serve.stored import NOT_MADE
+from sciinf.interfaces.serve.wire import answer_in, unpack
+from sciinf.networks.diffusion.solver import Heun
+from sciinf.posteriors.amortised import Amortised, pushed
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from sciinf.serve.engine import Busy
-from sciinf.serve.limits import Limits, Quota, guarded
-from sciinf.serve.metrics import Metrics
-from sciinf.serve.requests import TooMuch
+from sciinf.interfaces.serve.engine import Busy
+from sciinf.interfaces.serve.limits import Limits, Quota, guarded
+from sciinf.interfaces.serve.metrics import Metrics
+from sciinf.interfaces.serve.requests import TooMuch
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -121,7 +121,7 @@ def test_a_token_that_no_header_carries_is_refused(token: str) -> None:
 
 def test_a_token_has_so_many_questions_and_draws_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
-    monkeypatch.setattr("sciinf.serve.limits.time.monotonic", lambda: now)
+    monkeypatch.setattr("sciinf.interfaces.serve.limits.time.monotonic", lambda: now)
     quota = Quota(Limits(tokens=["a", "b"], questions=3, draws=1_000))
     quota.take("a", 2, 500)
     with pytest.raises(Busy, match="of 3 questions a day 1 are left, and this asks for 2") as refused:

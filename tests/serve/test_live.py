@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sciinf.serve import live
-from sciinf.serve.live import Live, unfinished
-from sciinf.storage.run_events import line_of
+from sciinf.interfaces.run_events import line_of
+from sciinf.interfaces.serve import live
+from sciinf.interfaces.serve.live import Live, unfinished
 
 
 def event(kind: str, **about: object) -> str:

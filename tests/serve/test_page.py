@@ -14,8 +14,8 @@ import pytest
 from visits import EVIL, OTHER, SEEN, STAGES, answered, drop, ends, rows, set_level
 
 from sciinf import load_answer
-from sciinf.figures.page import number
-from sciinf.storage.run_events import line_of
+from sciinf.interfaces.figures.page import number
+from sciinf.interfaces.run_events import line_of
 
 pytestmark = pytest.mark.slow
 

@@ -173,7 +173,7 @@ def test_the_page_shows_bars_numbers_and_one_model_s_pairs(visit: Any, runs: Pat
 
 def test_a_level_is_of_the_draws_in_which_it_exists(visit: Any, runs: Path) -> None:
     """The browser's interval at 60 % is that of the library's draws, to the digits that are shown."""
-    from sciinf.figures.page import number
+    from sciinf.interfaces.figures.page import number
 
     shown = visit()
     shown.wait_for_selector("#drop", state="visible")

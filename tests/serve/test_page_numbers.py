@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sciinf.core import Draws
-from sciinf.figures.page import number
-from sciinf.figures.style import pretty_unit
-from sciinf.serve.page import page, static_file
+from sciinf.interfaces.figures.page import number
+from sciinf.interfaces.figures.style import pretty_unit
+from sciinf.interfaces.serve.page import page, static_file
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ import pytest
 from served import serving, source
 from starlette.testclient import TestClient
 
-from sciinf.serve import reading
-from sciinf.serve.models import Models
-from sciinf.serve.reading import Body, asked_in, body_out, read
-from sciinf.serve.requests import RequestLimits, Unfit
+from sciinf.interfaces.serve import reading
+from sciinf.interfaces.serve.models import Models
+from sciinf.interfaces.serve.reading import Body, asked_in, body_out, read
+from sciinf.interfaces.serve.requests import RequestLimits, Unfit
 
 SEEN = [0.2, 1.4, 1.9, 3.2, 3.8]
 ASK = "/models/run/answer"
@@ -103,7 +103,7 @@ def test_limits_begin_with_the_reading_whatever_the_process_spent_before() -> No
 
 def test_what_does_not_let_go_ends_its_process() -> None:
     words = (
-        "from sciinf.serve import reading\n"
+        "from sciinf.interfaces.serve import reading\n"
         "reading.SECONDS = 0.3\n"
         "from hashlib import pbkdf2_hmac\n"
         "with reading._limited():\n"

@@ -21,8 +21,8 @@ SIMULATOR = """
 import torch
 
 from sciinf import LogUniform, Observable, Prior, wrappers
-from sciinf.dynamics.state_space import StateSpace
-from sciinf.wrappers.hidden_plans import Plan
+from sciinf.simulators.dynamics.state_space import StateSpace
+from sciinf.simulators.wrappers.hidden_plans import Plan
 
 
 class Tank(StateSpace):

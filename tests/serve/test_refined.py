@@ -14,7 +14,7 @@ from served import serving, source
 from starlette.testclient import TestClient
 
 from sciinf import Recipe, build_posterior, calibrate, load_fit, load_simulator, refine_around, simulate
-from sciinf.serve.stored import NOT_MADE
+from sciinf.interfaces.serve.stored import NOT_MADE
 
 SEEN, FAR = [0.2, 1.4, 1.9, 3.2, 3.8], [-4.0, -6.0, -8.0, -10.0, -12.0]
 

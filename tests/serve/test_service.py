@@ -23,12 +23,12 @@ from starlette.testclient import TestClient
 from sciinf import load_answer
 from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import SEAL
-from sciinf.question import QueryOptions
-from sciinf.serve.answering import whole_answer
-from sciinf.serve.limits import Limits
-from sciinf.serve.models import Model, NotReady, as_given
-from sciinf.serve.replies import reply
-from sciinf.serve.stored import NOT_MADE
+from sciinf.interfaces.question import QueryOptions
+from sciinf.interfaces.serve.answering import whole_answer
+from sciinf.interfaces.serve.limits import Limits
+from sciinf.interfaces.serve.models import Model, NotReady, as_given
+from sciinf.interfaces.serve.replies import reply
+from sciinf.interfaces.serve.stored import NOT_MADE
 
 SEEN = [0.2, 1.4, 1.9, 3.2, 3.8]
 ASK = "/models/run/answer"

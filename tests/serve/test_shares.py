@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from sciinf.core import Finding, Level
-from sciinf.question import QueryOptions
-from sciinf.serve.models import UnknownName
-from sciinf.serve.requests import ObservationRequest
-from sciinf.serve.shares import Shares
-from sciinf.serve.wire import pack
+from sciinf.interfaces.question import QueryOptions
+from sciinf.interfaces.serve.models import UnknownName
+from sciinf.interfaces.serve.requests import ObservationRequest
+from sciinf.interfaces.serve.shares import Shares
+from sciinf.interfaces.serve.wire import pack
 
 ONE = ObservationRequest(
     {"x": np.arange(5.0, dtype=np.float32)}, ("x: 5 values",), QueryOptions(draws=7, seed=3, files={"a.csv": "00"})

@@ -26,17 +26,17 @@ from sciinf import (
     refine_around,
     simulate,
 )
-from sciinf.calibration import load_calibration
+from sciinf.campaigns.storage.answers import keep_checks
 from sciinf.core import Answer, Evidence, Finding, Level, Observation
 from sciinf.core.files import read_json, write_json
 from sciinf.core.verdict import verdict_from
-from sciinf.question import QueryOptions
-from sciinf.serve.answering import whole_answer
-from sciinf.serve.models import Model, as_given
-from sciinf.serve.stored import NOT_MADE, not_made
-from sciinf.serve.wire import unpack
-from sciinf.storage.answers import keep_checks
-from sciinf.trust.right import NAME, Kind, local_check
+from sciinf.diagnostics.calibration import load_calibration
+from sciinf.diagnostics.right import NAME, Kind, local_check
+from sciinf.interfaces.question import QueryOptions
+from sciinf.interfaces.serve.answering import whole_answer
+from sciinf.interfaces.serve.models import Model, as_given
+from sciinf.interfaces.serve.stored import NOT_MADE, not_made
+from sciinf.interfaces.serve.wire import unpack
 
 SEEN, OTHER = [0.2, 1.4, 1.9, 3.2, 3.8], [2.2, 1.1, 1.0, -0.1, -0.9]
 UNCHECKED = "not checked at this observation"

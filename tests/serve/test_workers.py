@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from served import serving, source
 
-from sciinf.question import QueryOptions
-from sciinf.serve.engine import Busy
-from sciinf.serve.models import Models
-from sciinf.serve.requests import ObservationRequest, Unfit
-from sciinf.serve.worker import _told, warmed
-from sciinf.serve.workers import AnsweringWorkers
+from sciinf.interfaces.question import QueryOptions
+from sciinf.interfaces.serve.engine import Busy
+from sciinf.interfaces.serve.models import Models
+from sciinf.interfaces.serve.requests import ObservationRequest, Unfit
+from sciinf.interfaces.serve.worker import _told, warmed
+from sciinf.interfaces.serve.workers import AnsweringWorkers
 
 SEEN: dict[str, Any] = {"x": {"x": [0.2, 1.4, 1.9, 3.2, 3.8]}, "draws": 50}
 DIES = """

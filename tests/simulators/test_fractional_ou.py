@@ -15,7 +15,7 @@ import torch
 from scipy import integrate, special
 
 from sciinf.core import load_simulator
-from sciinf.dynamics.noise import MarkovFractional
+from sciinf.simulators.dynamics.noise import MarkovFractional
 
 FILE = Path(__file__).parents[2] / "simulators" / "fractional_ou.py"
 K, S, NOISE = 0.8, 1.3, 0.05

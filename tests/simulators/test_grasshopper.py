@@ -13,8 +13,8 @@ import pytest
 import torch
 from scipy import stats
 
+from sciinf.campaigns.densities import density_finding
 from sciinf.core import load_simulator
-from sciinf.engine.densities import density_finding
 
 FOLDER = Path(__file__).parents[2] / "simulators"
 FITTED = {"rate": 4180.0, "threshold": 4.95, "shift": 0.65, "width": 1.58, "latency": 6.44, "smoothing": 0.60}

@@ -14,8 +14,8 @@ import torch
 from scipy import stats
 
 from sciinf.core import load_simulator
-from sciinf.dynamics.state_space import Record
-from sciinf.samplers.particles import particle_filter
+from sciinf.simulators.dynamics.state_space import Record
+from sciinf.simulators.samplers.particles import particle_filter
 
 FOLDER = Path(__file__).parents[2] / "simulators"
 FEW, SEEN = 6, [2, 2, 4, 3]  # boys of a small school, and those in bed

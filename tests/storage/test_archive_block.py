@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from sciinf.campaigns.storage.archive_block import packed, stepped, unpacked
 from sciinf.core import Observable, Outcome, Prior
-from sciinf.storage.archive_block import packed, stepped, unpacked
 
 
 def through(values, spec, tolerance):

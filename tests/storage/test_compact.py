@@ -16,11 +16,11 @@ import torch
 from watched_folder import Watched
 
 from sciinf import Normal, Observable, Outcome, Prior, Simulator, simulate
-from sciinf.checking import check_store
+from sciinf.campaigns.simulation import repair
+from sciinf.campaigns.storage.folder import LocalFolder
+from sciinf.campaigns.store import Store
 from sciinf.core.files import write_json
-from sciinf.simulation import repair
-from sciinf.storage.folder import LocalFolder
-from sciinf.store import Store
+from sciinf.diagnostics.checking import check_store
 
 PER, BLOCK, ROWS = 4, 5, 58  # three folders of four blocks, the last block short
 
@@ -43,7 +43,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def few_blocks_a_folder(monkeypatch):
     for module in ("description", "compact", "naming"):
-        monkeypatch.setattr(f"sciinf.storage.{module}.PER_FOLDER", PER)
+        monkeypatch.setattr(f"sciinf.campaigns.storage.{module}.PER_FOLDER", PER)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,10 @@ def made(tmp_path_factory):
     """A store as three processes have written it."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("description", "compact", "naming"):
-            patch.setattr(f"sciinf.storage.{module}.PER_FOLDER", PER)
+            patch.setattr(f"sciinf.campaigns.storage.{module}.PER_FOLDER", PER)
         path = tmp_path_factory.mktemp("made") / "s"
         for number, rows in enumerate((20, 40, ROWS)):
-            patch.setattr("sciinf.storage.journal._token", lambda pid, number=number: f"{number:08x}")
+            patch.setattr("sciinf.campaigns.storage.journal._token", lambda pid, number=number: f"{number:08x}")
             simulate(Plain(), path, rows, progress=False)
     return path
 
@@ -122,7 +122,7 @@ def steps_of(path: Path, monkeypatch) -> list[str]:
 
 def compact_watched(path: Path, step: Callable[[str], None], monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("sciinf.store.folder_at", lambda given: Watched(LocalFolder(Path(given)), step))
+        patch.setattr("sciinf.campaigns.store.folder_at", lambda given: Watched(LocalFolder(Path(given)), step))
         store = Store(path)
     store.compact()
 
@@ -307,7 +307,7 @@ def test_a_store_of_format_1_stays_in_one_folder_until_it_is_compacted(made, tmp
 
 
 def test_large_blocks_go_into_several_packs(path, made, monkeypatch):
-    monkeypatch.setattr("sciinf.storage.compact.MOST", 3 * Store(path).file(0).stat().st_size // 2)
+    monkeypatch.setattr("sciinf.campaigns.storage.compact.MOST", 3 * Store(path).file(0).stat().st_size // 2)
     assert Store(path).compact().packs == 5, "two blocks in each"
     names = sorted(pack.name[:5] for pack in path.glob("packs/*.tar"))
     assert names == ["000-1", "000-2", "001-1", "001-2", "002-1"]
@@ -344,8 +344,8 @@ def test_what_is_damaged_or_not_finished_stays(path):
 
 KILLER = """
 import os, random, shutil, signal, sys, time
-from sciinf.store import Store
-import sciinf.storage.compact as compact
+from sciinf.campaigns.store import Store
+import sciinf.campaigns.storage.compact as compact
 
 compact.PER_FOLDER = 4
 made, path = sys.argv[1], sys.argv[2]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from sciinf import Normal, Observable, Prior, Simulator
+from sciinf.campaigns.storage import description, disk
+from sciinf.campaigns.storage.folder import Changed, LocalFolder
+from sciinf.campaigns.store import Store
 from sciinf.core.files import write_json
-from sciinf.storage import description, disk
-from sciinf.storage.folder import Changed, LocalFolder
-from sciinf.store import Store
 
 
 class Plain(Simulator):

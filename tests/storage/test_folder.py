@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from sciinf import Normal, Observable, Outcome, Prior, Simulator
-from sciinf.checking import check_store
+from sciinf.campaigns.storage import journal
+from sciinf.campaigns.storage.folder import LocalFolder
+from sciinf.campaigns.storage.shard import write_shard
+from sciinf.campaigns.store import Store
 from sciinf.core.files import write_bytes
-from sciinf.storage import journal
-from sciinf.storage.folder import LocalFolder
-from sciinf.storage.shard import write_shard
-from sciinf.store import Store
+from sciinf.diagnostics.checking import check_store
 
 BLOCK = 5
 
@@ -280,7 +280,7 @@ import os, subprocess, sys
 from pathlib import Path
 import torch
 from sciinf import Normal, Observable, Outcome, Prior, Simulator
-from sciinf.store import Store
+from sciinf.campaigns.store import Store
 
 class Plain(Simulator):
     name = "plain"

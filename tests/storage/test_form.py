@@ -11,10 +11,10 @@ import pytest
 import torch
 from h5py_blocks import PRIOR, SERIES, by_h5py, made
 
+from sciinf.campaigns.storage import shard
+from sciinf.campaigns.storage.shard import fletcher32, write_shard
 from sciinf.core import Observable, Outcome, Prior, Status
 from sciinf.core.named_laws import LogNormal, Normal
-from sciinf.storage import shard
-from sciinf.storage.shard import fletcher32, write_shard
 
 BLOCKS = 8
 OTHER = Prior(rate=(LogNormal(0.0, 0.5), "1/d"), größe=(Normal(0.0, 1.0), "µm"))

@@ -11,9 +11,9 @@ import pytest
 import torch
 from h5py_blocks import KINDS, PRIOR, SERIES, by_h5py, made
 
+from sciinf.campaigns.storage.outcome import failed_outcome
+from sciinf.campaigns.storage.shard import Image, read_shard, write_shard
 from sciinf.core import Observable, Outcome, Prior, Status
-from sciinf.storage.outcome import failed_outcome
-from sciinf.storage.shard import Image, read_shard, write_shard
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1024, 2500])

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import distributions as td
 
-from sciinf.checking import check_store
+from sciinf.campaigns.store import Store
 from sciinf.core import Observable, Outcome, Prior, Simulator
 from sciinf.core.files import SEAL
-from sciinf.store import Store
+from sciinf.diagnostics.checking import check_store
 
 
 class Plain(Simulator):

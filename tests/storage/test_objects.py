@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from sciinf.campaigns.storage import objects
+from sciinf.campaigns.storage.folder import Changed, Folder, LocalFolder, Unreachable, absolute, folder_at
+from sciinf.campaigns.storage.objects import Objects
 from sciinf.core.loading import load_module
-from sciinf.storage import objects
-from sciinf.storage.folder import Changed, Folder, LocalFolder, Unreachable, absolute, folder_at
-from sciinf.storage.objects import Objects
 
 object_server: Any = load_module(Path(__file__).parents[2] / "benchmarks" / "object_server.py")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from sciinf.campaigns.storage.outcome import failed_outcome, join, normalise, status_of
 from sciinf.core import Observable, Outcome, Status
-from sciinf.storage.outcome import failed_outcome, join, normalise, status_of
 
 
 def test_what_normalising_keeps_and_casts():

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sciinf import Normal, Observable, Outcome, Prior, Simulator
-from sciinf.storage.folder import Listing, LocalFolder
-from sciinf.store import Store
+from sciinf.campaigns.storage.folder import Listing, LocalFolder
+from sciinf.campaigns.store import Store
 
 PER, BLOCK = 4, 5
 
@@ -27,7 +27,7 @@ class Plain(Simulator):
 def path(tmp_path, monkeypatch):
     """A store of two full folders."""
     for module in ("description", "compact", "naming"):
-        monkeypatch.setattr(f"sciinf.storage.{module}.PER_FOLDER", PER)
+        monkeypatch.setattr(f"sciinf.campaigns.storage.{module}.PER_FOLDER", PER)
     store = Store.create(tmp_path / "s", Plain(), seed=0, block=BLOCK, rows=2 * PER * BLOCK)
     for index in range(store.blocks):
         commit(store, index)
@@ -69,7 +69,7 @@ def disputed(path: Path, monkeypatch) -> Store:
     """A store whose first three blocks two kinds of machines have written, so that journals disagree on them."""
     other = Store(path)
     with monkeypatch.context() as patch:
-        patch.setattr("sciinf.storage.journal._token", lambda pid: "another")
+        patch.setattr("sciinf.campaigns.storage.journal._token", lambda pid: "another")
         for index in range(3):
             commit(other, index, value=index + 0.5)
     return Store(path)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.campaigns.storage.folder import LocalFolder
+from sciinf.campaigns.storage.place import FileRange
+from sciinf.campaigns.storage.selection import Part, empty, layouts, read_rows
+from sciinf.campaigns.storage.shard import write_shard
 from sciinf.core import Observable, Outcome, Prior
-from sciinf.storage.folder import LocalFolder
-from sciinf.storage.place import FileRange
-from sciinf.storage.selection import Part, empty, layouts, read_rows
-from sciinf.storage.shard import write_shard
 
 ROWS = 2_500  # three chunks
 PRIOR = Prior(a=td.Normal(0.0, 1.0))

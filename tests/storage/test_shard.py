@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.campaigns.storage.shard import content_hash, embedded, write_shard
 from sciinf.core import Observable, Outcome, Prior
-from sciinf.storage.shard import content_hash, embedded, write_shard
 
 
 def test_the_content_hash_tells_names_dtypes_and_shapes_apart():

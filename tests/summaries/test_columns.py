@@ -10,13 +10,13 @@ import torch
 from sciinf import Normal, Prior
 from sciinf.core import Batch, Observable
 from sciinf.core.component import from_json, to_json
-from sciinf.estimators.elements import Elements
-from sciinf.estimators.flow import Flow
-from sciinf.estimators.mixed import Mixed
-from sciinf.estimators.score import Score
-from sciinf.summaries import MLP
-from sciinf.summaries.columns import row_by_row, seen_together, side_by_side, tables
-from sciinf.summaries.statistics import columns
+from sciinf.networks.summaries import MLP
+from sciinf.networks.summaries.columns import row_by_row, seen_together, side_by_side, tables
+from sciinf.networks.summaries.statistics import columns
+from sciinf.training.estimators.elements import Elements
+from sciinf.training.estimators.flow import Flow
+from sciinf.training.estimators.mixed import Mixed
+from sciinf.training.estimators.score import Score
 
 ITEMS = 20
 PRIOR = Prior(rho=Normal(0.0, 1.0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sciinf.core import Observable
-from sciinf.summaries.described import described
+from sciinf.networks.summaries.described import described
 
 ROWS = 400
 

@@ -10,9 +10,9 @@ import torch
 
 from sciinf import Normal, Observable, Prior, Simulator, Uniform, load_fit
 from sciinf.core import Batch, save_fit
-from sciinf.estimators.flow import Flow
-from sciinf.summaries.quantiles import quantiles
-from sciinf.summaries.variance_memory import remembers, variance_memory
+from sciinf.networks.summaries.quantiles import quantiles
+from sciinf.networks.summaries.variance_memory import remembers, variance_memory
+from sciinf.training.estimators.flow import Flow
 
 PRIOR = Prior(place=Normal(0.0, 3.0), memory=Uniform(0.0, 0.9))
 SET, SERIES = Observable((11,), dims=("item",)), Observable((120,), dims=("time",))
@@ -76,7 +76,7 @@ def test_the_memory_of_a_variance_is_the_likelihood_of_a_recursion():
     x = normal(2, 60, seed=3)
     found = variance_memory(x, None, Observable((60,), dims=("time",)))
     assert found.shape == (2, 24)
-    from sciinf.summaries.statistics import prediction_errors
+    from sciinf.networks.summaries.statistics import prediction_errors
 
     spec, there = Observable((60,), dims=("time",)), torch.ones(2, 1, 60, dtype=torch.float64)
     *_, (_, _, errors, _) = prediction_errors(x[:, None], there, spec)

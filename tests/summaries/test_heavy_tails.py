@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Batch, Observable
-from sciinf.summaries.standardise import Standardise
+from sciinf.networks.summaries.standardise import Standardise
 
 ROWS = 4_000
 

@@ -7,9 +7,9 @@ import torch
 from flows.architectures import normal
 from planted_faults import compiled_with
 
-from sciinf.loops.library import without_loops
-from sciinf.summaries import perceptron
-from sciinf.summaries.perceptron import Perceptron
+from sciinf.networks.kernels.library import without_loops
+from sciinf.networks.summaries import perceptron
+from sciinf.networks.summaries.perceptron import Perceptron
 
 needed = pytest.mark.skipif(perceptron._loops() is None, reason="there is no C compiler here, or it is turned off")
 WIDTHS = [(3, 8, 5), (42, 64, 64, 32), (1, 1), (7, 130, 1), (16, 16, 16, 16, 16)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sciinf.core import Batch, Observable
-from sciinf.summaries.standardise import Standardise, squash
+from sciinf.networks.summaries.standardise import Standardise, squash
 
 ROWS = 57
 

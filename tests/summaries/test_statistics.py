@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sciinf.core import Observable
-from sciinf.summaries.statistics import statistics
+from sciinf.networks.summaries.statistics import statistics
 
 SET, SERIES = Observable((12,), dims=("item",)), Observable((40,), dims=("time",))
 

@@ -8,9 +8,9 @@ import torch
 
 from sciinf import Flow, Normal, Observable, Prior, Recipe, build_posterior, simulate, train, wrappers
 from sciinf.core import Batch
-from sciinf.estimators._embedded import data_names
-from sciinf.summaries.standardise import Standardise
-from sciinf.summaries.timed import beside_times, mask_beside_times, timed_names, with_times
+from sciinf.networks.summaries.standardise import Standardise
+from sciinf.networks.summaries.timed import beside_times, mask_beside_times, timed_names, with_times
+from sciinf.training.estimators._embedded import data_names
 
 T = 12
 SEEN = {"y": Observable((T,), "mV"), "y_times": Observable((T,), "s", dtype="float64")}

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from sciinf.core import Batch
 from sciinf.core.prior import global_seed
-from sciinf.surrogates import Adversarial, Mmd, Plain
-from sciinf.surrogates.adversarial import Discriminator
-from sciinf.surrogates.objectives import Coded, Objective, mmd
+from sciinf.emulators import Adversarial, Mmd, Plain
+from sciinf.emulators.adversarial import Discriminator
+from sciinf.emulators.objectives import Coded, Objective, mmd
 
 FRESH = 1_000
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.dynamics.grid import BoxGrid, interpolated
-from sciinf.surrogates.decoders import Query, _twice
-from sciinf.surrogates.encoders import places
+from sciinf.emulators.decoders import Query, _twice
+from sciinf.emulators.encoders import places
+from sciinf.simulators.dynamics.grid import BoxGrid, interpolated
 
 
 @pytest.mark.parametrize("edges", [False, True])

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.campaigns.simulation import simulate
 from sciinf.core import Batch, load_fit, load_simulator
-from sciinf.simulation import simulate
-from sciinf.surrogates._wendland import SMOOTHNESS, Bumps, Lattice, draw_bumps, draw_lattice, mollifier
-from sciinf.surrogates.dgno import DGNO, _turned
-from sciinf.surrogates.inversion import Inversion
-from sciinf.surrogates.multionet import MultiONet
+from sciinf.diagnostics.distances import interval
+from sciinf.emulators._wendland import SMOOTHNESS, Bumps, Lattice, draw_bumps, draw_lattice, mollifier
+from sciinf.emulators.dgno import DGNO, _turned
+from sciinf.emulators.inversion import Inversion
+from sciinf.emulators.multionet import MultiONet
 from sciinf.training import Recipe, train
-from sciinf.trust.distances import interval
 
 DOUBLE = torch.zeros(1, dtype=torch.float64)
 

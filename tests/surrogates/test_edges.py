@@ -11,11 +11,11 @@ from surrogates.fields import Decay
 
 from sciinf import Recipe, load_fit, load_simulator, simulate, train
 from sciinf.core import Batch
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import RandomField
-from sciinf.nets.spectral import Fourier
-from sciinf.surrogates import Operator, Stepwise
-from sciinf.surrogates._fields import edged
+from sciinf.emulators import Operator, Stepwise
+from sciinf.emulators._fields import edged
+from sciinf.networks.spectral import Fourier
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import RandomField
 
 PDE = Path(__file__).parents[2] / "simulators" / "pde"
 ONCE = Recipe(epochs=1, batch=16)

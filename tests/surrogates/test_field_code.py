@@ -10,15 +10,15 @@ from torch import distributions as td
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
 from sciinf.core.component import to_json
-from sciinf.dynamics.field_equation import Evolution, column, described
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Field, FieldCode, Frame, Generator, Graph, LearnedCode
-from sciinf.surrogates.collapse import collapsed, expected_nats
-from sciinf.surrogates.decoders import Query
-from sciinf.surrogates.encoders import GridEncoder, Perceiver, places
-from sciinf.surrogates.objectives import KL, Plain
-from sciinf.tokens import AtOnce, MixtureTokens, Pod
+from sciinf.emulators import Field, FieldCode, Frame, Generator, Graph, LearnedCode
+from sciinf.emulators.collapse import collapsed, expected_nats
+from sciinf.emulators.decoders import Query
+from sciinf.emulators.encoders import GridEncoder, Perceiver, places
+from sciinf.emulators.objectives import KL, Plain
+from sciinf.emulators.tokens import AtOnce, MixtureTokens, Pod
+from sciinf.networks.token_transformer import TokenTransformer
+from sciinf.simulators.dynamics.field_equation import Evolution, column, described
+from sciinf.simulators.dynamics.grid import BoxGrid
 
 pytestmark = pytest.mark.filterwarnings("ignore:held-out simulations show")  # its training is short
 SMALL = (GridEncoder(8), Query(3, coarsest=4, features=8, width=24))

@@ -11,9 +11,9 @@ from torch import distributions as td
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Emulator, Field, Frame, Generator, Members
-from sciinf.tokens import AtOnce, Frames, Haar, JointTokens, LearnedLaw, MixtureTokens, Patches, Pod
+from sciinf.emulators import Emulator, Field, Frame, Generator, Members
+from sciinf.emulators.tokens import AtOnce, Frames, Haar, JointTokens, LearnedLaw, MixtureTokens, Patches, Pod
+from sciinf.networks.token_transformer import TokenTransformer
 from sciinf.training import train_ensemble
 from simulators.pde.forced_burgers import ForcedBurgers
 
@@ -131,7 +131,7 @@ def test_a_fit_is_read_back_and_says_how_unlike_its_draws_are(fits):
 
 def test_draws_that_are_too_alike_are_widened_and_said_to_be(store, tmp_path, monkeypatch):
     """A law that draws half as far from its mean as it should: its sds are told, and what is missing is put back."""
-    from sciinf.tokens import law as laws
+    from sciinf.emulators.tokens import law as laws
 
     surrogate, equation = built(world(), law=MixtureTokens()), world()
     monkeypatch.setattr(laws._Independent, "_parts", _narrow(laws._Independent._parts))

@@ -12,10 +12,21 @@ from torch import distributions as td
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
 from sciinf.core.component import from_json, to_json
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Frame, Generator, SensorReadings
-from sciinf.tokens import AtOnce, Denoised, Frames, JointTokens, MixtureTokens, Patches, Pod, Raster, Scales, Shuffled
-from sciinf.tokens.decoding import InTurns
+from sciinf.emulators import Frame, Generator, SensorReadings
+from sciinf.emulators.tokens import (
+    AtOnce,
+    Denoised,
+    Frames,
+    JointTokens,
+    MixtureTokens,
+    Patches,
+    Pod,
+    Raster,
+    Scales,
+    Shuffled,
+)
+from sciinf.emulators.tokens.decoding import InTurns
+from sciinf.networks.token_transformer import TokenTransformer
 from sciinf.training import train_ensemble
 from simulators.pde.forced_burgers import ForcedBurgers
 

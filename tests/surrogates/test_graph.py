@@ -7,9 +7,9 @@ import torch
 from surrogates.test_field_code import SMALL, Front, frames, generator, off
 
 from sciinf import Recipe, load_fit, simulate, train
-from sciinf.surrogates import FieldCode, Graph
-from sciinf.surrogates.encoders import places
-from sciinf.surrogates.graph import near
+from sciinf.emulators import FieldCode, Graph
+from sciinf.emulators.encoders import places
+from sciinf.emulators.graph import near
 
 pytestmark = pytest.mark.filterwarnings("ignore:held-out simulations show")  # its training is short
 

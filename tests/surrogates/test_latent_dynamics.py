@@ -9,8 +9,8 @@ from processes.oscillator import Oscillator, filtered, known
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
-from sciinf.processes import LinearGaussian
-from sciinf.surrogates import Bernoulli, Categorical, Gaussian, LatentDynamics, Poisson
+from sciinf.emulators import Bernoulli, Categorical, Gaussian, LatentDynamics, Poisson
+from sciinf.emulators.processes import LinearGaussian
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ import torch
 from processes.kinds import PROCESSES, Drifting
 
 from sciinf.core import Batch, Observable, Prior
-from sciinf.processes import Fractional, NeuralSDE
-from sciinf.surrogates import Bernoulli, Categorical, LatentDynamics, Poisson
+from sciinf.emulators import Bernoulli, Categorical, LatentDynamics, Poisson
+from sciinf.emulators.processes import Fractional, NeuralSDE
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -12,10 +12,10 @@ from simulators.test_contract import FOLDER, generator, loaded
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable
-from sciinf.dynamics.systems import Systems
-from sciinf.nets.ring_transformer import patches
-from sciinf.surrogates import Emulator, MultiFluid
-from sciinf.surrogates.multi_operator import SymbolsAndFrames
+from sciinf.emulators import Emulator, MultiFluid
+from sciinf.emulators.multi_operator import SymbolsAndFrames
+from sciinf.networks.ring_transformer import patches
+from sciinf.simulators.dynamics.systems import Systems
 from sciinf.training import train_ensemble
 
 SMALL = SymbolsAndFrames(32, heads=2, patch=4, fusion=1, decoder=1)

@@ -13,11 +13,11 @@ from simulators.test_contract import FOLDER, generator, loaded
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable
 from sciinf.core.proposal import Proposal
-from sciinf.dynamics.equation_symbols import NUMBER, SYMBOLS, Tokens, read, written
-from sciinf.dynamics.equation_terms import NAMES, TERMS, Families
-from sciinf.nets.ring_transformer import RingLayer, patches
-from sciinf.surrogates import Emulator
-from sciinf.surrogates.multi_operator import MultiOperator, SymbolsAndFrames
+from sciinf.emulators import Emulator
+from sciinf.emulators.multi_operator import MultiOperator, SymbolsAndFrames
+from sciinf.networks.ring_transformer import RingLayer, patches
+from sciinf.simulators.dynamics.equation_symbols import NUMBER, SYMBOLS, Tokens, read, written
+from sciinf.simulators.dynamics.equation_terms import NAMES, TERMS, Families
 from sciinf.training import train_ensemble
 
 SMALL = SymbolsAndFrames(32, heads=2, patch=4, fusion=1, decoder=1)

@@ -8,9 +8,9 @@ from surrogates.fields import Decay
 
 from sciinf.core import Batch
 from sciinf.core.component import to_json
-from sciinf.nets.spectral import Fourier
-from sciinf.surrogates import Stepwise
-from sciinf.surrogates.spectral_refiner import FourierPath, _Squares, residual_norm
+from sciinf.emulators import Stepwise
+from sciinf.emulators.spectral_refiner import FourierPath, _Squares, residual_norm
+from sciinf.networks.spectral import Fourier
 
 
 def test_frames_are_blurred_in_training_by_as_many_sds_of_a_step():

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from sciinf.surrogates.collapse import collapsed, expected_nats
-from sciinf.surrogates.objectives import (
+from sciinf.emulators.collapse import collapsed, expected_nats
+from sciinf.emulators.objectives import (
     KL,
     SCALES,
     Coded,

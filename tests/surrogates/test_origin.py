@@ -9,9 +9,9 @@ import torch
 from surrogates.test_field_code import SMALL, Front, frames, generator
 
 from sciinf import Recipe, load_fit, simulate, train
-from sciinf.surrogates import FieldCode, Origin
-from sciinf.surrogates.encoders import GridEncoder, places
-from sciinf.surrogates.origin import _Slope
+from sciinf.emulators import FieldCode, Origin
+from sciinf.emulators.encoders import GridEncoder, places
+from sciinf.emulators.origin import _Slope
 
 pytestmark = pytest.mark.filterwarnings("ignore:held-out simulations show")  # its training is short
 POINTS, NUMBERS, NOISE = 24, 3, 0.5

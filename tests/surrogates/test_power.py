@@ -10,9 +10,9 @@ from surrogates.test_spread import DRAWS, FRAMES, POINTS, RING, generator, lasti
 
 from sciinf import Uniform
 from sciinf.core import Batch, Observable, Prior
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Generator
-from sciinf.surrogates._power import say_power_and_ends
+from sciinf.emulators import Generator
+from sciinf.emulators._power import say_power_and_ends
+from sciinf.networks.token_transformer import TokenTransformer
 
 ROWS = 100
 PRIOR = Prior(strength=Uniform(0.0, 1.0), viscosity=Uniform(0.0, 1.0))

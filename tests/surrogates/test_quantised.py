@@ -10,10 +10,10 @@ from surrogates.test_field_code import SMALL, Front, frames, generator
 from surrogates.test_objectives import decoded, model
 
 from sciinf import Recipe, load_fit, simulate, train
-from sciinf.surrogates import FieldCode, LearnedCode, Plain, Quantised, collapsed
-from sciinf.surrogates.encoders import GridEncoder
-from sciinf.surrogates.objectives import Coded
-from sciinf.surrogates.quantised import level_of, rounded
+from sciinf.emulators import FieldCode, LearnedCode, Plain, Quantised, collapsed
+from sciinf.emulators.encoders import GridEncoder
+from sciinf.emulators.objectives import Coded
+from sciinf.emulators.quantised import level_of, rounded
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:held-out simulations show")]  # its training is short
 

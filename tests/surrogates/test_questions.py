@@ -9,13 +9,13 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Batch, Observable, Prior
-from sciinf.diffusion.events import Event
-from sciinf.diffusion.inverse import Measured
-from sciinf.diffusion.product import Product
+from sciinf.emulators import Field, Frame, Generator, conditioned
+from sciinf.emulators.tokens import Frames, JointTokens, MixtureTokens, Patches
 from sciinf.lab.stochastic import Ancestral
-from sciinf.nets.token_transformer import TokenTransformer
-from sciinf.surrogates import Field, Frame, Generator, conditioned
-from sciinf.tokens import Frames, JointTokens, MixtureTokens, Patches
+from sciinf.networks.diffusion.events import Event
+from sciinf.networks.diffusion.inverse import Measured
+from sciinf.networks.diffusion.product import Product
+from sciinf.networks.token_transformer import TokenTransformer
 from simulators.pde.forced_burgers import ForcedBurgers
 
 NET = TokenTransformer(8, 1, heads=1)

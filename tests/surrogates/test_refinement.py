@@ -7,9 +7,9 @@ import torch
 from processes.kinds import PROCESSES, Drifting
 from torch import nn
 
-from sciinf.processes import Latent, LearnedProcess, Process
-from sciinf.surrogates import LatentDynamics
-from sciinf.surrogates.refinement import refined
+from sciinf.emulators import LatentDynamics
+from sciinf.emulators.processes import Latent, LearnedProcess, Process
+from sciinf.emulators.refinement import refined
 
 
 def generator(seed=0):

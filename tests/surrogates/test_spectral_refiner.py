@@ -13,11 +13,11 @@ from surrogates.fields import Decay
 
 from sciinf import Recipe, load_fit, load_simulator, simulate, train
 from sciinf.core import Batch, Observable
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import RandomField
-from sciinf.nets.spectral import Fourier
-from sciinf.surrogates import Operator
-from sciinf.surrogates.spectral_refiner import FourierPath, SpectralRefiner, correct, refine, residual_norm
+from sciinf.emulators import Operator
+from sciinf.emulators.spectral_refiner import FourierPath, SpectralRefiner, correct, refine, residual_norm
+from sciinf.networks.spectral import Fourier
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import RandomField
 
 FRAMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from sciinf.surrogates import _spread
-from sciinf.surrogates._spread import GridWaves, SpaceParts, compared
+from sciinf.emulators import _spread
+from sciinf.emulators._spread import GridWaves, SpaceParts, compared
 
 ROWS, FRAMES, POINTS, DRAWS = 200, 8, 32, 4
 

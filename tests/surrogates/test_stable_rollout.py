@@ -9,9 +9,9 @@ from torch import distributions as td
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Observable, Prior
-from sciinf.nets.spectral import Fourier, around
-from sciinf.surrogates import Stepwise
-from sciinf.surrogates.stable_rollout import Stable, Weakening, limited
+from sciinf.emulators import Stepwise
+from sciinf.emulators.stable_rollout import Stable, Weakening, limited
+from sciinf.networks.spectral import Fourier, around
 
 
 def check_no_wave_grows(layer):

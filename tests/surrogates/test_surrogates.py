@@ -11,12 +11,12 @@ from surrogates.fields import Decay
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
-from sciinf.dynamics.random_field import RandomField
-from sciinf.nets.spectral import Fourier
-from sciinf.surrogates import Emulator, Operator, RelativeL2, Sobolev, Stepwise
-from sciinf.surrogates._fields import OfFields
+from sciinf.diagnostics.fields import conformal
+from sciinf.emulators import Emulator, Operator, RelativeL2, Sobolev, Stepwise
+from sciinf.emulators._fields import OfFields
+from sciinf.networks.spectral import Fourier
+from sciinf.simulators.dynamics.random_field import RandomField
 from sciinf.training import train_ensemble
-from sciinf.trust.fields import conformal
 
 NET = Fourier(12, 6, layers=2, hidden=32)
 KINDS = (Operator, Stepwise)

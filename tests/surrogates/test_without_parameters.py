@@ -8,8 +8,8 @@ from surrogates.fields import Decay
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Prior
-from sciinf.nets.spectral import Fourier
-from sciinf.surrogates import Emulator, Operator, Stepwise
+from sciinf.emulators import Emulator, Operator, Stepwise
+from sciinf.networks.spectral import Fourier
 
 
 class Fading(Decay):

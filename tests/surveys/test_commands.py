@@ -12,9 +12,9 @@ from command_line import call
 
 from sciinf import build_posterior, load_answers
 from sciinf.core.files import read_json, versions
-from sciinf.exports.answers_table import survey_table, write_answers
-from sciinf.figures.survey import survey_figure, write_picture
-from sciinf.surveys import asking
+from sciinf.interfaces.exports.answers_table import survey_table, write_answers
+from sciinf.interfaces.figures.survey import survey_figure, write_picture
+from sciinf.interfaces.surveys import asking
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def asked(ball, tmp_path_factory):
     for name in ("calibration.json", "reference.safetensors"):
         shutil.copy(ball.trained_on.path / ".." / name, run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sciinf.commands.querying._DRAWS", 100)
+        patch.setattr("sciinf.interfaces.commands.querying._DRAWS", 100)
         words = ["query", run, "--observations", ball.store.path, "--out", out, "--draws", 2]
         yield run, out, call(*words, "--table", folder / "all.ecsv"), call(*words, "--json"), folder / "all.ecsv"
 
@@ -118,7 +118,7 @@ def test_what_is_refused(asked, tmp_path, monkeypatch, words, said) -> None:
 
 @pytest.mark.slow
 def test_a_table_may_lie_in_the_folder_of_answers(ball, asked, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("sciinf.commands.querying._DRAWS", 20)
+    monkeypatch.setattr("sciinf.interfaces.commands.querying._DRAWS", 20)
     out = tmp_path / "answers"
     words = ["query", asked[0], "--observations", ball.store.path, "--out", out, "--table", out / "all.fits"]
     for _ in range(2):

@@ -9,7 +9,7 @@ import torch
 
 from sciinf import query_all, simulate
 from sciinf.core import Calibration, Prior
-from sciinf.inference.learned import LearnedPosterior
+from sciinf.posteriors.learned import LearnedPosterior
 
 ROWS = 600
 

@@ -7,10 +7,10 @@ import shutil
 import pytest
 
 from sciinf import load_answers, query_all
-from sciinf.storage.folder import LocalFolder
-from sciinf.surveys.block import file_of
-from sciinf.surveys.description import NAME, as_bytes, identity, taken_up
-from sciinf.surveys.drawing import RowAnswers
+from sciinf.campaigns.storage.folder import LocalFolder
+from sciinf.interfaces.surveys.block import file_of
+from sciinf.interfaces.surveys.description import NAME, as_bytes, identity, taken_up
+from sciinf.interfaces.surveys.drawing import RowAnswers
 
 
 def test_an_edited_description_is_refused(ball, tmp_path) -> None:
@@ -53,9 +53,9 @@ def test_a_folder_that_is_taken_meanwhile_is_left_alone(ball, tmp_path, monkeypa
 
 def test_another_version_of_the_checks_is_refused(ball, tmp_path, monkeypatch) -> None:
     ask = {"draws": 20, "progress": False}
-    monkeypatch.setattr("sciinf.surveys.description.CHECKS", 1)
+    monkeypatch.setattr("sciinf.interfaces.surveys.description.CHECKS", 1)
     query_all(ball.posterior, ball.store, tmp_path / "a", **ask)
-    monkeypatch.setattr("sciinf.surveys.description.CHECKS", 2)
+    monkeypatch.setattr("sciinf.interfaces.surveys.description.CHECKS", 2)
     assert load_answers(tmp_path / "a").complete
     with pytest.raises(ValueError, match="another version of what is checked; give another folder.*which began it"):
         query_all(ball.posterior, ball.store, tmp_path / "a", **ask)

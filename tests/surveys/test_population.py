@@ -8,9 +8,9 @@ import torch
 
 from sciinf import Observable, Prior, Simulator, Uniform, calibrate, load_answers, query_all, simulate
 from sciinf.core import DensityUnavailable
-from sciinf.inference.learned import LearnedPosterior
-from sciinf.surveys.population import LEAST, distance, judged, p_values_of
-from sciinf.trust.views import Ranked
+from sciinf.diagnostics.views import Ranked
+from sciinf.interfaces.surveys.population import LEAST, distance, judged, p_values_of
+from sciinf.posteriors.learned import LearnedPosterior
 
 NOISE, NUMBERS = 0.1, 5
 

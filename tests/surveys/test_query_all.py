@@ -11,11 +11,11 @@ from mixed_answers import Burst, ByWeights
 
 from sciinf import build_posterior, load_answers, query, query_all
 from sciinf.core.findings import Level
-from sciinf.inference.amortised import Amortised
-from sciinf.inference.ensemble import Ensemble
-from sciinf.surveys import asking
-from sciinf.surveys.block import Block, file_of, read_block, write_block
-from sciinf.surveys.drawing import RowAnswers, row_seed
+from sciinf.interfaces.surveys import asking
+from sciinf.interfaces.surveys.block import Block, file_of, read_block, write_block
+from sciinf.interfaces.surveys.drawing import RowAnswers, row_seed
+from sciinf.posteriors.amortised import Amortised
+from sciinf.posteriors.ensemble import Ensemble
 
 BAD_ROWS = [row for start in range(0, 300, 70) for row in (start + 3, start + 5) if row < 300]
 
@@ -97,8 +97,8 @@ def test_a_pass_that_begins_elsewhere_would_show(ball, answers) -> None:
 
 
 def answering_of(ball, answers):
-    from sciinf.question import judge_of
-    from sciinf.surveys.drawing import SurveyOptions
+    from sciinf.interfaces.question import judge_of
+    from sciinf.interfaces.surveys.drawing import SurveyOptions
 
     return RowAnswers(
         judge_of(ball.posterior, ball.calibration, "exclude"), SurveyOptions(answers.levels, draws=600, kept=4)
@@ -284,7 +284,7 @@ def test_a_row_that_the_posterior_cannot_answer_says_why(tmp_path, ball) -> None
     posterior = Astray(ball.fit)
     x = ball.store.load().x["x"][:40]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sciinf.surveys.drawing.pushed", lambda *_: None)
+        patch.setattr("sciinf.interfaces.surveys.drawing.pushed", lambda *_: None)
         found = query_all(posterior, {"x": x}, tmp_path / "a", draws=50, progress=False)
     lost = np.flatnonzero(x[:, 0].numpy() > 3)
     assert len(lost)
@@ -315,7 +315,7 @@ def test_rows_that_break_the_posterior_end_no_survey(ball, tmp_path) -> None:
     x = ball.store.load().x["x"][:30].double()
     x[4, 0], x[9, 0], x[11, 0] = 1.0, 2.0, 1e300
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sciinf.surveys.drawing.pushed", lambda *_: None)
+        patch.setattr("sciinf.interfaces.surveys.drawing.pushed", lambda *_: None)
         found = query_all(Odd(ball.fit), {"x": x}, tmp_path / "a", ball.calibration, draws=50, progress=False)
         with pytest.raises(MemoryError):  # which another row would meet as well
             query_all(Odd(ball.fit, MemoryError), {"x": x}, tmp_path / "b", draws=50, progress=False)

@@ -7,8 +7,8 @@ import pytest
 
 from sciinf import build_posterior, query, query_all
 from sciinf.core.findings import Finding, Level
-from sciinf.surveys.drawing import row_seed
-from sciinf.surveys.verdicts import LEVELS, RowVerdicts
+from sciinf.interfaces.surveys.drawing import row_seed
+from sciinf.interfaces.surveys.verdicts import LEVELS, RowVerdicts
 
 PASSED = {"state": "passed", "passed": True, "reasons": ["all agree"], "of": "amortised", "fit": "f"}
 OFF = {**PASSED, "state": "not passed", "passed": False, "reasons": ["coverage is off"]}

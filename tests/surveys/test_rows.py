@@ -12,7 +12,7 @@ from astropy import units
 from astropy.table import QTable
 
 from sciinf import Observable
-from sciinf.surveys.rows import REFUSED, OfArrays, observations_of
+from sciinf.interfaces.surveys.rows import REFUSED, OfArrays, observations_of
 
 
 @pytest.fixture(scope="module")

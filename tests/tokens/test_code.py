@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.tokens import Patches, Pod
+from sciinf.emulators.tokens import Patches, Pod
 
 
 def generator(seed=0):

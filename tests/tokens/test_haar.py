@@ -10,8 +10,8 @@ from surrogates.test_generator import built, distance, generator, world
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch
-from sciinf.tokens import AtOnce, Frames, Haar, MixtureTokens, Pod, Scales, haar
-from sciinf.tokens.innovations import Innovations
+from sciinf.emulators.tokens import AtOnce, Frames, Haar, MixtureTokens, Pod, Scales, haar
+from sciinf.emulators.tokens.innovations import Innovations
 
 LAYOUTS = [(2, 4, 2, (32,)), (1, 2, 3, (8, 4)), (2, 1, 1, (4, 8, 4))]
 

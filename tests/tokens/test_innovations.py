@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.tokens import Patches, Pod
-from sciinf.tokens.innovations import Innovations
+from sciinf.emulators.tokens import Patches, Pod
+from sciinf.emulators.tokens.innovations import Innovations
 
 POINTS = 16
 

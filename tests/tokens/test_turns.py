@@ -7,7 +7,7 @@ import math
 import pytest
 
 from sciinf.core.component import from_json, to_json
-from sciinf.tokens import AtOnce, Frames, MixtureTokens, Patches, Pod, Raster, Scales, Shuffled
+from sciinf.emulators.tokens import AtOnce, Frames, MixtureTokens, Patches, Pod, Raster, Scales, Shuffled
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 7, 16, 64])
@@ -55,5 +55,7 @@ def test_what_does_not_suit_is_refused():
         with pytest.raises(ValueError, match=says):
             make()
     for order in (AtOnce, Frames):
-        with pytest.raises(TypeError, match=r"Raster\(\), Shuffled\(\) or Scales\(\) of sciinf.tokens, and got 8"):
+        with pytest.raises(
+            TypeError, match=r"Raster\(\), Shuffled\(\) or Scales\(\) of sciinf.emulators.tokens, and got 8"
+        ):
             order(turns=8)

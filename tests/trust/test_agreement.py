@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sciinf.trust.agreement import LEVELS, Agreement, agreements, judged, rows_needed
+from sciinf.diagnostics.agreement import LEVELS, Agreement, agreements, judged, rows_needed
 
 DRAWS = 127
 

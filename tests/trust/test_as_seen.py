@@ -8,16 +8,16 @@ import torch
 from scipy.stats import binom, kstest
 
 from sciinf import Normal, Observable, Prior, query, wrappers
+from sciinf.campaigns.block import simulate_from
 from sciinf.core import Draws, Posterior
 from sciinf.core.simulator import as_seen, identity
-from sciinf.dynamics.state_space import StateSpace
-from sciinf.engine.block import simulate_from
-from sciinf.figures.checked import checked_of
-from sciinf.storage.predictive_file import Predicted
-from sciinf.trust.around import Around, simulate_around
-from sciinf.trust.localise import check_data
-from sciinf.trust.predictive import predictive_p
-from sciinf.trust.residuals import residual_p
+from sciinf.diagnostics.around import Around, simulate_around
+from sciinf.diagnostics.localise import check_data
+from sciinf.diagnostics.predictive import predictive_p
+from sciinf.diagnostics.residuals import residual_p
+from sciinf.interfaces.figures.checked import checked_of
+from sciinf.interfaces.predictive_file import Predicted
+from sciinf.simulators.dynamics.state_space import StateSpace
 
 TIMES, NOISE, ROWS = 12, 0.1, 500
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf.core import Draws, Finding, LogUniform, Ordered, Prior, Simplex, Truncated
-from sciinf.trust.bounds import Bounds, leaning
+from sciinf.diagnostics.bounds import Bounds, leaning
 
 MASS = Prior(mass=(td.Uniform(20.0, 45.0), "Msun"))
 N = 2_000

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from sciinf.core import Level
-from sciinf.trust.composed import check_composed
+from sciinf.diagnostics.composed import check_composed
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,12 @@ from sciinf import (
     train,
     write_report,
 )
-from sciinf import trust as package  # type: ignore[attr-defined]
+from sciinf import diagnostics as package  # type: ignore[attr-defined]
 from sciinf.core.diagnostic import Case
-from sciinf.exports import to_table, write_draws
-from sciinf.figures.run_folder import read_runs
-from sciinf.figures.verdicts import verdict_of
-from sciinf.trust.diagnostics import ORDER, every_diagnostic
+from sciinf.diagnostics.discovery import ORDER, every_diagnostic
+from sciinf.interfaces.exports import to_table, write_draws
+from sciinf.interfaces.figures.run_folder import read_runs
+from sciinf.interfaces.figures.verdicts import verdict_of
 
 NEWCOMER = '''
 """Is the posterior wider than anybody would want?"""
@@ -57,7 +57,7 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     every_diagnostic.cache_clear()
     yield
     every_diagnostic.cache_clear()
-    sys.modules.pop("sciinf.trust.spread_of_draws", None)
+    sys.modules.pop("sciinf.diagnostics.spread_of_draws", None)
 
 
 @pytest.fixture

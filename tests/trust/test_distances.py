@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sciinf.trust.distances import (
+from sciinf.diagnostics.distances import (
     crps,
     energy_score,
     interval,

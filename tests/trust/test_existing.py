@@ -13,8 +13,8 @@ from nested import Exact, Nested
 from scipy.stats import kstest
 
 from sciinf.core import Batch, X
-from sciinf.trust import existing
-from sciinf.trust.existing import averages, outside_span, rank_of_last, ranks_among
+from sciinf.diagnostics import existing
+from sciinf.diagnostics.existing import averages, outside_span, rank_of_last, ranks_among
 
 ROWS, DRAWS = 4_000, 31
 

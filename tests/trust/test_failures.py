@@ -14,9 +14,9 @@ from torch.distributions import LogNormal, Normal
 
 from sciinf import Prior
 from sciinf.core import Calibration, DensityUnavailable, Draws, Observable, Posterior, X
-from sciinf.trust.dependence import independence
-from sciinf.trust.failures import Failures, Reading, asked, check_failures, examine, judge, mended
-from sciinf.trust.success import KINDS, fit_success
+from sciinf.diagnostics.dependence import independence
+from sciinf.diagnostics.failures import Failures, Reading, asked, check_failures, examine, judge, mended
+from sciinf.diagnostics.success import KINDS, fit_success
 
 PRIOR = Prior(a=(Normal(5.0, 2.0), "m"), b=LogNormal(0.0, 0.5), c=Normal(0.0, 1e-20))
 

@@ -10,7 +10,7 @@ import torch
 
 from sciinf.core import Case, Draws, Finding
 from sciinf.core.categories import Categories
-from sciinf.trust.few import FewDraws
+from sciinf.diagnostics.few import FewDraws
 
 
 def drawn(n: int, log_weight: torch.Tensor | None = None) -> Draws:

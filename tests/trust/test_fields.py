@@ -8,8 +8,8 @@ from scipy import stats
 from surrogates.fields import Decay
 
 from sciinf.core import Batch, predicted
-from sciinf.surrogates import Operator
-from sciinf.trust.fields import conformal
+from sciinf.diagnostics.fields import conformal
+from sciinf.emulators import Operator
 
 
 def generator(seed=0):

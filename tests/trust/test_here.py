@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import distributions as td
 
-from sciinf.answer import query
 from sciinf.core import Case, Draws, Finding, Level, Observable, Posterior, Prior, Simulator
 from sciinf.core.verdict import COMBINED
-from sciinf.trust import around, here
-from sciinf.trust.around import around_answer, heaviness, simulate_around
-from sciinf.trust.here import LocalCheck, check_here, doubted, local_finding, look_here
-from sciinf.trust.right import Kind
-from sciinf.trust.second import undecided
+from sciinf.diagnostics import around, here
+from sciinf.diagnostics.around import around_answer, heaviness, simulate_around
+from sciinf.diagnostics.here import LocalCheck, check_here, doubted, local_finding, look_here
+from sciinf.diagnostics.right import Kind
+from sciinf.diagnostics.second import undecided
+from sciinf.interfaces.answer import query
 
 NUMBERS, ROWS = 20, 1_000
 
@@ -172,7 +172,7 @@ def test_a_second_look_is_left_out_where_it_takes_long_or_cannot_be_had(monkeypa
 
 
 def test_an_answer_has_the_second_look(monkeypatch):
-    monkeypatch.setattr("sciinf.question.MANY", (4_000,))
+    monkeypatch.setattr("sciinf.interfaces.question.MANY", (4_000,))
     monkeypatch.setattr(around, "ROWS", 600)
     simulator = Linear()
     posterior = Gaussian(simulator)
@@ -280,7 +280,7 @@ def test_an_alarm_by_chance_is_no_reason_not_to_tell(found, asked, monkeypatch):
 )
 def test_what_keeps_it_from_telling_is_said(limit, value, why, monkeypatch):
     """Slow draws, or many parameters: which of them it is."""
-    monkeypatch.setattr(f"sciinf.trust.here.{limit}", value)
+    monkeypatch.setattr(f"sciinf.diagnostics.here.{limit}", value)
     simulator, generator = Linear(), torch.Generator().manual_seed(0)
     posterior, x = Gaussian(simulator), simulator(torch.zeros(1, 2), generator=generator)
     theta = posterior.draw_batched(x, 500, generator=generator)[:, 0]

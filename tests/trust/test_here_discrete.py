@@ -7,9 +7,9 @@ import torch
 from nested import Exact, Nested
 
 from sciinf import query
-from sciinf.trust import here
-from sciinf.trust.around import simulate_around
-from sciinf.trust.here import NAME, check_here
+from sciinf.diagnostics import here
+from sciinf.diagnostics.around import simulate_around
+from sciinf.diagnostics.here import NAME, check_here
 
 SIMULATOR = Nested()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sciinf.trust import here
+from sciinf.diagnostics import here
 
 
 def lines(*, slope, rows=2_000, columns=50, away=0.0, seed=0):

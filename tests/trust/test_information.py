@@ -7,8 +7,8 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Draws, Prior
-from sciinf.trust.bounds import Bounds
-from sciinf.trust.information import check_information
+from sciinf.diagnostics.bounds import Bounds
+from sciinf.diagnostics.information import check_information
 
 PRIOR = Prior(a=td.Normal(1.0, 2.0), b=td.LogNormal(0.0, 2.0), c=td.Uniform(-1.0, 3.0))
 BOUNDS = Bounds(PRIOR)

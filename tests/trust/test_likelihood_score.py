@@ -6,10 +6,10 @@ import pytest
 import torch
 from exact_ball import X_O, Exact, answer_of, findings_of, likelihood_of
 
-from sciinf.answer import query
 from sciinf.core import Level, load_simulator
-from sciinf.inference.reweighted import Reweighted
-from sciinf.trust.likelihood_score import score_gain
+from sciinf.diagnostics.likelihood_score import score_gain
+from sciinf.interfaces.answer import query
+from sciinf.posteriors.reweighted import Reweighted
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Observable, Prior, Simulator, load_simulator
-from sciinf.trust.likely import check_likelihood
+from sciinf.diagnostics.likely import check_likelihood
 
 NUMBERS, PAIRS = 50, 400
 

@@ -10,7 +10,7 @@ from torch import distributions as td
 
 from sciinf import Observable, Posterior, Prior, Simulator, query
 from sciinf.core import Draws, Level
-from sciinf.trust.limits import check_limits
+from sciinf.diagnostics.limits import check_limits
 
 LIMIT = 1.25641898
 SPECS = {"c": Observable((3,), "mg/L", dims=("sample",))}

@@ -14,8 +14,8 @@ from nested import Exact, Nested
 
 from sciinf import calibrate, query, simulate
 from sciinf.core import Answer, Case, Finding, Level, Normal, Prior, Trust
-from sciinf.trust import around, ood
-from sciinf.trust.listed import ListedModels, listed_p
+from sciinf.diagnostics import around, ood
+from sciinf.diagnostics.listed import ListedModels, listed_p
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,13 +10,13 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Observable, Posterior, Prior, Simulator, Strange, Trust
-from sciinf.trust import localise
-from sciinf.trust.around import Around, simulate_around
-from sciinf.trust.boxes import Box, boxes_of
-from sciinf.trust.conditional import conditional, precision_of, shows
-from sciinf.trust.localise import check_data, in_words, judge, scores_of
-from sciinf.trust.repeated import STATISTICS, lanes, repeats
-from sciinf.trust.residuals import log_rank
+from sciinf.diagnostics import localise
+from sciinf.diagnostics.around import Around, simulate_around
+from sciinf.diagnostics.boxes import Box, boxes_of
+from sciinf.diagnostics.conditional import conditional, precision_of, shows
+from sciinf.diagnostics.localise import check_data, in_words, judge, scores_of
+from sciinf.diagnostics.repeated import STATISTICS, lanes, repeats
+from sciinf.diagnostics.residuals import log_rank
 
 SENSORS, ROWS, SHARED = 24, 500, 3.0
 SERIES = Observable((7,), dims=("time",))

@@ -9,10 +9,10 @@ import torch
 from torch import distributions as td
 
 from sciinf import query
-from sciinf.answer import load_answer
 from sciinf.core import Draws, Observable, Posterior, Prior, X
-from sciinf.inference.ensemble import Ensemble
-from sciinf.trust.members import check_members, network_share
+from sciinf.diagnostics.members import check_members, network_share
+from sciinf.interfaces.answer import load_answer
+from sciinf.posteriors.ensemble import Ensemble
 
 X_O = {"x": torch.zeros(1, 1)}
 

@@ -13,13 +13,13 @@ from nested import Exact, Nested
 from sciinf import query
 from sciinf.core import Case, Choice, Counts, Draws, Each, Only, Prior, Uniform, X
 from sciinf.core.categories import categories_of
-from sciinf.inference.ensemble import Ensemble
-from sciinf.inference.reweighted import Reweighted
-from sciinf.trust.bounds import Bounds
-from sciinf.trust.compared import ModelComparison
-from sciinf.trust.failures import examine, judge
-from sciinf.trust.members import network_share
-from sciinf.trust.stray import check_stray
+from sciinf.diagnostics.bounds import Bounds
+from sciinf.diagnostics.compared import ModelComparison
+from sciinf.diagnostics.failures import examine, judge
+from sciinf.diagnostics.members import network_share
+from sciinf.diagnostics.stray import check_stray
+from sciinf.posteriors.ensemble import Ensemble
+from sciinf.posteriors.reweighted import Reweighted
 
 
 def seeded(seed: int = 0) -> torch.Generator:

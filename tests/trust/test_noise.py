@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from sciinf.core import Case, Finding, Observable, Prior, Simulator, X
-from sciinf.trust.noise import SimulatorNoise
+from sciinf.diagnostics.noise import SimulatorNoise
 
 THETA = torch.linspace(-1.0, 1.0, 40)[:, None]
 

@@ -12,10 +12,10 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from sciinf import Flow, Observable, Recipe, Store, build_posterior, load_simulator, query, simulate, train
-from sciinf.calibration import calibrate
 from sciinf.core import Outcome, Posterior, Prior, Simulator, X
-from sciinf.trust.ood import check_observation, make_reference, p_values
-from sciinf.trust.views import conformal_p
+from sciinf.diagnostics.calibration import calibrate
+from sciinf.diagnostics.ood import check_observation, make_reference, p_values
+from sciinf.diagnostics.views import conformal_p
 
 NAMES = ("linear_gaussian", "lotka_volterra")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sciinf.core import Observable
-from sciinf.trust.plain import plain_statistics, told
+from sciinf.diagnostics.plain import plain_statistics, told
 
 
 def test_plain_statistics_see_what_a_mean_does_not():

@@ -9,8 +9,8 @@ from torch import distributions as td
 
 from sciinf.core import Case, Draws, Level, Observable, Posterior, Prior, Simulator, X
 from sciinf.core.verdict import UNCHECKED, verdict_from
-from sciinf.inference.reweighted import Reweighted
-from sciinf.trust.predictive import Predictive, check_predictive, predictive_p
+from sciinf.diagnostics.predictive import Predictive, check_predictive, predictive_p
+from sciinf.posteriors.reweighted import Reweighted
 
 N = 20
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Case, Finding, Level, Observable, X
-from sciinf.trust.prepared import Prepared
+from sciinf.diagnostics.prepared import Prepared
 
 
 def flux(rows: int, seed: int) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sciinf.core import Observable
-from sciinf.trust.prior_predictive import LEAST, check_prior_predictive
+from sciinf.diagnostics.prior_predictive import LEAST, check_prior_predictive
 
 TIME = torch.linspace(0, 5, 50)
 SEEN = {"v": Observable((50,), "mV", dims=("time",), coords={"time": TIME}, coord_units={"time": "h"})}

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from sciinf import Flow, Recipe, build_posterior, calibrate, load_simulator, query, simulate, train
-from sciinf.answer import disagreement, load_answer
-from sciinf.calibration import load_calibration
 from sciinf.core import Calibration, Draws, Fit, Posterior, Simulator
 from sciinf.core.files import read_json, write_json
-from sciinf.report import write_report
-from sciinf.trust import recalibrate
-from sciinf.trust.recalibrate import HIGHER, Recalibration, corrected, fit_local, recalibration
+from sciinf.diagnostics import recalibrate
+from sciinf.diagnostics.calibration import load_calibration
+from sciinf.diagnostics.recalibrate import HIGHER, Recalibration, corrected, fit_local, recalibration
+from sciinf.interfaces.answer import disagreement, load_answer
+from sciinf.interfaces.report import write_report
 
 DRAWS = 127
 LEVELS = (0.5, 0.8, 0.9, 0.95)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sciinf.core import Observable
-from sciinf.trust.boxes import Box
-from sciinf.trust.repeated import STATISTICS, repeats
-from sciinf.trust.residuals import log_rank
+from sciinf.diagnostics.boxes import Box
+from sciinf.diagnostics.repeated import STATISTICS, repeats
+from sciinf.diagnostics.residuals import log_rank
 
 SERIES = Observable((30,), dims=("time",))
 WHOLE = (Box("x", (0,), (30,)),)

@@ -7,7 +7,7 @@ import torch
 
 from sciinf.core import Observable, Prior, Simulator
 from sciinf.core.named_laws import Gamma
-from sciinf.trust.rescaled import check_rescaled, departure, neighbours
+from sciinf.diagnostics.rescaled import check_rescaled, departure, neighbours
 
 EVENTS, PAIRS = 80, 400
 SHAPE, RATE = 4.0, 2.0

@@ -9,9 +9,9 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Observable, Posterior, Prior, Simulator
-from sciinf.trust import residuals
-from sciinf.trust.around import Around, around_answer, simulate_around
-from sciinf.trust.residuals import check_residuals, residual_p, statistics_of
+from sciinf.diagnostics import residuals
+from sciinf.diagnostics.around import Around, around_answer, simulate_around
+from sciinf.diagnostics.residuals import check_residuals, residual_p, statistics_of
 
 POINTS, ROWS = 20, 500
 

@@ -12,9 +12,9 @@ from sample_run import make_calibration
 
 from sciinf.core import Finding
 from sciinf.core.findings import Evidence, Level
-from sciinf.trust.here import Local, doubted, local_finding
-from sciinf.trust.right import Kind, local_check
-from sciinf.trust.second import compared, decides, undecided, vouched
+from sciinf.diagnostics.here import Local, doubted, local_finding
+from sciinf.diagnostics.right import Kind, local_check
+from sciinf.diagnostics.second import compared, decides, undecided, vouched
 
 UNSEEN = local_check(Kind.UNSEEN, "centres within 0.1 sds, widths within 9% (2,000)")
 HINT = local_check(Kind.LOST, "the network leaves part of the data on mu unused (3% of its error variance) (2,000)")

@@ -9,10 +9,10 @@ import torch
 
 from sciinf import Normal, Observable, Prior, Simulator, query
 from sciinf.core import Draws, Posterior
-from sciinf.trust.around import Around, simulate_around
-from sciinf.trust.localise import check_data
-from sciinf.trust.predictive import predictive_p
-from sciinf.trust.residuals import residual_p
+from sciinf.diagnostics.around import Around, simulate_around
+from sciinf.diagnostics.localise import check_data
+from sciinf.diagnostics.predictive import predictive_p
+from sciinf.diagnostics.residuals import residual_p
 
 TIMES, NOISE, ROWS = 12, 0.3, 500
 JUDGES = ("residuals", "strange data", "predictive", "limits")

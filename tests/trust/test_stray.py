@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sciinf.core import Draws
-from sciinf.trust.stray import check_stray, tail_index
+from sciinf.diagnostics.stray import check_stray, tail_index
 
 
 def of(theta: torch.Tensor, log_weight: torch.Tensor | None = None) -> Draws:

@@ -10,15 +10,15 @@ from sciinf import Flow, Recipe, build_posterior, load_answer, load_fit, query, 
 from sciinf.core import Cause, Evidence, Finding, Level, identity
 from sciinf.core.simulator import SURROGATE, recorded, unlike
 from sciinf.core.verdict import verdict_from
-from sciinf.dynamics.random_field import Waves
-from sciinf.exports import to_table
-from sciinf.figures.methods_text import methods_text
-from sciinf.figures.run_folder import read_runs
-from sciinf.nets.spectral import Fourier
-from sciinf.question import judge_of
-from sciinf.surrogates import Emulator, Operator
-from sciinf.surveys.drawing import RowChecks
-from sciinf.trust.surrogate import learned_through
+from sciinf.diagnostics.surrogate import learned_through
+from sciinf.emulators import Emulator, Operator
+from sciinf.interfaces.exports import to_table
+from sciinf.interfaces.figures.methods_text import methods_text
+from sciinf.interfaces.figures.run_folder import read_runs
+from sciinf.interfaces.question import judge_of
+from sciinf.interfaces.surveys.drawing import RowChecks
+from sciinf.networks.spectral import Fourier
+from sciinf.simulators.dynamics.random_field import Waves
 from sciinf.wrappers import Sensors, observed, scattered
 
 WORLD = Decay(initial=Waves((1.0, 0.5), (0.0, 0.2)))

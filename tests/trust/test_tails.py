@@ -13,10 +13,10 @@ from scipy.stats import binom
 from torch import distributions as td
 
 from sciinf import calibrate, simulate
-from sciinf.calibration import load_calibration
 from sciinf.core import Batch, Calibration, Case, Draws, Observable, Posterior, Prior, Simulator, X
-from sciinf.trust.agreement import LEVELS, Agreement, agreements, judged, too_light
-from sciinf.trust.tails import Tails, beyond, odds, tail_agreements
+from sciinf.diagnostics.agreement import LEVELS, Agreement, agreements, judged, too_light
+from sciinf.diagnostics.calibration import load_calibration
+from sciinf.diagnostics.tails import Tails, beyond, odds, tail_agreements
 
 NOISE = 0.01  # sds of the prior
 WIDE = 20.0  # times, for a share of the data of `a`

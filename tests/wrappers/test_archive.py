@@ -14,14 +14,14 @@ import torch
 from surrogates.fields import Decay
 
 from sciinf import Normal, Recipe, Store, Uniform, simulate, train, wrappers
+from sciinf.campaigns import archive as module
+from sciinf.campaigns.storage import bounded
+from sciinf.campaigns.storage.archive_block import stepped
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
 from sciinf.core.files import sealed
-from sciinf.nets.spectral import Fourier
-from sciinf.storage import bounded
-from sciinf.storage.archive_block import stepped
-from sciinf.surrogates import Operator
+from sciinf.emulators import Operator
+from sciinf.networks.spectral import Fourier
 from sciinf.wrappers import Archive, Relative, archived, write_archive
-from sciinf.wrappers import archive as module
 
 ROWS, BLOCK = 25, 7
 FAILED = {3: Status.RAISED, 11: Status.TIMED_OUT, 12: Status.NON_FINITE}

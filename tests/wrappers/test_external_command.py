@@ -16,7 +16,7 @@ import torch
 from torch import distributions as td
 
 from sciinf.core import Observable, Prior, Status
-from sciinf.wrappers.external_command import command, fill, read_results
+from sciinf.simulators.wrappers.external_command import command, fill, read_results
 
 PRIOR = Prior(rate=(td.Uniform(0.0, 1.0), "1/h"), shift=td.Normal(0.0, 1.0))
 THETA = torch.tensor([[0.1, -2.0], [0.25, 3.5], [1 / 3, 1e-5]])
@@ -226,7 +226,7 @@ def test_no_program_outlives_us(tmp_path, way):
 import torch
 from torch import distributions as td
 from sciinf.core import Prior
-from sciinf.wrappers.external_command import command
+from sciinf.simulators.wrappers.external_command import command
 script = "echo $$ > pid; mv pid {tmp_path}/pid-{{seed}}; sleep 60"
 argv = ["sh", "-c", script, "{{x}}"]
 simulator = command(argv, Prior(x=td.Normal(0.0, 1.0)), {{"x": ()}}, processes=2)

@@ -10,7 +10,7 @@ from torch import distributions as td
 
 from sciinf.core import Prior
 from sciinf.core.simulator import recorded, unlike
-from sciinf.wrappers.external_command import command
+from sciinf.simulators.wrappers.external_command import command
 
 PRIOR = Prior(rate=td.Uniform(0.0, 1.0))
 

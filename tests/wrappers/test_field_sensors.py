@@ -14,7 +14,7 @@ from surrogates.fields import Decay
 
 from sciinf import Flow, build_posterior
 from sciinf.core import Fit, identity, load_simulator
-from sciinf.dynamics.random_field import Waves
+from sciinf.simulators.dynamics.random_field import Waves
 from sciinf.wrappers import Sensors, observed
 
 AT = (0.1, 0.35, 0.8)

@@ -15,9 +15,9 @@ from samplers.ranked import ranks, worst
 from sciinf import Flow, LogUniform, Observable, Prior, wrappers
 from sciinf.core import Batch
 from sciinf.core.simulator import identity
-from sciinf.dynamics.linear_states import LinearStates
-from sciinf.summaries import Conv1d
-from sciinf.wrappers.hidden_plans import Plan
+from sciinf.networks.summaries import Conv1d
+from sciinf.simulators.dynamics.linear_states import LinearStates
+from sciinf.simulators.wrappers.hidden_plans import Plan
 
 THETA = torch.tensor([[0.4, 0.7, 0.3], [0.9, 0.3, 0.2], [0.2, 0.5, 0.4]], dtype=torch.float64)
 

@@ -12,10 +12,10 @@ from samplers.hidden import OU, Channel
 from torch import distributions as td
 
 from sciinf import LogUniform, Observable, Prior, wrappers
-from sciinf.dynamics.finite_states import FiniteStates
-from sciinf.dynamics.state_space import StateSpace
-from sciinf.trust.likely import check_likelihood
-from sciinf.wrappers.hidden_states import HiddenStates
+from sciinf.diagnostics.likely import check_likelihood
+from sciinf.simulators.dynamics.finite_states import FiniteStates
+from sciinf.simulators.dynamics.state_space import StateSpace
+from sciinf.simulators.wrappers.hidden_states import HiddenStates
 
 PRIOR = Prior(s=LogUniform(0.5, 2.0))
 OU_PRIOR = Prior(k=LogUniform(0.5, 2.0), s=LogUniform(0.5, 2.0), r=LogUniform(0.1, 0.5))

@@ -13,8 +13,8 @@ from torch import distributions as td
 
 from sciinf import LogUniform, Observable, Prior, Uniform, wrappers
 from sciinf.core.simulator import identity
-from sciinf.dynamics.state_space import StateSpace
-from sciinf.wrappers.hidden_states import HiddenStates
+from sciinf.simulators.dynamics.state_space import StateSpace
+from sciinf.simulators.wrappers.hidden_states import HiddenStates
 
 TIMES = (0.0, 0.05, 0.1, 2.5, 5.0, 5.05, 5.1, 9.0)
 SWAPPED = (0.0, 2.5, 4.95, 5.0, 5.05, 5.1, 8.95, 9.0)  # other gaps, the same span

@@ -232,7 +232,7 @@ def test_own_reader_of_observations(tmp_path):
 
 def test_no_wrapper_reads_files_in_a_way_of_its_own(root):
     """`Simulator.observe` does it for all; a copy of it would go its own way one day. Records pad what it has read."""
-    for path in (root / "sciinf/wrappers").glob("*.py"):
+    for path in (root / "sciinf/simulators/wrappers").glob("*.py"):
         reads = "read_observation(" in path.read_text()
         assert reads == (path.name == "hidden_records.py"), path.name
 

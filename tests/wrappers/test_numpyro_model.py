@@ -18,8 +18,8 @@ from numpyro.infer.reparam import LocScaleReparam
 from scipy import stats
 
 from sciinf.core import Observable, Outcome, Prior, Status
-from sciinf.wrappers.numpyro_model import numpyro as wrap
-from sciinf.wrappers.numpyro_sites import torch_laws
+from sciinf.simulators.wrappers.numpyro_model import numpyro as wrap
+from sciinf.simulators.wrappers.numpyro_sites import torch_laws
 
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
 

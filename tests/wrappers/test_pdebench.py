@@ -14,8 +14,8 @@ import pytest
 from torch.distributions import LogNormal, Uniform
 
 from sciinf import wrappers
+from sciinf.campaigns import stored_fields
 from sciinf.core import Prior, Status
-from sciinf.wrappers import stored_fields
 
 # a file has one value of a parameter, which does not look drawn from its prior
 pytestmark = pytest.mark.filterwarnings("ignore:.*do not look drawn from its prior:UserWarning")

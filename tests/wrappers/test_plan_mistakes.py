@@ -12,9 +12,9 @@ from samplers.hidden import OU
 
 from sciinf import Observable, wrappers
 from sciinf.core.simulator import as_seen
-from sciinf.estimators.elements import suits
-from sciinf.estimators.likelihood import Likelihood
-from sciinf.wrappers.hidden_plans import Plan
+from sciinf.simulators.wrappers.hidden_plans import Plan
+from sciinf.training.estimators.elements import suits
+from sciinf.training.estimators.likelihood import Likelihood
 
 Y = {"y": Observable((4,), "m", ("time",))}
 

@@ -11,7 +11,7 @@ from scipy.stats import chisquare, kstest
 
 from sciinf import LogUniform, Observable, Prior, wrappers
 from sciinf.core.observation import observe
-from sciinf.dynamics.state_space import StateSpace
+from sciinf.simulators.dynamics.state_space import StateSpace
 
 MOST = 10
 PRIOR = Prior(k=LogUniform(0.2, 2.0), s=LogUniform(0.5, 2.0), r=LogUniform(0.1, 0.5))

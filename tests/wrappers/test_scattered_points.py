@@ -13,9 +13,9 @@ from surrogates.fields import Decay
 
 from sciinf import Flow, Recipe, build_posterior, load_simulator, simulate, train
 from sciinf.core import Observable
-from sciinf.dynamics.grid import BoxGrid, GridInterpolation, interpolated
-from sciinf.dynamics.random_field import Waves
-from sciinf.flows import SplineCoupling
+from sciinf.networks.flows import SplineCoupling
+from sciinf.simulators.dynamics.grid import BoxGrid, GridInterpolation, interpolated
+from sciinf.simulators.dynamics.random_field import Waves
 from sciinf.wrappers import scattered
 
 

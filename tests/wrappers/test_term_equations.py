@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from sciinf import HalfNormal, wrappers
-from sciinf.dynamics.term_library import Library
-from sciinf.inference.equations import EquationPosterior
+from sciinf.posteriors.equations import EquationPosterior
+from sciinf.simulators.dynamics.term_library import Library
 
 STATES = torch.linspace(-1.0, 1.0, 12, dtype=torch.float64)[:, None]
 

@@ -15,8 +15,8 @@ import pytest
 from torch.distributions import Uniform
 
 from sciinf import Unknown, wrappers
+from sciinf.campaigns import stored_fields
 from sciinf.core import Prior, Status
-from sciinf.wrappers import stored_fields
 
 PRIOR = Prior(alpha=Uniform(0.0, 10.0))
 ROWS, STEPS, SPACE = 7, 4, (5, 6)

@@ -13,12 +13,12 @@ import torch
 from simulators.test_contract import FOLDER, generator, loaded, simulator_files
 from torch import distributions as td
 
+from sciinf.campaigns.store import Store
 from sciinf.core import Prior, source_hash
 from sciinf.core.code import only_code
-from sciinf.dynamics.field_equation import SOLUTION, Evolution, FieldEquation, column, described
-from sciinf.dynamics.grid import BoxGrid
-from sciinf.dynamics.random_field import RandomField, Waves
-from sciinf.store import Store
+from sciinf.simulators.dynamics.field_equation import SOLUTION, Evolution, FieldEquation, column, described
+from sciinf.simulators.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.random_field import RandomField, Waves
 
 ROWS = 3
 HALVED = 1e-4  # of a solution's norm, by which it may change if steps are half as long

@@ -11,7 +11,7 @@ import torch
 from simulators.pde.test_two_dimensional import stirred, wave
 from simulators.test_contract import FOLDER, generator, loaded
 
-from sciinf.dynamics.systems import Systems
+from sciinf.simulators.dynamics.systems import Systems
 
 
 def module() -> Any:

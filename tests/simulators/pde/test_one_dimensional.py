@@ -11,8 +11,8 @@ import pytest
 import torch
 from simulators.test_contract import FOLDER, loaded
 
-from sciinf.dynamics import spectral
-from sciinf.dynamics.random_field import Waves
+from sciinf.simulators.dynamics import spectral
+from sciinf.simulators.dynamics.random_field import Waves
 
 
 def equation(name, **arguments) -> Any:

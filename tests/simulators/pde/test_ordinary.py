@@ -15,8 +15,8 @@ import torch
 from scipy.integrate import solve_ivp
 
 from sciinf.core import load_simulator
-from sciinf.dynamics.frames import frames
-from sciinf.dynamics.random_field import Waves
+from sciinf.simulators.dynamics.frames import frames
+from sciinf.simulators.dynamics.random_field import Waves
 
 FOLDER = Path(__file__).parents[3] / "simulators" / "pde"
 NAMES = ("lorenz_63", "lorenz_96", "fitzhugh_nagumo")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from simulators.test_contract import FOLDER, generator, loaded
 
-from sciinf.dynamics.grid import BoxGrid
+from sciinf.simulators.dynamics.grid import BoxGrid
 
 
 def equation(name, **arguments) -> Any:

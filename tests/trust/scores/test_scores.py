@@ -11,11 +11,11 @@ from torch import distributions as td
 
 from sciinf import DiffusionTime, HierarchicalRatio, NeuronCoverage, PlantedFaults, calibrate, simulate
 from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
-from sciinf.trust.ood import REFERENCE, check_observation, make_reference, p_values
-from sciinf.trust.scores import coverage_of_neurons, hierarchy, noise_time, planted
-from sciinf.trust.scores.known import check_scores, distances_of
-from sciinf.trust.scores.perceptron import applied, drawn
-from sciinf.trust.scores.score import Numbers, bent
+from sciinf.diagnostics.ood import REFERENCE, check_observation, make_reference, p_values
+from sciinf.diagnostics.scores import coverage_of_neurons, hierarchy, noise_time, planted
+from sciinf.diagnostics.scores.known import check_scores, distances_of
+from sciinf.diagnostics.scores.perceptron import applied, drawn
+from sciinf.diagnostics.scores.score import Numbers, bent
 
 SENSORS, ROWS = 12, 3_000
 SCORED = (PlantedFaults(), DiffusionTime(), HierarchicalRatio(), NeuronCoverage())

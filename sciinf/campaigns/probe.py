@@ -1,0 +1,115 @@
+"""What is measured before work begins: rows at a time that a simulator does best, and seconds a row."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import torch
+
+from sciinf.campaigns.block import Attempt, generator_for
+from sciinf.core import Simulator
+
+SMALLEST, LARGEST = 64, 65_536
+_GAIN = 1.1
+_LONGEST = 5.0
+_BRIEF = 1.0
+_SHARE = 0.25
+_KEY = 2**31  # no campaign has this many blocks, so the probe shares no random numbers with it
+
+
+def probe_block(simulator: Simulator, rows: int, *, seed: int, device: str | torch.device) -> int:
+    """Rows per block, found by doubling until rows per second stop growing or memory would.
+
+    A batch takes at most about five seconds and a quarter of the memory; rows that raise cost what it takes to find
+    them. The result depends on the machine; the store records and keeps it.
+
+    Args:
+        simulator: What is measured.
+        rows: Rows of the campaign; no larger block is of use.
+        seed: Seed of the campaign.
+        device: Where it runs.
+    """
+    best, size, speed = min(SMALLEST, rows), SMALLEST, 0.0
+    while size <= min(LARGEST, rows):
+        try:
+            seconds, memory = _cost(simulator, size, seed, device)
+        except Exception:
+            break  # no memory, or a broken promise; the campaign meets the same fault, and says so
+        if size / seconds > _GAIN * speed:
+            best, speed = size, size / seconds
+        elif size > 4 * best:
+            break
+        if 2 * seconds > _LONGEST or 2 * memory > _SHARE * _limit(device):
+            break
+        size *= 2
+    return best
+
+
+def seconds_per_row(simulator: Simulator, rows: int, *, seed: int, device: str | torch.device) -> float:
+    """Seconds to draw and simulate one row in a batch: the faster of two batches, after smaller ones that warm up.
+
+    Batches grow from 64 rows, since many simulators take little longer for a thousand rows than for one. Where already
+    the first takes more than a second, it is not repeated. Where rows raise, the time it takes to find them in halves
+    counts.
+
+    Args:
+        simulator: What is measured.
+        rows: Rows of the batch; fewer, down to 64, where these would take longer than about a second.
+        seed: Seed of what the rows are for; their random numbers are others.
+        device: Where it runs.
+
+    Raises:
+        MemoryError, torch.OutOfMemoryError: If a batch does not fit in memory.
+        ValueError, TypeError: If rows raise, and what the others return is not what the observables promise.
+    """
+    size = min(SMALLEST, rows)
+    seconds, _ = _cost(simulator, size, seed, device)
+    if seconds > _BRIEF:
+        return seconds / size
+    while size < rows and 2 * seconds < _BRIEF:
+        size = min(rows, int(size * _BRIEF / seconds))
+        seconds, _ = _cost(simulator, size, seed, device)
+    return min(_cost(simulator, size, seed, device)[0] for _ in range(2)) / size
+
+
+def _cost(simulator: Simulator, size: int, seed: int, device: str | torch.device) -> tuple[float, int]:
+    """Seconds to draw and simulate a batch, and bytes by which it raised the peak of memory.
+
+    A batch that raises is tried again in halves, as during training (`training.online`), and all of that counts.
+    """
+    on_cuda = torch.device(device).type == "cuda"
+    if on_cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device) if on_cuda else memory_in_use(device)
+    started = time.perf_counter()
+    theta = simulator.prior.sample(size, generator=generator_for(seed, _KEY, size, 0))
+    try:
+        here = theta.to(device, copy=True)  # a copy: it may work in place
+        simulator(here, generator=generator_for(seed, _KEY, size, 1, device=device))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit):
+        Attempt(simulator, theta, seed, _KEY, torch.device(device)).outcome()
+    if on_cuda:
+        torch.cuda.synchronize(device)
+    return max(time.perf_counter() - started, 1e-9), memory_in_use(device) - before
+
+
+def memory_in_use(device: str | torch.device) -> int:
+    """Bytes in use at the peak so far."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _limit(device: str | torch.device) -> int:
+    """Bytes of the machine, or those of an accelerator that are free."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

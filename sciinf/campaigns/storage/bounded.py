@@ -1,0 +1,370 @@
+r"""Arrays of whole numbers kept so that none is off by more than a bound T, in few bits, read back by integers alone.
+
+Numbers U are visited from coarse to fine, and each is predicted from numbers that are already known *as they will be
+read back*, R. What is kept is how many bins of 2 T + 1 it is off its prediction P,
+
+    n = floor((U - P + T) / (2 T + 1)),     R = P + (2 T + 1) n,     |U - R| <= T.
+
+**Order.** Frame 0, then every 2^k-th, ..., then every second one. In a frame the grid of spacing 2 s is filled up to
+that of spacing s, s = ..., 4, 2, 1: first the points that are between others along one axis, then those along two.
+
+**Prediction.** Along an axis a point lies between a and b, beyond which are a' and b'. The base is the cubic through
+them, B = (9 (a + b) - (a' + b')) / 16, on average over the axes it lies between points along. What B lacks is a
+combination of differences (cubic from linear, axis from axis, and for each known frame beside it the same there, the
+base there from here, and the truth there from its base), fitted by least squares; its coefficients are kept.
+
+**Contexts.** How far off P may be is told, by a second such fit, from the sizes of these differences and of the
+n beside it. Numbers of one context have frequencies of their own in the entropy coder.
+
+No number is ever a float when they are read, so that they come out the same on every machine. The fits, too, come out
+the same on all of them (`campaigns.storage.exact_fits`), and with them what is written, but for what zlib makes of it.
+
+References:
+    | Optimizing Error-Bounded Lossy Compression for Scientific Data by Dynamic Spline Interpolation (Zhao et al.,
+      2021), https://doi.org/10.1109/ICDE51399.2021.00145
+    | High-performance Effective Scientific Error-bounded Lossy Compression with Auto-tuned Multi-component
+      Interpolation (Liu et al., 2023), https://arxiv.org/abs/2311.12133
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sciinf.campaigns.storage.entropy_coder import SYMBOLS, Symbols, encode, frequencies, lanes_for
+from sciinf.campaigns.storage.exact_fits import nearest, relative
+
+LARGEST = 2**31
+"""What the numbers may span: beyond it sums of products could leave 64 bits."""
+_FRACTION = 20  # bits of a coefficient, at most
+_COARSE = 6  # bits of sizes below one, that contexts tell apart
+_FEW = 16  # points for a coefficient, or it is not fitted
+_HEAD = struct.Struct("<qBI4Q")
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """How numbers lie, (batch, frame, *space), and for each axis of space whether its last point meets its first."""
+
+    shape: tuple[int, ...]
+    wraps: tuple[bool, ...]
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        return self.shape[2:]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Points that are predicted together: of some frames, those between others along the axes `odd`."""
+
+    frames: range
+    beside: tuple[int, ...]  # known frames are this far from them
+    step: int
+    odd: tuple[int, ...]
+    axes: int
+
+    def at(self, shift: int = 0, even: int | None = None) -> tuple[slice, ...]:
+        """The points, in frames that are shifted; or their neighbours along one of the axes `odd`."""
+        first = self.frames.start + shift
+        frames = slice(first, first + len(self.frames) * self.frames.step, self.frames.step)
+        starts = [self.step if axis in self.odd and axis != even else 0 for axis in range(self.axes)]
+        return (slice(None), frames, *(slice(start, None, 2 * self.step) for start in starts))
+
+
+def encoded(values: np.ndarray, bound: int) -> bytes:
+    """Numbers within a bound.
+
+    Args:
+        values: int64, (batch, frame, *space).
+        bound: An int of at least 1.
+
+    Raises:
+        ValueError: If they span more than `LARGEST`.
+    """
+    if not values.size:
+        return b""
+    low, high = int(values.min()), int(values.max())
+    if high - low > LARGEST:
+        raise ValueError(f"the numbers span {high - low:,}, at most {LARGEST:,} can be kept")
+    centre = (low + high) // 2
+    numbers = values - centre
+    grid, told = _Grid(values.shape, _wraps(numbers)), _Telling(numbers, bound)
+    _visit(grid, bound, told)
+    return told.written(centre, grid)
+
+
+def decoded(data: bytes, shape: Sequence[int], bound: int) -> np.ndarray:
+    """What `encoded` wrote, int64 of that shape; shape and bound are those that it was given."""
+    if not data:
+        return np.zeros(tuple(shape), dtype=np.int64)
+    told = _Told(data, bound)
+    return _visit(_Grid(tuple(shape), told.wraps[: len(shape) - 2]), bound, told) + told.centre
+
+
+def _wraps(values: np.ndarray) -> tuple[bool, ...]:
+    """For each axis of space, whether the last point is about as near the first as neighbours are."""
+    found = []
+    for axis in range(2, values.ndim):
+        numbers, points = np.moveaxis(values, axis, 0), values.shape[axis]
+        inside = sum(float(np.abs(b - a).sum()) for a, b in itertools.pairwise(numbers)) if points > 3 else 0.0
+        across = float(np.abs(numbers[-1] - numbers[0]).sum())
+        found.append(points > 3 and across * (points - 1) <= 2 * inside)
+    return tuple(found)
+
+
+def _visit(grid: _Grid, bound: int, told: _Numbers) -> np.ndarray:
+    """All numbers as they will be read back, pass by pass."""
+    known = np.zeros(grid.shape, dtype=np.int64)
+    sizes = np.zeros(grid.shape, dtype=np.int64)  # of n, for what comes after
+    width = 2 * bound + 1
+    for step in _passes(grid):
+        where = step.at()
+        if known[where].size:
+            base, features, marks = _look(known, sizes, grid, step, bound)
+            predicted, n = told.bins(where, base, features, marks)
+            known[where] = predicted + width * n
+            sizes[where] = np.abs(n) * width
+    return known
+
+
+def _passes(grid: _Grid) -> Iterator[_Pass]:
+    _, count, *space = grid.shape
+    axes, top = len(space), 1
+    while top < max(space, default=1):
+        top *= 2
+    for frames, beside in _frames(count):
+        yield _Pass(frames, beside, top, (), axes)
+        step = top // 2
+        while step:
+            for many in range(1, axes + 1):
+                for odd in itertools.combinations(range(axes), many):
+                    yield _Pass(frames, beside, step, odd, axes)
+            step //= 2
+
+
+def _frames(count: int) -> Iterator[tuple[range, tuple[int, ...]]]:
+    """Frames that are known together, and how far off those beside them are that are known by then."""
+    yield range(min(1, count)), ()
+    step = 1
+    while 2 * step < count:
+        step *= 2
+    while step and count > 1:
+        frames = range(step, count, 2 * step)
+        between = range(step, max(step, count - step), 2 * step)
+        if between:
+            yield between, (-step, step)
+        if len(frames) > len(between):
+            yield frames[len(between) :], (-step,)
+        step //= 2
+
+
+def _look(
+    known: np.ndarray, sizes: np.ndarray, grid: _Grid, step: _Pass, bound: int
+) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Base of the points of a pass, the differences that correct it, and what tells how far off they may be."""
+    here = known[step.at()]
+    base, near, features = _between(known, grid, step, 0)
+    marks, weighed = [], list(features)
+    for axis in step.odd:
+        left, right = _sides(sizes, grid, step, 0, axis, kept=True)[1:3]
+        marks.append(left + right)
+    marks += [np.abs(one - near[0]) for one in near[1:]]
+    for shift in step.beside:
+        (there, _, more), truth = _between(known, grid, step, shift), known[step.at(shift)]
+        features += [truth - there, there - base, *more] if step.odd else [truth]
+        weighed += [truth - there, there - base] if step.odd else [truth]
+        marks.append(sizes[step.at(shift)])
+    marks = [np.abs(one) for one in weighed] + marks
+    marks.append(np.full(here.shape, bound, dtype=np.int64))
+    return base, features, marks
+
+
+def _between(
+    known: np.ndarray, grid: _Grid, step: _Pass, shift: int
+) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Base, sums of two neighbours for each axis, and differences of cubic from linear and of axes."""
+    near, features = [], []
+    total = np.zeros_like(known[step.at(shift)])
+    for axis in step.odd:
+        before, left, right, after = _sides(known, grid, step, shift, axis)
+        near.append(left + right)
+        far = before + after
+        features.append(far - near[-1])
+        total += 9 * near[-1] - far
+    features += [one - near[0] for one in near[1:]]
+    many = 16 * max(1, len(near))
+    return (total + many // 2) // many, near, features
+
+
+def _sides(
+    array: np.ndarray, grid: _Grid, step: _Pass, shift: int, axis: int, *, kept: bool = False
+) -> tuple[np.ndarray, ...]:
+    """The two points on either side along an axis; beyond an edge they go on straight, or stay what the last one is."""
+    points = np.moveaxis(array[step.at(shift, even=axis)], 2 + axis, 0)
+    count, total = len(points), grid.space[axis]
+    wanted = len(range(step.step, total, 2 * step.step))
+    if grid.wraps[axis] and total % (2 * step.step) == 0:
+        padded = np.concatenate([points[-1:], points, points[:1], points[1 % count :][:1]])
+    else:
+        first, last = points[:1], points[-1:]
+        up, down = (0, 0) if kept or count == 1 else (first - points[1:2], last - points[-2:-1])
+        padded = np.concatenate([first + up, points, last + down, last + 2 * down])
+    return tuple(np.moveaxis(padded[k : k + wanted], 0, 2 + axis) for k in range(4))
+
+
+class _Numbers(ABC):
+    """The side that writes or reads."""
+
+    @abstractmethod
+    def bins(
+        self, where: tuple[slice, ...], base: np.ndarray, features: Sequence[np.ndarray], marks: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions of the points of a pass, and how many bins the points are off them."""
+
+
+class _Telling(_Numbers):
+    """What a writer decides and notes, pass by pass."""
+
+    def __init__(self, values: np.ndarray, bound: int) -> None:
+        self.values, self.bound, self.edges = values, bound, _edges(bound)
+        self.coefficients: list[bytes] = []
+        self.symbols: list[np.ndarray] = []
+        self.contexts: list[np.ndarray] = []
+        self.low: list[np.ndarray] = []
+        self.escaped: list[np.ndarray] = []
+
+    def bins(
+        self, where: tuple[slice, ...], base: np.ndarray, features: Sequence[np.ndarray], marks: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        true = self.values[where]
+        predicted = base + self._combined(features, true - base)
+        n = (true - predicted + self.bound) // (2 * self.bound + 1)
+        context = self._context(marks, np.abs(true - predicted))
+        zigzag = np.where(n < 0, -2 * n - 1, 2 * n).ravel()
+        shift = _shifts(self.edges, self.bound)[context]
+        quotient = zigzag >> shift
+        self.escaped.append(quotient[quotient >= SYMBOLS - 1])
+        self.symbols.append(np.minimum(quotient, SYMBOLS - 1).astype(np.uint8))
+        self.contexts.append(context)
+        for bits in np.unique(shift[shift > 0]).tolist():
+            some = zigzag[shift == bits]
+            self.low.append((some[:, None] >> np.arange(bits) & 1).astype(np.uint8).ravel())
+        return predicted, n
+
+    def _combined(self, features: Sequence[np.ndarray], wanted: np.ndarray) -> np.ndarray | int:
+        """The combination of differences that is nearest to what is wanted."""
+        if not _fitted(features, wanted.size):
+            return 0
+        largest = max(int(np.abs(one).max()) for one in features)
+        bits = min(_FRACTION, max(4, largest.bit_length() - self.bound.bit_length() + 4))
+        whole = [round(max(-8.0, min(8.0, one)) * 2**bits) for one in nearest(features, wanted)]
+        self.coefficients.append(struct.pack(f"<B{len(whole)}i", bits, *whole))
+        return _combination(features, whole, bits)
+
+    def _context(self, marks: Sequence[np.ndarray], sizes: np.ndarray) -> np.ndarray:
+        """Contexts that tell how far off predictions are."""
+        if not _fitted(marks, sizes.size):
+            return _contexts(marks, _COARSE, [1 << _COARSE] * len(marks), self.edges)
+        *found, rest = relative(marks, sizes, self.bound)
+        bits = next(k for k in range(_COARSE + 10, -1, -1) if max(found, default=0.0) * 2**k < 255 or not k)
+        whole = [*(min(255, round(one * 2**bits)) for one in found), min(LARGEST, round(rest * 2**bits))]
+        self.coefficients.append(struct.pack(f"<B{len(found)}BI", bits, *whole))
+        return _contexts(marks, bits, whole, self.edges)
+
+    def written(self, centre: int, grid: _Grid) -> bytes:
+        """All of it."""
+        lanes = lanes_for(sum(map(len, self.symbols)))
+        tables = frequencies(self.symbols, self.contexts, len(self.edges) + 1)
+        parts = [
+            zlib.compress(b"".join(self.coefficients), 9),
+            zlib.compress(tables.astype("<u2").tobytes(), 9),
+            np.packbits(np.concatenate([np.zeros(0, np.uint8), *self.low])).tobytes(),
+            zlib.compress(np.concatenate([np.zeros(0, np.int64), *self.escaped]).astype("<i8").tobytes(), 9),
+        ]
+        wraps = sum(wrap << axis for axis, wrap in enumerate(grid.wraps))
+        head = _HEAD.pack(centre, wraps, lanes, *map(len, parts))
+        return b"".join([head, *parts, encode(self.symbols, self.contexts, tables, lanes)])
+
+
+class _Told(_Numbers):
+    """The same, read."""
+
+    def __init__(self, data: bytes, bound: int) -> None:
+        self.bound, self.edges = bound, _edges(bound)
+        self.centre, wraps, lanes, *lengths = _HEAD.unpack_from(data)
+        self.wraps = tuple(bool(wraps >> axis & 1) for axis in range(8))
+        ends = list(itertools.accumulate(lengths, initial=_HEAD.size))
+        told, tables, low, escaped = (data[a:b] for a, b in itertools.pairwise(ends))
+        self.coefficients, self.at = zlib.decompress(told), 0
+        self.low, self.low_at = np.unpackbits(np.frombuffer(low, np.uint8)), 0
+        self.escaped, self.escaped_at = np.frombuffer(zlib.decompress(escaped), "<i8"), 0
+        counts = np.frombuffer(zlib.decompress(tables), "<u2").reshape(len(self.edges) + 1, SYMBOLS)
+        self.coder = Symbols(data[ends[-1] :], counts, lanes)
+
+    def bins(
+        self, where: tuple[slice, ...], base: np.ndarray, features: Sequence[np.ndarray], marks: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        del where  # comes of itself
+        predicted, bits, whole = base, _COARSE, [1 << _COARSE] * len(marks)
+        if _fitted(features, base.size):
+            fraction, *times = self._next(f"<B{len(features)}i")
+            predicted = base + _combination(features, times, fraction)
+        if _fitted(marks, base.size):
+            bits, *whole = self._next(f"<B{len(marks) - 1}BI")
+        context = _contexts(marks, bits, whole, self.edges)
+        quotient = self.coder.take(context).astype(np.int64)
+        large = np.flatnonzero(quotient == SYMBOLS - 1)
+        quotient[large] = self.escaped[self.escaped_at : self.escaped_at + len(large)]
+        self.escaped_at += len(large)
+        shift = _shifts(self.edges, self.bound)[context]
+        zigzag = quotient << shift
+        for bits in np.unique(shift[shift > 0]).tolist():
+            some = np.flatnonzero(shift == bits)
+            read = self.low[self.low_at : self.low_at + bits * len(some)].reshape(-1, bits).astype(np.int64)
+            self.low_at += read.size
+            zigzag[some] |= (read << np.arange(bits)).sum(1)
+        return predicted, np.where(zigzag & 1, -(zigzag + 1 >> 1), zigzag >> 1).reshape(base.shape)
+
+    def _next(self, form: str) -> tuple[int, ...]:
+        found = struct.unpack_from(form, self.coefficients, self.at)
+        self.at += struct.calcsize(form)
+        return found
+
+
+def _fitted(features: Sequence[np.ndarray], points: int) -> bool:
+    return bool(features) and points >= _FEW * len(features)
+
+
+def _combination(features: Sequence[np.ndarray], whole: Sequence[int], bits: int) -> np.ndarray:
+    total = np.full(features[0].shape, 1 << bits - 1, dtype=np.int64)
+    for feature, coefficient in zip(features, whole, strict=True):
+        if coefficient:
+            total += coefficient * feature
+    return total >> bits
+
+
+def _edges(bound: int) -> np.ndarray:
+    """Where contexts part: sizes from bound / 16 on, two to each doubling, times 2^6."""
+    count = 2 * (40 - bound.bit_length())
+    return np.array([(bound << 2 + k // 2) * (1448 if k % 2 else 1024) >> 10 for k in range(count)], dtype=np.int64)
+
+
+def _shifts(edges: np.ndarray, bound: int) -> np.ndarray:
+    """How many low bits of a number are kept as they are, in each context."""
+    sizes = [0, *(edges // ((2 * bound + 1) << _COARSE)).tolist()]
+    return np.array([max(0, size.bit_length() - 4) for size in sizes], dtype=np.int64)
+
+
+def _contexts(marks: Sequence[np.ndarray], bits: int, whole: Sequence[int], edges: np.ndarray) -> np.ndarray:
+    total = np.zeros(marks[0].shape, dtype=np.int64)
+    for mark, coefficient in zip(marks, whole, strict=True):
+        if coefficient:
+            total += coefficient * mark
+    return np.searchsorted(edges, (total << _COARSE >> bits).ravel(), side="right")

@@ -1,0 +1,287 @@
+"""`store.json`: what makes a campaign the same campaign."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from sciinf.campaigns.storage.disk import alone
+from sciinf.campaigns.storage.folder import Changed, Folder, there
+from sciinf.campaigns.storage.naming import PER_FOLDER, Naming
+from sciinf.core.checks import is_whole
+from sciinf.core.files import json_bytes, json_of, sha256_of, versions
+from sciinf.core.prior import Prior
+from sciinf.core.proposal import Proposal
+from sciinf.core.simulator import FILES, Observable, Simulator, Status, event_of, recorded, unlike
+from sciinf.core.tables import named
+
+FILE = "store.json"
+SCHEMA = 2
+"""2: blocks in folders, and packs. Stores of 1 have one folder for all blocks, and keep it."""
+_MOST_BLOCKS, _MOST_ROWS = 10**7, 10**8
+_SIMULATOR, _ACCEPTED = "simulator", "accepted"
+_IDENTITY = (_SIMULATOR, "prior", "observables", "seed", "block")
+_FOLDERS = "folders"  # no part of the identity
+_PROPOSAL = "proposal"  # there, and then part of the identity, only where theta is not drawn from the prior
+
+
+def describe(
+    simulator: Simulator, seed: int, block: int, rows: int, proposal: Proposal | Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What `store.json` says of a campaign.
+
+    Raises:
+        TypeError: If the prior or the proposal cannot be written down.
+        ValueError: If there are no observables, or one's name cannot name a dataset beside the others.
+    """
+    _check_names(simulator.observables)
+    if reason := _absurd(rows, block):
+        raise ValueError(f"{reason}; ask for fewer rows, or for other blocks")
+    data = {
+        "schema": SCHEMA,
+        _SIMULATOR: recorded(simulator),
+        "prior": simulator.prior.to_json(),
+        "observables": [{"name": name, **spec.to_json()} for name, spec in simulator.observables.items()],
+        "seed": seed,
+        "block": block,
+        "rows": rows,
+        _FOLDERS: PER_FOLDER,
+        "versions": versions(),
+    }
+    if proposal is not None:
+        data[_PROPOSAL] = proposal.to_json() if isinstance(proposal, Proposal) else dict(proposal)
+    return json.loads(json.dumps(data))
+
+
+def facts_of(
+    prior: Prior, observables: Mapping[str, Observable], counts: Mapping[Status, int], seed: int
+) -> list[tuple[str, str]]:
+    """What a campaign is of, and what became of its rows, a name and words for each."""
+    failed = [(s.name.lower().replace("_", " "), f"{n:,}") for s, n in counts.items() if s is not Status.OK and n]
+    named_units = named(dict(zip(prior.names, prior.units, strict=True)))
+    return [("parameters", named_units), ("observables", event_of(observables)), *failed, ("seed", str(seed))]
+
+
+def read_description(folder: Folder) -> dict[str, Any]:
+    """`store.json` of a folder, as it was written.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged, or a newer version wrote it.
+    """
+    path = f"{folder.name}/{FILE}"
+    data = json_of(folder.read(FILE), path)
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        version = data.get("versions", {}).get("sciinf", "unknown")
+        raise ValueError(
+            f"{path} has format {schema}, written by sciinf {version}; this version reads {SCHEMA}: update sciinf"
+        )
+    if schema not in (1, SCHEMA) or not {*_IDENTITY, "rows"} <= set(data):
+        raise ValueError(f"{path} is damaged: it describes no store; restore it, or simulate into another folder")
+    if reason := _absurd(data["rows"], data["block"]):
+        raise ValueError(f"{path} is damaged: {reason}")
+    if not is_whole(data.get(_FOLDERS, 0), 0):
+        raise ValueError(f"{path} is damaged: it has {data[_FOLDERS]!r} blocks in each folder")
+    return data
+
+
+def naming(description: Mapping[str, Any]) -> Naming:
+    """How the files of a store are spread over folders."""
+    return Naming(description.get(_FOLDERS, 0))
+
+
+def with_packs(folder: Folder) -> None:
+    """Let a store's description say that blocks may lie in packs, which versions that read format 1 know nothing of.
+
+    Raises:
+        ValueError: If it is damaged.
+        OSError: If it cannot be written.
+    """
+
+    def packed() -> dict[str, Any] | None:
+        found = read_description(folder)
+        return {**found, "schema": SCHEMA, _FOLDERS: 0} if found["schema"] < SCHEMA else None
+
+    _rewrite(folder, packed)
+
+
+def _absurd(rows: Any, block: Any) -> str:
+    """Why no campaign has such numbers; "" if one may. Each block is a file and is listed."""
+    if not is_whole(rows, 1) or not is_whole(block, 1):
+        return f"it has {rows!r} rows in blocks of {block!r}, expected positive whole numbers"
+    if -(-rows // block) > _MOST_BLOCKS or block > _MOST_ROWS:
+        return (
+            f"{rows:,} rows in blocks of {block:,} are {-(-rows // block):,} files, and there may be {_MOST_BLOCKS:,} "
+            f"of {_MOST_ROWS:,} rows at most"
+        )
+    return ""
+
+
+def campaign(description: Mapping[str, Any]) -> str:
+    """SHA-256 of what makes a campaign the same, written into each of its files."""
+    identity = {key: description[key] for key in (*_IDENTITY, _PROPOSAL) if key in description}
+    return sha256_of(identity)
+
+
+def claim(folder: Folder, wanted: Mapping[str, Any], simulator: Simulator) -> str:
+    """Write a campaign's description, or make sure that the one which is there is of the same campaign; let it grow.
+
+    Returns:
+        What `campaign` gives for the one that is there.
+
+    Raises:
+        ValueError: If it is of another campaign, or damaged.
+        OSError: If it cannot be written.
+    """
+    if not there(folder, FILE):
+        folder.create(FILE, json_bytes(wanted))
+    held = ""
+
+    def grown() -> dict[str, Any] | None:
+        nonlocal held
+        found = read_description(folder)  # another process may have written its own in the meantime
+        check_same(folder.name, found, wanted, simulator)
+        held = campaign(found)
+        more = {**found, "rows": wanted["rows"], "versions": wanted["versions"]}
+        return more if found["rows"] < wanted["rows"] else None
+
+    _rewrite(folder, grown)
+    return held
+
+
+def _rewrite(folder: Folder, wanted: Callable[[], dict[str, Any] | None]) -> None:
+    """Write what `wanted` makes of the description that is there, until it wants no more; alone, or anew where somebody
+    else was faster.
+    """
+    with alone(folder.path("")):
+        while (data := wanted()) is not None:
+            with suppress(Changed):
+                folder.replace(FILE, json_bytes(data))
+
+
+def check_same(path: str, found: Mapping[str, Any], wanted: Mapping[str, Any], simulator: Simulator) -> None:
+    """Refuse to mix two campaigns.
+
+    Args:
+        path: The store's folder.
+        found: What it describes.
+        wanted: What is asked for.
+        simulator: Whose simulations are asked for.
+
+    Raises:
+        ValueError: If they are not the same; the message says what differs.
+    """
+    differences = {
+        key: _difference(found.get(key), wanted.get(key))
+        for key in (*_IDENTITY[1:], _PROPOSAL)
+        if without_coords(found.get(key)) != without_coords(wanted.get(key))
+    }
+    if words := stale(found, simulator):
+        differences = {_SIMULATOR: words, **differences}
+    if set(differences) == {_SIMULATOR} and not unlike(found[_SIMULATOR], simulator, ignore=FILES):
+        raise ValueError(
+            f"{path}: {words} since these {found['rows']:,} simulations were begun. Simulate into another folder "
+            "(--out), these are kept; or, where the change does not touch what is simulated, go on with "
+            "--accept-changes (accept_changes=True)"
+        )
+    if differences:
+        before, now = found[_SIMULATOR].get("name"), simulator.name
+        other = f"another simulator, {before!r}, not of {now!r}"
+        what = (
+            other
+            if before not in (now, simulator.former_name)
+            else f"another campaign: another {', '.join(differences)}"
+        )
+        raise ValueError(
+            f"{path} holds simulations of {what}. Choose another folder, or ask for what this one holds; delete it if "
+            "its simulations are worthless. In the folder -> asked for: "
+            + "; ".join(f"{key}: {words}" for key, words in differences.items())
+        )
+
+
+def without_coords(value: Any) -> Any:
+    """A description without what stands along the axes of observables: nothing is computed from that.
+
+    Args:
+        value: Plain JSON values; observables in it are known by their shape and dims.
+    """
+    if isinstance(value, list):
+        return [without_coords(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    named = {"coords", "coord_units"} if {"shape", "dims"} <= value.keys() else set()
+    return {key: without_coords(given) for key, given in value.items() if key not in named}
+
+
+def stale(found: Mapping[str, Any], simulator: Simulator) -> str:
+    """What tells a simulator from the one a store was begun with, and from those accepted since; "" if nothing does."""
+    each = [unlike(before, simulator) for before in (*found.get(_ACCEPTED, ()), found[_SIMULATOR])]
+    return "" if "" in each else each[0]
+
+
+def accept(folder: Folder, simulator: Simulator) -> None:
+    """Note in a store's description that a simulator stands for the one it was begun with, though its files changed.
+
+    Raises:
+        ValueError: If more than its files has changed.
+        OSError: If it cannot be written.
+    """
+    given = recorded(simulator)
+
+    def noted() -> dict[str, Any] | None:
+        found = read_description(folder)
+        _check_files_alone(folder, found, simulator)
+        before = found.get(_ACCEPTED, ())
+        return {**found, _ACCEPTED: [*before, given]} if given not in before else None
+
+    _rewrite(folder, noted)
+
+
+def _check_files_alone(folder: Folder, found: Mapping[str, Any], simulator: Simulator) -> None:
+    if words := unlike(found[_SIMULATOR], simulator, ignore=FILES):
+        raise ValueError(
+            f"{folder.name}: only changes of a simulator's files can be accepted; here {words}. Choose another folder"
+        )
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+        return ", ".join(f"{key} {_short(found.get(key))} -> {_short(wanted.get(key))}" for key in keys)
+    return f"{_short(found)} -> {_short(wanted)}"
+
+
+def _short(value: Any) -> str:
+    """A value in words: digests by their beginnings, laws as they are written, observables by shape and unit."""
+    text = value[:12] if isinstance(value, str) and len(value) == 64 else _plain(value)
+    return text if len(text) <= 300 else text[:300] + "..."
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) if value else "none"
+    if not isinstance(value, dict):
+        return "nothing" if value is None else str(value) or "''"
+    if "law" in value:
+        arguments = value.get("arguments") or {}
+        return f"{value['law']}({', '.join(f'{key}={_plain(given)}' for key, given in arguments.items())})"
+    if {"name", "shape"} <= value.keys():
+        about = [
+            f"{key} {_plain(given)}" for key, given in value.items() if key not in ("name", "shape", "unit") and given
+        ]
+        unit = f" [{value['unit']}]" if value.get("unit") else ""
+        return f"{value['name']} {tuple(value['shape'])}{unit} ({', '.join(about)})"
+    return ", ".join(f"{key} {_plain(given)}" for key, given in value.items())
+
+
+def _check_names(observables: Mapping[str, Observable]) -> None:
+    if not observables:
+        raise ValueError("the simulator has no observables; it must name at least one")
+    for name in observables:
+        parts = name.split("/")
+        parents = {"/".join(parts[:k]) for k in range(1, len(parts))}
+        if "" in parts or "." in parts or "\0" in name or parents & set(observables):
+            raise ValueError(f"the observable {name!r} cannot name a dataset beside {sorted(observables)}; rename it")

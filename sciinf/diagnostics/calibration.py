@@ -1,0 +1,331 @@
+r"""calibrate: Posterior + fresh Store -> Calibration. Is the posterior right, on simulations it has never seen?
+
+For fresh pairs (theta*, x) of prior and simulator and draws theta_1..L of the posterior given x, three numbers are
+uniform on [0, 1] when the posterior is exact (for a posterior learned under a proposal, theta* comes from that law):
+
+- SBC: the rank of theta*_d among the draws' theta_d, for each parameter d;
+- HPD: the fraction of draws with a higher posterior density than theta*, whose distribution function is the expected
+  coverage of highest-density regions;
+- TARP: the fraction of draws nearer than theta* to a reference point drawn from the prior.
+
+Where parameters are discrete or exist only sometimes, ranks are among draws in which they exist, and equal ones in
+random order (`diagnostics.existing`), densities are those of the unbounded parameters, which have no units, and
+distances those of `Prior.coordinates`. The probabilities of what is discrete are held against how often it was true
+(`diagnostics.reliability`).
+
+Beside them, draws of all rows together must be as the theta* of all rows are, and tails must be heavy enough
+(`diagnostics.tails`).
+
+Rows that failed are left out, so that theta* is given success. Where failing depends on theta, a posterior by a
+likelihood, which knows nothing of that, is checked with the factor P(ok | theta) (`diagnostics.failures`).
+
+What is found is measured in coverage and judged with one of three results: passed, not passed, cannot tell
+(`diagnostics.agreement`).
+
+sbi's `run_sbc`, `run_tarp` and `check_sbc` compute the same from a posterior object, observation by observation or with
+rejection against the prior; here thousands of observations go through the network at once. They are the reference
+in the tests.
+
+References:
+    | Validating Bayesian inference algorithms with simulation-based calibration (Talts et al., 2018),
+      https://arxiv.org/abs/1804.06788
+    | A trust crisis in simulation-based inference? Your posterior approximations can be unfaithful
+      (Hermans et al., 2022), https://arxiv.org/abs/2110.06581
+    | Sampling-based accuracy testing of posterior estimators for general inference (Lemos et al., 2023),
+      https://arxiv.org/abs/2302.03026
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciinf.campaigns.store import Store
+from sciinf.core import Batch, Calibration, DensityUnavailable, Posterior
+from sciinf.core.doubts import noting, summed_up
+from sciinf.core.files import local_path, read_json, sha256_of, write_bytes, write_json
+from sciinf.core.progress import Progress
+from sciinf.core.records import Reliability
+from sciinf.core.simulator import event_of
+from sciinf.diagnostics.agreement import LEVELS, STATED_GAP, Agreement, agreements, coverage, judged, too_light
+from sciinf.diagnostics.existing import averages, outside_span, rank_of_last, ranks_among
+from sciinf.diagnostics.failures import Failures, look, mended
+from sciinf.diagnostics.ood import REFERENCE, make_reference
+from sciinf.diagnostics.recalibrate import keep
+from sciinf.diagnostics.reliability import VALUES, reliabilities, values_of
+from sciinf.diagnostics.scores.known import check_scores
+from sciinf.diagnostics.scores.score import DataScore
+from sciinf.diagnostics.tails import beyond, tail_agreements
+from sciinf.diagnostics.views import Views
+from sciinf.networks.kernels.lanes import cores_here, shared
+
+_PAIRS = 65_536  # (observation, draw) pairs in one pass, at most
+_SOME = 31  # draws of each row that are averaged over the rows
+_CHUNK = 4_096
+_PIECES = 20  # passes, at least: between them the user hears how far it is
+
+
+def calibrate(
+    posterior: Posterior,
+    store: Store,
+    out: str | Path | None = None,
+    *,
+    rows: int = 5_000,
+    draws: int = 127,
+    seed: int = 0,
+    progress: bool = True,
+    gap: float = STATED_GAP,
+    scores: Sequence[DataScore] | None = None,
+) -> Calibration:
+    """Check a posterior on fresh simulations. Compiled flows are drawn from on all cores that the process may use.
+
+    Args:
+        posterior: The posterior to check, usually the amortised one (a reweighted one is exact up to its weights, but
+            takes as long per row as a query).
+        store: Simulations that were not trained on; rows that failed are left out.
+        out: Run folder for `calibration.json` and `reference.safetensors`; a calibration of the same posterior and
+            simulations found there is read back.
+        rows: Largest number of simulations to use for ranks and coverage; the check of observations uses up to 20,000.
+        draws: Posterior draws per simulation.
+        seed: Seeds the draws.
+        progress: Whether to report progress on the standard error.
+        gap: Largest distance between nominal and true coverage with which it may pass; what the simulations could not
+            have seen is no pass but "cannot tell".
+        scores: What to learn of a third of the simulations for the check of observations, beside their plain views;
+            when left out `PlantedFaults()`, from 3,000 simulations on.
+
+    Returns:
+        Ranks, coverage, p-values and the verdict with its reasons.
+
+    Raises:
+        ValueError: If the store has other parameters or observables, is of another prior or proposal than the
+            posterior was learned under, may share rows with what the network was trained on, or has fewer than 100
+            usable rows; if rows or draws are too few.
+        TypeError: If a score is none.
+    """
+    if rows < 100 or draws < 1:
+        raise ValueError(f"calibrate takes at least 100 rows and 1 draw, got rows={rows}, draws={draws}")
+    _check_fresh(posterior, store, scores)
+    said = f"{posterior.digest} {store.digest} {rows} {draws} {seed} {REFERENCE} averages tails {gap} scores {scores}"
+    inputs = sha256_of(said)
+    folder = None if out is None else local_path(out)
+    found = None if folder is None else _found(folder, inputs)
+    if found is not None:
+        return found
+    started, fresh = time.monotonic(), store.load(slice(0, min(len(store), rows)))
+    if len(fresh) < 100:
+        raise ValueError(
+            f"{len(fresh)} usable simulations in {store.folder.name} are too few to calibrate on; give at least 100"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    failures = look(store)  # theta of the rows that are left is given success, as what is checked on them has to be
+    told = Progress(len(fresh), 0, shown=progress, task="calibrating", unit="simulations calibrated on")
+    with noting() as noted, shared(cores_here()), told as bar:
+        right = mended(posterior, failures, "outcome")
+        values = _statistics(right, fresh, draws, generator, bar)
+        tails = _tails(right, fresh, values, draws, seed)
+    tests, shown = _tests(posterior, fresh, values, tails, draws, generator)
+    state, cautious, reasons = judged(tests, gap)
+    if doubts := summed_up(noted):  # draws that cannot be relied on show nothing of the posterior
+        state = "cannot tell" if state == "passed" else state
+        reasons += tuple(f"while calibrating, {check.words}" for check in doubts)
+    calibration = Calibration(
+        names=posterior.prior.names,
+        ranks=values["ranks"].numpy(),
+        draws=draws,
+        levels=LEVELS,
+        coverage=coverage(values["hpd"], draws) if "hpd" in values else np.array([]),
+        tarp=coverage(values["tarp"], draws),
+        p_values={name: test.p_value for name, test in tests.items()},
+        gaps={name: test.gap for name, test in tests.items()},
+        of=posterior.name,
+        fit=posterior.digest,
+        simulations=store.digest,
+        failed_rows=sum(count for status, count in store.counts.items() if status != 0),
+        state=state,
+        cautious=cautious,
+        reasons=reasons,
+        tails=tuple(too_light(tests).values()),
+        reference=_reference(posterior, make_reference(posterior, store, scores), fresh, values, draws, generator)
+        | (failures.tensors() if failures else {}),
+        reliability=shown,
+    )
+    if folder is not None:
+        _save(calibration, folder, inputs, time.monotonic() - started)
+    return calibration
+
+
+def load_calibration(folder: str | Path) -> Calibration:
+    """Read what `calibrate` wrote into a run folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged.
+    """
+    from safetensors.torch import load
+
+    folder = local_path(folder)
+    if not (folder / "calibration.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no calibration; run `sciinf calibrate SIM.py {folder}`")
+    data = read_json(folder / "calibration.json")
+    if not isinstance(data, dict) or "reference_sha256" not in data:
+        raise ValueError(f"{folder / 'calibration.json'} is not what `sciinf calibrate` writes; run it again")
+    raw = (folder / "reference.safetensors").read_bytes() if (folder / "reference.safetensors").is_file() else b""
+    if sha256_of(raw) != data["reference_sha256"]:
+        raise ValueError(f"{folder / 'reference.safetensors'} is damaged or missing; run `sciinf calibrate` again")
+    return Calibration.from_json(data, load(raw))
+
+
+def _check_fresh(posterior: Posterior, store: Store, scores: Sequence[DataScore] | None) -> None:
+    check_scores(scores)
+    if posterior.prior.to_json() != store.prior.to_json():
+        raise ValueError(
+            f"{store.folder.name} holds simulations of {store.prior}, the posterior is of {posterior.prior}"
+        )
+    if dict(posterior.observables) != dict(store.observables):
+        raise ValueError(
+            f"{store.folder.name} holds {event_of(store.observables)}, the posterior is for "
+            f"{event_of(posterior.observables)}"
+        )
+    if store.proposal != posterior.under:
+        raise ValueError(
+            f"{store.folder.name} holds simulations of {_law(store.proposal)}, the {posterior.name} posterior is that "
+            f"under {_law(posterior.under)}{' that differs' if store.proposal and posterior.under else ''}; calibrate "
+            "on fresh simulations of the law it was learned under"
+        )
+    if store.campaign & posterior.trained_on:
+        raise ValueError(
+            f"{store.folder.name} is of the campaign (seed {store.seed}) that the network was trained on; calibrate on "
+            "simulations with another seed"
+        )
+
+
+def _law(proposal: Mapping[str, Any] | None) -> str:
+    return "the prior" if proposal is None else f"a proposal ({proposal.get('kind', 'of no kind')})"
+
+
+def _found(folder: Path, inputs: str) -> Calibration | None:
+    """The calibration of the same inputs in a run folder; a damaged one is as good as none, and made again."""
+    try:
+        if read_json(folder / "calibration.json")["inputs"] != inputs:
+            return None
+        found = load_calibration(folder)
+        looked = not found.failed_rows or Failures.from_tensors(found.reference) is not None
+        return found if looked else None
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, ValueError) as error:
+        warnings.warn(f"the calibration in {folder} cannot be read back, so it is made anew: {error}", stacklevel=3)
+        return None
+
+
+def _save(calibration: Calibration, folder: Path, inputs: str, seconds: float) -> None:
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = save(dict(calibration.reference))
+    write_bytes(folder / "reference.safetensors", raw)
+    about = {"inputs": inputs, "seconds": seconds, "reference_sha256": sha256_of(raw)}
+    write_json(folder / "calibration.json", {**calibration.to_json(), **about})
+
+
+def _statistics(
+    posterior: Posterior, fresh: Batch, draws: int, generator: torch.Generator, bar: Progress
+) -> dict[str, Tensor]:
+    """Of each row: ranks (D), counts of HPD and TARP, log density of the truth; and some draws (k, rows, D).
+
+    Where the prior is mixed, also the values of discrete parameters in all draws, "values/NAME" (draws, rows), and the
+    probabilities of each value where the posterior knows them, "exact/NAME" (rows, values).
+    """
+    prior = posterior.prior
+    references = prior.coordinates(prior.sample(len(fresh), generator=generator))
+    scale = references.std(dim=0)  # otherwise the parameter with the largest numbers alone would decide what is near
+    scale = torch.where(scale > 0, scale, 1.0) if prior.mixed else scale  # a value that none of them has
+    chunk = max(1, min(_PAIRS // draws, math.ceil(len(fresh) / _PIECES)))
+    parts: dict[str, list[Tensor]] = {"ranks": [], "hpd": [], "tarp": [], "some": [], "truth": []}
+    for start in range(0, len(fresh), chunk):
+        batch = fresh.rows(slice(start, start + chunk))
+        sample = posterior.draw_batched(batch.x, draws, generator=generator)
+        parts["some"].append(sample[:_SOME])
+        reference = references[start : start + chunk]
+        far = ((prior.coordinates(sample) - reference) / scale).norm(dim=-1)
+        true_far = ((prior.coordinates(batch.theta) - reference) / scale).norm(dim=-1)
+        if prior.mixed:
+            parts["ranks"].append(ranks_among(sample, batch.theta, generator))
+            parts["tarp"].append(rank_of_last(torch.cat([far, true_far[None]]), generator))
+            for name, value in values_of(posterior, batch.x, sample).items():
+                parts.setdefault(name, []).append(value)
+        else:
+            parts["ranks"].append((sample < batch.theta).sum(dim=0))
+            parts["tarp"].append((far < true_far).sum(dim=0))
+        with suppress(DensityUnavailable):  # ranks and TARP are checked all the same
+            both = torch.cat([sample, batch.theta[None]])
+            density = posterior.log_prob_batched(both, batch.x)
+            parts["truth"].append(density[-1].double())
+            if prior.mixed:
+                parts["hpd"].append(rank_of_last(prior.log_jacobian(both) - density, generator))
+            else:
+                parts["hpd"].append((density[:-1] > density[-1]).sum(dim=0))
+        bar.add(len(batch))
+    along = {name: int(name == "some" or name.startswith(VALUES)) for name in parts}
+    return {name: torch.cat(values, dim=along[name]) for name, values in parts.items() if values}
+
+
+def _tests(
+    posterior: Posterior,
+    fresh: Batch,
+    values: Mapping[str, Tensor],
+    tails: Mapping[str, Agreement],
+    draws: int,
+    generator: torch.Generator,
+) -> tuple[dict[str, Agreement], dict[str, Reliability]]:
+    """All tests, those of tails among them, and how reliable the probabilities of discrete parameters are."""
+    prior, pairs = posterior.prior, (fresh.theta, values["some"])
+    if not prior.mixed:
+        return agreements(values, prior.names, draws, generator, pairs) | dict(tails), {}
+    tests = agreements(values, prior.names, draws, generator) | averages(prior, *pairs, generator)
+    checked = reliabilities(prior, fresh.theta, values, generator)
+    found = {f"probabilities of {name}": test for name, (test, _) in checked.items()}
+    return tests | found | dict(tails), {name: shown for name, (_, shown) in checked.items()}
+
+
+def _tails(
+    posterior: Posterior, fresh: Batch, values: Mapping[str, Tensor], draws: int, seed: int
+) -> dict[str, Agreement]:
+    """Tests of the tails, where there is a density; chains, which have none, would take too long."""
+    if "truth" not in values:
+        return {}
+    generator, prior = torch.Generator().manual_seed(seed + 1), posterior.prior
+    names = tuple(name for name in prior.names if name not in prior.discrete())
+    if prior.mixed:
+        outside = outside_span(posterior, fresh, generator)[:, [prior.names.index(name) for name in names]]
+    else:
+        outside = beyond(posterior, fresh, values["ranks"], draws, generator)
+    return tail_agreements(outside, names, prior.log_prob(fresh.theta), values["truth"])
+
+
+def _reference(
+    posterior: Posterior,
+    found: Mapping[str, Tensor],
+    fresh: Batch,
+    values: Mapping[str, Tensor],
+    draws: int,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """What fresh simulations look like, and what their ranks say of intervals beside the ranks themselves."""
+    views = Views(posterior, found)
+    parts = [fresh.rows(slice(start, start + _CHUNK)).x for start in range(0, len(fresh), _CHUNK)]
+    seen = torch.cat([views.coordinates(x) for x in parts])
+    return {**found, **keep(values, draws, seen, generator)}
+
+
+__all__ = ["LEVELS", "calibrate", "load_calibration"]

@@ -1,0 +1,58 @@
+"""How far do errors of scores of single observations move the answer to a set of them, which adds these scores up?
+
+`posteriors.compositional` has the formula: a shift of t sqrt(n) sds, with t^2 known from held-out simulations up to
+chance. Beyond a third of an sd the answer is wrong; where chance alone could hide a shift that matters, or there were
+no held-out simulations, nobody can tell.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+from sciinf.core.diagnostic import Case, Diagnostic
+from sciinf.core.findings import Cause, Evidence, Finding, Level
+from sciinf.posteriors.compositional import ERRORS, WRONG, Compositional
+from sciinf.posteriors.tilted import layers
+
+_MATTERS = 0.15  # sds
+
+
+def check_composed(shift: float | None, chance: float, count: int) -> Finding:
+    """The finding about an answer that is composed of several.
+
+    Args:
+        shift: What errors of scores are expected to move the answer by, in sds; None where that is not known.
+        chance: The shift that held-out simulations cannot tell from none, in sds.
+        count: How many scores are added up.
+    """
+    name, what = Composed.name, f"errors of {count:,} scores that are added up"
+    if shift is None or not math.isfinite(shift):
+        words = f"nothing tells how {what} move the answer: pass held_out=, simulations that it was not trained on"
+        return Finding(name, Level.UNKNOWN, words, cause=Cause.FRESH)
+    figures, told = {"shift": shift, "chance": chance}, shift**2 - ERRORS * chance**2
+    if told > WRONG**2:
+        words = f"{what} are expected to move the answer by {shift:.2g} sds"
+        return Finding(name, Level.ALARM, words, figures=figures, cause=Cause.SIMULATIONS)
+    if told > _MATTERS**2:
+        words = f"{what} may move the answer by {shift:.2g} sds"
+        return Finding(name, Level.CAUTION, words, figures=figures, cause=Cause.SIMULATIONS)
+    if max(shift, chance) > _MATTERS:
+        words = f"{what} may move the answer by {max(shift, chance):.2g} sds: held-out simulations are too few to tell"
+        return Finding(name, Level.UNKNOWN, words, figures=figures, cause=Cause.FRESH)
+    return Finding(
+        name, Level.GOOD, f"{what} move the answer by less than {max(shift, chance):.2g} sds", figures=figures
+    )
+
+
+@final
+class Composed(Diagnostic):
+    """How far do errors of scores that are added up move the answer? The line is there for a `Compositional` alone."""
+
+    name, evidence = "added scores", Evidence.AVERAGE
+
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
+        own = layers(case.posterior)[-1]
+        if not isinstance(own, Compositional) or own.factors == 1:
+            return ()
+        return (check_composed(*own.shift, own.factors),)

@@ -1,0 +1,28 @@
+"""Is the evidence normalised? By simulations around the answer (`campaigns.normalisation`).
+
+Parameters do not depend on a constant that a log-likelihood lacks, nor on a factor of the data alone; an evidence does.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from sciinf.campaigns.normalisation import NAME, Constant, Normalisation, normalisation, unused
+from sciinf.core.diagnostic import Case, Diagnostic
+from sciinf.core.findings import Finding
+
+
+@final
+class EvidenceConstant(Diagnostic):
+    """Is the likelihood a normalised density of the data, as the evidence asks? The line is there only with one."""
+
+    name = NAME
+
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
+        if case.draws.log_evidence is None:
+            return ()
+        simulator, found = case.simulator, Normalisation(Constant.UNCONFIRMED)
+        if simulator is not None and simulator.log_likelihood is not None and not isinstance(case.around, str):
+            without = unused(simulator, case.seed)
+            found = normalisation(simulator, case.theta, case.predicted, without, case.seed)
+        return (found.finding,)

@@ -1,0 +1,374 @@
+r"""Do simulations fail at some parameters rather than others, and what does that do to an answer?
+
+Rows that fail are left out, so a network learns from theta ~ p(theta) P(ok | theta) / Z: where simulations fail, the
+prior is thinned, or cut off. Whether that is right is not for a test to say, for there are two readings.
+
+- **A failure is an outcome.** "No spike", "not detected": nature could have failed as well, and did not. Then success
+  is a part of the data, the posterior is
+
+      p(theta | x, ok)  ~  p(theta) P(ok | theta) p(x | theta, ok),
+
+  and a network trained on the successes is right as it is.
+- **A failure is the program's.** A solver did not converge; nature has data there. The posterior under the prior as
+  written is
+
+      p(theta | x)  ~  p(theta) p(x | theta, ok)  ~  p(theta | x, ok) / P(ok | theta),
+
+  as long as P(ok | theta) > 0 and failing has nothing to do with the data beyond theta. Draws of the network take the
+  weight 1 / P(ok | theta) (`posteriors.tilted`). Where nothing succeeds there is nothing to weight, and no method
+  mends that: below P(ok) = 0.05 the weight is 0, and the answer is that of the prior cut off there.
+
+Posteriors by a likelihood (weighted by the simulator's, or chains on a learned ratio or likelihood) have the second
+form from the start, and take the factor P(ok | theta) under the first reading.
+
+References:
+    | Flexible statistical inference for mechanistic models of neural dynamics (Lueckmann et al., 2017),
+      https://arxiv.org/abs/1711.01861
+    | Variational methods for simulation-based inference (Glöckler, Deistler & Macke, 2022), where a learned likelihood
+      takes the factor P(ok | theta), https://arxiv.org/abs/2203.04176
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from sciinf.campaigns.storage.outcome import status_of
+from sciinf.campaigns.store import Store
+from sciinf.core import Calibration, Case, Cause, Diagnostic, Draws, Finding, Level, Posterior, Prior
+from sciinf.core.simulator import Status
+from sciinf.diagnostics.dependence import independence, influence, worst_interval, worst_value
+from sciinf.diagnostics.success import Success, fit_success
+from sciinf.posteriors.tilted import Tilted, by_likelihood, judged_by_simulator, learned_without
+
+Reading = Literal["exclude", "outcome", "model"]
+
+SIGNIFICANT = 0.01
+_ROWS = 20_000
+_FEW = 20  # failures below which independence cannot be told
+_RARE = 0.005  # share of failures below which few do not matter
+_NEVER = 0.05  # P(ok) below which there is next to nothing to learn from, or to weight
+_MASS = 0.05  # of the posterior: the share that may be elsewhere before an answer is refused
+_LITTLE = 0.01  # and before it is to be read with care
+_PRIOR = 0.1  # of the prior: the share that may be cut off before an answer is refused
+_SPREAD = 2.0  # how many times wider than an answer one looks for simulations that fail,
+_SPREAD_MENDED = 1.5  # and than one that they do not cut off
+_DRAWS = 4_000
+_PREFIX = "failures/"
+
+
+@dataclass(frozen=True)
+class Failures:
+    """What the failed rows of a store say.
+
+    Args:
+        rows: Rows looked at.
+        failed: Failed ones among them.
+        p_value: Of independence from theta.
+        ranges: For each parameter the interval where most fails, (D, 7): low, high (infinite where the prior's end
+            is), failure rate inside and outside, how much the interval explains of what the classifier does, the
+            parameter's sd, and what it does to P(ok).
+        cut: Share of rows where P(ok) is nearly zero.
+        success: P(ok | theta).
+    """
+
+    rows: int
+    failed: int
+    p_value: float
+    ranges: Tensor
+    cut: float
+    success: Success
+
+    @property
+    def depend(self) -> bool:
+        return self.p_value < SIGNIFICANT
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As a calibration keeps them."""
+        numbers = torch.tensor([self.rows, self.failed, self.p_value, self.cut], dtype=torch.float64)
+        own = {"numbers": numbers, "ranges": self.ranges}
+        return {_PREFIX + name: value.contiguous() for name, value in {**own, **self.success.tensors()}.items()}
+
+    @classmethod
+    def from_tensors(cls, reference: Mapping[str, Tensor]) -> Failures | None:
+        """What `tensors` wrote, among others; None where nothing failed, or nobody looked."""
+        own = {k.removeprefix(_PREFIX): v for k, v in reference.items() if k.startswith(_PREFIX)}
+        if not own:
+            return None
+        rows, failed, p_value, cut = own["numbers"].tolist()
+        return cls(int(rows), int(failed), p_value, own["ranges"], cut, Success.from_tensors(own))
+
+    def words(self, prior: Prior) -> str:
+        """How many failed, whether that depends on the parameters, and where."""
+        share = f"{self.failed:,} of {self.rows:,} simulations failed ({_percent(self.failed / self.rows)})"
+        if self.depend:
+            p = f"p = {self.p_value:.1g}" if self.p_value > 1e-12 else "p < 1e-12"
+            return f"{share}, and failing depends on the parameters ({p}): {self._where(prior)}"
+        if self.failed < _FEW:
+            return f"{share}, too few to tell whether failing depends on the parameters (p = {self.p_value:.2g})"
+        return f"{share}; failures do not depend on the parameters (p = {self.p_value:.2g})"
+
+    def _where(self, prior: Prior) -> str:
+        first = int(self.ranges[:, 4].argmax())
+        matter = self.ranges[:, 6] > 0.3 * self.ranges[:, 6].max()
+        several = [name for name, big in zip(prior.names, matter.tolist(), strict=True) if big]
+        if float(self.ranges[first, 4]) > 0.5 or len(several) < 2:
+            return self._range(prior, first)
+        names = f"{', '.join(several[:-1])} and {several[-1]}"
+        return f"on {names} together; along single ones, above all {self._range(prior, first)}"
+
+    def _range(self, prior: Prior, d: int) -> str:
+        low, high, inside, outside, _, sd, _ = self.ranges[d].tolist()
+        name, unit = prior.names[d], f" {prior.units[d]}" if prior.units[d] else ""
+        if name in (discrete := prior.discrete()):
+            label = discrete[name].labels[int(discrete[name].codes(torch.tensor(low + 0.5)))]
+            return f"{_percent(inside)} fail where {name} is {label} ({_percent(outside)} elsewhere)"
+        small, large = _digits(low, sd), _digits(high, sd)
+        if math.isfinite(low) and math.isfinite(high):
+            where = f"{small} < {name} < {large}{unit}"
+        else:
+            where = f"{name} > {small}{unit}" if math.isfinite(low) else f"{name} < {large}{unit}"
+        return f"{_percent(inside)} fail where {where} ({_percent(outside)} elsewhere)"
+
+
+def look(store: Store, rows: int = _ROWS) -> Failures | None:
+    """Look at the failed rows of a store; None if none failed.
+
+    Args:
+        store: Simulations.
+        rows: How many of them to look at; more, where the first that failed comes later.
+
+    Raises:
+        ValueError: If a block is damaged.
+    """
+    if not sum(count for status, count in store.counts.items() if status != Status.OK):
+        return None
+    thetas, flags, missing = [], [], set(store.missing())
+    for index in range(store.blocks):
+        if sum(map(len, thetas)) >= rows and any(bool(flag.any()) for flag in flags):
+            break
+        if index not in missing:
+            theta, outcome = store.read(index)
+            thetas.append(theta.double())
+            flags.append(status_of(outcome) != int(Status.OK))
+    theta, failed = torch.cat(thetas), torch.cat(flags)
+    rows = max(rows, int(failed.nonzero()[0]) + 1)
+    return examine(store.prior, theta[:rows], failed[:rows])
+
+
+def examine(prior: Prior, theta: Tensor, failed: Tensor) -> Failures:
+    """The same from parameters (n, D), and whether each row failed, bool (n,); one failed row at least."""
+    theta = theta.double()
+    z = prior.bijection.forward(theta).clamp(-40, 40)
+    success = fit_success(z, failed)
+    ok = success.log_prob(z).exp()
+    rate = failed.double().mean().clamp(1e-12, 1 - 1e-12)
+    wrong = -torch.where(failed, torch.log1p(-ok.clamp(max=1 - 1e-12)), ok.clamp_min(1e-300).log()).sum()
+    explained = float(-len(z) * (rate * rate.log() + (1 - rate) * (-rate).log1p()) - wrong)
+    discrete = prior.discrete()
+    each = [
+        worst_value(theta[:, d], failed, discrete[name]) if name in discrete else _worst(theta[:, d], failed)
+        for d, name in enumerate(prior.names)
+    ]
+    found = torch.stack(each)
+    found[:, 4] /= max(explained, float(found[:, 4].max()), 1e-12)
+    moved = _of_parameters(prior, influence(success, z))
+    found = torch.cat([found, _sds(theta)[:, None], moved[:, None]], dim=1)
+    inside = (theta > found[:, 0]) & (theta < found[:, 1]) & (found[:, 2] > 1 - _NEVER)
+    cut = max(float((ok < _NEVER).double().mean()), float(inside.double().mean(dim=0).max()))
+    return Failures(len(z), int(failed.sum()), independence(z, failed), found, cut, success)
+
+
+def _worst(values: Tensor, failed: Tensor) -> Tensor:
+    """`worst_interval` of the rows in which a parameter exists."""
+    there = ~values.isnan()
+    if bool(there.all()):
+        return worst_interval(values, failed)
+    if int(there.sum()) < _FEW or not bool(failed[there].any()) or bool(failed[there].all()):
+        rate = float(failed.double().mean())
+        return torch.tensor([-math.inf, math.inf, rate, rate, 0.0], dtype=torch.float64)
+    return worst_interval(values[there], failed[there])
+
+
+def _sds(theta: Tensor) -> Tensor:
+    """Of each parameter, (D,), in the rows in which it exists."""
+    if not bool(theta.isnan().any()):
+        return theta.std(dim=0)
+    there = [column[~column.isnan()] for column in theta.T]
+    return torch.stack([one.std() if len(one) > 1 else theta.new_zeros(()) for one in there])
+
+
+def _of_parameters(prior: Prior, values: Tensor) -> Tensor:
+    """What is known of each unbounded number, (bijection.size,), for each parameter, (D,).
+
+    Parts of a whole, of which there is one number less, have the largest of theirs.
+    """
+    if len(values) == len(prior):
+        return values
+    found = torch.empty(len(prior), dtype=values.dtype)
+    for place, spot in zip(prior.bijection.places, prior.bijection.spots, strict=True):
+        mine = values[spot]
+        found[place] = mine if place.stop - place.start == len(mine) else mine.max()
+    return found
+
+
+def asked(posterior: Posterior, calibration: Calibration | None, reading: Reading) -> Posterior:
+    """The posterior as a reading of failures asks for it, `mended` by what a calibration knows.
+
+    Raises:
+        ValueError: If the reading is unknown, or is "model" and no calibration says which simulations fail.
+    """
+    if reading not in ("exclude", "outcome", "model"):
+        raise ValueError(f"failures are to be taken as 'exclude', 'outcome' or 'model', got {reading!r}")
+    failures = Failures.from_tensors(calibration.reference) if calibration else None
+    if failures is None and reading == "model" and (calibration is None or calibration.failed_rows):
+        raise ValueError(
+            "failures are to be modelled, and no calibration says which simulations fail: run `sciinf calibrate` first"
+        )
+    return mended(posterior, failures, reading)
+
+
+def mended(posterior: Posterior, failures: Failures | None, reading: Reading) -> Posterior:
+    """The posterior with the factor 1 / P(ok | theta), or P(ok | theta), where a reading of failures needs one."""
+    if failures is None or not failures.depend or reading == "exclude":
+        return posterior
+    if by_likelihood(posterior) == (reading == "model"):
+        return posterior
+    words = "1 / P(success)" if reading == "model" else "P(success)"
+
+    def log_factor(theta: Tensor) -> Tensor:
+        return _factor(failures.success, posterior.prior, theta, reading)
+
+    digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in failures.tensors().values())).hexdigest()
+    return Tilted(posterior, log_factor, words, digest)
+
+
+def check_failures(
+    calibration: Calibration | None, posterior: Posterior, draws: Draws, reading: Reading = "exclude"
+) -> list[Finding]:
+    """The verdict on one answer; empty where nothing failed.
+
+    Args:
+        calibration: Of the posterior, with what the failed rows of its simulations said.
+        posterior: What answered, `asked` by the reading.
+        draws: Its draws.
+        reading: What a failure is: "outcome", the program's ("model"), or not said ("exclude").
+    """
+    failures = Failures.from_tensors(calibration.reference) if calibration else None
+    if failures is not None:
+        return [judge(failures, posterior, draws, reading)]
+    count = calibration.failed_rows if calibration else learned_without(posterior)
+    if not count:
+        return []
+    which = "fresh simulations" if calibration else "simulations to learn from"
+    words = f"{count:,} {which} failed, and nobody has looked whether that depends on the parameters"
+    return [Finding("failures", Level.UNKNOWN, f"{words}: run `sciinf calibrate`")]
+
+
+def judge(failures: Failures, posterior: Posterior, draws: Draws, reading: Reading = "exclude") -> Finding:
+    """The verdict on one answer, given what was found on fresh simulations; the rest as for `check_failures`."""
+    prior, success, words = posterior.prior, failures.success, failures.words(posterior.prior)
+    if not failures.depend:
+        open_question = failures.failed < _FEW and failures.failed > _RARE * failures.rows
+        return Finding("failures", Level.UNKNOWN if open_question else Level.GOOD, words)
+    if reading == "outcome":
+        return Finding(
+            "failures", Level.GOOD, f"{words}. They are taken as outcomes that were not observed, as was asked"
+        )
+    z = prior.bijection.forward(draws.resample(_DRAWS, generator=torch.Generator().manual_seed(0)).double())
+    cut = failures.cut
+    if reading == "exclude" and not by_likelihood(posterior):
+        level, found = _as_it_is(_near(success, z, 1.0 if prior.mixed else _SPREAD), _moved(success, z), cut)
+        return Finding("failures", level, f"{words}. {found}" + (f". {_WAY_OUT}" if level != Level.GOOD else ""))
+    how = "The answer is by a likelihood, with the prior as written"
+    how = how if by_likelihood(posterior) else "The answer is weighted by 1 / P(success), as was asked"
+    if _near(success, z, 1.0 if prior.mixed else _SPREAD_MENDED) > _MASS or cut > _PRIOR:
+        gone = f"but next to nothing succeeds in {_percent(cut)} of the prior, and nothing was learned there"
+        if judged_by_simulator(posterior):
+            reach = "draws from there are those of a broad law, so look at the effective sample size and Pareto k"
+            return Finding("failures", Level.CAUTION, f"{words}. {how}, {gone}: {reach}")
+        return Finding("failures", Level.ALARM, f"{words}. {how}, {gone}: mend the simulator, or narrow the prior")
+    if cut > _RARE:
+        return Finding("failures", Level.CAUTION, f"{words}. {how}, but {_percent(cut)} of the prior is cut off")
+    if float(success.off) > _MASS and not by_likelihood(posterior):
+        off = f"but P(success) itself is off by up to {_percent(float(success.off))}: calibrate on more simulations"
+        return Finding("failures", Level.CAUTION, f"{words}. {how}, {off}")
+    return Finding("failures", Level.GOOD, f"{words}. {how}")
+
+
+def _as_it_is(near: float, moved: float, cut: float) -> tuple[Level, str]:
+    """What failures do to an answer that was learned from the successes."""
+    if near > _MASS:
+        return Level.ALARM, "The prior is cut off there, and the answer leans on that edge"
+    if moved > _MASS:
+        thinned = f"with all of it, {_percent(moved)} of the answer's mass would be elsewhere"
+        return Level.ALARM, f"The prior is thinned there: {thinned}"
+    if cut > _PRIOR:
+        gone = f"what the data say of that {_percent(cut)} of it, no simulation could show"
+        return Level.ALARM, f"The prior is cut off there: {gone}"
+    if cut > _RARE:
+        return (
+            Level.CAUTION,
+            "The prior is cut off there; the answer is far from that, and holds for the rest of the prior",
+        )
+    if moved > _LITTLE:
+        return Level.CAUTION, f"With all of the prior, {_percent(moved)} of the answer's mass would be elsewhere"
+    return Level.GOOD, "That is too little, and too far from this answer, to matter"
+
+
+_WAY_OUT = (
+    "Mend the simulator or narrow the prior; or say what a failure is: `--failures outcome` if nature could have "
+    "failed as well and did not (the answer stands), `--failures model` if the data would exist (it is weighted by "
+    "1 / P(success))"
+)
+
+
+def _factor(success: Success, prior: Prior, theta: Tensor, reading: Reading) -> Tensor:
+    """Log of 1 / P(ok), which is 0 where next to nothing succeeds and nothing was learned; or of P(ok)."""
+    log_ok = success.log_prob(prior.bijection.forward(theta.double()))
+    return log_ok if reading == "outcome" else torch.where(log_ok < math.log(_NEVER), -math.inf, -log_ok)
+
+
+def _near(success: Success, z: Tensor, spread: float) -> float:
+    """Share of an answer, spread out, where P(ok) is nearly zero.
+
+    A posterior that is cut off cannot show what lies beyond. Spread to twice its width, but to no more than the
+    prior's, it shows whether the cut is within its reach: a normal one 3.3 sds away has 5 % of itself there.
+    """
+    centre, sd = z.mean(dim=0), z.std(dim=0).clamp_min(1e-12)
+    factor = (success.centre[1] / sd).clamp(1.0, spread)
+    return float((success.log_prob(centre + factor * (z - centre)) < math.log(_NEVER)).double().mean())
+
+
+def _moved(success: Success, z: Tensor) -> float:
+    """Share of the mass of an answer that weights 1 / P(ok) put elsewhere (total variation)."""
+    weight = (-success.log_prob(z).clamp_min(math.log(_NEVER))).exp()
+    return float(0.5 * (weight / weight.mean() - 1).abs().mean())
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if 0.1 <= share <= 0.99 else f"{100 * share:.2g}%" if share < 0.1 else f"{100 * share:.4g}%"
+
+
+def _digits(value: float, sd: float) -> str:
+    """A number to about a hundredth of its parameter's sd."""
+    if not math.isfinite(value) or value == 0 or not sd > 0:
+        return f"{value:.4g}"
+    digits = 3 + math.floor(math.log10(abs(value))) - math.floor(math.log10(sd))
+    return f"{value:.{min(max(digits, 1), 17)}g}"
+
+
+@final
+class FailedSimulations(Diagnostic):
+    """Does failing depend on the parameters? The line is there only where simulations failed."""
+
+    name, cause = "failures", Cause.FAILURES
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        return check_failures(case.calibration, case.posterior, case.draws, case.failures)

@@ -1,0 +1,365 @@
+r"""Which datum is strange: what the other numbers of the observation say of each, and how far it is from that.
+
+The data x_i, i = 1..n, are simulated around the answer (`diagnostics.around`); x_0 is the observation. With m_i the
+means of the parameters and h(m_i) the size of noise that m explains (`diagnostics.residuals`), y_i the standardised
+data without what is curved in m, and P their precision, which gives v = P y (`diagnostics.conditional`),
+
+    w = (v - E[v | m]) / h(m),   z_k = w_k / sd(w_k)
+
+by least squares on m, all n + 1 rows alike: the answer has moved to the observation, but not to the simulations, and
+given m both have the same law. A marginal score (y_k - E y_k) / sd(y_k) divides a number's distance by all that
+parameters and noise which it shares with others do to it; z_k by what the others do not say of it.
+
+Along a direction d of the data, d^T w is the score of a fault d, the best test of it for normal data. Boxes are the
+whole of an observable and its parts (`diagnostics.boxes`).
+
+| family | statistics | it sees |
+|---|---|---|
+| number | z_k of each number, in the root mean square of all if a box holds some | one wrong number |
+| level | sum of w over each box | a sensor or a time that is off |
+| drift | sum of t w over each box, t linear along an axis | a drift |
+| size | log of the mean of z^2, over the whole, and over each box beside all | noise of another size |
+| repeated | numbers of equal values at each index of an axis (`diagnostics.repeated`) | a dead sensor, saturation |
+
+Each statistic's p-value is from its rank among the rows whose m is nearest, beyond one in ten from the mean excess of
+its tail; of a number of equal values, from its rank and how far it is above all others. The least of a family is ranked
+among those of all rows, and so is the least of the families: p is uniform.
+
+**Which.** The number with the least p-value is set aside: all is done again with what the others say in its place. When
+nothing is strange any more, those are the strange numbers; else it is a box: that of the least p-value of a size, or of
+the farthest sum. Where values are repeated too often, it is the smallest box that they are in.
+
+**What cannot be seen.** A fault that other parameters would make as well, and one of a number whose fault moves the
+answer by two sds before it is one of its own sds off (`diagnostics.conditional.shows`).
+
+References:
+    | Residuals and Influence in Regression (Cook & Weisberg, 1982), https://hdl.handle.net/11299/37076
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from sciinf.core import Batch, Case, Cause, Diagnostic, Finding, Level, Need, Observable, Posterior, Strange, X
+from sciinf.core.verdict import COMBINED
+from sciinf.diagnostics.around import Around
+from sciinf.diagnostics.boxes import Box, Layout, box_words, layout_of
+from sciinf.diagnostics.conditional import conditional, precision_of, shows
+from sciinf.diagnostics.repeated import STATISTICS, lanes, repeats
+from sciinf.diagnostics.residuals import basis_of, explained, fitted, log_p, log_rank, nearest
+from sciinf.networks.summaries.standardise import Standardise
+from sciinf.networks.summaries.summary import expand_mask
+from sciinf.networks.summaries.timed import seen_only
+
+NAME = "strange data"
+Kind = Literal["number", "level", "drift", "size", "repeated", "copied"]
+_ALARM = 0.01
+_MOST = 3  # numbers set aside
+_CONSTANT = 1e-6
+_LARGE, _FEW = 1_000, 1_000  # numbers, beyond which so many rows will do
+_PASSES = 8
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of n simulations and of the observation, which comes last.
+
+    Args:
+        w: (n + 1, J), 0 where a number is missing or set aside.
+        present: 1 where it is not, (n + 1, J).
+        rows: Rows to rank among, the observation as the last.
+        layout: What the numbers are.
+        said: What the others say of the observation's numbers, in the units that `standard` gives, (J,).
+        standard: Standardises data.
+        shows: By how many sds a number is off where that moves the answer by two, (J,).
+        equal: Numbers of equal values in `lanes`, (L, n + 1).
+        lanes: Those boxes.
+    """
+
+    w: Tensor
+    present: Tensor
+    rows: Tensor
+    layout: Layout
+    said: Tensor
+    standard: Standardise
+    shows: Tensor
+    equal: Tensor
+    lanes: tuple[Box, ...]
+
+    @property
+    def z(self) -> Tensor:
+        """w in its sds, of `rows`."""
+        w = self.w[self.rows]
+        return w / w[:-1].std(0).clamp_min(1e-12)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What scores say of the observation.
+
+    Args:
+        p: The p-value.
+        score: Logarithm that p ranks: smaller is stranger.
+        logs: Kind -> logarithms of the p-values of its statistics.
+        least: Kind -> logarithm of the p-value of the least of them.
+    """
+
+    p: float
+    score: float
+    logs: Mapping[Kind, Tensor]
+    least: Mapping[Kind, float]
+
+
+def check_data(posterior: Posterior, x: X, around: Around | str | None) -> tuple[Finding, ...]:
+    """The finding about one observation; `figures` has which of its numbers are strange, as JSON ("where").
+
+    Args:
+        posterior: What was learned; only its summary of data is asked for.
+        x: The observation, name -> (1, *event).
+        around: Simulations around the answer (`around_answer`), or why there are none.
+    """
+    scores = None
+    if isinstance(around, Around) and around.z.shape[1]:  # not where no parameter varies
+        scores = scores_of(posterior, x, around)
+    if scores is None or not isinstance(around, Around):  # `residuals` says why
+        return ()
+    judged = judge(scores)
+    words = f"p = {judged.p:.2g} among {len(scores.rows) - 1:,} simulations around the answer"
+    if judged.p >= _ALARM:
+        said = f"no part of the data is unlike what the others say of it ({words}); {_unseen(scores)}"
+        return (Finding(NAME, Level.GOOD, said, figures={"p": judged.p, COMBINED: True}),)
+    found = strange(posterior, x, around, scores, judged)
+    each = "; ".join(in_words(one, scores.layout.specs[one.observable]) for one in found)
+    said = f"{each} ({words}). Look at how it was measured, and ask without it; {_unseen(scores)}"
+    figures = {"p": judged.p, COMBINED: True, "where": [one.to_json() for one in found]}
+    return (Finding(NAME, Level.ALARM, said, figures=figures),)
+
+
+def _unseen(scores: Scores) -> str:
+    """What no such check can see."""
+    first = "a fault that other parameters would make as well cannot be seen"
+    blind = (scores.shows < 1.0).nonzero()[:, 0].tolist()
+    if not blind:
+        return first
+    layout = scores.layout
+    told = [box_words(layout.number(k), layout.specs[layout.number(k).observable]) for k in blind[:_NAMED]]
+    more = f" and {len(blind) - _NAMED} more" if len(blind) > _NAMED else ""
+    return f"{first}, nor can one of {', '.join(told)}{more}, of which the others say too little"
+
+
+def in_words(one: Strange, spec: Observable) -> str:
+    """What is strange, in words."""
+    place = box_words(Box(one.observable, one.start, one.stop), spec)
+    if one.kind == "number":
+        return f"{place} is {abs(one.z):.3g} sds {'above' if one.z > 0 else 'below'} what the others say of it"
+    if one.kind == "size":
+        return f"what the parameters do not explain of {place} is {one.z:.3g} times as large as in simulations"
+    if one.kind == "repeated":
+        return f"{place} holds one value {one.z:.0f} times"
+    if one.kind == "copied":
+        return f"every number of {place} is there at least twice, as in a table that was appended to itself"
+    how = "together off" if one.kind == "level" else "drifting"
+    return f"{place} is {how}, by {abs(one.z):.3g} sds of that"
+
+
+def strange(posterior: Posterior, x: X, around: Around, scores: Scores, judged: Judged) -> tuple[Strange, ...]:
+    """The fewest single numbers without which nothing is strange, the strangest first; else the strangest box."""
+    if judged.least.get("repeated", 0.0) < math.log(_ALARM):
+        return (_most_repeated(scores, judged),)
+    found, aside, seen, now, last = [], [], dict(x), scores, judged
+    while last.p < _ALARM and len(aside) < _MOST:
+        logs = log_p(now.z.T.contiguous(), upper=False)[:, -1]  # in the size of all, one would hide another
+        k = int(logs.argmin())
+        if float(logs[k]) + math.log(len(logs)) > math.log(_ALARM):
+            break
+        box = scores.layout.number(k)
+        found.append(Strange(box.observable, box.start, box.stop, "number", float(now.z[-1, k])))
+        aside.append(k)
+        seen = _replaced(seen, now, k)
+        again = scores_of(posterior, seen, around, tuple(aside))
+        if again is None:
+            break
+        now, last = again, judge(again)
+    if found and (last.p >= _ALARM or len(judged.least) == 1):
+        return tuple(found)
+    return (_strangest_box(scores, judged),) if len(judged.least) > 1 else _farthest(scores, judged)
+
+
+def _farthest(scores: Scores, judged: Judged) -> tuple[Strange, ...]:
+    """The number with the least p-value."""
+    k = int(judged.logs["number"][:, -1].argmin())
+    box = scores.layout.number(k)
+    return (Strange(box.observable, box.start, box.stop, "number", float(scores.z[-1, k])),)
+
+
+def _most_repeated(scores: Scores, judged: Judged) -> Strange:
+    """The smallest of the boxes whose number of equal values has the least p-value."""
+    logs = judged.logs["repeated"][:, -1]
+    least = (logs <= logs.min()).nonzero()[:, 0].tolist()
+    k = min(
+        least, key=lambda i: math.prod(b - a for a, b in zip(scores.lanes[i].start, scores.lanes[i].stop, strict=True))
+    )
+    box = scores.lanes[k]
+    kind: Kind = "copied" if k % STATISTICS == STATISTICS - 1 else "repeated"
+    return Strange(box.observable, box.start, box.stop, kind, float(scores.equal[k, -1]))
+
+
+def _strangest_box(scores: Scores, judged: Judged) -> Strange:
+    """The size of noise, where sums are no farther off than noise of that size takes them; else the farthest sum."""
+    statistics, layout, z = _statistics(scores), scores.layout, scores.z
+    sums: dict[Kind, Tensor] = {one: statistics[one] for one in ("level", "drift") if one in statistics}
+    each: dict[Kind, Tensor] = {k: v / v[:, :-1].std(1, keepdim=True).clamp_min(1e-12) for k, v in sums.items()}
+    far = torch.cat(list(each.values())).abs().amax(0) / z.square().mean(1).sqrt().clamp_min(1e-12)
+    chance = float((far >= far[-1]).double().mean())
+    if judged.least["size"] < math.log(_ALARM) and chance > _ALARM:
+        k = int(judged.logs["size"][:, -1].argmin())
+        value, box = statistics["size"][k], layout.boxes[k]
+        return Strange(box.observable, box.start, box.stop, "size", math.exp(0.5 * float(value[-1] - value.median())))
+    kinds: list[Kind] = list(each)
+    kind = max(kinds, key=lambda one: float(each[one][:, -1].abs().max()))
+    k = int(each[kind][:, -1].abs().argmax())
+    box = layout.boxes[layout.drifting[k] if kind == "drift" else k]
+    return Strange(box.observable, box.start, box.stop, kind, float(each[kind][k, -1]))
+
+
+def _replaced(x: X, scores: Scores, k: int) -> X:
+    """The observation with what the others say of number k in its place."""
+    box, standard = scores.layout.number(k), scores.standard
+    old = standard(x, dtype=torch.float64)
+    value = old[box.observable].clone()
+    place = (0, *box.start)
+    value[place] = scores.said[k]
+    new = standard.inverse({box.observable: value})[box.observable]
+    given = x[box.observable].clone()
+    given[place] = new[place].to(given.dtype) if given.is_floating_point() else new[place].round().to(given.dtype)
+    return {**x, box.observable: given}
+
+
+def scores_of(posterior: Posterior, x: X, around: Around, aside: tuple[int, ...] = ()) -> Scores | None:
+    """The scores; None where the data do not vary, or no more numbers than there are parameters do.
+
+    Args:
+        posterior: Whose summary of data is asked for.
+        x: The observation, name -> (1, *event).
+        around: Simulations around its answer.
+        aside: Numbers of those that vary that do not count.
+    """
+    rows = len(around.z)
+    rows = min(rows, _FEW) if sum(math.prod(s.shape) for s in posterior.observables.values()) > _LARGE else rows
+    data = {name: value[:rows] for name, value in around.data.items()}
+    around = replace(around, z=around.z[:rows], theta=around.theta[:rows], data=data)
+    data = {name: torch.cat([around.data[name], x[name]]) for name in posterior.observables}
+    standard = Standardise(seen_only(posterior.observables))
+    standard.fit(lambda: iter((Batch(torch.empty(rows + 1, 0), data),)))
+    means = explained(posterior, x, around, data)
+    if means is None:
+        return None
+    basis = basis_of(means)
+    y, present = _straight(data, standard, basis, means.shape[1])
+    middle, sd = y[:-1].mean(0), y[:-1].std(0)
+    kept = (sd > _CONSTANT).nonzero()[:, 0]
+    if len(kept) - len(aside) <= around.z.shape[1]:
+        return None
+    y, present, sd = ((y - middle) / sd.clamp_min(_CONSTANT))[:, kept], present[:, kept], sd[kept]
+    present[:, list(aside)] = 0.0
+    precision = precision_of(y[:-1])
+    v = conditional(y, precision)
+    own = precision.diagonal
+    said = (y[-1] - v[-1] / own) * sd
+    layout = layout_of(standard.specs, kept)
+    w = _scaled((v - fitted(v, basis)) * present, own, present, layout, basis)
+    # Equal data have equal scores, though the precision is of the simulations alone: discrete data tie.
+    equal = torch.stack([(value == value[-1:]).reshape(rows + 1, -1).all(1) for value in data.values()]).all(0)
+    w = torch.where(equal[:, None], w[-1], w)
+    shown = shows(y[:-1], precision, around.z)
+    repeated, of = _equal(data, standard, layout)
+    return Scores(w / sd, present, nearest(means), layout, said + middle[kept], standard, shown, repeated, of)
+
+
+def _equal(data: X, standard: Standardise, layout: Layout) -> tuple[Tensor, tuple[Box, ...]]:
+    """Numbers of equal values, and the boxes that they are in."""
+    found, of = [torch.zeros(0, len(next(iter(data.values()))), dtype=torch.float64)], list[Box]()
+    for name, spec in layout.specs.items():
+        boxes = lanes(tuple(box for box in layout.boxes if box.observable == name), spec)
+        if boxes:
+            mask = data[standard.masks[name]] if name in standard.masks else None
+            mask = None if mask is None else expand_mask(mask, data[name].shape) > 0
+            found.append(repeats(data[name], mask, boxes, spec))
+            of += [box for box in boxes for _ in range(len(found[-1]) // len(boxes))]
+    return torch.cat(found), tuple(of)
+
+
+def _straight(data: X, standard: Standardise, basis: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """All numbers, standardised, without what is curved in m, and which of them are present, (n + 1, numbers).
+
+    What is missing takes what m explains of it, again and again.
+    """
+    values, masks = [], []
+    for name, value in standard(data, dtype=torch.float64).items():
+        mask = expand_mask(data[standard.masks[name]], value.shape) if name in standard.masks else None
+        present = torch.ones_like(value) if mask is None else mask.to(value.dtype)
+        values.append(value.reshape(len(value), -1))
+        masks.append(present.reshape(len(value), -1))
+    y, present = torch.cat(values, dim=1), torch.cat(masks, dim=1)
+    for _ in range(_PASSES if standard.masks else 0):
+        y = torch.where(present > 0, y, fitted(y, basis))
+    return y - fitted(y, basis) + fitted(y, basis[:, : 1 + size]), present
+
+
+def _scaled(w: Tensor, own: Tensor, present: Tensor, layout: Layout, basis: Tensor) -> Tensor:
+    """w by the size that m explains of each observable's, in the place of its own."""
+    found, first = w.clone(), 0
+    for spec in layout.specs.values():
+        last = first + math.prod(spec.shape)
+        of = ((layout.kept >= first) & (layout.kept < last)).nonzero()[:, 0]
+        first = last
+        if len(of):
+            size = (w[:, of].square() / own[of]).sum(1) / present[:, of].sum(1).clamp_min(1)
+            scale = fitted(0.5 * size.clamp_min(1e-9).log()[:, None], basis).exp()
+            found[:, of] = w[:, of] / scale
+    return found
+
+
+def judge(scores: Scores) -> Judged:
+    """The p-value of the observation, of each family and of all together."""
+    logs: dict[Kind, Tensor] = {kind: log_p(value, upper=False) for kind, value in _statistics(scores).items()}
+    least: dict[Kind, Tensor] = {kind: log_p(-value.amin(0), upper=True) for kind, value in logs.items()}
+    if scores.lanes:
+        logs["repeated"] = log_rank(scores.equal[:, scores.rows])
+        least["repeated"] = log_rank(-logs["repeated"].amin(0))
+    score = torch.stack(list(least.values())).amin(0)
+    last: dict[Kind, float] = {kind: float(value[-1]) for kind, value in least.items()}
+    return Judged(float((score <= score[-1] + 1e-6).double().mean()), float(score[-1]), logs, last)
+
+
+def _statistics(scores: Scores) -> dict[Kind, Tensor]:
+    """Of each family that has any, (statistics, rows)."""
+    w, z, present, layout = scores.w[scores.rows], scores.z, scores.present[scores.rows], scores.layout
+    own = (z.square().sum(1) / present.sum(1).clamp_min(1)).clamp_min(1e-12)
+    own = own if layout.boxes else torch.ones_like(own)  # no other statistic judges the size of so few
+    found: dict[Kind, Tensor] = {"number": (z / own.sqrt()[:, None]).T.contiguous()}
+    if layout.boxes:
+        size = layout.level @ z.square().T / (layout.level @ present.T).clamp_min(1)
+        whole = torch.tensor([layout.whole(box) for box in layout.boxes])
+        found["level"] = layout.level @ w.T
+        found["size"] = torch.where(whole[:, None], size, size / own).clamp_min(1e-9).log()
+    if layout.drifting:
+        found["drift"] = layout.drift @ w.T
+    return found
+
+
+@final
+class StrangeData(Diagnostic):
+    """Which numbers of the data do not fit the others?"""
+
+    name, cause, needs = NAME, Cause.DATA, frozenset({Need.AROUND})
+
+    def __call__(self, case: Case) -> Sequence[Finding]:
+        return check_data(case.posterior, case.x, case.around)

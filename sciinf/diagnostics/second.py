@@ -1,0 +1,98 @@
+"""A second network around an answer: does it give the same one?
+
+The local check (`here`) finds what is wrong everywhere around an observation, which is about a third of a network's
+error at one observation. The rest is that network's own, and another one errs in another way. So where the check does
+not find an answer wrong, one round is simulated around the answer and a network is trained on it alone
+(`posteriors.refined`). The answers agree where they differ (`posteriors.changes`) by at most two thirds of what a right
+one may be off by, which leaves a third for the second network's own error (`right`). A network from around an answer
+has far less to learn, so that of the two it is hardly ever the one that is wrong.
+
+Both see the data through a summary of the same kind. Where the check says that the data tell more, or has too few
+simulations, the second network must therefore pass a check of its own. Draws far out, which make an sd too large, are
+for no second network to excuse: of sds that they make uncertain, `changes` forgives a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sciinf.core import Calibration, Finding, Level
+from sciinf.diagnostics.right import NAME, Kind, local_check, words_of
+from sciinf.posteriors.changes import agree, beyond
+
+OWN = {
+    Level.GOOD: "its own check sees no error",
+    Level.CAUTION: "its own check has hints that it may be off",
+    Level.ALARM: "its own check finds it wrong",
+    Level.UNKNOWN: "its own check cannot tell",
+}
+
+
+def undecided(check: Finding) -> bool:
+    """Whether a second network has to tell if an answer is right.
+
+    So it is where the local check saw no error, found that the data tell a little more, or had too few simulations.
+    """
+    asked = check.name == NAME and check.kind in (Kind.UNSEEN, Kind.LOST, Kind.UNTOLD)
+    return asked and not check.figures.get("second")
+
+
+def decides(check: Finding, differs: tuple[float, float], own: Level | None) -> bool:
+    """Whether a second network's answer settles an undecided check; where it does not, it has to be checked itself.
+
+    Args:
+        check: The check.
+        differs: As in `compared`, as is own.
+        own: Level of its own check; None where it has none.
+    """
+    return not agree(differs) or check.kind == Kind.UNSEEN or own is not None
+
+
+def compared(check: Finding, differs: tuple[float, float], simulations: int, own: Level | None = None) -> Finding:
+    """What an undecided check becomes when a second network has answered.
+
+    Args:
+        check: The check.
+        differs: By how much (`posteriors.changes`); where it is no number, the answers do not agree.
+        simulations: That the second network was trained on.
+        own: Level of the second network's own check; None where it has none, see `decides`.
+
+    Returns:
+        Right where the answers agree, and the second network's own check is good; where this one saw no error, it need
+        only have no hint. Else a caution where they differ by more than a right answer may be off by, or the second
+        network's own check has hints; and unknown between.
+    """
+    unseen, of_it = check.kind == Kind.UNSEEN, check.figures.get("details", "")
+    other = f"a second network, trained on {simulations:,} simulations around it, differs"
+    by = f"{other}{' by little' if agree(differs) else ''}: {words_of(differs)}"
+    by += f", {'and' if own == Level.GOOD else 'but'} {OWN[own]}" if own else ""
+    if agree(differs) and (own == Level.GOOD or (unseen and own not in (Level.ALARM, Level.CAUTION))):
+        details = f"{of_it}; {by}" if unseen else f"{by}; the first check: {of_it}"
+        return local_check(Kind.RIGHT, details, second=True)
+    doubtful = beyond(differs) or own in (Level.ALARM, Level.CAUTION)
+    details = f"{of_it}; {by}" if check.kind == Kind.LOST else by
+    way_on = "Refine it (infer --refine auto), or train on more simulations"
+    return local_check(Kind.HINTED if doubtful else Kind.UNSETTLED, details, second=True, way_on=way_on)
+
+
+def wrong_on_average(calibration: Calibration | None) -> bool:
+    """Whether a network's calibration did not pass, so that the local check alone does not speak for its answer."""
+    return calibration is not None and calibration.state == "not passed"
+
+
+def vouched(checks: Iterable[Finding], calibration: Calibration | None) -> tuple[Finding, ...]:
+    """Findings about an answer: a local check that saw no error calls for care if the network is wrong on average.
+
+    Args:
+        checks: Those that were made.
+        calibration: Of the network, where there is one.
+    """
+    if not wrong_on_average(calibration):
+        return tuple(checks)
+    words = "it saw no error, but the network is wrong on average, and this check does not see all errors"
+    return tuple(
+        local_check(Kind.UNSETTLED, f"{words}; {check.figures.get('details', '')}", level=Level.CAUTION)
+        if check.name == NAME and check.kind == Kind.UNSEEN
+        else check
+        for check in checks
+    )

@@ -1,0 +1,33 @@
+"""Are the weights of the draws to be relied on? Their effective size, and the index of their tail.
+
+Where draws of a network are weighted by the simulator's likelihood, the weighted draws are those of the posterior as
+far as the network reaches, however wrong it is: so this is the strongest evidence that there is. Pareto's k tells
+whether a few weights carry all, and the effective size how many draws without weights they are worth.
+
+References:
+    | Pareto smoothed importance sampling (Vehtari, Simpson, Gelman, Yao & Gabry, 2024),
+      https://arxiv.org/abs/1507.02646
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from sciinf.core.diagnostic import Case, Diagnostic
+from sciinf.core.findings import Finding
+from sciinf.core.records import weights_finding
+from sciinf.posteriors.tilted import judged_by_simulator, layers
+
+
+@final
+class DrawWeights(Diagnostic):
+    """Can the weights of the draws be relied on? The line is there only where draws are weighted."""
+
+    name = "weights"
+
+    def __call__(self, case: Case) -> tuple[Finding, ...]:
+        draws = case.draws
+        if len(layers(case.posterior)) == 1 and draws.pareto_k is None:
+            return ()
+        likelihood = judged_by_simulator(case.posterior)
+        return (weights_finding(draws.ess, len(draws), draws.pareto_k, likelihood=likelihood),)

@@ -1,0 +1,337 @@
+r"""A law of fields: solutions drawn as uncertain as they are, given a start, other fields and parameters.
+
+Frames become tokens (`tokens.Code`), and a law of tokens (`tokens.TokenLaw`) is learned for a block of frames given
+those before (`tokens.Order`), for all tokens at once or in turns (`tokens.Turns`). What is drawn is what each frame
+brings that the one before does not tell linearly, in units in which it is uncorrelated
+(`emulators.tokens.innovations`). Other frames before, and fields that stay, are tokens at the same places, which the
+network sees beside what it draws.
+
+**A prediction** is the mean of `members` draws. **A check of the draws** (`_spread`): held-out rows tell whether draws
+are as far from their mean as solutions are, in each frame ("spread_skill" in the fit's record, 1 for the right law) and
+in waves ("spread_of_waves"). Where they are too alike, Gaussian noise of the held-out errors' covariance (`_errors`) is
+added, in those frames and waves: what is inferred through an under-trained generator becomes wide, not wrong. If errors
+and spread go apart along a parameter, training says so, and what power draws have in each octave of waves (`_power`).
+
+A deterministic equation has one solution for each start: an `Operator` or a `Stepwise` learns it with less.
+
+References:
+    | Text2PDE: Latent Diffusion Models for Accessible Physics Simulation (Zhou et al., 2024),
+      https://arxiv.org/abs/2410.01153
+    | AROMA: Preserving Spatial Structure for Latent PDE Modeling with Local Neural Fields (Serrano et al., 2024),
+      https://arxiv.org/abs/2406.02176
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core import Adjusting, Batch, Learns, Observable, Prior, X
+from sciinf.core.checks import check_positive
+from sciinf.core.component import called_with
+from sciinf.emulators._always_off import say_what_is_always_off
+from sciinf.emulators._fields import ByEdges, OfFields
+from sciinf.emulators._in_tokens import InTokens
+from sciinf.emulators._power import say_power_and_ends
+from sciinf.emulators._spread import GridWaves, compared, first_rows, say_what_goes_together_wrongly, worst_of
+from sciinf.emulators.conditions import Given
+from sciinf.emulators.tokens import AtOnce, Code, JointTokens, Order, Patches, TokenLaw
+from sciinf.emulators.tokens.decoding import Turned
+from sciinf.emulators.tokens.law import JointDenoiser, LearnedLaw
+from sciinf.networks.diffusion.schedule import NoiseSchedule
+from sciinf.networks.diffusion.solver import Denoiser
+from sciinf.networks.token_transformer import TokenTransformer
+
+_MEMBERS = 4  # draws for each held-out row, that tell how unlike draws are
+_TOGETHER, _PAIRS = 256, 2**22  # rows drawn at once, and pairs of tokens in them, at most
+_SLOPE, _FIRM = 0.2, 3.5  # of variances with a parameter, in its sds, and in standard errors, beyond which it is said
+
+
+class Generator(InTokens, Adjusting, ByEdges):
+    """A law of the target's frames.
+
+    Args:
+        prior: The simulator's.
+        observables: The simulator's.
+        code: Frames to tokens; `Patches(4)` where left out.
+        order: How many frames at once, and in what turns their tokens; `AtOnce()` where left out.
+        law: Of the tokens of a block; `JointTokens()` where left out.
+        given: What is known beside parameters: a `Frame`, fields that stay, members, `Sensors`; and `Words`, which tell
+            of parameters in their place. `[Frame(0)]` where left out.
+        network: What learns; a `TokenTransformer()` where left out.
+        target: Name of what is drawn.
+        pairs: Of blocks and what is before them, from each trajectory at each step of training; one if there is one.
+        members: Draws that a prediction is the mean of.
+        edges: Whether fields have edges; training finds out.
+        moves: Steps on the grid, (1, -1) say, along which the equation is the same everywhere: training moves solutions
+            by them at random. Only for fields without edges.
+        seed: Seeds the first weights.
+
+    Raises:
+        ValueError: If names or layouts do not go together, or frames are to follow each other and there is none to go
+            on from, or tokens of the code have no such turns.
+
+    Examples:
+        >>> from torch.distributions import Uniform
+        >>> prior = Prior(viscosity=Uniform(0.01, 0.1))
+        >>> fields = {"initial": Observable((1, 64)), "u": Observable((5, 1, 64))}
+        >>> generator = Generator(prior, fields, network=TokenTransformer(16, 1))
+        >>> draw = generator.draw(torch.ones(3, 1), {"initial": torch.ones(3, 1, 64)}, generator=torch.Generator())
+        >>> draw.shape
+        torch.Size([3, 5, 1, 64])
+    """
+
+    learns: Learns = "noisy fields"
+    missing: Tensor
+
+    def __init__(
+        self,
+        prior: Prior,
+        observables: Mapping[str, Observable],
+        code: Code | None = None,
+        *,
+        order: Order | None = None,
+        law: TokenLaw | None = None,
+        given: Sequence[Given] | None = None,
+        network: TokenTransformer | None = None,
+        target: str = "u",
+        pairs: int = 4,
+        members: int = 16,
+        edges: bool = False,
+        moves: Sequence[Sequence[int]] = (),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(prior, observables, code or Patches(), order or AtOnce(), given, target, seed, moves=moves)
+        check_positive(pairs=pairs, members=members)
+        self.pairs, self.members = pairs, members
+        octaves = GridWaves(self.space, edges=edges).count
+        self.register_buffer("missing", torch.zeros(self.frames, self.channels, octaves))
+        self.parts, self.edges = (network or TokenTransformer(), law or JointTokens()), edges
+        self.law = self._built()
+
+    def _built(self) -> LearnedLaw:
+        known = 2 * self.context * self.code.width if self.start is not None else 0
+        known += self.stays.width if self.stays is not None else 0
+        places, width, (network, law) = self.code.places, self.block * self.code.width, self.parts
+        if self.by_frame:
+            places, width = (torch.arange(self.block)[:, None] + 0.5) / self.block, self.code.width
+        known += 3 * width if self.conditions.sensors is not None else 0
+        edges = self.edges or not self.code.counts or self.by_frame
+        if self.turns is not None:
+            law = Turned(law, self.turns, () if self.by_frame else self.code.scales)
+        widths = (width, known, self.told)
+        return law.build(network, widths, places.to(self.code.places), edges=edges, seed=self.seed)
+
+    def at_edges(self) -> None:
+        self.edges = True
+        called_with(self, edges=True)
+        self.law = self._built().to(self.target_mean.device)
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        batch = self.shown(batch, generator=generator)
+        tokens = self.code.encode(self._scaled(self._frames(batch)))
+        rows, windows = len(tokens), self.unknown - self.block + 1
+        pairs = self.pairs if windows > 1 else 1
+        at = torch.randint(windows, (rows, pairs), generator=generator, device=generator.device).to(tokens.device)
+        row = torch.arange(rows, device=tokens.device).repeat_interleave(pairs)
+        last = at.flatten() if self.start is not None else at.flatten() - 1
+        before = [tokens[row, (last - i).clamp_min(0)] for i in range(self.context)]
+        after = [tokens[row, last + 1 + j] for j in range(self.block)]
+        shown = self.conditions.shown(batch.x, batch.x[self.target], generator)
+        fixed = self._fixed_tokens(shown)
+        fixed = None if fixed is None else fixed[row]
+        start = before[0] if self.start is not None else None
+        seen, guess = self._seen(shown, start, fixed, len(row))
+        sought = self._together(self.chain.brought(start, after, fixed)) - guess
+        given = self._given(before, fixed, seen)
+        whole = self._whole(self.z(batch.theta), shown)
+        found = self.law.loss(sought, given, whole[row], generator=generator)
+        return found.unflatten(0, (rows, pairs)).mean(1)
+
+    @torch.no_grad()
+    def rollout(
+        self, theta: Float[Tensor, "batch theta"], given: X, frames: int, *, generator: torch.Generator
+    ) -> Float[Tensor, "batch frame channel *space"]:
+        """Draws of as many frames after the one that is known; of blocks that follow each other any number.
+
+        Raises:
+            ValueError: If more are asked for than were learned, all at once.
+        """
+        if frames > self.unknown and self.block == self.unknown:
+            raise ValueError(f"{self.unknown} frames were learned at once, and {frames} are asked for: use Frames()")
+        theta, given = self.meant(theta, given, generator=generator)
+        size = (-(-frames // self.block), len(theta), self.law.noise)
+        noise = torch.randn(size, generator=generator, device=generator.device).to(self.given_mean)
+        return self._rolled(noise, theta, self.conditions.rows(given, slice(None)), generator)[:, :frames]
+
+    @torch.no_grad()
+    def from_noise(
+        self, noise: Float[Tensor, "batch number"], theta: Float[Tensor, "batch theta"], given: X
+    ) -> Float[Tensor, "batch frame channel *space"]:
+        """Draws of the frames that are not known, as a function of `noise` standard normal numbers for each.
+
+        Where blocks follow each other, of more numbers more blocks are made, to the end of the last.
+
+        Raises:
+            ValueError: If the law's draws are no function of noise at their beginning alone, or captions are given.
+        """
+        self._check_no_words(given)
+        numbers, parts = noise.unflatten(1, (-1, self.law.noise)).transpose(0, 1), list[Tensor]()
+        frames = self.unknown if noise.shape[1] <= self.noise else len(numbers) * self.block
+        for some in self._pieces(len(noise)):
+            here = self.conditions.rows(given, some)
+            parts.append(self._rolled(numbers[:, some], theta[some], here, None)[:, :frames])
+        return torch.cat(parts)
+
+    def _pieces(self, rows: int) -> list[slice]:
+        """Of rows, that go through the network at once."""
+        most = max(1, min(_TOGETHER, _PAIRS // len(self.code.places) ** 2))
+        return [slice(k, k + most) for k in range(0, rows, most)]
+
+    @property
+    def noise(self) -> int:
+        """How many standard normal numbers a draw is a function of."""
+        return -(-self.unknown // self.block) * self.law.noise
+
+    def _rolled(self, noise: Tensor, theta: Tensor, given: X, generator: torch.Generator | None) -> Tensor:
+        """Block by block, from noise (block, batch, number)."""
+        whole, fixed, tokens = (
+            self._whole(self.z(theta), given),
+            self._fixed_tokens(given),
+            self._begun(given),
+        )
+        known = len(tokens)
+        seen, guess = self._seen(given, tokens[0] if known else None, fixed, len(theta))
+        for numbers in noise:
+            before = [tokens[max(len(tokens) - 1 - i, 0)] for i in range(self.context)] if known else []
+            drawn = self.law.from_noise(numbers, self._given(before, fixed, seen), whole, generator=generator)
+            tokens += self.chain.continued(before[0] if known else None, self._apart(drawn + guess), fixed)
+        return self._decoded(tokens[known:])
+
+    def asked(
+        self, theta: Float[Tensor, "1 theta"], given: X
+    ) -> tuple[Denoiser, Callable[[Tensor], Tensor], NoiseSchedule]:
+        """What questions to the law of one start need: its denoiser of z, fields of z, and the path (`questions`).
+
+        Raises:
+            ValueError: If frames are not drawn at once, or in turns or not by diffusion, or captions are given.
+        """
+        self._check_no_words(given)
+        if not isinstance(self.law, JointDenoiser) or self.block < self.unknown:
+            raise ValueError(
+                "questions are put to laws of all frames at once by diffusion: AtOnce() without turns, and Joint()"
+            )
+        fixed, begun, (places, numbers) = self._fixed_tokens(given), self._begun(given), self.law.shape
+        start = begun[0] if begun else None
+        seen, guess = self._seen(given, start, fixed, 1)
+        known = self._given(begun * self.context, fixed, seen)
+
+        def fields(z: Tensor) -> Tensor:
+            brought = self._apart(z.unflatten(1, (places, numbers)) + guess)
+            before, stays = (None if one is None else one.expand(len(z), -1, -1) for one in (start, fixed))
+            return self._decoded(self.chain.continued(before, brought, stays))
+
+        return (
+            self.law.denoiser(known, self._whole(self.z(theta), given)),
+            fields,
+            self.law.law.diffusion.schedule,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
+    ) -> Float[Tensor, "batch time channel *space"]:
+        """Solutions as the law has them, without what held-out rows showed to be missing."""
+        theta, given = self.meant(theta, given, generator=generator)
+        parts = []
+        for some in self._pieces(len(theta)):
+            here = self.conditions.rows(given, some)
+            found = self.rollout(theta[some], here, self.unknown, generator=generator)
+            if self.start is not None and self.known:
+                found = torch.cat([here[self.start.name].to(found)[:, None], found], 1)
+            parts.append(found)
+        return torch.cat(parts)
+
+    def draw(
+        self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
+    ) -> Float[Tensor, "batch time channel *space"]:
+        theta, given = self.meant(theta, given, generator=generator)
+        return self.sample(theta, given, generator=generator) + self._widened(theta, generator)
+
+    def _widened(self, theta: Tensor, generator: torch.Generator) -> Tensor:
+        """Noise for what draws miss."""
+        wide = GridWaves(self.space, edges=self.edges).only
+        return wide(self.drawn_error(theta, generator=generator), self.missing.sqrt())
+
+    def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch time channel *space"]:
+        own = torch.Generator().manual_seed(self.seed)
+        return torch.stack([self.sample(theta, given, generator=own) for _ in range(self.members)]).mean(0)
+
+    @torch.no_grad()
+    def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+        """Compare draws with held-out rows, and find what they miss.
+
+        Warns:
+            UserWarning: If draws are too alike at some values of a parameter and too unlike at others, or far from
+                what sensors saw, or off in the same way for all rows or at an end of a parameter, or of the wrong power
+                in some waves, or captions are misread.
+        """
+        rows = first_rows(batches, math.prod(self.observables[self.target].shape))
+        true, own = rows.x[self.target], torch.Generator().manual_seed(self.seed)
+        shown = self.conditions.shown(rows.x, true, own)
+        drawn = torch.stack([self.sample(rows.theta, shown, generator=own) for _ in range(_MEMBERS)])
+        self.conditions.say_what_is_not_held(shown, drawn, self.target_sd)
+        off = true - drawn.mean(0)
+        placed = self.parts[0].coordinates or self.edges or not self.code.counts
+        say_what_is_always_off(self, rows.theta, off, placed=placed)
+        self.keep_errors(rows.theta, off.flatten(1).double().square().mean(1).sqrt().clamp_min(1e-30), off)
+        waves = GridWaves(self.space, edges=self.edges)
+        plain, true, parts = self._scaled(drawn), self._scaled(true), self.conditions.halves(shown, len(true))
+        found = worst_of([compared(plain[:, some], true[some], waves, known=self.known) for some in parts])
+        order = torch.cat(parts)
+        self.missing.copy_(found.missing)
+        told = {} if self.reader is None else self.reader.say_how_it_reads()
+        if found.few:
+            return {"spread_skill": found.frames, **told}
+        say_what_is_not_followed(self, rows.theta[order], found.spread, found.error)
+        say_what_goes_together_wrongly(self.target, found)
+        wide = torch.stack([self._scaled(one + self._widened(rows.theta, own)) for one in drawn])
+        told |= say_power_and_ends(self, rows.theta, wide[:, :, self.known :], true[:, self.known :], waves)
+        return {"spread_skill": found.frames, "spread_of_waves": found.waves, **told}
+
+
+def say_what_is_not_followed(
+    law: OfFields,
+    theta: Float[Tensor, "batch theta"],
+    spread: Float[Tensor, " batch"],
+    error: Float[Tensor, " batch"],
+) -> None:
+    """Say where a parameter tells which draws are too alike, and which too unlike.
+
+    Args:
+        law: Whose draws they are.
+        theta: Of held-out rows.
+        spread: The variance of draws for each row, as it should be for the error of their mean.
+        error: The mean squared error of that mean.
+
+    Warns:
+        UserWarning: If error minus spread, spread scaled to be right on average, goes with a parameter.
+    """
+    level = error.mean().clamp_min(1e-30)
+    excess = (error - spread * level / spread.mean().clamp_min(1e-30)) / level
+    for name, z in zip(law.prior.names, law.z(theta).to(excess).T, strict=True):
+        each, variance = (z - z.mean()) * excess, z.var(correction=0).clamp_min(1e-12)
+        slope, chance = each.mean() / variance, each.std(correction=0) / len(each) ** 0.5 / variance
+        if abs(slope) > _SLOPE and abs(slope) > _FIRM * chance:
+            more, less = ("high", "low") if slope > 0 else ("low", "high")
+            warnings.warn(
+                f"held-out simulations show that draws of {law.target!r} are too alike where {name!r} is "
+                f"{more}, and too unlike where it is {less}: the law hardly follows it. Train longer, or on more "
+                "solutions",
+                stacklevel=3,
+            )

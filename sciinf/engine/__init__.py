@@ -1,1 +1,0 @@
-"""How blocks of simulations are run: seeds, retries, worker processes, progress."""

@@ -1,0 +1,3 @@
+"""What people and programs meet: questions and answers, commands, figures, the report, the service, exports,
+surveys.
+"""

@@ -1,0 +1,54 @@
+"""Options of a pipeline, or of `observe`: `--name value` for every keyword, of its default's type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sciinf.core.keywords import options_of, parameters_of, typed
+from sciinf.interfaces.commands.usage import meant
+
+__all__ = ["keywords", "options_of", "parameters_of", "pipeline_of"]
+
+
+def pipeline_of(path: str | Path) -> Callable[..., Any]:
+    """The `run` of a pipeline's file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If it defines no `run`.
+    """
+    from sciinf.core.simulator import load_module
+    from sciinf.interfaces.commands.user_files import from_file
+
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"no pipeline at {path}")
+    module = from_file(path, load_module)
+    function = getattr(module, "run", None)
+    if not callable(function):
+        meant = "; it is a simulator, which `sciinf infer` takes" if "simulator" in vars(module) else ""
+        raise TypeError(f"{path} must define `run(out, *, seed, ...)`{meant}")
+    return function
+
+
+def keywords(function: Callable[..., Any], tokens: Sequence[str], path: Path) -> dict[str, Any]:
+    """`--name value` pairs as keywords of a function, each of its default's type; `path` is of its file."""
+    parameters = parameters_of(function)
+    found: dict[str, Any] = {}
+    rest = list(tokens)
+    while rest:
+        option, given, value = rest.pop(0).partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        if not option.startswith("--") or name not in parameters:
+            known = [f"--{n.replace('_', '-')}" for n in parameters]
+            close = meant(option, known)
+            guess = f"; did you mean {close}?" if close else ""
+            raise ValueError(f"{path.name} has no option {option!r}; it has {', '.join(known) or 'none'}{guess}")
+        if not given:
+            if not rest:
+                raise ValueError(f"the option {option} needs a value")
+            value = rest.pop(0)
+        found[name] = typed(option, value, parameters[name])
+    return found

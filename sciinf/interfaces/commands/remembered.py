@@ -1,0 +1,158 @@
+"""The simulator that a run was made with, found again without being told.
+
+`provenance.json` says where its file is. A folder from elsewhere could name any file, and code is run only because the
+user named it: so the path carries a mark made with a key of this user's, which no other folder has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sciinf.campaigns.storage.own_mark import is_marked, mark_of
+
+if TYPE_CHECKING:
+    from sciinf.core import Fit, Simulator
+
+OPTIONS = "reader_options"
+"""What `provenance.json` calls the keywords that the run's data were read with."""
+QUICK = 1.0  # seconds that a question may spend on whether the simulator is still the same
+_PREDICTIVE, _PATIENCE = 400, 60.0  # simulations that an answer is compared with, and seconds that nobody asked for
+
+
+def simulator_mark(simulator: Simulator | None, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What `provenance.json` says of a simulator.
+
+    Args:
+        simulator: What the step was done with; None where it had none, and what was said before stays.
+        before: The provenance so far.
+    """
+    if simulator is None or simulator.source is None:
+        return {"simulator": before["simulator"]} if "simulator" in before else {}
+    path = str(simulator.source)
+    return {"simulator": {"file": path, "mark": mark_of(path)}}
+
+
+def remembered(folder: Path, *, accept_changes: bool, **how: Any) -> tuple[Simulator | None, str]:
+    """The simulator of a run, if its file is there and unchanged; or why it is not used.
+
+    Args:
+        folder: The run folder.
+        accept_changes: As for `same_simulator`.
+        how: Passed to `same_simulator`.
+
+    Returns:
+        The simulator and "", or None and the reason in words.
+    """
+    from sciinf.core.code import mark, same_mark
+    from sciinf.core.files import read_json
+    from sciinf.interfaces.commands.steps import same_simulator
+    from sciinf.interfaces.commands.user_files import user_simulator
+    from sciinf.interfaces.figures.page import duration
+
+    try:
+        said = read_json(folder / "provenance.json").get("simulator") or {}
+        path, recorded = Path(said.get("file", "")), read_json(folder / "fit" / "fit.json")["simulator"]
+    except (FileNotFoundError, KeyError, AttributeError, TypeError):
+        said, path, recorded = {}, Path(), {}
+    except (OSError, ValueError) as error:
+        return None, str(error)
+    if not said or not isinstance(recorded, Mapping):
+        return None, "this run remembers none"
+    if not is_marked(str(path), said.get("mark")):
+        return None, f"this run names {path}, but was not made by you on this computer"
+    file = path / "__init__.py" if path.is_dir() else path
+    if not file.is_file():
+        return None, f"{path}, which this run was made with, is not there"
+    if not accept_changes and not same_mark(recorded.get("source"), mark(file)):
+        return None, f"{path} has changed since this run was made"
+    if (seconds := _PREDICTIVE * _seconds_each(folder)) > _PATIENCE:
+        return None, f"simulating data with {path} would take about {duration(seconds)}"
+    try:
+        simulator = user_simulator(str(path))
+        stores = [folder / name for name in ("simulations", "calibration_simulations")]
+        same_simulator(
+            simulator, recorded, f"the fit in {folder}", stores, accept_changes=accept_changes, seconds=QUICK, **how
+        )
+    except (ValueError, TypeError, OSError) as error:
+        return None, str(error)
+    return simulator, ""
+
+
+def asked_with(folder: str, simulator: str | None, given: Mapping[str, Any]) -> tuple[Simulator | None, Fit, str]:
+    """The simulator of a question, named or remembered or none; the run's fit; and why there is none.
+
+    Args:
+        folder: The run folder.
+        simulator: The file that was named; None where none was.
+        given: The options `without_simulator`, `accept_changes` and `device`.
+
+    Raises:
+        click.UsageError: If a simulator was named, and is to be left out.
+        ValueError: If the simulator that was named is not the run's, or the fit is damaged.
+    """
+    from sciinf.interfaces.commands import steps
+    from sciinf.interfaces.commands.user_files import user_simulator
+
+    run, changes = Path(folder), {"accept_changes": given["accept_changes"]}
+    if simulator is not None and given["without_simulator"]:
+        raise click.UsageError("--simulator and --without-simulator were both given; leave one out")
+    if simulator is not None:
+        sim, without = user_simulator(simulator), ""
+    elif given["without_simulator"]:
+        sim, without = None, ""
+    else:
+        sim, without = remembered(run, **changes)
+    fit = steps.load_fit(folder, given["device"], simulator or (sim.source if sim else None))
+    if simulator is not None and sim is not None:
+        stores = [run / name for name in ("simulations", "calibration_simulations")]
+        steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **changes, seconds=QUICK)
+    return sim, fit, without
+
+
+def remember_options(folder: Path, options: Mapping[str, Any]) -> None:
+    """Note in `provenance.json` how the run's data were read, so that a question reads others in the same way.
+
+    Args:
+        folder: The run folder, with its provenance.
+        options: Keywords of the simulator's reader. Those that no text can give are left out.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    from sciinf.core.files import read_json, write_json
+
+    file = folder / "provenance.json"
+    plain = {name: _whole(value) for name, value in options.items() if isinstance(value, str | int | float | Path)}
+    write_json(file, {**read_json(file), OPTIONS: plain})
+
+
+def _whole(value: str | float | Path) -> str:
+    """An option as text, the path of a file as it is found from any folder."""
+    is_file = isinstance(value, str | Path) and Path(value).is_file()
+    return str(Path(value).resolve()) if isinstance(value, str | Path) and is_file else str(value)
+
+
+def options_of_run(folder: Path) -> dict[str, str]:
+    """How the data of a run were read, name -> text; empty where it is not known."""
+    from sciinf.core.files import read_json
+
+    with suppress(OSError, ValueError, AttributeError):
+        return {
+            str(name): str(value) for name, value in (read_json(folder / "provenance.json").get(OPTIONS) or {}).items()
+        }
+    return {}
+
+
+def _seconds_each(folder: Path) -> float:
+    """What a simulation of this run took; 0 where none is there to tell."""
+    from sciinf.campaigns.store import Store
+
+    with suppress(OSError, ValueError):
+        store = Store(folder / "simulations")
+        return store.seconds / max(len(store), 1)
+    return 0.0

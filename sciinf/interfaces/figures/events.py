@@ -1,0 +1,59 @@
+"""What runs inside an event are like: draws of a generator beside runs of the solver."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.interfaces.figures.style import BLUE, INK, WIDTH, look
+
+_CURVES = 40  # at most
+_BANDS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def draw_event(
+    file: Path,
+    times: Sequence[float],
+    drawn: Float[Tensor, "draw time"],
+    runs: Float[Tensor, "run time"],
+    name: str,
+) -> None:
+    """Write a picture: some of both as curves, and quantiles of both at each time.
+
+    Args:
+        file: Where to, a PNG.
+        times: Of frames.
+        drawn: A number of each frame, in draws of the event.
+        runs: The same in the solver's runs that fell inside it, if there were any.
+        name: Of that number.
+
+    Raises:
+        ValueError: If there are no draws.
+    """
+    if not len(drawn):
+        raise ValueError("there are no draws of the event to be shown")
+    from matplotlib.figure import Figure
+
+    with look():
+        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained", facecolor="white")
+        left, middle, right = figure.subplots(1, 3, sharey=True)
+        for axes, some, colour, what in (
+            (left, drawn, BLUE, "draws of the generator"),
+            (middle, runs, INK, "runs of the solver" if len(runs) else "no run of the solver was inside"),
+        ):
+            for one in some[:_CURVES].numpy():
+                axes.plot(times, one, color=colour, linewidth=0.6, alpha=0.5)
+            axes.set_title(what)
+        for some, colour, style in ((drawn, BLUE, "-"), (runs, INK, "--")):
+            for one in np.quantile(some.numpy(), _BANDS, axis=0) if len(some) else ():
+                right.plot(times, one, style, color=colour, linewidth=1.2)
+        right.set_title("5, 25, 50, 75 and 95 % of both")
+        for axes in (left, middle, right):
+            axes.set_xlabel("time")
+        left.set_ylabel(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=150)

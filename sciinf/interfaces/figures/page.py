@@ -1,0 +1,184 @@
+"""The HTML the figures stand in: every string from outside is escaped here, and nowhere is markup taken from data.
+
+The page is one file. Its style sheet and its script lie beside this module; the content security policy allows that
+script alone, by its hash, and nothing that is fetched.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from sciinf.interfaces.figures.style import superscript
+
+_HERE = Path(__file__).parent
+SCREENS = ("narrow", "wide")
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """Plain text as a paragraph of a class."""
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def absent(sentence: str) -> str:
+    """Why something is not on the page."""
+    return paragraph(sentence, "absent")
+
+
+def picture(drawings: Sequence[str], caption: str, title: str = "", places: Sequence[Any] = (), kind: str = "") -> str:
+    """A figure with its caption.
+
+    Args:
+        drawings: Its markup for a narrow screen and, where it has one, for a wide one.
+        caption: Plain text.
+        title: What it is, plain text.
+        places: Where its axes lie in each drawing, for the script.
+        kind: Its class.
+    """
+    head = f"<b>{escape(title)}</b> " if title else ""
+    said = f' data-places="{escape(json.dumps(places, separators=(",", ":")))}"' if places else ""
+    kinds = ("",) if len(drawings) == 1 else SCREENS
+    shown = "".join(f'<div class="drawing {kind}">{one}</div>' for kind, one in zip(kinds, drawings, strict=True))
+    return f"<figure{_class(kind)}{said}>{shown}<figcaption>{head}{escape(caption)}</figcaption></figure>"
+
+
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    kinds: Sequence[str],
+    caption: str = "",
+    *,
+    stacked: bool = False,
+) -> str:
+    """A table; the first column heads its rows.
+
+    Args:
+        head: Column headings, plain text.
+        rows: Cells, plain text; a cell of a "markup" column is markup.
+        kinds: One per column: "" for words, "n" for numbers (right-aligned), "wrap" for sentences; and "markup" for
+            ours.
+        caption: What the table shows.
+        stacked: Whether a narrow screen shows the cells of a row below each other, each with its heading.
+    """
+    top = "".join(f'<th scope="col"{_class(k)}>{escape(h)}</th>' for h, k in zip(head, kinds, strict=True))
+    body = []
+    for row in rows:
+        cells = [f'<th scope="row">{row[0] if kinds[0] == "markup" else escape(row[0])}</th>']
+        for cell, kind, name in zip(row[1:], kinds[1:], head[1:], strict=True):
+            said = f' data-head="{escape(name)}"' if stacked else ""
+            cells.append(f"<td{_class(kind)}{said}>{cell if kind.endswith('markup') else escape(cell)}</td>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    about = f"<caption>{escape(caption)}</caption>" if caption else ""
+    kind = _class("stacked" if stacked else "")
+    return (
+        f'<div class="scroll" tabindex="0"><table{kind}>{about}<thead><tr>{top}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def details(summary: str, content: str, *, opened: bool = False) -> str:
+    """A part that opens on demand."""
+    return f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def section(key: str, title: str, content: str, kind: str = "", beside: str = "") -> str:
+    """A part of the page: its anchor, its heading with markup beside it, its content as markup, its class."""
+    return (
+        f'<section id="{escape(key)}"{_class(kind)}><div class="head"><h2>{escape(title)}</h2>{beside}</div>'
+        f"{content}</section>"
+    )
+
+
+def copied(key: str, content: str) -> str:
+    """Markup with a button that copies its text."""
+    return (
+        f'<div class="copied"><button type="button" class="copy script" data-copy="{escape(key)}">Copy</button>'
+        f'<div id="{escape(key)}">{content}</div></div>'
+    )
+
+
+def data_block(data: Mapping[str, Any]) -> str:
+    """Data for the script, in a block that is never run; nothing in it can end the block."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return f'<script type="application/json" id="data">{text}</script>'
+
+
+def page(title: str, about: str, body: str, data: Mapping[str, Any], foot: str) -> str:
+    """The whole page.
+
+    Args:
+        title: Plain text.
+        about: A line under the title, plain text.
+        body: All parts, as markup.
+        data: What the script needs.
+        foot: Last words, plain text.
+    """
+    style, script = ((_HERE / name).read_text() for name in ("report.css", "report.js"))
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{allowed}'"
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{escape(title)} · sciinf report</title>
+<style>{style}</style>
+</head>
+<body>
+<header class="top">
+<h1>{escape(title)}</h1>
+<p class="about">{escape(about)}</p>
+</header>
+<main>
+{body}
+</main>
+<footer>{escape(foot)}</footer>
+{data_block(data)}
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def number(value: float | None, sd: float | None) -> str:
+    """A number to two significant digits of its standard deviation; "–" where it is not finite."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0 and not sd:
+        return "0"
+    scale = sd if sd is not None and sd > 0 and math.isfinite(sd) else abs(value) / 100
+    places = 1 - math.floor(math.log10(scale))
+    largest = math.floor(math.log10(max(abs(value), scale)))
+    if largest >= 7 or places > 6:
+        mantissa = value / 10.0**largest
+        return f"{mantissa:.{max(largest + places, 0)}f}×10{superscript(largest)}".replace("-", "−")
+    text = f"{round(value, places):,.{max(places, 0)}f}"
+    return ("0" + text[2:] if float(text.replace(",", "")) == 0 and text.startswith("-") else text).replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"; "–" where unknown."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60} s"
+    return f"{total // 3600} h {total % 3600 // 60} min"
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""

@@ -1,0 +1,104 @@
+"""Data and prediction: a picture of each observable for wide and for narrow screens, and the numbers behind it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sciinf.interfaces.figures.checked import Checked
+from sciinf.interfaces.figures.observed import leading
+from sciinf.interfaces.figures.page import absent, paragraph, picture
+from sciinf.interfaces.figures.predictive import PredictiveFigure, kind_of, predictive
+from sciinf.interfaces.figures.run_folder import NOT_PREDICTED, Run
+from sciinf.interfaces.figures.series import PANELS
+from sciinf.interfaces.figures.style import COLUMN, NARROW
+from sciinf.interfaces.figures.svg import places, to_svg
+
+_NUMBERS = 8_000  # of predicted data that the page carries for its script
+_FEWEST = 40  # predicted series that are worth selecting among
+
+
+def prediction_part(run: Run, prefix: str = "") -> str:
+    """Each observable's observation against what its posterior predicts.
+
+    Args:
+        run: The run with the answer.
+        prefix: Goes before identifiers, where the page has several answers.
+    """
+    if not run.checked:
+        return absent(run.missing.get("checked" if run.answer else "answer", NOT_PREDICTED))
+    each = [_drawn(checked, f"{prefix}predictive{index}") for index, checked in enumerate(run.checked)]
+    simulated = f"Simulated from {len(run.checked[0].predictive):,} draws."
+    if len(each) == 1:
+        one = each[0]
+        return picture(one.drawings, f"{one.last.caption} {simulated}", f"{run.checked[0].name}.", one.places)
+    parts = []
+    for one, checked in zip(each, run.checked, strict=True):
+        words = f"{one.last.found} {one.last.note}".strip() if one.small else one.last.caption
+        parts.append(picture(one.drawings, words, f"{checked.name}.", one.places, "small" if one.small else ""))
+    readings = dict.fromkeys(one.last.reading for one in each if one.small)
+    beside = " beside" if each[-1].small and sum(one.small for one in each) % 2 else ""
+    reading = paragraph(" ".join([*readings, simulated]), f"caption{beside}")
+    return f'<div class="many">{"".join(parts)}{reading}</div>'
+
+
+class _Picture(NamedTuple):
+    """An observable's picture for narrow and for wide screens: markup, where its axes lie, and the last of both."""
+
+    drawings: list[str]
+    places: list[list[list[float]]]
+    last: PredictiveFigure
+    small: bool  # whether the narrow one may stand beside another
+
+
+def _drawn(checked: Checked, key: str) -> _Picture:
+    narrow, wide = (predictive(checked, width) for width in (NARROW, COLUMN))
+    drawings = [
+        to_svg(one.figure, f"{checked.name}: observation against data predicted by the posterior. {one.caption}", k)
+        for one, k in ((narrow, f"{key}n"), (wide, f"{key}w"))
+    ]
+    size = narrow.figure.get_size_inches()
+    return _Picture(drawings, [places(one.figure, one.panels) for one in (narrow, wide)], wide, size[1] <= size[0])
+
+
+def predicted_data(run: Run, rows: int) -> list[list[dict[str, Any]]]:
+    """For each observable its drawn series: places along the axis, and the first predicted rows, for the script.
+
+    An observable that is no series has none.
+    """
+    return [_series(checked, rows) if kind_of(checked) == "series" else [] for checked in run.checked]
+
+
+def selectable(run: Run, share: int) -> int:
+    """How many predicted rows the page carries; 0 where they are too large, or their draws are not known.
+
+    Args:
+        run: The run with the answer.
+        share: How many answers there are on the page.
+    """
+    known = [c for c in run.checked if kind_of(c) == "series"]
+    total = sum(c.observed.shape[c.axis or 0] * min(PANELS, _components(c)) for c in known)
+    rows = min(len(run.predicted_from), _NUMBERS // max(total * share, 1))
+    matching = all(len(c.predictive) == len(run.predicted_from) for c in known)
+    return rows if known and matching and rows >= _FEWEST else 0
+
+
+def _components(checked: Checked) -> int:
+    return checked.observed.size // checked.observed.shape[checked.axis or 0]
+
+
+def _series(checked: Checked, rows: int) -> list[dict[str, Any]]:
+    axis = checked.axis or 0
+    _, simulated = leading(checked, [axis])
+    along = checked.coords.get(checked.dims[axis])
+    place = np.arange(simulated.shape[1]) if along is None or along.places is None else along.places
+    x = [float(v) for v in place]  # all digits: a date may differ from the next in its last ones
+    return [
+        {"x": x, "rows": [[_short(v) for v in row] for row in simulated[:rows, :, k]]}
+        for k in range(min(PANELS, simulated.shape[2]))
+    ]
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.7g}") if np.isfinite(value) else None

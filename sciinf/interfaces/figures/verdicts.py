@@ -1,0 +1,116 @@
+"""The verdict on an answer of a run folder, from what its files say; and its findings in colours.
+
+`core.verdict` judges; here is only what a folder adds: a calibration of something else, damaged files, no answer yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sciinf.core.findings import Cause, Finding, Level
+from sciinf.core.records import Trust, calibration_finding, earlier_weights, findings_about, is_of, said_of
+from sciinf.core.verdict import Verdict, brief, verdict_from
+from sciinf.interfaces.figures.run_folder import Run
+
+Colour = Literal["green", "amber", "red", "grey"]
+SYMBOLS: Mapping[Colour, str] = {"green": "✓", "amber": "!", "red": "✕", "grey": "–"}
+COLOURS: Mapping[Level, Colour] = {
+    Level.GOOD: "green",
+    Level.CAUTION: "amber",
+    Level.UNKNOWN: "amber",
+    Level.ALARM: "red",
+}
+_STATES = {Level.GOOD: "Good", Level.CAUTION: "Caution", Level.UNKNOWN: "Could not be told", Level.ALARM: "Warning"}
+_UNLOOKED = "the observation was not compared with simulations"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One finding.
+
+    Args:
+        title: What was looked at.
+        colour: Of its level; "grey" where it is weaker evidence than what decided.
+        state: Its level in a few words.
+        words: The finding, a sentence.
+    """
+
+    title: str
+    colour: Colour
+    state: str
+    words: str
+
+    @property
+    def clause(self) -> str:
+        """Its first clause, as a sentence has it."""
+        return _capital(brief(self.words))
+
+
+def cards(verdict: Verdict) -> list[Card]:
+    """The findings behind a verdict, in the order in which they are shown."""
+    found = []
+    for one in verdict.findings:
+        colour, state = COLOURS[one.level], _STATES[one.level]
+        colour, state = ("grey", "Weaker evidence") if verdict.is_weaker(one) else (colour, state)
+        found.append(Card(_capital(one.name), colour, state, _sentence(one.words)))
+    return found
+
+
+def verdict_of(run: Run) -> Verdict:
+    """The verdict on an answer of a run folder; on its network where nothing was asked yet."""
+    answer = run.answer
+    said = answer.get("calibration") or said_of(run.calibration)
+    posterior, estimates = str(answer.get("posterior") or ""), (answer.get("parameters") or {}).values()
+    derived = any(isinstance(e, Mapping) and e.get("derived") for e in estimates)
+    calibrated = calibration_finding(_known(said, run), posterior, derived=derived)
+    checks = [Finding.from_json(one) for one in answer.get("checks") or ()]
+    ess, count, k = answer.get("ess") or 0.0, answer.get("draws") or 0, answer.get("pareto_k")
+    weights = earlier_weights(ess, count, k, posterior, corrected=bool(answer.get("amortised")))
+    return verdict_from((*findings_about(calibrated, _observed(run), checks, weights), *_of_folder(run, said)))
+
+
+def _known(said: Mapping[str, Any], run: Run) -> Mapping[str, Any]:
+    """What an answer says of its calibration; whether that is too wide, which earlier versions did not write."""
+    found = run.calibration
+    if found is None or "tails_alone" in said or list(said.get("reasons") or ()) != list(found.reasons):
+        return said
+    return {**said, "cautious": found.cautious, "tails_alone": found.tails_alone}
+
+
+def _observed(run: Run) -> Finding:
+    if not run.answer:
+        return Finding("observation", Level.UNKNOWN, run.missing.get("answer", "no observation has been asked about"))
+    try:
+        return Trust.from_json(run.answer["trust"]).finding
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return Finding("trust", Level.UNKNOWN, _UNLOOKED, cause=Cause.FRESH)
+
+
+def _of_folder(run: Run, said: Mapping[str, Any]) -> list[Finding]:
+    """What the files of the folder have against the answer."""
+    found, digest, words = run.calibration, run.fit.get("digest"), []
+    if found is None and (run.folder / "calibration.json").is_file():
+        words.append(run.missing.get("calibration", "calibration.json could not be read"))
+    elif found is not None and found.of == "amortised" and digest and digest != found.fit:
+        words.append(
+            "the calibration in this folder is of another fit than that beside it; run `sciinf calibrate` again"
+        )
+    elif found is not None and calibration_finding(said).kind != "not checked" and not is_of(said, found):
+        words.append(
+            "the run was calibrated anew since this answer, maybe of another network; ask again with `sciinf query`"
+        )
+    words += run.doubts
+    return [Finding("files", Level.CAUTION, "; ".join(one.strip().rstrip(".") for one in words))] if words else []
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _sentence(text: str) -> str:
+    return _capital(text.strip()) + ("" if text.strip().endswith((".", "!", "?")) else ".")
+
+
+__all__ = ["COLOURS", "SYMBOLS", "Card", "Colour", "cards", "verdict_of"]

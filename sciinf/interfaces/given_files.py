@@ -1,0 +1,109 @@
+"""Observations from files that were given together: one in all of them, or one in each."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sciinf.campaigns.storage.answers import observation_name
+from sciinf.core.observation import Observation, as_observation, observe, read_observation
+from sciinf.core.simulator import Observable, Simulator
+
+
+@dataclass(frozen=True)
+class ObservationFile:
+    """One observation: what it is called, its files and its values."""
+
+    name: str
+    files: tuple[str, ...]
+    x: Observation
+
+
+def reader_of(simulator: Simulator) -> Callable[..., Any]:
+    """What reads a simulator's files: the function that a wrapper was given, or its `observe`."""
+    return simulator.reader or simulator.observe
+
+
+def reading(
+    simulator: Simulator | None,
+    observables: Mapping[str, Observable],
+    columns: Mapping[str, str],
+    options: Mapping[str, Any],
+) -> Callable[..., Observation]:
+    """What makes an observation of files, as the command line says.
+
+    Args:
+        simulator: Whose reader it is; files are read by their columns where there is none.
+        observables: What it produces.
+        columns: What observables are called in the files.
+        options: Keywords of the reader.
+    """
+    if simulator is None:
+        return functools.partial(read_observation, observables, columns=columns)
+    return functools.partial(observe, simulator, columns=columns, options=options)
+
+
+def observations(
+    observables: Mapping[str, Observable], read: Callable[..., Observation], paths: Sequence[str]
+) -> list[ObservationFile]:
+    """The observations in files.
+
+    Several files are one observation if they make up one together that none of them makes alone, as spectra of two
+    detectors do. Otherwise each must hold one of its own.
+
+    Args:
+        observables: What the simulator produces.
+        read: Makes one observation of any number of files.
+        paths: The files.
+
+    Raises:
+        ValueError: If the files hold no observation, together or each by itself, or a file is given twice.
+    """
+    twice = [path for path, times in Counter(paths).items() if times > 1]
+    if twice:
+        raise ValueError(f"the file {twice[0]} is given twice; name each file once")
+
+    def one(*files: str) -> ObservationFile:
+        x = read(*files)
+        as_observation(observables, x)
+        return ObservationFile(observation_name(files), files, x)
+
+    if len(paths) == 1:
+        return [one(paths[0])]
+    together: Exception | str = "all but one file would be left unread"
+    try:
+        whole = one(*paths)
+        if not any(_alone(one, path, whole) for path in paths):
+            return [whole]
+    except (ValueError, TypeError) as error:
+        together = error
+    try:
+        found = [one(path) for path in paths]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"the {len(paths)} files are no observation together ({together}), nor is each by itself ({error})"
+        ) from error
+    names = Counter(asked.name for asked in found)
+    return [
+        asked if names[asked.name] == 1 else ObservationFile(_whole(asked.files[0]), asked.files, asked.x)
+        for asked in found
+    ]
+
+
+def _alone(one: Callable[[str], ObservationFile], path: str, whole: ObservationFile) -> bool:
+    """Whether a file makes the same observation by itself, so that a reader of its own passed over the others."""
+    try:
+        x = one(path).x
+    except (ValueError, TypeError, IndexError):
+        return False
+    return x.keys() == whole.x.keys() and all(torch.equal(x[name], whole.x[name]) for name in x)
+
+
+def _whole(path: str) -> str:
+    """A name that tells files of the same name in several folders apart."""
+    return observation_name([path.replace("/", "_").replace("\\", "_")])

@@ -1,0 +1,239 @@
+"""query_all: Posterior + any number of observations -> a folder of answers, block by block."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sciinf.campaigns.storage.folder import Folder, LocalFolder
+from sciinf.campaigns.storage.selection import row_bytes
+from sciinf.campaigns.store import Store
+from sciinf.core import Calibration, Level, Posterior
+from sciinf.core.checks import check_whole
+from sciinf.core.files import local_path, sweep
+from sciinf.core.progress import Progress
+from sciinf.diagnostics.failures import Reading
+from sciinf.interfaces.question import judge_of
+from sciinf.interfaces.surveys.answers import Answers, digest_of, load_answers
+from sciinf.interfaces.surveys.block import Block, file_of, read_block, write_block
+from sciinf.interfaces.surveys.description import NAME, STATUS, as_bytes, check_general, check_ours, described, taken_up
+from sciinf.interfaces.surveys.drawing import RowAnswers, SurveyOptions
+from sciinf.interfaces.surveys.population import population
+from sciinf.interfaces.surveys.rows import Observations, observations_of
+from sciinf.interfaces.surveys.verdicts import LEVELS
+from sciinf.networks.kernels.lanes import cores_here, shared
+
+_ROWS, _BYTES = 512, 32 * 2**20  # of a block, about
+_SIGMA = (0.16, 0.5, 0.84)
+_UNRELIABLE = 0.7
+
+
+def query_all(
+    posterior: Posterior,
+    observations: Store | str | Path | Mapping[str, Any],
+    out: str | Path | Folder,
+    calibration: Calibration | None = None,
+    *,
+    level: float = 0.9,
+    draws: int = 2_000,
+    kept: int = 0,
+    seed: int = 0,
+    failures: Reading = "exclude",
+    block: int | None = None,
+    run: str | Path = "",
+    progress: bool = True,
+) -> Answers:
+    """Ask for the parameters behind any number of observations, into a folder.
+
+    Each row has quantiles, mean and sd of each parameter, probabilities of discrete ones, the verdict on it that
+    `query` gives (`trust`), and the findings about its answer. Rows unlike the simulations are marked as outside; rows
+    that failed, or are not finite, are there without an answer. The same call goes on where it was stopped or killed,
+    and several processes may work on one folder. Memory does not depend on the number of rows.
+
+    Once all rows are answered, they are compared together with the prior (`interfaces.surveys.population`): truths
+    outside it, whose data look like those of others within, show in no single row. A caution there is no fault by
+    itself.
+
+    A network that moves noise answers many rows in one pass. Any other posterior (an ensemble, one that is weighted by
+    a likelihood, chains) is asked row by row, as `query` asks it, and takes as long for each.
+
+    Args:
+        posterior: What answers; one that holds for every observation.
+        observations: A store or its folder, whose theta is kept beside as truth; a file with one row for each
+            observation (`.h5`, `.npz`, `.fits`, ...; that of HDF5 is read as it is needed, any other whole); or name ->
+            array (rows, *event).
+        out: The folder.
+        calibration: What `calibrate` said of this posterior.
+        level: Of the outer quantiles; those at 16, 50 and 84 % are there as well.
+        draws: Posterior draws behind each answer. 2,000 leave the 5 % quantile of a normal law uncertain by .05 sd.
+        kept: How many of them are written for each row.
+        seed: Seeds the draws. Row k has a seed of its own, that depends on `seed` and k alone.
+        failures: What simulations that failed are, as in `query`.
+        block: Rows of a block, rounded up to whole passes; chosen when left out.
+        run: Where the posterior came from, for readers.
+        progress: Whether to report progress on the standard error.
+
+    Returns:
+        The answers, as `load_answers` gives them.
+
+    Raises:
+        ValueError: If the observations do not fit the posterior, are an unfinished store, or the folder holds answers
+            to something else; if the calibration is of another fit; if a number makes no sense.
+        OSError: If the folder cannot be written; what was answered stays.
+    """
+    for name, value, least in (("draws", draws, 1), ("kept", kept, 0), ("seed", seed, 0), ("block", block or 1, 1)):
+        check_whole(name, value, least)
+    if not 0 < level < 1 or kept > draws or block == 0:
+        raise ValueError(
+            f"level is between 0 and 1, block at least 1 and kept at most draws, got level={level}, block={block}, "
+            f"kept={kept}, draws={draws}"
+        )
+    judge = judge_of(posterior, calibration, failures)
+    check_general(judge.posterior)
+    with ExitStack() as stack:
+        of = observations_of(observations, judge.posterior, stack)
+        levels = tuple(sorted({round((1 - level) / 2, 9), *_SIGMA, round((1 + level) / 2, 9)}))
+        wanted = SurveyOptions(levels, level, draws, kept, seed, failures)
+        answering, folder = RowAnswers(judge, wanted), out if isinstance(out, Folder) else own_folder(out)
+        try:
+            about = taken_up(folder, described(answering, of, _block(wanted, judge.posterior, block), str(run)))
+            _answer(folder, about, answering, of, progress=progress)
+            if of.now() != of.digest:
+                raise ValueError(
+                    f"{of.name} changed while it was asked about, and nobody knows which answers in {folder.name} are "
+                    "of what: remove them, and ask again"
+                )
+            return _finished(folder, about, answering, of)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise OSError(
+                error.errno,
+                f"the answers in {folder.name} cannot be written: {error.strerror or error}. Blocks so far are safe; "
+                "make room, or choose a folder that can be written, and the same command goes on where it was",
+            ) from error
+
+
+def own_folder(path: str | Path) -> LocalFolder:
+    """A folder of the file system that holds answers, or nothing else.
+
+    Raises:
+        ValueError: If it holds other things, or is an address of objects.
+    """
+    path = local_path(path)
+    inside = {item.name for item in path.iterdir() if not item.name.startswith(".")} if path.is_dir() else set()
+    ours = NAME in inside or any(path.glob("blocks/[0-9]*/[0-9]*.h5"))
+    if inside - {"log.txt", "summary.png", "provenance.json"} and not ours:
+        raise ValueError(
+            f"{path} holds other files ({', '.join(sorted(inside)[:4])}); answers to many observations take a folder "
+            "of their own"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in (path, *path.glob("blocks/*/")):
+        sweep(folder)
+    return LocalFolder(path)
+
+
+def _block(wanted: SurveyOptions, posterior: Posterior, asked: int | None) -> int:
+    """Rows of a block: whole passes, and few enough for memory."""
+    each = row_bytes(posterior.prior, posterior.observables) + 8 * wanted.kept * len(posterior.prior)
+    rows = asked or max(1, min(_ROWS, _BYTES // each))
+    return wanted.rows * -(-rows // wanted.rows)
+
+
+def _answer(
+    folder: Folder, about: Mapping[str, Any], answering: RowAnswers, of: Observations, *, progress: bool
+) -> None:
+    """Answer the blocks that are not there. Several processes begin at different ones, and pass over those that are."""
+    size, rows = about["block"], about["rows"]
+    units = dict(zip(answering.posterior.prior.names, answering.posterior.prior.units, strict=True))
+    lengths = [min(size, rows - start) for start in range(0, rows, size)]
+    missing = [index for index in range(len(lengths)) if not _whole(folder, index, about["survey"])]
+    done = rows - sum(lengths[index] for index in missing)
+    first = secrets.randbelow(len(missing)) if missing else 0
+    told = Progress(rows, done, shown=progress, task="answering", unit="observations")
+    with torch.no_grad(), shared(cores_here()), told as bar:
+        for index in missing[first:] + missing[:first]:
+            failed = 0
+            if not _whole(folder, index, about["survey"]):
+                start = index * size
+                found = answering.block(of.read(start, start + lengths[index]), start)
+                check_ours(folder, about["survey"])
+                folder.replace(file_of(index), write_block(found, index, about["survey"], units))
+                failed = int((found.columns["status"] != 0).sum())
+            bar.add(lengths[index], failed)
+
+
+def _whole(folder: Folder, index: int, survey: str) -> bool:
+    """Whether a block is there, and undamaged."""
+    try:
+        read_block(folder.read(file_of(index)), index, survey, frozenset())
+        return True
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _finished(folder: Folder, about: Mapping[str, Any], answering: RowAnswers, of: Observations) -> Answers:
+    """The answers, with what they say together in `answers.json`."""
+    check_ours(folder, about["survey"])
+    answers = load_answers(folder)
+    counts = _Counts(answers, answering.expected())
+    digest = digest_of(counts.counted(answers.block(index) for index in range(answers.blocks)))
+    with torch.no_grad(), shared(cores_here()):
+        together = population(answers, answering, of, np.concatenate(counts.p_values), np.concatenate(counts.inside))
+    found = {**counts.found(), "population": together.to_json(), "digest": digest}
+    folder.replace(NAME, as_bytes({**about, "found": found}))
+    return load_answers(folder)
+
+
+class _Counts:
+    """Verdicts and truths below quantiles, counted block by block."""
+
+    def __init__(self, answers: Answers, expected: list[float]) -> None:
+        self.answers, self.expected = answers, expected
+        self.codes: dict[str, Counter[int]] = {name: Counter() for name in ("status", "trust", "checks")}
+        size = len(answers.prior)
+        self.below, self.known, self.unreliable = np.zeros((size, len(answers.levels))), np.zeros(size), 0
+        self.p_values, self.inside = list[np.ndarray](), list[np.ndarray]()
+        self.verdicts: Counter[str] = Counter()
+
+    def counted(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """The same blocks, counted as they pass."""
+        for block in blocks:
+            columns = block.columns
+            good = columns["status"] == 0
+            self.codes["status"].update(columns["status"].tolist())
+            self.codes["trust"].update(columns["trust"].tolist())
+            self.codes["checks"].update(columns["checks"][good].tolist())
+            self.verdicts.update(self.answers.judge.levels(columns)[good].tolist())
+            self.p_values.append(columns["p_value"])
+            self.inside.append(good & (columns["trust"] != LEVELS.index("alarm")))
+            self.unreliable += int((columns["pareto_k"] > _UNRELIABLE).sum())
+            if "truth" in columns:
+                truth, quantiles = columns["truth"][good], columns["quantiles"][good]
+                known = ~np.isnan(truth) & ~np.isnan(quantiles).any(-1)
+                self.known += known.sum(0)
+                self.below += ((truth[..., None] < quantiles) & known[..., None]).sum(0)
+            yield block
+
+    def found(self) -> dict[str, Any]:
+        """What was counted, in words."""
+        words = {"status": STATUS, "trust": LEVELS, "checks": LEVELS}
+        each = {name: {of: self.codes[name][code] for code, of in enumerate(said)} for name, said in words.items()}
+        prior, coverage = self.answers.prior, {}
+        for d, name in enumerate(prior.names):
+            if self.known[d] and name not in prior.discrete():
+                share = (self.below[d] / self.known[d]).tolist()
+                coverage[name] = {"rows": int(self.known[d]), "below": share, "expected": self.expected}
+        each["verdicts"] = {level: self.verdicts[level] for level in map(str, Level)}
+        return {**each, "answered": each["status"]["answered"], "unreliable": self.unreliable, "coverage": coverage}
+
+
+__all__ = ["own_folder", "query_all"]

@@ -1,1 +1,0 @@
-"""Networks that know nothing of inference."""

@@ -1,0 +1,1 @@
+"""Networks that know nothing of inference: flows, summary networks, diffusions, and compiled kernels for CPUs."""

@@ -1,0 +1,130 @@
+r"""Measurements as a twist of particles: some numbers o of a field x, with Gaussian noise.
+
+    p(o | x) = N(o; c(x), sd^2 I),      t(y, s) = N(o; c(D), sd^2 I + G V G^T),     G = dc/dx at D,
+
+V a guess of the covariance of x given y = x + s e. By Tweedie's formula it is V = s^2 dD/dy (`order=2`); `order=1`
+takes s^2 / (1 + s^2), the covariance of uncorrelated data of sd 1, of which order 2 has a hundredth at least: slopes of
+a learned D may lead to less than nothing. Either takes a backward pass for each measurement. All is done in units of
+the noise, which may have an sd for each.
+
+References:
+    | Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023),
+      https://arxiv.org/abs/2209.14687
+    | Pseudoinverse-Guided Diffusion Models for Inverse Problems (Song et al., 2023),
+      https://openreview.net/forum?id=9_gsMA8MRKQ
+    | Tweedie Moment Projected Diffusions for Inverse Problems (Boys et al., 2023), https://arxiv.org/abs/2310.06721
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.networks.diffusion.particles import Twist
+from sciinf.networks.diffusion.solver import Denoiser
+
+_SHARE = 0.01  # of the variance given y that data of unit covariance have
+
+
+class Measured(Twist):
+    """Measurements.
+
+    Args:
+        of: c, from x (n, dim) to (n, k), differentiable.
+        seen: o, (k,).
+        sd: Of the noise; one for all, or one for each, (k,).
+        order: Of the guess of what is not known yet.
+
+    Raises:
+        ValueError: If numbers that were seen are no row of finite ones, an sd is not positive, there is not one for
+            each, or the order is neither 1 nor 2; in use, if the function gives not as many numbers as were seen.
+    """
+
+    def __init__(
+        self,
+        of: Callable[[Tensor], Tensor],
+        seen: Float[Tensor, " k"],
+        sd: float | Float[Tensor, " k"],
+        *,
+        order: int = 2,
+    ) -> None:
+        seen = torch.as_tensor(seen)
+        if seen.ndim != 1 or not bool(seen.isfinite().all()):
+            raise ValueError(f"what was seen is a row of finite numbers, (k,), and got {seen}")
+        each = torch.as_tensor(sd)
+        if not bool(((each > 0) & (each < math.inf)).all()):
+            raise ValueError(f"the sd of measurements is a positive number, got {sd}")
+        if each.ndim and each.shape != seen.shape:
+            raise ValueError(
+                f"there are {seen.numel()} measurements and {each.numel()} sds: one for each, or one for all"
+            )
+        if order not in (1, 2):
+            raise ValueError(f"the order of Measured is 1 or 2, got {order}")
+        self._of, self.seen, self.sd, self.order = of, seen, sd, order
+
+    def of(self, x: Float[Tensor, "n dim"]) -> Float[Tensor, "n k"]:
+        """c(x).
+
+        Raises:
+            ValueError: If it has another shape than what was seen.
+        """
+        found = self._of(x)
+        if found.shape != (len(x), len(self.seen)):
+            raise ValueError(
+                f"{len(self.seen)} numbers were seen: their function of {len(x)} draws is to have shape "
+                f"{(len(x), len(self.seen))}, and has {tuple(found.shape)}"
+            )
+        return found
+
+    def log_prob(self, x: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
+        off, sd = self.seen.to(x) - self.of(x), self.noise(x)
+        return -0.5 * (off / sd).square().sum(1) - (sd * math.sqrt(2 * math.pi)).log().sum()
+
+    def noise(self, like: Tensor) -> Float[Tensor, " k"]:
+        """The sd of each, in the precision and on the device of another tensor."""
+        return torch.as_tensor(self.sd).to(like).expand(self.seen.shape)
+
+    def through(self, function: Callable[[Tensor], Tensor]) -> Measured:
+        return Measured(lambda z: self.of(function(z)), self.seen, self.sd, order=self.order)
+
+    def guess(self, denoise: Denoiser, y: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, found, slopes, back = slopes_through(denoise, self.of, y, level)
+        if self.order == 2:
+            spread = level**2 * back @ slopes.mT
+            spread = (spread + spread.mT) / 2
+        else:
+            spread = level**2 / (1 + level**2) * slopes @ slopes.mT
+        unit = self.noise(y)
+        values, vectors = torch.linalg.eigh(spread / (unit[:, None] * unit))
+        variance = values.maximum(least(((slopes / unit[:, None]).mT @ vectors).mT, level)) + 1
+        off = (((self.seen.to(y) - found) / unit)[:, None] @ vectors)[:, 0]
+        log_t = -0.5 * (off.square() / variance + (2 * math.pi * variance).log()).sum(1) - unit.log().sum()
+        pull = ((off / variance)[:, None] @ vectors.mT @ (back / unit[:, None]))[:, 0]
+        return log_t, pull, value
+
+
+def least(slopes: Float[Tensor, "n k dim"], level: Tensor) -> Float[Tensor, "n k"]:
+    """The variance of numbers with slopes in x that a guess has at a level, at least."""
+    return _SHARE * level**2 / (1 + level**2) * slopes.square().sum(2)
+
+
+def slopes_through(
+    denoise: Denoiser, of: Callable[[Tensor], Tensor], y: Float[Tensor, "n dim"], level: Tensor
+) -> tuple[Float[Tensor, "n dim"], Float[Tensor, "n k"], Float[Tensor, "n k dim"], Float[Tensor, "n k dim"]]:
+    """D at y, c(D), its slopes in D, and those in y."""
+    with torch.enable_grad():
+        start = y.detach().requires_grad_()
+        value = denoise(start, level)
+        middle = value.detach().requires_grad_()
+        found = of(middle)
+        slopes = torch.stack(
+            [torch.autograd.grad(one.sum(), middle, retain_graph=True)[0] for one in found.unbind(1)], 1
+        )
+        back = torch.stack(
+            [torch.autograd.grad(value, start, one, retain_graph=True)[0] for one in slopes.unbind(1)], 1
+        )
+    return value.detach(), found.detach(), slopes, back

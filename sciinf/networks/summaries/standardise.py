@@ -1,0 +1,302 @@
+r"""Data to numbers of order one, with statistics of the training rows kept as buffers.
+
+Per observable, with m and s mean and standard deviation over the entries that are present,
+
+    u = (x - m) / s   (log x in place of x for scale="log"; arcsinh((x - c) / b) for heavy tails, `heavy_tails`),
+    z = u                                   for |u| <= 5,
+    z = sign(u) (5 + log(|u| - 4))          beyond,
+
+and z = 0 where an entry is missing. The squash is continuous with its derivative and monotone: simulations from the
+prior have heavy tails that would otherwise dominate the gradients. m and s are per element, but shared along axes
+called "time", "item" or by an image axis; of times of values (`timed`) they are one number each. Of scale="log" the
+logarithm is taken of max(x, f), with f half the smallest positive entry seen, so that zeros stay finite and apart from
+what was seen.
+
+References:
+    | Updating formulae and a pairwise algorithm for computing sample variances (Chan, Golub & LeVeque, 1979)
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sciinf.core.learned import Batch
+from sciinf.core.precision import rounded_away
+from sciinf.core.simulator import Observable, X
+from sciinf.networks.summaries.heavy_tails import MOST, arcsinh_scales
+from sciinf.networks.summaries.summary import IMAGE_AXES, expand_mask
+from sciinf.networks.summaries.timed import times_of
+
+SHARED_AXES = ("time", "item", *IMAGE_AXES)
+LIMIT = 5.0  # standard deviations beyond which values are squashed
+_ARCSINH = ("centre", "scale")  # the buffers of an observable with heavy tails; a scale is 0 where it has none
+CONSTANT = 1e-12  # a spread below this share of the mean is rounding, not variation
+
+
+class Standardise(nn.Module):
+    """Standardisation of every observable that is not a mask; the identity (but for the squash) until `fit`.
+
+    Args:
+        observables: What the simulator produces; `<name>_mask` of dtype bool is the mask of `<name>`.
+
+    Raises:
+        ValueError: If a mask is not of dtype bool or its shape is not the leading axes of its observable's.
+    """
+
+    def __init__(self, observables: Mapping[str, Observable]) -> None:
+        super().__init__()
+        masks = {name: f"{name}_mask" for name in observables if f"{name}_mask" in observables}
+        self.rounded: dict[str, str] = {}
+        self.specs = {name: spec for name, spec in observables.items() if name not in masks.values()}
+        self.masks = {name: mask for name, mask in masks.items() if name in self.specs}
+        for name in times_of(observables):
+            self.specs[name] = replace(self.specs[name], dims=("time",))  # one span, whatever the axis is called
+        for name, mask in self.masks.items():
+            _check_mask(mask, observables[mask], observables[name])
+        for name, spec in self.specs.items():
+            if "." in name:
+                raise ValueError(
+                    f"the observable {name!r} has a dot in its name, which torch does not allow; rename it"
+                )
+            shape = [1 if axis in _shared_axes(spec) else n for axis, n in enumerate(spec.shape)]
+            self.register_buffer(f"{name}_mean", torch.zeros(shape, dtype=torch.float64))
+            self.register_buffer(f"{name}_sd", torch.ones(shape, dtype=torch.float64))
+            for kind in _ARCSINH:
+                self.register_buffer(f"{name}_{kind}", torch.zeros(shape, dtype=torch.float64))
+            if spec.scale == "log":
+                tiny = torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float64)
+                self.register_buffer(f"{name}_floor", tiny)
+        self._told: frozenset[str] | None = None
+        self.register_load_state_dict_pre_hook(_with_arcsinh)
+        self.register_load_state_dict_post_hook(lambda module, _: module._forget())
+        self.register_state_dict_post_hook(_without_arcsinh)
+
+    def fit(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Set the statistics: one pass over the rows, one before it where an observable's scale is "log", and one
+        after it where an observable has heavy tails.
+
+        Args:
+            batches: Each call is one pass over the same rows.
+
+        Raises:
+            ValueError: If there are no rows, an observable is missing, or one with scale="log" has no positive entry.
+        """
+        logs = [name for name, spec in self.specs.items() if spec.scale == "log"]
+        if logs:
+            self._fit_floors(logs, batches())
+        for name in self.specs:
+            for kind in _ARCSINH:
+                self.get_buffer(f"{name}_{kind}").zero_()
+        self._forget()
+        moments = self._moments(list(self.specs), batches())
+        self._fit_arcsinh({name: moment.spread() for name, moment in moments.items()}, batches())
+        heavy = list(self.heavy())
+        for name, moment in {**moments, **self._moments(heavy, batches() if heavy else iter(()))}.items():
+            self.get_buffer(f"{name}_mean").copy_(moment.mean)
+            self.get_buffer(f"{name}_sd").copy_(moment.sd())
+            if self.specs[name].dtype == "float32" and self.specs[name].scale == "linear":
+                self.rounded[name] = rounded_away(moment.mean, moment.spread())
+
+    def tell_rounded(self) -> None:
+        """Warn of observables of which float32 rounds away what varies."""
+        for name, words in self.rounded.items():
+            if words:
+                warnings.warn(
+                    f"{name!r} has {words}: what varies is rounded away. Declare it with Observable(..., "
+                    "dtype='float64'), and return it in that precision",
+                    stacklevel=4,
+                )
+
+    def forward(self, x: X, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """Standardised data.
+
+        Args:
+            x: Observable name -> (batch, *event), of any dtype, masks among them.
+            dtype: Of the result.
+
+        Returns:
+            Name -> (batch, *event), of the observables that are not masks.
+
+        Raises:
+            ValueError: If an observable or its mask is missing, or has another shape.
+        """
+        result = {}
+        for name in self.specs:
+            value, mask = self._linear(name, x)
+            mean, sd = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_sd").to(value.dtype)
+            # the mean in two parts: one alone would shift z by its rounding, where mean / sd is large
+            first = mean.to(value.dtype)
+            rest = (mean - first.to(mean.dtype)).to(value.dtype)
+            z = squash(((value - first) - rest) / sd).to(dtype)
+            result[name] = z if mask is None else torch.where(mask, z, 0.0)
+        return result
+
+    def inverse(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What would be standardised to z, float64."""
+        result = {}
+        for name, value in z.items():
+            x = unsquashed(value.double()) * self.get_buffer(f"{name}_sd") + self.get_buffer(f"{name}_mean")
+            centre, scale = (self.get_buffer(f"{name}_{kind}") for kind in _ARCSINH)
+            x = torch.where(scale > 0, centre + scale * torch.where(scale > 0, x, 0.0).sinh(), x)
+            result[name] = x.exp() if self.specs[name].scale == "log" else x
+        return result
+
+    def _take(self, name: str, x: X) -> tuple[Tensor, Tensor | None]:
+        """The observable as floats and its mask over all of its entries."""
+        spec = self.specs[name]
+        for needed in (name, self.masks.get(name, name)):
+            if needed not in x:
+                raise ValueError(f"the data lack the observable {needed!r}; they have {sorted(x)}")
+        value = x[name]
+        if tuple(value.shape[1:]) != spec.shape:
+            raise ValueError(f"{name!r} has shape {tuple(value.shape[1:])} per row, expected {spec.shape}")
+        mask = expand_mask(x[self.masks[name]], value.shape) if name in self.masks else None
+        return value.to(torch.float64 if value.dtype in (torch.float64, torch.int64) else torch.float32), mask
+
+    def _linear(self, name: str, x: X) -> tuple[Tensor, Tensor | None]:
+        """The same, logged where the observable's scale asks for it, and through arcsinh where its tails are heavy."""
+        value, mask = self._take(name, x)
+        if self.specs[name].scale == "log":
+            value = value.clamp(min=float(self.get_buffer(f"{name}_floor"))).log()
+        if name in self.heavy():
+            centre, scale = (self.get_buffer(f"{name}_{kind}") for kind in _ARCSINH)
+            value = value.double()
+            value = torch.where(scale > 0, ((value - centre) / torch.where(scale > 0, scale, 1.0)).asinh(), value)
+        return value, mask
+
+    def _moments(self, names: list[str], batches: Iterator[Batch]) -> dict[str, _Moments]:
+        """Means and spreads of observables.
+
+        Raises:
+            ValueError: If there are no rows for them.
+        """
+        moments, rows = {name: _Moments(self.specs[name]) for name in names}, 0
+        for batch in batches:
+            rows += len(batch)
+            for name, moment in moments.items():
+                moment.add(*self._linear(name, batch.x))
+        if names and not rows:
+            raise ValueError("there are no rows to standardise by: the store holds no simulation that succeeded")
+        return moments
+
+    def _fit_arcsinh(self, spreads: Mapping[str, Tensor], batches: Iterator[Batch]) -> None:
+        """Set centres and scales by the first rows, in one pass, of the observables that have heavy tails."""
+        specs = {n: one for n, one in self.specs.items() if one.dtype != "bool" and one.scale != "log"}
+        most = {n: max(1, MOST // max(1, math.prod(one.shape))) for n, one in specs.items() if not one.control}
+        parts, rows = {name: list[tuple[Tensor, Tensor]]() for name in most}, 0
+        for batch in batches:
+            for name in (name for name in most if rows < most[name]):
+                value, mask = self._linear(name, batch.x)
+                parts[name].append((value, torch.ones_like(value, dtype=torch.bool) if mask is None else mask))
+            rows += len(batch)
+            if rows >= max(most.values(), default=0):
+                break
+        for name, part in parts.items():
+            value, present = (torch.cat(each)[: most[name]].cpu() for each in zip(*part, strict=True))
+            found = arcsinh_scales(value, present, _shared_axes(specs[name]), spreads[name])
+            for kind, each in zip(_ARCSINH, found, strict=True):
+                self.get_buffer(f"{name}_{kind}").copy_(each)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._told = None
+
+    def heavy(self) -> frozenset[str]:
+        """Observables of which an entry has heavy tails: read once, for a GPU waits at each reading."""
+        if self._told is None:
+            scales = {name: self.get_buffer(f"{name}_{_ARCSINH[1]}") for name in self.specs}
+            self._told = frozenset(n for n, scale in scales.items() if not scale.is_meta and bool(scale.any()))
+        return self._told
+
+    def _fit_floors(self, names: list[str], batches: Iterator[Batch]) -> None:
+        smallest, tiny = dict.fromkeys(names, torch.inf), dict.fromkeys(names, 0.0)
+        for batch in batches:
+            for name in names if len(batch) else ():
+                value, mask = self._take(name, batch.x)
+                positive = value > 0 if mask is None else (value > 0) & mask
+                smallest[name] = min(smallest[name], float(torch.where(positive, value, torch.inf).amin()))
+                tiny[name] = torch.finfo(value.dtype).tiny
+        for name, least in smallest.items():
+            if least == torch.inf and tiny[name] > 0.0:
+                raise ValueError(f"{name!r} has scale='log' but no positive entry; give it scale='linear'")
+            self.get_buffer(f"{name}_floor").fill_(max(0.5 * least, tiny[name]))
+
+
+def _with_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Add centres and scales of observables without heavy tails to weights that lack them."""
+    for name in module.specs:
+        for kind in _ARCSINH:
+            buffer = f"{name}_{kind}"
+            weights.setdefault(f"{prefix}{buffer}", torch.zeros_like(module.get_buffer(buffer)))
+
+
+def _without_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Leave them out where no entry has heavy tails: such a fit is as it was before there were any."""
+    for name in module.specs.keys() - module.heavy():
+        for kind in _ARCSINH:
+            weights.pop(f"{prefix}{name}_{kind}", None)
+
+
+def squash(u: Tensor) -> Tensor:
+    """u up to 5 in size; sign(u) (5 + log(|u| - 4)) beyond."""
+    size = u.abs().clamp(max=torch.finfo(torch.float32).max)
+    beyond = LIMIT + (size - LIMIT + 1.0).clamp(min=1.0).log()
+    return torch.where(size > LIMIT, u.sign() * beyond, u)
+
+
+def unsquashed(z: Tensor) -> Tensor:
+    """What `squash` makes z of."""
+    size = z.abs()
+    return torch.where(size > LIMIT, z.sign() * (LIMIT - 1.0 + (size - LIMIT).exp()), z)
+
+
+class _Moments:
+    """Mean and spread of one observable, merged batch by batch in double precision (Chan et al.)."""
+
+    def __init__(self, spec: Observable) -> None:
+        self.axes = (0, *(axis + 1 for axis in _shared_axes(spec)))
+        shape = [1 if axis in _shared_axes(spec) else n for axis, n in enumerate(spec.shape)]
+        self.count, self.mean, self.squares = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))
+
+    def add(self, value: Tensor, mask: Tensor | None) -> None:
+        value = value.double()
+        present = torch.ones_like(value, dtype=torch.bool) if mask is None else mask
+        count = present.sum(self.axes, keepdim=True)
+        mean = torch.where(present, value, 0.0).sum(self.axes, keepdim=True) / count.clamp(min=1)
+        squares = torch.where(present, value - mean, 0.0).square().sum(self.axes, keepdim=True)
+        count, mean, squares = (part.squeeze(0).cpu() for part in (count.double(), mean, squares))
+        total = self.count + count
+        share = count / total.clamp(min=1)
+        step = mean - self.mean
+        self.squares = self.squares + squares + step.square() * self.count * share
+        self.mean = self.mean + step * share
+        self.count = total
+
+    def sd(self) -> Tensor:
+        """Standard deviation; 1 where the values do not vary or none was present."""
+        spread = self.spread()
+        return torch.where(spread > 0, spread, 1.0)
+
+    def spread(self) -> Tensor:
+        """Standard deviation; 0 where the values do not vary or none was present."""
+        sd = (self.squares / self.count.clamp(min=1)).sqrt()
+        return torch.where(sd > CONSTANT * self.mean.abs(), sd, 0.0)
+
+
+def _shared_axes(spec: Observable) -> list[int]:
+    return [axis for axis, name in enumerate(spec.dims) if name in SHARED_AXES]
+
+
+def _check_mask(name: str, mask: Observable, spec: Observable) -> None:
+    if mask.dtype != "bool" or mask.shape != spec.shape[: len(mask.shape)]:
+        raise ValueError(
+            f"the mask {name!r} has dtype {mask.dtype} and shape {mask.shape}; expected bool and {spec.shape} or its "
+            "leading axes"
+        )

@@ -1,0 +1,63 @@
+"""Solutions of ordinary differential equations at given times, by steps that are no longer than they may be."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sciinf.networks.ode import Field, rk4
+
+
+def frames(field: Field, state: Tensor, times: Sequence[float], *, longest: float) -> Tensor:
+    """Solve dy/dt = field(t, y) from time 0 on by the classical Runge-Kutta method.
+
+    Args:
+        field: The right-hand side, as `rk4` takes it.
+        state: (batch, *state), at time 0.
+        times: Increasing, none below 0.
+        longest: Of a step; each interval has as many equal ones as that takes.
+
+    Returns:
+        (batch, len(times), *state).
+
+    Raises:
+        ValueError: If times are out of order, below 0 or not there, or no step can be taken.
+    """
+    found = []
+    for before, after, count in intervals(times, longest):
+        if count:
+            state = rk4(field, state, (before, after), steps_per_interval=count)[-1]
+        found.append(state)
+    return torch.stack(found, dim=1)
+
+
+def intervals(times: Sequence[float], longest: float) -> list[tuple[float, float, int]]:
+    """From 0 to the first time, and from each to the next: both ends, and equal steps no longer than they may be.
+
+    Raises:
+        ValueError: If times are out of order, below 0 or not there, or the longest step is not positive.
+    """
+    if not times or times[0] < 0 or any(after <= before for before, after in itertools.pairwise(times)):
+        raise ValueError(f"times are {tuple(times)}, expected one or more, increasing, none below 0")
+    if not longest > 0:
+        raise ValueError(f"the longest step is {longest}, expected a positive time")
+    pairs = itertools.pairwise((0.0, *times))
+    return [(before, after, math.ceil((after - before) / longest - 1e-9)) for before, after in pairs]
+
+
+def spacing(times: Sequence[float]) -> float:
+    """The time from each to the next.
+
+    Raises:
+        ValueError: If they are not evenly spaced.
+    """
+    apart = [after - before for before, after in itertools.pairwise(times)]
+    if max(apart) - min(apart) > 1e-6 * max(apart):
+        raise ValueError(
+            f"frames are {min(apart):g} to {max(apart):g} apart, and a step has one length: they must be evenly spaced"
+        )
+    return (times[-1] - times[0]) / len(apart)

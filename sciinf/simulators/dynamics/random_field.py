@@ -1,0 +1,135 @@
+r"""Fields to start from: Gaussian random ones, and fixed waves.
+
+A periodic Gaussian field of mean 0 has independent Fourier coefficients whose variances follow the spectrum
+
+    S(k) ~ (tau^2 + L^2 |k|^2)^(-alpha),     k != 0,
+
+L the longest side of the box; alpha - d/2 tells how smooth it is, 2 pi L / tau its longest waves. It is scaled so that
+every point has the sd that was asked for.
+
+References:
+    | Fourier Neural Operator for Parametric Partial Differential Equations, appendix A.3 (Li et al., 2021),
+      https://arxiv.org/abs/2010.08895
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciinf.core.component import Component
+from sciinf.simulators.dynamics.grid import BoxGrid
+
+Fields = Float[Tensor, "count channels *space"]
+
+
+class Start(Component, ABC):
+    """What a solution starts from."""
+
+    random: ClassVar[bool]
+
+    @abstractmethod
+    def draw(self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator) -> Fields:
+        """That many fields, float64, on the generator's device."""
+
+
+class RandomField(Start):
+    """Gaussian random fields, each anew.
+
+    Args:
+        sd: Of every point.
+        tau: Waves longer than 2 pi / tau of the box's longest side are all as strong.
+        alpha: How fast shorter ones weaken; above half the number of directions.
+
+    Raises:
+        ValueError: If a number is not positive.
+    """
+
+    random = True
+
+    def __init__(self, sd: float = 1.0, *, tau: float = 5.0, alpha: float = 2.0) -> None:
+        if min(sd, tau, alpha) <= 0:
+            raise ValueError(f"a random field takes positive numbers, got sd={sd}, tau={tau}, alpha={alpha}")
+        self.sd, self.tau, self.alpha = sd, tau, alpha
+
+    def draw(self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator) -> Fields:
+        if grid.periodic:
+            return self._periodic(count, channels, grid, max(grid.lengths), generator)
+        # a corner of a periodic one in a box twice as long, which knows nothing of its edges
+        wide = BoxGrid(tuple(2 * n for n in grid.shape), tuple(2 * n * h for n, h in _each(grid)))
+        part = (..., *(slice(0, n) for n in grid.shape))
+        return self._periodic(count, channels, wide, max(grid.lengths), generator)[part]
+
+    def filter(self, grid: BoxGrid, longest: float | None = None) -> Float[Tensor, "*modes"]:
+        """What makes white noise on a periodic grid such a field, of sd 1: a factor of its Fourier coefficients.
+
+        Args:
+            grid: The grid.
+            longest: Side of a box that tau goes with; the grid's longest where left out.
+        """
+        squared = grid.squared * (longest or max(grid.lengths)) ** 2
+        spectrum = (self.tau**2 + squared) ** -self.alpha
+        spectrum = torch.where(squared == 0, torch.zeros_like(spectrum), spectrum)
+        twice = torch.full_like(spectrum, 2.0)  # modes that stand for their conjugates too
+        twice[..., 0] = 1.0
+        if grid.shape[-1] % 2 == 0:
+            twice[..., -1] = 1.0
+        return (spectrum / (twice * spectrum).sum() * math.prod(grid.shape)).sqrt()
+
+    def _periodic(self, count: int, channels: int, grid: BoxGrid, longest: float, generator: torch.Generator) -> Tensor:
+        shape, device = (count, channels, *grid.shape), generator.device
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64, device=device)
+        return self.sd * grid.back(grid.transformed(noise) * self.filter(grid, longest).to(device))
+
+
+class Waves(Start):
+    """The same every time: a sum of sines along the first direction, in every channel.
+
+    Args:
+        amplitudes: Of the waves with 1, 2, ... periods in the box.
+        phases: Theirs, in units of a period; 0 where left out.
+
+    Raises:
+        ValueError: If there are more phases than amplitudes, or no amplitudes.
+    """
+
+    random = False
+
+    def __init__(self, amplitudes: Sequence[float] = (1.0,), phases: Sequence[float] = ()) -> None:
+        if not amplitudes or len(phases) > len(amplitudes):
+            raise ValueError(f"{len(amplitudes)} amplitudes and {len(phases)} phases: give a phase for each or none")
+        self.amplitudes, self.phases = tuple(amplitudes), tuple(phases) + (0.0,) * (len(amplitudes) - len(phases))
+
+    def draw(self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator) -> Fields:
+        x, total = grid.coordinates[0] / grid.lengths[0], torch.zeros((), dtype=torch.float64)
+        for k, (amplitude, phase) in enumerate(zip(self.amplitudes, self.phases, strict=True)):
+            total = total + amplitude * torch.sin(2 * math.pi * ((k + 1) * x + phase))
+        return total.to(generator.device).expand(count, channels, *grid.shape)
+
+
+class Known(Start):
+    """The same field every time, drawn once: a beginning that is known.
+
+    Args:
+        law: What it is drawn from.
+        seed: Which draw.
+    """
+
+    random = False
+
+    def __init__(self, law: Start, seed: int = 0) -> None:
+        self.law, self.seed = law, seed
+
+    def draw(self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator) -> Fields:
+        one = self.law.draw(1, channels, grid, generator=torch.Generator().manual_seed(self.seed))
+        return one.to(generator.device).expand(count, *one.shape[1:])
+
+
+def _each(grid: BoxGrid) -> zip[tuple[int, float]]:
+    return zip(grid.shape, grid.spacing, strict=True)

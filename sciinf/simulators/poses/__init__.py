@@ -1,0 +1,8 @@
+"""Symmetries of simulators: how parameters that say where, when or how turned something is act on data."""
+
+from sciinf.simulators.poses.group import Additive, Group, Multiplicative, Periodic
+from sciinf.simulators.poses.images import ImageMotion
+from sciinf.simulators.poses.pose import Pose
+from sciinf.simulators.poses.series import SpectrumShift, TimeShift
+
+__all__ = ["Additive", "Group", "ImageMotion", "Multiplicative", "Periodic", "Pose", "SpectrumShift", "TimeShift"]

@@ -1,0 +1,15 @@
+"""Markov chains of many targets at once: densities that can be evaluated, turned into draws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sciinf.core.lazy import offered
+
+if TYPE_CHECKING:
+    from sciinf.simulators.samplers.chains import Chains as Chains, LogDensity as LogDensity, Sampler as Sampler
+    from sciinf.simulators.samplers.hamiltonian import Hamiltonian as Hamiltonian
+    from sciinf.simulators.samplers.langevin import Langevin as Langevin, Score as Score
+    from sciinf.simulators.samplers.slice import Slice as Slice
+
+__getattr__, __dir__ = offered(__name__, __file__)

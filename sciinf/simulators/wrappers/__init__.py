@@ -1,0 +1,1 @@
+"""Users' simulators in: a file for each kind. `sciinf.wrappers` offers them by name."""

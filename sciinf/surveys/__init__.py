@@ -1,6 +1,0 @@
-"""Answers to any number of observations: a folder of blocks, which grows until all are answered."""
-
-from sciinf.surveys.answers import Answers, load_answers
-from sciinf.surveys.asking import query_all
-
-__all__ = ["Answers", "load_answers", "query_all"]

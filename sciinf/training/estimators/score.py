@@ -1,0 +1,90 @@
+r"""Neural posterior score estimation: the posterior's scores at every noise level, and draws along them.
+
+For draws (theta, x) of prior and simulator the network minimises, over noise levels s and noise e,
+
+    E [ w(s) |D(z + s e, s; x) - z|^2 ],
+
+whose minimum D is the posterior mean of z given the noisy z and x, and (D - y) / s^2 the score of the noisy posterior.
+Scores of single observations add up to those of many (`posteriors.compositional`).
+
+References:
+    | Sequential Neural Score Estimation: Likelihood-Free Inference with Conditional Score Based Diffusion Models
+      (Sharrock et al., 2024), https://arxiv.org/abs/2210.04872
+    | Compositional Score Modeling for Simulation-Based Inference (Geffner et al., 2023),
+      https://arxiv.org/abs/2209.14249
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sciinf.core import Observable, Prior
+from sciinf.core.component import called_without
+from sciinf.networks.diffusion.objective import Diffusion, NormalLogs
+from sciinf.networks.diffusion.schedule import NoiseLevel
+from sciinf.networks.diffusion.solver import Exponential, Solver
+from sciinf.networks.summaries.summary import Summary
+from sciinf.training.estimators._denoising import Denoising, Design
+
+
+class Score(Denoising):
+    """Amortized posterior estimation with a score network (NPSE).
+
+    Args:
+        prior: The prior.
+        observables: What the simulator produces.
+        summary: One summary network for every observable, or one per name; chosen where left out.
+        diffusion: The path, what is asked of the network and how levels count.
+        solver: How draws are made.
+        linear: Whether the network learns what the best linear guess leaves.
+        hidden: Width of the network.
+        blocks: Residual blocks of the network.
+        consistency: Weight of a penalty for scores that are not those of one density
+            (`networks.diffusion.fokker_planck`); 0 for none. It makes training slower.
+        dropped: Share of the rows that are shown no observation in training, for draws that are guided
+            (`DenoisedDensity.guided`) and are no posterior. Only with `linear=False`.
+        preserving: Whether the network's layers preserve magnitudes (`networks.preserving`).
+        together: Whether observables that are columns of one table share a summary network
+            (`networks.summaries.columns`).
+        seed: Seeds the initial weights.
+
+    Raises:
+        TypeError: If a part is something else: the class or the name of one, say.
+        ValueError: If a number is out of range, or `linear` stands beside another parameterisation or
+            weighting.
+
+    Examples:
+        >>> import torch
+        >>> from sciinf import Normal
+        >>> score = Score(Prior(mu=Normal(0.0, 1.0)), {"x": Observable((3,))})
+        >>> score.condition({"x": torch.zeros(2, 3)}).sample(5, generator=torch.Generator()).shape
+        torch.Size([5, 2, 1])
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        observables: Mapping[str, Observable],
+        *,
+        summary: Summary | Mapping[str, Summary] | None = None,
+        diffusion: Diffusion | None = None,
+        solver: Solver | None = None,
+        linear: bool = True,
+        hidden: int = 128,
+        blocks: int = 3,
+        consistency: float = 0.0,
+        dropped: float = 0.0,
+        preserving: bool = False,
+        together: bool = True,
+        seed: int = 0,
+    ) -> None:
+        path = diffusion or Diffusion(NoiseLevel(1e-3, 5.0), levels=NormalLogs(-0.7, 1.8))
+        extra = {"consistency": consistency, "dropped": dropped, "preserving": preserving}
+        design = Design(path, solver or Exponential(20, 2), linear, hidden, blocks, **extra)
+        super().__init__(prior, observables, summary, design, seed, together=together)
+        called_without(self, *(name for name, value in extra.items() if not value))
+
+
+def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Score:
+    """The estimator with its defaults."""
+    return Score(prior, observables, seed=seed)

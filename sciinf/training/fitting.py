@@ -1,0 +1,361 @@
+"""train: estimator + Store + Recipe -> Fit. The only training loop there is.
+
+The rows are kept on the training device where they fit and streamed from the store where they do not, or simulated
+while the network trains, or read as a campaign commits them (`training.followed`). The last rows of a store, or the
+first of one that is followed, are a fixed validation set, scored in full, and the weights with the best validation loss
+win. Checkpoints make a killed training go on where it was, to the same bits, but for one that follows. The parts are in
+`sciinf.campaigns`: recipe, schedule, optimisers, step, averaging, loop; launched and parallel where several processes,
+started by torchrun, train together.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from sciinf.campaigns.store import Store
+from sciinf.core import Fit, Learned, Simulator, save_fit, telling
+from sciinf.core.component import to_json
+from sciinf.core.files import local_path, versions
+from sciinf.core.memory import retain_freed
+from sciinf.core.simulator import recorded
+from sciinf.training.followed import Followed, following
+from sciinf.training.held_out import looked_at, tell
+from sciinf.training.launched import joined, on_own_device
+from sciinf.training.learner import Single, Stacked, stream
+from sciinf.training.loop import VALIDATION, Loop
+from sciinf.training.online import Simulated
+from sciinf.training.parallel import Processes
+from sciinf.training.range_test import searched
+from sciinf.training.recipe import Recipe as Recipe
+from sciinf.training.rows import Rows
+from sciinf.training.source import Source
+from sciinf.training.step import reason
+from sciinf.training.together import all_found, check_same_work, refuse_together, same_recipe, written
+from sciinf.training.training_inputs import (
+    check_call,
+    check_members,
+    check_same,
+    finished,
+    fresh_recipe,
+    inputs_digest,
+    on_cores,
+    prepared,
+    warn_of_replacing,
+)
+
+
+def train(
+    estimator: Learned,
+    store: Store | Simulator | Simulated,
+    out: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    processes: int | Literal["auto"] | None = None,
+    follow: bool = False,
+    progress: bool = True,
+) -> Fit:
+    """Train an estimator on a store of simulations, or on a simulator that runs meanwhile.
+
+    Where torchrun has started several processes that call it, each with the same arguments, they train one network
+    together (`training.parallel`): on shares of the same batches, on a store that all can read, into a folder that all
+    can see. Losses are those of one process but for rounding; where the loss draws noise, but for a seed; and a loss
+    that compares rows of a batch compares those of a share, which is told unless the loss draws noise as well. Each
+    process holds or reads all rows.
+
+    Args:
+        estimator: A newly built estimator; it stays as it is, for a copy is trained.
+        store: Simulations; rows that failed are left out. Or a simulator, whose rows are then made on the training
+            device as they are needed, each used as often as what it costs suggests (`training.training_inputs`); or
+            such rows as you like them (`training.online.Simulated`).
+        out: Folder for `fit.json`, `model.safetensors` and `history.csv`. A finished fit of the same estimator, store,
+            recipe and seed is read back; an unfinished one goes on from its last checkpoint.
+        recipe: How to train. What is None in it is chosen from the rows (`Recipe.resolved`, or `fresh_recipe` of
+            `training.training_inputs` for rows of a simulator).
+        seed: Seeds shuffling and whatever noise the loss draws; and the rows of a simulator.
+        processes: How many cores share a step (`Recipe.processes`, where left out); the result is the same on any.
+        follow: Whether a campaign still fills the store, and training is to begin before it ends. The first rows are
+            then held out, the last half of the epochs sees all rows that were asked for, and training waits where
+            they are not there yet (`training.followed`). The result depends on when rows came, as on another seed. It
+            is known by the campaign and the rows asked for: the same call, later, reads it back.
+        progress: Whether to report progress on the standard error.
+
+    Returns:
+        The fit, with the weights of the best validation loss.
+
+    Raises:
+        ValueError: If the store's parameters or observables are not the estimator's, or fewer than 18 training rows or
+            2 validation rows are usable. Or if more than half of a simulator's rows fail (those that raise are left
+            out like others), it does not return what its observables promise, or runs on another device. Or if the seed
+            is no int of at least 0, or the recipe's device cannot be used here. Or if processes were started to train
+            together and differ in what they train, train on a simulator, or have fewer rows in a batch than there are.
+            Or if a store that is followed becomes that of another campaign, or has a damaged block.
+        ConnectionError: If another of these processes is gone; the same call goes on, on any number of them.
+        TypeError: If the estimator or the recipe is none, the estimator has an argument that cannot be written down,
+            `store` is none of these, or no Store where it is followed, or a simulator returns no tensors.
+        MemoryError: If the rows of a simulator do not fit in memory.
+        FloatingPointError: If the loss is no longer finite.
+        FileNotFoundError: If one of several processes does not see what the first one wrote.
+        RuntimeError: If the weights of several processes come apart: a loss changed them otherwise than by slopes.
+        BaseException: What the estimator's loss raises; an unfinished training is kept.
+
+    Warns:
+        UserWarning: If a finished fit or a checkpoint in the folder is damaged, or of another training, which then
+            replaces it; if rows of a simulator failed; if the step does not compile; or if draws for held-out rows are
+            not finite or far from the truth, or a surrogate's fields off by more than 10 %; or if few rows of a store
+            that is followed were there to standardise by.
+    """
+    recipe = on_cores(recipe, processes)
+    check_call([estimator], recipe, seed)
+    out, built = local_path(out), to_json(estimator)
+    check_same(estimator, store)
+    rows: Store | Simulated | Followed
+    with _threads(recipe), joined(recipe.device) as group:  # what is measured, too
+        _check_together(group, store)
+        recipe = on_own_device(recipe, group)
+        if follow:
+            refuse_together(group, "follow=True", "others would see other rows; start it without torchrun")
+            rows = following(built, store, out, recipe=recipe, seed=seed, shown=progress)
+        else:
+            rows, recipe = _with_rows(estimator, store, out, recipe, seed)
+        inputs = inputs_digest(built, rows.digest, recipe, seed)
+        _check_same(group, rows, [out], recipe, inputs)
+        if found := all_found(group, [finished(out, built, inputs, recipe.device)]):
+            return found[0]
+        warn_of_replacing(out, built, inputs, rows.digest, seed)
+        out.mkdir(parents=True, exist_ok=True)
+        source = _opened(rows, recipe)
+        copied = _standardised(estimator, source, recipe)
+        resolved, search = same_recipe(group, *searched(copied, source, recipe, seed))
+        if isinstance(source, Followed):
+            source.pace(resolved.epochs or 1)
+        _announce(source, resolved, shown=progress)
+        loop = Loop(Single(copied), source, resolved, [seed], [out], inputs, shown=progress, processes=group)
+        loop.run()
+        trained, record = _released(loop, 0, inputs)
+    fit = written(
+        group,
+        lambda: save_fit(out, trained, simulator=_simulator_of(rows), record=record | search),
+        lambda: finished(out, built, inputs, recipe.device),
+    )
+    loop.clear()
+    if isinstance(source, Followed):
+        source.clear()
+    if group.first:
+        _warn_of_failures(source)
+        tell(fit)
+    return fit
+
+
+def train_ensemble(
+    estimators: Sequence[Learned],
+    store: Store | Simulator | Simulated,
+    out: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    processes: int | Literal["auto"] | None = None,
+    progress: bool = True,
+) -> list[Fit]:
+    """Train several estimators at once, which takes much less time than one after the other.
+
+    Member k is trained as `train(estimators[k], ..., seed=seed + k)` would, up to rounding: with its own shuffling,
+    gradient norm, best weights and patience. There are two exceptions. Rows that are streamed from a store come in
+    another order, for the members divide the memory between them (`training.rows.Rows`, `readers`). And where a loss
+    draws noise, the members' draws differ, but all come from the stream of the first member's seed.
+
+    Args:
+        estimators: Built by the same call but for their `seed`; they stay as they are.
+        store: As for `train`.
+        out: Folder for a folder `member_<k>` each, which is what `train` writes.
+        recipe: How to train. With "auto", what is found for the first member holds for all.
+        seed: Seed of the first member; the others count on from it.
+        processes: As for `train`.
+        progress: Whether to report progress on the standard error.
+
+    Returns:
+        One fit per member.
+
+    Raises:
+        ValueError: As for `train`; or if the estimators differ in more than their seed, or not in it.
+        TypeError: As for `train`; or if the estimators are no sequence.
+
+    Warns:
+        UserWarning: As for `train`; or if the members cannot be trained at once, and so one after the other.
+    """
+    recipe = on_cores(recipe, processes)
+    check_call(estimators, recipe, seed)
+    out, built = local_path(out), [to_json(estimator) for estimator in estimators]
+    check_members(built)
+    check_same(estimators[0], store)
+    with _threads(recipe), joined(recipe.device) as group:
+        _check_together(group, store)
+        recipe = on_own_device(recipe, group)
+        store, recipe = _with_rows(estimators[0], store, out, recipe, seed)
+        together = inputs_digest(built, store.digest, recipe, seed)
+        folders = [out / f"member_{k}" for k in range(len(estimators))]
+        inputs = [inputs_digest([together, k], store.digest, recipe, seed + k) for k in range(len(estimators))]
+        _check_same(group, store, folders, recipe, together)
+        found = [finished(f, b, i, recipe.device) for f, b, i in zip(folders, built, inputs, strict=True)]
+        if fits := all_found(group, found):
+            return fits
+        source = _opened(store, recipe, len(estimators))
+        copied = [_standardised(estimator, source, recipe) for estimator in estimators]
+        why = _obstacle(copied, source)
+        if why is None:
+            for k, folder in enumerate(folders):
+                warn_of_replacing(folder, built[k], inputs[k], store.digest, seed + k)
+                folder.mkdir(parents=True, exist_ok=True)
+            resolved, search = same_recipe(group, *searched(copied[0], source, recipe, seed))
+            seeds = [seed + k for k in range(len(copied))]
+            _announce(source, resolved, shown=progress)
+            how: dict[str, Any] = {"shown": progress, "processes": group}
+            loop = Loop(Stacked(copied), source, resolved, seeds, folders, together, **how)
+            loop.run()
+            released = [_released(loop, k, inputs[k]) for k in range(len(copied))]
+    if why is not None:
+        warnings.warn(f"the members are trained one after the other, for together fails: {why}", stacklevel=2)
+        each = enumerate(zip(estimators, folders, strict=True))
+        how = {"recipe": recipe, "progress": progress}
+        return [train(e, _unread(store), folder, seed=seed + k, **how) for k, (e, folder) in each]
+    fits, simulator = [], _simulator_of(store)
+    for k, (trained, record) in enumerate(released):
+        save = functools.partial(save_fit, folders[k], trained, simulator=simulator, record=record | search)
+        fits.append(written(group, save, functools.partial(finished, folders[k], built[k], inputs[k], recipe.device)))
+    loop.clear()
+    if group.first:
+        _warn_of_failures(source)
+        for fit in fits:
+            tell(fit)
+    return fits
+
+
+def _announce(source: Source, recipe: Recipe, *, shown: bool) -> None:
+    """Say how much will be simulated, which nothing but the number of epochs bounds."""
+    if shown and isinstance(source, Simulated):
+        epochs = recipe.epochs or 1
+        telling.tell(
+            f"simulating while training: {source.rows_of(epochs):,} rows in {epochs} epochs, each used up to "
+            f"{source.reuse} times; Recipe(epochs=...) sets how long"
+        )
+
+
+def _warn_of_failures(source: Source) -> None:
+    record = source.record()
+    if record.get("failed"):
+        warnings.warn(
+            f"{record['failed']:,} of {record['simulated']:,} simulations failed and others took their place: if "
+            "failing depends on the parameters, the prior is cut off there, which `calibrate` finds out",
+            stacklevel=3,
+        )
+
+
+def _obstacle(estimators: Sequence[Learned], source: Source) -> str | None:
+    """Why the members cannot be trained at once; None if they can."""
+    try:
+        learner = Stacked(copy.deepcopy(list(estimators)))
+        rows = next(iter(source.ordered(8, validation=True)))
+        for training in (False, True):
+            learner.mode(training=training)
+            learner.loss(rows, stream(0, 0, str(learner.weights.device))).sum().backward()
+    except Exception as error:
+        return reason(error)
+    return None
+
+
+def _released(loop: Loop, member: int, inputs: str) -> tuple[Learned, dict[str, Any]]:
+    """A member as it has been trained, and what is to be said about it."""
+    estimator, source = loop.learner.release(member), loop.source
+    told = looked_at(estimator, lambda: source.ordered(VALIDATION, validation=True))
+    return estimator, told | {
+        "inputs": inputs,
+        "recipe": asdict(loop.recipe),
+        "seed": loop.seeds[member],
+        "store": loop.source.record(),
+        **loop.record(member),
+        "versions": versions(),
+    }
+
+
+def _check_together(processes: Processes, store: object) -> None:
+    """Refuse rows that are made meanwhile: each process would simulate, or see, others."""
+    if not isinstance(store, Store):
+        way_out = "simulate into a store, `sciinf simulate SIM.py -n ROWS --out STORE`, and train on it when it is done"
+        refuse_together(processes, "training on rows that are made meanwhile", way_out)
+
+
+def _check_same(
+    processes: Processes, store: Store | Simulated | Followed, out: Sequence[Path], recipe: Recipe, inputs: str
+) -> None:
+    """Refuse processes that were started together and train different things."""
+    rows = f"{store.digest} {recipe.memory}"  # which set the order of rows that are streamed
+    folders = " ".join(map(str, out))
+    check_same_work(processes, {"the store or the memory for it": rows, "the folder": folders, "the training": inputs})
+
+
+def _with_rows(
+    estimator: Learned, store: Store | Simulator | Simulated, out: Path, recipe: Recipe, seed: int
+) -> tuple[Store | Simulated, Recipe]:
+    """What to train on and how, where that has not been said."""
+    if isinstance(store, Simulator):
+        return prepared(estimator, store, out, recipe=recipe, seed=seed)
+    if isinstance(store, Store):
+        return store, recipe
+    here, there = store.device, torch.device(recipe.device)
+    if (here.type, here.index or 0) != (there.type, there.index or 0):
+        raise ValueError(
+            f"the rows are simulated on {str(here)!r} and the recipe trains on {recipe.device!r}; give "
+            f"Recipe(device={str(here)!r}) or Simulated(..., device={recipe.device!r})"
+        )
+    return store, fresh_recipe(recipe, store)
+
+
+def _opened(store: Store | Simulated | Followed, recipe: Recipe, readers: int = 1) -> Source:
+    if isinstance(store, Simulated):
+        return store
+    if isinstance(store, Followed):
+        store.begin()
+        return store
+    fraction, memory = recipe.validation_fraction, recipe.memory
+    return Rows(store, fraction=fraction, device=recipe.device, memory=memory, readers=readers)
+
+
+def _unread(store: Store | Simulated) -> Store | Simulated:
+    """The same rows; those of a simulator with nothing simulated and nothing counted yet."""
+    return store.again() if isinstance(store, Simulated) else store
+
+
+def _simulator_of(store: Store | Simulated | Followed) -> dict[str, str]:
+    if isinstance(store, Simulated):
+        return recorded(store.simulator)
+    return dict(store.store.simulator if isinstance(store, Followed) else store.simulator)
+
+
+def _standardised(estimator: Learned, source: Source, recipe: Recipe) -> Learned:
+    """A copy on the training device, with statistics of the training rows."""
+    copied = copy.deepcopy(estimator).to(recipe.device)
+    copied.standardise(lambda: source.ordered(65_536, validation=False))
+    if any(not math.isfinite(float(b.cpu().double().sum())) for b in copied.buffers()):
+        raise FloatingPointError("the simulations' mean or spread is not finite; look at them with `sciinf check`")
+    return copied
+
+
+@contextmanager
+def _threads(recipe: Recipe) -> Iterator[None]:
+    retain_freed()
+    before = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads if torch.device(recipe.device).type == "cpu" else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,56 @@
+"""Where training rows come from: the rows of a store, or a simulator that runs while the network trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from sciinf.campaigns.storage.selection import take
+from sciinf.core import Batch
+
+
+class Source(ABC):
+    """Training and validation rows, as batches on the training device.
+
+    `train` and `held_out` are the numbers of rows of one epoch and of the fixed validation set; `settled` is the first
+    epoch that has all rows, from which patience counts, or -1 where all have.
+    """
+
+    train: int
+    held_out: int
+    settled: int = -1
+
+    @abstractmethod
+    def epoch(self, number: int, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Shuffled training batches of `size` rows; an incomplete last one is left out.
+
+        Args:
+            number: Which epoch, from 0; the batches depend on it, the generator's state and the source alone, so that
+                a training that was killed goes on with the same ones.
+            size: Rows per batch.
+            generator: Shuffles, on the CPU.
+        """
+
+    @abstractmethod
+    def ordered(self, size: int, *, validation: bool) -> Iterator[Batch]:
+        """All rows of the validation set, or rows enough for statistics of the training rows, in a fixed order."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Where the rows came from, as plain JSON values: what `fit.json` says under "store"."""
+
+
+def shuffled(rows: Batch, size: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Rows in memory, each at most once, in batches of `size`; an incomplete last one is left out."""
+    order = torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.theta.device)
+    for start in range(0, len(rows) - size + 1, size):
+        yield take(rows, order[start : start + size])
+
+
+def in_order(rows: Batch, size: int) -> Iterator[Batch]:
+    """Rows in memory in batches of `size`, views of them; the last may be shorter."""
+    for start in range(0, len(rows), size):
+        yield rows.rows(slice(start, start + size))
