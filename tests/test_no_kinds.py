@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "sciinf"
+PACKAGE = Path(__file__).parents[1] / "sciinf" / "interfaces"
 FILES = [
     PACKAGE / "answer.py",
     PACKAGE / "report.py",
-    PACKAGE / "core" / "answer.py",
+    PACKAGE.parent / "core" / "answer.py",
     *sorted((PACKAGE / "exports").glob("*.py")),
     *sorted((PACKAGE / "figures").glob("*.py")),
 ]

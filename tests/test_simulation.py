@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import distributions as td
 
-from sciinf import simulation
+from sciinf.campaigns import simulation
 from sciinf.campaigns.probe import probe_block
 from sciinf.campaigns.simulation import repair, simulate
 from sciinf.campaigns.store import Store

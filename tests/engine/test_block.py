@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from sciinf import store as store_module
 from sciinf.campaigns import block
+from sciinf.campaigns import store as store_module
 from sciinf.campaigns.block import generator_for
 from sciinf.campaigns.storage.outcome import normalise
 from sciinf.campaigns.store import Store

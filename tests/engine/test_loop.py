@@ -10,11 +10,10 @@ from torch import distributions as td
 from torch import nn
 from trainings import FILES, SHORT, SIMULATOR, losses, same, validation_loss
 
-from sciinf import training
 from sciinf.campaigns.simulation import simulate
 from sciinf.core import Estimator, Observable, Prior, Simulator, load_fit, load_simulator
 from sciinf.networks.flows.zuko_flows import MAF
-from sciinf.training import Recipe, train, train_ensemble
+from sciinf.training import Recipe, fitting, train, train_ensemble
 from sciinf.training.estimators.flow import Flow
 from sciinf.training.learner import Single, Stacked
 from sciinf.training.online import Simulated
@@ -267,10 +266,10 @@ def test_rows_on_another_device_than_the_training_are_refused(ball, tmp_path):
     with pytest.raises(ValueError, match=words):
         train(flow(ball), rows, tmp_path)
     with pytest.raises(ValueError, match="trains on 'cuda:0'"):
-        training._with_rows(flow(ball), rows, tmp_path, Recipe(device="cuda:0"), 0)
+        fitting._with_rows(flow(ball), rows, tmp_path, Recipe(device="cuda:0"), 0)
     for here, there in (("cuda", "cuda:0"), ("cuda:0", "cuda"), ("cpu", "cpu")):
         rows = Simulated(ball, seed=0, device=here)
-        assert training._with_rows(flow(ball), rows, tmp_path, Recipe(device=there), 0)[0] is rows
+        assert fitting._with_rows(flow(ball), rows, tmp_path, Recipe(device=there), 0)[0] is rows
 
 
 def test_ensembles_that_make_no_sense_are_refused(ball, store, tmp_path):

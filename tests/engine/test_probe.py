@@ -14,6 +14,7 @@ from sciinf.campaigns import probe
 from sciinf.campaigns.probe import LARGEST, probe_block, seconds_per_row
 from sciinf.core import Batch, Estimator, Observable, Prior, Simulator
 from sciinf.core.files import read_json, write_json
+from sciinf.training import reuse
 from sciinf.training.online import Simulated
 from sciinf.training.recipe import Recipe
 from sciinf.training.reuse import choose_reuse, training_seconds_per_row
@@ -39,6 +40,7 @@ CLOCK = Clock()
 @pytest.fixture
 def clock(monkeypatch):
     monkeypatch.setattr(probe, "time", CLOCK)
+    monkeypatch.setattr(reuse, "time", CLOCK)
     return CLOCK
 
 
