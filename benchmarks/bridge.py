@@ -19,9 +19,9 @@ from torch import Tensor
 from sciinf import Flow, Recipe, build_posterior, calibrate, load_simulator, simulate, train
 from sciinf.core import Surrogate
 from sciinf.emulators import Emulator, Generator, Operator
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import Patches
 from sciinf.networks.spectral import Fourier
-from sciinf.networks.token_transformer import TokenTransformer
 from sciinf.simulators.dynamics.random_field import Waves
 from sciinf.wrappers import Sensors, observed
 

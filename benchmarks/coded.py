@@ -21,9 +21,9 @@ from torch import Tensor
 from sciinf import Recipe, train
 from sciinf.diagnostics.distances import crps
 from sciinf.emulators import Frame, Generator, LearnedCode
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import Haar, Patches, Pod
 from sciinf.emulators.tokens.code import Code
-from sciinf.networks.token_transformer import TokenTransformer
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 NUMBERS, MEMBERS, FRESH = 8, 16, 100

@@ -15,8 +15,8 @@ from sciinf import Recipe, train
 from sciinf.core import Surrogate
 from sciinf.diagnostics.distances import crps, energy_score, spread_skill
 from sciinf.emulators import Generator
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import Order, TokenLaw
-from sciinf.networks.token_transformer import TokenTransformer
 
 Rows = list[dict[str, Any]]
 Laws = Mapping[str, tuple[Order, TokenLaw]]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sciinf import Flow, Recipe, build_posterior, calibrate, load_simulator, simulate, train
 from sciinf.emulators import Emulator, Generator
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import Frames, JointTokens, MixtureTokens
-from sciinf.networks.token_transformer import TokenTransformer
 from sciinf.simulators.dynamics.field_equation import column
 from sciinf.wrappers import Sensors, observed
 

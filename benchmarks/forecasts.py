@@ -12,8 +12,8 @@ from torch import Tensor
 from sciinf import Observable, Prior, Recipe, Simulator, load_simulator, simulate, train
 from sciinf.diagnostics.distances import crps, rank_histogram, spread_skill
 from sciinf.emulators import Generator, Members
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import JointTokens, MixtureTokens, Patches
-from sciinf.networks.token_transformer import TokenTransformer
 
 SITES, FEW, MANY = 40, 2, 31
 ANALYSIS = 0.5  # sd of what is not known of the state now

@@ -25,9 +25,9 @@ from torch import distributions as td
 
 from sciinf import Recipe, load_simulator, simulate, train
 from sciinf.emulators import Frame, Generator, conditioned
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import Frames
 from sciinf.networks.diffusion.events import Event
-from sciinf.networks.token_transformer import TokenTransformer
 
 Number = Callable[[Tensor], Tensor]
 DRAWS, TOGETHER = 4_000, 4_000

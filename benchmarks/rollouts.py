@@ -21,12 +21,12 @@ from sciinf import Observable, Prior, Recipe, Simulator, load_simulator, simulat
 from sciinf.core import Batch
 from sciinf.diagnostics.distances import spread_skill
 from sciinf.emulators import Generator, Stepwise
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import AtOnce, Frames, JointTokens, MixtureTokens, four_steps
 from sciinf.networks.diffusion.objective import Diffusion, NormalLogs
 from sciinf.networks.diffusion.schedule import NoiseLevel
 from sciinf.networks.diffusion.solver import Exponential
 from sciinf.networks.spectral import Fourier
-from sciinf.networks.token_transformer import TokenTransformer
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 POINTS, LENGTH, SETTLED, EVERY = 64, 32.0, 60.0, 1.0

@@ -28,8 +28,8 @@ import torch
 from reporting import SIMULATORS, Rows, benchmark, check
 
 from sciinf import Flow, Recipe, Simulator, Store, load_simulator, simulate, train
+from sciinf.campaigns import arrivals
 from sciinf.core import Fit
-from sciinf.training import arrivals
 
 BLOCKS, FRESH, FASTER = 40, 20_000, 0.95
 T = {2: 9.925, 3: 4.604}  # quantile 0.995 of Student's t with 2 (n - 1) degrees of freedom, by seeds

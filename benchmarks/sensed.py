@@ -18,8 +18,8 @@ from torch import Tensor
 from sciinf import Recipe, load_simulator, simulate, train
 from sciinf.core import Batch, X
 from sciinf.emulators import Frame, Generator, SensorReadings, conditioned
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.networks.diffusion.inverse import Measured
-from sciinf.networks.token_transformer import TokenTransformer
 
 POINTS, TIMES, SD = 32, tuple(k / 10 for k in range(6)), 0.05
 SEEN, DRAWS = (0, 6, 24), 200

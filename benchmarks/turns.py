@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sciinf import Observable, Prior, Recipe, Simulator, load_simulator, simulate
 from sciinf.emulators import Generator
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import (
     AtOnce,
     Denoised,
@@ -34,7 +35,6 @@ from sciinf.emulators.tokens import (
     TokenLaw,
     Turns,
 )
-from sciinf.networks.token_transformer import TokenTransformer
 
 Rows = list[dict[str, Any]]
 Found = tuple[Rows, Rows]

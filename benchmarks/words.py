@@ -36,11 +36,11 @@ from sciinf.core.prior import global_seed
 from sciinf.diagnostics.distances import crps, spread_skill
 from sciinf.emulators import Frame, Generator, Operator
 from sciinf.emulators.encoders import places
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import Frames, Pod
 from sciinf.lab import Grammar, Words
 from sciinf.lab.writing import Writer
 from sciinf.networks.spectral import Fourier
-from sciinf.networks.token_transformer import TokenTransformer
 from sciinf.simulators.dynamics.field_equation import Equation
 
 Found = tuple[list[dict[str, Any]], list[dict[str, Any]]]

@@ -15,10 +15,10 @@ from torch import Tensor
 from sciinf import Answer, Flow, Recipe, build_posterior, calibrate, load_simulator, query, simulate, train
 from sciinf.core.files import write_json
 from sciinf.emulators import Emulator, Generator, conditioned
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import Frames
 from sciinf.interfaces.figures.events import draw_event
 from sciinf.networks.diffusion.events import Event
-from sciinf.networks.token_transformer import TokenTransformer
 from sciinf.wrappers import Sensors, observed
 
 BURGERS = Path(__file__).parent.parent / "simulators" / "pde" / "forced_burgers.py"

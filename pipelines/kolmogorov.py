@@ -13,10 +13,10 @@ import torch
 from sciinf import Answer, Flow, Recipe, build_posterior, calibrate, query, simulate, train
 from sciinf.core.simulator import load_module
 from sciinf.emulators import Emulator, Frame, Generator
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import Frames, Pod
 from sciinf.interfaces.figures.drawn import draw_drawn
 from sciinf.lab import Grammar, Words
-from sciinf.networks.token_transformer import TokenTransformer
 from sciinf.wrappers import Sensors, observed
 
 FLUID = Path(__file__).parent.parent / "simulators" / "pde" / "navier_stokes.py"

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from sciinf.posteriors.compositional import Compositional as Compositional
     from sciinf.posteriors.conditional import Conditional as Conditional
     from sciinf.posteriors.corrected import correct as correct
-    from sciinf.posteriors.distillation import distil as distil
+    from sciinf.training.distillation import distil as distil
     from sciinf.posteriors.of_set import infer_set as infer_set, load_set as load_set
     from sciinf.posteriors.refined import load_refined as load_refined, refine_around as refine_around
     from sciinf.posteriors.sequential import (

@@ -17,9 +17,10 @@ import pytest
 import torch
 from torch import distributions as td
 
+from sciinf.campaigns import arrivals
 from sciinf.campaigns.store import Store
 from sciinf.core import Observable, Outcome, Prior, Simulator, Status
-from sciinf.training import Recipe, arrivals, followed
+from sciinf.training import Recipe, followed
 from sciinf.training.followed import Followed, following
 
 BLOCK, ROWS, FIRST = 100, 1_950, 195  # the first of which are held out

@@ -40,7 +40,7 @@ simulator.summary = Halves
 """
 
 PARTS = '''
-from sciinf.networks.summaries.summary import Summary, SummaryNetwork
+from sciinf.core.summary import Summary, SummaryNetwork
 
 
 class Halves(Summary):

@@ -238,7 +238,8 @@ def test_only_simulations_can_lie_there(address: str, source: Path, local: Store
 def test_what_is_said_of_a_followed_store_names_its_address(
     address: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from sciinf.training import arrivals, followed
+    from sciinf.campaigns import arrivals
+    from sciinf.training import followed
 
     store = Store.create(Path(address), load_simulator(source), seed=0, block=20, rows=20)  # a Path loses a slash
     with pytest.raises(ValueError, match=f"1 simulations were asked for in {address};"):

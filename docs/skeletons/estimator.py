@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
 from sciinf.core.prior import global_seed
+from sciinf.core.summary import SummaryNetwork
 from sciinf.networks.summaries.choice import choose
 from sciinf.networks.summaries.standardise import Standardise
-from sciinf.networks.summaries.summary import SummaryNetwork
 
 
 class Gaussian(Estimator):

@@ -35,7 +35,7 @@ from sciinf.campaigns.densities import is_seen, surplus
 from sciinf.campaigns.fitted_density import FittedDensity
 from sciinf.core import Simulator, X
 from sciinf.core.findings import CONFIRMED, Cause, Finding, Level
-from sciinf.networks.summaries.summary import expand_mask
+from sciinf.core.summary import expand_mask
 from sciinf.networks.summaries.timed import set_names
 
 NAME = "evidence"

@@ -33,9 +33,9 @@ import numpy as np
 
 from sciinf.campaigns.store import Store
 from sciinf.campaigns.stored_fields import StoredField, Trajectories, columns_of, files_of, frames_of, numbers, store_of
+from sciinf.campaigns.table_columns import opened_h5
 from sciinf.core import Prior
 from sciinf.core.files import local_path
-from sciinf.simulators.wrappers.table_columns import opened_h5
 
 _AXES = ("x", "y", "z")
 _FLUID = ("density", "pressure", "Vx", "Vy", "Vz")

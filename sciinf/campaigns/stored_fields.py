@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from sciinf.campaigns.store import Store
+from sciinf.campaigns.table_columns import StoredArray, TableField
 from sciinf.campaigns.tables_file import BLOCK, Piece, Tabulated, content_of, theta_of, unlike_prior
 from sciinf.core import Observable, Outcome, Prior
 from sciinf.core.files import json_text, parse_json, write_bytes
 from sciinf.simulators.dynamics.field_equation import SOLUTION
-from sciinf.simulators.wrappers.table_columns import StoredArray, TableField
 
 BLOCK_BYTES = 64 * 2**20
 MANIFEST = "fields.json"

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from sciinf.campaigns.store import Store
+from sciinf.campaigns.table_columns import TableField, TableFile, find_observable, find_parameters, open_table
 from sciinf.core import Observable, Outcome, Prior, Simulator, X
 from sciinf.core.existence import check_continuous
 from sciinf.core.files import json_text, local_path, parse_json, write_bytes
 from sciinf.core.laws import bounds, inside, is_normalisable, support
 from sciinf.simulators.wrappers.named_function import Specification, check_result, outcome_of, specify
-from sciinf.simulators.wrappers.table_columns import TableField, TableFile, find_observable, find_parameters, open_table
 
 BLOCK = 4096
 MANIFEST = "tables.json"

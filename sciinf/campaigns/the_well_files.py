@@ -40,10 +40,10 @@ from sciinf.campaigns.stored_fields import (
     numbers,
     store_of,
 )
+from sciinf.campaigns.table_columns import StoredArray, opened_h5
 from sciinf.core import Prior
 from sciinf.core.files import local_path
 from sciinf.simulators.wrappers.named_function import suggest
-from sciinf.simulators.wrappers.table_columns import StoredArray, opened_h5
 
 
 def the_well(

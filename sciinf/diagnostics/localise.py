@@ -47,6 +47,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Batch, Case, Cause, Diagnostic, Finding, Level, Need, Observable, Posterior, Strange, X
+from sciinf.core.summary import expand_mask
 from sciinf.core.verdict import COMBINED
 from sciinf.diagnostics.around import Around
 from sciinf.diagnostics.boxes import Box, Layout, box_words, layout_of
@@ -54,7 +55,6 @@ from sciinf.diagnostics.conditional import conditional, precision_of, shows
 from sciinf.diagnostics.repeated import STATISTICS, lanes, repeats
 from sciinf.diagnostics.residuals import basis_of, explained, fitted, log_p, log_rank, nearest
 from sciinf.networks.summaries.standardise import Standardise
-from sciinf.networks.summaries.summary import expand_mask
 from sciinf.networks.summaries.timed import seen_only
 
 NAME = "strange data"

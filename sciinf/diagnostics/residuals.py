@@ -51,11 +51,11 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Batch, Case, Cause, Diagnostic, Finding, Level, Need, Observable, Posterior, Simulator, X
+from sciinf.core.summary import expand_mask
 from sciinf.core.verdict import COMBINED
 from sciinf.diagnostics.around import Around
 from sciinf.diagnostics.plain import leading, plain_statistics
 from sciinf.networks.summaries.standardise import Standardise
-from sciinf.networks.summaries.summary import expand_mask
 from sciinf.networks.summaries.timed import seen_only
 
 NAME = "residuals"

@@ -32,8 +32,8 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Batch, Posterior, X
+from sciinf.core.summary import expand_mask
 from sciinf.networks.summaries.standardise import Standardise
-from sciinf.networks.summaries.summary import expand_mask
 
 VIEWS = ("learned", "data", "range")
 _AXES = 32

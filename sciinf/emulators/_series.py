@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sciinf.core import Batch, Observable, Prior, X
+from sciinf.core.summary import expand_mask
 from sciinf.emulators._fields import FieldMoments
-from sciinf.networks.summaries.summary import expand_mask
 from sciinf.networks.summaries.timed import TIMES
 
 MASK = "_mask"

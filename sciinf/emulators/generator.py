@@ -40,12 +40,12 @@ from sciinf.emulators._in_tokens import InTokens
 from sciinf.emulators._power import say_power_and_ends
 from sciinf.emulators._spread import GridWaves, compared, first_rows, say_what_goes_together_wrongly, worst_of
 from sciinf.emulators.conditions import Given
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import AtOnce, Code, JointTokens, Order, Patches, TokenLaw
 from sciinf.emulators.tokens.decoding import Turned
 from sciinf.emulators.tokens.law import JointDenoiser, LearnedLaw
 from sciinf.networks.diffusion.schedule import NoiseSchedule
 from sciinf.networks.diffusion.solver import Denoiser
-from sciinf.networks.token_transformer import TokenTransformer
 
 _MEMBERS = 4  # draws for each held-out row, that tell how unlike draws are
 _TOGETHER, _PAIRS = 256, 2**22  # rows drawn at once, and pairs of tokens in them, at most

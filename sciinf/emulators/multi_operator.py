@@ -51,7 +51,7 @@ from sciinf.core.prior import global_seed
 from sciinf.emulators._errors import Predicting
 from sciinf.emulators._fields import rolled
 from sciinf.emulators.losses import FieldLoss, RelativeL2
-from sciinf.networks.ring_transformer import NumberEmbedding, RingLayer, patches, waves_of
+from sciinf.emulators.ring_transformer import NumberEmbedding, RingLayer, patches, waves_of
 from sciinf.simulators.dynamics.equation_symbols import SYMBOLS, Tokens, longest
 from sciinf.simulators.dynamics.equation_terms import Families
 

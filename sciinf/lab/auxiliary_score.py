@@ -33,6 +33,7 @@ from sciinf.core import Batch, Density, DensityUnavailable, Learns, Observable, 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.prior import global_seed
+from sciinf.core.summary import Summary
 from sciinf.lab.auxiliary import LinearDiffusion
 from sciinf.lab.bound import Noising, log_bound
 from sciinf.lab.hybrid import denoised
@@ -41,7 +42,6 @@ from sciinf.lab.learned import FreeDiffusion, LearnedDiffusion
 from sciinf.networks.diffusion.schedule import NoiseLevel, NoiseSchedule
 from sciinf.networks.diffusion.solver import noise_like
 from sciinf.networks.modulated import Modulated
-from sciinf.networks.summaries.summary import Summary
 from sciinf.training.estimators._embedded import Embedded
 from sciinf.training.estimators._linear import LinearGuess
 from sciinf.training.estimators._standardised import check_part, in_chunks

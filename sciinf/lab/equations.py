@@ -38,8 +38,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Batch, Estimator, Observable, Prior, X
+from sciinf.core.summary import Summary
 from sciinf.networks.summaries.exchangeable import DeepSet
-from sciinf.networks.summaries.summary import Summary
 from sciinf.training.estimators.mixed import Mixed, MixedDensity
 
 STATEMENT = "statement"

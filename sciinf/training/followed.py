@@ -13,7 +13,7 @@ is therefore seen more often than one that comes late, and what that costs is me
 
 Standardisation is that of the rows there at the start, which are noted, with what was held out, in `followed.json`
 beside the checkpoint: a training that was killed goes on with the same of both. It does not go on to the same bits,
-for more rows are there by then. Which blocks have come is told in `training.arrivals`.
+for more rows are there by then. Which blocks have come is told in `campaigns.arrivals`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from sciinf.campaigns.arrivals import Arrivals, campaign_in
 from sciinf.campaigns.storage.outcome import status_of
 from sciinf.campaigns.storage.selection import Part, empty, grouped, row_bytes, take
 from sciinf.campaigns.store import Store
 from sciinf.core import Batch, Simulator, Status, telling
 from sciinf.core.files import read_json, sha256_of, write_json
 from sciinf.core.simulator import Outcome
-from sciinf.training.arrivals import Arrivals, campaign_in
 from sciinf.training.online import Simulated
 from sciinf.training.recipe import Recipe
 from sciinf.training.rows import FEWEST_TRAIN, FEWEST_VALIDATION, LARGEST, PARTS, SHARES, SMALLEST, Stream

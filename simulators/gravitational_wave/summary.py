@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.core import Observable
+from sciinf.core.summary import Summary, SummaryNetwork, check_positive
 from sciinf.networks.summaries.perceptron import Perceptron
-from sciinf.networks.summaries.summary import Summary, SummaryNetwork, check_positive
 
 from .noise import HIGH, LOW, draw_curves, frequencies, seconds_of, whiten
 from .waveform import phenom_d

@@ -9,11 +9,11 @@ import pytest
 import torch
 from growing import BLOCK, EPOCHS, ROWS, Campaign, Numbered, content, opened, rows, running, seeded, soon
 
+from sciinf.campaigns.arrivals import Arrivals
 from sciinf.campaigns.storage.shard import read_shard, write_shard
 from sciinf.campaigns.store import Store
 from sciinf.core import Outcome
 from sciinf.training import Recipe, followed, train
-from sciinf.training.arrivals import Arrivals
 from sciinf.training.estimators.flow import Flow
 from sciinf.training.followed import following
 from sciinf.training.online import Simulated

@@ -16,12 +16,12 @@ from torch import nn
 
 from sciinf import Flow, Observable, Prior, Recipe, Simulator, simulate, train
 from sciinf.core import Batch
+from sciinf.core.summary import Summary, SummaryNetwork
 from sciinf.networks.flows import couplings
 from sciinf.networks.flows.spline import SplineCoupling
 from sciinf.networks.kernels import lanes as loops
 from sciinf.networks.kernels.lanes import lanes, shared, together
 from sciinf.networks.kernels.library import without_loops
-from sciinf.networks.summaries.summary import Summary, SummaryNetwork
 from sciinf.networks.summaries.vector import MLP
 from sciinf.training import step as steps
 from sciinf.training import train_ensemble

@@ -29,11 +29,12 @@ from growing import (
 )
 from trainings import SIMULATOR
 
+from sciinf.campaigns import arrivals
 from sciinf.campaigns.simulation import simulate
 from sciinf.campaigns.store import Store
 from sciinf.core import load_simulator
 from sciinf.core.files import read_json, write_json
-from sciinf.training import Recipe, arrivals, followed, train
+from sciinf.training import Recipe, followed, train
 from sciinf.training.estimators.flow import Flow
 from sciinf.training.followed import Followed, following
 

@@ -15,7 +15,7 @@ from sciinf.core.component import to_json
 from sciinf.core.doubts import Doubt
 from sciinf.networks.diffusion import Exponential
 from sciinf.networks.diffusion.grid import Power
-from sciinf.posteriors.distillation import FewSteps, compared, distil, faults
+from sciinf.training.distillation import FewSteps, compared, distil, faults
 
 pytestmark = pytest.mark.slow
 

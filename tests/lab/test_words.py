@@ -12,6 +12,7 @@ import torch
 from sciinf import LogUniform, Recipe, Uniform, load_fit, simulate, train
 from sciinf.core import Batch, Prior
 from sciinf.emulators import Emulator, Frame, Generator, conditioned
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import JointTokens, MixtureTokens, Patches
 from sciinf.lab import Grammar, Words
 from sciinf.lab.captions import TEMPLATES
@@ -19,7 +20,6 @@ from sciinf.lab.reader import Reader
 from sciinf.lab.writing import Writer
 from sciinf.networks.diffusion.events import Event
 from sciinf.networks.diffusion.inverse import Measured
-from sciinf.networks.token_transformer import TokenTransformer
 from sciinf.simulators.dynamics.field_equation import Equation, described
 from sciinf.simulators.dynamics.grid import BoxGrid
 from sciinf.training import train_ensemble

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.networks.token_transformer import TokenTransformer
+from sciinf.emulators.token_transformer import TokenTransformer
 
 
 def built(*, edges=False, seed=0, places=None, coordinates=False):

@@ -10,13 +10,13 @@ import torch
 
 from sciinf.core import Observable
 from sciinf.core.component import from_json, to_json
+from sciinf.core.summary import expand_mask
 from sciinf.networks.kernels.library import without_loops
 from sciinf.networks.summaries.choice import choose
 from sciinf.networks.summaries.exchangeable import DeepSet
 from sciinf.networks.summaries.image import CNN
 from sciinf.networks.summaries.series import Conv1d, Transformer
 from sciinf.networks.summaries.spectrum import Spectrum
-from sciinf.networks.summaries.summary import expand_mask
 from sciinf.networks.summaries.vector import MLP
 
 SERIES = Observable((40, 2), dims=("time", "species"))

@@ -15,8 +15,8 @@ from sciinf.emulators.collapse import collapsed, expected_nats
 from sciinf.emulators.decoders import Query
 from sciinf.emulators.encoders import GridEncoder, Perceiver, places
 from sciinf.emulators.objectives import KL, Plain
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import AtOnce, MixtureTokens, Pod
-from sciinf.networks.token_transformer import TokenTransformer
 from sciinf.simulators.dynamics.field_equation import Evolution, column, described
 from sciinf.simulators.dynamics.grid import BoxGrid
 

@@ -12,8 +12,8 @@ from torch import distributions as td
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
 from sciinf.emulators import Emulator, Field, Frame, Generator, Members
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import AtOnce, Frames, Haar, JointTokens, LearnedLaw, MixtureTokens, Patches, Pod
-from sciinf.networks.token_transformer import TokenTransformer
 from sciinf.training import train_ensemble
 from simulators.pde.forced_burgers import ForcedBurgers
 

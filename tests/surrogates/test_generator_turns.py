@@ -13,6 +13,7 @@ from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
 from sciinf.core.component import from_json, to_json
 from sciinf.emulators import Frame, Generator, SensorReadings
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import (
     AtOnce,
     Denoised,
@@ -26,7 +27,6 @@ from sciinf.emulators.tokens import (
     Shuffled,
 )
 from sciinf.emulators.tokens.decoding import InTurns
-from sciinf.networks.token_transformer import TokenTransformer
 from sciinf.training import train_ensemble
 from simulators.pde.forced_burgers import ForcedBurgers
 

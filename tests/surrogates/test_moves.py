@@ -13,8 +13,8 @@ from sciinf import Observable, Prior, Recipe, load_simulator, simulate, train
 from sciinf.core import Batch, predicted
 from sciinf.emulators import Field, Frame, Generator, Operator, Stepwise
 from sciinf.emulators._fields import moved, rolled
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.networks.spectral import Fourier
-from sciinf.networks.token_transformer import TokenTransformer
 
 PDE = Path(__file__).parents[2] / "simulators" / "pde"
 

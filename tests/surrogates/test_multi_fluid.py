@@ -14,7 +14,7 @@ from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable
 from sciinf.emulators import Emulator, MultiFluid
 from sciinf.emulators.multi_operator import SymbolsAndFrames
-from sciinf.networks.ring_transformer import patches
+from sciinf.emulators.ring_transformer import patches
 from sciinf.simulators.dynamics.systems import Systems
 from sciinf.training import train_ensemble
 

@@ -12,7 +12,7 @@ from sciinf import Uniform
 from sciinf.core import Batch, Observable, Prior
 from sciinf.emulators import Generator
 from sciinf.emulators._power import say_power_and_ends
-from sciinf.networks.token_transformer import TokenTransformer
+from sciinf.emulators.token_transformer import TokenTransformer
 
 ROWS = 100
 PRIOR = Prior(strength=Uniform(0.0, 1.0), viscosity=Uniform(0.0, 1.0))

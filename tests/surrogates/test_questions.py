@@ -10,12 +10,12 @@ from torch import distributions as td
 
 from sciinf.core import Batch, Observable, Prior
 from sciinf.emulators import Field, Frame, Generator, conditioned
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import Frames, JointTokens, MixtureTokens, Patches
 from sciinf.lab.stochastic import Ancestral
 from sciinf.networks.diffusion.events import Event
 from sciinf.networks.diffusion.inverse import Measured
 from sciinf.networks.diffusion.product import Product
-from sciinf.networks.token_transformer import TokenTransformer
 from simulators.pde.forced_burgers import ForcedBurgers
 
 NET = TokenTransformer(8, 1, heads=1)

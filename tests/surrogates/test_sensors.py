@@ -10,10 +10,10 @@ import torch
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable
 from sciinf.emulators import Emulator, Frame, Generator, SensorReadings, conditioned
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import Frames, Pod
 from sciinf.emulators.tokens.assimilated import guessed
 from sciinf.networks.diffusion.events import Event
-from sciinf.networks.token_transformer import TokenTransformer
 from simulators.pde.forced_burgers import ForcedBurgers
 
 TIMES, SD, SEEN = (0.0, 0.25, 0.5), 0.05, 6

@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import Denoised, JointTokens, LearnedLaw, MixtureTokens, Raster, Scales, Shuffled
 from sciinf.emulators.tokens.decoding import InTurns, Turned
 from sciinf.networks.diffusion.solver import Heun
-from sciinf.networks.token_transformer import TokenTransformer
 
 PLACES = torch.arange(6)[:, None] / 6
 SCALES = (0, 1, 1, 2, 2, 2)

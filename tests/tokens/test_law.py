@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import JointTokens, MixtureTokens, four_steps
 from sciinf.networks.diffusion.solver import Exponential
-from sciinf.networks.token_transformer import TokenTransformer
 
 PLACES = torch.arange(2)[:, None] / 2
 

@@ -10,8 +10,8 @@ from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior, Simulator
 from sciinf.core.component import from_json, to_json
 from sciinf.emulators import Frame, Generator
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import AtOnce, Frames, JointTokens, MixtureTokens, Points
-from sciinf.networks.token_transformer import TokenTransformer
 
 AT = [(0.05, 0.2), (0.9, 0.1), (0.4, 0.55), (0.15, 0.3), (0.75, 0.8)]
 DRAWS = 4_000

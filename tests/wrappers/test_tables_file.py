@@ -11,10 +11,9 @@ import torch
 from torch.distributions import Dirichlet, MultivariateNormal, Normal, Uniform
 
 from sciinf import Flow, Likelihood, Matching, Ratio, Recipe, Unknown, build_posterior, train, wrappers
-from sciinf.campaigns import tables_file
+from sciinf.campaigns import table_columns, tables_file
 from sciinf.campaigns.store import Store
 from sciinf.core import Counts, Observable, Prior, Status
-from sciinf.simulators.wrappers import table_columns
 
 PRIOR = Prior(rate=(Uniform(0.0, 2.0), "1/h"), offset=Normal(0.0, 1.0))
 OBSERVABLES = {"v": ((3,), "mV"), "n": Observable((), dtype="int64")}

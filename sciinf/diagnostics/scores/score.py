@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Batch, Observable, Posterior, X
+from sciinf.core.summary import expand_mask
 from sciinf.networks.summaries.standardise import Standardise
-from sciinf.networks.summaries.summary import expand_mask
 
 MOST = 4_096  # numbers in a data set, beyond which nothing is learned
 _CONSTANT = 1e-6

@@ -2,9 +2,9 @@ r"""A path that is drawn at all times at once: noise of each time by itself, mad
 
     e_0, e_1, ..., e_T ~ N(0, I) independently,    z_1..z_T = layers(e_0; e_1..e_T),
 
-each layer a diagonal complex recurrence over time with a gate (`networks.recurrences`), whose first states e_0 gives.
-So z is no Markov chain and has whatever memory the layers learn, but no draw waits for the one before: a path of T
-times takes some log T products of small matrices. The layers' last states are all that a path needs to go on
+each layer a diagonal complex recurrence over time with a gate (`emulators.processes.recurrences`), whose first states
+e_0 gives. So z is no Markov chain and has whatever memory the layers learn, but no draw waits for the one before: a
+path of T times takes some log T products of small matrices. The layers' last states are all that a path needs to go on
 (`resumed`).
 
 The posterior reads the series forwards and backwards with such layers, to f_1..f_T, and makes e of noise n ~ N(0, I):
@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from sciinf.core.checks import check_positive
 from sciinf.core.prior import global_seed
 from sciinf.emulators.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
-from sciinf.networks.recurrences import Recurrence
+from sciinf.emulators.processes.recurrences import Recurrence
 
 _WIDEST = 5.0  # of |log s|
 

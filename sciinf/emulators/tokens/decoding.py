@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens.law import LearnedLaw, Sought, TokenLaw, Widths
 from sciinf.emulators.tokens.turns import Turns
-from sciinf.networks.token_transformer import TokenTransformer
 
 
 class Turned(TokenLaw):

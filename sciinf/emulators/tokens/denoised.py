@@ -25,12 +25,12 @@ from torch import Tensor
 
 from sciinf.core.checks import check_positive
 from sciinf.core.prior import global_seed
+from sciinf.emulators.token_transformer import TokenNetwork, TokenTransformer
 from sciinf.emulators.tokens.law import LearnedLaw, Sought, TokenLaw, Widths, check_pushes, mean_of
 from sciinf.networks.diffusion.objective import Diffusion, NormalLogs
 from sciinf.networks.diffusion.schedule import NoiseLevel
 from sciinf.networks.diffusion.solver import Exponential, Solver, with_mean
 from sciinf.networks.modulated import Modulated
-from sciinf.networks.token_transformer import TokenNetwork, TokenTransformer
 
 
 class Denoised(TokenLaw):

@@ -39,10 +39,10 @@ from torch import Tensor, nn
 
 from sciinf.core.checks import check_whole
 from sciinf.core.component import Component, called_without
+from sciinf.emulators.token_transformer import TokenNetwork, TokenTransformer
 from sciinf.networks.diffusion.objective import Diffusion, NormalLogs
 from sciinf.networks.diffusion.schedule import NoiseLevel
 from sciinf.networks.diffusion.solver import Denoiser, Exponential, Solver, with_mean
-from sciinf.networks.token_transformer import TokenNetwork, TokenTransformer
 
 Sought = Bool[Tensor, "batch token"] | None
 Widths = tuple[int, int, int]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from sciinf.core.simulator import Observable
+from sciinf.core.summary import IMAGE_AXES, Summary
 from sciinf.networks.summaries.exchangeable import DeepSet
 from sciinf.networks.summaries.image import CNN
 from sciinf.networks.summaries.series import Conv1d
-from sciinf.networks.summaries.summary import IMAGE_AXES, Summary
 from sciinf.networks.summaries.vector import MLP
 
 TINY = 10  # numbers that the flow's own networks can look at directly

@@ -10,10 +10,10 @@ import torch
 
 from sciinf.core.learned import Batch
 from sciinf.core.simulator import Observable, X
+from sciinf.core.summary import IMAGE_AXES
 from sciinf.networks.summaries.choice import passes
 from sciinf.networks.summaries.columns import later_columns, seen_together, tables
 from sciinf.networks.summaries.standardise import Standardise
-from sciinf.networks.summaries.summary import IMAGE_AXES
 from sciinf.networks.summaries.timed import set_names
 
 _UNNAMED = "; if its axis is one of items or times, say so: dims=('item',) or dims=('time',)"

@@ -21,9 +21,9 @@ from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[r
 
 from sciinf.core.checks import check_positive
 from sciinf.core.simulator import Observable
+from sciinf.core.summary import Entries, Present, Summary, SummaryNetwork, find_axis
 from sciinf.networks.kernels.library import plain
 from sciinf.networks.summaries.perceptron import Perceptron
-from sciinf.networks.summaries.summary import Entries, Present, Summary, SummaryNetwork, find_axis
 
 
 class DeepSet(Summary):

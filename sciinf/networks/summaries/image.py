@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from sciinf.core.checks import check_positive
 from sciinf.core.simulator import Observable
+from sciinf.core.summary import IMAGE_AXES, Entries, Present, Summary, SummaryNetwork
 from sciinf.networks.summaries.perceptron import Perceptron
-from sciinf.networks.summaries.summary import IMAGE_AXES, Entries, Present, Summary, SummaryNetwork
 
 SMALL = 4  # pixels to a side that are few enough to be told apart by position
 

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from sciinf.core.checks import check_positive
 from sciinf.core.simulator import Observable
+from sciinf.core.summary import Entries, Present, Summary, SummaryNetwork, find_axis
 from sciinf.networks.summaries.exchangeable import pool
 from sciinf.networks.summaries.perceptron import Perceptron
-from sciinf.networks.summaries.summary import Entries, Present, Summary, SummaryNetwork, find_axis
 
 SHORT = 8  # steps that are few enough to be told apart by position
 

@@ -27,9 +27,9 @@ from torch.nn import functional as F
 
 from sciinf.core.checks import check_positive
 from sciinf.core.simulator import Observable
+from sciinf.core.summary import Entries, Present, Summary, SummaryNetwork, find_axis
 from sciinf.networks.summaries.exchangeable import pool
 from sciinf.networks.summaries.perceptron import Perceptron
-from sciinf.networks.summaries.summary import Entries, Present, Summary, SummaryNetwork, find_axis
 
 _PLACES = 20  # that are told apart beside the channels themselves
 _MOST = 256  # numbers that enter the perceptron by themselves

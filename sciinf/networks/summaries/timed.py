@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.simulator import Observable
-from sciinf.networks.summaries.summary import expand_mask
+from sciinf.core.summary import expand_mask
 
 TIMES = "_times"
 _MORE = 2  # channels

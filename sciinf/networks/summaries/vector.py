@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sciinf.core.checks import check_positive
 from sciinf.core.simulator import Observable
+from sciinf.core.summary import Entries, Present, Summary, SummaryNetwork
 from sciinf.networks.summaries.perceptron import Perceptron
-from sciinf.networks.summaries.summary import Entries, Present, Summary, SummaryNetwork
 
 
 class MLP(Summary):

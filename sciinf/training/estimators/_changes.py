@@ -40,10 +40,10 @@ from sciinf.core.component import Component
 from sciinf.core.joint_laws import z_of
 from sciinf.core.laws import cdf_of
 from sciinf.core.mixed_bijection import MixedBijection
+from sciinf.core.summary import find_axis, rows_of
 from sciinf.networks import segmentations
 from sciinf.networks.summaries.perceptron import Perceptron
 from sciinf.networks.summaries.standardise import LIMIT
-from sciinf.networks.summaries.summary import find_axis, rows_of
 
 _FAR = 50.0  # standard deviations of an item, at most
 _BEND = 2.0  # means are seen as asinh(2 m), too

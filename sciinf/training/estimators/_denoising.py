@@ -53,6 +53,7 @@ from sciinf.core.checks import check_from_zero, check_positive, check_whole
 from sciinf.core.estimator import PushedDensity
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
+from sciinf.core.summary import Summary
 from sciinf.networks.diffusion.fokker_planck import FEW, penalty, score_of
 from sciinf.networks.diffusion.guidance import Guided
 from sciinf.networks.diffusion.likelihood import EXACT, log_density
@@ -60,7 +61,6 @@ from sciinf.networks.diffusion.objective import Diffusion
 from sciinf.networks.diffusion.solver import Denoiser, Solver, noise_like
 from sciinf.networks.modulated import Modulated
 from sciinf.networks.preserving import Preserving
-from sciinf.networks.summaries.summary import Summary
 from sciinf.training.estimators._embedded import Embedded
 from sciinf.training.estimators._gaussian import check_beside
 from sciinf.training.estimators._linear import LinearGuess

@@ -35,13 +35,13 @@ from torch import Tensor, nn
 from sciinf.core import Batch, Observable, Prior, X
 from sciinf.core.component import called_without
 from sciinf.core.mixed_bijection import MixedBijection
+from sciinf.core.summary import Summary, expand_mask
 from sciinf.core.unknown_law import check_known
 from sciinf.networks.summaries.choice import choose, passes
 from sciinf.networks.summaries.columns import later_columns, seen_together, side_by_side, tables
 from sciinf.networks.summaries.quantiles import quantiles
 from sciinf.networks.summaries.standardise import squash
 from sciinf.networks.summaries.statistics import columns, statistics
-from sciinf.networks.summaries.summary import Summary, expand_mask
 from sciinf.networks.summaries.timed import (
     TIMES,
     beside_controls,

@@ -35,9 +35,9 @@ from torch.nn import functional as F
 from sciinf.core import Observable, Prior
 from sciinf.core.levels import Counts, Levels
 from sciinf.core.mixed_bijection import MixedBijection
+from sciinf.core.summary import rows_of
 from sciinf.networks.summaries.columns import later_columns, seen_together, tables
 from sciinf.networks.summaries.perceptron import Perceptron
-from sciinf.networks.summaries.summary import rows_of
 from sciinf.networks.summaries.timed import controls_beside, set_names, timed_names
 
 _STEPS = 512  # the longest series

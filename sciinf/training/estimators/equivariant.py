@@ -28,8 +28,8 @@ from torch.distributions import constraints
 
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
 from sciinf.core.laws import support
+from sciinf.core.summary import Summary
 from sciinf.networks.flows.conditional import Architecture
-from sciinf.networks.summaries.summary import Summary
 from sciinf.simulators.poses.pose import Pose
 from sciinf.simulators.poses.several import Poses
 from sciinf.training.estimators._standardised import check_rows, fill

@@ -27,9 +27,9 @@ from sciinf.core import Batch, Density, Observable, Prior, X
 from sciinf.core.estimator import PushedDensity
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
+from sciinf.core.summary import Summary
 from sciinf.networks.flows.conditional import Architecture, ExactFlow
 from sciinf.networks.flows.spline import SplineCoupling
-from sciinf.networks.summaries.summary import Summary
 from sciinf.training.estimators._embedded import Embedded
 from sciinf.training.estimators._standardised import check_part, in_chunks
 

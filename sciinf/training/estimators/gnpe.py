@@ -32,9 +32,9 @@ from torch import Tensor
 
 from sciinf.core import Batch, Density, Estimator, Observable, Prior, X
 from sciinf.core.checks import check_whole
+from sciinf.core.summary import Summary
 from sciinf.networks.flows.conditional import Architecture
 from sciinf.networks.flows.spline import SplineCoupling
-from sciinf.networks.summaries.summary import Summary
 from sciinf.simulators.poses.pose import Pose
 from sciinf.simulators.poses.several import Poses
 from sciinf.training.estimators._embedded import data_names

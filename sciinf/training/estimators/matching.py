@@ -21,10 +21,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sciinf.core import Observable, Prior
+from sciinf.core.summary import Summary
 from sciinf.networks.diffusion.objective import Diffusion, NormalLogs
 from sciinf.networks.diffusion.schedule import Straight
 from sciinf.networks.diffusion.solver import Exponential, Solver
-from sciinf.networks.summaries.summary import Summary
 from sciinf.training.estimators._denoising import Denoising, Design
 
 

@@ -40,9 +40,9 @@ from sciinf.core.levels import Levels
 from sciinf.core.memory import retain_freed
 from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.core.prior import global_seed
+from sciinf.core.summary import Summary
 from sciinf.networks.chain import Chain
 from sciinf.networks.flows.heads import Logits, Splines
-from sciinf.networks.summaries.summary import Summary
 from sciinf.training.estimators._changes import Changes, Segmentation, SeriesEvidence
 from sciinf.training.estimators._embedded import Embedded
 from sciinf.training.estimators._places import Places, Sides, places_in

@@ -64,9 +64,9 @@ from sciinf.core import Batch, Observable, Potential, Prior, X
 from sciinf.core.checks import check_positive
 from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
+from sciinf.core.summary import Summary
 from sciinf.networks.flows.conditional import single_precision
 from sciinf.networks.flows.conditional_gaussian import ConditionalGaussian
-from sciinf.networks.summaries.summary import Summary
 from sciinf.training.estimators._embedded import Embedded
 from sciinf.training.estimators._standardised import check_rows
 

@@ -20,10 +20,10 @@ from collections.abc import Mapping
 
 from sciinf.core import Observable, Prior
 from sciinf.core.component import called_without
+from sciinf.core.summary import Summary
 from sciinf.networks.diffusion.objective import Diffusion, NormalLogs
 from sciinf.networks.diffusion.schedule import NoiseLevel
 from sciinf.networks.diffusion.solver import Exponential, Solver
-from sciinf.networks.summaries.summary import Summary
 from sciinf.training.estimators._denoising import Denoising, Design
 
 
