@@ -15,7 +15,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf import Observable, Prior, Simulator
-from sciinf.core.simulator import X
+from sciinf.core.observable import X
 
 
 class Asked(Simulator):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sciinf.core import Observable, Prior, Simulator
-from sciinf.core.simulator import X
+from sciinf.core.observable import X
 
 NODES, STEPS, NOISE = 5, 25, 0.1
 LIKELY, SIZE = 0.3, 0.6  # an edge before data; its effect (sd)

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from sciinf import Flow, Observable, Prior, Recipe, Simulator, Store, build_posterior, load_simulator, simulate, train
-from sciinf.core.simulator import X
+from sciinf.core.observable import X
 
 HELD_OUT, LEAST, NO_MORE = 5_000, 0.02, 1.05
 CHANGES: dict[str, Callable[[Recipe], Recipe]] = {

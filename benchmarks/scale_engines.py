@@ -27,7 +27,8 @@ from sciinf.campaigns.campaign import Engine
 from sciinf.campaigns.cluster import Cluster
 from sciinf.campaigns.workers import Here, Workers
 from sciinf.core.files import write_bytes
-from sciinf.core.simulator import Simulator, Status
+from sciinf.core.observable import Status
+from sciinf.core.simulator import Simulator
 
 SIMULATOR = """
 import time

@@ -22,7 +22,7 @@ import torch
 from reporting import Rows, check
 
 from sciinf import Simulator, Store, load_simulator, simulate
-from sciinf.campaigns.storage.folder import folder_at
+from sciinf.campaigns.storage.address import folder_at
 from sciinf.campaigns.storage.judged import VARIABLE
 from sciinf.training.rows import Rows as TrainingRows
 

@@ -24,7 +24,7 @@ from sciinf.campaigns.storage.journal import Entry
 from sciinf.campaigns.storage.naming import PER_FOLDER, SHARDS
 from sciinf.campaigns.storage.packs import index_of
 from sciinf.core.files import sealed
-from sciinf.core.simulator import Status
+from sciinf.core.observable import Status
 
 _BLOCK, _JOURNALS = 100, 40
 

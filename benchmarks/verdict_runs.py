@@ -24,7 +24,7 @@ from verdict_models import FOLDER, Exact, Model, exact_posterior
 
 from sciinf import Outcome, Simulator, load_posterior, load_simulator, query
 from sciinf.core.files import read_json, write_json
-from sciinf.core.simulator import X
+from sciinf.core.observable import X
 from sciinf.diagnostics.calibration import load_calibration
 
 INFERRED, PLAIN = ("a", "b", "c"), ("d", "e")

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sciinf import Answer, load_answer, load_simulator
-from sciinf.core.simulator import Observable, Simulator
+from sciinf.core.observable import Observable
+from sciinf.core.simulator import Simulator
 from sciinf.interfaces.figures.corner import corner, windows
 from sciinf.interfaces.figures.of_answer import figure_of
 from sciinf.interfaces.figures.predictive import Along, Checked, predictive

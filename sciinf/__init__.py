@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from sciinf.core.prior import Prior as Prior
     from sciinf.core.proposal import Proposal as Proposal
     from sciinf.core.records import Calibration as Calibration
-    from sciinf.core.simulator import Observable as Observable, Outcome as Outcome, Simulator as Simulator
-    from sciinf.core.simulator import Status as Status, load_simulator as load_simulator
+    from sciinf.core.observable import Observable as Observable, Outcome as Outcome
+    from sciinf.core.simulator import Simulator as Simulator
+    from sciinf.core.observable import Status as Status
+    from sciinf.core.simulator import load_simulator as load_simulator
     from sciinf.core.unknown_law import Unknown as Unknown
     from sciinf.core.verdict import Verdict as Verdict
     from sciinf.campaigns.cluster import Cluster as Cluster

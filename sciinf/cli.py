@@ -17,8 +17,9 @@ from sciinf.core.telling import ANSWER, DETAIL, ERROR, keep_log, logged, tell
 from sciinf.interfaces.commands import options, steps
 from sciinf.interfaces.commands.caller import CommandLine
 from sciinf.interfaces.commands.errors import check_launch, sentence, told_elsewhere
+from sciinf.interfaces.commands.keywords import PipelineCommand
 from sciinf.interfaces.commands.run_folders import run_folder
-from sciinf.interfaces.commands.usage import PipelineCommand, explained
+from sciinf.interfaces.commands.usage import explained
 
 BAD_INPUT, FAILED_CHECK, NOT_RELIABLE, INTERRUPTED = 2, 3, 4, 130
 

@@ -18,8 +18,9 @@ from sciinf.core import Answer, Calibration, Draws, Trust
 from sciinf.core.draws_file import write_draws_h5
 from sciinf.core.estimates import estimates
 from sciinf.core.files import write_json
+from sciinf.core.observable import Observable, Outcome, Status, X
 from sciinf.core.prior import Prior
-from sciinf.core.simulator import Observable, Outcome, Simulator, Status, X
+from sciinf.core.simulator import Simulator
 
 EVIL = "<script>alert(1)</script>"
 TIMES = tuple(0.1 * k for k in range(40))

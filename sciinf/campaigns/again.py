@@ -22,7 +22,8 @@ from sciinf.campaigns.conditions import conditions, differing
 from sciinf.campaigns.storage.journal import Entry
 from sciinf.campaigns.storage.outcome import status_of
 from sciinf.campaigns.store import Store
-from sciinf.core.simulator import Outcome, Simulator, Status, unlike
+from sciinf.core.observable import Outcome, Status
+from sciinf.core.simulator import Simulator, unlike
 
 SECONDS = 5.0
 """What a look may cost at least; a hundredth of a campaign, where that is more, up to `MOST`."""

@@ -18,7 +18,7 @@ from sciinf.campaigns.storage.description import campaign, read_description
 from sciinf.campaigns.storage.journal import Entry
 from sciinf.campaigns.store import Store
 from sciinf.core import telling
-from sciinf.core.simulator import Outcome
+from sciinf.core.observable import Outcome
 
 POLL, SHARE = 1.0, 20.0  # seconds between two looks, at least; and how much longer than a look takes
 EVERY = 60.0  # seconds between two words about what is waited for

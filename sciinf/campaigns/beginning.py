@@ -16,8 +16,8 @@ from sciinf.campaigns.again import checked_again
 from sciinf.campaigns.block import one_thread
 from sciinf.campaigns.conditions import conditions, decisive, differing
 from sciinf.campaigns.probe import probe_block
+from sciinf.campaigns.storage.address import store_at
 from sciinf.campaigns.storage.description import accept, check_same, describe, read_description
-from sciinf.campaigns.storage.folder import store_at
 from sciinf.campaigns.store import Store
 from sciinf.core.checks import check_whole
 from sciinf.core.proposal import Proposal

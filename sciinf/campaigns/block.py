@@ -33,8 +33,9 @@ from sciinf.campaigns.storage.journal import Entry
 from sciinf.campaigns.storage.naming import PROPOSED
 from sciinf.campaigns.storage.outcome import failed_outcome, join, normalise, status_of
 from sciinf.campaigns.store import Store
+from sciinf.core.observable import Outcome, Status, X
 from sciinf.core.proposal import Proposal
-from sciinf.core.simulator import Outcome, Simulator, Status, X
+from sciinf.core.simulator import Simulator
 
 _THETA, _NOISE = 0, 1
 _SHA256 = 32

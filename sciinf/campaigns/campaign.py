@@ -18,7 +18,8 @@ from typing import final
 from sciinf.campaigns.block import give_up
 from sciinf.campaigns.storage.journal import Entry
 from sciinf.campaigns.store import Store
-from sciinf.core.simulator import Simulator, Status
+from sciinf.core.observable import Status
+from sciinf.core.simulator import Simulator
 
 TRIES = 3
 LOOK = 2.0  # s between two looks at what others have committed

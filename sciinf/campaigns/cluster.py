@@ -30,10 +30,12 @@ from sciinf.campaigns.campaign import Campaign, Engine
 from sciinf.campaigns.cluster_block import code, conditions_of, ended, forget, run_told
 from sciinf.campaigns.conditions import conditions
 from sciinf.campaigns.sent import job_of
+from sciinf.campaigns.storage.address import folder_at
 from sciinf.campaigns.storage.durable import writing
-from sciinf.campaigns.storage.folder import folder_at, on_disk
+from sciinf.campaigns.storage.folder import on_disk
 from sciinf.campaigns.storage.journal import Entry
-from sciinf.core.simulator import Simulator, Status
+from sciinf.core.observable import Status
+from sciinf.core.simulator import Simulator
 from sciinf.core.telling import tell
 
 if TYPE_CHECKING:

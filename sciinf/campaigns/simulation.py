@@ -27,9 +27,10 @@ from sciinf.campaigns.work import note_of
 from sciinf.campaigns.workers import Here, Workers
 from sciinf.core import telling
 from sciinf.core.checks import check_workers
+from sciinf.core.observable import Status
 from sciinf.core.progress import Progress
 from sciinf.core.proposal import Proposal
-from sciinf.core.simulator import Simulator, Status
+from sciinf.core.simulator import Simulator
 from sciinf.networks.kernels.lanes import cores_here
 
 _STARTING = 10.0  # s that workers must save, for to start them takes some seconds

@@ -23,8 +23,9 @@ from typing import final
 
 from sciinf.campaigns.beginning import check_in_file
 from sciinf.campaigns.campaign import TRIES, Campaign, Engine
+from sciinf.campaigns.storage.address import folder_at
 from sciinf.campaigns.storage.durable import writing
-from sciinf.campaigns.storage.folder import absolute, folder_at, on_disk
+from sciinf.campaigns.storage.folder import absolute, on_disk
 from sciinf.campaigns.storage.journal import Entry
 from sciinf.core import telling
 from sciinf.core.files import sha256_of

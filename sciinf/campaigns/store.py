@@ -28,11 +28,12 @@ import torch
 from torch import Tensor
 
 from sciinf.campaigns.storage import selection
+from sciinf.campaigns.storage.address import folder_at
 from sciinf.campaigns.storage.compact import Compacted, compact
 from sciinf.campaigns.storage.description import FILE, campaign, claim, describe, facts_of, naming, read_description
 from sciinf.campaigns.storage.durable import writing
 from sciinf.campaigns.storage.findings import Damage, Failure
-from sciinf.campaigns.storage.folder import folder_at, there
+from sciinf.campaigns.storage.folder import there
 from sciinf.campaigns.storage.journal import JOURNAL, Entry, Journals
 from sciinf.campaigns.storage.judged import Blocks, counted
 from sciinf.campaigns.storage.naming import SHARDS
@@ -44,8 +45,9 @@ from sciinf.core.checks import check_whole
 from sciinf.core.files import sha256_of
 from sciinf.core.fit import campaign_of
 from sciinf.core.learned import Batch
+from sciinf.core.observable import Observable, Outcome, Status
 from sciinf.core.prior import Prior
-from sciinf.core.simulator import Observable, Outcome, Simulator, Status
+from sciinf.core.simulator import Simulator
 from sciinf.core.tables import html
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from sciinf.campaigns.store import Store
-from sciinf.core.simulator import Status
+from sciinf.core.observable import Status
 
 
 def refuse(store: Store, counts: Mapping[Status, int], *, done: bool) -> None:

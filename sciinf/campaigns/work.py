@@ -30,8 +30,9 @@ from sciinf.campaigns.block import one_thread, propose, run_block
 from sciinf.campaigns.campaign import TRIES, Campaign
 from sciinf.campaigns.devices import shared
 from sciinf.campaigns.interrupts import interruptible
+from sciinf.campaigns.storage.address import folder_at
 from sciinf.campaigns.storage.durable import writing
-from sciinf.campaigns.storage.folder import folder_at, on_disk
+from sciinf.campaigns.storage.folder import on_disk
 from sciinf.campaigns.storage.journal import Entry
 from sciinf.campaigns.storage.own_mark import is_marked, mark_of
 from sciinf.campaigns.store import Store
@@ -39,8 +40,9 @@ from sciinf.campaigns.tally import failed_of, mostly_failing, refuse
 from sciinf.campaigns.watcher import Watcher
 from sciinf.core.checks import is_whole
 from sciinf.core.files import read_json, write_json
+from sciinf.core.observable import Status
 from sciinf.core.progress import Progress
-from sciinf.core.simulator import Simulator, Status
+from sciinf.core.simulator import Simulator
 
 NOTE = "work.json"
 _KEPT = "workers say which block they have in hand"

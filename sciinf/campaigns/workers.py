@@ -33,7 +33,8 @@ from sciinf.campaigns.store import Store
 from sciinf.campaigns.watcher import Watcher
 from sciinf.core.checks import check_whole
 from sciinf.core.files import alive
-from sciinf.core.simulator import Simulator, Status
+from sciinf.core.observable import Status
+from sciinf.core.simulator import Simulator
 
 if TYPE_CHECKING:
     from pebble import ProcessPool

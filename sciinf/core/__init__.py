@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from sciinf.core.probabilities import Probabilities as Probabilities
     from sciinf.core.proposal import Proposal as Proposal
     from sciinf.core.records import Calibration as Calibration, Strange as Strange, Trust as Trust
-    from sciinf.core.simulator import Observable as Observable, Outcome as Outcome, Simulator as Simulator
-    from sciinf.core.simulator import Status as Status, X as X, identity as identity, load_simulator as load_simulator
+    from sciinf.core.observable import Observable as Observable, Outcome as Outcome
+    from sciinf.core.simulator import Simulator as Simulator
+    from sciinf.core.observable import Status as Status, X as X
+    from sciinf.core.simulator import identity as identity, load_simulator as load_simulator
     from sciinf.core.simulator import source_hash as source_hash
     from sciinf.core.surrogate import Surrogate as Surrogate, predicted as predicted
     from sciinf.core.verdict import Verdict as Verdict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,13 +14,14 @@ from sciinf.core.beside import HEAD, OtherAnswer
 from sciinf.core.containers import estimates_of
 from sciinf.core.draws import Draws
 from sciinf.core.estimate import Corrected, Estimate, Estimates
-from sciinf.core.estimates import estimate_from_json
+from sciinf.core.estimates import estimate_from_json, estimates
 from sciinf.core.findings import CONFIRMED, Finding, Level
+from sciinf.core.given import codes_of, implied, prior_given, said_given, share_of
+from sciinf.core.observable import Observable
 from sciinf.core.paths import HiddenPaths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import ALONE, exists_words
 from sciinf.core.records import Calibration, Trust, calibration_finding, earlier_weights, findings_about, said_of
-from sciinf.core.simulator import Observable
 from sciinf.core.tables import aligned, digits, html, marked, percent
 from sciinf.core.verdict import Verdict, verdict_from
 
@@ -223,9 +224,7 @@ class Answer:
         Examples:
             >>> answer.given(model="SEIR").figure("corner")  # doctest: +SKIP
         """
-        from sciinf.core.given import answer_given
-
-        return answer_given(self, values)
+        return _given(self, values)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """The estimates as a table of pandas, a row for each parameter and derived quantity.
@@ -363,3 +362,47 @@ def _averaged(answer: Answer) -> str:
 
 
 __all__ = ["Answer", "Corrected", "Estimate", "Estimates", "answers_table", "digits"]
+
+
+def _given(answer: Answer, values: Mapping[str, Any]) -> Answer:
+    """An answer where discrete parameters have some values."""
+    if not values:
+        return answer
+    draws, before = answer.draws.given(**values), answer.draws
+    values = {**implied(before, values), **values}
+    level = next(iter(answer.parameters.values())).level
+    share = share_of(before, values)
+    words = f"given {said_given(values)}, which has probability {share}"
+    of, width = np.asarray(answer.predicted_from), len(before.of_parameters().names)
+    kept = np.ones(len(of), dtype=bool)
+    known = of.shape[1:] in ((width,), (len(before.names),))
+    for name, value in codes_of(before, values).items() if known else ():
+        kept &= of[:, before.names.index(name)] == value
+    columns = [before.names.index(name) for name in draws.of_parameters().names]
+    predictive = {name: value[kept] for name, value in answer.predictive.items()} if known else {}
+    return replace(
+        answer,
+        parameters=estimates(draws, level),
+        draws=draws,
+        predictive=predictive if kept.any() else {},
+        predicted_from=of[kept][:, columns] if known and kept.any() else np.zeros((0, 0)),
+        amortised={},
+        checks=(_not_of_it(answer, draws, values),),
+        scope="; ".join(part for part in (answer.scope, words) if part),
+        region=None,
+        prior=None if answer.prior is None else prior_given(answer.prior, values),
+        paths=HiddenPaths(),
+        beside={},
+    )
+
+
+def _not_of_it(answer: Answer, draws: Draws, values: Mapping[str, Any]) -> Finding:
+    """That the whole answer was checked, and not what is given; how many draws it rests on, and what the whole has."""
+    whole = answer.verdict
+    level = max(whole.level, Level.CAUTION)
+    found = [f"{one.name} ({one.level.label})" for one in whole.because]
+    words = (
+        f"these numbers rest on an effective size of {draws.ess:,.0f} draws with {said_given(values)}. Calibration and "
+        "checks are of the whole answer, and intervals are as drawn, without what calibration would correct"
+    )
+    return Finding("given", level, words + (f"; the whole answer has {', '.join(found)}" if found else ""))

@@ -17,8 +17,8 @@ from torch import distributions as td
 from sciinf.core.called import check_keywords
 from sciinf.core.law_json import law_from_json, law_to_json
 from sciinf.core.loading import at_hand, file_of, is_local
+from sciinf.core.observable import Observable
 from sciinf.core.prior import Prior
-from sciinf.core.simulator import Observable
 from sciinf.core.written_names import present_name, written_name
 
 

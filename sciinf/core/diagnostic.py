@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from sciinf.core.draws import Draws
 from sciinf.core.findings import Cause, Evidence, Finding, Level
+from sciinf.core.observable import X
 from sciinf.core.posterior import Posterior
 from sciinf.core.records import Calibration, Trust
-from sciinf.core.simulator import X
 
 
 class Need(StrEnum):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sciinf.core import containers, tables
 from sciinf.core.categories import Categories
+from sciinf.core.given import draws_given, log_evidence_by, most_probable
 
 if TYPE_CHECKING:
     import pandas
@@ -115,8 +116,6 @@ class Draws:
         Raises:
             ValueError: If there is no such discrete parameter, it never has the value, or no draw has it.
         """
-        from sciinf.core.given import draws_given
-
         return draws_given(self, values)
 
     def most_probable(self) -> dict[str, str]:
@@ -124,8 +123,6 @@ class Draws:
 
         What does not exist then is left out. `given(**most_probable())` has continuous parameters alone.
         """
-        from sciinf.core.given import most_probable
-
         return most_probable(self)
 
     def log_evidence_by(self, name: str) -> dict[str, tuple[float, float]]:
@@ -135,8 +132,6 @@ class Draws:
             ValueError: If the draws have no evidence, as draws without weights, the parameter is not discrete, or it
                 exists in some draws only.
         """
-        from sciinf.core.given import log_evidence_by
-
         return log_evidence_by(self, name)
 
     def alike(self, n: int | None = None, *, generator: torch.Generator | None = None) -> Draws:

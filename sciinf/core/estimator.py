@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.learned import Learned
-from sciinf.core.simulator import X
+from sciinf.core.observable import X
 
 Thetas = Float[Tensor, "n batch theta"]
 Logs = Float[Tensor, "n batch"]

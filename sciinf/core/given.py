@@ -9,31 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from sciinf.core.answer import Answer
 from sciinf.core.bijection import Bijection
 from sciinf.core.categories import without_exact
-from sciinf.core.draws import Draws
-from sciinf.core.estimates import estimates
 from sciinf.core.existence import Existence
-from sciinf.core.findings import Finding, Level
 from sciinf.core.joint_laws import Ordered
 from sciinf.core.mixed_bijection import MixedBijection
-from sciinf.core.paths import HiddenPaths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import told
+
+if TYPE_CHECKING:
+    from sciinf.core.draws import Draws
 
 
 def draws_given(draws: Draws, values: Mapping[str, Any]) -> Draws:
     """See `Draws.given`."""
     if not values:
         return draws
-    values = {**_meant(draws, values), **values}
-    codes = _codes(draws, values)
+    values = {**implied(draws, values), **values}
+    codes = codes_of(draws, values)
     chosen = torch.ones(len(draws), dtype=torch.bool)
     for name, value in codes.items():
         chosen &= draws.theta[:, draws.names.index(name)] == value
@@ -65,10 +62,10 @@ def draws_given(draws: Draws, values: Mapping[str, Any]) -> Draws:
     )
 
 
-def _meant(draws: Draws, values: Mapping[str, Any]) -> dict[str, str]:
+def implied(draws: Draws, values: Mapping[str, Any]) -> dict[str, str]:
     """Values of further discrete parameters that go with some: those without which the given ones never exist."""
     found: dict[str, str] = {}
-    for name in _codes(draws, values):
+    for name in codes_of(draws, values):
         there = ~draws.theta[:, draws.names.index(name)].isnan()
         if bool(there.all()) or not bool(there.any()):
             continue
@@ -175,51 +172,7 @@ def plain_bijection(prior: Prior, what: str) -> Bijection:
     return prior.bijection
 
 
-def answer_given(answer: Answer, values: Mapping[str, Any]) -> Answer:
-    """See `Answer.given`."""
-    if not values:
-        return answer
-    draws, before = answer.draws.given(**values), answer.draws
-    values = {**_meant(before, values), **values}
-    level = next(iter(answer.parameters.values())).level
-    share = share_of(before, values)
-    words = f"given {said_given(values)}, which has probability {share}"
-    of, width = np.asarray(answer.predicted_from), len(before.of_parameters().names)
-    kept = np.ones(len(of), dtype=bool)
-    known = of.shape[1:] in ((width,), (len(before.names),))
-    for name, value in _codes(before, values).items() if known else ():
-        kept &= of[:, before.names.index(name)] == value
-    columns = [before.names.index(name) for name in draws.of_parameters().names]
-    predictive = {name: value[kept] for name, value in answer.predictive.items()} if known else {}
-    return replace(
-        answer,
-        parameters=estimates(draws, level),
-        draws=draws,
-        predictive=predictive if kept.any() else {},
-        predicted_from=of[kept][:, columns] if known and kept.any() else np.zeros((0, 0)),
-        amortised={},
-        checks=(_not_of_it(answer, draws, values),),
-        scope="; ".join(part for part in (answer.scope, words) if part),
-        region=None,
-        prior=None if answer.prior is None else prior_given(answer.prior, values),
-        paths=HiddenPaths(),
-        beside={},
-    )
-
-
-def _not_of_it(answer: Answer, draws: Draws, values: Mapping[str, Any]) -> Finding:
-    """That the whole answer was checked, and not what is given; how many draws it rests on, and what the whole has."""
-    whole = answer.verdict
-    level = max(whole.level, Level.CAUTION)
-    found = [f"{one.name} ({one.level.label})" for one in whole.because]
-    words = (
-        f"these numbers rest on an effective size of {draws.ess:,.0f} draws with {said_given(values)}. Calibration and "
-        "checks are of the whole answer, and intervals are as drawn, without what calibration would correct"
-    )
-    return Finding("given", level, words + (f"; the whole answer has {', '.join(found)}" if found else ""))
-
-
-def _codes(draws: Draws, values: Mapping[str, Any]) -> dict[str, float]:
+def codes_of(draws: Draws, values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers that stand for values in draws.
 
     Raises:
@@ -240,7 +193,7 @@ def share_of(draws: Draws, values: Mapping[str, Any]) -> str:
             k = found.values.index(str(value))
             return told(found.probability[k], found.error[k])
     weights, chosen = draws.weights, torch.ones(len(draws), dtype=torch.bool)
-    for name, value in _codes(draws, values).items():
+    for name, value in codes_of(draws, values).items():
         chosen &= draws.theta[:, draws.names.index(name)] == value
     own, p = weights[chosen], float(weights[chosen].sum())
     if not bool((weights[~chosen] > 0).any()):

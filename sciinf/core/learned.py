@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core.component import Component
+from sciinf.core.observable import Observable, X
 from sciinf.core.prior import Prior
-from sciinf.core.simulator import Observable, X
 
 Learns = Literal["densities", "summaries", "noise", "fields", "noisy fields"]
 

@@ -12,20 +12,23 @@ from contextlib import ExitStack
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sciinf.core.findings import Finding
+from sciinf.core.observable import Observable, event_of
 from sciinf.core.observation_arrays import text_of
 from sciinf.core.observation_axes import AxisColumn, by_other_names, compare, in_order, open_beside, unsaid
 from sciinf.core.observation_columns import Column, SoughtColumns, parsed_unit, unit_in
 from sciinf.core.observation_containers import aligned, unit_of
 from sciinf.core.observation_files import values_of
 from sciinf.core.observation_records import masked, padded, shortened
-from sciinf.core.simulator import Observable, Simulator, event_of
+
+if TYPE_CHECKING:
+    from sciinf.core.simulator import Simulator
 
 _LIKE = 1_000  # names that are searched for one like that which was not found
 _LABEL = r"(?:[_.](\w+)|\[(\w+)\])"

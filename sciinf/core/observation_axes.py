@@ -18,9 +18,9 @@ import numpy as np
 
 from sciinf.core.checks import check_unit
 from sciinf.core.findings import Cause, Finding, Level
+from sciinf.core.observable import Observable
 from sciinf.core.observation_columns import Column, Contents, SoughtColumns, parsed_unit
 from sciinf.core.observation_files import open_columns, values_of
-from sciinf.core.simulator import Observable
 
 NAME = "coordinates"
 """What findings about columns that could not be compared are called."""

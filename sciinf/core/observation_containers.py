@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from sciinf.core.observable import Observable
 from sciinf.core.observation_axes import few_words, may_be_ranks, same_places, values_along
-from sciinf.core.simulator import Observable
 
 
 def unit_of(value: Any) -> Any:

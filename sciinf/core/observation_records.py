@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinf.core.simulator import Observable
+from sciinf.core.observable import Observable
 
 _ALIKE = ("item", "event")
 

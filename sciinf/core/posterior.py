@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sciinf.core.doubts import doubt
 from sciinf.core.draws import Draws
+from sciinf.core.observable import Observable, X
 from sciinf.core.observation import as_observation
 from sciinf.core.prior import Prior
 from sciinf.core.quantities import theta_in
-from sciinf.core.simulator import Observable, X
 
 
 class Posterior(ABC):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sciinf.core.checks import check_positive as check_positive  # simulators with networks of their own take it here
 from sciinf.core.component import Component
-from sciinf.core.simulator import Observable
+from sciinf.core.observable import Observable
 
 Entries = Float[Tensor, "batch ..."]
 Present = Bool[Tensor, "batch ..."]

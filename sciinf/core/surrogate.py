@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core.learned import Batch, Learned
-from sciinf.core.simulator import X
+from sciinf.core.observable import X
 
 Values = Float[Tensor, "batch ..."]
 ALIKE, UNLIKE = 0.8, 1.25  # spread of draws over the error of their mean, beyond which they are not right

@@ -53,9 +53,9 @@ from sciinf.campaigns.store import Store
 from sciinf.core import Batch, Calibration, DensityUnavailable, Posterior
 from sciinf.core.doubts import noting, summed_up
 from sciinf.core.files import local_path, read_json, sha256_of, write_bytes, write_json
+from sciinf.core.observable import event_of
 from sciinf.core.progress import Progress
 from sciinf.core.records import Reliability
-from sciinf.core.simulator import event_of
 from sciinf.diagnostics.agreement import LEVELS, STATED_GAP, Agreement, agreements, coverage, judged, too_light
 from sciinf.diagnostics.existing import averages, outside_span, rank_of_last, ranks_among
 from sciinf.diagnostics.failures import Failures, look, mended

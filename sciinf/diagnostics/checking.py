@@ -28,8 +28,9 @@ from sciinf.campaigns.store import Store
 from sciinf.core.derived import check_derived
 from sciinf.core.existence import ABSENT
 from sciinf.core.findings import Cause, Finding, Level
+from sciinf.core.observable import Outcome, Status
 from sciinf.core.precision import rounded_away
-from sciinf.core.simulator import Outcome, Simulator, Status
+from sciinf.core.simulator import Simulator
 from sciinf.networks.summaries.described import described
 from sciinf.training.estimators._places import places_in, series_in
 

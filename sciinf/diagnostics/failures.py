@@ -42,7 +42,7 @@ from torch import Tensor
 from sciinf.campaigns.storage.outcome import status_of
 from sciinf.campaigns.store import Store
 from sciinf.core import Calibration, Case, Cause, Diagnostic, Draws, Finding, Level, Posterior, Prior
-from sciinf.core.simulator import Status
+from sciinf.core.observable import Status
 from sciinf.diagnostics.dependence import independence, influence, worst_interval, worst_value
 from sciinf.diagnostics.success import Success, fit_success
 from sciinf.posteriors.tilted import Tilted, by_likelihood, judged_by_simulator, learned_without

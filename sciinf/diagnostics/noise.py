@@ -16,7 +16,7 @@ from torch import Tensor
 from sciinf.campaigns.block import Attempt, one_thread
 from sciinf.campaigns.storage.outcome import status_of
 from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need
-from sciinf.core.simulator import Status
+from sciinf.core.observable import Status
 from sciinf.diagnostics.checking import NO_NOISE, NOT_REPEATED, is_noiseless
 
 NAME = "noise"

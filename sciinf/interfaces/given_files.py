@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from sciinf.campaigns.storage.answers import observation_name
+from sciinf.core.observable import Observable
 from sciinf.core.observation import Observation, as_observation, observe, read_observation
-from sciinf.core.simulator import Observable, Simulator
+from sciinf.core.simulator import Simulator
 
 
 @dataclass(frozen=True)

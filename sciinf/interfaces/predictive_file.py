@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sciinf.core.files import write_bytes
-from sciinf.core.simulator import Observable
+from sciinf.core.observable import Observable
 from sciinf.core.within import names_in, own_dataset
 
 

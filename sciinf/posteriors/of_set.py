@@ -47,7 +47,7 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.existence import check_free
 from sciinf.core.files import local_path, read_json, write_json
-from sciinf.core.simulator import Status
+from sciinf.core.observable import Status
 from sciinf.posteriors.around import Mixture
 from sciinf.posteriors.around_one import AroundOne, Lowered
 from sciinf.posteriors.changes import agree, changes, changes_from_json, error_left

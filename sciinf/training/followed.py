@@ -35,7 +35,7 @@ from sciinf.campaigns.storage.selection import Part, empty, grouped, row_bytes, 
 from sciinf.campaigns.store import Store
 from sciinf.core import Batch, Simulator, Status, telling
 from sciinf.core.files import read_json, sha256_of, write_json
-from sciinf.core.simulator import Outcome
+from sciinf.core.observable import Outcome
 from sciinf.training.online import Simulated
 from sciinf.training.recipe import Recipe
 from sciinf.training.rows import FEWEST_TRAIN, FEWEST_VALIDATION, LARGEST, PARTS, SHARES, SMALLEST, Stream

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from sciinf.campaigns.storage.bounded import LARGEST, decoded, encoded
 from sciinf.campaigns.storage.outcome import failed_outcome, status_of
+from sciinf.core.observable import Observable, Outcome, Status
 from sciinf.core.prior import Prior
-from sciinf.core.simulator import Observable, Outcome, Status
 
 _APART = ("channel", "item")  # axes along which nothing is smooth
 _AXES = 3  # of space, at most; those before them are taken apart

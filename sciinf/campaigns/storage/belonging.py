@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sciinf.campaigns.storage.address import store_at
 from sciinf.campaigns.storage.description import read_description
-from sciinf.campaigns.storage.folder import store_at
 from sciinf.core.files import read_json
 from sciinf.core.fit import campaign_of
 

@@ -12,9 +12,10 @@ from sciinf.campaigns.storage.folder import Changed, Folder, there
 from sciinf.campaigns.storage.naming import PER_FOLDER, Naming
 from sciinf.core.checks import is_whole
 from sciinf.core.files import json_bytes, json_of, sha256_of, versions
+from sciinf.core.observable import Observable, Status, event_of
 from sciinf.core.prior import Prior
 from sciinf.core.proposal import Proposal
-from sciinf.core.simulator import FILES, Observable, Simulator, Status, event_of, recorded, unlike
+from sciinf.core.simulator import FILES, Simulator, recorded, unlike
 from sciinf.core.tables import named
 
 FILE = "store.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sciinf.core.files import shown
-from sciinf.core.simulator import Status
+from sciinf.core.observable import Status
 
 
 @dataclass(frozen=True)

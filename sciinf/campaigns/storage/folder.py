@@ -7,7 +7,6 @@ replaced in one step, and durable when the call returns. Only journals grow, by 
 from __future__ import annotations
 
 import os
-import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -17,9 +16,8 @@ from pathlib import Path
 from typing import Any, final
 
 from sciinf.campaigns.storage.disk import added, created, make, sync
-from sciinf.core.files import is_remote, shown, sweep, write_bytes, write_through
+from sciinf.core.files import sweep, write_bytes, write_through
 
-_OBJECTS = re.compile("s3:/+")
 _LAST = 256  # bytes of a journal that tell it from another one of its name
 _SETTLED = 10**10  # ns; what was changed later than this before it was listed may change again at the same time stamp
 
@@ -311,24 +309,6 @@ class LocalFolder(Folder):
         return self.root / name
 
 
-def folder_at(path: str | Path) -> Folder:
-    """The folder that a path names: one of the file system, or `s3://BUCKET/PREFIX`.
-
-    Raises:
-        ValueError: If it is an address of another kind, or one that has no bucket or no prefix.
-        ImportError: If it is of objects, and the package that reads them is not installed.
-    """
-    if not is_remote(path):
-        return LocalFolder(Path(path))
-    if not _OBJECTS.match(str(path)):
-        raise ValueError(
-            f"{shown(path)}: simulations lie in a folder of the file system, or in objects at s3://BUCKET/X"
-        )
-    from sciinf.campaigns.storage.objects import Objects
-
-    return Objects(_OBJECTS.sub("s3://", str(path), count=1))
-
-
 def absolute(folder: Folder) -> str:
     """What names the same folder from any other working directory."""
     path = folder.path("")
@@ -352,12 +332,6 @@ def on_disk(folder: Folder, what: str) -> Path:
             "with --workers on one machine"
         )
     return path.parent.resolve()
-
-
-def store_at(path: str | Path) -> Folder | None:
-    """The folder that a path names if a store has been begun there; None where there is none."""
-    folder = folder_at(path)
-    return folder if there(folder, "store.json") else None
 
 
 def there(folder: Folder, name: str) -> bool:

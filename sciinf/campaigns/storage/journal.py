@@ -23,7 +23,7 @@ from typing import Any
 
 from sciinf.campaigns.storage.folder import Folder
 from sciinf.core.files import opened, sealed
-from sciinf.core.simulator import Status
+from sciinf.core.observable import Status
 
 JOURNAL = "journal"
 

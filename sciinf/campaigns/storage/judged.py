@@ -32,7 +32,7 @@ from sciinf.campaigns.storage.place import FileRange
 from sciinf.campaigns.storage.shard import embedded
 from sciinf.campaigns.storage.shelf import Shelf
 from sciinf.core.files import local_path, sha256_of, write_bytes
-from sciinf.core.simulator import Observable, Status
+from sciinf.core.observable import Observable, Status
 
 VARIABLE = "SCIINF_CACHE"
 

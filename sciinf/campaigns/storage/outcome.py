@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciinf.core.observable import Observable, Outcome, Status, X, event_of
 from sciinf.core.observation import convert
-from sciinf.core.simulator import Observable, Outcome, Status, X, event_of
 
 LONGEST_MESSAGE = 2000
 

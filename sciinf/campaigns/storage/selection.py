@@ -22,8 +22,8 @@ from torch import Tensor
 
 from sciinf.campaigns.storage.place import FileRange
 from sciinf.core.learned import Batch
+from sciinf.core.observable import Observable, Status
 from sciinf.core.prior import Prior
-from sciinf.core.simulator import Observable, Status
 from sciinf.core.within import own_dataset
 
 Rows = int | slice | range | Sequence[int] | np.ndarray | Tensor

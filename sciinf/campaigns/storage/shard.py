@@ -31,8 +31,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sciinf.core.observable import Observable, Outcome, X
 from sciinf.core.prior import Prior
-from sciinf.core.simulator import Observable, Outcome, X
 from sciinf.core.within import own_dataset
 
 LARGEST = 2**17  # bytes of numbers, beyond which it matters little what HDF5 costs, and checksums would take memory

@@ -1,15 +1,21 @@
-"""Options of a pipeline, or of `observe`: `--name value` for every keyword, of its default's type."""
+"""Options of a pipeline, or of `observe`: `--name value` for every keyword, of its default's type; their help."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
 from sciinf.core.keywords import options_of, parameters_of, typed
 from sciinf.interfaces.commands.usage import meant
 
-__all__ = ["keywords", "options_of", "parameters_of", "pipeline_of"]
+__all__ = ["PipelineCommand", "keywords", "options_of", "parameters_of", "pipeline_of"]
+
+_PIPELINE = "sciinf.pipeline"
+_FLAGS = ("-q", "--quiet", "-v", "--verbose", "-h", "--help")
 
 
 def pipeline_of(path: str | Path) -> Callable[..., Any]:
@@ -52,3 +58,31 @@ def keywords(function: Callable[..., Any], tokens: Sequence[str], path: Path) ->
             value = rest.pop(0)
         found[name] = typed(option, value, parameters[name])
     return found
+
+
+def _pipeline(args: Sequence[str]) -> int | None:
+    """Which word names the pipeline: the first that ends in .py and is no option's value."""
+    for place, word in enumerate(args):
+        before = args[place - 1] if place else ""
+        value = re.match("--?[A-Za-z]", before) and "=" not in before and before not in _FLAGS
+        if word.endswith(".py") and not word.startswith("-") and not value:
+            return place
+    return None
+
+
+class PipelineCommand(click.Command):
+    """A command whose help lists the options of the pipeline that is named, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        place = _pipeline(args)
+        if place is not None:  # it comes first, or an option's value would be taken for it
+            args = [args[place], *args[:place], *args[place + 1 :]]
+        file = None if place is None else Path(args[0])
+        ctx.meta[_PIPELINE] = file if file is not None and file.is_file() else None
+        return click.Command.parse_args(self, ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        click.Command.format_options(self, ctx, formatter)
+        if (path := ctx.meta.get(_PIPELINE)) is not None:
+            with formatter.section(f"Options of {path.name}"):
+                formatter.write_dl(options_of(pipeline_of(path)) or [("none", "")])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sciinf.campaigns.simulation import repair as run_again
-from sciinf.campaigns.storage.folder import store_at
+from sciinf.campaigns.storage.address import store_at
 from sciinf.campaigns.store import Store
 from sciinf.core.files import is_remote
 from sciinf.core.telling import ANSWER, tell

@@ -54,8 +54,8 @@ class FilesCommand(click.Command):
         click.Command.format_options(self, ctx, formatter)
         if (path := ctx.meta.get(_SIMULATOR)) is not None:
             from sciinf.interfaces.commands.keywords import options_of
-            from sciinf.interfaces.commands.observations import reader_of
             from sciinf.interfaces.commands.user_files import user_simulator
+            from sciinf.interfaces.given_files import reader_of
 
             if theirs := options_of(reader_of(user_simulator(path))):
                 with formatter.section(f"Options of {path}, for reading data"):

@@ -13,28 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sciinf.campaigns.storage.own_mark import is_marked, mark_of
+from sciinf.campaigns.storage.own_mark import is_marked
+from sciinf.interfaces.commands.steps import OPTIONS, load_fit, same_simulator
 
 if TYPE_CHECKING:
     from sciinf.core import Fit, Simulator
 
-OPTIONS = "reader_options"
-"""What `provenance.json` calls the keywords that the run's data were read with."""
 QUICK = 1.0  # seconds that a question may spend on whether the simulator is still the same
 _PREDICTIVE, _PATIENCE = 400, 60.0  # simulations that an answer is compared with, and seconds that nobody asked for
-
-
-def simulator_mark(simulator: Simulator | None, before: Mapping[str, Any]) -> dict[str, Any]:
-    """What `provenance.json` says of a simulator.
-
-    Args:
-        simulator: What the step was done with; None where it had none, and what was said before stays.
-        before: The provenance so far.
-    """
-    if simulator is None or simulator.source is None:
-        return {"simulator": before["simulator"]} if "simulator" in before else {}
-    path = str(simulator.source)
-    return {"simulator": {"file": path, "mark": mark_of(path)}}
 
 
 def remembered(folder: Path, *, accept_changes: bool, **how: Any) -> tuple[Simulator | None, str]:
@@ -50,7 +36,6 @@ def remembered(folder: Path, *, accept_changes: bool, **how: Any) -> tuple[Simul
     """
     from sciinf.core.code import mark, same_mark
     from sciinf.core.files import read_json
-    from sciinf.interfaces.commands.steps import same_simulator
     from sciinf.interfaces.commands.user_files import user_simulator
     from sciinf.interfaces.figures.page import duration
 
@@ -95,7 +80,6 @@ def asked_with(folder: str, simulator: str | None, given: Mapping[str, Any]) -> 
         click.UsageError: If a simulator was named, and is to be left out.
         ValueError: If the simulator that was named is not the run's, or the fit is damaged.
     """
-    from sciinf.interfaces.commands import steps
     from sciinf.interfaces.commands.user_files import user_simulator
 
     run, changes = Path(folder), {"accept_changes": given["accept_changes"]}
@@ -107,10 +91,10 @@ def asked_with(folder: str, simulator: str | None, given: Mapping[str, Any]) -> 
         sim, without = None, ""
     else:
         sim, without = remembered(run, **changes)
-    fit = steps.load_fit(folder, given["device"], simulator or (sim.source if sim else None))
+    fit = load_fit(folder, given["device"], simulator or (sim.source if sim else None))
     if simulator is not None and sim is not None:
         stores = [run / name for name in ("simulations", "calibration_simulations")]
-        steps.same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **changes, seconds=QUICK)
+        same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **changes, seconds=QUICK)
     return sim, fit, without
 
 

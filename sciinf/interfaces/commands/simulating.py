@@ -12,7 +12,8 @@ from typing import Any
 
 from sciinf import simulate as run_campaign
 from sciinf.campaigns.new_process import NewProcess
-from sciinf.campaigns.storage.folder import absolute, store_at
+from sciinf.campaigns.storage.address import store_at
+from sciinf.campaigns.storage.folder import absolute
 from sciinf.campaigns.store import Store
 from sciinf.campaigns.work import checked_share, noted, plan, work
 from sciinf.core.simulator import Simulator

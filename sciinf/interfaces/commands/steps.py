@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sciinf.campaigns.storage.own_mark import mark_of
 from sciinf.core.files import read_json, versions
 from sciinf.core.findings import Cause
 from sciinf.core.progress import stage, staged
 from sciinf.core.telling import ANSWER, DETAIL, NOTE, tell
 from sciinf.interfaces.commands.caller import Caller, CommandLine, Say
-from sciinf.interfaces.commands.remembered import OPTIONS, simulator_mark
 
 if TYPE_CHECKING:
     from sciinf.campaigns.new_process import NewProcess
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sciinf.diagnostics.failures import Failures
     from sciinf.interfaces.commands.observations import ObservationFile
     from sciinf.interfaces.commands.until_calibrated import SimulationPlan
+OPTIONS = "reader_options"
+"""What `provenance.json` calls the keywords that the run's data were read with."""
 
 
 def next_steps(answers: Sequence[Answer], commands: Mapping[Cause, Callable[[], str]]) -> str:
@@ -99,6 +101,19 @@ def _bytes(size: int) -> str:
         if size >= scale:
             return f"{size / scale:,.3g} {unit}" if size < 1000 * scale else f"{size / scale:,.0f} {unit}"
     return f"{size} bytes"
+
+
+def simulator_mark(simulator: Simulator | None, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What `provenance.json` says of a simulator.
+
+    Args:
+        simulator: What the step was done with; None where it had none, and what was said before stays.
+        before: The provenance so far.
+    """
+    if simulator is None or simulator.source is None:
+        return {"simulator": before["simulator"]} if "simulator" in before else {}
+    path = str(simulator.source)
+    return {"simulator": {"file": path, "mark": mark_of(path)}}
 
 
 def provenance(
@@ -273,7 +288,7 @@ def same_simulator(
     """
     from sciinf import Store
     from sciinf.campaigns.again import checked_again
-    from sciinf.campaigns.storage.folder import store_at
+    from sciinf.campaigns.storage.address import store_at
     from sciinf.core.simulator import FILES, unlike
 
     stores = [Store(folder) for folder in folders if store_at(folder) is not None]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
-from pathlib import Path
 
 import click
 
@@ -38,8 +36,6 @@ _MISSING = {
     "pipeline": "It is a Python file that defines `run(out, *, seed, ...)`",
     "path": "It is the Python file that defines `simulator`, or a folder of simulations",
 }
-_PIPELINE = "sciinf.pipeline"
-_FLAGS = ("-q", "--quiet", "-v", "--verbose", "-h", "--help")
 
 
 def explained(error: click.ClickException) -> click.ClickException:
@@ -76,33 +72,3 @@ def unknown(word: str, ctx: click.Context | None, more: Iterable[str] = ()) -> c
 def _options(ctx: click.Context | None) -> list[str]:
     parameters = ctx.command.get_params(ctx) if ctx is not None else []
     return [parameter.opts[-1] for parameter in parameters if isinstance(parameter, click.Option)]
-
-
-def _pipeline(args: Sequence[str]) -> int | None:
-    """Which word names the pipeline: the first that ends in .py and is no option's value."""
-    for place, word in enumerate(args):
-        before = args[place - 1] if place else ""
-        value = re.match("--?[A-Za-z]", before) and "=" not in before and before not in _FLAGS
-        if word.endswith(".py") and not word.startswith("-") and not value:
-            return place
-    return None
-
-
-class PipelineCommand(click.Command):
-    """A command whose help lists the options of the pipeline that is named, too."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        place = _pipeline(args)
-        if place is not None:  # it comes first, or an option's value would be taken for it
-            args = [args[place], *args[:place], *args[place + 1 :]]
-        file = None if place is None else Path(args[0])
-        ctx.meta[_PIPELINE] = file if file is not None and file.is_file() else None
-        return click.Command.parse_args(self, ctx, args)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        click.Command.format_options(self, ctx, formatter)
-        if (path := ctx.meta.get(_PIPELINE)) is not None:
-            from sciinf.interfaces.commands.keywords import options_of, pipeline_of
-
-            with formatter.section(f"Options of {path.name}"):
-                formatter.write_dl(options_of(pipeline_of(path)) or [("none", "")])

@@ -34,7 +34,7 @@ from sciinf.core.answer import Answer
 from sciinf.core.containers import said_of
 from sciinf.core.draws import Draws
 from sciinf.core.files import write_through
-from sciinf.core.simulator import Observable
+from sciinf.core.observable import Observable
 from sciinf.interfaces.exports.contents import draws_of, facts
 from sciinf.networks.summaries.timed import set_names
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sciinf.core.answer import Answer
 from sciinf.core.draws import Draws
 from sciinf.core.draws_file import read_draws_h5, write_draws_h5
-from sciinf.core.simulator import Observable
+from sciinf.core.observable import Observable
 from sciinf.interfaces.exports.arviz_layout import write_netcdf
 from sciinf.interfaces.exports.astropy_table import write_table
 from sciinf.interfaces.exports.bilby_json import write_bilby

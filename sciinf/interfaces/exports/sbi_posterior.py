@@ -19,8 +19,8 @@ from torch.distributions import Transform, constraints
 
 from sciinf.core.bijection import Bijection
 from sciinf.core.given import plain_bijection
+from sciinf.core.observable import Observable, X, event_of
 from sciinf.core.posterior import Posterior
-from sciinf.core.simulator import Observable, X, event_of
 
 
 def to_sbi(posterior: Posterior, *, generator: torch.Generator | None = None) -> SbiPosterior:

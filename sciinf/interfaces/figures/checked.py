@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sciinf.core.coordinates import coordinate_words
+from sciinf.core.observable import Observable
 from sciinf.core.records import Strange
-from sciinf.core.simulator import Observable
 from sciinf.interfaces.predictive_file import Predicted
 from sciinf.networks.summaries.timed import TIMES, times_of
 

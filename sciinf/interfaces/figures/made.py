@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from sciinf.core.simulator import Status
+from sciinf.core.observable import Status
 from sciinf.interfaces.figures.methods_text import bibtex, epochs, methods_text
 from sciinf.interfaces.figures.page import absent, copied, details, duration, paragraph, picture, table
 from sciinf.interfaces.figures.run_folder import STORES, Run

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sciinf.core.observable import Observable
 from sciinf.core.paths import HiddenPath, HiddenPaths
-from sciinf.core.simulator import Observable
 from sciinf.core.tables import percent
 from sciinf.interfaces.figures.observed import legend
 from sciinf.interfaces.figures.page import picture

@@ -22,11 +22,11 @@ from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.estimates import estimate_from_json, needed, numbers, probabilities
 from sciinf.core.files import read_json, sha256_of
 from sciinf.core.given import prior_given
+from sciinf.core.observable import Status
 from sciinf.core.paths import HiddenPaths
 from sciinf.core.prior import Prior
 from sciinf.core.probabilities import Probabilities
 from sciinf.core.records import STATES, Calibration, Strange
-from sciinf.core.simulator import Status
 from sciinf.interfaces.answer import disagreement
 from sciinf.interfaces.figures.checked import Checked, checked_of, with_strange
 from sciinf.interfaces.paths_file import read_paths

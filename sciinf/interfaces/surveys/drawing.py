@@ -33,7 +33,7 @@ from torch import Tensor
 from sciinf.core import Draws, Finding, Level, Trust, X
 from sciinf.core.categories import categories_of
 from sciinf.core.doubts import noting, summed_up
-from sciinf.core.simulator import Status
+from sciinf.core.observable import Status
 from sciinf.diagnostics.bounds import LAST, LEANS, Bounds
 from sciinf.diagnostics.discovery import ORDER, diagnose, every_diagnostic
 from sciinf.diagnostics.failures import Failures, Reading

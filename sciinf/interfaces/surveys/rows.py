@@ -23,9 +23,9 @@ from sciinf.campaigns.storage.outcome import status_of
 from sciinf.campaigns.store import Store
 from sciinf.core import Posterior, X, as_observation
 from sciinf.core.files import is_remote
+from sciinf.core.observable import Observable, Status, event_of
 from sciinf.core.observation_columns import Column, Contents, SoughtColumns
 from sciinf.core.observation_files import open_columns
-from sciinf.core.simulator import Observable, Status, event_of
 
 _NUMBERS = 2**40  # that a file may hold
 _CHUNK = 65_536  # rows at a time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sciinf.core.simulator import Observable
+from sciinf.core.observable import Observable
 from sciinf.core.summary import IMAGE_AXES, Summary
 from sciinf.networks.summaries.exchangeable import DeepSet
 from sciinf.networks.summaries.image import CNN

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sciinf.core.simulator import Observable
+from sciinf.core.observable import Observable
 from sciinf.networks.summaries.standardise import SHARED_AXES
 from sciinf.networks.summaries.timed import set_names, timed_names
 

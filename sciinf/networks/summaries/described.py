@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 
 from sciinf.core.learned import Batch
-from sciinf.core.simulator import Observable, X
+from sciinf.core.observable import Observable, X
 from sciinf.core.summary import IMAGE_AXES
 from sciinf.networks.summaries.choice import passes
 from sciinf.networks.summaries.columns import later_columns, seen_together, tables

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingModuleSource]
 
 from sciinf.core.checks import check_positive
-from sciinf.core.simulator import Observable
+from sciinf.core.observable import Observable
 from sciinf.core.summary import Entries, Present, Summary, SummaryNetwork, find_axis
 from sciinf.networks.kernels.library import plain
 from sciinf.networks.summaries.perceptron import Perceptron

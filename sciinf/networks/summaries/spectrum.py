@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sciinf.core.checks import check_positive
-from sciinf.core.simulator import Observable
+from sciinf.core.observable import Observable
 from sciinf.core.summary import Entries, Present, Summary, SummaryNetwork, find_axis
 from sciinf.networks.summaries.exchangeable import pool
 from sciinf.networks.summaries.perceptron import Perceptron

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from sciinf.core.learned import Batch
+from sciinf.core.observable import Observable, X
 from sciinf.core.precision import rounded_away
-from sciinf.core.simulator import Observable, X
 from sciinf.core.summary import IMAGE_AXES, expand_mask
 from sciinf.networks.summaries.heavy_tails import MOST, arcsinh_scales
 from sciinf.networks.summaries.timed import times_of

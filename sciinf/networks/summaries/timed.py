@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciinf.core.simulator import Observable
+from sciinf.core.observable import Observable
 from sciinf.core.summary import expand_mask
 
 TIMES = "_times"

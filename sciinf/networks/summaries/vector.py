@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciinf.core.checks import check_positive
-from sciinf.core.simulator import Observable
+from sciinf.core.observable import Observable
 from sciinf.core.summary import Entries, Present, Summary, SummaryNetwork
 from sciinf.networks.summaries.perceptron import Perceptron
 

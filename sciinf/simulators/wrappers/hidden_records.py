@@ -17,10 +17,10 @@ from torch import Tensor
 
 from sciinf.core import Observable, Observation, read_observation
 from sciinf.core.called import guess
+from sciinf.core.observable import event_of
 from sciinf.core.observation import convert
 from sciinf.core.observation_columns import SoughtColumns
 from sciinf.core.observation_files import open_columns
-from sciinf.core.simulator import event_of
 from sciinf.networks.summaries.timed import TIMES
 from sciinf.simulators.dynamics.state_space import check_controls, check_times
 

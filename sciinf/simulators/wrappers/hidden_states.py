@@ -23,8 +23,8 @@ from torch import Tensor
 
 from sciinf.core import Observable, Prior, Simulator, X
 from sciinf.core.checks import check_unit, check_whole
+from sciinf.core.observable import event_of
 from sciinf.core.paths import HiddenPaths
-from sciinf.core.simulator import event_of
 from sciinf.networks.summaries.timed import TIMES, lines_of
 from sciinf.simulators.dynamics.field_equation import said
 from sciinf.simulators.dynamics.state_space import Record, StateSpace, check_times, checked

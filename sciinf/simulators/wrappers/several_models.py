@@ -20,7 +20,8 @@ from torch import Tensor
 from sciinf.core import Choice, Observable, Outcome, Prior, Simulator, Status, X
 from sciinf.core.existence import Existence, Family
 from sciinf.core.law_json import law_to_json
-from sciinf.core.simulator import as_seen, event_of
+from sciinf.core.observable import event_of
+from sciinf.core.simulator import as_seen
 
 
 def models(
