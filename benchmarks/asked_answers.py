@@ -26,8 +26,7 @@ from sciinf.diagnostics.around import MANY, ROWS, simulate_around
 from sciinf.diagnostics.here import check_here, doubted
 from sciinf.diagnostics.right import Kind
 from sciinf.diagnostics.second import undecided
-from sciinf.interfaces.commands.refine import TIMES, sizes
-from sciinf.interfaces.commands.until_settled import UntilSettled
+from sciinf.interfaces.commands.refine import TIMES, UntilSettled, sizes
 
 DRAWS = 20_000
 OFF, RATIO = 0.15, 0.1

@@ -14,7 +14,7 @@ from dynesty_peer import log_evidence
 from reporting import SIMULATORS, check, clock
 
 from sciinf import Mixed, build_posterior, load_simulator, simulate, train
-from sciinf.simulators.wrappers.numpyro_sites import precision
+from sciinf.simulators.wrappers.numpyro_model import precision
 
 
 def epidemics(options: Any, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

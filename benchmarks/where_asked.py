@@ -34,8 +34,7 @@ from sciinf import Flow, Observable, Prior, Simulator, build_posterior, refine_a
 from sciinf.core.loading import load_module
 from sciinf.core.summary import Summary, SummaryNetwork
 from sciinf.diagnostics.second import undecided
-from sciinf.interfaces.commands.refine import sizes
-from sciinf.interfaces.commands.until_settled import UntilSettled
+from sciinf.interfaces.commands.refine import UntilSettled, sizes
 
 PLANTED: list[dict[str, Any]] = [
     {}, {"used": 6}, {"used": 14}, {"shift": 0.1}, {"shift": 0.2}, {"shift": 0.4},

@@ -31,8 +31,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sciinf.campaigns.block import generator_for, simulate_from
-from sciinf.campaigns.densities import is_seen, surplus
-from sciinf.campaigns.fitted_density import FittedDensity
+from sciinf.campaigns.densities import FittedDensity, is_seen, surplus
 from sciinf.core import Simulator, X
 from sciinf.core.findings import CONFIRMED, Cause, Finding, Level
 from sciinf.core.summary import expand_mask

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.campaigns.fitted_density import FittedDensity
+from sciinf.campaigns.densities import FittedDensity
 
 
 def generator(seed=0):

@@ -9,7 +9,7 @@ import pytest
 from sciinf import Recipe, Score, load_simulator, simulate, train
 from sciinf.networks.diffusion.objective import Diffusion, EvenLogs, NormalLogs, PredictScore, Weighting
 from sciinf.networks.diffusion.schedule import NoiseLevel
-from sciinf.training.held_out import looked_at
+from sciinf.training.fitting import looked_at
 
 LINEAR = load_simulator(Path(__file__).parents[2] / "simulators" / "linear_gaussian.py")
 RECIPE = Recipe(epochs=40, batch=64, learning_rate=5e-3)

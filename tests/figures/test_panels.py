@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from sciinf.interfaces.figures.panels import SIDE, Drawn, axis_ticks, panels
+from sciinf.interfaces.figures.posterior import SIDE, Drawn, axis_ticks, panels
 
 LEVELS = (0.68, 0.9)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sciinf.diagnostics.reliability import reliability
+from sciinf.diagnostics.calibration import reliability
 from sciinf.interfaces.figures.reliability import outside, panels_of, reliability_figure
 
 

@@ -17,7 +17,7 @@ from sciinf.diagnostics.around import simulate_around
 from sciinf.diagnostics.here import check_here
 from sciinf.diagnostics.right import Kind, local_check
 from sciinf.interfaces.answer import query
-from sciinf.interfaces.commands.until_settled import UntilSettled, gained
+from sciinf.interfaces.commands.refine import UntilSettled, gained
 from sciinf.posteriors import refined
 from sciinf.posteriors.around import Law, Mixture
 from sciinf.posteriors.changes import agree, changes, error_left

@@ -27,7 +27,7 @@ from sciinf import (
 from sciinf.core.doubts import Doubt
 from sciinf.networks.summaries.vector import MLP
 from sciinf.posteriors import equations as module
-from sciinf.posteriors import term_sums
+from sciinf.posteriors import equations as term_sums
 from sciinf.posteriors.equations import EquationPosterior
 from sciinf.simulators.dynamics.term_library import Library, polynomials
 

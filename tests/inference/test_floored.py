@@ -15,7 +15,7 @@ from nested import Exact, Nested
 
 from sciinf.core import Batch, Fit, X
 from sciinf.core.doubts import noting
-from sciinf.diagnostics.reliability import reliabilities, values_of
+from sciinf.diagnostics.calibration import reliabilities, values_of
 from sciinf.posteriors import reweighted
 from sciinf.posteriors.amortised import Amortised
 from sciinf.posteriors.ensemble import Ensemble

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciinf.emulators.processes.recurrences import Recurrence, scanned
+from sciinf.emulators.processes.parallel import Recurrence, scanned
 
 
 def looped(rate, drive, times, carry=None, since=None):

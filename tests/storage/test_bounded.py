@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciinf.campaigns.storage import bounded
-from sciinf.campaigns.storage.bounded import LARGEST, decoded, encoded
-from sciinf.campaigns.storage.exact_fits import nearest, not_negative, relative
+from sciinf.campaigns.storage.bounded import LARGEST, decoded, encoded, nearest, not_negative, relative
 
 KINDS = {
     "zeros": lambda draw, shape: np.zeros(shape, np.int64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sciinf.campaigns.storage.entropy_coder import SYMBOLS, Symbols, encode, frequencies, lanes_for
+from sciinf.campaigns.storage.bounded import SYMBOLS, Symbols, encode, frequencies, lanes_for
 
 COUNTS = (0, 1, 3, 500, 20_000, 7)
 CONTEXTS = 5

@@ -11,7 +11,7 @@ import torch
 from sciinf import Uniform
 from sciinf.core import Batch, Observable, Prior
 from sciinf.emulators import Generator
-from sciinf.emulators._always_off import always_off, say_what_is_always_off
+from sciinf.emulators.generator import always_off, say_what_is_always_off
 from sciinf.emulators.token_transformer import TokenTransformer
 
 STANDING = torch.cos(2 * math.pi * torch.arange(16) / 16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sciinf.emulators._least_squares import gauss_newton
+from sciinf.emulators.spectral_refiner import gauss_newton
 
 
 def generator(seed=0):

@@ -13,8 +13,7 @@ from simulators.test_contract import FOLDER, generator, loaded
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable
 from sciinf.emulators import Emulator, MultiFluid
-from sciinf.emulators.multi_operator import SymbolsAndFrames
-from sciinf.emulators.ring_transformer import patches
+from sciinf.emulators.multi_operator import SymbolsAndFrames, patches
 from sciinf.simulators.dynamics.systems import Systems
 from sciinf.training import train_ensemble
 

@@ -14,8 +14,7 @@ from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable
 from sciinf.core.proposal import Proposal
 from sciinf.emulators import Emulator
-from sciinf.emulators.multi_operator import MultiOperator, SymbolsAndFrames
-from sciinf.emulators.ring_transformer import RingLayer, patches
+from sciinf.emulators.multi_operator import MultiOperator, RingLayer, SymbolsAndFrames, patches
 from sciinf.simulators.dynamics.equation_symbols import NUMBER, SYMBOLS, Tokens, read, written
 from sciinf.simulators.dynamics.equation_terms import NAMES, TERMS, Families
 from sciinf.training import train_ensemble

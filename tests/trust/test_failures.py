@@ -14,8 +14,7 @@ from torch.distributions import LogNormal, Normal
 
 from sciinf import Prior
 from sciinf.core import Calibration, DensityUnavailable, Draws, Observable, Posterior, X
-from sciinf.diagnostics.dependence import independence
-from sciinf.diagnostics.failures import Failures, Reading, asked, check_failures, examine, judge, mended
+from sciinf.diagnostics.failures import Failures, Reading, asked, check_failures, examine, independence, judge, mended
 from sciinf.diagnostics.success import KINDS, fit_success
 
 PRIOR = Prior(a=(Normal(5.0, 2.0), "m"), b=LogNormal(0.0, 0.5), c=Normal(0.0, 1e-20))

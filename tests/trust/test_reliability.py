@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sciinf.core.records import Reliability
-from sciinf.diagnostics import reliability as module
-from sciinf.diagnostics.reliability import reliability
+from sciinf.diagnostics import calibration as module
+from sciinf.diagnostics.calibration import reliability
 
 ROWS = 2_000
 

@@ -19,7 +19,7 @@ from scipy import stats
 
 from sciinf.core import Observable, Outcome, Prior, Status
 from sciinf.simulators.wrappers.numpyro_model import numpyro as wrap
-from sciinf.simulators.wrappers.numpyro_sites import torch_laws
+from sciinf.simulators.wrappers.numpyro_model import torch_laws
 
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
 

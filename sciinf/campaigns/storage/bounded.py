@@ -19,16 +19,37 @@ n beside it. Numbers of one context have frequencies of their own in the entropy
 No number is ever a float when they are read, so that they come out the same on every machine. The fits, too, come out
 the same on all of them (`campaigns.storage.exact_fits`), and with them what is written, but for what zlib makes of it.
 
+Small whole numbers in as few bits as their frequencies allow: range asymmetric numeral systems, in many lanes.
+
+A symbol s of frequency f_s out of M = 2^14, with c_s the sum of the frequencies before it, changes a state x to
+
+    x' = M (x div f_s) + c_s + (x mod f_s),
+
+which adds log2(M / f_s) bits; states stay in [2^16, 2^32), and what is above is written as words of 16 bits. Decoding
+finds s from x' mod M and undoes it, last symbol first, so encoding goes from the last to the first. Each symbol has a
+context, which both sides know before it is decoded, and each context its own frequencies. Symbols are dealt to `lanes`
+with a state each, so that numpy does a step of all lanes at once. There is no arithmetic here but that of integers.
+
+Least squares of whole numbers, the same to the last bit on every machine.
+
+Sums of products are exact: numbers are cut to 16 bits, and 2^20 products of 2^32 fit in the 53 bits of a float64, so
+that no order of adding them matters. The normal equations are solved one operation at a time, in plain Python, whose
+floats are those of IEEE 754 everywhere.
+
 References:
     | Optimizing Error-Bounded Lossy Compression for Scientific Data by Dynamic Spline Interpolation (Zhao et al.,
       2021), https://doi.org/10.1109/ICDE51399.2021.00145
     | High-performance Effective Scientific Error-bounded Lossy Compression with Auto-tuned Multi-component
       Interpolation (Liu et al., 2023), https://arxiv.org/abs/2311.12133
+    | Asymmetric numeral systems: entropy coding combining speed of Huffman coding with compression rate of arithmetic
+      coding (Duda, 2013), https://arxiv.org/abs/1311.2540
+    | Interleaved entropy coders (Giesen, 2014), https://arxiv.org/abs/1402.3392
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import struct
 import zlib
 from abc import ABC, abstractmethod
@@ -36,9 +57,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from sciinf.campaigns.storage.entropy_coder import SYMBOLS, Symbols, encode, frequencies, lanes_for
-from sciinf.campaigns.storage.exact_fits import nearest, relative
 
 LARGEST = 2**31
 """What the numbers may span: beyond it sums of products could leave 64 bits."""
@@ -368,3 +386,162 @@ def _contexts(marks: Sequence[np.ndarray], bits: int, whole: Sequence[int], edge
         if coefficient:
             total += coefficient * mark
     return np.searchsorted(edges, (total << _COARSE >> bits).ravel(), side="right")
+
+
+SYMBOLS = 256
+_BITS = 14
+_WHOLE = 1 << _BITS
+_WORD = 16
+_LEAST = 1 << _WORD  # of a state
+_TO_A_LANE = 8192  # symbols: a lane costs two bytes
+_MOST_LANES = 2048
+
+
+def lanes_for(count: int) -> int:
+    """How many lanes suit so many symbols."""
+    return min(_MOST_LANES, max(1, count // _TO_A_LANE))
+
+
+def frequencies(symbols: Sequence[np.ndarray], contexts: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Frequencies of symbols in their contexts, uint16 (count, 256), rows summing to 2^14, or 0 where nothing is."""
+    told = np.zeros((count, SYMBOLS), dtype=np.int64)
+    for some, where in zip(symbols, contexts, strict=True):
+        told += np.bincount(where.astype(np.int64) * SYMBOLS + some, minlength=count * SYMBOLS).reshape(told.shape)
+    found = np.zeros_like(told)
+    for row, counts in zip(found, told, strict=True):
+        if total := int(counts.sum()):
+            row[:] = np.where(counts > 0, np.maximum(1, counts * _WHOLE // total), 0)
+            while excess := int(row.sum()) - _WHOLE:  # what rounding left goes to the most frequent
+                most = int(row.argmax())
+                row[most] -= min(excess, int(row[most]) // 2)
+    return found.astype(np.uint16)
+
+
+def encode(symbols: Sequence[np.ndarray], contexts: Sequence[np.ndarray], tables: np.ndarray, lanes: int) -> bytes:
+    """Groups of symbols, uint8 (n,), with their contexts (n,), to be decoded group by group.
+
+    Args:
+        symbols: The groups.
+        contexts: Of each symbol, a row of `tables`.
+        tables: From `frequencies` of the same.
+        lanes: How many symbols to take together.
+    """
+    size, starts = _flat(tables)
+    state = np.full(lanes, _LEAST, dtype=np.uint64)
+    words: list[np.ndarray] = []
+    for some, where in zip(reversed(symbols), reversed(contexts), strict=True):
+        place = where.astype(np.int64) * SYMBOLS + some
+        f, c = size[place], starts[place]
+        for first in reversed(range(0, len(some), lanes)):
+            part = slice(first, first + lanes)
+            frequency = f[part]
+            x = state[: len(frequency)]
+            over = x >= frequency << np.uint64(2 * _WORD - _BITS)
+            words.append((x[over] & np.uint64(_LEAST - 1)).astype("<u2"))
+            x = np.where(over, x >> np.uint64(_WORD), x)
+            state[: len(frequency)] = (x // frequency << np.uint64(_BITS)) + x % frequency + c[part]
+    return b"".join([state.astype("<u4").tobytes(), *(some.tobytes() for some in reversed(words))])
+
+
+class Symbols:
+    """What `encode` wrote, group by group.
+
+    Args:
+        data: Its bytes.
+        tables: Those it was given.
+        lanes: Those it was given.
+    """
+
+    def __init__(self, data: bytes, tables: np.ndarray, lanes: int) -> None:
+        self.size, self.starts = _flat(tables)
+        self.symbols = np.zeros((len(tables), _WHOLE), dtype=np.uint8)
+        for row, counts in zip(self.symbols, tables, strict=True):
+            if counts.any():
+                row[:] = np.repeat(np.arange(SYMBOLS, dtype=np.uint8), counts)
+        self.symbols = self.symbols.ravel()
+        self.state = np.frombuffer(data, "<u4", lanes).astype(np.uint64)
+        self.words = np.frombuffer(data, "<u2", offset=4 * lanes).astype(np.uint64)
+        self.at = 0
+
+    def take(self, contexts: np.ndarray) -> np.ndarray:
+        """The next group of symbols, uint8 (n,), in contexts (n,)."""
+        lanes, found = len(self.state), np.empty(len(contexts), dtype=np.uint8)
+        context = contexts.astype(np.int64)
+        for first in range(0, len(contexts), lanes):
+            where = context[first : first + lanes]
+            x = self.state[: len(where)]
+            low = x & np.uint64(_WHOLE - 1)
+            symbol = self.symbols[where * _WHOLE + low.astype(np.int64)]
+            place = where * SYMBOLS + symbol
+            x = self.size[place] * (x >> np.uint64(_BITS)) + low - self.starts[place]
+            short = np.flatnonzero(x < _LEAST)
+            x[short] = x[short] << np.uint64(_WORD) | self.words[self.at : self.at + len(short)]
+            self.at += len(short)
+            self.state[: len(where)] = x
+            found[first : first + lanes] = symbol
+        return found
+
+
+def _flat(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies and the sums before them, uint64 (contexts * 256,)."""
+    size = tables.astype(np.uint64)
+    return size.ravel(), (np.cumsum(size, axis=1, dtype=np.uint64) - size).ravel()
+
+
+_SAMPLE = 2**20  # numbers that a fit sees
+
+
+def nearest(features: Sequence[np.ndarray], wanted: np.ndarray) -> list[float]:
+    """Coefficients of the combination of features, int64 arrays of one shape, that is nearest to what is wanted."""
+    return _solved(*_products(features, wanted))
+
+
+def not_negative(features: Sequence[np.ndarray], wanted: np.ndarray) -> list[float]:
+    """The same without features whose coefficients come out negative, until none does."""
+    square, right = _products(features, wanted)
+    kept = list(range(len(right)))
+    while True:
+        found = _solved([[square[i][j] for j in kept] for i in kept], [right[i] for i in kept])
+        if not kept or min(found) >= 0:
+            told = dict(zip(kept, found, strict=True))
+            return [told.get(k, 0.0) for k in range(len(right))]
+        kept = [k for k, one in zip(kept, found, strict=True) if one > 0]
+
+
+def relative(features: Sequence[np.ndarray], wanted: np.ndarray, least: int) -> list[float]:
+    """As `not_negative`, of errors in proportion to what a first fit says, plus `least`; nothing may be negative."""
+    about = np.full(wanted.shape, least << 10, dtype=np.int64)
+    for one, feature in zip(not_negative(features, wanted), features, strict=True):
+        about += min(round(one * 2**10), 2**58 // max(1, int(feature.max()))) * feature  # below 2^63 in all
+    about >>= 10
+    return not_negative([(one << 10) // about for one in features], (wanted << 10) // about)
+
+
+def _products(features: Sequence[np.ndarray], wanted: np.ndarray) -> tuple[list[list[float]], list[float]]:
+    """Sums of products, of features with each other and with what is wanted."""
+    every = -(-wanted.size // _SAMPLE)
+    rough = np.stack([_cut(one.ravel()[::every]) for one in (*features, wanted)])
+    found = (rough @ rough.T).tolist()
+    return [row[:-1] for row in found[:-1]], [row[-1] for row in found[:-1]]
+
+
+def _cut(numbers: np.ndarray) -> np.ndarray:
+    """Their leading 16 bits."""
+    over = max(0, int(np.abs(numbers).max()).bit_length() - 16)
+    return (numbers >> over).astype(np.float64) * 2.0**over
+
+
+def _solved(square: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
+    """x of (A + a little) x = b for a symmetric A that is not negative, in an order of operations that is fixed."""
+    n = len(right)
+    rows = [[*square[i], right[i]] for i in range(n)]
+    for k in range(n):
+        rows[k][k] += 1e-3 + 1e-7 * rows[k][k]
+    for k in range(n):
+        for i in range(k + 1, n):
+            times = rows[i][k] / rows[k][k]
+            rows[i] = [a - times * b for a, b in zip(rows[i], rows[k], strict=True)]
+    found = [0.0] * n
+    for k in reversed(range(n)):
+        found[k] = (rows[k][n] - math.fsum(rows[k][j] * found[j] for j in range(k + 1, n))) / rows[k][k]
+    return found

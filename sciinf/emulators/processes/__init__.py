@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sciinf.core.lazy import offered
 
 if TYPE_CHECKING:
-    from sciinf.emulators.processes.context import SeriesReader as SeriesReader
+    from sciinf.emulators.processes.bayes_steps import SeriesReader as SeriesReader
     from sciinf.emulators.processes.controlled import Controlled as Controlled
     from sciinf.emulators.processes.driving import Brownian as Brownian, Fractional as Fractional
     from sciinf.emulators.processes.jump import MarkovJump as MarkovJump

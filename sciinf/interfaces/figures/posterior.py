@@ -1,20 +1,33 @@
-"""The posterior as a corner of parameters that the reader chooses, with prior, truth and other answers laid over."""
+"""The posterior as a corner of parameters that the reader chooses, with prior, truth and other answers laid over.
+
+The corner as panels of markup: each shape fills its box, whatever its size, and all text is the page's own.
+
+Every marginal and every pair is there, and those that are chosen are laid out as a grid; the page's script chooses
+others. Shapes are drawn on a board of 200 by 200 that is stretched to the panel, with lines that keep their width.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 
 import numpy as np
+from jaxtyping import Float
 
 from sciinf.core.estimates import numbers as with_interval
 from sciinf.core.given import said_given, share_of
 from sciinf.core.tables import percent
+from sciinf.interfaces.figures.corner import Curve, windows
+from sciinf.interfaces.figures.density import density_1d, regions
 from sciinf.interfaces.figures.numbers import PosteriorNumbers, drawn_intervals, value
 from sciinf.interfaces.figures.page import absent, paragraph
-from sciinf.interfaces.figures.panels import CHOSEN, Drawn, panels
 from sciinf.interfaces.figures.prior_curves import prior_marginals
 from sciinf.interfaces.figures.run_folder import Run
+from sciinf.interfaces.figures.style import plain
 
 MOST = 20  # parameters that the reader can choose among
 _FEW = 10  # chips that are always shown
@@ -144,3 +157,244 @@ def _caption(drawn: Drawn, numbers: PosteriorNumbers, count: int) -> str:
         f'<div class="legend"><p class="keys">{"".join(key)}</p>'
         f'<p class="caption">{words}{how} <span class="selected" role="status"></span></p></div>'
     )
+
+
+SIDE = 200
+CHOSEN = 4  # parameters shown at first
+CORE = 0.5  # level of the inner region, which is always drawn
+_POINTS = 96  # along a marginal
+_TICK_LETTERS = 7
+_APART = 0.45  # of a panel, between two ticks at least
+Box = tuple[tuple[float, float], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a corner shows of one answer.
+
+    Args:
+        names: D parameters.
+        theta: Draws, (n, D).
+        weights: One per draw, of any sum.
+        labels: What they are called for people, (D,).
+        titles: Markup above each marginal, (D,).
+        levels: Credible levels that the reader may choose among.
+        intervals: For each level the central interval of each parameter, (D,).
+        before: Name -> (low, median, high) of the answer before it was corrected.
+        prior: Name -> (grid, density).
+        truth: Name -> true value.
+        others: Answers for other observations, name -> (draws (n, D), weights (n,)).
+        shown: How many parameters are shown at first, at most.
+    """
+
+    names: Sequence[str]
+    labels: Sequence[str]
+    theta: Float[np.ndarray, "n theta"]
+    weights: Float[np.ndarray, " n"]
+    titles: Sequence[str]
+    levels: Sequence[float]
+    intervals: Sequence[Sequence[tuple[float, float]]]
+    before: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    prior: Mapping[str, Curve] = field(default_factory=dict)
+    truth: Mapping[str, float] = field(default_factory=dict)
+    others: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    shown: int = CHOSEN
+
+    @property
+    def ranges(self) -> list[tuple[float, float]]:
+        """What each axis shows."""
+        return windows(self.theta, self.weights, [self.truth.get(name) for name in self.names])
+
+
+def panels(drawn: Drawn) -> str:
+    """All panels of a corner; those of the first few parameters are shown."""
+    count, ranges = len(drawn.names), drawn.ranges
+    shown = min(count, drawn.shown)
+    ticks = [axis_ticks(*one) for one in ranges]
+    parts = []
+    for row, name in enumerate(drawn.labels):
+        parts.append(_cell("t", row, row, shown, f'<span class="name">{escape(name)}</span> {drawn.titles[row]}'))
+        parts.append(_cell("y", row, 0, shown, _scale(name, ticks[row], ranges[row], "bottom")))
+        for column in range(row):
+            parts.append(_cell("p", row, column, shown, _pair(drawn, (column, row), ranges)))
+        parts.append(_cell("p", row, row, shown, _marginal(drawn, row, ranges[row])))
+        parts.append(_cell("x", count, row, shown, _scale(name, ticks[row], ranges[row], "left")))
+    said = json.dumps([[float(v) for v in one] for one in ranges], separators=(",", ":"))
+    few = " data-few" if shown < 2 else ""
+    return (
+        f'<div class="corner" data-ranges="{escape(said)}"{few} style="--shown:{shown};{columns(shown)}">'
+        f"{''.join(parts)}</div>"
+    )
+
+
+def columns(shown: int) -> str:
+    """The grid's columns, for a number of parameters shown; the script says the same."""
+    return f"grid-template-columns:max-content repeat({shown},minmax(0,1fr))"
+
+
+def place(kind: str, row: int, column: int, shown: int) -> str:
+    """Where a cell lies: a title above its marginal, reaching to where there is room; scales at the left and below."""
+    if kind == "t":
+        reach = f"{column + 2}/-1" if column < shown / 2 else f"1/{column + 3}"
+        return f"grid-row:{2 * row + 1};grid-column:{reach}"
+    if kind == "x":
+        return f"grid-row:{2 * shown + 1};grid-column:{column + 2}"
+    return f"grid-row:{2 * row + 2};grid-column:{1 if kind == 'y' else column + 2}"
+
+
+def _cell(kind: str, row: int, column: int, shown: int, content: str) -> str:
+    """A cell of the grid, which the script finds by its row and column."""
+    seen = column < shown and (kind == "x" or row < shown) and not (kind == "y" and row == 0)
+    style = f' style="{place(kind, row, column, shown)}"' if seen else " hidden"
+    end = "" if kind != "t" else " first" if column == 0 else " end" if column >= shown / 2 else ""
+    return f'<div class="{kind}{end}" data-r="{row}" data-c="{column}"{style}>{content}</div>'
+
+
+def _pair(drawn: Drawn, pair: tuple[int, int], ranges: Sequence[tuple[float, float]]) -> str:
+    box = ranges[pair[0]], ranges[pair[1]]
+    levels = (*drawn.levels, CORE)
+    _, _, mass, edges = regions(drawn.theta[:, pair], drawn.weights, box, levels)
+    shapes = []
+    for index, level in enumerate(drawn.levels):
+        if level in edges and (path := _outline(mass, edges[level], box, box)):
+            shapes.append(f'<path class="region v{index}" d="{path}"/>')
+    if CORE in edges and (path := _outline(mass, edges[CORE], box, box)):
+        shapes.append(f'<path class="core" d="{path}"/>')
+    for theta, weights in drawn.others.values():
+        path = _elsewhere(theta[:, pair], weights, box, drawn.levels[len(drawn.levels) // 2])
+        shapes.append(f'<path class="other" d="{path}"/>' if path else "")
+    lines = [_line(drawn.truth.get(drawn.names[i]), ranges[i], across) for i, across in zip(pair, "xy", strict=True)]
+    x, y = (drawn.labels[i] for i in pair)
+    return _board(f"{y} against {x}", [*shapes, *lines])
+
+
+def _marginal(drawn: Drawn, index: int, window: tuple[float, float]) -> str:
+    name = drawn.names[index]
+    grid, density = density_1d(drawn.theta[:, index], drawn.weights, window)
+    prior = drawn.prior.get(name)
+    top = 1.06 * float(max(density.max(), 0.0 if prior is None else min(prior[1].max(), 2 * density.max()))) or 1.0
+    path = _curve(grid, density, window, top)
+    shapes = [f'<path class="fill" d="{path}V{SIDE}H{_x(grid[0], window)}Z"/>', f'<path class="curve" d="{path}"/>']
+    for theta, weights in drawn.others.values():
+        other = theta[:, index]
+        if ((other >= window[0]) & (other <= window[1])).any():
+            shapes.append(f'<path class="other" d="{_curve(*density_1d(other, weights, window), window, None)}"/>')
+    if prior is not None:
+        shapes.append(f'<path class="prior" d="{_curve(*prior, window, top)}"/>')
+    for at, each in enumerate(drawn.intervals):
+        ends = "".join(f"M{_x(v, window)} 0V{SIDE}" for v in each[index] if math.isfinite(v))
+        shapes.append(f'<path class="ends v{at}" d="{ends}"/>')
+    if name in drawn.before:
+        low, middle, high = (_x(v, window) for v in drawn.before[name])
+        shapes.append(f'<path class="before" d="M{low} 193H{high}M{middle} 187V199"/>')
+    return _board(f"density of {drawn.labels[index]}", [*shapes, _line(drawn.truth.get(name), window, "x")])
+
+
+def _board(alt: str, shapes: Sequence[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none" role="img" aria-label="{escape(alt)}">'
+        f"{''.join(shapes)}</svg>"
+    )
+
+
+def _x(value: float, window: tuple[float, float]) -> int:
+    """A value on the board, not far beyond its edge."""
+    return round(SIDE * min(max((value - window[0]) / (window[1] - window[0]), -1.0), 2.0))
+
+
+def _line(value: float | None, window: tuple[float, float], across: str) -> str:
+    if value is None:
+        return ""
+    at = _x(value, window)
+    return f'<path class="truth" d="{f"M{at} 0V{SIDE}" if across == "x" else f"M0 {SIDE - at}H{SIDE}"}"/>'
+
+
+def _curve(x: np.ndarray, y: np.ndarray, window: tuple[float, float], top: float | None) -> str:
+    """A density as a path, `top` at the upper edge; where that is None, as high as the panel allows."""
+    every = max(1, len(x) // _POINTS)
+    x, y = x[::every], y[::every]
+    top = top or 1.06 * float(y.max()) or 1.0
+    across = (SIDE * (x - window[0]) / (window[1] - window[0])).round().astype(int)
+    up = (SIDE * (1 - np.minimum(y / top, 1.5))).round().astype(int)
+    return _path(np.stack([across, up], axis=1))
+
+
+def _outline(mass: Float[np.ndarray, "m m"], edge: float, own: Box, box: Box) -> str:
+    """The lines around where a density over one box is above an edge, drawn in another; closed at the box's edges."""
+    from contourpy import contour_generator
+
+    cells = (np.arange(len(mass)) + 0.5) / len(mass)
+    x, y = (low + np.r_[0.0, cells, 1.0] * (high - low) for low, high in own)
+    low, size = np.array([b[0] for b in box]), np.array([b[1] - b[0] for b in box])
+    parts = []
+    for line in map(np.asarray, contour_generator(x, y, np.pad(mass, 1)).lines(edge)):
+        if len(line) > 3:
+            points = np.clip(SIDE * (line - low) / size, -SIDE, 2 * SIDE)
+            parts.append(f"{_path(_thinned(points * (1, -1) + (0, SIDE)))}Z")
+    return "".join(parts)
+
+
+def _elsewhere(pair: np.ndarray, weights: np.ndarray, box: Box, level: float) -> str:
+    """The region of another answer, as far as it lies in a panel."""
+    first, second = windows(pair, weights)
+    if any(own[1] < shown[0] or own[0] > shown[1] for own, shown in zip((first, second), box, strict=True)):
+        return ""
+    _, _, mass, edges = regions(pair, weights, (first, second), (level,))
+    return _outline(mass, edges[level], (first, second), box) if level in edges else ""
+
+
+def _thinned(points: Float[np.ndarray, "n two"]) -> np.ndarray:
+    """Whole numbers, and no more points than the eye needs: none beside the last, none on the way to the next."""
+    keep = [points[0]]
+    for point, following in itertools.pairwise(points[1:]):
+        step, way = point - keep[-1], following - keep[-1]
+        if np.abs(step).max() >= 3.0 and abs(step[0] * way[1] - step[1] * way[0]) >= 2.5:
+            keep.append(point)
+    return np.array(keep if len(keep) > 2 else points).round().astype(int)
+
+
+def _path(points: np.ndarray) -> str:
+    """A path of whole numbers through points, in steps from each to the next."""
+    steps = np.diff(points, axis=0)
+    return f"M{points[0][0]} {points[0][1]}l" + " ".join(f"{x} {y}" for x, y in steps).replace(" -", "-")
+
+
+def axis_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """Two values of a window at most, and how they are written."""
+    from matplotlib.ticker import MaxNLocator
+
+    room = 0.1 * (high - low)
+    values: list[float] = []
+    for wanted in range(2, 8):
+        found = MaxNLocator(wanted, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        inside = [float(v) for v in found if low + room <= v <= high - room]
+        values = inside or values
+        if inside and inside[-1] - inside[0] >= _APART * (high - low):
+            break
+    far = len(values) > 1 and values[-1] - values[0] >= _APART * (high - low)
+    values = [values[0], values[-1]] if far else values[len(values) // 2 :][:1]
+    width = high - low
+    places = next((p for p in range(12) if all(abs(round(v, p) - v) < 1e-6 * width for v in values)), 12)
+    words = [_words(value, width, places) for value in values]
+    if len(words) > 1 and max(map(len, words)) > _TICK_LETTERS:
+        return [(values[0], words[0])]
+    return list(zip(values, words, strict=True))
+
+
+def _words(value: float, width: float, places: int) -> str:
+    """A tick to decimal places, or in powers of ten where that says it as well."""
+    short = float(f"{value:.3g}")
+    if value and not 1e-3 <= abs(value) < 1e5 and abs(short - value) < 1e-6 * width:
+        return plain(short)
+    return f"{value:.{places}f}".replace("-", "−")
+
+
+def _scale(name: str, ticks: Sequence[tuple[float, str]], window: tuple[float, float], side: str) -> str:
+    """Ticks along one side, and below or beside them the parameter's name."""
+    low, high = window
+    marks = "".join(
+        f'<span class="tick" style="{side}:{100 * (value - low) / (high - low):.1f}%">{escape(words)}</span>'
+        for value, words in ticks
+    )
+    widest = max((len(words) for _, words in ticks), default=0)
+    return f'<span class="label">{escape(name)}</span><span class="ticks" style="--letters:{widest}">{marks}</span>'
