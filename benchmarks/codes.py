@@ -28,9 +28,9 @@ from torch import distributions as td
 
 from sciinf import Recipe, load_simulator, simulate, train
 from sciinf.emulators import FieldCode, Graph, Origin
-from sciinf.emulators.collapse import collapsed, expected_nats
 from sciinf.emulators.decoders import Query
 from sciinf.emulators.encoders import Encoder, GridEncoder, Perceiver, places
+from sciinf.emulators.field_code import collapsed, expected_nats
 from sciinf.emulators.tokens import Haar, Pod
 from sciinf.simulators.dynamics.grid import BoxGrid
 from sciinf.simulators.dynamics.random_field import RandomField, Start

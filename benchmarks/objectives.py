@@ -34,7 +34,7 @@ from sciinf.core.prior import global_seed
 from sciinf.diagnostics.distances import sliced_wasserstein
 from sciinf.emulators import Adversarial, Quantised
 from sciinf.emulators.adversarial import Discriminator
-from sciinf.emulators.collapse import collapsed, expected_nats
+from sciinf.emulators.field_code import collapsed, expected_nats
 from sciinf.emulators.objectives import (
     KL,
     Coded,

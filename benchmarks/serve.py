@@ -43,9 +43,9 @@ from serve_loads import Fused, Static, load, mixed, one_request, post, questions
 from sciinf import infer, query
 from sciinf.core import Observation
 from sciinf.interfaces.question import QueryOptions
-from sciinf.interfaces.serve.fusion import Ticket
 from sciinf.interfaces.serve.models import Models, Served
 from sciinf.interfaces.serve.wire import unpack
+from sciinf.interfaces.serve.worker import Ticket
 
 DECAY = """
 import numpy as np
@@ -161,7 +161,7 @@ def answers(options: Any, scratch: Path) -> tuple[Rows, Rows]:
 
 def fused(models: Models, xs: np.ndarray, draws: int, found: dict[int, bytes]) -> None:
     """All answers, by the fused lane."""
-    from sciinf.interfaces.serve.fusion import Fusion
+    from sciinf.interfaces.serve.worker import Fusion
 
     def fail(id: int, error: Exception) -> None:
         raise error

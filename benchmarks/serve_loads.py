@@ -22,8 +22,8 @@ import torch
 from sciinf.core import Observation
 from sciinf.interfaces.question import QueryOptions
 from sciinf.interfaces.serve.answering import answered
-from sciinf.interfaces.serve.fusion import Fusion, Ticket
 from sciinf.interfaces.serve.models import Models
+from sciinf.interfaces.serve.worker import Fusion, Ticket
 from sciinf.posteriors.amortised import Amortised, pushed
 
 _BATCH = 64

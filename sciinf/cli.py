@@ -229,7 +229,7 @@ def report(folder: str, names: Sequence[str], beside: Mapping[str, str]) -> None
     Pages of refined answers are written anew, too.
     """
     from sciinf import write_report
-    from sciinf.campaigns.storage.answers import refined_folders
+    from sciinf.interfaces.run_answers import refined_folders
 
     keep_log(Path(folder))
     pages = [write_report(folder, names=names or None, beside=beside)]

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from sciinf import Fit, Flow, Outcome, Recipe, Store, build_posterior, calibrate, load_simulator, query, simulate, train
-from sciinf.campaigns.storage.answers import answer_folders
 from sciinf.core import Calibration, Observable, Simulator, Status, X
 from sciinf.core.answer import answers_table
 from sciinf.core.files import read_json, write_json
 from sciinf.core.findings import Cause
 from sciinf.diagnostics.calibration import load_calibration
 from sciinf.interfaces.answer import load_answer, save_answer
+from sciinf.interfaces.run_answers import answer_folders
 
 X_O = [2.0, 4.0, 3.5, 1.0, -2.0]
 ONE = "answers/observation"

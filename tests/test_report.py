@@ -16,7 +16,6 @@ import pytest
 from command_line import call
 from sample_run import EVIL, Page, Sample, make_run
 
-from sciinf.campaigns.storage.answers import point_to_refined
 from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import write_json
 from sciinf.interfaces.figures.answers import answers_table, every_number
@@ -25,6 +24,7 @@ from sciinf.interfaces.figures.numbers import latex, numbers_of
 from sciinf.interfaces.figures.run_folder import read_runs
 from sciinf.interfaces.figures.verdicts import verdict_of
 from sciinf.interfaces.report import write_report
+from sciinf.interfaces.run_answers import point_to_refined
 
 
 @pytest.fixture(scope="module")

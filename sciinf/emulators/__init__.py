@@ -8,7 +8,7 @@ from sciinf.core.lazy import offered
 
 if TYPE_CHECKING:
     from sciinf.emulators.adversarial import Adversarial as Adversarial
-    from sciinf.emulators.collapse import collapsed as collapsed
+    from sciinf.emulators.field_code import collapsed as collapsed
     from sciinf.emulators.conditions import Field as Field, Frame as Frame, Given as Given, Members as Members
     from sciinf.emulators.conditions import (
         InPlaceOfParameters as InPlaceOfParameters,

@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-from sciinf.campaigns.storage.answers import ANSWERS, answer_place, found_in, newest_answers, values_digest
 from sciinf.core import Answer, Calibration, Posterior, Simulator, Trust
 from sciinf.core.beside import as_beside, check_units
 from sciinf.core.derived import with_derived
@@ -28,6 +27,7 @@ from sciinf.diagnostics.failures import Reading
 from sciinf.interfaces.paths_file import read_paths, write_paths
 from sciinf.interfaces.predictive_file import Predicted, read_predictive, write_predictive
 from sciinf.interfaces.question import CHECKS, QueryOptions, Question, judge_of, question
+from sciinf.interfaces.run_answers import ANSWERS, answer_place, found_in, newest_answers, values_digest
 from sciinf.posteriors.tilted import layers
 
 _SEEN = "predictions are seen as the observation was"  # of simulators that can, of which older answers did not tell

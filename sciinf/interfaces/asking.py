@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sciinf.campaigns.storage.answers import (
+from sciinf.core import Answer, Calibration, Finding, Level, Observation, Posterior, Simulator, X, as_observation
+from sciinf.core.files import read_json, write_json
+from sciinf.core.simulator import file_of
+from sciinf.core.telling import tell
+from sciinf.diagnostics.calibration import load_calibration
+from sciinf.diagnostics.ood import check_observation
+from sciinf.diagnostics.second import compared, decides, undecided, wrong_on_average
+from sciinf.interfaces.run_answers import (
     REFINED,
     ROUNDS,
     ROUNDS_FILE,
@@ -22,13 +29,6 @@ from sciinf.campaigns.storage.answers import (
     keep_checks,
     refined_folders,
 )
-from sciinf.core import Answer, Calibration, Finding, Level, Observation, Posterior, Simulator, X, as_observation
-from sciinf.core.files import read_json, write_json
-from sciinf.core.simulator import file_of
-from sciinf.core.telling import tell
-from sciinf.diagnostics.calibration import load_calibration
-from sciinf.diagnostics.ood import check_observation
-from sciinf.diagnostics.second import compared, decides, undecided, wrong_on_average
 from sciinf.posteriors.changes import changes_from_json
 from sciinf.posteriors.posterior import build_posterior, fit_of
 from sciinf.posteriors.refined import Refined, load_refined

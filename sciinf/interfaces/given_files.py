@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from sciinf.campaigns.storage.answers import observation_name
 from sciinf.core.observable import Observable
 from sciinf.core.observation import Observation, as_observation, observe, read_observation
 from sciinf.core.simulator import Simulator
+from sciinf.interfaces.run_answers import observation_name
 
 
 @dataclass(frozen=True)

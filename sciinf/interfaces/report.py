@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from sciinf.campaigns.storage.answers import answer_folders, newest_answers
 from sciinf.core.files import write_bytes
 from sciinf.core.quantities import truth_in
 from sciinf.core.verdict import Verdict
@@ -37,6 +36,7 @@ from sciinf.interfaces.figures.probabilities import probabilities_part
 from sciinf.interfaces.figures.run_folder import Run, read_runs
 from sciinf.interfaces.figures.script_data import downloads, script_data
 from sciinf.interfaces.figures.verdicts import verdict_of
+from sciinf.interfaces.run_answers import answer_folders, newest_answers
 
 _PICTURED = 8
 _PAIRS = 190  # panels of two parameters on a page, over all its answers

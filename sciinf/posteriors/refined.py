@@ -60,7 +60,6 @@ from torch import Tensor
 from sciinf.campaigns.block import generator_for
 from sciinf.campaigns.campaign import Engine
 from sciinf.campaigns.simulation import simulate
-from sciinf.campaigns.storage.answers import ROUNDS_FILE as FILE
 from sciinf.campaigns.store import Store
 from sciinf.core import Estimator, Fit, Posterior, Simulator, X, as_observation, load_fit
 from sciinf.core.checks import check_whole
@@ -80,6 +79,7 @@ from sciinf.training.estimators.elements import PARTS, VERSIONS, Elements, has_a
 from sciinf.training.estimators.flow import Flow
 from sciinf.training.estimators.mixed import Mixed
 
+FILE = "refined.json"
 SCHEMA = 11  # raised when rounds are made or kept in another way, so that older ones are made anew
 _STRAY = 1e-4
 LIKELIHOOD = "likelihood_{}"  # folders of a round: of so many versions of the network (`Elements`)

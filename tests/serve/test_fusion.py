@@ -12,11 +12,11 @@ from served import source
 from sciinf import Recipe, Score, build_posterior, calibrate, load_simulator, query, simulate, train
 from sciinf.core import Answer, Observation
 from sciinf.interfaces.question import QueryOptions
-from sciinf.interfaces.serve import fusion
-from sciinf.interfaces.serve.fusion import COLUMN, COLUMNS, Fusion, Ticket
+from sciinf.interfaces.serve import worker as fusion
 from sciinf.interfaces.serve.models import Models
 from sciinf.interfaces.serve.stored import NOT_MADE
 from sciinf.interfaces.serve.wire import answer_in, unpack
+from sciinf.interfaces.serve.worker import COLUMN, COLUMNS, Fusion, Ticket
 from sciinf.networks.diffusion.solver import Heun
 from sciinf.posteriors.amortised import Amortised, pushed
 

@@ -26,13 +26,13 @@ from sciinf import (
     refine_around,
     simulate,
 )
-from sciinf.campaigns.storage.answers import keep_checks
 from sciinf.core import Answer, Evidence, Finding, Level, Observation
 from sciinf.core.files import read_json, write_json
 from sciinf.core.verdict import verdict_from
 from sciinf.diagnostics.calibration import load_calibration
 from sciinf.diagnostics.right import NAME, Kind, local_check
 from sciinf.interfaces.question import QueryOptions
+from sciinf.interfaces.run_answers import keep_checks
 from sciinf.interfaces.serve.answering import whole_answer
 from sciinf.interfaces.serve.models import Model, as_given
 from sciinf.interfaces.serve.stored import NOT_MADE, not_made

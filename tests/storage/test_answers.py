@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from sciinf import load_answer
-from sciinf.campaigns.storage.answers import newest_answers
 from sciinf.core.files import read_json, write_json
+from sciinf.interfaces.run_answers import newest_answers
 
 
 def test_a_refined_answer_is_read_in_place_of_what_it_was(line: Path) -> None:

@@ -11,9 +11,9 @@ from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch, Observable, Prior
 from sciinf.core.component import to_json
 from sciinf.emulators import Field, FieldCode, Frame, Generator, Graph, LearnedCode
-from sciinf.emulators.collapse import collapsed, expected_nats
 from sciinf.emulators.decoders import Query
 from sciinf.emulators.encoders import GridEncoder, Perceiver, places
+from sciinf.emulators.field_code import collapsed, expected_nats
 from sciinf.emulators.objectives import KL, Plain
 from sciinf.emulators.token_transformer import TokenTransformer
 from sciinf.emulators.tokens import AtOnce, MixtureTokens, Pod

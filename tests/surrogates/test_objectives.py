@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sciinf.emulators.collapse import collapsed, expected_nats
+from sciinf.emulators.field_code import collapsed, expected_nats
 from sciinf.emulators.objectives import (
     KL,
     SCALES,

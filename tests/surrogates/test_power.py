@@ -11,7 +11,7 @@ from surrogates.test_spread import DRAWS, FRAMES, POINTS, RING, generator, lasti
 from sciinf import Uniform
 from sciinf.core import Batch, Observable, Prior
 from sciinf.emulators import Generator
-from sciinf.emulators._power import say_power_and_ends
+from sciinf.emulators.generator import say_power_and_ends
 from sciinf.emulators.token_transformer import TokenTransformer
 
 ROWS = 100

@@ -14,8 +14,7 @@ from sciinf.diagnostics import localise
 from sciinf.diagnostics.around import Around, simulate_around
 from sciinf.diagnostics.boxes import Box, boxes_of
 from sciinf.diagnostics.conditional import conditional, precision_of, shows
-from sciinf.diagnostics.localise import check_data, in_words, judge, scores_of
-from sciinf.diagnostics.repeated import STATISTICS, lanes, repeats
+from sciinf.diagnostics.localise import STATISTICS, check_data, in_words, judge, lanes, repeats, scores_of
 from sciinf.diagnostics.residuals import log_rank
 
 SENSORS, ROWS, SHARED = 24, 500, 3.0

@@ -9,7 +9,7 @@ import torch
 
 from sciinf.core import Observable
 from sciinf.diagnostics.boxes import Box
-from sciinf.diagnostics.repeated import STATISTICS, repeats
+from sciinf.diagnostics.localise import STATISTICS, repeats
 from sciinf.diagnostics.residuals import log_rank
 
 SERIES = Observable((30,), dims=("time",))

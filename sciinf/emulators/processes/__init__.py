@@ -9,7 +9,7 @@ from sciinf.core.lazy import offered
 if TYPE_CHECKING:
     from sciinf.emulators.processes.bayes_steps import SeriesReader as SeriesReader
     from sciinf.emulators.processes.controlled import Controlled as Controlled
-    from sciinf.emulators.processes.driving import Brownian as Brownian, Fractional as Fractional
+    from sciinf.emulators.processes.neural_sde import Brownian as Brownian, Fractional as Fractional
     from sciinf.emulators.processes.jump import MarkovJump as MarkovJump
     from sciinf.emulators.processes.linear_gaussian import Koopman as Koopman, LinearGaussian as LinearGaussian
     from sciinf.emulators.processes.linear_gaussian import UnitCircle as UnitCircle

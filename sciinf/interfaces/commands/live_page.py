@@ -16,12 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import final
 
-from sciinf.campaigns.storage.answers import answer_folders, newest_answers
 from sciinf.core.files import write_bytes
 from sciinf.core.progress import Listener, Reached
 from sciinf.interfaces.commands.caller import Caller
 from sciinf.interfaces.commands.errors import ended_by
 from sciinf.interfaces.figures.progress_page import Course, Stage, is_progress, progress_page
+from sciinf.interfaces.run_answers import answer_folders, newest_answers
 
 _EVERY, _SELDOM = 2.0, 10.0  # seconds between two pages at least: without an answer, and with one, which is large
 _SHARE = 0.01  # of the time, at most, goes into pages

@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sciinf.campaigns.storage.answers import REFINED, ROUNDS_FILE, point_to_refined
-from sciinf.campaigns.storage.answers import ROUNDS as INSIDE
 from sciinf.core import Cause, as_observation
 from sciinf.core.findings import Level
 from sciinf.core.progress import stage, staged
@@ -29,6 +27,8 @@ from sciinf.diagnostics.second import OWN, compared, decides, wrong_on_average
 from sciinf.interfaces.asking import Answerers, Near, nearest, recall, refined_in, remember, undecided_in
 from sciinf.interfaces.commands import steps
 from sciinf.interfaces.commands.caller import Caller, Say
+from sciinf.interfaces.run_answers import REFINED, ROUNDS_FILE, point_to_refined
+from sciinf.interfaces.run_answers import ROUNDS as INSIDE
 from sciinf.posteriors.changes import agree
 
 if TYPE_CHECKING:

@@ -55,8 +55,8 @@ def run_of(folder: str) -> str:
 
 def tell_what_lacks(folder: Path, without: str) -> None:
     """What a question without a simulator lacks, and why there is none."""
-    from sciinf.campaigns.storage.answers import answer_folders
     from sciinf.core.files import read_json
+    from sciinf.interfaces.run_answers import answer_folders
 
     if not without:
         return

@@ -135,7 +135,7 @@ def provenance(
         way_on: What was said to do next, "" for nothing; where it is None, what was said before stays.
     """
     from sciinf import Store
-    from sciinf.campaigns.storage.answers import answer_folders
+    from sciinf.interfaces.run_answers import answer_folders
     from sciinf.interfaces.surveys.description import NAME
 
     before = _read(folder / "provenance.json")

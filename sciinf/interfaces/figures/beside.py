@@ -8,7 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sciinf.campaigns.storage.answers import newest_answers
 from sciinf.core.answer import Answer
 from sciinf.core.beside import OtherAnswer, as_beside
 from sciinf.core.estimates import estimate_from_json
@@ -18,6 +17,7 @@ from sciinf.interfaces.figures.answers import quantile_cells
 from sciinf.interfaces.figures.page import paragraph, table
 from sciinf.interfaces.figures.run_folder import Run
 from sciinf.interfaces.figures.style import pretty_unit
+from sciinf.interfaces.run_answers import newest_answers
 
 Others = Mapping[str, Answer | str | Path]
 """What another answer is called -> it, or the run folder that it is in."""

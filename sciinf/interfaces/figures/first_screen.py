@@ -12,12 +12,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sciinf.campaigns.storage.answers import ANSWERS, REFINED, answer_folders
 from sciinf.core.findings import Level
 from sciinf.core.verdict import Verdict
 from sciinf.interfaces.figures.run_folder import Run
 from sciinf.interfaces.figures.style import pretty_unit
 from sciinf.interfaces.figures.verdicts import COLOURS, SYMBOLS, cards
+from sciinf.interfaces.run_answers import ANSWERS, REFINED, answer_folders
 
 _NAMED = 12
 

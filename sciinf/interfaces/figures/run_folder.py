@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from sciinf.campaigns.storage.answers import answer_folders, newest_answers, refined_folders
 from sciinf.campaigns.storage.belonging import foreign_fit
 from sciinf.campaigns.store import Store
 from sciinf.core.beside import OtherAnswer
@@ -31,6 +30,7 @@ from sciinf.interfaces.answer import disagreement
 from sciinf.interfaces.figures.checked import Checked, checked_of, with_strange
 from sciinf.interfaces.paths_file import read_paths
 from sciinf.interfaces.predictive_file import read_predictive
+from sciinf.interfaces.run_answers import answer_folders, newest_answers, refined_folders
 
 STORES = {"simulations": "training", "calibration_simulations": "calibration"}
 _MESSAGES = 5

@@ -14,7 +14,6 @@ from typing import Any, final
 
 import numpy as np
 
-from sciinf.campaigns.storage.answers import newest_answers, values_digest
 from sciinf.core import Calibration, Observation, Simulator, X, load_simulator
 from sciinf.core.files import read_json, sha256_of
 from sciinf.core.keywords import check_needed, retyped
@@ -26,6 +25,7 @@ from sciinf.interfaces.figures.run_folder import Run, read_common
 from sciinf.interfaces.given_files import reader_of, reading
 from sciinf.interfaces.predictive_file import read_predictive
 from sciinf.interfaces.question import QueryOptions, Question, judge_of, question
+from sciinf.interfaces.run_answers import newest_answers, values_digest
 from sciinf.interfaces.serve.live import unfinished
 from sciinf.posteriors.posterior import build_posterior, fit_of
 

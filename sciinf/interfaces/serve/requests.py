@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from sciinf.campaigns.storage.answers import observation_name
 from sciinf.core import Finding, Observation, Prior, as_observation
 from sciinf.core.files import sha256_of
 from sciinf.interfaces.given_files import observations
 from sciinf.interfaces.question import QueryOptions
+from sciinf.interfaces.run_answers import observation_name
 from sciinf.interfaces.serve.models import Model, as_given
 
 KINDS = (".csv", ".ecsv", ".fits", ".fit", ".h5", ".hdf5", ".json", ".nc", ".npy", ".npz", ".txt")

@@ -16,13 +16,10 @@ import numpy as np
 
 from sciinf.core import Answer
 from sciinf.core.files import read_json, write_json
+from sciinf.posteriors.refined import FILE as ROUNDS_FILE
 
 ANSWERS = "answers"
-REFINED, ROUNDS, ROUNDS_FILE = (
-    "refined",
-    "rounds",
-    "refined.json",
-)  # REFINED/NAME is a run folder; its ROUNDS are what it learned from
+REFINED, ROUNDS = "refined", "rounds"  # REFINED/NAME is a run folder; its ROUNDS are what it learned from
 _PARTS = {
     "simulations": "simulations/store.json",
     "a fit": "fit/fit.json",
