@@ -233,7 +233,7 @@ def _other_noise(*, quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, A
 
 
 def _points_module() -> Any:
-    return load_module(Path(__file__).parents[1] / "tests" / "trust" / "test_residuals.py")
+    return load_module(Path(__file__).parents[1] / "tests" / "diagnostics" / "test_residuals.py")
 
 
 def _residual_ps(

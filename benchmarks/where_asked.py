@@ -93,7 +93,7 @@ def exact(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def planted(times: int) -> list[dict[str, Any]]:
     """How often each verdict was given, for each planted error."""
-    here = load_module(Path(__file__).parents[1] / "tests" / "trust" / "test_here.py")
+    here = load_module(Path(__file__).parents[1] / "tests" / "diagnostics" / "test_here.py")
     rows = []
     for fault in PLANTED:
         simulator = here.Linear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ def on_files(files: Files, config: Any) -> Files:
     found["skeletons/index.md"] = _contents("Files to copy", "Copy one of these and fill it in.", skeletons)
     books = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
     found |= {f"notebooks/{path.stem}.md": notebook_page(json.loads(path.read_text())) for path in books}
+    house = _house()
+    found |= {"house.md": house.listing(), "images/house.svg": house.picture()}
     for name, text in found.items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -60,6 +63,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     above = "/" not in page.file.src_uri
     markdown = markdown.replace("](../CONTRIBUTING.md", "](CONTRIBUTING.md") if above else markdown
     return re.sub(r"\]\((\.\./notebooks/\w+)\.ipynb\)", r"](\1.md)", markdown)
+
+
+def _house() -> Any:
+    """The package as `docs/house.py` reads it."""
+    spec = importlib.util.spec_from_file_location("house", ROOT / "docs" / "house.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.House(ROOT)
 
 
 def _further_checks(markdown: str) -> str:

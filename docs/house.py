@@ -20,7 +20,6 @@ ROOT = Path(__file__).parent.parent
 APART = ("emulators", "lab")  # floors that no other floor imports
 COMPLEXITY = 15
 _ROW, _WIDTH, _LEFT, _RIGHT = 52, 900, 190, 24  # of the picture, in pixels
-_SPOKEN = {"core": "contracts"}
 
 
 class House:
@@ -155,7 +154,8 @@ class House:
         yield "files beside their only importer", len(self.beside_their_only_importer())
 
     def picture(self) -> str:
-        """The floors as an SVG: a bar for the lines of each, and a curve for the imports between each two."""
+        """The floors as an SVG: a bar for the lines of each, a curve for imports between two. Those of core are left
+        out."""
         floors = self.order[::-1]
         lines = {f: sum(n for name, n in self.lines.items() if self.floor(name) == f) for f in floors}
         middle = {floor: _ROW * k + _ROW / 2 for k, floor in enumerate(floors)}
@@ -163,7 +163,7 @@ class House:
         room = _WIDTH - _LEFT - _RIGHT
         parts = []
         for (a, b), n in sorted(self.floor_edges().items(), key=lambda item: -item[1]):
-            if a != b:
+            if a != b and b != "core":
                 reach = 14 + 16 * abs(floors.index(a) - floors.index(b))
                 y, end = middle[a] + 6, middle[b] - 6
                 curve = f"M{_LEFT - 8} {y} C{_LEFT - 8 - reach} {y} {_LEFT - 8 - reach} {end} {_LEFT - 8} {end}"
@@ -172,12 +172,12 @@ class House:
                     f'stroke-width="{max(0.6, n**0.5 / 2):.1f}"><title>{a} imports {b}: {n}</title></path>'
                 )
         for floor in floors:
-            y, name = middle[floor] - _ROW / 2 + 5, _SPOKEN.get(floor, floor)
+            y = middle[floor] - _ROW / 2 + 5
             words = (ast.get_docstring(self.trees[f"sciinf.{floor}"]) or "").partition("\n")[0].rstrip(".")
             size = f"{lines[floor]:,} lines"
             bar = room * lines[floor] / longest
             parts.append(f'<rect x="{_LEFT}" y="{y}" width="{bar:.0f}" height="{_ROW - 10}" rx="4" fill="#c5cae9"/>')
-            parts.append(f'<text x="{_LEFT + 10}" y="{y + 17}" font-weight="bold" fill="#1a237e">{name}/</text>')
+            parts.append(f'<text x="{_LEFT + 10}" y="{y + 17}" font-weight="bold" fill="#1a237e">{floor}/</text>')
             parts.append(f'<text x="{_LEFT + 120}" y="{y + 17}" fill="#1a237e">{size}</text>')
             parts.append(f'<text x="{_LEFT + 10}" y="{y + 34}" fill="#37474f">{escape(words)}</text>')
         height = _ROW * len(floors)

@@ -1,4 +1,12 @@
-"""The contracts every part of sciinf meets at. Imports nothing else of sciinf but `lazy`."""
+"""The contracts that every part of sciinf meets at.
+
+A simulator has a `Prior` and `Observable`s. What is trained is `Learned`; an `Estimator` gives a `Density` or a
+`Potential` when it is conditioned on x. A `Posterior` gives `Draws`, and an `Answer` has them with its findings and its
+`Verdict`. A likelihood may be an unbiased estimate (`random_likelihood`): it is exact as an importance weight, and no
+Markov chain runs on it. Controls, times and masks of a record are observables; `Simulator.like(x)` simulates under
+those of x, which must not depend on the parameters. Numbers of HDF5 files are read through `within`, which refuses
+those that lie in other files. Core imports no other floor.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Learned simulators of fields, and of series with hidden states (`processes`) or tokens of fields (`tokens`)."""
+"""Learned simulators of fields, and of series with hidden states.
+
+`processes` are distributions of hidden paths with their way to the posterior of one series; `latent_dynamics` puts an
+encoder before one and a distribution of values behind it. `tokens` are fields as tokens, drawn in turns.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Methods of papers that were built, measured, and did not pay. They work, have their tests, and stay for comparison.
+"""Methods of papers that were built, measured, and did not pay.
 
-Nothing else in sciinf imports them, and no name of `sciinf` itself comes from here. `docs/lab.md` says of each what it
-is, what was measured, and when it is worth another try.
+They work, and have their tests. Nothing else in sciinf imports them, and no name of `sciinf` itself comes from here.
+`docs/lab.md` says of each what it is, what was measured, and when it is worth another try.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""How draws are made from what was learned: one way, one file."""
+"""How draws are made from what was learned: one way, one file; rounds around one observation."""

@@ -31,7 +31,8 @@ def broken_links(page: Path, text: str) -> list[str]:
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     targets = re.findall(r"\]\(([^)\s]+)\)", prose)
     local = [t.partition("#")[0] for t in targets if not re.match(r"[a-z]+:", t)]
-    return [t for t in local if t and not (page.parent / t).exists()]
+    made = {DOCS / name for name in ("house.md", "images/house.svg", "skeletons/index.md")}  # by docs/hooks.py
+    return [t for t in local if t and not (page.parent / t).exists() and page.parent / t not in made]
 
 
 @pytest.fixture

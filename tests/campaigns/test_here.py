@@ -130,7 +130,7 @@ def test_a_campaign_in_a_thread_goes_on_when_the_main_thread_has_ended(tmp_path)
 import threading
 from pathlib import Path
 from sciinf import simulate
-from tests.engine.test_here import Watching
+from tests.campaigns.test_here import Watching
 folder = Path({str(tmp_path / "s")!r})
 threading.Thread(target=lambda: simulate(Watching(folder, nap=0.01), folder, 300, progress=False)).start()
 """
