@@ -18,7 +18,7 @@ and leaps that are too long.
 medians of the population; one infant's answer against a grid.
 "events": a Hawkes process weighted by its likelihood, against a grid; the spikes of a grasshopper's ear, whose last
 seconds test three models (a second record where `--data DIR` holds nitime's wheel).
-"latent": hidden paths that are learned (`surrogates.LatentDynamics`): the bound beside the exact likelihood, gaps
+"latent": hidden paths that are learned (`emulators.LatentDynamics`): the bound beside the exact likelihood, gaps
 beside a recurrent encoder's, eigenvalues of two oscillators beside the true ones.
 "neural": paths of stochastic equations and jump processes that are learned, beside exact likelihoods, and a known
 equation with a learned part.

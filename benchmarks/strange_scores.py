@@ -1,4 +1,4 @@
-"""Scores of an observation (`trust.scores`) beside the statistics that an answer has: power, false alarms, cost.
+"""Scores of an observation (`diagnostics.scores`) beside the statistics that an answer has: power, false alarms, cost.
 
 `benchmarks/trust.py --only scores` prints the tables. Faults, and the classifier that knows which to look for, are
 those of `localising`. "views" are the three plain views of `diagnostics.ood`, "default" these and planted faults, as

@@ -1,4 +1,4 @@
-"""The verbs as commands; here and in `commands/` strings become objects."""
+"""The verbs as commands; here and in `interfaces/commands/` strings become objects."""
 
 from __future__ import annotations
 

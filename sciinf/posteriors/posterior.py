@@ -1,4 +1,4 @@
-"""build_posterior: Fit + Simulator -> Posterior; picks from `inference/`."""
+"""build_posterior: Fit + Simulator -> Posterior; picks from `posteriors/`."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ from documents import blocks
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "api" / "equations.md"
 SHOWN = {
-    "polynomials": "dynamics.term_library",
-    "Library": "dynamics.term_library",
-    "Paths": "wrappers.term_equations",
-    "Rates": "wrappers.term_equations",
-    "equations": "wrappers.term_equations",
-    "EquationPosterior": "inference.equations",
-    "Expressions": "dynamics.expressions",
+    "polynomials": "simulators.dynamics.term_library",
+    "Library": "simulators.dynamics.term_library",
+    "Paths": "simulators.wrappers.term_equations",
+    "Rates": "simulators.wrappers.term_equations",
+    "equations": "simulators.wrappers.term_equations",
+    "EquationPosterior": "posteriors.equations",
+    "Expressions": "simulators.dynamics.expressions",
 }
 
 
