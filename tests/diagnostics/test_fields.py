@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from emulators.fields import Decay
 from scipy import stats
-from surrogates.fields import Decay
 
 from sciinf.core import Batch, predicted
 from sciinf.diagnostics.fields import conformal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from surrogates.fields import Decay
+from emulators.fields import Decay
 
 from sciinf import Flow, Recipe, build_posterior, load_answer, load_fit, query, simulate, train
 from sciinf.core import Cause, Evidence, Finding, Level, identity

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from emulators.test_field_code import Front, built, frames
+from emulators.test_objectives import NUMBERS, decoded, generator, model, posterior
 from scipy import stats
-from surrogates.test_field_code import Front, built, frames
-from surrogates.test_objectives import NUMBERS, decoded, generator, model, posterior
 from torch.nn import functional as F
 
 from sciinf.core import Batch

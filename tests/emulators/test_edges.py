@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from surrogates.fields import Decay
+from emulators.fields import Decay
 
 from sciinf import Recipe, load_fit, load_simulator, simulate, train
 from sciinf.core import Batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from surrogates.fields import Decay
+from emulators.fields import Decay
 from torch import distributions as td
 
 from sciinf import Recipe, load_fit, simulate, train

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from surrogates.fields import Decay
+from emulators.fields import Decay
 from torch import distributions as td
 
 from sciinf import Recipe, load_fit, simulate, train

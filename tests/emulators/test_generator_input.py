@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from surrogates.test_generator import built, generator, ready, rows_of, world
+from emulators.test_generator import built, generator, ready, rows_of, world
 
 from sciinf.core import Batch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from surrogates.test_field_code import SMALL, Front, frames, generator, off
+from emulators.test_field_code import SMALL, Front, frames, generator, off
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.emulators import FieldCode, Graph

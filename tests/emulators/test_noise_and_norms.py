@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from surrogates.fields import Decay
+from emulators.fields import Decay
 
 from sciinf.core import Batch
 from sciinf.core.component import to_json

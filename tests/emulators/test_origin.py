@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from surrogates.test_field_code import SMALL, Front, frames, generator
+from emulators.test_field_code import SMALL, Front, frames, generator
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.emulators import FieldCode, Origin

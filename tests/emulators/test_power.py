@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from surrogates.test_spread import DRAWS, FRAMES, POINTS, RING, generator, lasting, rough, smooth
+from emulators.test_spread import DRAWS, FRAMES, POINTS, RING, generator, lasting, rough, smooth
 
 from sciinf import Uniform
 from sciinf.core import Batch, Observable, Prior

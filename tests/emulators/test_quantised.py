@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from surrogates.test_field_code import SMALL, Front, frames, generator
-from surrogates.test_objectives import decoded, model
+from emulators.test_field_code import SMALL, Front, frames, generator
+from emulators.test_objectives import decoded, model
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.emulators import FieldCode, LearnedCode, Plain, Quantised, collapsed

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from surrogates.fields import Decay
+from emulators.fields import Decay
 
 from sciinf import Recipe, load_fit, load_simulator, simulate, train
 from sciinf.core import Batch, Observable

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+from emulators.fields import Decay
 from lab.rings import Ring, Unknown
-from surrogates.fields import Decay
 
 from sciinf import Flow, Recipe, load_fit, simulate, train
 from sciinf.core import Batch

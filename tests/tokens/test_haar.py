@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from surrogates.test_generator import built, distance, generator, world
+from emulators.test_generator import built, distance, generator, world
 
 from sciinf import Recipe, load_fit, simulate, train
 from sciinf.core import Batch

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from surrogates.fields import Decay
+from emulators.fields import Decay
 
 from sciinf import Normal, Recipe, Store, Uniform, simulate, train, wrappers
 from sciinf.campaigns import archive as module

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from emulators.fields import Decay
 from scipy import stats
-from surrogates.fields import Decay
 
 from sciinf import Flow, build_posterior
 from sciinf.core import Fit, identity, load_simulator

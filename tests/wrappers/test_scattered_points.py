@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from astropy import units
+from emulators.fields import Decay
 from scipy import stats
-from surrogates.fields import Decay
 
 from sciinf import Flow, Recipe, build_posterior, load_simulator, simulate, train
 from sciinf.core import Observable
