@@ -13,19 +13,9 @@ from typing import TYPE_CHECKING, Any
 from sciinf.core.lazy import offered
 
 if TYPE_CHECKING:
+    # A model: parameters with their prior, data with their shapes, and the program between them.
     from sciinf import wrappers as wrappers
-    from sciinf.interfaces.answer import load_answer as load_answer, query as query
-    from sciinf.interfaces.asking import load_posterior as load_posterior
-    from sciinf.diagnostics.calibration import calibrate as calibrate
-    from sciinf.diagnostics.checking import check_simulator as check_simulator
-    from sciinf.interfaces.commands.workflow import infer as infer
-    from sciinf.core.answer import Answer as Answer
-    from sciinf.core.diagnostic import Diagnostic as Diagnostic
-    from sciinf.core.draws import Draws as Draws
-    from sciinf.core.estimator import Estimator as Estimator
     from sciinf.core.existence import Each as Each, Only as Only
-    from sciinf.core.findings import Finding as Finding, Level as Level
-    from sciinf.core.fit import Fit as Fit, load_fit as load_fit
     from sciinf.core.joint_laws import Ordered as Ordered, Simplex as Simplex
     from sciinf.core.laws import Truncated as Truncated
     from sciinf.core.levels import Choice as Choice, Counts as Counts
@@ -33,19 +23,22 @@ if TYPE_CHECKING:
     from sciinf.core.named_laws import HalfCauchy as HalfCauchy, HalfNormal as HalfNormal, Laplace as Laplace
     from sciinf.core.named_laws import LogNormal as LogNormal, LogUniform as LogUniform, Normal as Normal
     from sciinf.core.named_laws import StudentT as StudentT, Uniform as Uniform
-    from sciinf.core.posterior import Posterior as Posterior
+    from sciinf.core.observable import Observable as Observable
     from sciinf.core.prior import Prior as Prior
-    from sciinf.core.proposal import Proposal as Proposal
-    from sciinf.core.records import Calibration as Calibration
-    from sciinf.core.observable import Observable as Observable, Outcome as Outcome
-    from sciinf.core.simulator import Simulator as Simulator
-    from sciinf.core.observable import Status as Status
-    from sciinf.core.simulator import load_simulator as load_simulator
+    from sciinf.core.simulator import Simulator as Simulator, load_simulator as load_simulator
     from sciinf.core.unknown_law import Unknown as Unknown
-    from sciinf.core.verdict import Verdict as Verdict
-    from sciinf.campaigns.cluster import Cluster as Cluster
-    from sciinf.campaigns.slurm_array import SlurmArray as SlurmArray
-    from sciinf.campaigns.workers import Here as Here, Workers as Workers
+    from sciinf.diagnostics.checking import check_simulator as check_simulator
+
+    # The whole way in one call.
+    from sciinf.interfaces.commands.workflow import infer as infer
+    from sciinf.posteriors.of_set import infer_set as infer_set, load_set as load_set
+
+    # Simulations on disk.
+    from sciinf.campaigns.simulation import simulate as simulate
+
+    # Estimators, and their training.
+    from sciinf.core.fit import load_fit as load_fit
+    from sciinf.training import Recipe as Recipe, train as train, train_ensemble as train_ensemble
     from sciinf.training.estimators._changes import Changes as Changes
     from sciinf.training.estimators.elements import Elements as Elements
     from sciinf.training.estimators.flow import Flow as Flow
@@ -56,28 +49,23 @@ if TYPE_CHECKING:
     from sciinf.training.estimators.mixed import Mixed as Mixed
     from sciinf.training.estimators.ratio import Ratio as Ratio
     from sciinf.training.estimators.score import Score as Score
+
+    # From a trained estimator to a posterior whose calibration is known.
+    from sciinf.diagnostics.calibration import calibrate as calibrate
     from sciinf.posteriors.compositional import Compositional as Compositional
     from sciinf.posteriors.conditional import Conditional as Conditional
     from sciinf.posteriors.corrected import correct as correct
-    from sciinf.training.distillation import distil as distil
-    from sciinf.posteriors.of_set import infer_set as infer_set, load_set as load_set
-    from sciinf.posteriors.refined import load_refined as load_refined, refine_around as refine_around
-    from sciinf.posteriors.sequential import (
-        infer_sequentially as infer_sequentially,
-        load_sequential as load_sequential,
-    )
     from sciinf.posteriors.posterior import build_posterior as build_posterior
+
+    # Answers to questions.
+    from sciinf.core.answer import Answer as Answer
+    from sciinf.interfaces.answer import load_answer as load_answer, query as query
+    from sciinf.interfaces.asking import load_posterior as load_posterior
     from sciinf.interfaces.report import write_report as write_report
     from sciinf.interfaces.serve.client import connect as connect
-    from sciinf.campaigns.simulation import repair as repair, simulate as simulate
-    from sciinf.campaigns.store import Store as Store
-    from sciinf.interfaces.surveys.answers import Answers as Answers, load_answers as load_answers
+    from sciinf.interfaces.surveys.answers import load_answers as load_answers
     from sciinf.interfaces.surveys.asking import query_all as query_all
-    from sciinf.training import Recipe as Recipe, train as train, train_ensemble as train_ensemble
-    from sciinf.diagnostics.scores.coverage_of_neurons import NeuronCoverage as NeuronCoverage
-    from sciinf.diagnostics.scores.hierarchy import HierarchicalRatio as HierarchicalRatio
-    from sciinf.diagnostics.scores.noise_time import DiffusionTime as DiffusionTime
-    from sciinf.diagnostics.scores.planted import PlantedFaults as PlantedFaults
+    from sciinf.posteriors.refined import refine_around as refine_around
 
 _find, _offered = offered(__name__, __file__)
 

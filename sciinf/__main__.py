@@ -1,4 +1,4 @@
-"""`python -m sciinf`, which is the command `sciinf`."""
+"""`python -m sciinf` runs the command `sciinf`."""
 
 from sciinf.cli import main
 

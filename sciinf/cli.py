@@ -1,4 +1,7 @@
-"""The verbs as commands; here and in `interfaces/commands/` strings become objects."""
+"""The command line `sciinf`, with one command for each verb.
+
+Here and in `interfaces/commands/`, strings of the command line become objects.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,7 +45,10 @@ def cli() -> None:
 @options.strict
 @click.pass_context
 def run(ctx: click.Context, pipeline: str, out: str, seed: int, strict: bool) -> None:
-    """Run a pipeline file's `run(out, *, seed, ...)`; its other keywords are options: --simulations 50000."""
+    """Run the function `run(out, *, seed, ...)` of a pipeline file.
+
+    The other keywords of that function are options, such as --simulations 50000.
+    """
     from sciinf.core import Answer
     from sciinf.core.findings import Cause
     from sciinf.core.progress import heard_by, stage
@@ -75,7 +82,12 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int, strict: bool) ->
 @click.option("-n", "n", type=click.IntRange(100), required=True, help="Simulations to train on.")
 @click.option("--calibration", type=click.IntRange(100), default=None, help="Fresh simulations for the checks.")
 @click.option("--until-calibrated", is_flag=True, help="Go on with more simulations until the calibration passes.")
-@click.option("--most", type=click.IntRange(100), default=None, help="Simulations at which it stops; 16 times -n.")
+@click.option(
+    "--most",
+    type=click.IntRange(100),
+    default=None,
+    help="Simulations at which it stops; 16 times the larger of -n and --calibration.",
+)
 @click.option(
     "--refine",
     type=click.Choice(["off", "auto"]),
@@ -95,18 +107,20 @@ def run(ctx: click.Context, pipeline: str, out: str, seed: int, strict: bool) ->
 @options.failures
 @options.accept_changes
 @options.strict
-def infer(simulator: str, observation: Sequence[str], out: str, strict: bool, **given: Any) -> None:
-    """The whole default workflow: simulate, train, calibrate, answer, report."""
+def infer(
+    simulator: str, observation: Sequence[str], column: Mapping[str, str], out: str, strict: bool, **given: Any
+) -> None:
+    """Run the whole default workflow: simulate, train, calibrate, answer, report."""
+    from sciinf.interfaces.commands.infer_options import InferOptions
     from sciinf.interfaces.commands.observations import observations, reader_options, reading
     from sciinf.interfaces.commands.user_files import user_simulator
-    from sciinf.interfaces.commands.workflow import check_options, follow
+    from sciinf.interfaces.commands.workflow import follow
 
-    check_options(given := {**given, "progress": True})
-    sim = user_simulator(simulator)
-    given["options"] = reader_options(sim)
-    read = reading(sim, sim.observables, given["column"], given["options"])
+    chosen, sim = InferOptions(**given), user_simulator(simulator)
+    chosen = replace(chosen, reader_options=reader_options(sim))
+    read = reading(sim, sim.observables, column, chosen.reader_options or {})
     asked = observations(sim.observables, read, observation)
-    _end([answer.verdict.level for answer in follow(sim, asked, out, given, CommandLine())], strict)
+    _end([answer.verdict.level for answer in follow(sim, asked, out, chosen, CommandLine())], strict)
 
 
 @cli.command()
@@ -122,11 +136,11 @@ def infer(simulator: str, observation: Sequence[str], out: str, strict: bool, **
 @click.option("--timeout", type=float, default=None, help="Seconds after which a block is given up.")
 @options.accept_changes
 @click.option("--plan", is_flag=True, help="Only begin the store, for workers: sciinf work STORE.")
-def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) -> None:
-    """Run a simulator on draws of its prior, into a store."""
-    from sciinf.interfaces.commands.simulating import simulate_from_file
+def simulate(simulator: str, n: int, out: str, **given: Any) -> None:
+    """Run a simulator on draws of its prior, and keep the simulations in a store."""
+    from sciinf.interfaces.commands.simulating import SimulateOptions, simulate_from_file
 
-    simulate_from_file(simulator, n, out, block, given)
+    simulate_from_file(simulator, n, out, SimulateOptions(**given))
 
 
 @cli.command()
@@ -136,7 +150,7 @@ def simulate(simulator: str, n: int, out: str, block: str | None, **given: Any) 
 @click.option("--device", default=None, help="cpu, cuda, cuda:1, mps; the store's own when left out.")
 @click.option("--timeout", type=float, default=None, help="Seconds after which a block ends this worker.")
 def work(store: str, **given: Any) -> None:
-    """Simulate what a store lacks, beside other workers; a job of any queue."""
+    """Simulate the missing blocks of a store, beside other workers; can run as a job of any queue."""
     from sciinf.interfaces.commands.simulating import work_on
 
     work_on(store, **given)
@@ -153,9 +167,9 @@ def work(store: str, **given: Any) -> None:
 @click.option("--follow", is_flag=True, help="Begin while a campaign still fills the store; wait for its rows.")
 def train(simulator: str, store: str, **given: Any) -> None:
     """Train an estimator on a store."""
-    from sciinf.interfaces.commands.training import train_on_store
+    from sciinf.interfaces.commands.training import TrainOptions, train_on_store
 
-    train_on_store(simulator, store, given)
+    train_on_store(simulator, store, TrainOptions(**given))
 
 
 @cli.command()
@@ -171,7 +185,7 @@ def calibrate(simulator: str, folder: str, n: int | None, **given: Any) -> None:
     """Check a fit on fresh simulations; the verdict then goes with every answer."""
     from sciinf.interfaces.commands.training import calibrate_run
 
-    calibrate_run(simulator, folder, n, given)
+    calibrate_run(simulator, folder, n, **given)
 
 
 @cli.command(cls=options.FilesCommand)
@@ -208,15 +222,14 @@ def query(
     folder: str, observation: Sequence[str], observations: str | None, simulator: str | None, strict: bool, **given: Any
 ) -> None:
     """Ask a fitted run for the parameters behind an observation, or behind any number of them."""
-    if observations is not None:
-        from sciinf.interfaces.commands.querying import survey_run
+    from sciinf.interfaces.commands.querying import QueryRunOptions, query_run, survey_run
 
-        answers = survey_run(folder, observations, simulator, given)
+    chosen = QueryRunOptions(**given)
+    if observations is not None:
+        answers = survey_run(folder, observations, simulator, chosen)
         _end(answers.column("verdict") if strict else (), strict)
         return
-    from sciinf.interfaces.commands.querying import query_run
-
-    _end([answer.verdict.level for answer in query_run(folder, observation, simulator, given)], strict)
+    _end([answer.verdict.level for answer in query_run(folder, observation, simulator, chosen)], strict)
 
 
 @cli.command()
@@ -224,9 +237,9 @@ def query(
 @click.argument("names", metavar="[OBSERVATION]...", nargs=-1)
 @options.beside
 def report(folder: str, names: Sequence[str], beside: Mapping[str, str]) -> None:
-    """Write the run's report.html: one page, no network, with all answers or those for the observations named.
+    """Write report.html of a run, with all answers or those to the observations named.
 
-    Pages of refined answers are written anew, too.
+    The page needs no internet. The pages of refined answers are also written again.
     """
     from sciinf import write_report
     from sciinf.interfaces.run_answers import refined_folders
@@ -246,9 +259,10 @@ def report(folder: str, names: Sequence[str], beside: Mapping[str, str]) -> None
 @options.accept_changes
 def serve(folders: Sequence[str], **given: Any) -> None:
     """Answer questions about runs over HTTP, with a page for a browser."""
+    from sciinf.interfaces.commands.serve import ServeOptions
     from sciinf.interfaces.commands.serve import serve as serve_runs
 
-    serve_runs(folders, given)
+    serve_runs(folders, ServeOptions(**given))
 
 
 @cli.command(cls=options.FilesCommand)
@@ -261,11 +275,11 @@ def serve(folders: Sequence[str], **given: Any) -> None:
 def check(path: str, observation: Sequence[str], column: Mapping[str, str], **given: Any) -> None:
     """Look for faults: a simulator's shapes, seeds and speed; or a store's damage.
 
-    With --observation also how a simulator reads data, and whether they lie within what its prior predicts.
+    With --observation, also show how a simulator reads data, and whether the data lie within what its prior predicts.
     """
     from sciinf.interfaces.commands.looking import look_for_faults
 
-    if not look_for_faults(path, observation, column, given):
+    if not look_for_faults(path, observation, column, **given):
         raise SystemExit(FAILED_CHECK)
 
 
@@ -274,7 +288,7 @@ def check(path: str, observation: Sequence[str], column: Mapping[str, str], **gi
 def compact(store: str) -> None:
     """Turn a store's many small files into few: blocks into tars, journals into one.
 
-    It may be stopped and run again, and the campaign may go on meanwhile; the simulations stay the same.
+    The command may be stopped and run again, and the campaign may go on meanwhile. The simulations stay the same.
     """
     from sciinf.interfaces.commands.simulating import compact_store
 
@@ -286,7 +300,7 @@ for _command in (cli, *cli.commands.values()):
 
 
 def main() -> None:
-    """Entry point: errors of the user become one clear line and exit status 2."""
+    """Entry point of `sciinf`: an error becomes one clear line and exit status 2."""
     with logged(CommandLine().asked, command=True):
         try:
             cli.main(standalone_mode=False)
@@ -295,7 +309,7 @@ def main() -> None:
             explained(error).show()
             raise SystemExit(error.exit_code) from None
         except (KeyboardInterrupt, click.Abort) as stop:
-            if isinstance(stop.__cause__, EOFError):  # click takes the end of any file for the user's
+            if isinstance(stop.__cause__, EOFError):  # click takes any EOFError for the end of the user's input.
                 _fail(stop.__cause__)
             if not told_elsewhere():
                 tell("interrupted; the same command goes on where it was", ERROR)
@@ -305,13 +319,13 @@ def main() -> None:
 
 
 def _end(levels: Iterable[str], strict: bool) -> None:
-    """End with another status than 0 where an answer is not to be relied on, if that was asked for."""
+    """With --strict, exit with status 4 if an answer is not to be relied on."""
     if strict and any(level == "alarm" for level in levels):
         raise SystemExit(NOT_RELIABLE)
 
 
 def _done() -> None:
-    """All is written: an interrupt while Python closes down would end the process as if it were not."""
+    """Ignore interrupts once everything is written: one during Python's shutdown would look like a failed run."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -1,11 +1,16 @@
-"""Foreign simulators in: one function for each kind, each giving a `Simulator`.
+"""Wrappers that make a `Simulator` from foreign code, models or files: one function for each kind.
 
-`numpy` wraps a Python function, `jax` a function of a key, `numpyro` a model, `command` an external program, `sbi` a
-prior and simulator in sbi's convention; `sets` makes one of sets of observations from one of single ones; `tables`
-turns simulations that already exist into a store, `the_well` and `pdebench` those of these two collections of fields;
-`write_archive` keeps those of a store in one small file, each number within a tolerance, which `archived` turns back;
-`models` makes one simulator of several models of the same data; `observed` is what `Sensors` with noise see of a
-simulator of fields, `scattered` what measurements at random places do; `state_space` is what is seen of a hidden state.
+`numpy` wraps a Python function, `jax` a JAX function of a key, `numpyro` a model, and `command` an external program.
+`sbi` wraps a prior and a simulator in sbi's convention. `sets` makes a simulator of sets of observations from a
+simulator of single ones.
+
+`tables` turns simulations that already exist into a store; `the_well` and `pdebench` do so for these two collections of
+fields. `write_archive` saves the simulations of a store in one small file, each number within a tolerance. `archived`
+turns this file back into a store.
+
+`models` makes one simulator of several models of the same data. `observed` simulates noisy readings of `Sensors` in the
+fields of a simulator, and `scattered` simulates measurements at random places. `state_space` simulates observations of
+a hidden state.
 """
 
 from __future__ import annotations

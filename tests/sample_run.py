@@ -15,12 +15,12 @@ from torch import distributions as td
 
 from sciinf.campaigns.store import Store
 from sciinf.core import Answer, Calibration, Draws, Trust
-from sciinf.core.draws_file import write_draws_h5
 from sciinf.core.estimates import estimates
 from sciinf.core.files import write_json
 from sciinf.core.observable import Observable, Outcome, Status, X
 from sciinf.core.prior import Prior
 from sciinf.core.simulator import Simulator
+from sciinf.interfaces.draws_file import write_draws_h5
 
 EVIL = "<script>alert(1)</script>"
 TIMES = tuple(0.1 * k for k in range(40))

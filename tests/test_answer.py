@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from sciinf import Fit, Flow, Outcome, Recipe, Store, build_posterior, calibrate, load_simulator, query, simulate, train
-from sciinf.core import Calibration, Observable, Simulator, Status, X
+from sciinf import Flow, Recipe, build_posterior, calibrate, load_simulator, query, simulate, train
+from sciinf.campaigns import Store
+from sciinf.core import Calibration, Fit, Observable, Outcome, Simulator, Status, X
 from sciinf.core.answer import answers_table
 from sciinf.core.files import read_json, write_json
 from sciinf.core.findings import Cause

@@ -18,19 +18,9 @@ import torch
 from command_line import call
 from torch import distributions as td
 
-from sciinf import (
-    Flow,
-    Prior,
-    Recipe,
-    Status,
-    Store,
-    build_posterior,
-    calibrate,
-    load_simulator,
-    query,
-    simulate,
-    train,
-)
+from sciinf import Flow, Prior, Recipe, build_posterior, calibrate, load_simulator, query, simulate, train
+from sciinf.campaigns import Store
+from sciinf.core import Status
 from sciinf.core.files import write_json
 from sciinf.core.fit import _digest
 

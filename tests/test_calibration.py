@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from sciinf import PlantedFaults, Store, calibrate, load_simulator, simulate
+from sciinf import calibrate, load_simulator, simulate
+from sciinf.campaigns import Store
 from sciinf.core import Calibration, DensityUnavailable, Draws, Observable, Posterior, Prior, Simulator, X
 from sciinf.core.doubts import Doubt, doubt
 from sciinf.core.fit import campaign_of
-from sciinf.diagnostics import ood, recalibrate
+from sciinf.diagnostics import PlantedFaults, ood, recalibrate
 from sciinf.diagnostics.agreement import LEVELS
 from sciinf.diagnostics.calibration import load_calibration
 from sciinf.diagnostics.scores import planted

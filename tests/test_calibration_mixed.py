@@ -15,7 +15,8 @@ import pytest
 import torch
 from nested import Exact, Nested
 
-from sciinf import Store, calibrate, query, simulate
+from sciinf import calibrate, query, simulate
+from sciinf.campaigns import Store
 from sciinf.core import Calibration
 from sciinf.diagnostics import ood
 from sciinf.diagnostics.agreement import least_share

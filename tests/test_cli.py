@@ -20,7 +20,8 @@ import pytest
 from brief import briefly_trained
 from command_line import Result, call
 
-from sciinf import Flow, Recipe, Store, load_simulator, train
+from sciinf import Flow, Recipe, load_simulator, train
+from sciinf.campaigns import Store
 
 TWO = """
 import os, time, torch

@@ -14,16 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sciinf import (
-    Store,
-    build_posterior,
-    load_answer,
-    load_answers,
-    load_fit,
-    load_posterior,
-    load_refined,
-    load_simulator,
-)
+from sciinf import build_posterior, load_answer, load_answers, load_fit, load_posterior, load_simulator
+from sciinf.campaigns import Store
+from sciinf.posteriors import load_refined
 
 X = {"y": torch.linspace(0.2, 1.1, 6)}
 

@@ -159,10 +159,12 @@ def short_signatures(source: Source) -> Iterator[str]:
 def for_users(path: str, function: Function) -> bool:
     """Constructors, wrappers, commands, pipelines and the verbs of sciinf itself."""
     import sciinf
+    import sciinf.posteriors
 
     command = any(".command" in ast.unparse(d) for d in function.decorator_list)
     wrapper = path.startswith(("sciinf/simulators/wrappers/", "sciinf/lab/")) and not function.name.startswith("_")
-    return command or wrapper or function.name in ("__init__", "run") or function.name in sciinf.__all__
+    verbs = {*sciinf.__all__, *sciinf.posteriors.__all__}
+    return command or wrapper or function.name in ("__init__", "run", *verbs)
 
 
 def no_hasattr(source: Source) -> Iterator[str]:

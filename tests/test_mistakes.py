@@ -20,7 +20,8 @@ from astropy import units
 from command_line import call
 
 import sciinf
-from sciinf import Flow, Observable, Recipe, Store, build_posterior, load_fit, load_simulator
+from sciinf import Flow, Observable, Recipe, build_posterior, load_fit, load_simulator
+from sciinf.campaigns import Store
 from sciinf.core import as_observation, read_observation
 
 ONE = {"v": Observable((3,), "mV", ("time",))}

@@ -16,7 +16,8 @@ from command_line import Result, call
 from sample_run import make_calibration
 from watching import watched
 
-from sciinf import Store, infer, load_answer, load_posterior
+from sciinf import infer, load_answer, load_posterior
+from sciinf.campaigns import Store
 from sciinf.core import Answer, Calibration, Draws, Finding, Fit, Observation, Trust
 from sciinf.core.files import read_json, write_json
 from sciinf.core.findings import Level
@@ -25,6 +26,7 @@ from sciinf.diagnostics.right import Kind, local_check
 from sciinf.diagnostics.second import vouched
 from sciinf.interfaces.commands import refine
 from sciinf.interfaces.commands.caller import CommandLine
+from sciinf.interfaces.commands.infer_options import InferOptions
 from sciinf.interfaces.commands.observations import ObservationFile
 from sciinf.posteriors import changes
 from sciinf.posteriors.refined import SCHEMA
@@ -246,24 +248,24 @@ def test_too_few_simulations_to_refine_are_told_a_number_that_works(
     """`--refine auto` was named as the next step, and did nothing."""
     monkeypatch.setattr(sys, "argv", ["sciinf", "infer", "a.py", "-n", "300", "--refine", way])
     asked, sim, fit = [ObservationFile("seen", (), Observation({}))], cast(Any, None), cast(Any, None)
-    given = {"refine": way, "n": 300, "device": "cpu"}
+    options = InferOptions(n=300, refine=cast(Any, way))
     wrong, lost = (answered(local_check(kind, ""), name="seen") for kind in (Kind.WRONG, Kind.LOST))
     for answer in (wrong, lost):
-        refine.refine_all(sim, fit, tmp_path, asked, answers := [answer], given, CommandLine())
+        refine.refine_all(sim, fit, tmp_path, asked, answers := [answer], options, CommandLine())
         assert answers == [answer]
         said = capsys.readouterr().err
         assert ("note: seen is not refined, for that takes -n 500 at least" in said) == (way == "auto")
     command = "sciinf infer a.py -n 500 --refine auto"
-    assert refine.refining_command([wrong], given, CommandLine()) == (
+    assert refine.refining_command([wrong], options, CommandLine()) == (
         f"{command} (up to 2,000 simulations around each to refine it)"
     )
     to_confirm = f"{command} (up to 2,000 simulations around each to refine it, 500 to confirm it)"
     unseen = answered(local_check(Kind.UNSEEN, ""), name="other")
     for some in ([lost], [unseen], [wrong, unseen]):
-        assert refine.refining_command(some, given, CommandLine()) == to_confirm
+        assert refine.refining_command(some, options, CommandLine()) == to_confirm
     right_here = answered(local_check(Kind.RIGHT, ""), name="other")
-    assert refine.refining_command([right_here], given, CommandLine()) == ""
-    done = {**given, "n": 500, "refine": "auto"}
+    assert refine.refining_command([right_here], options, CommandLine()) == ""
+    done = replace(options, n=500, refine="auto")
     assert refine.refining_command([wrong], done, CommandLine()) == "", "that was done"
 
 

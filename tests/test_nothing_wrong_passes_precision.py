@@ -9,8 +9,8 @@ import torch
 from command_line import call
 
 from sciinf.campaigns.store import Store
-from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import read_json
+from sciinf.interfaces.draws_file import read_draws_h5
 
 CLOCK = """
 import torch

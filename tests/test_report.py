@@ -16,8 +16,8 @@ import pytest
 from command_line import call
 from sample_run import EVIL, Page, Sample, make_run
 
-from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import write_json
+from sciinf.interfaces.draws_file import read_draws_h5
 from sciinf.interfaces.figures.answers import answers_table, every_number
 from sciinf.interfaces.figures.first_screen import verdict_part
 from sciinf.interfaces.figures.numbers import latex, numbers_of

@@ -20,9 +20,9 @@ from browser import CHROMIUM, inspect_pages
 from sample_run import EVIL, Bands, Counts, Sample, make_run
 
 from sciinf.core.draws import Draws
-from sciinf.core.draws_file import read_draws_h5, write_draws_h5
 from sciinf.core.estimates import estimates
 from sciinf.core.files import write_json
+from sciinf.interfaces.draws_file import read_draws_h5, write_draws_h5
 from sciinf.interfaces.report import write_report
 
 pytestmark = [

@@ -16,7 +16,8 @@ import torch
 from brief import briefly_trained
 from sample_run import make_calibration
 
-from sciinf import Store, infer, load_answer
+from sciinf import infer, load_answer
+from sciinf.campaigns import Store
 from sciinf.core import Answer, Draws, Finding, Trust
 from sciinf.core.estimates import estimates
 from sciinf.core.files import read_json, write_json

@@ -15,8 +15,9 @@ import pytest
 import torch
 from command_line import call
 
-from sciinf import Recipe, Store, load_simulator, simulate, train
-from sciinf.campaigns.storage.address import folder_at
+from sciinf import Recipe, load_simulator, simulate, train
+from sciinf.campaigns import Store
+from sciinf.campaigns.storage.objects import folder_at
 from sciinf.core import Outcome
 from sciinf.core.loading import load_module
 from sciinf.training.estimators.flow import Flow

@@ -1,16 +1,34 @@
-"""Simulations made and kept: blocks, workers, clusters, the store.
+"""Simulation campaigns: blocks of simulations, workers, clusters, and the store on disk.
 
-A campaign is a store that is being filled. Its blocks of rows are simulated from seeds of their own, and are written
-whole or not at all (`storage`). Simulations that exist already, in tables and in files of fields, become a store as
-well.
+A campaign fills a store with blocks of rows. Each block is simulated from a seed of its own, and is written whole or
+not at all (`storage`). Existing simulations, in tables and in files of fields, can also become a store.
 
-Three engines learn in three ways that a worker is gone, so each notes in its own way which block a worker had:
+The three ways to run blocks learn differently that a worker has ended. So each of them records in its own way which
+block a worker was running:
 
-- `Workers`: the parent learns it from the process, at once. The pool knows the block. A worker that left with status 0
-  has left an empty file of its number, in a folder of this machine, because a store on s3:// has no disk in common.
-- `Cluster`: the scheduler learns it, and does not know whether the block had begun. A file beside the store, which only
-  one worker can make, says so. It shows as well that the worker sees the store's folder.
-- `work`: nobody learns it. A file beside the store is kept fresh; others know by its age, a minute, that it was left.
+- `Workers`: the parent process learns at once that a worker process has ended. The pool knows which block the worker
+  had. A worker that exited with status 0 is found by an empty file, named with its process number, in a folder of this
+  machine. The file is not in the store, because a store on s3:// has no shared disk.
+- `Cluster`: the scheduler learns that a worker has ended, but not whether the block had begun. A file beside the store
+  records that the block has begun, and only one worker can create this file. The file also shows that the worker sees
+  the store's folder.
+- `work`: no other process learns that a worker has ended. A file beside the store is touched regularly. Other workers
+  conclude from its age, one minute, that its worker has ended.
 
-One way for all would need a disk in common, a minute of waiting, or blame for blocks that had only waited.
+A single way for all three would need a shared disk, a minute of waiting, or blame for blocks that had only waited.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sciinf.core.lazy import offered
+
+if TYPE_CHECKING:
+    from sciinf.campaigns.cluster import Cluster as Cluster
+    from sciinf.campaigns.simulation import repair as repair, simulate as simulate
+    from sciinf.campaigns.slurm_array import SlurmArray as SlurmArray
+    from sciinf.campaigns.store import Store as Store
+    from sciinf.campaigns.workers import Here as Here, Workers as Workers
+
+__getattr__, __dir__ = offered(__name__, __file__)

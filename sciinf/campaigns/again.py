@@ -1,10 +1,11 @@
-"""A few stored simulations once more: does the simulator still give the same data for the same parameters and seed?
+"""Does a simulator still give the same data for the same parameters and seed? A few stored simulations are run again.
 
-Files are compared by `core.code`; this finds what no list of files can: a library, a data file, a program found
-elsewhere. A block is one batch with a seed of its own, so the smallest part that can be run again is the cheapest
-block, or a few of its rows where each row has its own random numbers (`Simulator.by_row`). The bits must be equal where
-versions, processor and device are as they were. Elsewhere sums round differently, which a chaotic simulator turns into
-other data; what then differs by more than rounding is told and left to the user.
+`core.code` compares the simulator's files. This module finds changes that no list of files shows: a library, a data
+file, or a program that is found elsewhere. A block is one batch with a seed of its own. So the smallest part that can
+be run again is the cheapest block. Where each row has its own random numbers (`Simulator.by_row`), it is a few rows of
+that block. The bits must be equal if versions, processor and device are the same as before. Otherwise sums round
+differently, and a chaotic simulator turns rounding into other data. A difference larger than rounding is then reported,
+and the user decides.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Look:
-    """What came of it.
+    """Result of comparing stored simulations with new ones for the same parameters and seed.
 
     Args:
-        verdict: "same" bits; "rounding", equal but for that; "other" data, on the same machine; "unsure", other data,
-            which need not mean another simulator; "skipped".
-        words: What to say about it; "" where there is nothing to be said.
-        apart: The largest difference, relative to the largest value at its place; infinite where other rows failed.
+        verdict: "same": the bits are equal. "rounding": the data are equal up to rounding. "other": the data differ, on
+            the same machine. "unsure": the data differ, but the simulator need not be another one. "skipped": nothing
+            was compared.
+        words: Description of the result for the user; "" if there is nothing to say.
+        apart: Largest difference, relative to the largest value at the same place; infinite if other rows failed.
     """
 
     verdict: Literal["same", "rounding", "other", "unsure", "skipped"]
@@ -50,7 +52,7 @@ class Look:
 
 
 def affordable(store: Store) -> float:
-    """Seconds that a look at a campaign may take as it is taken up again."""
+    """Seconds that a comparison with stored simulations may take when a campaign is resumed."""
     return max(SECONDS, min(_SHARE * store.seconds, MOST))
 
 
@@ -62,14 +64,14 @@ def look_again(
     seconds: float | None = None,
     blocks: Collection[int] | None = None,
 ) -> Look:
-    """Simulate some rows of a store anew and compare.
+    """Simulate some rows of a store again and compare them with the stored rows.
 
     Args:
-        store: With rows in it.
-        simulator: The one at hand.
-        device: Where it runs.
-        seconds: What that may cost, judged by what it did cost; `affordable` where left out.
-        blocks: Which blocks they may be of; any when left out.
+        store: Store with at least one block.
+        simulator: The simulator to run.
+        device: Device on which the simulator runs.
+        seconds: Time limit for the comparison, judged by the recorded run times; `affordable(store)` by default.
+        blocks: Blocks from which the rows may be taken; all blocks by default.
     """
     here = conditions(simulator, device)
     seconds = affordable(store) if seconds is None else seconds
@@ -115,7 +117,7 @@ def checked_again(
     accept_changes: bool = False,
     blocks: Collection[int] | None = None,
 ) -> str:
-    """The same; what there is to be said about it, "" where the bits are the same.
+    """Run `look_again` and describe the result for the user; "" if the bits are the same.
 
     Raises:
         ValueError: If the simulator gives other data now, and that was not accepted.
@@ -126,9 +128,9 @@ def checked_again(
     rows = f"the {len(store):,} simulations in {store.folder.name}"
     if look.verdict == "other" and not accept_changes and not any(not unlike(one, simulator) for one in store.accepted):
         raise ValueError(
-            f"{rows} are of another state of the simulator {simulator.name!r}: {look.words}. Something that it uses "
-            "has changed: a data file, a program, a library. Simulate into another folder (--out), these are kept; or "
-            "go on with --accept-changes (accept_changes=True)"
+            f"{rows} are of another state of the simulator {simulator.name!r}: {look.words}. Something that the "
+            "simulator uses has changed: a data file, a program, a library. Simulate into another folder (--out), the "
+            "present simulations are kept; or go on with --accept-changes (accept_changes=True)"
         )
     if look.verdict == "skipped":
         known = "in no file" if simulator.source is None else "known by its files"
@@ -141,7 +143,7 @@ def checked_again(
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows that can be run again: block, how many, what they cost, what differs from when they were made, and where."""
+    """Rows that can be run again: block, number of rows, cost in seconds, differing conditions, and device."""
 
     index: int
     rows: int
@@ -151,14 +153,17 @@ class _Part:
 
 
 def _start(seconds: list[float]) -> float:
-    """What a simulator takes once in a process (compilation, tables), judged by the first of some equal blocks."""
+    """Seconds that a simulator takes once in each process (compilation, tables), estimated from equal blocks.
+
+    The estimate is the time of the first block minus that of the fastest block.
+    """
     return max(0.0, seconds[0] - min(seconds)) if seconds else 0.0
 
 
 def _part(index: int, entry: Entry, start: float, by_row: bool, here: dict[str, str], seconds: float) -> _Part | None:
     failed = {Status.TIMED_OUT, Status.RAISED} & {status for status, n in entry.counts.items() if n}
     if entry.seconds <= 0 or Status.TIMED_OUT in failed or (failed and not entry.ok):
-        return None  # not known what it costs, or it may hang or end the process
+        return None  # The cost is unknown, or the block may hang or end the process.
     rows = entry.rows
     if by_row:
         rows = max(1, min(rows, _FEW, int(seconds / 5 / entry.seconds * entry.rows)))
@@ -167,7 +172,7 @@ def _part(index: int, entry: Entry, start: float, by_row: bool, here: dict[str, 
 
 
 def _unequal(before: Outcome, now: Outcome, rows: int, first: int) -> str:
-    """Where outcomes differ in a bit, in words; "" if nowhere. Failures count."""
+    """Describe the first place where two outcomes differ in a bit; "" if they are equal. A failure also counts."""
     old, new = status_of(before)[:rows], status_of(now)[:rows]
     if (off := (old != new).nonzero().flatten()).numel():
         row = int(off[0])
@@ -188,7 +193,10 @@ def _why(outcome: Outcome, row: int) -> str:
 
 
 def _apart(before: Outcome, now: Outcome, rows: int) -> float:
-    """The largest difference, relative to the largest value at the same place; infinite where other rows failed."""
+    """Largest difference between two outcomes, relative to the largest value at the same place.
+
+    The result is infinite if other rows failed.
+    """
     if not torch.equal(status_of(before)[:rows], status_of(now)[:rows]):
         return float("inf")
     sizes = [0.0]

@@ -1,9 +1,10 @@
-r"""Simulations of a store in one compact file, each number within a tolerance.
+r"""Archive of a store's simulations: one compact file in which each number is within a tolerance.
 
-What that means for a number, and when it is kept exactly, `campaigns.storage.archive_block` says; how fields become few
-bytes, `campaigns.storage.bounded`. Before a block is written it is read back and each number compared; the largest
-error found stands in the file. Parameters, status and messages of rows, whole numbers and truth values, and observables
-without a tolerance are kept exactly. What is read back is the same to the last bit on every machine.
+`campaigns.storage.archive_block` says what the tolerance means for a number, and when a number is kept exactly.
+`campaigns.storage.bounded` says how fields are compressed. Before a block is written, it is read back and each number
+is compared. The file records the largest error that was found. Parameters, status and messages of rows, whole numbers
+and truth values, and observables without a tolerance are kept exactly. The numbers that are read back are the same to
+the last bit on every machine.
 
 A file is
 
@@ -47,10 +48,9 @@ _END = struct.Struct("<Q8s")
 
 @dataclass(frozen=True)
 class Relative:
-    """A tolerance as a share of an observable's range, its largest value less its smallest over all rows of the store.
+    """Tolerance as a share of an observable's range: its largest minus its smallest value over all rows of the store.
 
-    That is what "value-range-relative" means where SZ and other compressors are compared. Rows that failed do not
-    count.
+    This is what "value-range-relative" means in comparisons of SZ and other compressors. Rows that failed do not count.
 
     Raises:
         ValueError: If the share is not positive, or not below 1.
@@ -64,22 +64,22 @@ class Relative:
 
 
 class Archive:
-    """An archive of simulations.
+    """An archive of simulations in a file.
 
     Attributes:
-        path: Where it lies.
-        size: Its bytes.
+        path: Path of the file.
+        size: Size of the file in bytes.
         rows: Number of simulations, failed ones included.
-        block: Rows that are read together.
-        prior: Of the parameters.
-        observables: Of the simulations.
-        tolerance: Name -> tolerance in the observable's units; 0 for what is kept exactly.
-        error: Name -> largest error, found when it was written.
-        about: What it says of the store: `simulator`, `seed`, `digest`, and `proposal` where there was one.
+        block: Number of rows that are read together.
+        prior: Prior of the parameters.
+        observables: Observables of the simulations.
+        tolerance: Name -> tolerance in the observable's units; 0 for an observable that is kept exactly.
+        error: Name -> largest error, found when the archive was written.
+        about: What the archive says of the store: `simulator`, `seed`, `digest`, and `proposal` if there was one.
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If it is no archive, shortened, damaged, or of a newer version.
+        ValueError: If the file is no archive, is shortened or damaged, or is of a newer version.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -100,10 +100,10 @@ class Archive:
         return f"{self.rows:,} simulations of {self.about['simulator']['name']!r} in {self.size:,} bytes, {self.path}"
 
     def read(self, rows: slice | None = None) -> tuple[Tensor, Outcome]:
-        """Rows that follow one another, failed ones included: theta (rows, D) and what became of them; all if None.
+        """Read consecutive rows, failed ones included: theta (rows, D) and the outcome. `rows=None` reads all rows.
 
         Raises:
-            ValueError: If the rows are none or not in a row, or the file is damaged.
+            ValueError: If the slice is empty or not consecutive, or the file is damaged.
         """
         start, stop, step = (slice(None) if rows is None else rows).indices(self.rows)
         if step != 1 or start >= stop:
@@ -133,7 +133,7 @@ class Archive:
             data, marked = opened(data)
             long = sum(sum(block["parts"]) for block in data["blocks"])
             if not marked or len(MAGIC) + long + length + _END.size != self.size:
-                raise ValueError("its parts are not as long as it says")
+                raise ValueError("the lengths of its parts are not those written in it")
         except (ValueError, zlib.error, AttributeError, KeyError) as error:
             raise ValueError(f"{self.path} cannot be read as an archive: {error}; restore it") from error
         return data
@@ -153,23 +153,23 @@ class Archive:
 
 
 def write_archive(store: Store, path: str | Path, tolerance: Mapping[str, Relative | float]) -> Archive:
-    """All simulations of a store in one file, written whole or not at all.
+    """Write all simulations of a store into one file, whole or not at all.
 
     Args:
-        store: A finished one.
-        path: The file; one that is there is replaced.
-        tolerance: Observable -> what its numbers may be off by, `Relative(1e-3)` of its range, or a number in its
-            units. Those that are left out are kept exactly.
+        store: A complete store.
+        path: Path of the file; an existing file is replaced.
+        tolerance: Observable -> largest error of its numbers: `Relative(1e-3)` of its range, or a number in its units.
+            Observables that are left out are kept exactly.
 
     Returns:
         The archive, whose `error` is at most its `tolerance`.
 
     Raises:
         TypeError: If a tolerance is no number.
-        ValueError: If one is not positive, or for no observable of real numbers, or the store is not finished or
-            damaged.
-        RuntimeError: If a number that was read back is further off. It is a fault of ours; nothing is written.
-        OSError: If it cannot be written.
+        ValueError: If a tolerance is not positive, or not for an observable of real numbers, or the store is incomplete
+            or damaged.
+        RuntimeError: If a number that was read back has a larger error. This is a fault of sciinf; nothing is written.
+        OSError: If the file cannot be written.
 
     Examples:
         >>> archive = write_archive(store, "fields.archive", {"u": Relative(1e-2)})  # doctest: +SKIP
@@ -186,18 +186,19 @@ def write_archive(store: Store, path: str | Path, tolerance: Mapping[str, Relati
 
 
 def archived(path: str | Path, *, out: str | Path) -> Store:
-    """The store of an archive's simulations; the same file gives the same store, and a finished one is kept.
+    """Make a store from the simulations of an archive. The same file gives the same store.
 
-    Its parameters are those that the archived store had, its fields are within the tolerance. It names the same
-    simulator, but is no campaign that can be gone on with. Do not calibrate on it what was trained on the archived one.
+    A complete store is kept. The parameters are those of the archived store, and the fields are within the tolerance.
+    The new store names the same simulator, but it is no campaign that can be continued. Do not use it to calibrate an
+    estimator that was trained on the archived store.
 
     Args:
-        path: The archive.
-        out: Folder of the store.
+        path: Path of the archive.
+        out: Folder of the new store.
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If it cannot be read, or `out` holds a store of something else.
+        ValueError: If the archive cannot be read, or `out` holds a store of something else.
     """
     archive, folder = Archive(path), local_path(out)
     simulator = Tabulated(archive.prior, archive.observables, archive.about["simulator"]["name"])
@@ -234,7 +235,7 @@ def _check(store: Store, tolerance: Mapping[str, Relative | float]) -> None:
 
 
 def _planned(store: Store, tolerance: Mapping[str, Relative | float]) -> dict[str, Kept]:
-    """How each observable is kept, by its smallest and largest value."""
+    """How each observable is kept, decided by its smallest and largest value: name -> `Kept`."""
     low, high = dict.fromkeys(tolerance, math.inf), dict.fromkeys(tolerance, -math.inf)
     for index in range(store.blocks if tolerance else 0):
         outcome = store.read(index)[1]
@@ -282,10 +283,10 @@ def _written(file: BinaryIO, parts: Sequence[bytes]) -> dict[str, Any]:
 
 
 def _again(store: Store, parts: Sequence[bytes], rows: int, kept: Mapping[str, Kept]) -> Outcome:
-    """A block, read back.
+    """Outcome of a block, decoded from the bytes just written.
 
     Raises:
-        RuntimeError: If it cannot be.
+        RuntimeError: If the bytes cannot be decoded.
     """
     try:
         return unpacked(b"".join(parts), list(map(len, parts)), rows, store.prior, store.observables, kept)[1]
@@ -294,10 +295,10 @@ def _again(store: Store, parts: Sequence[bytes], rows: int, kept: Mapping[str, K
 
 
 def _errors(outcome: Outcome, again: Outcome, kept: Mapping[str, Kept]) -> dict[str, float]:
-    """The largest error of each observable.
+    """Largest error of each observable: name -> error in the observable's units.
 
     Raises:
-        RuntimeError: If one is above the tolerance.
+        RuntimeError: If an error is above its tolerance.
     """
     good, found = status_of(outcome) == Status.OK, {}
     for name, how in kept.items():
@@ -311,7 +312,7 @@ def _errors(outcome: Outcome, again: Outcome, kept: Mapping[str, Kept]) -> dict[
 
 
 def _blocks(store: Store, size: int) -> Iterator[tuple[Tensor, Outcome]]:
-    """All rows of a store, so many at a time."""
+    """Yield all rows of a store, `size` rows at a time."""
     held: list[tuple[Tensor, Outcome]] = []
     for index in range(store.blocks):
         held.append(store.read(index))
@@ -327,7 +328,7 @@ def _blocks(store: Store, size: int) -> Iterator[tuple[Tensor, Outcome]]:
 
 
 def _part(outcome: Outcome, rows: slice) -> Outcome:
-    """Some rows of an outcome."""
+    """Rows of an outcome that a slice names."""
     status = status_of(outcome)[rows]
     messages = {row - rows.start: text for row, text in outcome.messages.items() if rows.start <= row < rows.stop}
     return Outcome({name: value[rows] for name, value in outcome.x.items()}, status, messages)

@@ -1,9 +1,10 @@
-"""Blocks of a store that a campaign goes on writing, as they are committed.
+"""Blocks of a store, read as a running campaign commits them.
 
-A block counts when a journal acknowledges it or when the hash within its file holds, which is what a store means by
-committed; its bytes are compared with either before they are used. A block whose bytes do not agree may be replaced at
-this moment, for the file comes before the line in the journal: it counts as not there, is looked at again, and is told
-as damaged when it has stayed so for a minute. Blocks of failed rows are there like others.
+A block counts as committed when a journal acknowledges it, or when the hash within its file is correct. The store uses
+the same definition. The block's bytes are compared with the journal or the hash before they are used. If the bytes do
+not agree, another process may be replacing the block at this moment, because the file is written before the journal's
+line. Such a block counts as absent and is checked again. It is reported as damaged after it has stayed so for a minute.
+Blocks of failed rows count like other blocks.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ from sciinf.campaigns.store import Store
 from sciinf.core import telling
 from sciinf.core.observable import Outcome
 
-POLL, SHARE = 1.0, 20.0  # seconds between two looks, at least; and how much longer than a look takes
-EVERY = 60.0  # seconds between two words about what is waited for
-DOUBT = 60.0  # seconds for which a block may be unlike what was committed; a network's file system lags no longer
+# POLL is the shortest pause between two looks, in seconds. A pause is also SHARE times as long as a look, or longer.
+POLL, SHARE = 1.0, 20.0
+EVERY = 60.0  # Seconds between two messages about awaited simulations.
+# For this many seconds a block's bytes may differ from those committed: the longest delay of a network file system.
+DOUBT = 60.0
 
 
 @final
 class Arrivals:
-    """What has come of the first rows of a campaign.
+    """The first rows of a campaign, as they arrive in its store.
 
     Args:
-        store: Where the campaign writes.
-        rows: How many of its rows are wanted, the first ones.
-        shown: Whether it says what is waited for.
+        store: Store into which the campaign writes.
+        rows: Number of rows that are wanted, counted from the first row of the campaign.
+        shown: Whether to report which simulations are awaited.
     """
 
     def __init__(self, store: Store, rows: int, *, shown: bool) -> None:
@@ -45,7 +48,7 @@ class Arrivals:
 
     @property
     def blocks(self) -> int:
-        """Blocks in all."""
+        """Number of blocks that hold the wanted rows."""
         return -(-self.rows // self.store.block)
 
     @property
@@ -55,15 +58,15 @@ class Arrivals:
 
     @property
     def there(self) -> int:
-        """Rows that have been read, failed ones counted."""
+        """Number of rows that have been read, failed rows included."""
         return sum(map(self.rows_of, self.read))
 
     def rows_of(self, index: int) -> int:
-        """Rows that are wanted of a block."""
+        """Number of rows that are wanted from a block."""
         return min(self.store.block, self.rows - index * self.store.block)
 
     def committed(self) -> dict[int, Entry]:
-        """The whole blocks that are there now, in order.
+        """Committed blocks that hold all their wanted rows: block number -> entry, in order.
 
         Raises:
             ValueError: If the folder holds another campaign by now.
@@ -81,10 +84,12 @@ class Arrivals:
         return found
 
     def news(self, only: Sequence[int] | None = None) -> Iterator[tuple[int, Tensor, Outcome]]:
-        """Number, theta (rows, D) and outcome of each block that has come and was not read before; verified.
+        """Yield number, theta (rows, D) and outcome of each new block, verified.
+
+        A block is new if it was not read before.
 
         Args:
-            only: Which blocks, in this order; all, in order, where left out.
+            only: Block numbers to read, in this order; all blocks in ascending order by default.
 
         Raises:
             ValueError: If a block is damaged, or as `committed` does.
@@ -106,11 +111,13 @@ class Arrivals:
             yield index, theta, outcome
 
     def polls(self, need: Callable[[], str], *, patience: float = 0.0) -> Iterator[None]:
-        """Yields at once, and then again and again, as long as somebody goes on asking; says what is waited for.
+        """Yield at once, and then after each pause for as long as the caller iterates.
+
+        The simulations that are awaited are reported.
 
         Args:
-            need: In words, what is there and what is needed.
-            patience: Seconds of waiting before it is said.
+            need: Function that returns, in words, what is present and what is needed.
+            patience: Seconds of waiting before the first report.
         """
         told = time.monotonic() + patience - EVERY
         while True:
@@ -136,7 +143,7 @@ class Arrivals:
         telling.tell(words)
 
     def _doubt(self, index: int, error: ValueError) -> None:
-        """Take note of a block that cannot be read; raise when that has lasted."""
+        """Record a block that cannot be read; raise the error if that has lasted `DOUBT` seconds."""
         now = time.monotonic()
         if index not in self._doubts and self._shown:
             telling.tell(f"note: block {index} cannot be read yet and counts as not there ({error})", telling.DETAIL)
@@ -145,5 +152,5 @@ class Arrivals:
 
 
 def campaign_in(store: Store) -> str:
-    """Which campaign a store's folder is of, as it says now."""
+    """Digest of the campaign that a store's folder holds now (`store.json`)."""
     return campaign(read_description(store.folder))

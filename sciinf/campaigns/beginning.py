@@ -1,5 +1,6 @@
-"""How a campaign is begun, or taken up again, whoever runs it: what is refused before there is a store, and what is
-looked at where there are simulations already.
+"""Begin or resume a campaign: refuse wrong requests before there is a store, and check simulations that exist already.
+
+All ways to run a campaign use these functions.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from sciinf.campaigns.again import checked_again
 from sciinf.campaigns.block import one_thread
 from sciinf.campaigns.conditions import conditions, decisive, differing
 from sciinf.campaigns.probe import probe_block
-from sciinf.campaigns.storage.address import store_at
 from sciinf.campaigns.storage.description import accept, check_same, describe, read_description
+from sciinf.campaigns.storage.objects import store_at
 from sciinf.campaigns.store import Store
 from sciinf.core.checks import check_whole
 from sciinf.core.proposal import Proposal
@@ -27,21 +28,21 @@ from sciinf.core.simulator import Simulator
 @final
 @dataclass(frozen=True)
 class CampaignSpec:
-    """What a campaign is to be.
+    """Specification of a campaign.
 
     Args:
-        simulator: What will be run.
+        simulator: The simulator to run.
         path: Folder of the store.
-        n: Rows wanted in all.
+        n: Total number of rows wanted.
         seed: Seed of the campaign.
-        device: Where the simulator runs.
-        block: Rows per batch; None for the simulator's own or the store's, "auto" to measure.
+        device: Device on which the simulator runs.
+        block: Rows per batch; None for the simulator's own number or the store's, "auto" to measure.
         timeout: Seconds after which a block is given up; None for never.
-        proposal: Where theta is drawn from instead of the prior.
-        accept_changes: Whether changed files of the simulator are no reason to refuse.
+        proposal: Distribution from which theta is drawn instead of the prior.
+        accept_changes: Whether to accept changed files of the simulator instead of refusing them.
 
     Raises:
-        TypeError: If the simulator is none.
+        TypeError: If the simulator is no `Simulator`.
         ValueError: If a number is out of range.
     """
 
@@ -68,18 +69,20 @@ class CampaignSpec:
 
 
 def begin(wanted: CampaignSpec, check: Callable[[bool], None]) -> Store:
-    """The store of a campaign, begun or found, after all was refused that can be refused before.
+    """Create or open the store of a campaign, after all checks that are possible before a simulation runs.
 
     Args:
-        wanted: What it is to be.
-        check: Refuses what cannot be run where it is to be run; it is told whether there is a store already.
+        wanted: Specification of the campaign.
+        check: Function that raises an error if the simulator cannot be run in the chosen place. Its argument says
+            whether there is a store already.
 
     Raises:
         ValueError: If the folder holds another campaign, or rows of another state of the simulator.
         OSError: If the folder cannot be written.
 
     Warns:
-        UserWarning: If the store holds more rows than are wanted, or it cannot be told whose rows are there.
+        UserWarning: If the store holds more rows than are wanted, or it is unknown whether its rows are of this state
+            of the simulator.
     """
     simulator, path, n, device = wanted.simulator, wanted.path, wanted.n, wanted.device
     begun, block = store_at(path), cast("Any", wanted.block)
@@ -106,10 +109,10 @@ def begin(wanted: CampaignSpec, check: Callable[[bool], None]) -> Store:
 
 
 def check_own(store: Store, simulator: Simulator) -> None:
-    """Refuse a simulator that a store was not begun with, and remove what writers that died have left in its folders.
+    """Refuse a simulator with which the store was not begun, and remove unfinished files of writers that died.
 
     Raises:
-        ValueError: If it is another one, or its files have changed.
+        ValueError: If the simulator is another one, or its files have changed.
         OSError: If the folder cannot be written.
     """
     wanted = describe(simulator, store.seed, store.block, store.rows, store.proposal)
@@ -119,16 +122,18 @@ def check_own(store: Store, simulator: Simulator) -> None:
 
 
 def joined(store: Store, simulator: Simulator, *, device: str, blocks: Collection[int] | None = None) -> str:
-    """What a worker that joins others has to say of the rows there: do they come out here as they did there?
+    """Check that stored rows come out the same on this machine; return warnings in words, or "" if there are none.
+
+    A worker calls this function when it joins other workers.
 
     Args:
-        store: With rows in it.
-        simulator: The one at hand.
-        device: Where it runs.
-        blocks: Which blocks are looked at; all when left out.
+        store: Store with at least one block.
+        simulator: The simulator of this worker.
+        device: Device on which the simulator runs.
+        blocks: Blocks that may be checked; all blocks by default.
 
     Raises:
-        ValueError: If they are of another state of the simulator.
+        ValueError: If the rows are of another state of the simulator.
     """
     words = checked_again(store, simulator, device=device, blocks=blocks)
     if (differs := unlike_versions(store, simulator, device, blocks)) and differs not in words:
@@ -138,7 +143,7 @@ def joined(store: Store, simulator: Simulator, *, device: str, blocks: Collectio
 
 
 def unlike_versions(store: Store, simulator: Simulator, device: str, blocks: Collection[int] | None = None) -> str:
-    """Which versions are not those that the first simulated block was made with, in words; "" where all are."""
+    """Versions that differ from those of the first simulated block, in words; "" if all are the same."""
     known = (entry for index, entry in store.entries() if blocks is None or index in blocks)
     first = next((entry for entry in known if entry.conditions), None)
     if first is None:
@@ -147,14 +152,14 @@ def unlike_versions(store: Store, simulator: Simulator, device: str, blocks: Col
 
 
 def check_in_file(simulator: Simulator, who: str) -> None:
-    """Refuse a simulator that others cannot load.
+    """Refuse a simulator that other processes cannot load, because it is in no file.
 
     Args:
         simulator: The simulator.
-        who: Who is to load it, such as "SLURM jobs".
+        who: Processes that load the simulator, in words, such as "SLURM jobs".
 
     Raises:
-        ValueError: If it is in no file.
+        ValueError: If the simulator is in no file.
     """
     if simulator.source is None:
         raise ValueError(

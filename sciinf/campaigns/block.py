@@ -1,13 +1,14 @@
-r"""One block: its seeds, its draws from the prior, a batch through the simulator, and what becomes of rows that raise.
+r"""Simulate one block: its seeds, its parameters, its batch of simulations, and the treatment of rows that raise.
 
-Block k takes theta from the generator of (seed, k, 0) and noise from that of (seed, k, 1), whatever was simulated
-before. torch's CPU generator keeps only 32 bits of the seed it is given, so that among 100,000 blocks a few would share
-their noise; its whole state is set here instead. Where theta comes from a proposal rather than the prior, it is drawn
-before anything runs and kept in `proposed/`, so that workers and repairs need not know the proposal.
+Whatever was simulated before, block k takes theta from the generator of (seed, k, 0), and noise from that of (seed, k,
+1). torch's CPU generator keeps only 32 bits of the seed that it is given. Among 100,000 blocks a few would then share
+their noise. So this module sets the whole state of the generator instead. If theta comes from a proposal rather than
+the prior, theta is drawn before anything runs and is stored in `proposed/`. So workers and repairs need not know the
+proposal.
 
-When the batch raises, its rows are tried again in halves, down to the rows that raise alone; rows [a, b) then take
-their noise from (seed, k, 1, a, b). If the simulator fails by chance given theta, the rows that are kept are draws of
-x given theta and success, as they would be without retries.
+When the batch raises, its rows are tried again in halves, down to the rows that raise alone. Rows [a, b) then take
+their noise from (seed, k, 1, a, b). If the simulator fails by chance given theta, the successful rows are draws of x
+given theta and success. The same holds without retries.
 """
 
 from __future__ import annotations
@@ -40,26 +41,29 @@ from sciinf.core.simulator import Simulator
 _THETA, _NOISE = 0, 1
 _SHA256 = 32
 _WORDS = 624
-_FIRST, _TIMES = 0x8B51F9DD, 0x58F38DED  # of `SeedSequence.generate_state`
-_HEAD = 24  # bytes of the state before the words: seed (8), left (4), seeded (4), next (8)
+_FIRST, _TIMES = 0x8B51F9DD, 0x58F38DED  # Constants of `SeedSequence.generate_state`.
+_HEAD = 24  # Bytes of the state before its words: seed (8), left (4), seeded (4), next (8).
 
 
 def generator_for(seed: int, *key: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """The generator of a counter: streams of different (seed, key) are independent, and none is drawn from another."""
+    """Random generator for a seed and a key of whole numbers.
+
+    The streams of different (seed, key) are independent, and no stream is drawn from another one.
+    """
     words = _generated(np.random.SeedSequence(seed, spawn_key=key))
     generator = torch.Generator(device)
     generator.manual_seed(int(words[0]) | int(words[1]) << 32)
     if generator.device.type != "cpu":
         return generator
     state = generator.get_state().numpy()
-    words[2] |= 0x80000000  # the all-zero state never occurs
+    words[2] |= 0x80000000  # So the all-zero state never occurs.
     state[_HEAD : _HEAD + 8 * _WORDS].view(np.uint64)[:] = words[2:]
     generator.set_state(torch.from_numpy(state))
     return generator
 
 
 def _generated(sequence: np.random.SeedSequence) -> NDArray[np.uint32]:
-    """`sequence.generate_state(2 + _WORDS)`, which numpy does word by word, for all words at once."""
+    """Compute `sequence.generate_state(2 + _WORDS)` for all words at once; numpy does so word by word."""
     added, times = _hashed()
     words = np.tile(sequence.pool, -(-len(added) // len(sequence.pool)))[: len(added)]
     words = (words ^ added) * times
@@ -68,7 +72,10 @@ def _generated(sequence: np.random.SeedSequence) -> NDArray[np.uint32]:
 
 @functools.cache
 def _hashed() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """What numpy hashes the words with, which it has promised to keep: a constant times the powers of another one."""
+    """Constants with which numpy hashes the words: a constant times the powers of another constant.
+
+    numpy promises to keep these constants.
+    """
     powers = np.full(3 + _WORDS, _TIMES, np.uint32)
     powers[0] = _FIRST
     found = np.multiply.accumulate(powers, dtype=np.uint32)
@@ -79,7 +86,8 @@ def draw_theta(store: Store, index: int) -> Tensor:
     """Parameters of a block, (rows, D), in the prior's dtype, on the CPU.
 
     Raises:
-        ValueError: If the store's parameters come from a proposal, and it did not draw those of this block.
+        ValueError: If the store's parameters come from a proposal, and the parameters of this block are missing or
+            damaged.
     """
     if store.proposal is None:
         generator = generator_for(store.seed, index, _THETA)
@@ -95,10 +103,10 @@ def draw_theta(store: Store, index: int) -> Tensor:
 
 
 def propose(store: Store, proposal: Proposal, blocks: Sequence[int]) -> None:
-    """Draw the parameters of blocks from a proposal and keep them for whoever runs these blocks.
+    """Draw the parameters of blocks from a proposal and store them for the workers that run these blocks.
 
     Raises:
-        ValueError: If the proposal does not return what it should; the message says what.
+        ValueError: If the proposal returns parameters of a wrong shape or outside the prior's support.
         OSError: If the store cannot be written.
     """
     with writing(store.folder.name):
@@ -129,9 +137,9 @@ def _proposed_file(store: Store, index: int) -> str:
 
 
 def _proposed(store: Store, index: int) -> Tensor | None:
-    """What a proposal drew for a block, if that is there, whole, and of the block's present size.
+    """Parameters that a proposal drew for a block, or None if they are absent, damaged, or of another size.
 
-    The file is an array as numpy writes it, and the 32 bytes of its SHA-256.
+    The file is an array as numpy writes it, followed by the 32 bytes of its SHA-256.
     """
     name = _proposed_file(store, index)
     file = f"{store.folder.name}/{name}"
@@ -151,7 +159,8 @@ def _proposed(store: Store, index: int) -> Tensor | None:
         return None
     if not whole:
         warnings.warn(
-            f"{file} carries no hash, as those of older versions: whether it was changed cannot be told", stacklevel=1
+            f"{file} carries no hash, like files of older versions: a change of the file cannot be detected",
+            stacklevel=1,
         )
     found = torch.from_numpy(theta) if theta.dtype.kind == "f" else None
     good = found is not None and found.dtype == store.prior.dtype
@@ -172,10 +181,10 @@ def run_block(simulator: Simulator, store: Store, index: int, *, device: str | t
 def simulated(
     simulator: Simulator, store: Store, index: int, *, device: str | torch.device = "cpu"
 ) -> tuple[Entry, bytes]:
-    """All of `run_block` but the writing: what `Store.write` takes.
+    """Simulate one block without writing it; return its entry and the bytes of its file, for `Store.write`.
 
     Raises:
-        ValueError: If the simulator breaks its promises.
+        ValueError: If the simulator does not return what its observables promise.
         MemoryError: If the batch does not fit in memory.
     """
     started = time.perf_counter()
@@ -187,7 +196,7 @@ def simulated(
 
 
 def give_up(store: Store, index: int, status: Status, message: str, *, seconds: float = 0.0) -> Entry:
-    """Commit a block all of whose rows failed because the simulator could not be made to finish it."""
+    """Commit a block whose rows all count as failed, because the simulator could not finish the block."""
     theta = draw_theta(store, index)
     outcome = failed_outcome(store.observables, len(theta), status, message)
     return store.commit(index, theta, outcome, seconds=seconds)
@@ -195,14 +204,14 @@ def give_up(store: Store, index: int, status: Status, message: str, *, seconds: 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One batch to be simulated.
+    """One batch of parameters to be simulated.
 
     Args:
-        simulator: Whose it is.
-        theta: (rows, D), on the CPU.
+        simulator: The simulator to run.
+        theta: Parameters, (rows, D), on the CPU.
         seed: Seed of the campaign.
         block: Number of the block.
-        device: Where the simulator runs.
+        device: Device on which the simulator runs.
     """
 
     simulator: Simulator
@@ -212,7 +221,7 @@ class Attempt:
     device: torch.device
 
     def outcome(self) -> Outcome:
-        """What became of every row, normalised."""
+        """Simulate the batch and return the normalised outcome of every row."""
         return self._rows(0, len(self.theta))
 
     def _rows(self, start: int, stop: int) -> Outcome:
@@ -220,7 +229,7 @@ class Attempt:
         key = (self.block, _NOISE) if whole else (self.block, _NOISE, start, stop)
         generator = generator_for(self.seed, *key, device=self.device)
         where = f"block {self.block} of simulator {self.simulator.name!r}"
-        # a copy, so that a simulator that works in place does not change what is stored
+        # Copy theta, so that a simulator that works in place does not change the stored parameters.
         theta = self.theta[start:stop].to(self.device, copy=True)
         try:
             result = self.simulator(theta, generator=generator)
@@ -241,10 +250,10 @@ class Attempt:
 
 
 def simulate_from(simulator: Simulator, theta: Tensor, *, generator: torch.Generator) -> tuple[X, Tensor]:
-    """Data simulated from given parameters, (n, D), as a campaign would; kept nowhere.
+    """Simulate data from given parameters, (n, D), as a campaign would do it, without storing them.
 
     Returns:
-        The data of the rows that did not fail, name -> (m, *event), and which these are, bool (n,).
+        The data of the rows that did not fail, name -> (m, *event), and a mask of these rows, bool (n,).
     """
     seed, parts = int(torch.randint(2**62, (1,), generator=generator)), []
     with one_thread():
@@ -257,9 +266,10 @@ def simulate_from(simulator: Simulator, theta: Tensor, *, generator: torch.Gener
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Numerical libraries on one thread, as in worker processes, so that results do not depend on how many there are.
+    """Limit numerical libraries to one thread, as in worker processes.
 
-    Reductions over several threads round differently. More than one processor is put to use by more workers.
+    So results do not depend on the number of processors. Reductions over several threads round differently. Use more
+    workers to employ more processors.
     """
     from threadpoolctl import threadpool_limits
 

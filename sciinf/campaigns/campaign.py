@@ -1,9 +1,9 @@
-"""A campaign: blocks that wait, how often each was tried, and what becomes of one that cannot be finished.
+"""A campaign: the queue of blocks, the number of tries of each block, and giving up blocks that cannot be finished.
 
-Every engine runs a campaign in its own way (here, in worker processes, on a cluster, as an array of jobs) and leaves
-to it what must not differ between them. A block whose worker died, or that ran past its deadline, costs a try. After
-`TRIES` of them the block is committed as failed rows and the campaign goes on. A block tried again waits behind a few
-others, so that one bad block does not look like a bad simulator.
+Every engine runs a campaign in its own way: in this process, in worker processes, on a cluster, or as an array of jobs.
+This module holds what must be the same for all of them. A try is lost when a block's worker dies or a block passes its
+deadline. After `TRIES` tries the block is committed as failed rows, and the campaign goes on. A block that is tried
+again waits behind a few other blocks. So one bad block does not look like a bad simulator.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from sciinf.core.observable import Status
 from sciinf.core.simulator import Simulator
 
 TRIES = 3
-LOOK = 2.0  # s between two looks at what others have committed
-_RARELY = 20  # times longer than a look takes
+LOOK = 2.0  # Seconds between two looks at blocks committed by other processes.
+_RARELY = 20  # The pause after a look is this many times longer than the look.
 _BEHIND = 4
 
 
 @final
 class Campaign:
-    """What engines share.
+    """State of a campaign that all engines share.
 
     Args:
-        store: Where the blocks go.
-        simulator: What is run.
-        blocks: Which blocks.
-        device: Where the simulator runs.
+        store: Store that receives the blocks.
+        simulator: The simulator to run.
+        blocks: Numbers of the blocks to simulate.
+        device: Device on which the simulator runs.
         timeout: Seconds after which a block is given up; None for never.
     """
 
@@ -45,15 +45,18 @@ class Campaign:
         self.store, self.simulator, self.device, self.timeout = store, simulator, device, timeout
         self.queue = deque(blocks)
         self.tries: Counter[int] = Counter()
-        self._lacking: set[int] | None = None  # when this campaign first looked; others are there, and damaged
+        self._lacking: set[int] | None = None  # Blocks missing at the first look; others exist but are damaged.
         self._next = 0.0
 
     def take(self) -> int | None:
-        """The next block, or None if none waits."""
+        """Remove and return the next block of the queue, or None if the queue is empty."""
         return self.queue.popleft() if self.queue else None
 
     def landed(self, index: int) -> Entry | None:
-        """A block that somebody else has committed since this campaign began; the store is looked at now and then."""
+        """Entry of a block that another process has committed since this campaign began; None if there is none.
+
+        The store is read again only now and then.
+        """
         started = time.monotonic()
         if started >= self._next:
             self.store.refresh()
@@ -63,27 +66,31 @@ class Campaign:
         return self.store.history(index)[-1] if was_missing and not self.store.lacks(index) else None
 
     def back(self, blocks: Sequence[int]) -> None:
-        """Put blocks back that nobody's fault kept from being run; they come first."""
+        """Put blocks back at the front of the queue, without counting a try."""
         self.queue.extendleft(sorted(blocks, reverse=True))
 
     def failed(self, index: int, status: Status, reason: str) -> Entry | None:
-        """A block whose worker died, or which took too long: once more (None), or given up (what was committed)."""
+        """Count a failed try of a block whose worker died or which took too long.
+
+        The block returns to the queue, and the result is None. After `TRIES` tries it is given up, and its entry is
+        returned.
+        """
         self.tries[index] += 1
         if self.tries[index] < TRIES:
             self.queue.insert(min(len(self.queue), _BEHIND), index)
             return None
         self.store.refresh()
-        if not self.store.lacks(index):  # it died between the commit and the report
+        if not self.store.lacks(index):  # The worker died after the commit and before the report.
             return self.store.history(index)[-1]
         message = f"quarantined after {TRIES} tries: {reason}; the rows of this block may not all be to blame"
         return give_up(self.store, index, status, message, seconds=(self.timeout or 0.0) * TRIES)
 
 
 def check_engine(engine: object, workers: int | str) -> None:
-    """Refuse what is no engine, and an engine beside a number of workers.
+    """Refuse an object that is no engine, and an engine that is given together with a number of workers.
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If the object is no engine.
         ValueError: If workers are given too.
     """
     if engine is None:
@@ -98,28 +105,29 @@ def check_engine(engine: object, workers: int | str) -> None:
 
 
 class Engine(ABC):
-    """Where blocks run. One that is described by a few numbers and can be used again."""
+    """A way to run blocks, described by a few numbers. The same engine can be used again."""
 
     @abstractmethod
     def check(self, simulator: Simulator, path: str | Path | None = None) -> None:
-        """Refuse a simulator, or a place for a store, that its workers could not see, before there is a store.
+        """Refuse a simulator, or a path for a store, that the engine's workers could not use, before there is a store.
 
         Args:
-            simulator: What will be run.
-            path: Where the store will be; None where it is there already.
+            simulator: The simulator to run.
+            path: Future path of the store; None if the store exists already.
 
         Raises:
-            ValueError: If it cannot be sent to them, or they cannot share what is kept beside a store there.
+            ValueError: If the simulator cannot be sent to the workers, or they cannot share files beside a store at
+                this path.
         """
 
     @abstractmethod
     def run(self, campaign: Campaign) -> Generator[Entry, None, None]:
-        """Simulate the blocks that wait; yields each as it is committed, in whatever order.
+        """Simulate the blocks in the queue; yield the entry of each block when it is committed, in any order.
 
-        Close the iterator (`contextlib.closing`) to stop what runs; what is in flight is then lost.
+        Close the iterator (`contextlib.closing`) to stop the workers; unfinished blocks are then lost.
 
         Raises:
-            ValueError: If the simulator breaks its promises.
+            ValueError: If the simulator does not return what its observables promise.
             OSError: If the store cannot be written.
             RuntimeError: If workers die as they start.
         """

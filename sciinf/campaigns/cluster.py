@@ -1,10 +1,11 @@
-"""Blocks on other machines: the workers of a Dask cluster that is running already.
+"""Run blocks on other machines: the workers of a Dask cluster that is already running.
 
-The cluster is told which block, and its workers load the simulator by the path of its file, commit the block to the
-store themselves and report what they committed (`campaigns.cluster_block`). So simulator and store lie on a disk that
-all machines share. No more blocks are given out than there are workers and a few, and Dask is not asked to try again
-what was lost. Which block was at work where a process ended is told by the claims; blocks that only waited there cost
-no try. Blocks that were given out when the scheduler was lost are looked for in the store, and given out again.
+The cluster receives the numbers of blocks. Its workers load the simulator by the path of its file, commit the block to
+the store themselves, and report what they committed (`campaigns.cluster_block`). So simulator and store lie on a disk
+that all machines share. The number of blocks given out at a time is limited by the number of workers. Dask is not asked
+to try lost blocks again. Claim files show which block was running when a process ended. Blocks that only waited in the
+same process lose no try. If the scheduler was lost, the blocks that it had are looked up in the store. Missing ones are
+given out again.
 
 References:
     | Dask distributed, https://distributed.dask.org
@@ -30,10 +31,10 @@ from sciinf.campaigns.campaign import Campaign, Engine
 from sciinf.campaigns.cluster_block import code, conditions_of, ended, forget, run_told
 from sciinf.campaigns.conditions import conditions
 from sciinf.campaigns.sent import job_of
-from sciinf.campaigns.storage.address import folder_at
 from sciinf.campaigns.storage.durable import writing
 from sciinf.campaigns.storage.folder import on_disk
 from sciinf.campaigns.storage.journal import Entry
+from sciinf.campaigns.storage.objects import folder_at
 from sciinf.core.observable import Status
 from sciinf.core.simulator import Simulator
 from sciinf.core.telling import tell
@@ -41,9 +42,9 @@ from sciinf.core.telling import tell
 if TYPE_CHECKING:
     from distributed import Future
 
-_LOOK = 2.0  # s between two looks at who works
-_ANSWER = 10.0  # s for the scheduler to answer
-_WEEK = 604_800.0  # s
+_LOOK = 2.0  # Seconds between two looks at the cluster's workers.
+_ANSWER = 10.0  # Seconds that the scheduler has to answer.
+_WEEK = 604_800.0  # A week in seconds.
 _CLAIMS = "claims-"
 _OFTEN = 5
 _KEPT = "a cluster notes which blocks it has begun"
@@ -53,17 +54,16 @@ _KINDS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": Typ
 @final
 @dataclass(frozen=True)
 class Cluster(Engine):
-    """The workers of a Dask cluster, on any number of machines. It is not ours, and is left running.
+    """The workers of a Dask cluster, on any number of machines. The campaign does not stop the cluster at its end.
 
-    Start workers with one thread each (`dask worker ADDRESS --nworkers 8 --nthreads 1`), for a process runs one block
-    at a time.
+    Start workers with one thread each (`dask worker ADDRESS --nworkers 8 --nthreads 1`), because a process runs one
+    block at a time.
 
     Args:
-        address: The scheduler's, such as "tcp://node1:8786"; or the path of its `--scheduler-file`, which ends in
-            .json.
-        resources: What a block takes of a worker's own resources, such as {"programs": 1} where a simulator starts an
-            external program and workers were started with `--resources programs=1`.
-        patience: Seconds to wait for a scheduler that does not answer any more.
+        address: Address of the scheduler, such as "tcp://node1:8786", or the path of its `--scheduler-file` (.json).
+        resources: Amounts of a worker's own resources that a block takes, such as {"programs": 1}. Use them if a
+            simulator starts an external program; start workers with `--resources programs=1` then.
+        patience: Seconds to wait for a scheduler that has stopped answering.
     """
 
     address: str
@@ -93,7 +93,7 @@ class Cluster(Engine):
 
 
 class _GivenOut:
-    """The blocks that the cluster has in hand."""
+    """The blocks of a campaign that were given to the cluster and are not yet reported."""
 
     def __init__(self, engine: Cluster, campaign: Campaign, claims: Path) -> None:
         self.engine, self.campaign, self.claims = engine, campaign, claims
@@ -112,7 +112,7 @@ class _GivenOut:
         self.client: Any = None
 
     def entries(self) -> Iterator[Entry]:
-        """Entries of blocks as they are committed."""
+        """Yield the entries of blocks as they are committed."""
         self._connect(first=True)
         while self.campaign.queue or self.hand:
             if self.client is None or self.client.status == "closed":
@@ -122,7 +122,7 @@ class _GivenOut:
             yield from self._collect()
 
     def close(self) -> None:
-        """Let go of what is in hand: what waits is dropped, and what is at work is finished there, or not."""
+        """Close the connection. Waiting blocks are dropped; running blocks may or may not finish on their workers."""
         if self.client is not None:
             with suppress(Exception):
                 self.client.close(timeout=2)
@@ -151,18 +151,18 @@ class _GivenOut:
         why = (str(error) or type(error).__name__) if error else "it is silent"
         raise RuntimeError(
             f"no scheduler answers at {self.engine.address} ({why}). Blocks committed so far are kept, and the same "
-            "command goes on where it was once there is one (`dask scheduler`, and `dask worker ADDRESS --nthreads 1` "
-            "on each machine)"
+            "command goes on where it was, once a scheduler runs (`dask scheduler`, and on each machine "
+            "`dask worker ADDRESS --nthreads 1`)"
         ) from error
 
     def _look(self) -> None:
-        """See how many blocks may be given out."""
+        """Update the number of blocks that may be given out, from the cluster's workers."""
         if time.monotonic() - self.looked < _LOOK:
             return
         client = self.client
         try:
             found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_ANSWER)
-        except Exception as error:  # it answers later, or the client has lost it and says so by its status
+        except Exception as error:  # The scheduler may answer later; a lost one shows in the client's status.
             if time.monotonic() - self.heard > self.engine.patience:
                 self._gone(error)
             return
@@ -193,7 +193,7 @@ class _GivenOut:
             future.add_done_callback(self.done.put)
 
     def _collect(self) -> Iterator[Entry]:
-        """What has come back; waits a little for the first."""
+        """Yield the entries of blocks that the cluster has returned; wait briefly for the first."""
         back: list[Future] = []
         first = True
         with suppress(queue.Empty):
@@ -217,7 +217,7 @@ class _GivenOut:
             yield from self._cut_off(cut)
 
     def _report(self, future: Any, claim: Path) -> dict[str, Any] | None:
-        """What a worker says of a block; None where nobody does, because the scheduler was lost."""
+        """A worker's report of a block; None if there is no report, because the scheduler was lost."""
         from distributed import KilledWorker
 
         try:
@@ -234,7 +234,7 @@ class _GivenOut:
                 f"workers at {self.engine.address} cannot run blocks ({why}); "
                 "install the same version of sciinf on all machines"
             ) from refused.error
-        except Exception:  # lost between the news that it is done and what was done
+        except Exception:  # The scheduler was lost after it said that the block is done.
             return None
         return None
 
@@ -259,7 +259,7 @@ class _GivenOut:
         return None
 
     def _cut_off(self, cut: list[tuple[int, Path]]) -> Iterator[Entry]:
-        """Blocks of which nobody says anything: they are there, or are given out again."""
+        """Handle blocks without a report: yield those that are in the store, and put the others back into the queue."""
         store = self.campaign.store
         store.refresh()
         self.campaign.back([index for index, _ in cut if store.lacks(index)])
@@ -268,7 +268,7 @@ class _GivenOut:
                 yield store.history(index)[-1]
 
     def _compare(self, entry: Entry) -> None:
-        """Say once that a block was simulated by another kind of processor, which may change last bits."""
+        """Report once that a block was simulated on another kind of processor, which may change the last bits."""
         mine = conditions(self.campaign.simulator, self.campaign.device)
         other = entry.conditions.get("processor", mine["processor"])
         if other != mine["processor"] and not self.unlike:
@@ -280,7 +280,7 @@ class _GivenOut:
 
 
 class _Refused(Exception):
-    """What Dask says of a task that could not even begin."""
+    """Error with which Dask reports a task that could not begin."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
@@ -293,7 +293,7 @@ def _error(told: Mapping[str, Any]) -> Exception:
 
 
 def _check_address(address: str) -> None:
-    """Refuse what names no scheduler, for which a client would wait.
+    """Refuse an address that names no scheduler, because a client would wait for it.
 
     Raises:
         ValueError: If there is no such file, or the address has no port.
@@ -305,14 +305,14 @@ def _check_address(address: str) -> None:
             )
     elif not re.search(r":\d+$", address):
         raise ValueError(
-            f"{address!r} is no address of a scheduler: that ends with its port, such as tcp://node1:8786, or is the "
-            "path of its scheduler file (.json)"
+            f"{address!r} is no address of a scheduler: an address ends with its port, such as tcp://node1:8786, or is "
+            "the path of a scheduler file (.json)"
         )
 
 
 @contextmanager
 def _claims(store: Path) -> Iterator[Path]:
-    """A folder of the campaign's own in the store, which no other folder of the same name can be taken for."""
+    """Create a folder in the store for this campaign's claims, with a random name that no other folder has."""
     for old in store.glob(f"{_CLAIMS}*"):
         with suppress(OSError):
             if time.time() - old.stat().st_mtime > _WEEK:

@@ -1,11 +1,11 @@
-"""One block on a machine of a cluster, as the worker there does it, one at a time in each process.
+"""Run one block on a machine of a Dask cluster: the worker's side. Each process runs one block at a time.
 
-Before it begins, a worker makes a claim: a file in a folder of the store that the campaign has made for itself. So it
-finds out whether it sees the store's own folder, and whoever is given the block after it, because its process is gone,
-finds out that this block was being run, where others had only waited in the same process. A process that is told to end
-notes that too, and then the block is not to blame. At the deadline a thread in C writes where the block stands into the
-claim and ends the process, even where the simulator does not let Python run. What the simulator had started ends with
-the process (`campaigns.watcher`).
+Before a worker begins a block, it makes a claim: a file in a folder of the store that the campaign has created. The
+claim shows whether the worker sees the store's own folder. If the process ends, another worker receives the block and
+finds the claim. So it learns that this block was running, while other blocks had only waited in the same process. A
+process that is told to end notes this in a second file, and then the block is not to blame. At the deadline a thread in
+C writes the position of the running code into the claim. Then it ends the process, even if the simulator does not let
+Python run. Programs that the simulator has started end with the process (`campaigns.watcher`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from sciinf.core.simulator import Simulator
 _ONE = threading.Lock()
 _HAND: list[Path] = []
 _WATCHER = Watcher()
-_LOOK = 0.2  # s
+_LOOK = 0.2  # Seconds between two looks at the worker's status.
 _HERE = "the worker in process {} of {}"
 _MADE = re.compile(_HERE.format(r"(\d+)", "(.*)"))
 
@@ -49,14 +49,16 @@ def run_told(told: str) -> str:
     """Run a block and commit it.
 
     Args:
-        told: JSON: "code" of whoever asks, "job", "block", "claim", "timeout", "conditions".
+        told: JSON object with "code" (version of sciinf of the campaign), "job", "block", "claim", "timeout" and
+            "conditions".
 
     Returns:
-        JSON with one of: "entry", what was committed; "error", its kind and its words; "lost", why a process that had
-        the block before has ended, with "late" where it was at its deadline; "left", where that was told to end.
+        JSON object with one of these keys. "entry": the entry that was committed. "error": kind and message of an
+            error. "lost": why an earlier process with this block has ended; "late" is then true if it was at its
+            deadline. "left": the earlier process was told to end.
     """
     asked = json.loads(told)
-    with _ONE:  # the deadline ends the process, and numerical libraries are kept to one thread
+    with _ONE:  # One block at a time: the deadline ends the process, and libraries use one thread.
         return json.dumps(_answer(asked))
 
 
@@ -112,7 +114,7 @@ def _run(asked: Mapping[str, Any], job: Job, claim: Path, file: int) -> dict[str
 
 
 def _begun_before(job: Job, index: int, claim: Path) -> dict[str, Any]:
-    """What became of a block that this campaign has given to another process before."""
+    """Report of a block that this campaign has given to another process before."""
     try:
         entry = committed(Store(job.store), index)
     except (ValueError, OSError) as error:
@@ -121,9 +123,10 @@ def _begun_before(job: Job, index: int, claim: Path) -> dict[str, Any]:
 
 
 def ended(claim: Path) -> dict[str, Any]:
-    """How the process ended that made a claim; nothing if none did, it was told to end, or it is seen to run on.
+    """How the process that made a claim has ended: "lost" and "late", as in `run_told`.
 
-    A scheduler gives up a worker that it does not hear of. On another machine it cannot be told whether that one runs.
+    "left" if there is no claim, the process was told to end, or it still runs on this machine. A scheduler gives up a
+    worker from which it does not hear. Whether a worker on another machine still runs is unknown.
     """
     try:
         words = claim.read_text(errors="replace")
@@ -139,20 +142,23 @@ def ended(claim: Path) -> dict[str, Any]:
 
 
 def forget(claim: Path) -> None:
-    """Remove a claim, for its block is done with."""
+    """Remove the claim of a block that is finished."""
     for file in (claim, _left(claim)):
         with suppress(OSError):
             file.unlink(missing_ok=True)
 
 
 def conditions_of(simulator: Simulator, device: str) -> dict[str, str]:
-    """What must be the same on all machines, for versions decide on the last bits; the processor may differ."""
+    """Conditions that must be the same on all machines: versions, which decide the last bits.
+
+    The processor may differ.
+    """
     return decisive(conditions(simulator, device))
 
 
 @lru_cache(maxsize=1)
 def code() -> str:
-    """What tells versions of sciinf apart: a hash of its files."""
+    """Hash of the files of sciinf, which tells its versions apart."""
     root, digest = Path(__file__).parent.parent, hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
@@ -160,11 +166,11 @@ def code() -> str:
 
 
 def _unlike(job: Job, asked: Mapping[str, str]) -> str:
-    """What of this machine's versions is not as it is where the campaign was begun."""
+    """Versions on this machine that differ from those of the campaign, in words; "" if none differ."""
     try:
         simulator, _ = opened(job)
     except Exception:
-        return ""  # which the attempt then reports
+        return ""  # `attempt` then reports the error.
     words = differing(asked, conditions_of(simulator, job.device))
     return words and (
         f"on {platform.node()} versions are not those of the campaign ({words}), and simulations may come out "
@@ -183,7 +189,7 @@ def _note_when_told_to_end() -> None:
             with suppress(OSError):
                 _left(claim).touch()
 
-    def watch() -> None:  # for a process that does not end by itself in time is killed
+    def watch() -> None:  # A process that ends too slowly is killed before atexit runs.
         while worker.status.name not in ("closing", "closed"):
             time.sleep(_LOOK)
         note()
@@ -192,7 +198,7 @@ def _note_when_told_to_end() -> None:
 
     worker = get_worker()
     atexit.register(note)
-    Finalize(None, note, exitpriority=10)  # processes that were started by multiprocessing leave without atexit
+    Finalize(None, note, exitpriority=10)  # Processes started by multiprocessing skip atexit.
     threading.Thread(target=watch, daemon=True).start()
 
 

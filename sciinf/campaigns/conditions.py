@@ -1,4 +1,4 @@
-"""Under which conditions simulations are made: what else than simulator and seed decides on their last bits."""
+"""Conditions of simulations: versions, processor and device, which decide the last bits besides simulator and seed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ALWAYS = ("sciinf", "torch", "numpy")
 
 
 def conditions(simulator: Simulator, device: str | torch.device) -> dict[str, str]:
-    """Versions of Python and of what the simulator's files import, the processor, the device: name -> text."""
+    """Conditions of simulations: versions of Python and of imported packages, processor, device; name -> text."""
     return dict(_conditions(simulator.source, str(device)))
 
 
 def differing(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What differs between conditions, such as "torch 2.7 -> 2.8"; "" if nothing does."""
+    """Differences between conditions, such as "torch 2.7 -> 2.8"; "" if there are none."""
     if not before:
         return "an earlier version of sciinf did not write down under which conditions"
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -30,7 +30,10 @@ def differing(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def decisive(found: Mapping[str, str]) -> dict[str, str]:
-    """Of conditions, what must be the same on all machines: versions decide on last bits; the processor may differ."""
+    """Conditions that must be the same on all machines: versions, which decide the last bits.
+
+    The processor may differ.
+    """
     kept = {name: value for name, value in found.items() if name not in ("processor", "device")}
     return kept | {"python": ".".join(kept["python"].split(".")[:2])} if "python" in kept else kept
 
@@ -50,7 +53,7 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         pass
-    of = importlib.metadata.packages_distributions().get(name)  # modules that are not called like their package
+    of = importlib.metadata.packages_distributions().get(name)  # The package may have another name than its module.
     return importlib.metadata.version(of[0]) if of else "unknown"
 
 

@@ -1,34 +1,36 @@
-r"""Is a simulator's `log_likelihood` the density of what it simulates? Told without knowing the density.
+r"""Is a simulator's `log_likelihood` the density of its simulated data? A check that needs no known density.
 
 For parameters a and b, data x_a of a and x_b of b, and l the simulator's log-likelihood, let
 
     s_a = sigmoid(l(a, x_a) - l(b, x_a)),    s_b = sigmoid(l(b, x_b) - l(a, x_b)),
 
-the probability that each comes from where it does, were l right. Then, whatever the densities p and their supports,
+which are, if l is right, the probabilities that x_a comes from a rather than b, and that x_b comes from b rather than
+a. Then, whatever the densities p and their supports,
 
     E[(1 - s)(2 s - 1)] = 0 over both,    E[s_a] = E[s_b],
 
-since int p_a p_b / (p_a + p_b) is either side of the second, and int p_a p_b (p_a - p_b) / (p_a + p_b)^2 vanishes over
-both. The first is negative where l is too sure (noise too small), positive where it is not sure enough; the second
-fails where a term that depends on the parameters is missing. A factor that depends on nothing changes neither: it
-shifts the evidence alone. Pairs are chosen near each other, so that l tells them apart now and then.
+since both sides of the second equation are int p_a p_b / (p_a + p_b), and the terms of a and b in the first equation,
++- int p_a p_b (p_a - p_b) / (p_a + p_b)^2, cancel. The first expectation is negative if l is too sure (noise
+too small), and positive if l is not sure enough. The second equation fails if a term that depends on the parameters is
+missing. A constant factor changes neither equation. Such a factor changes only the evidence. The two parameters of a
+pair are near each other, so that the data of a pair overlap.
 
-A likelihood that is estimated is not asked: of a hidden state, the density of the data given the state is, of states
-that were reached at the same time, and whose data are alike.
+A likelihood that is itself estimated is not checked. For a simulator with hidden states, the density of the data given
+the state is checked instead. The check uses pairs of states that were reached at the same time and have similar data.
 
 Reference: On proper scoring rules and their decompositions: Gneiting, Raftery (2007), section 2,
 https://doi.org/10.1198/016214506000001437
 
-A normalised density of simulated data that can be sampled: a likelihood is compared with it
-(`campaigns.densities`).
+**Fitted density.** `FittedDensity` is a normalised density of simulated data that can be sampled.
+`campaigns.normalisation` compares a likelihood with it.
 
 The numbers x_1, ..., x_d of a simulation are modelled one after the other, given g (parameters, controls, times):
 
     x_i = a_i + b_i . g + sum_{j<i} c_ij e_j + e_i,     e_i ~ k_i,
 
 by least squares on n simulations. A c_ij whose correlation is below 3 / sqrt(n) is left out. k_i is a kernel density of
-the residuals with logistic kernels, cut off where x_i would leave the range of its simulated values, so that no support
-is left. A number that is always an integer has the probability of [x - 1/2, x + 1/2] instead of a density.
+the residuals with logistic kernels. It is cut off at the range of the simulated values of x_i, so that no sample leaves
+the support. A number that is always an integer has the probability of [x - 1/2, x + 1/2] instead of a density.
 
 Reference: Density Estimation for Statistics and Data Analysis (Silverman, 1986), section 3.4,
 https://doi.org/10.1201/9781315140919
@@ -47,19 +49,20 @@ from sciinf.campaigns.block import generator_for
 from sciinf.core import Outcome, Simulator, X
 from sciinf.simulators.wrappers.hidden_states import HiddenStates
 
-_WIDE = (2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # of steps between pairs, in z
-_APART = 1.5  # median nats by which pairs are told apart
-_T, _FAR = 5.0, 0.02  # standard errors, and differences, from which on it is no chance: 6e-7 for each test
-_LEAST, _STATES = 30, 128  # pairs, and rows of which states are tried
+_WIDE = (2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # Sizes of the step between the parameters of a pair, in z.
+_APART = 1.5  # Largest median of the log-likelihood ratio of pairs, in nats.
+# A mean counts as different from 0 beyond both _T standard errors and _FAR: by chance with probability 6e-7 per test.
+_T, _FAR = 5.0, 0.02
+_LEAST, _STATES = 30, 128  # Fewest pairs for a test, and rows whose states are tested.
 
 
 def density_finding(simulator: Simulator, rows: int, seed: int) -> str:
-    """What is wrong with the log-likelihood, in a sentence; "" where nothing is seen, or there is none to look at.
+    """Describe the fault of a simulator's log-likelihood, in a sentence; "" if there is no fault or nothing to check.
 
     Args:
-        simulator: Whose.
-        rows: Pairs to simulate.
-        seed: Of all noise.
+        simulator: The simulator with the log-likelihood.
+        rows: Number of pairs to simulate.
+        seed: Seed of all random numbers.
     """
     if simulator.log_likelihood is None or simulator.prior.mixed or not len(simulator.prior):
         return ""
@@ -73,13 +76,16 @@ def density_finding(simulator: Simulator, rows: int, seed: int) -> str:
 
 
 def density_of_draws(simulator: Simulator, theta: Tensor, x: X, seed: int) -> str:
-    """The same where an answer lies: of pairs of its draws, with the data that were simulated from each.
+    """Check a log-likelihood near an answer, on pairs of posterior draws and the data simulated from each draw.
 
     Args:
-        simulator: Whose log-likelihood.
-        theta: Draws, (n, D), without weights.
-        x: Data of each, name -> (n, *event).
-        seed: Of noise, where states are simulated.
+        simulator: The simulator with the log-likelihood.
+        theta: Posterior draws, (n, D), without weights.
+        x: Data simulated from each draw, name -> (n, *event).
+        seed: Seed of the random numbers, used if hidden states are simulated.
+
+    Returns:
+        The fault of the log-likelihood, in a sentence; "" if there is no fault or nothing to check.
     """
     if simulator.log_likelihood is None or simulator.prior.mixed:
         return ""
@@ -94,7 +100,10 @@ def density_of_draws(simulator: Simulator, theta: Tensor, x: X, seed: int) -> st
 
 
 def _pairs(simulator: Simulator, rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    """By how many nats each side of pairs is likelier where it comes from; which is first along each parameter."""
+    """Log-likelihood ratios of simulated pairs, for the first and the second of each pair, and the signs of the steps.
+
+    The sign says for each parameter whether the second of a pair is above the first. None if no step size fits.
+    """
     bijection, generator = simulator.prior.bijection, generator_for(seed, rows, 9)
     one = simulator.prior.sample(rows, generator=generator)
     z = bijection.forward(one.double())
@@ -118,14 +127,14 @@ def _apart(simulator: Simulator, theta: Tensor, other: Tensor, x: X) -> Tensor:
 
 
 def _said(own: Tensor, other: Tensor, order: Tensor, what: str, drawn: str) -> str:
-    """The tests of both identities, in words.
+    """Describe the results of the tests of both identities, in words; "" if no identity fails.
 
     Args:
-        own: (n,): of the first of each pair, by how many nats its data are likelier by it than by the second.
-        other: (n,): of the second.
-        order: (n, k): 1 where the second is above the first along something, -1 where it is below.
-        what: Whose density.
-        drawn: Of what.
+        own: l(a, x_a) - l(b, x_a), in nats, (n,): how much likelier the first of each pair makes its own data.
+        other: l(b, x_b) - l(a, x_b), in nats, (n,): the same for the second of each pair.
+        order: Sign, (n, k): 1 if the second of a pair is above the first along coordinate k, and -1 if it is below.
+        what: Name of the checked density, in words.
+        drawn: Source of the data, in words.
     """
     there = ~(own.isnan() | other.isnan())
     if int(there.sum()) < _LEAST:
@@ -148,34 +157,40 @@ def _said(own: Tensor, other: Tensor, order: Tensor, what: str, drawn: str) -> s
 
 
 def surplus(own: Tensor, other: Tensor) -> Tensor:
-    """(1 - s)(2 s - 1) of pairs, (n,), whose mean is 0 where own and other are the log-ratios of right densities."""
+    """(1 - s)(2 s - 1) of pairs, (n,), with mean 0 if own and other are log-ratios of the right densities."""
     s, t = own.sigmoid(), other.sigmoid()
     return 0.5 * ((1 - s) * (2 * s - 1) + (1 - t) * (2 * t - 1))
 
 
 def is_seen(value: Tensor) -> bool:
-    """Whether the mean of some values, (n,), is no chance: a mean of 0 is blamed with probability 6e-7."""
+    """Whether the mean of some values, (n,), differs significantly from 0.
+
+    A true mean of 0 is rejected with probability 6e-7.
+    """
     mean, error = float(value.mean()), float(value.std()) / math.sqrt(len(value))
     return abs(mean) > max(_T * error, _FAR)
 
 
-_CORRELATED = 3.0  # over sqrt(n): smaller correlations may be chance
-_MOST_EQUAL = 0.02  # share of equal values of a number that is no integer, from which on it has no density
-_DETERMINED = 1e-5  # sd of what the others and squares leave of a number, over its own: data have no density
-_SEPARATE = 0.05  # share of draws in which two numbers are ordered as in no simulation: their order is a support's
+_CORRELATED = 3.0  # Divided by sqrt(n): smaller correlations may be chance.
+# Largest share of equal values of a number that is no integer. Above this share the number has no density.
+_MOST_EQUAL = 0.02
+# A number has no density if the sd of its residual, given other numbers and squares, is a smaller share of its sd.
+_DETERMINED = 1e-5
+# If a larger share of draws has two numbers in an order that no simulation has, the support forbids this order.
+_SEPARATE = 0.05
 _TINY = 1e-300
 
 
 class FittedDensity:
-    """q(x | g), fitted to simulations.
+    """A density q(x | g) of simulated numbers x given conditioning values g, fitted to simulations.
 
     Args:
-        x: Simulated numbers, (n, d), float64; each must vary.
-        given: What they are conditioned on, (n, g), float64.
+        x: Simulated numbers, (n, d), float64; each number must vary.
+        given: Conditioning values of each simulation, (n, g), float64.
 
     Raises:
-        ValueError: If the numbers have no joint density that it can fit: values that are no integers recur, or a number
-            follows from the others, linearly or from their squares.
+        ValueError: If q cannot fit a joint density: values that are no integers recur, or a number follows from the
+            other numbers, linearly or from their squares.
     """
 
     def __init__(self, x: Float[Tensor, "n d"], given: Float[Tensor, "n g"]) -> None:
@@ -201,10 +216,10 @@ class FittedDensity:
         quartiles = self.residuals.quantile(torch.tensor([0.25, 0.75], dtype=torch.float64), dim=0)
         robust = torch.minimum(sd, (quartiles[1] - quartiles[0]) / 1.34)
         width = 0.9 * torch.where(robust > 0, robust, sd) * n**-0.2
-        self.width = width * math.sqrt(3) / math.pi  # a logistic law of scale 1 has an sd of pi / sqrt(3)
+        self.width = width * math.sqrt(3) / math.pi  # A logistic distribution of scale 1 has an sd of pi / sqrt(3).
 
     def log_prob(self, x: Float[Tensor, "m d"], given: Float[Tensor, "m g"]) -> Float[Tensor, " m"]:
-        """log q(x | given); -inf outside the range of the simulations that it was fitted to."""
+        """log q(x | given); -inf outside the range of the simulations to which q was fitted."""
         middle, residuals, total = self._design(given) @ self.slopes, torch.zeros_like(x), torch.zeros(len(x)).double()
         for i, column in enumerate(x.unbind(1)):
             mean = middle[:, i] + residuals[:, :i] @ self.links[i, :i]
@@ -222,10 +237,11 @@ class FittedDensity:
         return total
 
     def sample(self, given: Float[Tensor, "m g"], *, generator: torch.Generator) -> Float[Tensor, "m d"]:
-        """A draw of x for each row of conditioning values.
+        """Sample x once for each row of conditioning values.
 
         Raises:
-            ValueError: If two numbers come in an order in which none of the simulations has them: these are sorted.
+            ValueError: If samples have two numbers in an order that no simulation has, because the simulated numbers
+                are sorted.
         """
         middle = self._design(given) @ self.slopes
         x, residuals = torch.zeros_like(middle), torch.zeros_like(middle)
@@ -249,15 +265,15 @@ class FittedDensity:
         return torch.cat([torch.ones(len(given), 1, dtype=torch.float64), (given - self.centre) / self.spread], dim=1)
 
     def _cdfs(self, i: int, residual: Tensor) -> Tensor:
-        """That of each kernel of a number at some residuals, (m, n)."""
+        """Distribution function of each kernel of number i at some residuals, (m, n)."""
         return ((residual[:, None] - self.residuals[:, i]) / self.width[i]).sigmoid()
 
 
 def _check_determined(design: Tensor, x: Tensor) -> None:
-    """Refuse numbers of which one follows from the others, as parts of a whole do, or a cosine from a sine.
+    """Refuse numbers if one follows from the others, as the parts of a whole do, or a cosine from a sine.
 
     Raises:
-        ValueError: If one does.
+        ValueError: If a number follows from the others.
     """
     scaled = (x - x.mean(0)) / x.std(0)
     squares = scaled[:, [len(column.unique()) > 2 for column in x.unbind(1)]].square()

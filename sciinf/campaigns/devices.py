@@ -1,8 +1,8 @@
-"""Which GPU a worker takes: one stream of blocks a device.
+"""Which GPU a worker uses: each GPU runs one stream of blocks.
 
-Where "cuda" is asked for without a number, each worker takes a device of its own: the first whose lock nobody holds.
-The kernel releases a lock when its holder ends, however it ends, so that the worker after it gets the same device. Of
-workers that somebody else starts (`sciinf work`, Dask) there may be more than devices; those take turns (`shared`).
+If "cuda" is asked for without a number, each worker takes a device of its own: the first device whose lock is free. The
+kernel releases a lock when its holder ends, however it ends. So the next worker gets the same device. Workers that are
+started from outside (`sciinf work`, Dask) may outnumber the devices. Such workers share the devices (`shared`).
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _HELD: list[int] = []
 
 
 def streams(device: str, workers: int) -> int:
-    """How many workers there may be on a device: no more than GPUs where it is "cuda" without a number."""
+    """Number of workers that a device allows: at most the number of GPUs for "cuda" without a number."""
     return max(1, min(workers, torch.cuda.device_count())) if device == "cuda" else workers
 
 
 def own_device(device: str, folder: Path, *, count: int | None = None) -> str:
-    """The device for this process, held until it ends; waits for one that nobody has.
+    """Choose the device for this process and hold it until the process ends; wait until a device is free.
 
     Args:
-        device: As it was asked for.
-        folder: Where the locks of this campaign lie; on this machine.
-        count: How many GPUs there are; those of this machine when left out.
+        device: Device as it was asked for.
+        folder: Folder of this campaign's locks, on this machine.
+        count: Number of GPUs; by default that of this machine.
 
     Returns:
-        "cuda:K" where "cuda" was asked for and there are several; else `device`.
+        "cuda:K" if "cuda" was asked for and there are several GPUs; else `device`.
     """
     if device != "cuda":
         return device
@@ -47,15 +47,16 @@ def own_device(device: str, folder: Path, *, count: int | None = None) -> str:
 
 @lru_cache(maxsize=8)
 def shared(device: str, folder: Path | None = None, *, count: int | None = None) -> str:
-    """The device for this process among others of this user on this machine; waits for none.
+    """Choose the device for this process among other processes of this user on this machine, without waiting.
 
     Args:
-        device: As it was asked for.
-        folder: Where locks lie; one of this machine, user and selection of devices when left out.
-        count: How many GPUs there are; those of this machine when left out.
+        device: Device as it was asked for.
+        folder: Folder of the locks; by default one for this machine, this user and the visible devices.
+        count: Number of GPUs; by default that of this machine.
 
     Returns:
-        "cuda:K" where "cuda" was asked for and there are several, K free or, where none is, any; else `device`.
+        "cuda:K" if "cuda" was asked for and there are several GPUs; else `device`. K is a free GPU, or any GPU if none
+            is free.
     """
     if device != "cuda":
         return device
@@ -74,7 +75,7 @@ def shared(device: str, folder: Path | None = None, *, count: int | None = None)
 
 
 def _free(folder: Path, count: int) -> int | None:
-    """The first device whose lock nobody holds, which is now held here; None if there is none."""
+    """Take the lock of the first device whose lock is free, and return the device's number; None if no lock is free."""
     import fcntl
 
     for number in range(count):

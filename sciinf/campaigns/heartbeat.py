@@ -1,20 +1,22 @@
-"""The small process beside a worker (`campaigns.watcher`): it keeps the worker's hint fresh, and ends what outlives it.
+"""The small process beside a worker (`campaigns.watcher`): it touches the worker's hint file and cleans up after it.
 
-It is run by its path, and loads nothing of ours: heartbeat.py WORKER BEAT NAME=MARK PARENT. A worker that is to end
-with its parent PARENT is killed when it has another one; 0 says that it is not to.
+The process is run by the path of this file, and loads no other module of sciinf: heartbeat.py WORKER BEAT NAME=MARK
+PARENT. If PARENT is not 0, the worker must end with its parent PARENT. Then the worker is killed as soon as it has
+another parent.
 
-A thread could not do it: a simulator in C may hold Python's lock for minutes. What the worker writes to the standard
-input says which hint it is:
+A thread in the worker could not do this: a simulator in C may hold Python's lock for minutes. The worker writes to this
+process's standard input which hint file is meant:
 
     BEGIN SECONDS PATH    touch PATH, if any, from now on; SECONDS are the block's deadline, 0 for none
     REST                  nothing is in hand
     END                   nothing is in hand, and nothing will be
 
-A byte 1, 2 or 15 is a signal that asks the worker to stop, as Python writes it in the moment the signal comes
-(`signal.set_wakeup_fd`): the hint is removed, for what becomes of the block now is not the block's fault. Where the
-input ends while a block is in hand, the worker died of it. The hint's name then says so: `.late` stands behind it past
-the deadline, `.died` otherwise. Where the input ends, or a worker that was asked to stop says END, every process is
-killed that has NAME=MARK in its environment or holds the input open, but for the worker itself.
+A byte 1, 2 or 15 is a signal that asks the worker to stop. Python writes the byte at the moment of the signal
+(`signal.set_wakeup_fd`). The hint file is then removed, because the block is not to blame for what happens to it
+afterwards. If the input ends while a block is running, the worker has died of this block. The hint file is then
+renamed: `.late` is added to its name past the deadline, and `.died` otherwise. Remaining processes are killed if the
+input ends, or if a worker that was asked to stop says END. These are all processes that have NAME=MARK in their
+environment or hold the input open, except the worker itself.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ from contextlib import suppress
 
 STOPS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 DIED, LATE = ".died", ".late"
-_LOOK = 1.0  # s
-_SWEEPS, _PAUSE = 20, 0.05  # looks at the process table, and s between them
+_LOOK = 1.0  # Seconds to wait for input at a time.
+_SWEEPS, _PAUSE = 20, 0.05  # Most looks at the process table, and seconds between two looks.
 
 
 def main() -> None:
-    """Keep the hints of the process that started this one, and end what outlives it."""
+    """Touch the hint files of the worker that started this process, and kill the processes that outlive the worker."""
     for kind in STOPS:
         signal.signal(kind, signal.SIG_IGN)
     parent, beat, mark, above = int(sys.argv[1]), float(sys.argv[2]), os.fsencode(sys.argv[3]), int(sys.argv[4])
@@ -59,10 +61,10 @@ def main() -> None:
                     if stopped:
                         sweep(mark, parent)
                     return
-        elif os.getppid() != parent:  # it is gone, and a process that it had started holds the input open
+        elif os.getppid() != parent:  # The worker is gone, and a process that it started holds the input open.
             break
         elif above and _parent_of(parent) not in (above, None):
-            os.kill(parent, signal.SIGKILL)  # its simulator may hold Python's lock, so that it cannot see that
+            os.kill(parent, signal.SIGKILL)  # The worker cannot end itself if its simulator holds Python's lock.
         if hint and time.monotonic() - last >= beat:
             last = time.monotonic()
             with suppress(OSError):
@@ -75,11 +77,11 @@ def main() -> None:
 
 
 def sweep(mark: bytes, worker: int) -> None:
-    """Kill what a worker's simulator has left, until nothing of it is found.
+    """Kill the processes that a worker's simulator has left, until none is found.
 
     Args:
-        mark: NAME=VALUE in the environment of what is killed.
-        worker: A process that is not.
+        mark: NAME=VALUE in the environment of the processes to kill.
+        worker: Process number of the worker, which is not killed.
     """
     pipe = ""
     with suppress(OSError):
@@ -92,17 +94,23 @@ def sweep(mark: bytes, worker: int) -> None:
 
 
 def numbered_as_here() -> bool:
-    """Whether /proc has the numbers that `os.kill` takes: a container may show the processes of its host there."""
+    """Whether /proc uses the process numbers that `os.kill` takes.
+
+    In a container, /proc may show the processes of the host.
+    """
     with suppress(OSError):
         return os.readlink("/proc/self") == str(os.getpid())
     return False
 
 
 def _killed(pid: int, mark: bytes, pipe: str) -> bool:
-    """Kill a process if it is one of those; whether it is. Its number may become another one's meanwhile."""
+    """Kill a process if it has the mark or holds the pipe; return whether it did.
+
+    The process is held by a file descriptor, because its number may be given to another process meanwhile.
+    """
     try:
         held = os.pidfd_open(pid)
-    except (OSError, AttributeError):  # it is gone; or Linux, or what Python was compiled for, is older than 5.3
+    except (OSError, AttributeError):  # The process is gone, or Linux (here or in Python's build) is older than 5.3.
         held = -1
     try:
         if not (_carries(pid, mark) or _holds(pid, pipe)):
@@ -137,7 +145,7 @@ def _holds(pid: int, pipe: str) -> bool:
 
 
 def _leads(link: str, place: str) -> bool:
-    with suppress(OSError):  # closed since
+    with suppress(OSError):  # The file may have been closed since.
         return os.readlink(link) == place
     return False
 

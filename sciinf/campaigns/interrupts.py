@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that end a campaign, wherever they fall."""
+"""Handling of Ctrl-C and SIGTERM, so that they end a campaign at whatever moment they come."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ __all__ = ["Interrupts", "interruptible"]
 
 
 class Interrupts:
-    """What has been asked of a campaign by signals.
+    """Signal handler that raises `KeyboardInterrupt` and remembers that a signal came.
 
-    Python raises a signal's exception wherever it is, and drops it in a callback of the garbage collector, where three
-    to thirteen of a hundred fall while small blocks are written as HDF5. So that a signal came is kept as well.
+    Python raises a signal's exception at any point of the program. It drops an exception that is raised in a callback
+    of the garbage collector. This happens to 3 % to 13 % of the signals while small blocks are written as HDF5. So the
+    handler also remembers the signal.
     """
 
     def __init__(self) -> None:
         self._came = False
 
     def __call__(self, *_: object) -> None:
-        """The handler of the signals."""
+        """Handle a signal: remember it and raise `KeyboardInterrupt`."""
         self._came = True
         raise KeyboardInterrupt
 
     def check(self) -> None:
-        """To be called between blocks.
+        """Raise `KeyboardInterrupt` if a signal has come. Call this between blocks.
 
         Raises:
             KeyboardInterrupt: If a signal has come.
@@ -38,13 +39,14 @@ class Interrupts:
 
 @contextmanager
 def interruptible(*, hangup: bool = False) -> Iterator[Interrupts]:
-    """Have Ctrl-C and SIGTERM raise `KeyboardInterrupt` here, unless somebody else handles them.
+    """Let Ctrl-C and SIGTERM raise `KeyboardInterrupt` within this context, unless other code handles these signals.
 
     Args:
-        hangup: Whether SIGHUP does so, too: the end of a connection through which this was started.
+        hangup: Whether SIGHUP does the same. It signals the end of the connection through which the process was
+            started.
 
     Raises:
-        KeyboardInterrupt: Also on the way out, if a signal has come and nothing was raised.
+        KeyboardInterrupt: At the end of the context, too, if a signal has come and nothing was raised.
     """
     outer, before = signal.getsignal(signal.SIGINT), dict[int, Any]()
     interrupts = outer if isinstance(outer, Interrupts) else Interrupts()

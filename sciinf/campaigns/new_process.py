@@ -1,13 +1,13 @@
-"""A few simulations once more in a new process, to be compared with those of this one.
+"""Simulate a few rows again in a new process, and compare them with the rows of this process.
 
 A simulator may give the same data throughout one process, and other data in the next process. Its first calls may give
 other data than later calls (a warm-up, a counter, a cache). Or its data may depend on `hash()` of a string, which
-differs between Python processes.
-The new process simulates a block in its first calls (`campaigns.again`), and once more after others, for all
-simulations of this one may have been made before its warm-up was over.
+differs between Python processes. The new process simulates a block in its first calls (`campaigns.again`). Then it
+simulates the block once more after other calls: all simulations of this process may stem from before the end of a
+warm-up.
 
-It is started early, for its imports take seconds, and simulates only when it is asked, for not every simulator can run
-twice at a time.
+The new process is started early, because its imports take seconds. It simulates only when it is asked, because not
+every simulator can run twice at the same time.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from sciinf.core.simulator import Simulator
 DEVICES = ("cpu",)
 """Kinds of devices whose simulations a new process makes again."""
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from sciinf.campaigns.new_process import main; main()"
-_PATIENCE = 60.0  # s, for imports
-_WHILE, _FEW = 0.5, 8  # s that calls after the first ones may take, and rows in each
+_PATIENCE = 60.0  # Seconds for the imports of the new process.
+_WHILE, _FEW = 0.5, 8  # Seconds for the calls of the warm-up, and rows in each call.
 _SALT = "PYTHONHASHSEED"
 _WHY = (
     "What the simulator gives depends on what ran before in the process (a warm-up, a counter, a cache), on hash() of "
@@ -47,11 +47,13 @@ _WHY = (
 
 @final
 class NewProcess:
-    """A Python process that has simulated nothing yet, and has other values of `hash()`. To be closed.
+    """A new Python process that has not simulated yet, and whose `hash()` values differ from those of this process.
+
+    Close it after use.
 
     Args:
-        simulator: What it may be asked about. There is no process for one that is in no file.
-        device: Where the simulations were made. There is no process for any but the CPU.
+        simulator: Simulator to check. No process is started if it is in no file.
+        device: Device of the stored simulations. No process is started for any device but the CPU.
     """
 
     def __init__(self, simulator: Simulator, device: str | torch.device = "cpu") -> None:
@@ -69,7 +71,7 @@ class NewProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={_SALT: "1", **os.environ},  # a salt that the user has fixed stays
+                env={_SALT: "1", **os.environ},  # A salt that the user has fixed stays.
                 start_new_session=True,
             )
 
@@ -80,10 +82,11 @@ class NewProcess:
         self.close()
 
     def look(self, store: Store) -> Look:
-        """Simulate some rows of the last block of a store there, and compare them; the process ends with it.
+        """Simulate some rows of the last block of a store in the new process, compare them, and end the process.
 
         Returns:
-            "other" data may differ by rounding alone (`Look.apart`); "skipped" says why nothing was compared.
+            Result of the comparison. "other" data may differ by rounding alone (`Look.apart`); "skipped" says why
+                nothing was compared.
         """
         process, self._process = self._process, None
         if process is None:
@@ -102,11 +105,11 @@ class NewProcess:
         return Look(**json.loads(answer))
 
     def look_at(self, *, rows: int, seed: int) -> Look:
-        """The same of rows that this process simulates now, and keeps nowhere.
+        """Simulate rows in this process, and compare them with those of the new process. The rows are not stored.
 
         Args:
-            rows: How many.
-            seed: Their seed.
+            rows: Number of rows.
+            seed: Seed of the rows.
         """
         if self.without:
             return Look("skipped", self.without)
@@ -116,14 +119,16 @@ class NewProcess:
             return self.look(store)
 
     def checked(self, store: Store, *, accept_changes: bool) -> str:
-        """The same before simulations are used. Where it was done before, nothing is done, and nothing said.
+        """Compare rows of a store with those of the new process, before the simulations are used.
+
+        If the comparison was done before, nothing is done, and "" is returned.
 
         Args:
-            store: What was simulated by this process, or its workers.
-            accept_changes: Whether other data are told and not refused.
+            store: Store of simulations from this process or its workers.
+            accept_changes: Whether to report other data instead of refusing them.
 
         Returns:
-            What there is to be said about it, "" where the data are the same.
+            Message for the user; "" if the data are the same.
 
         Raises:
             ValueError: If the new process gives other data.
@@ -143,21 +148,21 @@ class NewProcess:
         return f"{rows}, in a new process: {look.words}"
 
     def close(self) -> None:
-        """End the process, if it was not asked."""
+        """End the new process, if it is still waiting for a question."""
         process, self._process = self._process, None
         if process is not None:
             _end(process)
 
 
 def problem_of(look: Look) -> str:
-    """What is wrong with a simulator that gives other data in a new process, in words; "" for a sound one."""
+    """Describe the fault of a simulator that gives other data in a new process, in words; "" if there is no fault."""
     if look.verdict != "other" or look.apart <= ROUNDING:
         return ""
     return f"in a new process {look.words}. {_WHY}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End it, with what its simulator has started, and close the pipes to it."""
+    """End a process together with the programs that its simulator has started, and close the pipes to it."""
     if process.poll() is None:
         if os.name == "nt":
             process.kill()
@@ -171,7 +176,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def main() -> None:
-    """Answer one question, and end; what the simulator prints is no part of the answer."""
+    """Answer one question and end. What the simulator prints does not become part of the answer."""
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     question = sys.stdin.buffer.read()
@@ -195,7 +200,7 @@ def _looked(job: dict[str, Any], seconds: float) -> Look:
 
 
 def _warm(simulator: Simulator, store: Store, block: int) -> None:
-    """Call a simulator as often as a short while allows."""
+    """Call a simulator repeatedly for a short time, so that its warm-up is over."""
     theta = store.read(block)[0][: _FEW if simulator.by_row else None]
     until, generator = time.monotonic() + _WHILE, torch.Generator().manual_seed(0)
     with one_thread():

@@ -1,17 +1,18 @@
 r"""Is a log-likelihood the normalised density of all the data? The evidence depends on it, the posterior does not.
 
-**Normalisation.** Let q(x | theta) be a known density near that of the data (`campaigns.fitted_density`), fitted to
-half of some simulations, x of the other half, y ~ q(. | theta), and r = l - log q. If l is the density of x,
+**Normalisation.** Let q(x | theta) be a known density near that of the data (`campaigns.densities.FittedDensity`),
+fitted to half of some simulations. Let x be the other half, y ~ q(. | theta), and r = l - log q. If l is the log
+density of x,
 
     E[sigmoid(r(x))] = E[sigmoid(-r(y))],    E[(1 - s)(2 s - 1)] = 0,   s = sigmoid(r(x)), sigmoid(-r(y)),
 
 as in `campaigns.densities`, whatever q is. The shift of r that makes the first equation true is the logarithm of the
-integral of exp(l) over the data (Bennett's acceptance ratio). Its error is small where q overlaps with the data. With
-that shift the second equation tells a constant factor from a term of the data that is wrong or missing. A right l is
-blamed with probability 1e-6.
+integral of exp(l) over the data (Bennett's acceptance ratio). The error of the shift is small if q overlaps with the
+data. With this shift, the second equation distinguishes two faults: a missing constant factor, and a wrong or missing
+term of the data. A correct l is rejected with probability 1e-6.
 
-**Unused numbers.** A number of the data is not used where neither the value of another simulation in its place nor one
-far from all of them ever changes l.
+**Unused numbers.** A number of the data counts as unused if no other value in its place ever changes l. Two kinds of
+values are tried: that of another simulation, and a value far from all simulations.
 
 References:
     | Efficient estimation of free energy differences from Monte Carlo data (Bennett, 1976), section 2,
@@ -38,23 +39,25 @@ from sciinf.core.summary import expand_mask
 from sciinf.networks.summaries.timed import set_names
 
 NAME = "evidence"
-_ROWS, _LEAST = 400, 200  # simulations, half of which the density is fitted to: wanted, and at least
-_MOST = 64  # numbers of the data: of more, a fitted density overlaps too little
-_SHARE = 4  # rows that it is fitted to, for each number and for each conditioning value, at least
-_PRECISE = 0.1  # standard error of the logarithm of the integral, from which on it is known
-_NEAR = 3  # standard errors within which a confirmed logarithm is 0
-_PRIOR_ROWS, _FIRST, _DIFFER = 32, 2, 8  # rows in which numbers are exchanged; of a first look; that must differ
-_PARTS, _SIZE = 128, 2**24  # groups of numbers that are tried, and numbers in all that they take
-_BEYOND = 10  # ranges of the simulated values, by which a number is put outside of them
-_TOGETHER = 1_024  # rows that a log-likelihood is asked about at once
-_SAME = 1e-6  # relative change of a log-likelihood that is rounding
+_ROWS, _LEAST = 400, 200  # Simulations wanted, and the fewest; the density is fitted to half of them.
+_MOST = 64  # Most numbers of the data: with more, a fitted density overlaps too little with them.
+_SHARE = 4  # Fewest rows of the fit for each number, and for each conditioning value.
+_PRECISE = 0.1  # The logarithm of the integral counts as known if its standard error is below this.
+_NEAR = 3  # A confirmed logarithm is within this many standard errors of 0.
+# Rows in which numbers are exchanged, rows of the first test, and fewest rows in which the numbers must differ.
+_PRIOR_ROWS, _FIRST, _DIFFER = 32, 2, 8
+_PARTS, _SIZE = 128, 2**24  # Most groups of numbers that are tried, and most numbers in all their copies.
+_BEYOND = 10  # A number is placed this many ranges of its simulated values above the largest one.
+_TOGETHER = 1_024  # Rows for which a log-likelihood is evaluated at once.
+_SAME = 1e-6  # A smaller relative change of a log-likelihood is rounding.
 NORMALISED_BY = _ROWS + _PRIOR_ROWS
 """Number of simulations that `normalisation_findings` makes."""
-_FAILURES = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError)  # of a user's function at odd data
+# Errors that a user's function may raise for unusual data.
+_FAILURES = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError)
 
 
 class Constant(StrEnum):
-    """What is known of the constant of an evidence."""
+    """Result of the normalisation check of a likelihood: confirmed, unconfirmed, constant missing, or term wrong."""
 
     CONFIRMED = CONFIRMED
     UNCONFIRMED = "unconfirmed"
@@ -67,9 +70,9 @@ class Normalisation:
     """Whether exp(l) integrates to 1 over the data.
 
     Args:
-        kind: What was found.
-        log_integral: Logarithm of the integral; NaN where it is not known.
-        error: Its standard error.
+        kind: Result of the check.
+        log_integral: Logarithm of the integral; NaN if it is not known.
+        error: Standard error of the logarithm.
     """
 
     kind: Constant
@@ -78,7 +81,10 @@ class Normalisation:
 
     @property
     def finding(self) -> Finding:
-        """It in words. An evidence that is wrong calls for care; one that is not confirmed does not."""
+        """The result as a finding in words.
+
+        A wrong evidence has the level "caution"; an evidence that is not confirmed does not.
+        """
         figures = {} if math.isnan(self.log_integral) else {"log_integral": self.log_integral, "error": self.error}
         integral = f"exp({self.log_integral:.2f} +- {self.error:.2f})"
         words = {
@@ -104,11 +110,11 @@ class Normalisation:
 
 
 def normalisation_findings(simulator: Simulator, seed: int) -> list[Finding]:
-    """What is wrong with a log-likelihood as the density of all data, at one draw of the prior; empty where nothing is.
+    """Findings against a log-likelihood as the density of all data, at one draw of the prior; empty if there are none.
 
     Args:
-        simulator: Whose log-likelihood.
-        seed: Of all noise.
+        simulator: The simulator with the log-likelihood.
+        seed: Seed of all random numbers.
     """
     if simulator.log_likelihood is None or simulator.random_likelihood:
         return []
@@ -131,11 +137,11 @@ def normalisation(
     """Whether a log-likelihood is normalised over the data that it uses.
 
     Args:
-        simulator: Whose.
-        theta: Parameters, near each other.
-        x: Data simulated from each, name -> (n, *event).
-        without: Which numbers it does not use (`unused`).
-        seed: Of the draws of the fitted density.
+        simulator: The simulator with the log-likelihood.
+        theta: Parameters, (n, D), near each other.
+        x: Data simulated from each row of theta, name -> (n, *event).
+        without: Mask of the numbers that the log-likelihood does not use (`unused`).
+        seed: Seed of the samples from the fitted density.
     """
     half, unknown = len(theta) // 2, Normalisation(Constant.UNCONFIRMED)
     if simulator.log_likelihood is None or simulator.random_likelihood or len(theta) < _LEAST:
@@ -166,7 +172,7 @@ def normalisation(
 
 
 def _judged(own: Tensor, other: Tensor) -> Normalisation:
-    """From log-ratios l - log q of simulated data, and log q - l of draws of q, (n,)."""
+    """Judge the normalisation by log-ratios, (n,): l - log q of simulated data, and log q - l of samples from q."""
     known = ~(own.isnan() | other.isnan())
     own, other = own[known], other[known]
     if len(own) < _LEAST // 2:
@@ -187,11 +193,11 @@ def _judged(own: Tensor, other: Tensor) -> Normalisation:
 
 
 def unused_numbers(simulator: Simulator, without: Bool[Tensor, " numbers"]) -> dict[str, tuple[int, int]]:
-    """Observables of which a log-likelihood does not use all numbers -> how many it does not use, and how many it has.
+    """Observables that a log-likelihood does not use fully: name -> (count of unused numbers, count of all numbers).
 
     Args:
-        simulator: Whose log-likelihood.
-        without: Which numbers it does not use (`unused`).
+        simulator: The simulator with the log-likelihood.
+        without: Mask of the numbers that the log-likelihood does not use (`unused`).
     """
     found, start = {}, 0
     for name, spec in simulator.observables.items():
@@ -203,18 +209,19 @@ def unused_numbers(simulator: Simulator, without: Bool[Tensor, " numbers"]) -> d
 
 
 def unused_words(numbers: Mapping[str, tuple[int, int]]) -> str:
-    """The words of `unused_numbers`: "7 of the 10 numbers of 'v'"."""
+    """The result of `unused_numbers` in words: "7 of the 10 numbers of 'v'"."""
     return " and ".join(f"{count} of the {size} numbers of {name!r}" for name, (count, size) in numbers.items())
 
 
 def unused(simulator: Simulator, seed: int) -> Bool[Tensor, " numbers"]:
-    """Which numbers of the data never change a log-likelihood, of all observables in their order, flattened.
+    """Mask of the numbers of the data that never change a log-likelihood.
 
-    Large data are looked at in groups of neighbours, which are unused only where all of them are.
+    The mask covers all observables in their order, flattened. Large data are tried in groups of neighbours. A group is
+    unused only if all its numbers are unused.
 
     Args:
-        simulator: Whose log-likelihood.
-        seed: Of the simulations, whose parameters are draws of the prior.
+        simulator: The simulator with the log-likelihood.
+        seed: Seed of the simulations, whose parameters are draws of the prior.
     """
     likelihood: Any = simulator.log_likelihood
     generator = generator_for(seed, _PRIOR_ROWS, 14)
@@ -227,7 +234,7 @@ def unused(simulator: Simulator, seed: int) -> Bool[Tensor, " numbers"]:
     parts = max(1, min(_PARTS, _SIZE // (_FIRST * numbers.shape[1])))
     groups = list(asked.nonzero()[:, 0].tensor_split(min(parts, int(asked.sum()))))
     others, high, low = numbers.roll(1, 0), numbers.max(0).values, numbers.min(0).values
-    beyond = (high + _BEYOND * (high - low)).ceil().expand_as(numbers)  # a uniform density changes nowhere else
+    beyond = (high + _BEYOND * (high - low)).ceil().expand_as(numbers)  # A uniform density changes only there.
     for rows, values in ((_FIRST, others), (len(theta), others), (_FIRST, beyond)):
         changed = _changed(likelihood, theta[:rows], x, numbers, values, groups)
         groups = [group for group, used in zip(groups, changed, strict=True) if not used]
@@ -238,7 +245,7 @@ def unused(simulator: Simulator, seed: int) -> Bool[Tensor, " numbers"]:
 
 
 def _changed(likelihood: Any, theta: Tensor, x: X, numbers: Tensor, values: Tensor, groups: list[Tensor]) -> list[bool]:
-    """Of each group of numbers, whether other values in their place change a log-likelihood, or make it fail."""
+    """Whether other values in place of each group of numbers change a log-likelihood, or make it fail."""
     rows, found = len(theta), []
     mine = {name: value[:rows] for name, value in x.items()}
     for start in range(0, len(groups), _TOGETHER // rows):
@@ -250,7 +257,7 @@ def _changed(likelihood: Any, theta: Tensor, x: X, numbers: Tensor, values: Tens
         try:
             before = likelihood(theta, mine).double().repeat(len(some))
             after = likelihood(theta.repeat(len(some), 1), _filled(other, wide)).double()
-        except _FAILURES:  # at odd data: they are looked at
+        except _FAILURES:  # Unusual data make the function fail, so it uses these numbers.
             found += [True] * len(some)
             continue
         same = (after - before).abs() <= _SAME * before.abs().clamp_min(1.0)
@@ -263,20 +270,20 @@ def _flat(x: X) -> Float[Tensor, "n numbers"]:
 
 
 def _filled(numbers: Tensor, like: X) -> X:
-    """Data of some numbers, of the shapes and dtypes of others."""
+    """Data made from a matrix of numbers, with the shapes and dtypes of other data."""
     sizes = [value[0].numel() for value in like.values()]
     parts = numbers.split(sizes, dim=1)
     return {n: part.reshape(v.shape).to(v.dtype) for (n, v), part in zip(like.items(), parts, strict=True)}
 
 
 def _conditions(simulator: Simulator, x: X) -> Bool[Tensor, " numbers"]:
-    """Which numbers were set rather than seen: controls, and the times at which data were seen."""
+    """Mask of the numbers that were set rather than observed: controls, and the times of observation."""
     names = set_names(simulator.observables)
     return torch.cat([torch.full((x[name][0].numel(),), name in names) for name in simulator.observables])
 
 
 def _asked(simulator: Simulator, x: X) -> Bool[Tensor, " numbers"]:
-    """Which numbers are data that vary: no controls, times, masks, or numbers that a mask calls missing."""
+    """Mask of the numbers that are varying data: no controls, times, masks, or numbers that a mask calls missing."""
     found = []
     for name, value in x.items():
         there = torch.ones(value.shape, dtype=torch.bool)

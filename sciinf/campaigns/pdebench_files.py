@@ -1,4 +1,4 @@
-"""Simulations of PDEBench, read from its HDF5 files, as a store.
+"""A store made of PDEBench simulations, which are read from HDF5 files.
 
 There are four kinds of files:
 
@@ -10,9 +10,10 @@ There are four kinds of files:
     velocity (B, T, *space, D), particles (B, T, *space, 1)  incompressible Navier-Stokes, with its force (B, *space, D)
                                                              and times t (B, T)
 
-A file's parameters are its attributes ("Nu", "beta", "eta", ...), numbers of the configuration that a sample's group or
-the file has as its attribute `config`, or stand in the file's name (1D_Burgers_Sols_Nu0.01.hdf5), capital or small.
-t-coordinate may be longer than the frames, the first of which it then belongs to.
+A parameter of a file is read from one of three places. It may be an attribute of the file ("Nu", "beta", "eta", ...).
+It may be a number in the configuration, the attribute `config` of a sample's group or of the file. Or it stands in the
+file's name (1D_Burgers_Sols_Nu0.01.hdf5), in capital or small letters. t-coordinate may be longer than the number of
+frames; its first values then belong to the frames.
 
 References:
     | PDEBench: An Extensive Benchmark for Scientific Machine Learning (Takamoto et al., 2022),
@@ -51,26 +52,27 @@ def pdebench(
     rows: int | None = None,
     name: str = "pdebench",
 ) -> Store:
-    """A store of simulations of PDEBench; the same files give the same store, and a finished one is kept.
+    """Make a store of PDEBench simulations. The same files give the same store, and a complete store is kept.
 
     Args:
-        *paths: Files, or folders of them.
-        prior: The law of the parameters, each named like one of the files';
-            `Unknown()` where nobody knows it, `Prior.none()` for fields without parameters.
+        *paths: HDF5 files, or folders of HDF5 files.
+        prior: Distribution of the parameters, each named like a parameter of the files; `Unknown()` if the distribution
+            is unknown, `Prior.none()` for fields without parameters.
         out: Folder of the store.
-        parameters: Parameter -> its value in each file, where the files do not say it.
-        frames: Those to take; all where left out.
-        rows: How many trajectories to take, evenly from the files; all where left out.
-        name: What the store says simulated them.
+        parameters: Parameter -> its value in each file, for parameters that the files do not state.
+        frames: Frames to take; all by default.
+        rows: Number of trajectories to take, evenly from the files; all by default.
+        name: Name of the simulator in the store.
 
     Returns:
-        The store: "u" (time, channel, *space), its first frame "initial" where there are several, and the coefficient
-        "nu" or the "force" (channel, *space). Rows with non-finite data have `Status.NON_FINITE`.
+        The store. Its observables are "u" (time, channel, *space), and "initial", the first frame, if there are several
+            frames. "nu" (the coefficient) or "force", both (channel, *space), is present if the files have it. Rows
+            with non-finite data have `Status.NON_FINITE`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If something is missing or has another shape, files do not go together, theta lies outside the
-            prior's support, or `out` holds a store of something else.
+        ValueError: If something is missing or has another shape, files do not agree, theta lies outside the prior's
+            support, or `out` holds a store of something else.
 
     Warns:
         UserWarning: If a parameter's values do not look drawn from the prior.
@@ -92,7 +94,7 @@ def pdebench(
 
 @dataclass(frozen=True)
 class _Content:
-    """Fields of a file, how many rows, frames and points they have, and where and when those are."""
+    """Fields of a file with their numbers of rows, frames and points, their coordinates, times and sample groups."""
 
     fields: Mapping[str, StoredField]
     rows: int
@@ -140,7 +142,7 @@ def _content(file: Any, label: str) -> _Content:
 
 
 def _side_by_side(file: Any, label: str, timed: Sequence[str], fixed: Sequence[str]) -> _Content:
-    """Arrays (B, T, *space), one channel each, and (B, *space) that do not change in time."""
+    """Content of a file of arrays with one channel each: (B, T, *space), and (B, *space) if constant in time."""
     rows, steps, *space = _shape(file, timed[0], label)
     coordinates = {axis: file[f"{axis}-coordinate"][...] for axis in _AXES if f"{axis}-coordinate" in file}
     sizes = [len(values) for values in coordinates.values()]
@@ -175,7 +177,7 @@ def _incompressible(file: Any, label: str) -> _Content:
 
 
 def _by_samples(file: Any, label: str, samples: Sequence[str]) -> _Content:
-    """A group for every row, which holds data (T, *space, channels)."""
+    """Content of a file with one group for each row, which holds data (T, *space, channels)."""
     arrays = [file[key]["data"] for key in samples]
     shape = tuple(arrays[0].shape)
     if not 3 <= len(shape) <= 5:
@@ -222,7 +224,10 @@ def _expect(file: Any, key: str, label: str, shape: tuple[int, ...]) -> None:
 
 
 def _parameter(file: Any, path: Path, content: _Content, name: str) -> np.ndarray | float:
-    """A number for every row, or one for all: of the sample, the file, its configuration or its name."""
+    """Value of a parameter: one number for every row, or one for all rows.
+
+    The value is read from the samples, the file's attributes, its configuration or its name.
+    """
     if content.samples:
         texts = [file[key].attrs.get("config", file.attrs.get(f"{key}/config", "")) for key in content.samples]
         values = [_configured(text, name, path.name) for text in texts]
@@ -238,16 +243,16 @@ def _parameter(file: Any, path: Path, content: _Content, name: str) -> np.ndarra
         if match := re.fullmatch(f"{re.escape(name)}({_NUMBER})", word, re.IGNORECASE):
             return float(match.group(1))
     raise ValueError(
-        f"{path.name} does not say its {name!r}: it is none of its attributes {sorted(file.attrs)}, nor in a "
-        f"configuration or the file's name. Say it with parameters={{{name!r}: [...]}}, a number for each file"
+        f"{path.name} does not say its {name!r}: it is not in the file's attributes {sorted(file.attrs)}, in a "
+        f"configuration or in the file's name. Say it with parameters={{{name!r}: [...]}}, a number for each file"
     )
 
 
 def _configured(text: Any, name: str, label: str) -> float | None:
-    """The number of a line `name: 1.0`.
+    """The number in a line `name: 1.0` of a configuration text; None if there is no such line.
 
     Raises:
-        ValueError: If there are several.
+        ValueError: If the text gives several different numbers.
     """
     text = text.decode() if isinstance(text, bytes) else str(text)
     found = re.findall(rf"^[ \t]*{re.escape(name)}:[ \t]*({_NUMBER})[ \t]*$", text, re.IGNORECASE | re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What is measured before work begins: rows at a time that a simulator does best, and seconds a row."""
+"""Measurements of a simulator's speed before work begins: the best number of rows per batch, and seconds per row."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _GAIN = 1.1
 _LONGEST = 5.0
 _BRIEF = 1.0
 _SHARE = 0.25
-_KEY = 2**31  # no campaign has this many blocks, so the probe shares no random numbers with it
+_KEY = 2**31  # No campaign has this many blocks, so the probe shares no random numbers with a campaign.
 
 
 def probe_block(simulator: Simulator, rows: int, *, seed: int, device: str | torch.device) -> int:
-    """Rows per block, found by doubling until rows per second stop growing or memory would.
+    """Best number of rows per block, found by doubling until the speed stops growing or a limit would be passed.
 
-    A batch takes at most about five seconds and a quarter of the memory; rows that raise cost what it takes to find
-    them. The result depends on the machine; the store records and keeps it.
+    A batch takes at most about five seconds and a quarter of the memory. If rows raise, the time to find them in halves
+    counts. The result depends on the machine; the store records the block size and keeps it.
 
     Args:
-        simulator: What is measured.
-        rows: Rows of the campaign; no larger block is of use.
+        simulator: Simulator to measure.
+        rows: Number of rows of the campaign; a larger block is useless.
         seed: Seed of the campaign.
-        device: Where it runs.
+        device: Device on which the simulator runs.
     """
     best, size, speed = min(SMALLEST, rows), SMALLEST, 0.0
     while size <= min(LARGEST, rows):
         try:
             seconds, memory = _cost(simulator, size, seed, device)
         except Exception:
-            break  # no memory, or a broken promise; the campaign meets the same fault, and says so
+            break  # The batch does not fit, or the simulator is wrong; the campaign then reports the fault.
         if size / seconds > _GAIN * speed:
             best, speed = size, size / seconds
         elif size > 4 * best:
@@ -48,21 +48,20 @@ def probe_block(simulator: Simulator, rows: int, *, seed: int, device: str | tor
 
 
 def seconds_per_row(simulator: Simulator, rows: int, *, seed: int, device: str | torch.device) -> float:
-    """Seconds to draw and simulate one row in a batch: the faster of two batches, after smaller ones that warm up.
+    """Seconds to draw and simulate one row in a batch: the faster of two batches, after smaller ones as a warm-up.
 
-    Batches grow from 64 rows, since many simulators take little longer for a thousand rows than for one. Where already
-    the first takes more than a second, it is not repeated. Where rows raise, the time it takes to find them in halves
-    counts.
+    Batches grow from 64 rows, because many simulators take little longer for a thousand rows than for one. If the first
+    batch takes more than a second, it is not repeated. If rows raise, the time to find them in halves counts.
 
     Args:
-        simulator: What is measured.
-        rows: Rows of the batch; fewer, down to 64, where these would take longer than about a second.
-        seed: Seed of what the rows are for; their random numbers are others.
-        device: Where it runs.
+        simulator: Simulator to measure.
+        rows: Rows of the batch; fewer, down to 64, if `rows` would take longer than about a second.
+        seed: Seed of the simulations that are planned; the measurement uses other random numbers.
+        device: Device on which the simulator runs.
 
     Raises:
         MemoryError, torch.OutOfMemoryError: If a batch does not fit in memory.
-        ValueError, TypeError: If rows raise, and what the others return is not what the observables promise.
+        ValueError, TypeError: If rows raise, and the result for the other rows is not what the observables promise.
     """
     size = min(SMALLEST, rows)
     seconds, _ = _cost(simulator, size, seed, device)
@@ -75,9 +74,9 @@ def seconds_per_row(simulator: Simulator, rows: int, *, seed: int, device: str |
 
 
 def _cost(simulator: Simulator, size: int, seed: int, device: str | torch.device) -> tuple[float, int]:
-    """Seconds to draw and simulate a batch, and bytes by which it raised the peak of memory.
+    """Seconds to draw and simulate a batch, and bytes by which the batch raised the peak of memory.
 
-    A batch that raises is tried again in halves, as during training (`training.online`), and all of that counts.
+    A batch that raises is tried again in halves, as during training (`training.online`). The time of all tries counts.
     """
     on_cuda = torch.device(device).type == "cuda"
     if on_cuda:
@@ -87,7 +86,7 @@ def _cost(simulator: Simulator, size: int, seed: int, device: str | torch.device
     started = time.perf_counter()
     theta = simulator.prior.sample(size, generator=generator_for(seed, _KEY, size, 0))
     try:
-        here = theta.to(device, copy=True)  # a copy: it may work in place
+        here = theta.to(device, copy=True)  # A copy, because the simulator may work in place.
         simulator(here, generator=generator_for(seed, _KEY, size, 1, device=device))
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -99,7 +98,7 @@ def _cost(simulator: Simulator, size: int, seed: int, device: str | torch.device
 
 
 def memory_in_use(device: str | torch.device) -> int:
-    """Bytes in use at the peak so far."""
+    """Peak of memory in use so far, in bytes."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource
@@ -109,7 +108,7 @@ def memory_in_use(device: str | torch.device) -> int:
 
 
 def _limit(device: str | torch.device) -> int:
-    """Bytes of the machine, or those of an accelerator that are free."""
+    """Memory of the machine in bytes; for a GPU, its free memory."""
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

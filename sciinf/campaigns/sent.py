@@ -1,7 +1,7 @@
-"""A simulator as other processes get it: by the path of its file, or pickled for processes of our own.
+"""Sending a simulator to other processes: by the path of its file, or pickled for processes on this machine.
 
-What a worker finds under that path must be what the campaign began with (`core.identity`). A worker commits its block
-itself and reports only what it committed, an `Entry`.
+The file under this path must be the one with which the campaign began (`core.simulator.identity`). A worker commits its
+block itself and reports only what it committed, an `Entry`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from sciinf.core.simulator import Simulator, identity, load_simulator
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know.
+    """What a worker needs to know to run blocks of a campaign.
 
     Args:
-        store: The store's folder.
-        source: The simulator's file, which the worker loads; None for one that was pickled.
-        pickled: The simulator itself where it has no file.
-        device: Where it runs.
-        claims: A folder in which workers note which block they have begun.
-        identity: What the simulator was known by as the campaign began (`core.identity`).
+        store: Folder of the store.
+        source: Path of the simulator's file, which the worker loads; None for a pickled simulator.
+        pickled: The simulator as a pickle, if it is in no file; else None.
+        device: Device on which the simulator runs.
+        claims: Folder in which workers note which block they have begun.
+        identity: Identity of the simulator when the campaign began (`core.simulator.identity`).
     """
 
     store: str
@@ -43,7 +43,7 @@ class Job:
 
 
 def job_of(campaign: Campaign, claims: Path) -> Job:
-    """What the workers of a campaign are told.
+    """The `Job` that the workers of a campaign receive.
 
     Raises:
         ValueError: If the simulator can be neither loaded by path nor pickled.
@@ -57,10 +57,10 @@ def job_of(campaign: Campaign, claims: Path) -> Job:
 
 @lru_cache(maxsize=1)
 def opened(job: Job) -> tuple[Simulator, Store]:
-    """Simulator and store, in a worker.
+    """Load the simulator and open the store of a job, in a worker.
 
     Raises:
-        ValueError: If the simulator's files are not those that the campaign began with.
+        ValueError: If the simulator's files are not those with which the campaign began.
     """
     simulator = load_simulator(job.source) if job.source is not None else pickle.loads(job.pickled or b"")
     store = Store(job.store)
@@ -72,13 +72,15 @@ def opened(job: Job) -> tuple[Simulator, Store]:
 
 
 def attempt(job: Job, index: int, *, again: bool, device: str) -> Entry | Exception:
-    """Run a block and commit it, in a worker. Errors are returned, so that what an engine raises is the engine's own.
+    """Run a block and commit it, in a worker; return its entry, or the error.
+
+    Errors are returned and not raised. So an exception from the engine is always the engine's own.
 
     Args:
-        job: Whose block it is.
-        index: Its number.
-        again: Whether somebody else began it before; it may then be there already.
-        device: Where the simulator runs.
+        job: Job of the campaign.
+        index: Number of the block.
+        again: Whether another worker began the block before; the block may then be committed already.
+        device: Device on which the simulator runs.
     """
     try:
         simulator, store = opened(job)
@@ -90,16 +92,16 @@ def attempt(job: Job, index: int, *, again: bool, device: str) -> Entry | Except
 
 
 def committed(store: Store, index: int) -> Entry | None:
-    """A block that somebody has committed meanwhile."""
+    """Entry of a block that another process has committed meanwhile; None if the block is missing."""
     store.refresh()
     return None if store.lacks(index) else store.history(index)[-1]
 
 
 def check_sendable(simulator: Simulator) -> None:
-    """Refuse a simulator that worker processes could not see, such as one of a notebook.
+    """Refuse a simulator that worker processes could not load, such as a simulator defined in a notebook.
 
     Raises:
-        ValueError: If it can be neither loaded by path nor pickled for them.
+        ValueError: If the simulator can be neither loaded by path nor pickled.
     """
     if simulator.source is None:
         _pickled(simulator)
@@ -125,12 +127,12 @@ def _pickled(simulator: Simulator) -> bytes:
 
 
 def _main_is_seen() -> bool:
-    """Whether new processes find what is defined in the main module: in a script, and not in a notebook."""
+    """Whether new processes can load objects of the main module: in a script they can, in a notebook they cannot."""
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
     return getattr(main, "__spec__", None) is not None or (file is not None and Path(file).is_file())
 
 
 def _names_main(argument: object) -> bool:
-    """Whether an argument of a pickle is the name of the main module, alone or before that of something in it."""
+    """Whether an argument of a pickle names the main module, alone or followed by the name of an object in it."""
     return isinstance(argument, str) and argument.split(" ")[0] == "__main__"

@@ -1,7 +1,8 @@
-"""Run a simulator on draws of its prior, into a store: in batches, resumable, in one process or several.
+"""Run a simulator on draws of its prior and store the results: in batches, resumable, in one process or several.
 
-The store is the truth and a campaign a list of blocks, each of which depends on the campaign's seed and its own number
-alone. So stopping and resuming, the number of workers and their order change nothing in what is stored.
+The store alone decides what is done, and a campaign is a list of blocks. Each block depends only on the campaign's seed
+and the block's number. So stopping and resuming, the number of workers and their order do not change the stored
+simulations.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from sciinf.core.proposal import Proposal
 from sciinf.core.simulator import Simulator
 from sciinf.networks.kernels.lanes import cores_here
 
-_STARTING = 10.0  # s that workers must save, for to start them takes some seconds
+_STARTING = 10.0  # Seconds that workers must save, because starting them takes some seconds.
 
 
 def simulate(
@@ -51,48 +52,51 @@ def simulate(
     accept_changes: bool = False,
     engine: Engine | None = None,
 ) -> Store:
-    """Simulate n draws of the prior (or of a proposal), or what is still missing of them.
+    """Simulate n draws of the prior (or of a proposal), or those of them that are still missing.
 
-    Rows that raise, are not finite or time out are kept with their status and message and left out of training and
-    calibration; a warning says how many. One process simulates on one thread, so that results do not depend on the
-    machine's number of processors: use workers to employ more.
+    Rows that raise, are not finite or time out are stored with their status and message. They are left out of training
+    and calibration, and a warning says how many there are. One process simulates on one thread, so that results do not
+    depend on the machine's number of processors. Use workers to employ more processors.
 
-    Where there are simulations already, a few of them are made anew in this process and compared bit by bit
-    (`campaigns.again`), so that those of another state of the simulator are not taken for its own.
+    If the store has simulations already, a few of them are made again in this process and compared bit by bit
+    (`campaigns.again`). So simulations of another state of the simulator are not mistaken for its own.
 
     Args:
-        simulator: What to run.
-        path: Folder of the store, or `s3://BUCKET/PREFIX` (`campaigns.storage.objects`). An unfinished campaign goes
-            on, a finished one is returned at once, and more rows than before are added to those there.
-        n: Rows wanted in all.
+        simulator: The simulator to run.
+        path: Folder of the store, or `s3://BUCKET/PREFIX` (`campaigns.storage.objects`). An unfinished campaign is
+            continued, and a finished one is returned at once. If n is larger than before, rows are added.
+        n: Total number of rows wanted.
         seed: Seed of the campaign; other seeds give independent simulations.
-        workers: Processes. With more than one the simulator must be loaded from a file, or pickle; one that a notebook
-            defines does not. "auto" times a block, and takes one for each core where that saves more than it costs to
-            start them; the simulations are the same.
-        device: Where the simulator runs.
-        block: Rows per batch: the simulator's own (`simulator.block`) or what the store has when left out, or "auto"
-            to measure. It is part of the campaign: another block size gives other random numbers.
-        timeout: Seconds after which a block is killed, tried again, and in the end given up as `Status.TIMED_OUT`; the
-            simulator then runs in a process of its own. All rows of the block are lost, so choose small blocks.
+        workers: Number of processes. With more than one, the simulator must be loaded from a file, or be picklable; a
+            simulator defined in a notebook is not. "auto" times a block, and starts one process for each core if that
+            saves more time than starting them costs. The simulations are the same.
+        device: Device on which the simulator runs.
+        block: Rows per batch: by default the simulator's own number (`simulator.block`) or that of the store; "auto" to
+            measure. The block size is part of the campaign: another block size gives other random numbers.
+        timeout: Seconds after which a block is killed. The block is tried again, and is finally given up as
+            `Status.TIMED_OUT`. The simulator then runs in a process of its own. All rows of the block are lost, so
+            choose small blocks.
         progress: Whether to report progress on the standard error.
-        proposal: Where theta is drawn from instead of the prior; the store says so, and is another campaign than one of
-            the prior. It draws for all missing blocks in this process, before workers start.
-        accept_changes: Go on although files of the simulator have changed since the folder was begun, or it gives other
-            data; the store says so from then on.
-        engine: Where blocks run, in place of `workers`: `Here()`, `Workers(4)`, or `Cluster(address)` for other
-            machines. The simulations are the same.
+        proposal: Distribution from which theta is drawn instead of the prior. The store records the proposal, and the
+            campaign differs from a campaign with the prior. The proposal draws for all missing blocks in this process,
+            before workers start.
+        accept_changes: Whether to continue although files of the simulator have changed since the folder was begun, or
+            the simulator gives other data. The store records this from then on.
+        engine: Engine that runs the blocks, in place of `workers`: `Here()`, `Workers(4)`, or `Cluster(address)` for
+            other machines. The simulations are the same.
 
     Raises:
-        TypeError: If the simulator or the engine is none.
-        ValueError: If the folder holds another campaign, the same parameters and seed give other data than there, the
-            simulator does not return what its observables promise or cannot be sent to worker processes, both workers
-            and an engine are given, or clearly more than half of the rows failed; what was simulated is kept.
-        OSError: If the store cannot be written; what was committed is kept.
-        KeyboardInterrupt: On Ctrl-C and SIGTERM; the same call goes on where it was.
+        TypeError: If the simulator is no `Simulator`, or the engine is no `Engine`.
+        ValueError: If the folder holds another campaign; if the same parameters and seed give other data than those
+            stored; if the simulator does not return what its observables promise, or cannot be sent to worker
+            processes; if both workers and an engine are given; or if clearly more than half of the rows failed.
+            Committed simulations are kept.
+        OSError: If the store cannot be written; committed simulations are kept.
+        KeyboardInterrupt: On Ctrl-C and SIGTERM; the same call continues where it stopped.
 
     Warns:
-        UserWarning: If rows failed, if the store holds more than n rows (all are returned), or if it cannot be told
-            whether the rows there are of this state of the simulator.
+        UserWarning: If rows failed, if the store holds more than n rows (all are returned), or if it is unknown whether
+            the stored rows are of this state of the simulator.
     """
     check_workers(workers)
     engine = _engine(engine, workers, timeout)
@@ -129,17 +133,18 @@ def repair(store: Store, simulator: Simulator, *, device: str | torch.device = "
 
     Args:
         store: The store.
-        simulator: The simulator that made it.
-        device: Where it runs.
+        simulator: The simulator that made the store.
+        device: Device on which the simulator runs.
 
     Returns:
-        The blocks simulated again. On the same kind of processor and the same versions the digest is as before.
+        Numbers of the blocks simulated again. On the same kind of processor and with the same versions the digest is as
+            before.
 
     Raises:
         ValueError: If the simulator is not the one that made the store, or a proposal's parameters are gone.
 
     Warns:
-        UserWarning: If a block came out otherwise than when it was first committed.
+        UserWarning: If a block has other content than when it was first committed.
     """
     check_own(store, simulator)
     store.refresh()
@@ -155,20 +160,20 @@ def repair(store: Store, simulator: Simulator, *, device: str | torch.device = "
     if changed:
         warnings.warn(
             f"blocks {changed} of {store.folder.name} came out otherwise than when they were first simulated: "
-            "the processor, the versions of libraries, or a file the simulator reads has changed. The digest is "
-            "another one",
+            "the processor, the versions of libraries, or a file the simulator reads has changed. The digest has "
+            "changed too",
             stacklevel=2,
         )
     return blocks
 
 
 def _simulated_again(store: Store, simulator: Simulator, index: int, device: str | torch.device) -> bool:
-    """Whether a block came out as it was, if that is known."""
+    """Simulate a block again; return whether its content is as before. True if the earlier content is unknown."""
     known = [entry for entry in store.history(index) if entry.rows == store.rows_of(index)]
     counts = known[-1].counts if known else {}
     if set(counts) == {Status.TIMED_OUT}:
         entry = give_up(store, index, Status.TIMED_OUT, "timed out when it was first simulated")
-    elif set(counts) == {Status.RAISED}:  # perhaps because it kills its process
+    elif set(counts) == {Status.RAISED}:  # The block may kill its process, so it needs a worker.
         campaign = Campaign(store, simulator, [index], device=str(device), timeout=None)
         with closing(Workers(1).run(campaign)) as entries:
             entry = next(entries)
@@ -179,13 +184,16 @@ def _simulated_again(store: Store, simulator: Simulator, index: int, device: str
 
 
 def _turned(store: Store, blocks: list[int]) -> list[int]:
-    """Blocks in the order in which they are run: on no disk from any one on, for other machines begin there, too."""
+    """Order in which blocks are run: ascending in a folder on a disk, and from a random block on in a store on s3://.
+
+    On s3:// other machines may run the same campaign and would begin with the same blocks.
+    """
     start = random.randrange(len(blocks)) if store.folder.path("store.json") is None else 0
     return blocks[start:] + blocks[:start]
 
 
 def _engine(engine: Engine | None, workers: int | str, timeout: float | None) -> Engine | None:
-    """Where blocks run; None where a block is to be timed first."""
+    """Engine that runs the blocks; None if a block is to be timed first."""
     check_engine(engine, workers)
     if engine is None and workers == "auto":
         return None if timeout is None else Workers(cores_here())
@@ -197,7 +205,7 @@ def _engine(engine: Engine | None, workers: int | str, timeout: float | None) ->
 
 
 def _timed(campaign: Campaign, shown: bool) -> Engine:
-    """Run the first block here, and see how many workers the others need."""
+    """Run the first block in this process, and choose the number of workers for the other blocks by its time."""
     first = Campaign(campaign.store, campaign.simulator, list(campaign.queue)[:1], device=campaign.device, timeout=None)
     started = time.monotonic()
     _follow(first, Here(), shown)
@@ -207,7 +215,7 @@ def _timed(campaign: Campaign, shown: bool) -> Engine:
 
 
 def _crew(simulator: Simulator, seconds: float, blocks: int, device: str | torch.device, shown: bool) -> int:
-    """How many workers for blocks that take so many seconds each."""
+    """Number of workers for a number of blocks that take a given number of seconds each."""
     cores, why = min(cores_here(), blocks), ""
     if cores < 2 or torch.device(device).type != "cpu" or seconds * blocks * (1 - 1 / cores) < _STARTING:
         return 1
@@ -221,7 +229,7 @@ def _crew(simulator: Simulator, seconds: float, blocks: int, device: str | torch
 
 
 def _follow(campaign: Campaign, engine: Engine, shown: bool) -> None:
-    """Let a campaign run: report progress, and stop it when most of it fails."""
+    """Run a campaign: report progress, and stop it when most of its rows fail."""
     store, entries = campaign.store, engine.run(campaign)
     counts = Counter(store.counts)
     done = store.rows - sum(store.rows_of(index) for index in store.missing())

@@ -1,11 +1,10 @@
-"""Blocks as an array of SLURM jobs: each task is a `sciinf work STORE --share I/N`, and nothing connects them but the
-store.
+"""Run blocks as an array of SLURM jobs: each job is one `sciinf work STORE --share I/N` on the same store.
 
-The engine writes a batch script, submits it, and then reads the store's journals and the queue. Tasks that end while
-blocks are missing (walltime, `scancel`, a node that failed) are submitted again. SLURM sends SIGTERM some time before
-the walltime; the worker then stops between two blocks or leaves the one in hand, and no block is blamed. A block that
-kills its workers is given up by the workers themselves (`campaigns.work`). When this process is killed, the jobs go on;
-started again, it finds them in the queue and follows them.
+Only the store connects the jobs. The engine writes a batch script and submits it. Then it reads the store's journals
+and the queue. Tasks that end while blocks are missing (walltime, `scancel`, a node that failed) are submitted again.
+SLURM sends SIGTERM some time before the walltime. The worker then stops between two blocks or abandons its block, and
+no block is blamed. A block that kills its workers is given up by the workers themselves (`campaigns.work`). If this
+process is killed, the jobs go on. If it is started again, it finds the jobs in the queue and follows them.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from typing import final
 
 from sciinf.campaigns.beginning import check_in_file
 from sciinf.campaigns.campaign import TRIES, Campaign, Engine
-from sciinf.campaigns.storage.address import folder_at
 from sciinf.campaigns.storage.durable import writing
 from sciinf.campaigns.storage.folder import absolute, on_disk
 from sciinf.campaigns.storage.journal import Entry
+from sciinf.campaigns.storage.objects import folder_at
 from sciinf.core import telling
 from sciinf.core.files import sha256_of
 from sciinf.core.simulator import Simulator
@@ -35,11 +34,13 @@ KEYS = (
     "account", "comment", "constraint", "cpus-per-task", "exclude", "gpus", "gres", "licenses", "mem",
     "mem-per-cpu", "nice", "nodelist", "partition", "qos", "reservation", "time", "tmp",
 )  # fmt: skip
-TICK, LOOK, SILENT = 1.0, 5.0, 600.0  # s between looks at the store, at the queue, and until a silent queue is an error
-MOST = TRIES + 2  # submissions after which nothing landed: a block may have killed three workers meanwhile
+# Seconds between looks at the store, between looks at the queue, and until a silent queue is an error.
+TICK, LOOK, SILENT = 1.0, 5.0, 600.0
+# Most submissions in a row that bring no block. A single block may kill three workers meanwhile.
+MOST = TRIES + 2
 _KEPT = "SLURM jobs keep their logs and hints"
-_LEAD = 60  # s before the walltime
-_ROOM = 100_000  # bytes that a disk must have room for
+_LEAD = 60  # Seconds before the walltime at which the worker is asked to stop.
+_ROOM = 100_000  # Bytes that must be free on the disk.
 _TEMPLATE = """#!/bin/bash
 # Written by sciinf. Each task of the array is a worker on one store; submit it again, with any shares, to go on.
 #SBATCH --job-name={name}
@@ -56,11 +57,11 @@ exec {worker} --share "$SLURM_ARRAY_TASK_ID/{jobs}"
 
 @final
 class SlurmArray(Engine):
-    """An array of SLURM jobs.
+    """An array of SLURM jobs that run the blocks.
 
     Args:
-        options: "partition=debug time=01:00:00 jobs=40": `jobs`, how many tasks (8 when left out), and options of
-            sbatch, `KEYS`.
+        options: Options as text, such as "partition=debug time=01:00:00 jobs=40". `jobs` is the number of tasks (8 by
+            default); the other keys are options of sbatch, `KEYS`.
 
     Raises:
         ValueError: If a key is unknown, comes twice, or has no value, or `jobs` is no positive number.
@@ -102,13 +103,13 @@ class SlurmArray(Engine):
             yield from array.follow()
             array.wait()
         finally:
-            if not array.silent:  # they go on, and scancel would not be heard either
+            if not array.silent:  # With a silent queue the jobs go on, as scancel would fail too.
                 array.cancel()
 
 
 @final
 class _Array:
-    """The jobs of one campaign, and what has landed of it."""
+    """The jobs of one campaign, and the blocks that they have committed."""
 
     def __init__(self, engine: SlurmArray, campaign: Campaign) -> None:
         self.store, self.blocks = campaign.store, set(campaign.queue)
@@ -117,14 +118,14 @@ class _Array:
         place = on_disk(self.store.folder, _KEPT)
         self.name = f"sciinf-{sha256_of(str(place))[:12]}"
         self.logs, self.script = place / "logs", place / "logs" / "work.sbatch"
-        self.tasks: dict[int, str] = {}  # share -> the job that was submitted for it last
+        self.tasks: dict[int, str] = {}  # Share -> the last job that was submitted for it.
         self.idle, self.landed, self.silent = 0, time.monotonic(), False
         with writing(place):
             self.logs.mkdir(exist_ok=True)
             self.script.write_text(script(engine, campaign, self.name, self.jobs))
 
     def follow(self) -> Iterator[Entry]:
-        """Entries as they land; jobs that ended are replaced."""
+        """Yield the entries of blocks as they are committed; replace jobs that have ended."""
         looked, answered, next_try = -LOOK, time.monotonic(), 0.0
         yield from self._new(all_blocks=True)
         while self.blocks:
@@ -140,7 +141,7 @@ class _Array:
                         "finds them when it answers again"
                     )
                 ended = [] if living is None else [k for k in range(self.jobs) if k not in living]
-                yield from self._new()  # what they did before they ended
+                yield from self._new()  # Blocks committed before the jobs ended.
                 if ended and self.blocks and (time.monotonic() >= next_try or self.idle == 0):
                     yield from self._new(all_blocks=True)
                     if self.blocks:
@@ -149,18 +150,21 @@ class _Array:
             time.sleep(TICK if self.blocks else 0)
 
     def wait(self) -> None:
-        """Let workers end by themselves, now that nothing is missing."""
+        """Wait a short while for running workers to end by themselves, after all blocks are committed."""
         until = time.monotonic() + 3 * LOOK
         while time.monotonic() < until and self._queued(states="RUNNING,COMPLETING"):
             time.sleep(TICK / 2)
 
     def cancel(self) -> None:
-        """Cancel what is in the queue."""
+        """Cancel the jobs of this campaign in the queue."""
         if self.tasks or self._queued():
             _call("scancel", "--quiet", f"--jobname={self.name}")
 
     def _new(self, *, all_blocks: bool = False) -> Iterator[Entry]:
-        """What has landed. Each second only what is new is looked at, for a store may have a million blocks."""
+        """Yield the entries of newly committed blocks.
+
+        By default only new entries of journals are checked, because a store may have a million blocks.
+        """
         news = self.store.refresh()
         there = self.blocks - set(self.store.missing()) if all_blocks else self.blocks & news
         for index in sorted(there):
@@ -171,18 +175,18 @@ class _Array:
             yield self.store.history(index)[-1]
 
     def _queued(self, states: str = "PENDING,RUNNING,SUSPENDED,COMPLETING,CONFIGURING") -> set[int] | None:
-        """Shares whose jobs wait or run; None where the queue does not answer."""
-        mine = [f"--name={self.name}", f"--user={os.getuid()}"]  # others may have jobs on the same store
+        """Shares whose jobs wait or run; None if the queue does not answer."""
+        mine = [f"--name={self.name}", f"--user={os.getuid()}"]  # Other users may have jobs on this store.
         found = _call("squeue", "--noheader", "--array", *mine, f"--states={states}", "--format=%K")
         return None if found.returncode else {int(word) for word in found.stdout.split() if word.isdigit()}
 
     def _submit(self, shares: Sequence[int]) -> None:
-        """Submit shares, for the first time or again.
+        """Submit jobs for shares, for the first time or again.
 
         Raises:
             ValueError: If a worker ended with an error of its own, or sbatch refuses.
             OSError: If the store cannot be written, here or by a worker.
-            RuntimeError: If nothing has landed for so many submissions.
+            RuntimeError: If more than `MOST` submissions in a row have brought no block.
         """
         again = [share for share in shares if share in self.tasks]
         self._try_disk()
@@ -209,7 +213,7 @@ class _Array:
         self.tasks.update(dict.fromkeys(shares, job))
 
     def _try_disk(self) -> None:
-        """Find a full disk: a worker there cannot even say so in its log."""
+        """Write a small file, to find a full disk: a worker on a full disk could not report it in its log."""
         probe = self.logs / ".room"
         try:
             with writing(self.store.path):
@@ -222,7 +226,7 @@ class _Array:
 
 
 def script(engine: SlurmArray, campaign: Campaign, name: str, jobs: int) -> str:
-    """The batch script of a campaign."""
+    """Text of the batch script of a campaign."""
     place, given = absolute(campaign.store.folder), {"cpus-per-task": "1", **engine.options}
     lines = [f"#SBATCH --{key}={value}" for key, value in given.items()]
     if (lead := lead_before(engine.options.get("time"))) is not None:
@@ -235,7 +239,7 @@ def script(engine: SlurmArray, campaign: Campaign, name: str, jobs: int) -> str:
 
 
 def lead_before(limit: str | None) -> int | None:
-    """Seconds before a walltime at which the worker is asked to stop; None for none, as SLURM's own SIGTERM will do.
+    """Seconds before a walltime at which the worker is asked to stop; None to rely on SLURM's own SIGTERM.
 
     SLURM may send the signal up to a minute early, which would be a large part of a short limit.
     """
@@ -244,7 +248,7 @@ def lead_before(limit: str | None) -> int | None:
 
 
 def _seconds(limit: str) -> int | None:
-    """A limit as sbatch takes it: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; None for what is none."""
+    """Seconds of a time limit as sbatch reads it: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; None for other texts."""
     days, dash, rest = limit.rpartition("-")
     parts = rest.split(":")
     if not all(part.isdigit() for part in (*parts, *([days] if dash else []))) or len(parts) > 3:
@@ -257,7 +261,7 @@ def _seconds(limit: str) -> int | None:
 
 
 def _listed(shares: Sequence[int]) -> str:
-    """Shares as sbatch takes them: 0-3,7."""
+    """Shares as text for sbatch: 0-3,7."""
     runs: list[list[int]] = []
     for share in sorted(shares):
         if runs and share == runs[-1][1] + 1:
@@ -268,7 +272,7 @@ def _listed(shares: Sequence[int]) -> str:
 
 
 def _error_in(log: Path) -> str | None:
-    """The error that a worker ended with, if it was one of sciinf's."""
+    """Error of sciinf with which a worker ended, from its log; None if the log does not end with such an error."""
     end = _end_of(log)
     return end.removeprefix("sciinf: error: ") if end.startswith("sciinf: error: ") else None
 

@@ -5,13 +5,13 @@
     journal/HOST-PID-RANDOM.jsonl   what each writing process acknowledged (`campaigns.storage.journal`)
     packs/000-1-TOKEN.tar, .json    many blocks in one file, after `compact` (`campaigns.storage.packs`)
 
-A block is committed by building its file in memory, writing it under a temporary name, fsync, rename, fsync of the
-folder, and only then a journal line with the file's SHA-256. Blocks have no locks: writers of the same block write the
-same bytes, and the last rename wins; on `s3://`, where nothing is renamed, the first put. `store.json` is made by one
-writer, however many begin at once, and changed by one at a time. Reading compares the bytes with the journal before
-HDF5 sees them, because HDF5 can hang on damaged files; a block whose file no journal knows counts if the hash written
-in it holds (`campaigns.storage.judged`). Where blocks lie `campaigns.storage.shelf` knows, and
-`campaigns.storage.folder` is how files are read and written.
+A block is committed in these steps: build its file in memory, write it under a temporary name, fsync, rename, fsync the
+folder. Only then a journal line with the file's SHA-256 is written. Blocks have no locks: writers of the same block
+write the same bytes, and the last rename wins. On `s3://`, where nothing is renamed, the first put wins. `store.json`
+is created by one writer, however many begin at the same time, and is changed by one writer at a time. Reading compares
+the bytes with the journal before HDF5 reads them, because HDF5 can hang on damaged files. A block whose file is in no
+journal counts if the hash written in it is correct. `campaigns.storage.judged` finds and verifies the blocks, and
+`campaigns.storage.folder` reads and writes the files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from sciinf.campaigns.storage import selection
-from sciinf.campaigns.storage.address import folder_at
 from sciinf.campaigns.storage.compact import Compacted, compact
 from sciinf.campaigns.storage.description import FILE, campaign, claim, describe, facts_of, naming, read_description
 from sciinf.campaigns.storage.durable import writing
@@ -37,6 +36,7 @@ from sciinf.campaigns.storage.folder import there
 from sciinf.campaigns.storage.journal import JOURNAL, Entry, Journals
 from sciinf.campaigns.storage.judged import Blocks, counted
 from sciinf.campaigns.storage.naming import SHARDS
+from sciinf.campaigns.storage.objects import folder_at
 from sciinf.campaigns.storage.outcome import normalise, status_of
 from sciinf.campaigns.storage.place import FileRange
 from sciinf.campaigns.storage.selection import ChunkLayout, Part, Rows, dealt, empty, grouped, row_bytes, select
@@ -52,15 +52,16 @@ from sciinf.core.tables import html
 
 
 class Store:
-    """The simulations in a folder. See `Store.create` for a new one.
+    """The simulations in a folder. `Store.create` makes a new store.
 
-    `rows` is what was asked for and `len(store)` what is there; they differ while a campaign is unfinished. `proposal`
-    is None, or says which law theta was drawn from instead of the prior. `simulator` says which one it was begun with,
-    and `accepted` which changes of its files were declared to change no data.
+    `rows` is the number of rows wanted, and `len(store)` the number of rows present; they differ while a campaign is
+    unfinished. `proposal` is None, or describes the distribution from which theta was drawn instead of the prior.
+    `simulator` describes the simulator with which the store was begun. `accepted` lists the changes of its files that
+    were declared to change no data.
 
     Raises:
         FileNotFoundError: If the folder holds no store.
-        ValueError: If a newer version wrote it, or `store.json` is damaged.
+        ValueError: If a newer version wrote the store, or `store.json` is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -88,23 +89,25 @@ class Store:
     def create(
         cls, path: str | Path, simulator: Simulator, *, seed: int, block: int, rows: int, proposal: Any = None
     ) -> Store:
-        """The store of a campaign in a folder: a new one, or the one that is there if it is of the same campaign.
+        """Create the store of a campaign in a folder, or open an existing store of the same campaign.
 
-        A campaign is the same if simulator (name, code, files and settings), prior or proposal, observables, seed and
-        block are. More rows than before make it grow, a last incomplete block being simulated again whole. Fewer
-        change nothing: all rows there are stay, and reading takes `rows=` to use fewer.
+        Two campaigns are the same if they have the same simulator (name, code, files and settings), prior or proposal,
+        observables, seed and block size. If more rows are wanted than before, the store grows; an incomplete last block
+        is simulated again whole. If fewer rows are wanted, nothing changes: all rows stay, and readers take `rows=` to
+        use fewer.
 
         Args:
-            path: The folder.
-            simulator: Whose simulations they are.
+            path: Folder of the store.
+            simulator: Simulator of the campaign.
             seed: Seed of the campaign, a non-negative integer.
             block: Rows per block.
-            rows: Rows wanted in all.
-            proposal: A `Proposal`, or what one says of itself, where theta is not drawn from the prior.
+            rows: Total number of rows wanted.
+            proposal: A `Proposal`, or its JSON description, if theta is not drawn from the prior.
 
         Raises:
-            ValueError: If a number is out of range, or the folder holds another campaign (it says what differs).
-            TypeError: If the prior cannot be written down.
+            ValueError: If a number is out of range, or the folder holds another campaign (the message says what
+                differs).
+            TypeError: If the prior cannot be written as JSON.
             OSError: If the folder cannot be written.
         """
         for name, value, low in (("seed", seed, 0), ("block", block, 1), ("rows", rows, 1)):
@@ -128,33 +131,33 @@ class Store:
         return f"{len(self):,}{wanted} simulations of {self.simulator['name']!r}, in {self.folder.name}"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Description of the store for a notebook, as HTML."""
         return html(repr(self), facts=facts_of(self.prior, self.observables, self.counts, self.seed))
 
     # --- what is there ----------------------------------------------------------------------------------------------
 
     @property
     def blocks(self) -> int:
-        """Number of blocks when complete."""
+        """Number of blocks of the complete store."""
         return -(-self.rows // self.block)
 
     def rows_of(self, index: int) -> int:
-        """Rows of a block when complete; the last may be shorter."""
+        """Number of rows of a block when it is complete; the last block may be shorter."""
         if not 0 <= index < self.blocks:
             raise ValueError(f"block {index} does not exist: {self.rows} rows are blocks 0 to {self.blocks - 1}")
         return min(self.block, self.rows - index * self.block)
 
     @property
     def journals(self) -> Journals:
-        """What each writing process acknowledged."""
+        """Journals of the store, in which each writing process acknowledges its blocks."""
         return self.known.journals
 
     def file(self, index: int) -> Path:
-        """Where the file of a block lies, or would; after `compact` it may be in a pack instead."""
+        """Path of a block's file, existing or not; after `compact` the block may be in a pack instead."""
         return self.path / self.naming.file(SHARDS, index)
 
     def refresh(self) -> set[int]:
-        """Take note of what other processes have committed since; the blocks of which more or other is known now."""
+        """Read what other processes have committed since the last call; return the blocks with changed entries."""
         return self.known.refresh(self.blocks)
 
     def missing(self) -> list[int]:
@@ -164,12 +167,12 @@ class Store:
         return found + [last] * self.lacks(last)
 
     def lacks(self, index: int) -> bool:
-        """Whether one block is among those `missing`."""
+        """Whether a block is one of the missing blocks (`missing`)."""
         entry = self.known.present().get(index)
         return entry is None or entry.rows < self.rows_of(index)
 
     def damaged(self) -> list[Damage]:
-        """Committed blocks that are deleted or do not have the content that was committed; reads every file."""
+        """Committed blocks that are deleted or whose content is not what was committed. This reads every file."""
         return self.known.damaged()
 
     def __len__(self) -> int:
@@ -177,7 +180,7 @@ class Store:
 
     @property
     def counts(self) -> dict[Status, int]:
-        """Rows by what became of them, every status named."""
+        """Number of rows for each status, zeros included."""
         total: Counter[Status] = Counter()
         for _, entry in self.entries():
             total.update(entry.counts)
@@ -190,7 +193,7 @@ class Store:
 
     @property
     def campaign(self) -> frozenset[str]:
-        """Digest of this store and of its campaign: stores that have one of them in common may share simulations."""
+        """Digests of this store and of its campaign. Stores that share one of them may share simulations."""
         return frozenset((self.digest, campaign_of(self.simulator, self.seed)))
 
     @property
@@ -207,7 +210,7 @@ class Store:
         return digest.hexdigest()
 
     def history(self, index: int) -> list[Entry]:
-        """What is known of a block, oldest first, its file damaged or not."""
+        """Entries of a block, oldest first, whether its file is damaged or not."""
         return self.known.history(index)
 
     # --- writing ----------------------------------------------------------------------------------------------------
@@ -216,15 +219,15 @@ class Store:
         """Make a block durable, then acknowledge it. Committing the same block again replaces it by equal bytes.
 
         Args:
-            index: The block's number.
-            theta: (rows, D), all rows of the block.
-            outcome: What became of them.
-            seconds: Wall seconds it took.
+            index: Number of the block.
+            theta: Parameters, (rows, D), of all rows of the block.
+            outcome: Outcome of the rows.
+            seconds: Wall seconds that the simulation took.
 
         Raises:
-            ValueError: If the number of rows or a shape does not fit; or, where nothing is overwritten (`s3://`), if
-                somebody else wrote other rows.
-            OSError: If it cannot be written; what was committed before stays.
+            ValueError: If the number of rows or a shape does not fit. Where files are not overwritten (`s3://`), also
+                if another process wrote other rows.
+            OSError: If the block cannot be written; what was committed before stays.
         """
         return self.noted(self.write(*self.prepared(index, theta, outcome, seconds)))
 
@@ -238,10 +241,10 @@ class Store:
         *,
         normalised: bool = False,
     ) -> tuple[Entry, bytes]:
-        """What is to be acknowledged of a block, and the bytes of its file: all of `commit` but the writing.
+        """Entry of a block, and bytes of its file: everything in `commit` except the writing.
 
-        `conditions` are versions, processor and device, where simulated; `normalised` says whether
-        `campaigns.storage.outcome.normalise` has made the outcome of these rows just now.
+        `conditions` are versions, processor and device of the simulation. `normalised` says whether
+        `campaigns.storage.outcome.normalise` has just made the outcome of these rows.
 
         Raises:
             ValueError: If the number of rows or a shape does not fit.
@@ -257,12 +260,13 @@ class Store:
         return Entry(index, sha256, rows, content, seconds, counts, conditions or {}), image
 
     def write(self, entry: Entry, image: bytes) -> Entry:
-        """Make a prepared block durable and acknowledge it. Any thread may; what this returns is then to be `noted` by
-        the one that uses the store.
+        """Make a prepared block durable and acknowledge it; return its entry.
+
+        Any thread may call this. The thread that uses the store must then call `noted` with the entry.
 
         Raises:
-            ValueError: If somebody else wrote other rows, as in `commit`.
-            OSError: If it cannot be written.
+            ValueError: If another process wrote other rows, as in `commit`.
+            OSError: If the block cannot be written.
         """
         index = entry.block
         with writing(self.folder.name):
@@ -272,19 +276,20 @@ class Store:
         return entry
 
     def noted(self, entry: Entry) -> Entry:
-        """The entry of a block just written, of which the store has taken note."""
+        """Record the entry of a block that was just written, and return it."""
         self.known.add(entry)
         return entry
 
     def compact(self) -> Compacted:
-        """Turn many files into few: the blocks of finished folders into packs, journals into one.
+        """Turn many files into few: the blocks of finished folders into packs, and journals into one journal.
 
-        Digest and rows stay as they are. It may be stopped at any moment and run again, and others may read the store
-        and write other blocks meanwhile. Where the store was of format 1, earlier versions cannot read it afterwards.
+        Digest and rows stay as they are. The call may be stopped at any moment and repeated. Other processes may read
+        the store and write other blocks meanwhile. If the store had format 1, earlier versions of sciinf cannot read it
+        afterwards.
 
         Raises:
-            ValueError: If journals or indexes of packs are damaged, which are to be repaired first.
-            OSError: If it cannot be written; nothing is lost.
+            ValueError: If journals or indexes of packs are damaged; they must be repaired first.
+            OSError: If a file cannot be written; nothing is lost.
         """
         self.refresh()
         with writing(self.folder.name):
@@ -300,15 +305,17 @@ class Store:
         generator: torch.Generator | None = None,
         device: str | torch.device = "cpu",
     ) -> Iterator[Batch]:
-        """Stream the rows that did not fail, in batches of `size` (the last may be shorter), larger than memory or not.
+        """Yield the rows that did not fail, in batches of `size` rows. The store may be larger than memory.
+
+        The last batch may be shorter.
 
         Args:
             size: Rows per batch.
-            rows: Which rows of the store, by position, failed rows counted: the first n, a slice or range, or
-                positions. Their order does not matter. All when left out.
-            generator: Shuffles blocks, then rows within a group of blocks that fits in memory; without one, rows come
-                in order.
-            device: Where the batches go.
+            rows: Rows of the store by position, failed rows counted: the first n, a slice or range, or positions. Their
+                order does not matter. All rows by default.
+            generator: Random generator that shuffles blocks, and then rows within a group of blocks that fits in
+                memory. Without one, rows come in order.
+            device: Device of the batches.
 
         Raises:
             ValueError: If a block is damaged, `rows` does not fit, or size is not positive.
@@ -321,12 +328,12 @@ class Store:
             yield batch.to(device)
 
     def load(self, rows: Rows | None = None) -> Batch:
-        """The rows that did not fail, in order, in memory; `rows` as in `batches`."""
+        """Read the rows that did not fail into memory, in order; `rows` as in `batches`."""
         return self._gathered(self.parts(rows))
 
     def parts(self, rows: Rows | None = None) -> list[Part]:
-        """Where the rows that did not fail lie, in order; takes `rows`, and raises, as `batches` does."""
-        known = self.known.present()  # each file is verified when it is read
+        """Parts of blocks with the rows that did not fail, in order. `rows` and errors are as in `batches`."""
+        known = self.known.present()  # Each file is verified when it is read.
         entries = {index: known.get(index) or self.known.entry(index) for index in self.known.readable()}
         found = []
         for part in select(rows, [(index, entry.rows) for index, entry in entries.items()]):
@@ -335,7 +342,7 @@ class Store:
         return [part for part in found if part.rows]
 
     def read_into(self, part: Part, batch: Batch, at: int) -> None:
-        """Read one of `parts` into rows from `at` on of a batch on the CPU; raises as `read` does."""
+        """Read one of `parts` into a batch on the CPU, from row `at` on. Errors are as in `read`."""
 
         def read(place: FileRange) -> None:
             stamp, known = self.known.stamp(part.block), self._layouts.get(part.block)
@@ -363,41 +370,41 @@ class Store:
         return found
 
     def read(self, index: int) -> tuple[Tensor, Outcome]:
-        """theta (rows, D) and outcome of one block, failed rows included.
+        """Read theta (rows, D) and outcome of one block, failed rows included.
 
         Raises:
-            ValueError: If the block is damaged or not there.
+            ValueError: If the block is damaged or missing.
         """
         return self.known.checked(index, lambda place: read_shard(place.data(), self.observables))
 
     def _gathered(self, parts: Sequence[Part]) -> Batch:
-        """The rows of parts, in memory."""
+        """Read the rows of parts into one batch."""
         batch = empty(sum(part.rows for part in parts), self.prior, self.observables)
         for part, end in zip(parts, accumulate(part.rows for part in parts), strict=True):
             self.read_into(part, batch, end - part.rows)
         return batch
 
     def entries(self) -> Iterator[tuple[int, Entry]]:
-        """Blocks whose files are there, and what is known of them, unverified except where journals disagree."""
+        """Yield the blocks whose files are present, with their entries, unverified except where journals disagree."""
         yield from sorted(self.known.present().items())
 
     def _whole(self, index: int, data: bytes) -> bool:
         """Whether a file holds all rows of a block."""
         try:
-            return self.known.adopt(index, data).rows >= self.rows_of(index)  # another may know of more rows
+            return self.known.adopt(index, data).rows >= self.rows_of(index)  # Another process may have more rows.
         except ValueError:
             return False
 
     def _of_another(self, own: Entry, data: bytes) -> Entry:
-        """What is known of a block that another writer wrote before this one, which simulated the same."""
+        """Entry of a block that another process wrote first, if its rows are the same as those of this process."""
         found = self.known.adopt(own.block, data)
         if found.content == own.content:
-            return replace(own, sha256=found.sha256)  # the same rows, written by another version of HDF5
+            return replace(own, sha256=found.sha256)  # The same rows, written by another version of HDF5.
         given_up = [{Status.RAISED, Status.TIMED_OUT} >= set(entry.counts) for entry in (own, found)]
         if found.rows > own.rows or any(given_up):
             return found
         raise ValueError(
-            f"block {own.block} of {self.folder.name} is there already, and its rows differ from those simulated here: "
-            "another state of the simulator, other versions of libraries, or another kind of processor. What is there "
-            "stays; let machines of one kind write one store, or simulate into another folder"
+            f"block {own.block} of {self.folder.name} exists already, and its rows differ from those simulated here: "
+            "another state of the simulator, other versions of libraries, or another kind of processor. The existing "
+            "block stays; let machines of one kind write one store, or simulate into another folder"
         )

@@ -1,13 +1,14 @@
-"""Fields that others have solved for and stored, as a store: what the adapters of such collections have in common.
+"""Make a store of fields that other programs have solved for and stored: functions common to all such collections.
 
-Observables are called and laid out as those of a `FieldEquation`: "u" (time, channel, *space) has all fields that
-change in time, "initial" (channel, *space) its first frame, and what does not change in time stands under its own name,
-(channel, *space). Trajectories of several files are taken in turn, so that the first rows and the last (which `train`
-validates on) have the parameters of all of them. Files are read a block of rows at a time, and a block is as many rows
-as `BLOCK_BYTES` hold.
+Names and layouts of observables are those of a `FieldEquation`. "u" (time, channel, *space) has all fields that change
+in time. "initial" (channel, *space) is its first frame. A field that does not change in time has its own name,
+(channel, *space). Rows are taken from the files in turn. So the first rows, and the last rows (on which `train`
+validates), have the parameters of all files. Files are read one block of rows at a time, and a block has as many rows
+as fit in `BLOCK_BYTES`.
 
-`fields.json` in the store says what its numbers are (channels, times, coordinates) and names the files by content. It
-plays the part of a simulator's source file, so that a store made from other files, or of other fields, is told apart.
+`fields.json` in the store says what its numbers are (channels, times, coordinates) and names the files by their
+content. It plays the part of a simulator's source file. So a store made from other files, or of other fields, is
+recognised as different.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class StoredField:
     """One field of a file.
 
     Attributes:
-        channels: Their names.
-        timed: Whether it changes in time.
-        read: (rows, frames) -> array (rows, [frames,] *space, channels), both given as slices; without frames where it
-            does not change in time.
+        channels: Names of the field's channels.
+        timed: Whether the field changes in time.
+        read: Function (rows, frames) -> array (rows, [frames,] *space, channels), with rows and frames as slices. The
+            array has no axis of frames if the field does not change in time.
     """
 
     channels: tuple[str, ...]
@@ -53,14 +54,14 @@ class StoredField:
 
 @dataclass(frozen=True)
 class Trajectories:
-    """What one file holds.
+    """Content of one file of fields.
 
     Attributes:
-        label: What messages call the file.
+        label: Name of the file in messages.
         theta: Parameters, float64 (rows, D), in the prior's order.
-        columns: Observable name -> what is read.
+        columns: Observable name -> array to read.
         dims: Observable name -> names of its axes.
-        facts: What else files that belong together agree in, as JSON values.
+        facts: Other facts in which files of one store must agree, as JSON values.
     """
 
     label: str
@@ -71,11 +72,11 @@ class Trajectories:
 
 
 def files_of(paths: Sequence[str | Path], example: str) -> list[Path]:
-    """The files that are meant: those given, and all HDF5 files of folders, in the order of their names.
+    """Files that paths name: the given files, and all HDF5 files in the given folders, ordered by name.
 
     Raises:
-        FileNotFoundError: If one does not exist, or a folder holds none.
-        ValueError: If there are none.
+        FileNotFoundError: If a path does not exist, or a folder holds no HDF5 file.
+        ValueError: If no paths are given.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -89,10 +90,10 @@ def files_of(paths: Sequence[str | Path], example: str) -> list[Path]:
 
 
 def frames_of(count: int, frames: slice, label: str) -> range:
-    """The frames that are meant, of `count`.
+    """Numbers of the frames that a slice selects from `count` frames.
 
     Raises:
-        ValueError: If there are none, or they do not go forwards.
+        ValueError: If the slice selects no frames, or runs backwards.
     """
     found = range(count)[frames]
     if not found or found.step < 1:
@@ -103,17 +104,17 @@ def frames_of(count: int, frames: slice, label: str) -> range:
 def columns_of(
     fields: Mapping[str, StoredField], rows: int, space: Mapping[str, int], frames: range, label: str
 ) -> tuple[dict[str, StoredArray], dict[str, tuple[str, ...]]]:
-    """Observables of fields, and the names of their axes.
+    """Observables made from fields, and the names of their axes.
 
     Args:
         fields: Name -> field.
-        rows: How many trajectories there are.
+        rows: Number of trajectories.
         space: Axis -> number of points, in the arrays' order.
-        frames: Those wanted.
-        label: What messages call the file.
+        frames: Frames to take.
+        label: Name of the file in messages.
 
     Raises:
-        ValueError: If no field changes in time, or one that does not has a name that is taken.
+        ValueError: If no field changes in time, or a field that does not change in time has a reserved name.
     """
     timed = [field for field in fields.values() if field.timed]
     if not timed:
@@ -144,19 +145,19 @@ def store_of(
     rows: int | None,
     name: str,
 ) -> Store:
-    """The store of what files hold.
+    """Make the store of the content of files.
 
     Args:
-        files: The files.
-        opened: What each holds, still open.
-        prior: The law the parameters were drawn from.
+        files: Paths of the files.
+        opened: Content of each file, still open.
+        prior: Distribution from which the parameters were drawn.
         out: Folder of the store.
-        rows: How many to take from the start; all where None.
-        name: What the store says simulated them.
+        rows: Number of rows to take from the start; all if None.
+        name: Name of the simulator in the store.
 
     Raises:
-        ValueError: If files do not go together, theta lies outside the prior's support, there are fewer rows, or `out`
-            holds a store of other files.
+        ValueError: If files do not agree, theta lies outside the prior's support, there are fewer rows, or `out` holds
+            a store of other files.
 
     Warns:
         UserWarning: If a parameter's values do not look drawn from the prior.
@@ -185,16 +186,16 @@ def store_of(
 
 
 def numbers(value: Any) -> list[float]:
-    """An array of a file as JSON values."""
+    """Numbers of an array as a flat list, for JSON."""
     return np.asarray(value, dtype=np.float64).ravel().tolist()
 
 
 def manifest(files: Sequence[Path], facts: Mapping[str, Any], out: Path) -> Path:
-    """`fields.json`, written once, which names the files by content and says what is in them.
+    """Write `fields.json` once, which names the files by their content and describes their numbers; return its path.
 
     Args:
-        files: The files.
-        facts: What it says of their numbers.
+        files: Paths of the files.
+        facts: Facts about the numbers in the files.
         out: Folder of the store.
 
     Raises:
@@ -210,13 +211,13 @@ def manifest(files: Sequence[Path], facts: Mapping[str, Any], out: Path) -> Path
                 "folder for `out`"
             )
         out.mkdir(parents=True, exist_ok=True)
-        # without a hash of itself: these bytes are the simulator's source, whose hash `store.json` has
+        # The file carries no hash of itself: it is the simulator's source, and `store.json` has its hash.
         write_bytes(path, (json_text(contents) + "\n").encode())
     return path
 
 
 def _column(shape: tuple[int, ...], rows: int, fields: Sequence[StoredField], frames: slice) -> StoredArray:
-    """Fields side by side along the channels' axis, which is the one before those of space."""
+    """Join fields along the channel axis, which is placed before the axes of space."""
 
     def read(start: int, stop: int) -> np.ndarray:
         parts = []
@@ -247,7 +248,7 @@ def _shapes(file: Trajectories) -> dict[str, tuple[int, ...]]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal, numbers up to rounding to single precision."""
+    """Whether two values are equal; lists of numbers may differ by rounding to single precision."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
@@ -263,7 +264,10 @@ def _short(value: Any) -> str:
 
 
 def _in_turn(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """File and row in it of every row, files spread evenly and each one's rows in order."""
+    """File number of every row, and row number in its file.
+
+    Files are spread evenly over the rows, and each file's rows stay in order.
+    """
     where = np.repeat(np.arange(len(counts)), counts)
     which = np.concatenate([np.arange(count) for count in counts])
     order = np.lexsort((where, (which + 0.5) / np.asarray(counts)[where]))
@@ -271,7 +275,7 @@ def _in_turn(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _theta_of(file: Trajectories, prior: Prior) -> Tensor:
-    """theta (rows, D), in the prior's dtype, each in the support."""
+    """Parameters of a file, (rows, D), in the prior's dtype; rows outside the prior's support are refused."""
 
     def reader(k: int) -> Callable[[int, int], np.ndarray]:
         return lambda start, stop: file.theta[start:stop, k]
@@ -287,7 +291,7 @@ def _theta_of(file: Trajectories, prior: Prior) -> Tensor:
 
 
 def _warn(theta: Tensor, prior: Prior) -> None:
-    """Of parameters that were not drawn from the prior."""
+    """Warn of parameters that do not look drawn from the prior."""
     for k, law, p_value in unlike_prior(theta, prior):
         warnings.warn(
             f"the {len(theta)} values of parameter {prior.names[k]!r}, {len(theta[:, k].unique())} of them "
@@ -298,7 +302,7 @@ def _warn(theta: Tensor, prior: Prior) -> None:
 
 
 def _block(opened: Sequence[Trajectories], name: str, where: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Rows of an observable; those of a file follow one another in it."""
+    """Rows of an observable from several files; the rows of each file are consecutive."""
     found = np.empty((len(where), *opened[0].columns[name].shape), dtype=np.float32)
     for k in np.unique(where):
         rows = which[where == k]

@@ -1,4 +1,4 @@
-"""Columns of files that hold one simulation per row, found by name and read by rows in the unit asked for."""
+"""Columns of files with one simulation per row, found by name and read by rows in the requested unit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Read = Callable[[int, int], np.ndarray]
 
 @dataclass(frozen=True)
 class StoredArray:
-    """One array of a file: `read(start, stop)` gives (stop - start, *shape)."""
+    """One array of a file: `read(start, stop)` returns rows (stop - start, *shape)."""
 
     rows: int
     shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class TableField:
-    """One parameter or observable in its own unit: `read(start, stop)` gives (stop - start, *event)."""
+    """One parameter or observable in its own unit: `read(start, stop)` returns rows (stop - start, *event)."""
 
     rows: int
     read: Read
@@ -41,14 +41,14 @@ class TableField:
 
 @dataclass(frozen=True)
 class TableFile:
-    """The columns of one file; `label` is what messages call it."""
+    """Columns of one file; `label` is the name of the file in messages."""
 
     label: str
     columns: Mapping[str, StoredArray]
 
 
 def open_table(path: Path, stack: ExitStack) -> TableFile:
-    """The columns of a file; HDF5 files stay open (and unread) until the stack closes.
+    """Columns of a file. HDF5 files stay open (and unread) until the stack closes.
 
     Raises:
         ValueError: If the file is of an unknown kind, unreadable, or has columns of the same name.
@@ -60,10 +60,10 @@ def open_table(path: Path, stack: ExitStack) -> TableFile:
 
 
 def find_parameters(table: TableFile, prior: Prior) -> dict[str, TableField]:
-    """The parameters this file holds, each in the prior's unit.
+    """Parameters in a file, each converted to the prior's unit.
 
     Raises:
-        ValueError: If a column has another shape, or a unit that does not convert.
+        ValueError: If a column has another shape, or a unit that cannot be converted.
     """
     wanted = dict(zip(prior.names, prior.units, strict=True))
     found = {n: _number(table, n, unit) for n, unit in wanted.items() if n in table.columns}
@@ -79,10 +79,10 @@ def find_parameters(table: TableFile, prior: Prior) -> dict[str, TableField]:
 
 
 def find_observable(table: TableFile, name: str, spec: Observable) -> TableField | None:
-    """An observable in its unit, from one array or from numbered columns; None if this file does not hold it.
+    """An observable in its own unit, from one array or from numbered columns; None if the file does not hold it.
 
     Raises:
-        ValueError: If it has another shape, or a unit that does not convert.
+        ValueError: If the observable has another shape, or a unit that cannot be converted.
     """
     if name in table.columns:
         column = table.columns[name]
@@ -151,7 +151,7 @@ def _loaded(array: np.ndarray, unit: str) -> StoredArray:
 
 
 def _header(name: str) -> tuple[str, str]:
-    """`rate [1/h]` as name and unit; the brackets of `v[0]` hold an index."""
+    """Name and unit from a column title such as `rate [1/h]`; the brackets of `v[0]` hold an index instead."""
     match = re.fullmatch(r"(.+?)\s*\[([^\[\]]*)\]", name.strip())
     if match is None or match.group(2).strip().isdigit():
         return name.strip(), ""
@@ -232,10 +232,10 @@ def _open_h5(path: Path, stack: ExitStack) -> dict[str, StoredArray]:
 
 
 def opened_h5(path: Path, stack: ExitStack) -> Any:
-    """An HDF5 file, open until the stack closes.
+    """Open an HDF5 file until the stack closes.
 
     Raises:
-        ValueError: If it cannot be read.
+        ValueError: If the file cannot be read.
     """
     import h5py
 

@@ -1,13 +1,14 @@
-"""Simulations that already exist, in CSV, ECSV, HDF5 or npz files, as a store.
+"""Make a store of existing simulations in CSV, ECSV, HDF5 or npz files.
 
-A file holds one simulation per row: one column per parameter and per number observed. In a CSV file an observable of
-shape (k,) stands in columns `v_0 ... v_{k-1}` or `v[0] ... v[k-1]` (axes beyond the first in C order) and a header may
-give a unit, `rate [1/h]`; HDF5 and npz files hold arrays (rows, *event) named like the observables, in HDF5 with an
-attribute `unit`. Parameters may also stand together in one array `theta` (rows, D), in the prior's order and units.
-Values are converted to the prior's and observables' units; without a unit they are taken to be in them.
+A file holds one simulation per row, with one column per parameter and per observed number. In a CSV file an observable
+of shape (k,) has the columns `v_0 ... v_{k-1}` or `v[0] ... v[k-1]`; axes beyond the first are in C order. A header may
+give a unit, `rate [1/h]`. HDF5 and npz files hold arrays (rows, *event) with the names of the observables; in HDF5 an
+attribute `unit` gives the unit. Parameters may also be together in one array `theta` (rows, D), in the prior's order
+and units. Values are converted to the units of the prior and the observables. Values without a unit are assumed to have
+these units.
 
-`tables.json` in the store names the files by content. It plays the part of a simulator's source file, so that a
-store made from other files is told apart.
+`tables.json` in the store names the files by their content. It plays the part of a simulator's source file. So a store
+made from other files is recognised as different.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from sciinf.simulators.wrappers.named_function import Specification, check_resul
 
 BLOCK = 4096
 MANIFEST = "tables.json"
-_UNLIKELY = 1e-6  # a table drawn from its prior is warned about this rarely, per parameter
+_UNLIKELY = 1e-6  # Probability per parameter of a warning about a table that was drawn from its prior.
 
 
 def tables(
@@ -45,17 +46,17 @@ def tables(
     rows: int | None = None,
     name: str = "tables",
 ) -> Store:
-    """A store of simulations that already exist; the same files give the same store, and a finished one is kept.
+    """Make a store of existing simulations. The same files give the same store, and a complete store is kept.
 
     Args:
         *paths: Files that each hold all columns (one after another), or that share the columns (side by side, row by
             row).
-        prior: The law the parameters were drawn from; `Unknown()` for those whose law nobody knows, `Prior.none()` for
+        prior: Distribution from which the parameters were drawn; `Unknown()` if it is unknown, `Prior.none()` for
             simulations without parameters.
         observables: Observable name -> `Observable`, or its shape, or (shape, unit).
         out: Folder of the store.
-        rows: How many to take from the start; all when left out.
-        name: What the store says simulated them.
+        rows: Number of rows to take from the start; all by default.
+        name: Name of the simulator in the store.
 
     Returns:
         The store. Rows with missing or non-finite data have `Status.NON_FINITE`.
@@ -66,7 +67,7 @@ def tables(
             `out` holds a store of other files.
 
     Warns:
-        UserWarning: If a parameter's values do not look drawn from the prior: what is learned would be wrong.
+        UserWarning: If a parameter's values do not look drawn from the prior: results learned from them would be wrong.
     """
     files = [Path(path) for path in paths]
     simulator = Tabulated(prior, specify(observables), name)
@@ -93,13 +94,13 @@ def tables(
 
 @final
 class Tabulated(Simulator):
-    """The program nobody has any more: it names what its rows are, and refuses to make new ones."""
+    """Simulator in place of a program that is not available. It names the stored rows, and refuses to make new ones."""
 
     def __init__(self, prior: Prior, observables: Mapping[str, Observable], name: str) -> None:
         self.prior, self.observables, self.name, self.block = prior, observables, name, BLOCK
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
-        """Refuse.
+        """Refuse to simulate.
 
         Raises:
             RuntimeError: Always.
@@ -111,7 +112,7 @@ class Tabulated(Simulator):
 
 
 class Piece:
-    """Rows that follow one another: every parameter and observable, each from some file."""
+    """Consecutive rows with all parameters and observables, each of which is read from one of the files."""
 
     def __init__(self, fields: Mapping[str, TableField], labels: Sequence[str]) -> None:
         counts = {name: field.rows for name, field in fields.items()}
@@ -157,7 +158,10 @@ def _read(pieces: Sequence[Piece], key: str, start: int, stop: int) -> np.ndarra
 
 
 def theta_of(pieces: Sequence[Piece], prior: Prior, start: int, stop: int) -> Tensor:
-    """theta (rows, D), in the prior's dtype, what rounding put beyond the edge of the support moved inside."""
+    """Parameters of rows, (rows, D), in the prior's dtype.
+
+    Values that rounding put outside the support are moved inside.
+    """
     check_continuous(prior, "a store of rows that were simulated elsewhere")
     exact = torch.empty(stop - start, len(prior), dtype=torch.float64)
     for k, name in enumerate(prior.names):
@@ -190,7 +194,7 @@ def _support(law: torch.distributions.Distribution) -> str:
 
 
 def _check_theta(pieces: Sequence[Piece], prior: Prior, count: int) -> None:
-    """Every theta in the support, before anything is written; and a warning where it was not drawn from the prior."""
+    """Refuse parameters outside the prior's support before anything is written; warn if they do not fit the prior."""
     read = [theta_of(pieces, prior, start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
     for k, law, p_value in unlike_prior(torch.cat(read), prior):
         warnings.warn(
@@ -201,7 +205,7 @@ def _check_theta(pieces: Sequence[Piece], prior: Prior, count: int) -> None:
 
 
 def unlike_prior(theta: Tensor, prior: Prior) -> Iterator[tuple[int, torch.distributions.Distribution, float]]:
-    """Parameters whose values do not look drawn from the prior: place, law, and p-value by Kolmogorov and Smirnov."""
+    """Parameters whose values do not look drawn from the prior: position, distribution, Kolmogorov-Smirnov p-value."""
     from scipy import stats
 
     z = prior.bijection.forward(theta)
@@ -220,7 +224,7 @@ def _outcome(pieces: Sequence[Piece], observables: Mapping[str, Observable], sta
 
 
 def _manifest(files: Sequence[Path], out: Path) -> Path:
-    """`tables.json`, written once.
+    """Write `tables.json` once, and return its path.
 
     Raises:
         ValueError: If the folder holds a store of something else.
@@ -238,12 +242,12 @@ def _manifest(files: Sequence[Path], out: Path) -> Path:
         raise ValueError(f"{out} holds a store of simulations that were not read from files; choose another folder")
     if not path.is_file() or parse_json(path) != contents:
         out.mkdir(parents=True, exist_ok=True)
-        # without a hash of itself: these bytes are the simulator's source, whose hash `store.json` has
+        # The file carries no hash of itself: it is the simulator's source, and `store.json` has its hash.
         write_bytes(path, (json_text(contents) + "\n").encode())
     return path
 
 
 def content_of(file: Path) -> dict[str, Any]:
-    """The hash of a file, and its size."""
+    """SHA-256 and size of a file."""
     with open(file, "rb") as stream:
         return {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "bytes": file.stat().st_size}

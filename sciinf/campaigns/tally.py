@@ -1,4 +1,4 @@
-"""Rows that a simulator was asked for during training, and how many of them failed."""
+"""Counts of failed simulations, and the refusal of simulators that fail in more than half of their rows."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from sciinf.core.observable import Status
 
 
 def refuse(store: Store, counts: Mapping[Status, int], *, done: bool) -> None:
-    """Refuse what clearly fails in more than half of all rows, or has none to learn from when it is done.
+    """Refuse a store in which clearly more than half of all rows fail, or a complete store without a valid row.
 
     Args:
-        store: Where the rows are.
-        counts: Rows by what became of them.
-        done: Whether no more are to come.
+        store: Store with the rows.
+        counts: Number of rows for each status.
+        done: Whether no more rows will come.
 
     Raises:
-        ValueError: If so; the message says why rows fail.
+        ValueError: If the store is refused; the message says why rows fail.
     """
     total, failed = sum(counts.values()), failed_of(counts)
     if not mostly_failing(failed, total) and not (done and failed == total):
@@ -34,33 +34,34 @@ def refuse(store: Store, counts: Mapping[Status, int], *, done: bool) -> None:
 
 
 def failed_of(counts: Mapping[Status, int]) -> int:
-    """Rows that failed."""
+    """Number of rows that failed."""
     return sum(n for status, n in counts.items() if status != Status.OK)
 
 
 def in_words(counts: Mapping[Status, int]) -> str:
-    """How rows failed."""
+    """Numbers of failed rows by status, in words."""
     return ", ".join(f"{n:,} {s.name.lower().replace('_', ' ')}" for s, n in counts.items() if n and s != Status.OK)
 
 
 REFUSED_ABOVE = 0.5
-JUDGED_FROM = 50  # rows before which a simulator is not refused for its failures
+JUDGED_FROM = 50  # Fewest rows after which a simulator may be refused for its failures.
 
 
 def mostly_failing(failed: int, rows: int) -> bool:
-    """Whether clearly more than half of all rows would fail, judged from those so far.
+    """Whether clearly more than half of all rows would fail, judged from the rows so far.
 
-    The number that fail must lie four standard deviations above half: a simulator that fails half the time looks so in
-    3e-5 of looks, one that fails in 45 % never, however often it is looked at.
+    The number of failed rows must be four standard deviations above half. A simulator that fails half the time is
+    refused in 3e-5 of the checks. A simulator that fails in 45 % of the rows is never refused, however often it is
+    checked.
     """
     return rows >= JUDGED_FROM and failed - REFUSED_ABOVE * rows > 2 * math.sqrt(rows)
 
 
 class Tally:
-    """Rows simulated and failed, and why; refuses a simulator that fails too much.
+    """Counts of simulated and failed rows during training, with messages; refuses a simulator that fails too often.
 
     Args:
-        name: Of the simulator, for messages.
+        name: Name of the simulator, for messages.
     """
 
     def __init__(self, name: str) -> None:
@@ -68,10 +69,10 @@ class Tally:
         self.messages: Counter[str] = Counter()
 
     def add(self, rows: int, failed: int, messages: Iterable[str]) -> None:
-        """Take note of rows.
+        """Add the counts of some rows.
 
         Raises:
-            ValueError: If of all so far, 50 or more, clearly more than half have failed.
+            ValueError: If clearly more than half of all rows so far, 50 or more, have failed.
         """
         self.simulated, self.failed = self.simulated + rows, self.failed + failed
         if failed:

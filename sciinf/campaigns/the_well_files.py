@@ -1,6 +1,6 @@
-"""Simulations of The Well, read from its HDF5 files, as a store.
+"""A store made of simulations of The Well, which are read from HDF5 files.
 
-A file holds `n_trajectories` runs on one grid. What is in it that is read here (@ marks attributes):
+A file holds `n_trajectories` runs on one grid. This module reads these items (@ marks attributes):
 
     @n_trajectories, @simulation_parameters, and one attribute for each of these
     dimensions      @spatial_dims (names, in the arrays' order), time (T) or (B, T), one array of coordinates for each
@@ -9,9 +9,9 @@ A file holds `n_trajectories` runs on one grid. What is in it that is read here 
     t1_fields       @field_names, vector fields       (B, T, *space, D)
     t2_fields       @field_names, tensor fields       (B, T, *space, D, D)
 
-An array lacks the first axis unless @sample_varying, the second unless @time_varying, and one of space where
-@dim_varying says so. Channels of "u" are t0, t1, t2 in this order, each in the order of @field_names, components in C
-order; `fields.json` in the store has their names. Boundary conditions are not read.
+An array has its first axis only if @sample_varying, its second only if @time_varying, and an axis of space only if
+@dim_varying says so. Channels of "u" are t0, t1, t2 in this order, each in the order of @field_names, with components
+in C order. `fields.json` in the store has the names of the channels. Boundary conditions are not read.
 
 References:
     | The Well: a Large-Scale Collection of Diverse Physics Simulations for Machine Learning (Ohana et al., 2024),
@@ -55,26 +55,27 @@ def the_well(
     rows: int | None = None,
     name: str = "the_well",
 ) -> Store:
-    """A store of simulations of The Well; the same files give the same store, and a finished one is kept.
+    """Make a store of simulations of The Well. The same files give the same store, and a complete store is kept.
 
     Args:
-        *paths: Files, or folders of them.
-        prior: The law of the parameters, each named like a scalar or a simulation parameter of the files;
-            `Unknown()` where nobody knows it, `Prior.none()` for fields without parameters.
+        *paths: HDF5 files, or folders of HDF5 files.
+        prior: Distribution of the parameters, each named like a scalar or a simulation parameter of the files;
+            `Unknown()` if the distribution is unknown, `Prior.none()` for fields without parameters.
         out: Folder of the store.
-        fields: Names of those to take; all where left out.
-        frames: Those to take; all where left out.
-        rows: How many trajectories to take, evenly from the files; all where left out.
-        name: What the store says simulated them.
+        fields: Names of the fields to take; all by default.
+        frames: Frames to take; all by default.
+        rows: Number of trajectories to take, evenly from the files; all by default.
+        name: Name of the simulator in the store.
 
     Returns:
-        The store: "u" (time, channel, *space), its first frame "initial", fields that do not change in time under their
-        names, and "times" where they differ between trajectories. Rows with non-finite data have `Status.NON_FINITE`.
+        The store. Its observables are "u" (time, channel, *space) and its first frame "initial". Fields that do not
+            change in time have their own names. "times" is present if times differ between trajectories. Rows with
+            non-finite data have `Status.NON_FINITE`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If something is missing or has another shape, files do not go together, theta lies outside the
-            prior's support, or `out` holds a store of something else.
+        ValueError: If something is missing or has another shape, files do not agree, theta lies outside the prior's
+            support, or `out` holds a store of something else.
 
     Warns:
         UserWarning: If a parameter's values do not look drawn from the prior.
@@ -124,7 +125,7 @@ def _fields(
         group = file[f"t{order}_fields"]
         for key in _words(_flag(group, "field_names", f"{label}, t{order}_fields")):
             if key in known:
-                raise ValueError(f"{label} has two fields called {key!r}; take one alone by `fields` of other names")
+                raise ValueError(f"{label} has two fields called {key!r}; rename one of them in the file")
             known.append(key)
             if names is None or key in names:
                 where = f"{label}, t{order}_fields"
@@ -162,7 +163,7 @@ def _field(array: Any, where: str, order: int, rows: int, steps: int, space: dic
 
 
 def _channels(key: str, order: int, count: int, axes: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of a field's components: v_x, v_y, say."""
+    """Names of a field's components, such as v_x, v_y."""
     named = ["".join(part) for part in itertools.product(axes, repeat=order)]
     ends = named if len(named) == count else [str(k) for k in range(count)]
     return tuple(f"{key}_{end}" for end in ends) if order else (key,)
@@ -185,7 +186,7 @@ def _parameter(file: Any, label: str, name: str, rows: int) -> np.ndarray:
     known = [*map(str, scalars), *(_words(file.attrs.get("simulation_parameters", ())))]
     raise ValueError(
         f"{label} has no scalar or simulation parameter {name!r}{suggest(name, known)}; it has {sorted(set(known))}. "
-        "Name the prior's parameters like those"
+        "Give the prior's parameters these names"
     )
 
 
@@ -202,5 +203,5 @@ def _flag(item: Any, key: str, where: str) -> Any:
 
 
 def _words(value: Any) -> list[str]:
-    """Strings of an attribute, of which there may be none, one or several."""
+    """Strings of an attribute, which may hold none, one or several."""
     return [word.decode() if isinstance(word, bytes) else str(word) for word in np.atleast_1d(value).tolist()]

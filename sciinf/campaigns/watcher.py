@@ -1,10 +1,11 @@
-"""The small process beside a worker (`campaigns.heartbeat`), as the worker sees it.
+"""The worker's side of the small process beside it (`campaigns.heartbeat`), which watches the worker.
 
-It notices however the worker ends, `kill -9` included. Then it kills the programs that the worker's simulator has
-started, and what these have started. It knows them by a mark in their environment, which they inherit, or by the pipe
-to it, which a process that was only forked meanwhile holds open, too. So sessions and process groups of their own do
-not hide them. A program that was given another environment is not found, nor one on another machine, nor one that a
-service has started for the simulator; nor any where there is no /proc, as on macOS, or it is that of other processes.
+The small process notices the end of the worker, however it ends, `kill -9` included. Then it kills the programs that
+the worker's simulator has started, and the programs started by these. It recognises them by a mark in their
+environment, which they inherit. It also finds forked processes, which hold the pipe to it open. So sessions and process
+groups of their own do not hide programs. Some programs are not found: a program with another environment, a program on
+another machine, and a program that a service has started for the simulator. No program is found if there is no /proc,
+as on macOS, or if /proc shows other processes.
 """
 
 from __future__ import annotations
@@ -24,36 +25,38 @@ from typing import final
 MARK = "SCIINF_WORKER"
 """The variable that holds the mark while a block is in hand."""
 _PROGRAM = Path(__file__).with_name("heartbeat.py")
-_PATIENCE = 3.0  # s for it to end
+_PATIENCE = 3.0  # Seconds that the small process has to end.
 
 
 @final
 class Watcher:
-    """A process that is told what is in hand here; it is started with the first block. To be closed.
+    """The small process that watches this worker, and the messages to it; it is started with the first block.
+
+    Close it after use.
 
     Args:
-        beat: Seconds between two touches of a hint.
-        signals: Whether it is told of signals in the moment they come, where this is the main thread.
-        parent: The process that has started this one, where this one is to end with it, even in the midst of a block.
+        beat: Seconds between two touches of a hint file.
+        signals: Whether the small process learns of signals at the moment they come, if this is the main thread.
+        parent: Number of the process that started this worker, if the worker must end with it, even during a block.
     """
 
     def __init__(self, beat: float = 60.0, *, signals: bool = False, parent: int | None = None) -> None:
         self.beat, self.signals, self.parent = beat, signals, parent
         self._mark = secrets.token_hex(16)
-        self._outer: str | None = None  # where a program of another worker's simulator is a worker itself
+        self._outer: str | None = None  # The outer worker's mark, if a simulator started this worker.
         self._process: subprocess.Popen[bytes] | None = None
-        self._ear = -1  # what the process reads
+        self._ear = -1  # Writing end of the pipe to the small process.
         self._woken: int | None = None
         self._busy = False
 
     def begin(self, hint: Path | None = None, timeout: float | None = None) -> None:
-        """Say that a block is in hand from now on; what is started meanwhile carries the mark.
+        """Tell the small process that a block begins. Programs that are started from now on carry the mark.
 
         Args:
-            hint: A file to be touched.
-            timeout: Deadline of the block, seconds; None for none.
+            hint: Hint file to touch regularly.
+            timeout: Deadline of the block in seconds; None for none.
         """
-        if self._process is not None and self._process.poll() is not None:  # it was killed
+        if self._process is not None and self._process.poll() is not None:  # The small process was killed.
             self._forget()
         if self._process is None:
             self._start()
@@ -64,7 +67,7 @@ class Watcher:
         self._tell(f"BEGIN {timeout or 0:g} {hint or ''}")
 
     def rest(self) -> None:
-        """Say that no block is in hand."""
+        """Tell the small process that no block is running."""
         self._tell("REST")
         self._busy = False
         if os.environ.get(MARK) == self._mark:
@@ -74,13 +77,16 @@ class Watcher:
                 os.environ[MARK] = self._outer
 
     def close(self) -> None:
-        """End it. Where a signal has asked this worker to stop, it first kills what the simulator has started."""
+        """End the small process.
+
+        If a signal has asked this worker to stop, the small process first kills what the simulator has started.
+        """
         self.rest()
         if self._woken is not None:
             signal.set_wakeup_fd(self._woken)
             self._woken = None
         if self._process is not None:
-            self._tell("END")  # for processes that the simulator has forked may hold its input open
+            self._tell("END")  # Forked processes may hold its input open.
             os.close(self._ear)
             try:
                 self._process.wait(_PATIENCE)
@@ -92,7 +98,8 @@ class Watcher:
     def _start(self) -> None:
         words = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid()), f"{self.beat:g}", f"{MARK}={self._mark}"]
         words.append(str(self.parent or 0))
-        others = {name: value for name, value in os.environ.items() if name != MARK}  # or another watcher would kill it
+        # Without the mark, because another watcher would kill a process that carries it.
+        others = {name: value for name, value in os.environ.items() if name != MARK}
         _look_at_forks()
         _WATCHERS.add(self)
         read, self._ear = os.pipe()
@@ -110,7 +117,10 @@ class Watcher:
         os.close(self._ear)
 
     def let_go(self) -> None:
-        """In a process that was only forked: signals to it are not ours, nor is it between two blocks."""
+        """In a forked process, stop sending signals to the small process.
+
+        Between two blocks, also close the pipe to it.
+        """
         if self._process is None:
             return
         if (before := signal.set_wakeup_fd(-1)) not in (-1, self._ear):

@@ -1,10 +1,10 @@
-"""One worker of many on a store, with no scheduler between them: it takes blocks, and leaves those that others have.
+"""One of many workers on a store, without a scheduler: each worker takes blocks that no other worker is running.
 
-Worker i of n begins with the blocks k = i mod n and then takes whatever is still missing. It looks into the journals
-before each block, and says which one it has in hand (`Hints`). Blocks that somebody else has in hand are left
-until nothing else is missing, and then waited for. A block whose worker died is begun again after all others; the third
-time it is given up (`campaigns.campaign`), by whichever worker meets it. So workers may be started, stopped, killed and
-started again in any number and order: the store is that of a single process.
+Worker i of n begins with the blocks k = i mod n and then takes any missing block. It reads the journals before each
+block, and announces the block it runs (`Hints`). Blocks that other workers run are left until no other block is
+missing. Then the worker waits for them. A block whose worker died is begun again after all others. After the third
+death the block is given up (`campaigns.campaign`), by the first worker that takes it. So workers may be started,
+stopped, killed and started again in any number and order. The store is the same as that of a single process.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from sciinf.campaigns.block import one_thread, propose, run_block
 from sciinf.campaigns.campaign import TRIES, Campaign
 from sciinf.campaigns.devices import shared
 from sciinf.campaigns.interrupts import interruptible
-from sciinf.campaigns.storage.address import folder_at
 from sciinf.campaigns.storage.durable import writing
 from sciinf.campaigns.storage.folder import on_disk
 from sciinf.campaigns.storage.journal import Entry
+from sciinf.campaigns.storage.objects import folder_at
 from sciinf.campaigns.storage.own_mark import is_marked, mark_of
 from sciinf.campaigns.store import Store
 from sciinf.campaigns.tally import failed_of, mostly_failing, refuse
@@ -46,8 +46,8 @@ from sciinf.core.simulator import Simulator
 
 NOTE = "work.json"
 _KEPT = "workers say which block they have in hand"
-LOOK = 2.0  # s between two looks at a store where nothing can be begun
-BEAT, FRESH = 10.0, 60.0  # s
+LOOK = 2.0  # Seconds between two looks at a store in which no block can be begun.
+BEAT, FRESH = 10.0, 60.0  # Seconds between two touches of a hint, and age up to which a hint is fresh.
 FOLDER = "working"
 
 
@@ -60,30 +60,32 @@ def work(
     timeout: float | None = None,
     progress: bool = True,
 ) -> list[Entry]:
-    """Simulate what a store lacks, beside any number of other workers, until nothing is missing.
+    """Simulate the missing blocks of a store, beside any number of other workers, until no block is missing.
 
     Args:
-        store: Of a campaign that was begun by `plan` or `simulate`.
-        simulator: The one it was begun with.
-        share: (i, n): first the blocks k = i mod n, then the others. 0 to n - 1 and 1 to n both name all shares.
-        device: Where the simulator runs. On "cuda" workers of one machine take its GPUs in turn.
+        store: Store of a campaign that was begun by `plan` or `simulate`.
+        simulator: The simulator with which the store was begun.
+        share: Worker i of n, as (i, n): first the blocks k = i mod n, then the others. 0 to n - 1 and 1 to n both name
+            all shares.
+        device: Device on which the simulator runs. On "cuda" workers of one machine share its GPUs.
         timeout: Seconds after which a block ends this process, which counts as a try; None for never. The traceback
             goes to the standard error.
         progress: Whether to report progress on the standard error.
 
     Returns:
-        What was committed here.
+        Entries of the blocks that this worker committed.
 
     Raises:
-        ValueError: If the share makes no sense, the simulator is not the one that the store was begun with or has
-            changed, gives other data than the rows there, breaks its promises, or most rows of the store failed; what
-            was simulated is kept.
-        OSError: If the store cannot be written; what was committed is kept.
-        KeyboardInterrupt: On Ctrl-C, SIGTERM and SIGHUP; the same call goes on where it was, and no block is blamed.
+        ValueError: If the share is invalid; if the simulator is not the one with which the store was begun, or has
+            changed; if it gives other data than the stored rows, or does not return what its observables promise; or if
+            most rows of the store failed. Committed simulations are kept.
+        OSError: If the store cannot be written; committed simulations are kept.
+        KeyboardInterrupt: On Ctrl-C, SIGTERM and SIGHUP; the same call continues where it stopped, and no block is
+            blamed.
 
     Warns:
-        UserWarning: If it cannot be told whether the rows there are of this state of the simulator, or they were made
-            with other versions.
+        UserWarning: If it is unknown whether the stored rows are of this state of the simulator, or they were made with
+            other versions.
     """
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
@@ -112,10 +114,10 @@ def work(
 
 @final
 class _Judge:
-    """Whether the rows of a store are of one simulator, and not most of them failed: of all of it, whoever made them.
+    """Checks of a whole store, whoever made its rows: are they of one simulator, and did most of them not fail?
 
-    A worker's own rows say little: the first block of one that was started again may be one that is given up. Such a
-    block, which has no conditions, was not simulated, and is no reason to refuse at once.
+    A worker's own rows say little: the first block of a restarted worker may be a block that is given up. Such a block
+    has no conditions, because it was not simulated, and is no reason to refuse at once.
     """
 
     def __init__(self, store: Store, simulator: Simulator, device: str) -> None:
@@ -123,12 +125,15 @@ class _Judge:
         self.counts, self.compared = Counter(store.counts), False
 
     def begin(self, blocks: Sequence[int]) -> None:
-        """Look at the rows that are there, where more are to come."""
+        """Compare the rows that are present, if blocks are missing."""
         if blocks and len(self.store):
             self._compare(None)
 
     def add(self, entry: Entry, *, own: bool) -> None:
-        """Take note of a block; the first of somebody else's is compared, where none was there at the beginning."""
+        """Count a block's rows, and refuse the store if most rows fail.
+
+        If there were no rows at the beginning, the first block of another worker is compared.
+        """
         if not own and not self.compared and entry.ok:
             self._compare({entry.block})
         self.counts.update(entry.counts)
@@ -138,7 +143,7 @@ class _Judge:
             refuse(self.store, self.counts, done=False)
 
     def end(self) -> None:
-        """The same as `add` does, once no row is missing."""
+        """Refuse a store in which most rows failed, after no block is missing."""
         self.store.refresh()
         refuse(self.store, self.store.counts, done=True)
 
@@ -150,7 +155,7 @@ class _Judge:
 
 @final
 class _Worker:
-    """The blocks that wait, those that were found to kill, and what is done with each."""
+    """One worker: its waiting blocks, the blocks known to have killed workers, and the treatment of each block."""
 
     def __init__(self, campaign: Campaign, own: Hints) -> None:
         self.campaign, self.store, self.hints = campaign, campaign.store, own
@@ -158,7 +163,7 @@ class _Worker:
         self.last, self.held = set[int](), set[int]()
 
     def run(self) -> Generator[tuple[Entry, bool], None, None]:
-        """Each block that is done, and whether it was done here."""
+        """Yield the entry of each finished block, and whether this worker simulated it."""
         passed = 0
         while (index := self.campaign.take()) is not None:
             self.store.refresh()
@@ -175,25 +180,29 @@ class _Worker:
                 continue
             self.campaign.queue.append(index)
             passed += 1
-            if passed >= 2 * len(self.campaign.queue):  # twice, for blocks that killed come after the others
+            if passed >= 2 * len(self.campaign.queue):  # Two rounds, because blocks that killed workers come last.
                 passed = 0
                 self._wait()
 
     def _wait(self) -> None:
-        """Until a block that waits is committed or in nobody's hands; now and then all are looked at closely.
+        """Wait until a waiting block is committed, or no worker runs it; now and then check every block closely.
 
-        A thousand workers may wait for a thousand blocks: each looks at one folder then, and not at each block.
+        A thousand workers may wait for a thousand blocks. So each worker lists one folder at a time, and does not check
+        each block.
         """
         until = time.monotonic() + FRESH / 4
         while True:
-            time.sleep(LOOK * random.uniform(0.5, 1.5))  # two that withdrew from one block must not meet again
+            time.sleep(LOOK * random.uniform(0.5, 1.5))  # Random, so that two workers do not collide again.
             self.store.refresh()
             self.held = self.hints.held() if time.monotonic() < until else set()
             if any(index not in self.held or self._committed(index) for index in self.campaign.queue):
                 return
 
     def _may_begin(self, index: int) -> bool:
-        """Whether a block is now in hand here: nobody else has it, and it has killed nobody or comes last."""
+        """Try to reserve a block for this worker; return whether it may begin.
+
+        No other worker may be running the block. A block that has killed a worker is first put behind the others.
+        """
         if not self.hints.begin(index):
             return False
         if self.hints.deaths(index) and index not in self.last:
@@ -205,7 +214,7 @@ class _Worker:
     def _begun(self, index: int) -> Entry:
         campaign, deaths = self.campaign, self.hints.deaths(index)
         self.store.refresh()
-        if (entry := self._committed(index)) is not None:  # while the hint was made
+        if (entry := self._committed(index)) is not None:  # It was committed while the hint was made.
             return entry
         if len(deaths) >= TRIES:
             late = set(deaths) == {Status.TIMED_OUT}
@@ -218,7 +227,7 @@ class _Worker:
             return run_block(campaign.simulator, self.store, index, device=campaign.device)
 
     def _committed(self, index: int) -> Entry | None:
-        """What was committed of a block since this worker began."""
+        """Entry of a block that was committed since this worker began; None if there is none."""
         new = self.store.history(index)[self.lines[index] :]
         return next((entry for entry in reversed(new) if entry.rows >= self.store.rows_of(index)), None)
 
@@ -229,10 +238,10 @@ def ordered(missing: Sequence[int], first: int, of: int) -> list[int]:
 
 
 def checked_share(share: Any) -> tuple[int, int]:
-    """(i mod n, n) of a share (i, n), or of "i/n".
+    """Share as (i mod n, n), from a share (i, n) or a text "i/n".
 
     Raises:
-        ValueError: If it is none; the message says what one is.
+        ValueError: If the share is invalid; the message says what a share is.
     """
     given = share
     if isinstance(share, str):
@@ -242,27 +251,27 @@ def checked_share(share: Any) -> tuple[int, int]:
     if not good or share[0] > share[1]:
         raise ValueError(
             f"a share is I/N, worker I of N with I from 0 to N - 1 or from 1 to N, such as 3/40; got {given!r}. "
-            "Workers of other shares take its blocks, too, so any N will do"
+            "Workers of other shares also take the blocks of this share, so any N will do"
         )
     return share[0] % share[1], share[1]
 
 
 def plan(simulator: Simulator, path: str | Path, n: int, **given: Any) -> Store:
-    """Begin a campaign for workers to come, and simulate nothing: the store, and the parameters of a proposal.
+    """Begin a campaign for later workers: create the store, draw the parameters of a proposal, and simulate nothing.
 
     Args:
-        simulator: What will be run; it must be in a file.
+        simulator: The simulator, which must be in a file.
         path: Folder of the store.
-        n: Rows wanted in all.
-        **given: Others of `campaigns.beginning.CampaignSpec`. Device and timeout are noted for the workers.
+        n: Total number of rows wanted.
+        **given: Other arguments of `campaigns.beginning.CampaignSpec`. Device and timeout are recorded for the workers.
 
     Raises:
-        ValueError: If the simulator is in no file, the folder is on no disk, holds another campaign, or rows of another
-            state of the simulator.
+        ValueError: If the simulator is in no file; or if the folder is on no disk, holds another campaign, or rows of
+            another state of the simulator.
         OSError: If the folder cannot be written.
 
     Warns:
-        UserWarning: As `simulate` does, of rows that are there.
+        UserWarning: As `simulate` does, about existing rows.
     """
     wanted = CampaignSpec(simulator, path, n, **given)
 
@@ -279,13 +288,13 @@ def plan(simulator: Simulator, path: str | Path, n: int, **given: Any) -> Store:
 
 
 def note_of(store: Store, simulator: Simulator, *, device: Any = "cpu", timeout: float | None = None) -> None:
-    """Write down, beside a store, what a worker needs to know: the simulator's file, the device, the deadline.
+    """Write a note beside a store for its workers: the simulator's file, the device, and the deadline.
 
-    A simulator that is in no file leaves no note, and neither does a store that is on no disk. The file carries a mark
-    of this user (`campaigns.storage.own_mark`).
+    No note is written if the simulator is in no file, or the store is on no disk. The note carries a mark of this user
+    (`campaigns.storage.own_mark`).
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the note cannot be written.
     """
     place = store.folder.path(NOTE)
     if simulator.source is None or place is None:
@@ -301,10 +310,11 @@ def note_of(store: Store, simulator: Simulator, *, device: Any = "cpu", timeout:
 
 
 def noted(store: Store) -> dict[str, Any]:
-    """What `note_of` wrote.
+    """Read the note that `note_of` wrote.
 
     Raises:
-        ValueError: If there is none, it is damaged, or another user made it: code is run only because its user says so.
+        ValueError: If there is no note, it is damaged, or another user made it. Code is run only if this user has named
+            its file.
     """
     way = f"name the simulator's file: `sciinf work {store.path} --simulator SIM.py`"
     try:
@@ -323,7 +333,7 @@ def noted(store: Store) -> dict[str, Any]:
 
 @contextmanager
 def _deadline(timeout: float | None) -> Iterator[None]:
-    """End this process if what is within takes too long, even if it holds Python's lock."""
+    """End this process if the code within this context takes too long, even if the code holds Python's lock."""
     if timeout is None:
         yield
         return
@@ -341,29 +351,29 @@ def _deadline(timeout: float | None) -> Iterator[None]:
 
 @final
 class Hints:
-    """One worker's hints, who has which block in hand, and a look at those of others. To be closed.
+    """Hint files of the workers on a store, which say which worker runs which block. Close the object after use.
 
-    They are files beside a store, and never locks: `working/BLOCK.WRITER.TOKEN` says that a worker has begun a block.
-    A small process (`campaigns.heartbeat`) touches it every `BEAT` seconds. One that was not touched for `FRESH`
-    seconds is of a worker that died with the block in hand: it stays until the block is committed, and counts as a try.
-    A hint that is lost costs work done twice, never a wrong store. Ages are told by the clock of the file system, by
-    comparison with a file that was just written, for clocks of machines differ. Where the death was noticed, `.died` or
-    `.late` (past its deadline) stands behind the name.
+    Hints are files beside a store, and never locks: `working/BLOCK.WRITER.TOKEN` says that a worker has begun a block.
+    A small process (`campaigns.heartbeat`) touches it every `BEAT` seconds. A hint that was not touched for `FRESH`
+    seconds is of a worker that died during the block. Such a hint stays until the block is committed, and counts as a
+    try. A lost hint costs work done twice, never a wrong store. The age of a hint is measured by the clock of the file
+    system, because clocks of machines differ. The hint's time is compared with that of a file that was just written. If
+    the death was noticed, `.died` or `.late` (past its deadline) is added to the name.
 
     Args:
-        store: The store's folder.
-        timeout: Deadline of a block, seconds; None for none.
+        store: Folder of the store.
+        timeout: Deadline of a block in seconds; None for none.
     """
 
     def __init__(self, store: Path, timeout: float | None) -> None:
         self.folder, self.timeout = (store / FOLDER).resolve(), timeout
-        self._mine = f"{platform.node()}-{os.getpid()}.{secrets.token_hex(8)}"  # containers share names and numbers
+        self._mine = f"{platform.node()}-{os.getpid()}.{secrets.token_hex(8)}"  # Containers share names and numbers.
         self._watcher = Watcher(BEAT, signals=True)
 
     def begin(self, index: int) -> bool:
-        """Say that a block is begun here, unless somebody else has it in hand; whether it was said."""
+        """Announce that this worker begins a block, unless another worker runs it; return whether it was announced."""
         mine = self.folder / f"{index}.{self._mine}"
-        self._watcher.begin(mine, self.timeout)  # first, so that no hint is ever without a watcher
+        self._watcher.begin(mine, self.timeout)  # First, so that no hint is ever without a watcher.
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             mine.touch()
@@ -374,19 +384,19 @@ class Hints:
         return True
 
     def end(self, index: int) -> None:
-        """Say that a block is no longer in hand, and that its worker did not die of it."""
+        """Withdraw the hint of a block that this worker no longer runs; it does not count as a death."""
         self._watcher.rest()
         with suppress(OSError):
             (self.folder / f"{index}.{self._mine}").unlink()
 
     def forget(self, index: int) -> None:
-        """Remove all hints of a block that is committed."""
+        """Remove all hints of a committed block."""
         self._watcher.rest()
         for file, _ in self._others(index):
             file.unlink(missing_ok=True)
 
     def deaths(self, index: int) -> list[Status]:
-        """How workers ended that had a block in hand, of those that are dead."""
+        """How dead workers of a block ended: a status for each death."""
         mine, found = self.folder / f"{index}.{self._mine}", []
         with suppress(OSError):
             now = mine.stat().st_mtime
@@ -396,36 +406,36 @@ class Hints:
         return found
 
     def held(self) -> set[int]:
-        """Blocks that somebody has in hand, dead or alive, unless the death was noticed; by one look at the folder."""
+        """Blocks with a hint whose worker is not known to be dead, from one listing of the folder."""
         with suppress(FileNotFoundError):
             names = [name for name in os.listdir(self.folder) if not _ended(name)]
             return {int(name.partition(".")[0]) for name in names if name.partition(".")[0].isdigit()}
         return set()
 
     def sweep(self) -> None:
-        """Remove all hints, once no block is missing."""
+        """Remove all hints, after no block is missing."""
         with suppress(FileNotFoundError):
             for file in list(self.folder.iterdir()):
                 file.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove what is left of this worker's hints, and end their watcher."""
+        """Remove the remaining hints of this worker, and end the process that touches them."""
         self._watcher.rest()
         for file in self.folder.glob(f"*.{self._mine}"):
             file.unlink(missing_ok=True)
-        with suppress(OSError):  # somebody else's are in it, or it was never made
+        with suppress(OSError):  # It holds hints of other workers, or was never made.
             self.folder.rmdir()
         self._watcher.close()
 
     def _others(self, index: int) -> Iterator[tuple[Path, float]]:
-        """The hints of a block, mine among them, and when each was touched."""
+        """Yield the hints of a block, those of this worker included, and the time of the last touch of each."""
         with suppress(FileNotFoundError):
             for name in os.listdir(self.folder):
                 if name.startswith(f"{index}."):
                     with (
                         suppress(FileNotFoundError),
                         open(self.folder / name, "rb") as file,
-                    ):  # NFS asks its server anew
+                    ):  # Opening makes NFS ask its server again.
                         yield self.folder / name, os.fstat(file.fileno()).st_mtime
 
 

@@ -1,9 +1,10 @@
-"""Blocks in this process, or in worker processes of this machine.
+"""Run blocks in this process, or in worker processes of this machine.
 
-Worker processes are for simulators that hang, crash, or use one processor each. A worker that dies, or a block past its
-deadline, costs a try (`campaigns.campaign`). Workers end with their parent, however it ends, and take with them the
-programs their simulator has started: those of their process group, and those that a process beside each one finds once
-the worker is gone (`campaigns.watcher`). On GPUs each worker has one of its own (`campaigns.devices`).
+Worker processes are for simulators that hang, crash, or use one processor each. A block loses a try if its worker dies
+or its deadline passes (`campaigns.campaign`). Workers end with their parent, however it ends. They also end the
+programs that their simulator has started: those of their process group, and those found by the small process beside
+each worker (`campaigns.watcher`) after the worker has ended. On GPUs each worker has a GPU of its own
+(`campaigns.devices`).
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ if TYPE_CHECKING:
     from pebble import ProcessPool
 
 _TICK = 2.0
-_CHEAP = 0.1  # s, about what a slow disk takes to write a block
+_CHEAP = 0.1  # Seconds, about the time in which a slow disk writes a block.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @final
 class Here(Engine):
-    """This process, one block after the other. A simulator that hangs or crashes takes it along.
+    """Run blocks in this process, one after the other. If the simulator hangs or crashes, this process does too.
 
-    A block that was simulated in less than a tenth of a second is written while the next one is simulated. A longer
-    one, and one most of whose rows failed, is on the disk before the next begins.
+    A block that was simulated in less than a tenth of a second is written while the next block is simulated. A block
+    that took longer, or in which most rows failed, is on the disk before the next block begins.
     """
 
     def check(self, simulator: Simulator, path: str | Path | None = None) -> None:
@@ -57,7 +58,7 @@ class Here(Engine):
 
     def run(self, campaign: Campaign) -> Generator[Entry, None, None]:
         store, written = campaign.store, None
-        with ThreadPoolExecutor(1, "writes") as beside:  # a write that was begun is ended, whatever ends this
+        with ThreadPoolExecutor(1, "writes") as beside:  # A write that was begun is always finished.
             while (index := campaign.take()) is not None:
                 if landed := campaign.landed(index):
                     yield landed
@@ -66,13 +67,13 @@ class Here(Engine):
                     made, image = simulated(campaign.simulator, store, index, device=campaign.device)
                 except Exception:
                     if written is not None:
-                        written.result()  # that the block before could not be written comes first
+                        written.result()  # A failed write of the block before is raised first.
                     raise
                 ended = [written.result()] if written is not None else []
                 written = _begun(beside, store, made, image)
                 if written is None:
                     ended.append(store.write(made, image))
-                for entry in ended:  # not before the block just simulated is written too, or on its way
+                for entry in ended:  # Only after the latest block is written or being written.
                     yield store.noted(entry)
             if written is not None:
                 yield store.noted(written.result())
@@ -81,13 +82,14 @@ class Here(Engine):
 @final
 @dataclass(frozen=True)
 class Workers(Engine):
-    """Processes of this machine.
+    """Run blocks in worker processes of this machine.
 
     Args:
-        count: How many; on the device "cuda" no more than there are GPUs, and each takes one of its own.
+        count: Number of processes; on the device "cuda" at most the number of GPUs, and each process has a GPU of its
+            own.
 
     Raises:
-        ValueError: If it is no integer of at least 1.
+        ValueError: If the count is no integer of at least 1.
     """
 
     count: int
@@ -109,7 +111,7 @@ class Workers(Engine):
 
 
 class _Crew:
-    """The workers, and the blocks they have in hand."""
+    """Pool of worker processes, and the blocks that they are running."""
 
     def __init__(self, job: Job, campaign: Campaign, workers: int) -> None:
         self.job, self.campaign, self.workers = job, campaign, workers
@@ -119,7 +121,7 @@ class _Crew:
         self.pool = self._open()
 
     def run(self) -> Iterator[Entry]:
-        """Entries of blocks as they are committed."""
+        """Yield the entries of blocks as they are committed."""
         looked = time.monotonic()
         while self.campaign.queue or self.hand:
             yield from self._schedule()
@@ -153,7 +155,7 @@ class _Crew:
         return ProcessPool(self.workers, initializer=_start, initargs=(self.job,), context=context)
 
     def _schedule(self) -> Iterator[Entry]:
-        """Give blocks to workers; those that somebody else has committed meanwhile are done."""
+        """Give blocks to workers; yield the entries of blocks that another process has committed meanwhile."""
         while self.campaign.queue and len(self.hand) <= self.workers:
             index = self.campaign.queue[0]
             if (landed := self.campaign.landed(index)) is not None:
@@ -163,7 +165,7 @@ class _Crew:
             tries, timeout = self.campaign.tries[index], self.campaign.timeout
             try:
                 future = self.pool.schedule(_work, args=(self.job, index, tries), timeout=timeout)
-            except RuntimeError:  # the pool broke since we last looked
+            except RuntimeError:  # The pool broke since the last look.
                 self._replace()
                 continue
             self.hand[future] = self.campaign.queue.popleft()
@@ -174,13 +176,13 @@ class _Crew:
         return result
 
     def _failed(self, index: int, error: BaseException) -> Entry | None:
-        """A block whose worker died or was killed: once more, or given up."""
+        """Put a block whose worker died or was killed back into the queue (None), or give it up (its entry)."""
         if isinstance(error, TimeoutError):
             return self.campaign.failed(index, Status.TIMED_OUT, f"not finished within {self.campaign.timeout:g} s")
         return self.campaign.failed(index, Status.RAISED, _cause(getattr(error, "exitcode", None)))
 
     def _replace(self) -> None:
-        """A new pool for one that broke, which is nobody's fault in particular."""
+        """Replace a pool that broke, without blaming a block."""
         self.breaks += 1
         self.campaign.back(list(self.hand.values()))
         self.hand.clear()
@@ -194,13 +196,13 @@ class _Crew:
         self.pool = self._open()
 
     def _lost(self) -> Iterator[Entry]:
-        """Blocks whose worker is gone without a trace, such as one that left by `os._exit(0)`."""
+        """Handle blocks whose worker has ended without a trace, such as one that ended by `os._exit(0)`."""
         gone = set()
         for future, index in list(self.hand.items()):
             claims = list(Path(self.job.claims).glob(f"{index}.{self.campaign.tries[index]}.*"))
             if not claims or any(alive(int(claim.suffix[1:])) for claim in claims) or future.done():
                 continue
-            if future not in self.gone:  # its report may still be on the way
+            if future not in self.gone:  # Its report may still be on the way.
                 gone.add(future)
                 continue
             future.cancel()
@@ -218,7 +220,7 @@ _WATCHER: list[Watcher] = []
 
 
 def _start(job: Job) -> None:
-    """Prepare a worker; a simulator that cannot be loaded is reported with the first block."""
+    """Prepare a worker process. A simulator that cannot be loaded is reported with the first block."""
     if os.name != "nt":
         with suppress(PermissionError):
             os.setpgid(0, 0)
@@ -238,7 +240,7 @@ def _watch() -> None:
 
 
 def _follow() -> None:
-    """End when the parent does, at once; where a simulator holds Python's lock, the watcher sees to it."""
+    """End this worker as soon as its parent ends. If a simulator holds Python's lock, the watcher ends the worker."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -262,8 +264,10 @@ def _work(job: Job, index: int, tries: int) -> Entry | Exception:
 
 
 def _begun(beside: Executor, store: Store, made: Entry, image: bytes) -> Future[Entry] | None:
-    """A block that another thread now writes. None for one that took long, for one that mostly failed, which may end
-    the campaign, and where there can be no thread, as once the main thread has ended.
+    """Write a block in another thread, and return the future of its entry; None if this is not done.
+
+    A block is not written in another thread if it took long, or if most of its rows failed, which may end the campaign.
+    This is also impossible after the main thread has ended.
     """
     if made.seconds >= _CHEAP or 2 * made.ok <= made.rows:
         return None
@@ -275,7 +279,10 @@ def _begun(beside: Executor, store: Store, made: Entry, image: bytes) -> Future[
 
 @contextmanager
 def _single_threads() -> Iterator[None]:
-    """One thread per worker: libraries read these variables as they are loaded, in processes started meanwhile."""
+    """Set environment variables so that numerical libraries use one thread in workers.
+
+    Libraries read these variables when they are loaded, in processes that are started within this context.
+    """
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:

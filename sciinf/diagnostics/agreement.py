@@ -1,39 +1,43 @@
-r"""How far a posterior's coverage is off, and whether its fresh simulations could have told.
+r"""Tests of a posterior's coverage, and the decision whether the fresh simulations suffice to see an error.
 
-Each test gives one number u per fresh simulation that is uniform when the posterior is exact, as a count c of draws in
-0..L, u in [c, c + 1] / (L + 1). With F the distribution function of u, a region of level l holds
+For each fresh simulation, each test gives one number u that is uniform when the posterior is exact. It is observed
+as a count c of draws in 0..L, so u lies in [c, c + 1] / (L + 1). With F the distribution function of u, a region of
+level l holds
 
     one-sided (ranks, below a quantile; HPD; TARP):   F(l)
     central (an interval of one parameter):           F((1 + l) / 2) - F((1 - l) / 2)
 
-of the truths, and the gap of a test is the largest |found - l| over the levels. A width that is off by a factor moves
-the central intervals twice as much as the one-sided bounds, so both are looked at.
+of the truths. The gap of a test is the largest |found - l| over the levels. A width that is wrong by a factor
+changes the central intervals twice as much as the one-sided bounds, so both kinds are tested.
 
-Posteriors averaged over the data are the law of the parameters itself (the prior, in most cases):
+Posteriors averaged over the data are the distribution of the parameters itself (the prior, in most cases):
 
     E_x q(theta | x) = E_x p(theta | x) = p(theta).
 
-Ranks cannot see this. A posterior whose middle is drawn towards that of the prior, or scattered about where it should
-be, and which is as much wider as that makes it err, has uniform ranks; its average is too narrow, or too wide. With u
-and u_j the levels of truth and draws of a row among the draws of all rows, and f(u) = 2u - 1 or 6 (u - 1/2)^2 - 1/2,
-the row's mean of f(u_j), less f(u), has mean 0 where the average is right. It is tested for each f by Student's t; its
-found(l) is the fraction of truths below the averaged posterior's quantile l.
+Ranks cannot test this. Consider a posterior whose middle is drawn towards that of the prior, or is scattered about
+its right place. If its width grows by as much as its error, its ranks are uniform, but its average is too narrow or
+too wide. Let u and u_j be the levels of the truth and of the draws of a row among the draws of all rows. Let f(u) be
+2u - 1 or 6 (u - 1/2)^2 - 1/2. Then the row's mean of f(u_j), less f(u), has mean 0 where the average is right.
+Student's t tests this mean for each f. For these tests, found(l) is the fraction of truths below the averaged
+posterior's quantile l.
 
-Probabilities of discrete parameters have a test of their own (`reliability`): its gap is by how much they are farther
-from what is true than right ones are by chance, on average; two points of that are forgiven.
+Probabilities of discrete parameters have a test of their own (`calibration.reliability`). Its gap is their
+calibration error, less the mean error that correct probabilities show by chance. Two points of this gap are
+tolerated.
 
-Tails are looked at beyond what these levels show (`tails`), with a tolerance of their own: an interval of 99.9 % that
-holds less than 99.7 %. A smaller error that is significant is told, and forgiven. They are corrected for their number
-by themselves, at 0.003, so that they take no power from the others.
+Tails are tested beyond these levels (`tails`), with a tolerance of their own: a 99.9 % interval that holds less than
+99.7 % of the truths is an error. A smaller significant error is reported and tolerated. The p-values of tails are
+corrected for their own number, at 0.003, so that the other tests lose no power.
 
-There are three results. With n simulations the sd of what a region is found to hold is at most 1 / (2 sqrt(n)).
+There are three results. With n simulations, the coverage of a region is estimated with an sd of at most
+1 / (2 sqrt(n)).
 
 - *not passed*: an error was seen. A test's Kolmogorov-Smirnov p-value, Holm-corrected, is below 0.01, and its gap is
-  above three points; with many rows the first alone would condemn errors too small to matter.
+  above three points. With many rows, the p-value alone would condemn errors too small to matter.
 - *passed*: no error was seen, and for every region gap + 2.33 sd is below the stated gap (five points by default). A
-  posterior with a true gap of that size at any level passes with a probability below 0.01: each test by itself would
-  have to miss it (an intersection-union test needs no correction).
-- *cannot tell*: neither. More fresh simulations tell.
+  posterior with a true gap of that size at any level passes with a probability below 0.01, because each test by
+  itself would have to miss the error (an intersection-union test needs no correction).
+- *cannot tell*: neither of these. More fresh simulations decide.
 
 References:
     | Multiparameter hypothesis testing and acceptance sampling (Berger, 1982), the intersection-union test,
@@ -58,26 +62,27 @@ STATED_GAP = 0.05
 State = Literal["passed", "not passed", "cannot tell"]
 Kind = Literal["rank", "interval", "region", "average", "tail", "probability"]
 _SIGNIFICANT, _TOLERANCE = 0.01, 0.03
-_PROBABILITY = 0.02  # forgiven in the mean distance of probabilities, where those above are the largest of several
+# Tolerated mean error of probabilities; `_TOLERANCE` is larger, because it is for the largest of several errors.
+_PROBABILITY = 0.02
 TAIL, _TAIL_SIGNIFICANT, _TAIL_TOLERANCE = 0.999, 0.003, 0.002
 _CURE = "more simulations, or a flow with heavier tails, `flow=StudentT(SplineCoupling())`, mend that"
-_Z = 2.326  # one-sided, 1 %
+_Z = 2.326  # 99 % quantile of a normal distribution, for a one-sided bound.
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What one test found.
+    """Result of one test of the posterior's coverage.
 
     Args:
-        kind: "rank" (one-sided), "interval" (central, of one parameter), "region" (of all parameters), "average"
-            (one-sided, of the posteriors of one parameter averaged over the data), "tail" (central, of `TAIL`) or
-            "probability" (of the values of a discrete parameter).
-        p_value: Of uniformity, uncorrected.
-        found: Fraction of truths in the region of each of `LEVELS`, (19,), or of `TAIL`, (1,); of probabilities their
-            gap, (1,).
-        rows: Fresh simulations in which the parameter exists.
-        note: What else a tail, or probabilities, show, in words.
-        spread: Standard deviation of the gap of probabilities, where they are right.
+        kind: Kind of the test: "rank" (one-sided), "interval" (central, of one parameter), "region" (of all
+            parameters), "average" (one-sided, of the posteriors of one parameter averaged over the data), "tail"
+            (central, of `TAIL`) or "probability" (of the values of a discrete parameter).
+        p_value: Uncorrected p-value of uniformity.
+        found: Fraction of truths in the region of each of `LEVELS`, (19,), or of `TAIL`, (1,). For probabilities,
+            their gap, (1,).
+        rows: Number of fresh simulations in which the parameter exists.
+        note: Further words on a tail, or on probabilities.
+        spread: Standard deviation that the gap of probabilities has where they are right.
     """
 
     kind: Kind
@@ -93,22 +98,22 @@ class Agreement:
 
     @property
     def significant(self) -> float:
-        """What its corrected p-value must be below."""
+        """Threshold that the corrected p-value must be below for an error to count as seen."""
         return _TAIL_SIGNIFICANT if self.kind == "tail" else _SIGNIFICANT
 
     @property
     def large(self) -> bool:
-        """Whether the gap is too large to be forgiven."""
+        """Whether the gap is larger than the tolerance of this kind of test."""
         return self.gap > {"tail": _TAIL_TOLERANCE, "probability": _PROBABILITY}.get(self.kind, _TOLERANCE)
 
     @property
     def gap(self) -> float:
-        """The largest distance between found and nominal."""
+        """Largest distance between the coverage found and the nominal level."""
         return float(np.abs(self.found - self.levels).max())
 
     @property
     def bound(self) -> float:
-        """What the largest true gap may be, with a confidence of 99 % at each level."""
+        """Upper bound on the largest true gap, with a confidence of 99 % at each level."""
         if self.kind == "probability":
             return self.gap + _Z * self.spread
         rows = max(self.rows, 1)
@@ -117,13 +122,16 @@ class Agreement:
 
     @property
     def moved(self) -> bool:
-        """Whether one-sided bounds err the same way at both ends, as a shift does; a width errs in opposite ways."""
+        """Whether a rank test errs in the same direction at both ends, as a shift of the posterior does.
+
+        A wrong width makes the two ends err in opposite directions.
+        """
         error = self.found - LEVELS
         return self.kind == "rank" and np.abs(error + error[::-1]).max() >= np.abs(error - error[::-1]).max()
 
     @property
     def wide(self) -> bool:
-        """Whether its regions hold more than they should, which is the safe side."""
+        """Whether the regions of this test hold more truths than they should, which is the cautious side."""
         level, found = self._worst
         if self.kind == "rank":
             return not self.moved and (found < level) == (level < 0.5)
@@ -135,7 +143,7 @@ class Agreement:
         return float(self.levels[index]), float(self.found[index])
 
     def words(self) -> str:
-        """The error in words, with its figure."""
+        """The error of this test in words, with its size."""
         if self.kind == "probability":
             return f"off by {100 * self.gap:.1f} points on average, beyond chance: {self.note}"
         if self.kind == "average":
@@ -152,11 +160,11 @@ class Agreement:
 
     @property
     def _average(self) -> str:
-        """By how much an average is off, by the line through the found levels as normal scores."""
+        """Sentence on the error of an averaged posterior, by a line through the normal scores of `found`."""
         from scipy.special import ndtri
 
         width, high = np.polyfit(ndtri(LEVELS), ndtri(np.clip(self.found, 1e-3, 1 - 1e-3)), 1)
-        if abs(high) > 0.6 * abs(width - 1):  # what moves the found levels more
+        if abs(high) > 0.6 * abs(width - 1):  # Report the term that changes the levels found more.
             return (
                 f"off: posteriors averaged over data lie {abs(high):.2g} prior sds too {'high' if high > 0 else 'low'}"
             )
@@ -172,15 +180,15 @@ def agreements(
     generator: torch.Generator,
     averaged: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Agreement]:
-    """All tests, by name.
+    """Run all tests of coverage; return test name -> result.
 
     Args:
-        counts: "ranks" (rows, D); "hpd" (rows,), where there is a density; "tarp" (rows,): each in 0..draws. A rank is
-            -1 in rows in which the true parameter does not exist.
-        names: The D parameters.
-        draws: Draws per row, L.
-        generator: Spreads each count over its cell.
-        averaged: Truths (rows, D), and some draws of each row (k, rows, D), to be averaged over the rows.
+        counts: Counts of draws, each in 0..draws: "ranks" (rows, D); "hpd" (rows,), where there is a density; "tarp"
+            (rows,). A rank is -1 in rows in which the true parameter does not exist.
+        names: Names of the D parameters.
+        draws: Number of draws per row, L.
+        generator: Source of the random numbers that spread each count uniformly over its cell.
+        averaged: Truths (rows, D), and k draws of each row (k, rows, D), to be averaged over the rows.
     """
     found = {}
     for d, name in enumerate(names):
@@ -197,7 +205,7 @@ def agreements(
 
 
 def _average(truth: Tensor, draws: Tensor) -> Agreement:
-    """Of truths (rows,) and draws (k, rows) of one parameter."""
+    """Test one parameter's averaged posterior, from truths (rows,) and draws (k, rows)."""
     from scipy.stats import t
 
     ordered, rows = draws.flatten().sort().values, len(truth)
@@ -220,7 +228,7 @@ def _agreement(
     from scipy.stats import kstest
 
     count = count[count >= 0]
-    # A count takes draws + 1 values; spread uniformly over its cell it is uniform on [0, 1].
+    # A count has draws + 1 possible values. Spread uniformly over its cell, it is uniform on [0, 1].
     u = (count.double() + torch.rand(len(count), generator=generator, dtype=torch.float64)) / (draws + 1)
     if kind == "interval":
         u = (2 * u - 1).abs()
@@ -232,9 +240,10 @@ def _agreement(
 
 
 def coverage(count: Tensor, draws: int, levels: np.ndarray = LEVELS) -> np.ndarray:
-    """Fraction of rows whose truth lies within the region of each level, the expectation over u in its cell.
+    """Fraction of rows whose truth lies within the region of each level: the expectation over u in its cell.
 
-    Of those in which there is a truth, whose count is not negative; the levels themselves where there is none.
+    Only rows with a truth count; their count is not negative. Without such a row, the levels themselves are
+    returned.
     """
     count = count[count >= 0]
     if not len(count):
@@ -243,7 +252,10 @@ def coverage(count: Tensor, draws: int, levels: np.ndarray = LEVELS) -> np.ndarr
 
 
 def judged(tests: Mapping[str, Agreement], stated: float = STATED_GAP) -> tuple[State, bool, tuple[str, ...]]:
-    """The verdict, whether all that is wrong is cautious, and the reasons in words."""
+    """Return the verdict, whether all errors are on the cautious side, and the reasons in words.
+
+    Errors of averages are left out when caution is judged; without any other error, the flag is False.
+    """
     p_values = _corrected(tests)
     rows = max(test.rows for test in tests.values())
     tails = too_light(tests)
@@ -252,7 +264,7 @@ def judged(tests: Mapping[str, Agreement], stated: float = STATED_GAP) -> tuple[
     largest = f"largest gap {tests[worst].gap:.1%} ({worst})"
     if bad:
         cautious = {name for name in bad if tests[name].wide and tests[name].kind != "average"}
-        bad.sort(key=lambda name: (name in cautious, -tests[name].gap))  # the verdict quotes the first
+        bad.sort(key=lambda name: (name in cautious, -tests[name].gap))  # The verdict quotes the first of these.
         on = {n: rows if tests[n].kind == "tail" else tests[n].rows for n in bad}
         reasons = tuple(f"{n} {_error(tests[n])} (p = {p_values[n]:.1g} on {on[n]:,} simulations)" for n in bad)
         reasons += tuple(words for name, words in tails.items() if name not in bad)
@@ -281,7 +293,7 @@ def _error(test: Agreement) -> str:
 
 
 def too_light(tests: Mapping[str, Agreement]) -> dict[str, str]:
-    """The tails that are seen to be too light, and that in words: also those whose error is forgiven."""
+    """Parameters whose tails are seen to be too light, also within the tolerance: test name -> sentence."""
     p_values = _corrected(tests)
     return {
         name: f"{name} {_error(test)} (p = {p_values[name]:.1g} on {test.rows:,} simulations)"
@@ -291,23 +303,24 @@ def too_light(tests: Mapping[str, Agreement]) -> dict[str, str]:
 
 
 def rows_needed(tests: int, rows: int = 0, stated: float = STATED_GAP, *, share: float = 1.0) -> int:
-    """Fresh simulations with which an exact posterior passes nine times of ten, and twice those that did not tell.
+    """Number of fresh simulations with which an exact posterior passes nine times out of ten.
 
-    The largest of T Kolmogorov-Smirnov distances is below sqrt(log(20 T) / 2n) nine times of ten. Where a parameter
-    exists in a share of the simulations, that many of them tell of it.
+    The largest of T Kolmogorov-Smirnov distances is below sqrt(log(20 T) / 2n) nine times out of ten. A parameter
+    that exists only in a `share` of the simulations is tested with that share of them. `rows` is the number of
+    simulations that could not tell. The result is at least twice `rows`, rounded up to a multiple of 500.
     """
     enough = ((math.sqrt(math.log(20 * tests) / 2) + _Z / 2) / stated) ** 2 / share
     return int(math.ceil(max(enough, 2 * rows) / 500) * 500)
 
 
 def least_share(found: Calibration) -> float:
-    """The share of simulations in which the parameter exists that exists in fewest of them; 1 if each always does."""
+    """Smallest share of simulations in which a parameter exists; 1 if every parameter always exists."""
     shares = (np.asarray(found.ranks) >= 0).mean(0) if found.rows else np.ones(0)
     return max(float(shares.min(initial=1.0)), 1 / max(found.rows, 1))
 
 
 def _corrected(tests: Mapping[str, Agreement]) -> dict[str, float]:
-    """p-values, corrected for the number of tests: those of tails, and the others."""
+    """Holm-corrected p-values: tail tests are corrected among themselves, and so are all other tests."""
     kinds = [{n: t.p_value for n, t in tests.items() if (t.kind == "tail") == tail} for tail in (False, True)]
     return _holm(kinds[0]) | _holm(kinds[1])
 

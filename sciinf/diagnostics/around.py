@@ -1,11 +1,12 @@
-"""Data simulated around an answer, on which the checks at one observation rest.
+"""Simulations around an answer, the input of the checks at one observation.
 
-Parameters come from a normal law of z, twice as wide as the answer (`posteriors.around`). They are simulated once, and
-`diagnostics.here`, `diagnostics.residuals` and `diagnostics.localise` look at them.
+Parameters come from a normal distribution of z that is twice as wide as the answer (`posteriors.around`). They are
+simulated once, and `diagnostics.here`, `diagnostics.residuals` and `diagnostics.localise` use the result.
 
-Where parameters are discrete, they keep their most probable values, all together, and the law is that of z of what is
-continuous and exists then, from the draws that have these values. What the checks find is of the model with these
-values, which explains the data best. The local check needs simulations in which they vary as well (`spread`).
+Discrete parameters keep their most probable combination of values. Then the distribution is that of z of the
+continuous parameters which exist with these values, estimated from the draws with these values. The checks thus
+test the model with these values, which explains the data best. The local check also needs simulations in which the
+discrete parameters vary (`spread`).
 """
 
 from __future__ import annotations
@@ -28,26 +29,28 @@ from sciinf.posteriors.truncated import TruncatedPrior
 
 ROWS = 2_000
 LEAST = 500
-MANY = (8_000, 4_000)  # where these cannot tell
-BUDGET = 30.0  # seconds
+MANY = (8_000, 4_000)  # Sizes for the case that `ROWS` simulations cannot tell.
+BUDGET = 30.0  # Longest time for these simulations, in seconds.
 _WIDER = 2.0
-_NINETY, _WITHIN = 3.2897, 0.7895  # of a normal law of sd 1: its 90 % interval, and the sd of what lies within that
+# For a normal distribution of sd 1: width of its central 90 % interval, and sd of the part within.
+_NINETY, _WITHIN = 3.2897, 0.7895
 _BYTES = 2**27
-_PER = 10  # draws for each parameter
+_PER = 10  # More draws than this are needed for each parameter.
 
 
 @dataclass(frozen=True)
 class Around:
-    """Simulations around an answer, of n rows.
+    """Simulations around an answer, n rows.
 
     Args:
-        z: Unbounded parameters, (n, D), float64; of a mixed prior those that are continuous and exist, or, where the
-            simulations are spread, all of them with the codes of discrete ones.
+        z: Unbounded parameters, (n, D), float64. For a mixed prior, the continuous parameters that exist; where the
+            simulations are spread, all parameters, with codes for the discrete ones.
         theta: All parameters in the prior's units, (n, len(prior)).
-        data: Name -> (n, *event).
-        law: What z was drawn from.
-        heavy: The sd of the answer's z over that of a normal law with its 90 % interval, (D,).
-        given: The values of the discrete parameters, in words; "" where there are none.
+        data: Simulated data, name -> (n, *event).
+        law: Distribution that z was drawn from.
+        heavy: Ratio of the sd of the answer's z to that of a normal distribution with its 90 % interval, (D,); see
+            `heaviness`.
+        given: Values of the discrete parameters, in words; "" where there are none.
     """
 
     z: Tensor
@@ -68,24 +71,26 @@ def around_answer(
     sizes: Sequence[int] | None = None,
     spread: bool = False,
 ) -> Around | str | None:
-    """Simulations around an answer, as many as time allows; or in words why there are none.
+    """Simulate around an answer, with as many rows as time allows; return a sentence that says why where none can be
+    made.
 
-    None is for a simulator of data of another form than the observation's, such as one item of a set.
+    The result is None for a simulator whose data have another form than the observation, such as one item of a set.
 
     Args:
-        posterior: Whose answer it is. Of one that was learned in rounds, simulations lie within the last round's
-            region.
-        simulator: What to simulate with.
+        posterior: Posterior that gave the answer. If it was learned in rounds, simulations lie within the last
+            round's region.
+        simulator: Simulator to run.
         theta: Draws of the answer, (n, D), without weights.
-        seconds: What a simulation costs.
+        seconds: Time that one simulation takes, in seconds.
         generator: Source of randomness.
-        sizes: How many, the first that time allows; 2,000, 1,000 or 500 where left out.
+        sizes: Numbers of rows to try; the first that time allows is used. By default 2,000, 1,000 or 500.
         spread: Whether discrete parameters vary, too.
     """
     if any(simulator.observables.get(name) != spec for name, spec in posterior.observables.items()):
         return None
     size = row_bytes(posterior.prior, posterior.observables)
-    few = (ROWS, ROWS // 2, LEAST) if sizes is None else sizes  # few, so that results repeat although times differ
+    # Few sizes are tried, so that results repeat although times differ.
+    few = (ROWS, ROWS // 2, LEAST) if sizes is None else sizes
     sizes = [n for n in few if seconds * n <= BUDGET and n * size <= _BYTES]
     if not sizes:
         return f"{LEAST} simulations around the answer would take {LEAST * seconds:,.0f} s"
@@ -105,15 +110,15 @@ def simulate_around(
     within: TruncatedPrior | None = None,
     spread: bool = False,
 ) -> Around | None:
-    """The simulations; None where the draws do not vary, or fewer than `LEAST` succeed.
+    """Simulate around an answer; return None where the draws do not vary, or fewer than `LEAST` simulations succeed.
 
     Args:
-        posterior: Whose answer it is.
-        simulator: What to simulate with.
+        posterior: Posterior that gave the answer.
+        simulator: Simulator to run.
         theta: Draws of the answer, (n, D), without weights.
-        rows: Simulations to make.
+        rows: Number of simulations.
         generator: Source of randomness.
-        within: Where the posterior was learned, and is zero outside.
+        within: Region in which the posterior was learned; the posterior is zero outside.
         spread: Whether discrete parameters vary, too.
     """
     prior, bijection = posterior.prior, posterior.prior.bijection
@@ -134,7 +139,7 @@ def simulate_around(
 def _around_values(
     prior: Prior, bijection: MixedBijection, simulator: Simulator, theta: Tensor, rows: int, generator: torch.Generator
 ) -> Around | None:
-    """The same with the most probable discrete values, of draws that have them."""
+    """Simulate around the draws that have the most probable discrete values, which stay fixed."""
     z, present = bijection.split(theta.double())
     _, which = z[:, bijection.discrete_in_z].unique(dim=0, return_inverse=True)
     mine = which == which.bincount().argmax()
@@ -165,7 +170,10 @@ def _around_values(
 
 
 def _heaviness(prior: Prior, theta: Float[Tensor, "n theta"]) -> Float[Tensor, " theta"]:
-    """`heaviness` of each parameter in the draws in which it exists; 0 of discrete ones, and of those of few draws."""
+    """`heaviness` of each parameter, from the draws in which it exists.
+
+    It is 0 for a discrete parameter, and for one that exists in few draws.
+    """
     theta = theta[(theta.isfinite() | ~prior.present(theta)).all(1)]
     if not prior.mixed:
         return heaviness(prior.bijection.forward(theta.double()))
@@ -178,10 +186,11 @@ def _heaviness(prior: Prior, theta: Float[Tensor, "n theta"]) -> Float[Tensor, "
 
 
 def heaviness(z: Float[Tensor, "n theta"]) -> Float[Tensor, " theta"]:
-    """By how much draws far out make the sd of draws larger than their 90 % interval tells.
+    """Factor by which draws far out make the sd larger than the 90 % interval suggests, for each parameter.
 
-    It is the sd over that of a normal law with this interval, or over that of a normal law with their sd within it,
-    whichever is less: 1.1 for Student's t of 4 degrees, 0.8 for two narrow modes, of which no draw lies far out.
+    It is the smaller of two ratios: the sd over that of a normal distribution with the same 90 % interval, and the
+    sd over that of a normal distribution with the same sd within the interval. Student's t of 4 degrees has 1.1. Two
+    narrow modes, of which no draw lies far out, have 0.8.
     """
     low, high = torch.quantile(z, torch.tensor([0.05, 0.95], dtype=z.dtype), dim=0)
     inside = (z >= low) & (z <= high)

@@ -1,26 +1,27 @@
-r"""Does the posterior lie at the edge of the prior, as if what it looks for lay beyond?
+r"""Check whether the posterior lies at the edge of the prior, as if the true value lay beyond.
 
-Of each parameter: whether its median lies outside the central 99.9 % of its prior, by prior draws. For a truth drawn
-from the prior and data that tell it, that happens in one of a thousand.
+For each parameter, does its median lie outside the central 99.9 % of its prior, estimated by prior draws? For a
+truth drawn from the prior and data that determine it, this happens in one of a thousand answers.
 
-Of each bound at which the prior ends as if it were cut off (`laws.edges_of`), with v the prior's probability between a
-draw and the bound and t_q the q-quantile of v over the posterior:
+Each bound at which the prior ends abruptly is tested as well (`laws.edges_of`). Let v be the prior's probability
+between a draw and the bound, and t_q the q-quantile of v over the posterior:
 
-- leaning: at least a fifth of the posterior within the prior's last per cent, twenty times what the prior has there;
-- rising: t_.9 / t_.5 at least 2.7, its value for a normal density whose peak lies .67 sds beyond the bound. A normal
-  density that peaks at the bound has 2.44, one that peaks inside less, an exponential one 3.32. (With the peak 2.8 sds
-  beyond, where it is 3.1, a network of 1,500 simulations had 2.74.)
+- leaning: at least a fifth of the posterior lies within the prior's last per cent, twenty times the prior's own mass
+  there;
+- rising: t_.9 / t_.5 is at least 2.7, its value for a normal density whose peak lies .67 sds beyond the bound. A
+  normal density that peaks at the bound has 2.44, one that peaks inside has less, and an exponential density has
+  3.32. (With the peak 2.8 sds beyond, where the ratio is 3.1, a network of 1,500 simulations had 2.74.)
 
-A truth near the bound leans on it and does not rise; a parameter that the data do not tell of does neither. For a
-truth drawn from the prior, the posterior has on average one per cent of its mass in the last per cent, so by Markov's
-inequality leaning alone happens in at most 5 % of the answers at each bound, whatever the model. Both together happen
-for normal likelihoods in a share of at most 0.13 sd / width of the prior, and leaning needs sds that are a small part
-of that width. The 5 % are nearly reached only by likelihoods that fall off exponentially from the bound, as upper
-limits do.
+The posterior of a truth near the bound leans on it and does not rise. A parameter that the data do not determine
+does neither. For a truth drawn from the prior, the posterior has on average one per cent of its mass in the last per
+cent. So by Markov's inequality, leaning alone happens in at most 5 % of the answers at each bound, for any model.
+Leaning and rising together happen for normal likelihoods in a share of at most 0.13 sd / width of the prior, and
+leaning needs sds that are a small part of that width. The 5 % are nearly reached only by likelihoods that fall off
+exponentially from the bound, as upper limits do.
 
-A parameter that exists only sometimes is looked at in the draws in which it does, those of the prior and those of the
-posterior, where it does in a twentieth of the latter. Discrete parameters have no bound to lean on, and those that are
-in order have others for bounds: they have medians alone.
+A parameter that exists only sometimes is tested with those draws of the prior and of the posterior in which it
+exists. This needs a twentieth of the posterior's draws. Discrete parameters have no bound to lean on. Parameters in
+increasing order are bounded by one another, so only their medians are tested.
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ from sciinf.core import Case, Cause, Diagnostic, Draws, Finding, Level, Prior
 from sciinf.core.laws import edges_of
 from sciinf.core.levels import Levels
 
-LAST = 0.01  # of the prior
-LEANS = 0.2  # of the posterior
+LAST = 0.01  # Part of the prior that counts as its edge.
+LEANS = 0.2  # Least posterior mass in this part for the posterior to lean.
 _RISES = 2.7
-_FAR = 5e-4  # of the prior's mass, on either side
-_SOME = 0.05  # of the posterior, in which a parameter exists
+_FAR = 5e-4  # Mass of the prior beyond the central part, on each side.
+_SOME = 0.05  # Least posterior mass in which a parameter exists, for the parameter to be tested.
 _PRIOR_DRAWS = 20_000
 NAME = "prior bounds"
 
 
 @final
 class Bounds:
-    """A prior, made ready for answers to be looked at.
+    """Check of answers against the bounds of one prior, from prior draws that are made once.
 
     Args:
         prior: The prior.
@@ -59,17 +60,17 @@ class Bounds:
         self.drawn = theta.T.contiguous()
 
     def check(self, draws: Draws) -> tuple[Finding, ...]:
-        """The finding about all parameters and the bounds of their priors.
+        """Return the finding about all parameters and the bounds of their priors.
 
         Args:
-            draws: Of its parameters, and perhaps of more after them, weighted.
+            draws: Weighted draws of the prior's parameters, which may be followed by derived quantities.
         """
         leans = _leaning(self.prior, draws)
         return _said(leans, _far(self.prior, self.drawn, draws, [of for of in leans if of in self.prior.names]))
 
 
 def _said(leans: Mapping[str, str], far: Sequence[str]) -> tuple[Finding, ...]:
-    """What leans on a bound, and which medians lie far out, as one finding."""
+    """One finding on the bounds that the posterior leans on and on the medians that lie far out in the prior."""
     if not leans and not far:
         words = f"each median lies within the central {1 - 2 * _FAR:.1%} of its prior, and none leans on a bound of it"
         return (Finding(NAME, Level.GOOD, words),)
@@ -90,7 +91,10 @@ def _said(leans: Mapping[str, str], far: Sequence[str]) -> tuple[Finding, ...]:
 
 
 def _leaning(prior: Prior, draws: Draws) -> dict[str, str]:
-    """The bounds that the posterior leans on and rises up to: the parameter, or the sum of several, and words."""
+    """Bounds that the posterior leans on and rises up to: name -> sentence.
+
+    A name is a parameter, or the sum of several.
+    """
     found: dict[str, str] = {}
     ordered = {column for group in prior.existence.each.values() if group.increasing for column in group.columns}
     for law, place in prior.places():
@@ -109,7 +113,10 @@ def _leaning(prior: Prior, draws: Draws) -> dict[str, str]:
 
 
 def _existing(draws: Draws, place: int) -> tuple[Tensor, Tensor]:
-    """The draws, and their weights, in which a parameter exists; none where it does in less than a twentieth."""
+    """Draws in which a parameter exists, and their weights.
+
+    Both are empty where the parameter exists in less than a twentieth of the posterior.
+    """
     there = ~draws.theta[:, place].isnan()
     if bool(there.all()):
         return draws.theta, draws.weights
@@ -120,13 +127,13 @@ def _existing(draws: Draws, place: int) -> tuple[Tensor, Tensor]:
 
 
 def _far(prior: Prior, drawn: Tensor, draws: Draws, said: list[str]) -> list[str]:
-    """The medians outside the central part of the prior, in words, but for parameters of which enough is said.
+    """Sentences on the medians outside the central part of the prior.
 
     Args:
         prior: The prior.
-        drawn: Draws of it, (D, n).
-        draws: The answer.
-        said: The parameters of which enough is said.
+        drawn: Draws of the prior, (D, n).
+        draws: Draws of the answer.
+        said: Parameters to leave out, because another sentence already names them.
     """
     medians, found = _medians(prior, draws), []
     shares = (drawn < medians[: len(drawn), None]).double().mean(1)
@@ -149,7 +156,7 @@ def _far(prior: Prior, drawn: Tensor, draws: Draws, said: list[str]) -> list[str
 
 
 def _medians(prior: Prior, draws: Draws) -> Tensor:
-    """Of each parameter; NaN of what is discrete, or hardly exists."""
+    """Median of each parameter; NaN for a parameter that is discrete or hardly exists."""
     if not prior.mixed:
         return draws.quantile(0.5)
     found, discrete = torch.full((len(prior),), torch.nan, dtype=torch.float64), prior.discrete()
@@ -167,11 +174,11 @@ def _with_unit(value: float, unit: str) -> str:
 
 
 def leaning(v: Tensor, weights: Tensor) -> tuple[float, float]:
-    """The posterior's mass within the prior's last per cent, and t_.9 / t_.5.
+    """Posterior mass within the prior's last per cent before a bound, and the ratio t_.9 / t_.5.
 
     Args:
         v: The prior's probability between each draw and the bound, (n,).
-        weights: Of the draws, summing to one.
+        weights: Weights of the draws, (n,), which sum to one.
     """
     mass = float(weights[v <= LAST].sum())
     ordered, order = v.sort()

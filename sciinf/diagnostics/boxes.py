@@ -1,8 +1,10 @@
-"""Parts of data that a fault may lie in, and the directions of such faults.
+"""Parts of the data in which a fault may lie (boxes), and the directions of such faults.
 
-Boxes are the whole of an observable, every index of each axis by itself, such as a sensor, a time or a row of an image,
-and windows: along axes with an order half as long again and again, each by half its length after the last, with every
-index or all of those without ("item", "channel", no name, or a short one).
+There are three kinds of boxes. One is the whole of an observable. Another is each single index of each axis, such as
+a sensor, a time or a row of an image. The third kind is windows. Along an ordered axis, a window has the axis's
+length, a half, a quarter or an eighth of it, and begins half a window after the previous one. Windows are combined
+with each index, or with all indices, of the axes without order: "item", "channel", axes without a name, and short
+axes.
 """
 
 from __future__ import annotations
@@ -17,24 +19,24 @@ from torch import Tensor
 
 from sciinf.core import Observable
 
-_SCALES = 3  # halvings of an ordered axis
-_LEAST = 4  # numbers in a box, and along the axis of a drift
-_EACH = 64  # indices of an axis, each a box
+_SCALES = 3  # How often an ordered axis is halved.
+_LEAST = 4  # Least number of entries in a box, and along the axis of a drift.
+_EACH = 64  # An axis with more indices than this has no box for each index.
 _BOXES = 400
-_SHORT = 8  # indices of an axis that is treated as one without order
+_SHORT = 8  # An axis with fewer indices is treated as one without order.
 _UNORDERED = ("item", "channel", "")
 
 
 @dataclass(frozen=True)
 class Box:
-    """A part of one observable: first index and one beyond the last along each axis."""
+    """A part of one observable: the first index, and one beyond the last index, along each axis."""
 
     observable: str
     start: tuple[int, ...]
     stop: tuple[int, ...]
 
     def fill(self, value: Tensor) -> Tensor:
-        """A tensor of the observable's shape inside the box, 0 outside, flat."""
+        """Flat tensor with the entries of `value` inside the box and 0 outside; `value` has the observable's shape."""
         found, where = torch.zeros_like(value), tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
         found[where] = value[where]
         return found.reshape(-1)
@@ -42,15 +44,15 @@ class Box:
 
 @dataclass(frozen=True)
 class Layout:
-    """The numbers that vary, and the directions that faults are looked for along.
+    """Boxes of the data, and the directions along which faults are looked for, over the numbers that vary.
 
     Args:
-        specs: The observables, whose numbers follow one another.
-        kept: Which of all numbers vary, (J,).
-        boxes: B of them.
-        level: 1 inside each box, (B, J).
-        drift: Linear along an axis inside a box, (R, J).
-        drifting: Which box each of those is of, R of them.
+        specs: Observables, whose numbers follow one another.
+        kept: Indices of the numbers that vary, among all numbers, (J,).
+        boxes: The B boxes.
+        level: For each box, a constant direction: 1 inside the box, 0 outside, (B, J).
+        drift: Directions that are linear along an axis inside a box, (R, J).
+        drifting: For each of the R drifts, the index of its box.
     """
 
     specs: Mapping[str, Observable]
@@ -61,11 +63,11 @@ class Layout:
     drifting: tuple[int, ...]
 
     def whole(self, box: Box) -> bool:
-        """Whether it holds all of its observable."""
+        """Whether the box holds all of its observable."""
         return box.stop == self.specs[box.observable].shape and not any(box.start)
 
     def number(self, k: int) -> Box:
-        """The box of the number k of those that vary."""
+        """Box that holds only the k-th of the numbers that vary."""
         place = int(self.kept[k])
         for name, spec in self.specs.items():
             size = math.prod(spec.shape)
@@ -79,7 +81,7 @@ class Layout:
 
 
 def box_words(box: Box, spec: Observable) -> str:
-    """A part of an observable, in words: by its coordinates, where it has some, else by indices, which count from 0."""
+    """A box in words: by its coordinates where the observable has some, else by indices, which count from 0."""
     names = spec.dims or ("",) * len(spec.shape)
     parts = []
     for a, b, size, name in zip(box.start, box.stop, spec.shape, names, strict=True):
@@ -90,7 +92,7 @@ def box_words(box: Box, spec: Observable) -> str:
 
 
 def layout_of(specs: Mapping[str, Observable], kept: Tensor) -> Layout:
-    """Boxes and directions of the numbers that vary."""
+    """Build the boxes and the fault directions for the numbers that vary."""
     boxes, level, drift, drifting, first = [], [], [], [], 0
     total = sum(math.prod(spec.shape) for spec in specs.values())
 
@@ -113,7 +115,7 @@ def layout_of(specs: Mapping[str, Observable], kept: Tensor) -> Layout:
 
 
 def boxes_of(name: str, spec: Observable) -> list[Box]:
-    """The whole of an observable, its indices and windows, those of few numbers left out."""
+    """Boxes of an observable: the whole, its single indices and its windows, without boxes of few numbers."""
     names = spec.dims or ("",) * len(spec.shape)
     whole = [(0, n) for n in spec.shape]
     slices = [
@@ -132,7 +134,7 @@ def boxes_of(name: str, spec: Observable) -> list[Box]:
 
 
 def _boxes(name: str, parts: Iterable[Sequence[tuple[int, int]]]) -> list[Box]:
-    """Those of enough numbers."""
+    """Boxes with at least `_LEAST` numbers."""
     enough = [part for part in parts if math.prod(b - a for a, b in part) >= _LEAST]
     return [Box(name, tuple(a for a, _ in part), tuple(b for _, b in part)) for part in enough]
 
@@ -142,7 +144,7 @@ def _without_order(size: int, axis: str) -> bool:
 
 
 def _parts(size: int, axis: str, scale: int) -> list[tuple[int, int]]:
-    """First index and one beyond the last of the parts of an axis."""
+    """Parts of an axis, each as its first index and one beyond its last."""
     if _without_order(size, axis):
         return [(0, size), *((i, i + 1) for i in range(size if 1 < size <= _EACH else 0))]
     width = math.ceil(size / 2**scale)

@@ -1,47 +1,53 @@
-r"""calibrate: Posterior + fresh Store -> Calibration. Is the posterior right, on simulations it has never seen?
+r"""Calibration of a posterior on fresh simulations: ranks, coverage, TARP, and probabilities of discrete parameters.
 
-For fresh pairs (theta*, x) of prior and simulator and draws theta_1..L of the posterior given x, three numbers are
-uniform on [0, 1] when the posterior is exact (for a posterior learned under a proposal, theta* comes from that law):
+`calibrate`: Posterior + fresh Store -> Calibration. It asks whether the posterior is right on simulations that the
+network has never seen.
+
+Take fresh pairs (theta*, x) of prior and simulator, and draws theta_1..L of the posterior given x. Three numbers are
+uniform on [0, 1] when the posterior is exact. (For a posterior learned under a proposal, theta* comes from the
+proposal.)
 
 - SBC: the rank of theta*_d among the draws' theta_d, for each parameter d;
 - HPD: the fraction of draws with a higher posterior density than theta*, whose distribution function is the expected
   coverage of highest-density regions;
 - TARP: the fraction of draws nearer than theta* to a reference point drawn from the prior.
 
-Where parameters are discrete or exist only sometimes, ranks are among draws in which they exist, and equal ones in
-random order (`diagnostics.existing`), densities are those of the unbounded parameters, which have no units, and
-distances those of `Prior.coordinates`. The probabilities of what is discrete are held against how often it was true
-(`diagnostics.reliability`).
+Where parameters are discrete or exist only sometimes, ranks are among the draws in which the parameter exists. Equal
+values are ranked in random order (`diagnostics.existing`). Densities are then those of the unbounded parameters,
+which have no units, and distances are those of `Prior.coordinates`. The probabilities of a discrete parameter are
+compared with how often each value was true (`reliability`).
 
-Beside them, draws of all rows together must be as the theta* of all rows are, and tails must be heavy enough
-(`diagnostics.tails`).
+In addition, the draws of all rows together must be distributed as the theta* of all rows, and tails must be heavy
+enough (`diagnostics.tails`).
 
-Rows that failed are left out, so that theta* is given success. Where failing depends on theta, a posterior by a
-likelihood, which knows nothing of that, is checked with the factor P(ok | theta) (`diagnostics.failures`).
+Rows that failed are left out, so theta* is conditional on success. A posterior by a likelihood does not know of
+failures. Where the failure rate depends on theta, it is checked with the factor P(ok | theta)
+(`diagnostics.failures`).
 
-What is found is measured in coverage and judged with one of three results: passed, not passed, cannot tell
+The errors are measured in coverage and judged with one of three results: passed, not passed, cannot tell
 (`diagnostics.agreement`).
 
-sbi's `run_sbc`, `run_tarp` and `check_sbc` compute the same from a posterior object, observation by observation or with
-rejection against the prior; here thousands of observations go through the network at once. They are the reference
-in the tests.
+sbi's `run_sbc`, `run_tarp` and `check_sbc` compute the same from a posterior object, observation by observation or
+with rejection against the prior. Here thousands of observations go through the network at once. sbi's functions are
+the reference in the tests.
 
-Is a model that is given a probability of 0.3 true in 30 % of the cases? Of each discrete parameter.
+Reliability of a discrete parameter: is a model that is given a probability of 0.3 true in 30 % of the cases?
 
-Ranks hardly see a probability that is off where data tell values well apart, and a verdict on which of several models
-it is stands on nothing else. Of N fresh simulations with labels y_i and probabilities p_ik, those of value k are put
-in order of p_ik and cut into 10 bins B of as many each:
+Ranks hardly detect a wrong probability where data tell values well apart. A choice between models rests on these
+probabilities alone. Take N fresh simulations with labels y_i and probabilities p_ik. For each value k, they are
+sorted by p_ik and cut into 10 bins B of equal size:
 
     ECE = 1/2 sum_k 1/N sum_B abs( sum_{i in B} (p_ik - [y_i = k]) ),
 
-which for two values is that of either. A parameter that exists only sometimes has one value more, that of its not
-existing.
+For two values, this is the error of either value. A parameter that exists only sometimes has one more value, which
+stands for its absence.
 
-ECE is not 0 for right probabilities: 200 times, labels are drawn from the probabilities, and give its law. Where p_ik
-comes from draws of the posterior it is itself uncertain, and what is drawn from it scatters more than the truth does
-about it. Then the truth and the L draws of a row, which are exchangeable, are taken together: one of the L + 1 is drawn
-for the label, and the others are the draws. So the p-value is right for any L. Beyond one in ten it comes from the mean
-excess of the 20 largest, which makes it a little too large where the tail is that of a normal law.
+ECE is not 0 for right probabilities. So labels are drawn from the probabilities 200 times, which gives the
+distribution of ECE. Where p_ik comes from draws of the posterior, it is itself uncertain. Labels drawn from it then
+scatter more than the truth does about it. So the truth and the L draws of a row, which are exchangeable, are pooled.
+One of the L + 1 is drawn as the label, and the others are the draws. The p-value is therefore right for any L. Below
+0.1, the p-value comes from the mean excess of the 20 largest simulated errors. This makes it a little too large
+where the tail is normal.
 
 The gap is ECE less its mean.
 
@@ -93,10 +99,10 @@ from sciinf.diagnostics.views import Views
 from sciinf.networks.kernels.lanes import cores_here, shared
 from sciinf.posteriors.marginal import all_probabilities
 
-_PAIRS = 65_536  # (observation, draw) pairs in one pass, at most
-_SOME = 31  # draws of each row that are averaged over the rows
+_PAIRS = 65_536  # Largest number of (observation, draw) pairs in one pass.
+_SOME = 31  # Draws of each row that are averaged over the rows.
 _CHUNK = 4_096
-_PIECES = 20  # passes, at least: between them the user hears how far it is
+_PIECES = 20  # Least number of passes; the user sees the progress between them.
 
 
 def calibrate(
@@ -111,31 +117,34 @@ def calibrate(
     gap: float = STATED_GAP,
     scores: Sequence[DataScore] | None = None,
 ) -> Calibration:
-    """Check a posterior on fresh simulations. Compiled flows are drawn from on all cores that the process may use.
+    """Check a posterior on fresh simulations.
+
+    Compiled flows are sampled on all cores that the process may use.
 
     Args:
-        posterior: The posterior to check, usually the amortised one (a reweighted one is exact up to its weights, but
-            takes as long per row as a query).
-        store: Simulations that were not trained on; rows that failed are left out.
-        out: Run folder for `calibration.json` and `reference.safetensors`; a calibration of the same posterior and
-            simulations found there is read back.
-        rows: Largest number of simulations to use for ranks and coverage; the check of observations uses up to 20,000.
+        posterior: The posterior to check, usually the amortised one. (A reweighted one is exact up to its weights,
+            but takes as long per row as a query.)
+        store: Simulations that were not used in training; rows that failed are left out.
+        out: Run folder for `calibration.json` and `reference.safetensors`. If it already holds a calibration of the
+            same posterior and simulations, this calibration is read back.
+        rows: Largest number of simulations to use for ranks and coverage; the check of observations uses up to
+            20,000.
         draws: Posterior draws per simulation.
-        seed: Seeds the draws.
+        seed: Seed of the draws.
         progress: Whether to report progress on the standard error.
-        gap: Largest distance between nominal and true coverage with which it may pass; what the simulations could not
-            have seen is no pass but "cannot tell".
-        scores: What to learn of a third of the simulations for the check of observations, beside their plain views;
-            when left out `PlantedFaults()`, from 3,000 simulations on.
+        gap: Largest distance between nominal and true coverage with which the posterior may pass. Where the
+            simulations could not have seen such a distance, the result is "cannot tell" instead of a pass.
+        scores: Data scores that are learned from a third of the simulations for the check of observations, in
+            addition to plain views of the data. By default `PlantedFaults()`, from 3,000 simulations on.
 
     Returns:
         Ranks, coverage, p-values and the verdict with its reasons.
 
     Raises:
-        ValueError: If the store has other parameters or observables, is of another prior or proposal than the
-            posterior was learned under, may share rows with what the network was trained on, or has fewer than 100
-            usable rows; if rows or draws are too few.
-        TypeError: If a score is none.
+        ValueError: If the store has other parameters or observables, has another prior or proposal than the
+            posterior was learned under, may share rows with the training simulations, or has fewer than 100 usable
+            rows; if rows or draws are too few.
+        TypeError: If an item of `scores` is not a `DataScore`.
     """
     if rows < 100 or draws < 1:
         raise ValueError(f"calibrate takes at least 100 rows and 1 draw, got rows={rows}, draws={draws}")
@@ -152,7 +161,7 @@ def calibrate(
             f"{len(fresh)} usable simulations in {store.folder.name} are too few to calibrate on; give at least 100"
         )
     generator = torch.Generator().manual_seed(seed)
-    failures = look(store)  # theta of the rows that are left is given success, as what is checked on them has to be
+    failures = look(store)  # The rows are conditional on success, so the posterior that is checked has to be as well.
     told = Progress(len(fresh), 0, shown=progress, task="calibrating", unit="simulations calibrated on")
     with noting() as noted, shared(cores_here()), told as bar:
         right = mended(posterior, failures, "outcome")
@@ -160,7 +169,7 @@ def calibrate(
         tails = _tails(right, fresh, values, draws, seed)
     tests, shown = _tests(posterior, fresh, values, tails, draws, generator)
     state, cautious, reasons = judged(tests, gap)
-    if doubts := summed_up(noted):  # draws that cannot be relied on show nothing of the posterior
+    if doubts := summed_up(noted):  # Draws that cannot be relied on show nothing about the posterior.
         state = "cannot tell" if state == "passed" else state
         reasons += tuple(f"while calibrating, {check.words}" for check in doubts)
     calibration = Calibration(
@@ -190,11 +199,11 @@ def calibrate(
 
 
 def load_calibration(folder: str | Path) -> Calibration:
-    """Read what `calibrate` wrote into a run folder.
+    """Read the calibration that `calibrate` wrote into a run folder.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is damaged.
+        FileNotFoundError: If the folder holds no calibration.
+        ValueError: If the calibration is damaged.
     """
     from safetensors.torch import load
 
@@ -239,7 +248,10 @@ def _law(proposal: Mapping[str, Any] | None) -> str:
 
 
 def _found(folder: Path, inputs: str) -> Calibration | None:
-    """The calibration of the same inputs in a run folder; a damaged one is as good as none, and made again."""
+    """Calibration of the same inputs in a run folder, or None.
+
+    A damaged calibration gives a warning and None, so a new one is made.
+    """
     try:
         if read_json(folder / "calibration.json")["inputs"] != inputs:
             return None
@@ -266,15 +278,19 @@ def _save(calibration: Calibration, folder: Path, inputs: str, seconds: float) -
 def _statistics(
     posterior: Posterior, fresh: Batch, draws: int, generator: torch.Generator, bar: Progress
 ) -> dict[str, Tensor]:
-    """Of each row: ranks (D), counts of HPD and TARP, log density of the truth; and some draws (k, rows, D).
+    """Statistics of each row: ranks (rows, D), counts of HPD and TARP, log density of the truth.
 
-    Where the prior is mixed, also the values of discrete parameters in all draws, "values/NAME" (draws, rows), and the
-    probabilities of each value where the posterior knows them, "exact/NAME" (rows, values).
+    Also some draws of each row, (k, rows, D).
+
+    Where the prior is mixed, also the values of discrete parameters in all draws, "values/NAME" (draws, rows). Where
+    the posterior knows the probabilities of each value, they are "exact/NAME" (rows, values).
     """
     prior = posterior.prior
     references = prior.coordinates(prior.sample(len(fresh), generator=generator))
-    scale = references.std(dim=0)  # otherwise the parameter with the largest numbers alone would decide what is near
-    scale = torch.where(scale > 0, scale, 1.0) if prior.mixed else scale  # a value that none of them has
+    # Without this scale, the parameter with the largest numbers alone would decide which draws are near.
+    scale = references.std(dim=0)
+    # The sd is 0 for a value that none of the prior draws has.
+    scale = torch.where(scale > 0, scale, 1.0) if prior.mixed else scale
     chunk = max(1, min(_PAIRS // draws, math.ceil(len(fresh) / _PIECES)))
     parts: dict[str, list[Tensor]] = {"ranks": [], "hpd": [], "tarp": [], "some": [], "truth": []}
     for start in range(0, len(fresh), chunk):
@@ -292,7 +308,7 @@ def _statistics(
         else:
             parts["ranks"].append((sample < batch.theta).sum(dim=0))
             parts["tarp"].append((far < true_far).sum(dim=0))
-        with suppress(DensityUnavailable):  # ranks and TARP are checked all the same
+        with suppress(DensityUnavailable):  # Without a density, ranks and TARP are still checked.
             both = torch.cat([sample, batch.theta[None]])
             density = posterior.log_prob_batched(both, batch.x)
             parts["truth"].append(density[-1].double())
@@ -313,7 +329,7 @@ def _tests(
     draws: int,
     generator: torch.Generator,
 ) -> tuple[dict[str, Agreement], dict[str, Reliability]]:
-    """All tests, those of tails among them, and how reliable the probabilities of discrete parameters are."""
+    """All tests, including those of tails, and the reliability of the probabilities of discrete parameters."""
     prior, pairs = posterior.prior, (fresh.theta, values["some"])
     if not prior.mixed:
         return agreements(values, prior.names, draws, generator, pairs) | dict(tails), {}
@@ -326,7 +342,10 @@ def _tests(
 def _tails(
     posterior: Posterior, fresh: Batch, values: Mapping[str, Tensor], draws: int, seed: int
 ) -> dict[str, Agreement]:
-    """Tests of the tails, where there is a density; chains, which have none, would take too long."""
+    """Tests of the tails, or none where there is no density.
+
+    A posterior that samples by chains has no density, and testing its tails would take too long.
+    """
     if "truth" not in values:
         return {}
     generator, prior = torch.Generator().manual_seed(seed + 1), posterior.prior
@@ -346,7 +365,10 @@ def _reference(
     draws: int,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """What fresh simulations look like, and what their ranks say of intervals beside the ranks themselves."""
+    """Reference tensors of the calibration.
+
+    They describe what fresh simulations look like, and what their ranks say of intervals, with the ranks themselves.
+    """
     views = Views(posterior, found)
     parts = [fresh.rows(slice(start, start + _CHUNK)).x for start in range(0, len(fresh), _CHUNK)]
     seen = torch.cat([views.coordinates(x) for x in parts])
@@ -365,16 +387,16 @@ _BAND = 0.99
 
 
 def values_of(posterior: Posterior, x: X, draws: Float[Tensor, "draws batch theta"]) -> dict[str, Tensor]:
-    """Which value each discrete parameter has, as its place among the law's, and the probabilities if they are known.
+    """Index of each discrete parameter's value in every draw, and the exact probabilities if they are known.
 
     Args:
-        posterior: What is calibrated.
+        posterior: The posterior being calibrated.
         x: A batch of observations.
-        draws: Its draws given them.
+        draws: The posterior's draws given `x`.
 
     Returns:
-        "values/NAME" (draws, batch), int16, as many as the law has values where the parameter does not exist; and
-        "exact/NAME" (batch, values).
+        "values/NAME" (draws, batch), int16: index among the values of the parameter's distribution, or their number
+        where the parameter does not exist; and "exact/NAME" (batch, values).
     """
     prior, found = posterior.prior, dict[str, Tensor]()
     for name, law in prior.discrete().items():
@@ -389,8 +411,8 @@ def reliabilities(
 
     Args:
         prior: The prior.
-        truth: The true parameters, NaN where one does not exist.
-        values: What `values_of` gave, of all rows.
+        truth: The true parameters, NaN where a parameter does not exist.
+        values: Results of `values_of` for all rows.
         generator: Source of randomness.
     """
     found = {}
@@ -419,14 +441,14 @@ def reliability(
     drawn: Int[Tensor, "draws rows"] | None = None,
     exact: Float[Tensor, "rows values"] | None = None,
 ) -> tuple[Agreement, Reliability]:
-    """The test of the probabilities of one parameter, and what is to be drawn of it.
+    """Test of the probabilities of one discrete parameter, and the data of its reliability diagram.
 
     Args:
-        truth: The true values, as places among `values`.
-        values: What they are called.
+        truth: The true values, as indices into `values`.
+        values: Labels of the possible values.
         generator: Source of randomness.
-        drawn: Those of draws of the posterior; left out where probabilities are known.
-        exact: The probabilities that the posterior gives each value.
+        drawn: Values in draws of the posterior, as indices into `values`; left out where probabilities are known.
+        exact: Probabilities that the posterior gives each value.
 
     Raises:
         ValueError: If neither draws nor probabilities are given.
@@ -440,7 +462,8 @@ def reliability(
         pool = torch.stack([(drawn == k).sum(0) for k in range(count)], dim=1).double()
         pool[torch.arange(rows), truth] += 1
         share, one = pool / (len(drawn) + 1), 1 / len(drawn)
-        p = share * (1 + one)  # less `one` for the label, which is taken out of those that are left
+        # From this, `_without` takes away `one` for the label, which is no longer among the draws.
+        p = share * (1 + one)
     else:
         raise ValueError("give draws, or the probabilities of each value")
     bins = _bins(p, truth, one)
@@ -462,21 +485,21 @@ def reliability(
 
 
 def _bins(p: Tensor, label: Tensor, one: float) -> Tensor:
-    """The bin of each row by each value's probability, (rows, values)."""
+    """Bin of each row by the probability of each value, (rows, values)."""
     p = _without(p, label, one)
     place = p.argsort(dim=0, stable=True).argsort(dim=0)
     return place * _BINS // len(p)
 
 
 def _without(p: Tensor, label: Tensor, one: float) -> Tensor:
-    """Probabilities by the draws that are left when the label is taken out of them."""
+    """Probabilities from the draws that remain when the label is taken out of the pool."""
     if not one:
         return p
     return p - one * torch.nn.functional.one_hot(label, p.shape[1])
 
 
 def _error(p: Tensor, label: Tensor, one: float, bins: Tensor) -> tuple[float, Tensor, Tensor]:
-    """ECE, and mean probability and share of labels in each bin, (values, bins)."""
+    """ECE, and the mean probability and the share of labels in each bin, both (values, bins)."""
     truth = torch.nn.functional.one_hot(label, p.shape[1]).double()
     size = torch.bincount(bins[:, 0], minlength=_BINS).clamp_min(1)
     sums = torch.zeros(2, _BINS, p.shape[1], dtype=torch.float64)
@@ -488,7 +511,7 @@ def _error(p: Tensor, label: Tensor, one: float, bins: Tensor) -> tuple[float, T
 
 
 def _band(predicted: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the shares of right probabilities lie in 99 of 100 cases, (values, bins), by what they do by chance."""
+    """Lower and upper ends between which right probabilities put the shares in 99 of 100 cases, each (values, bins)."""
     z = float(torch.special.ndtri(torch.tensor((1 + _BAND) / 2, dtype=torch.float64)))
     middle, half = predicted + apart.mean(0), z * apart.std(0)
     return (middle - half).clamp(0, 1), (middle + half).clamp(0, 1)
@@ -503,7 +526,7 @@ def _p_value(errors: Tensor, error: float) -> float:
 
 
 def _worst(shown: Reliability) -> str:
-    """The bin that is farthest from what it should be, in words."""
+    """Sentence on the bin with the largest error."""
     apart = np.abs(shown.found - shown.predicted) * shown.rows
     k, b = np.unravel_index(int(apart.argmax()), apart.shape)
     given, true, rows = float(shown.predicted[k, b]), float(shown.found[k, b]), int(shown.rows[b])

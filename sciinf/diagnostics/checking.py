@@ -1,4 +1,4 @@
-"""Look for faults before they cost a campaign: a simulator's shapes, seeds, batches and speed; a store's damage."""
+"""Checks before a campaign: a simulator's shapes, seeds, batches and speed, and damage of a store."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ _ALONE = 64
 _MOST, _SECONDS = 256, 3.0
 _MANY_FAILED, _MOST_FAILED = 0.05, 0.5
 _FEATURES = 32
-_PATIENCE = 2.0  # s that simulations may take for each of the checks that make many: `infer` waits for them
-_MANY = 10_000_000  # numbers of data
-_SOME_ROWS, _SOME_SHARE = 5, 0.25  # rows in which a parameter may have no effect
-_FALLBACK = 0.03  # share of the rows, in which a parameter without effect may be a result that stands for a failure
-_SAME_ANGLE = 1e-3  # of what another angle changes
-_ROUNDED = 1e-3  # sds of the data
+_PATIENCE = 2.0  # Seconds that each check with many simulations may take, because `infer` waits for them.
+_MANY = 10_000_000  # Largest count of numbers in the data for `_learned`.
+_SOME_ROWS, _SOME_SHARE = 5, 0.25  # Number and share of rows in which a parameter may have no effect.
+_FALLBACK = 0.03  # Share of rows. If more rows ignore a parameter, a fixed result may stand for failed computations.
+_SAME_ANGLE = 1e-3  # Share of the change that another angle causes.
+_ROUNDED = 1e-3  # Standard deviations of the data.
 _TURNS = {
     "deg": (2 * math.pi, "radians", "np.deg2rad"),
     "rad": (360.0, "degrees", "np.rad2deg"),
 }
-_DIFFERENT = 8  # rows, from which on it is no chance that another seed gives the same
+_DIFFERENT = 8  # From this many rows on, equal data with another seed are no coincidence.
 _CLIPPED = "Is it clipped or rounded in the simulator? Let the prior end where data depend on it no more"
 _STANDS_FOR = (
     "If the simulator returns a fixed result where a computation fails, raise an error there instead: failed rows are "
@@ -71,21 +71,21 @@ NO_NOISE = (
 
 @dataclass(frozen=True)
 class SimulatorReport:
-    """What a dry run of a simulator shows.
+    """Result of a dry run of a simulator.
 
     Args:
-        name: The simulator's.
-        rows: Rows simulated for the figures below.
+        name: Name of the simulator.
+        rows: Number of rows simulated for the figures below.
         shapes: Observable name -> event shape.
         finite: Fraction of rows that were finite and did not fail.
         reproducible: Whether the same parameters and seed gave the same bits.
         random: Whether another seed gave other data.
-        rows_per_second: On one thread, in one batch.
+        rows_per_second: Speed on one thread, in one batch.
         bytes_per_row: Growth of the peak memory per row, at least the size of the data itself.
-        learned: What a network would take each observable for, in words.
-        findings: What was found. "good" is worth knowing; "caution" makes a posterior mean something else than it seems
-            to, such as many failures; "alarm" must be mended. Of the kind "fatal" are alarms that would make what is
-            learned wrong, or leave a run without an answer.
+        learned: For each observable, words on what a network would take it for.
+        findings: Findings of the check. "good" is worth knowing; "caution" makes a posterior mean something else
+            than it seems to, such as many failures; "alarm" must be mended. The kind "fatal" marks alarms that would
+            make the learned posterior wrong, or leave a run without an answer.
     """
 
     name: str
@@ -101,27 +101,27 @@ class SimulatorReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing must be mended."""
+        """Whether the simulator has no problem that must be mended."""
         return not self.problems
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is worth knowing, in words."""
+        """Findings that are worth knowing, in words."""
         return self._words(Level.GOOD)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What calls for caution, in words."""
+        """Findings that call for caution, in words."""
         return self._words(Level.CAUTION)
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What must be mended, in words."""
+        """Problems that must be mended, in words."""
         return self._words(Level.ALARM)
 
     @property
     def fatal(self) -> tuple[str, ...]:
-        """Those of the problems that would make a run worthless, in words."""
+        """Problems that would make a run worthless, in words."""
         return tuple(one.words for one in self.findings if one.kind == FATAL)
 
     def _words(self, level: Level) -> tuple[str, ...]:
@@ -131,7 +131,7 @@ class SimulatorReport:
         """The report as lines of text.
 
         Args:
-            outside: Whether data that the simulator was asked about lie outside what its prior predicts.
+            outside: Whether the data of interest lie outside the range that the simulator's prior predicts.
         """
         shapes = ", ".join(f"{name} {shape}" for name, shape in self.shapes.items())
         lines = [
@@ -156,9 +156,9 @@ class SimulatorReport:
 
 
 def check_store(store: Store) -> StoreReport:
-    """Read every file of a store and compare it with what was committed.
+    """Read every file of a store and compare it with the committed records.
 
-    The store may grow meanwhile: what is being written is no damage, and the report says how much landed.
+    The store may grow meanwhile. Files being written are no damage, and the report says how many rows were added.
     """
     before = len(store)
     damaged = tuple(store.damaged())
@@ -174,35 +174,41 @@ def check_simulator(
 ) -> SimulatorReport:
     """Run a simulator a little and look for faults.
 
-    Checked are names, shapes and dtypes for batches of 1 and `rows`, and of 2 and 17 where `rows` is left out; that the
-    same parameters and seed give the same bits; that all randomness comes from the generator passed; that parameters
-    are left as they were; how many rows fail; and that a row does not depend on the rows beside it: data simulated one
-    row at a time and in one batch are compared by Kolmogorov-Smirnov tests (a sound simulator is blamed with
-    probability 1e-4), or number by number where the simulator is deterministic. Where there is a `log_likelihood`, it
-    must be the density of what is simulated (`campaigns.densities`). A new process must give the same data.
+    The checks are:
+
+    - Names, shapes and dtypes for batches of 1 and `rows`, and of 2 and 17 where `rows` is left out.
+    - The same parameters and seed give the same bits.
+    - All randomness comes from the generator passed.
+    - The simulator does not change the parameters.
+    - The number of rows that fail.
+    - A row does not depend on the rows beside it. Data simulated one row at a time and in one batch are compared by
+      Kolmogorov-Smirnov tests (a sound simulator is blamed with probability 1e-4), or number by number where the
+      simulator is deterministic.
+    - A `log_likelihood`, if there is one, is the density of the simulated data (`campaigns.densities`).
+    - A new process gives the same data.
 
     Args:
-        simulator: What to check.
-        rows: Rows of the largest batch; as many as take a few seconds, 17 to 256, when left out.
+        simulator: Simulator to check.
+        rows: Rows of the largest batch. By default as many as take a few seconds, 17 to 256.
         seed: Seed of the check.
-        anew: Whether a few rows are simulated in a new process, too, which takes some seconds.
+        anew: Whether a few rows are also simulated in a new process, which takes some seconds.
 
     Raises:
-        TypeError: If it is no simulator.
+        TypeError: If `simulator` is not a `Simulator`.
         ValueError: If rows is below 2.
     """
     if not isinstance(simulator, Simulator):
         raise TypeError(f"check_simulator takes a Simulator, got {type(simulator).__name__}")
     if rows is not None and rows < 2:
         raise ValueError(f"the check takes at least 2 rows, got {rows}")
-    with one_thread(), redirect_stdout(io.StringIO()):  # what a simulator prints is counted below
-        sizes = SIZES if rows is None else SIZES[:1]  # a simulator may be compiled for each
+    with one_thread(), redirect_stdout(io.StringIO()):  # Lines that a simulator prints are counted below.
+        sizes = SIZES if rows is None else SIZES[:1]  # Few sizes, because a simulator may be compiled for each.
         with NewProcess(simulator) if anew else nullcontext() as new:
             return _Check(simulator, rows or _affordable(simulator, seed), seed, sizes).report(new)
 
 
 class _Check:
-    """One dry run, and what it has found so far."""
+    """One dry run of a simulator, and its findings so far."""
 
     def __init__(self, simulator: Simulator, rows: int, seed: int, sizes: Sequence[int]) -> None:
         self.simulator, self.rows, self.seed, self.sizes = simulator, rows, seed, sizes
@@ -250,11 +256,11 @@ class _Check:
         return made(same, noisy, speed, size / self.rows, tuple(self.found), self._learned(first))
 
     def _learned(self, first: Outcome) -> tuple[str, ...]:
-        """What a network would take each observable for; nothing of data that are too many to look at."""
+        """What a network would take each observable for, in words; empty for data with more than `_MANY` numbers."""
         x = {name: value[_sound(first)] for name, value in first.x.items()}
         if sum(value.numel() for value in x.values()) > _MANY:
             return ()
-        with suppress(ValueError):  # data that no network can be given, which is told
+        with suppress(ValueError):  # A ValueError means data that no network accepts; another finding reports it.
             prior, observables = self.simulator.prior, self.simulator.observables
             counted = dict[str, str]()
             for place in places_in(series_in(observables), prior):
@@ -274,7 +280,7 @@ class _Check:
         return theta
 
     def _outcome(self, theta: Tensor, stream: int) -> Outcome | None:
-        """A batch as a campaign would run it; None and a problem if it cannot."""
+        """Simulate a batch as a campaign would; on an error, record a problem and return None."""
         kept = theta.clone()
         try:
             outcome = Attempt(self.simulator, theta, self.seed, stream, torch.device("cpu")).outcome()
@@ -309,7 +315,7 @@ class _Check:
         return good / self.rows
 
     def _absent(self, theta: Tensor, outcome: Outcome | None) -> None:
-        """Whether parameters are used in rows in which they do not exist."""
+        """Record a problem if the simulator uses parameters in rows in which they do not exist."""
         if outcome is None or not self.simulator.prior.mixed:
             return
         failed, said = status_of(outcome) != Status.OK, [m for m in outcome.messages.values() if ABSENT in m]
@@ -325,9 +331,12 @@ class _Check:
             self._problem(f"the simulator uses a parameter where it does not exist: {most}{names}")
 
     def _without_effect(self, theta: Tensor, first: Outcome) -> None:
-        """Name parameters that change no data: each row is simulated again with its seed and another row's value."""
+        """Report parameters that change no data.
+
+        Each row is simulated again with the same seed and another row's value of one parameter.
+        """
         if all(bool((value == value[:1]).all()) for value in first.x.values()):
-            return  # data that are the same in all rows, as of a rare event, tell nothing
+            return  # Data that are equal in all rows, as for a rare event, show no effect of any parameter.
         always = self.simulator.prior.present(theta).all(0)
         for d, name in enumerate(self.simulator.prior.names):
             other = theta.clone()
@@ -354,13 +363,15 @@ class _Check:
                 self._note("parameters", words, Level.CAUTION if many else Level.GOOD, Cause.MODEL if many else None)
 
     def _in_turns(self, d: int, theta: Tensor, first: Outcome, moved: Outcome) -> None:
-        """Say of an angle in degrees that the simulator takes it in radians, or the reverse: a turn changes no data.
+        """Report an angle that has the unit degrees and is taken in radians, or the reverse.
+
+        In such a case, adding a full turn in the wrong unit changes no data.
 
         Args:
-            d: Which parameter.
-            theta: Parameters.
-            first: The data of these.
-            moved: The data of these but for that parameter, which has other values.
+            d: Index of the parameter.
+            theta: Parameters of the first simulation.
+            first: Data for `theta`.
+            moved: Data for `theta` with other values of parameter `d`.
         """
         name, unit = self.simulator.prior.names[d], self.simulator.prior.units[d]
         if unit not in _TURNS:
@@ -377,7 +388,7 @@ class _Check:
             self._note("angles", words, Level.CAUTION, Cause.MODEL)
 
     def _digits(self, outcome: Outcome) -> None:
-        """Whether float32 holds what varies in the data, and which parameters it does not hold."""
+        """Report parameters and data whose variation float32 cannot hold."""
         if self.simulator.prior.dtype == torch.float64:
             self._note("digits", "parameters are float64: float32 cannot tell their values apart")
         good = _sound(outcome)
@@ -402,7 +413,7 @@ class _Check:
                 self._problem("the simulator changes the parameters it is given; let it work on a copy")
 
     def _beside(self, theta: Tensor, noisy: bool) -> None:
-        """Whether rows depend on the rows beside them."""
+        """Record a problem if rows depend on the rows beside them."""
         together = self._outcome(theta, 2)
         alone = [self._outcome(row[None], 3 + i) for i, row in enumerate(theta)]
         parts = [part for part in alone if part is not None]
@@ -421,7 +432,7 @@ class _Check:
                 )
 
     def _after_others(self, theta: Tensor, first: Outcome) -> None:
-        """Whether rows, each with its own random numbers, depend on the rows that were simulated before them."""
+        """Record a problem if a row depends on earlier rows, although each row has its own random numbers."""
         other = theta.clone()
         other[::2] = theta[::2].roll(1, 0)
         outcome = self._outcome(other, 0)
@@ -440,7 +451,7 @@ class _Check:
             )
 
     def _density(self, speed: float) -> None:
-        """Whether the log-likelihood is the density of what is simulated."""
+        """Record a problem if the log-likelihood is not the density of the simulated data."""
         try:
             found = density_finding(self.simulator, self.rows, self.seed)
             if self.simulator.log_likelihood is not None and _PATIENCE * speed < NORMALISED_BY:
@@ -455,7 +466,7 @@ class _Check:
             self._problem(found)
 
     def _elsewhere(self, new: NewProcess, speed: float) -> None:
-        """Whether a new process gives the same data as this one, which has simulated a while."""
+        """Record a problem if a new process gives other data than this process, which has simulated for a while."""
         look = new.look_at(rows=max(1, min(_DIFFERENT, int(speed))), seed=self.seed)
         if problem := problem_of(look):
             self._problem(problem)
@@ -471,7 +482,10 @@ class _Check:
 
 
 def _affordable(simulator: Simulator, seed: int) -> int:
-    """Rows that take a few seconds, judged by two batches of which the first may be slow for once."""
+    """Number of rows that take a few seconds, estimated by two batches.
+
+    The faster batch counts, because the first may be slow for once.
+    """
     n = SIZES[-1]
     theta = simulator.prior.sample(n, generator=generator_for(seed, n))
     seconds = float("inf")
@@ -484,7 +498,10 @@ def _affordable(simulator: Simulator, seed: int) -> int:
 
 
 def is_noiseless(first: Outcome, other: Outcome) -> bool:
-    """Whether outcomes of the same parameters and two seeds are the same, which is no chance: several rows differ."""
+    """Whether a simulator shows no noise: outcomes of the same parameters and two seeds are equal.
+
+    At least `_DIFFERENT` rows must differ from each other, so that equal outcomes are no coincidence.
+    """
     good = _sound(first)
     if not good.any():
         return False
@@ -506,7 +523,7 @@ def _sound(outcome: Outcome) -> Tensor:
 
 
 def _same_data(a: Outcome, b: Outcome) -> Tensor:
-    """In which rows all data are the same, a NaN as another one, (rows,)."""
+    """In which rows all data are equal, (rows,); NaN equals NaN."""
     same = torch.ones(len(status_of(a)), dtype=torch.bool)
     for name, value in a.x.items():
         one, other = (each.reshape(len(each), -1) for each in (value, b.x[name]))
@@ -515,18 +532,18 @@ def _same_data(a: Outcome, b: Outcome) -> Tensor:
 
 
 def _continuous_differ(a: Outcome, b: Outcome) -> bool:
-    """Whether any data differ but whole numbers, which are the same by chance."""
+    """Whether any data differ that are not whole numbers; whole numbers may be equal by chance."""
     pairs = [(value.double().nan_to_num(), b.x[name].double().nan_to_num()) for name, value in a.x.items()]
     return any(not torch.equal(one, other) for one, other in pairs if not bool((one == one.round()).all()))
 
 
 def _difference(a: Outcome, b: Outcome) -> float:
-    """By how many sds of the data the rows differ on average, as `_differences`."""
+    """Mean over rows of `_differences`: by how many sds of the data the rows differ."""
     return float(_differences(a, b).mean())
 
 
 def _differences(a: Outcome, b: Outcome) -> Tensor:
-    """By how many sds of the data each row differs, at its farthest number; NaN where one is missing, (rows,)."""
+    """Largest difference of each row, in sds of the data; NaN where a number is missing, (rows,)."""
     far = torch.zeros(len(status_of(a)), dtype=torch.float64)
     for name, value in a.x.items():
         one, other = (each.double().reshape(len(each), -1) for each in (value, b.x[name]))

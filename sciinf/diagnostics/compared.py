@@ -1,8 +1,9 @@
-r"""How probable values are by the network, beside what they are by the likelihood: two ways to compare models.
+r"""Compare the model probabilities of the network with those of the likelihood.
 
-Where models share data and their likelihood is known, the weights of draws give the evidence of each value a,
-p(x | a) = Z P_w(a) / P(a), and with it the Bayes factor of two; the network gives another by its probabilities alone.
-The answer is by the weights. How far the network is from it tells what it is worth where there are none.
+Consider models that share data and whose likelihood is known. The weights of draws give the evidence of each value
+a, p(x | a) = Z P_w(a) / P(a), and with it the Bayes factor of two values. The network alone gives another Bayes
+factor by its probabilities. The answer uses the weights. The distance between the two shows how reliable the network
+is where there are no weights.
 
 References:
     | Bayes Factors (Kass & Raftery, 1995), https://doi.org/10.1080/01621459.1995.10476572
@@ -16,12 +17,12 @@ from typing import final
 from sciinf.core import Case, Diagnostic, Finding, Level, Need
 
 NAME = "model comparison"
-_FAR, _SURE = 1.0, 3.0  # nats, and standard errors, by which a network is off
+_FAR, _SURE = 1.0, 3.0  # A network is off if it differs by more nats, and by more standard errors, than this.
 
 
 @final
 class ModelComparison(Diagnostic):
-    """How far are the probabilities of the network alone from those of the likelihood? For discrete parameters."""
+    """Do the network alone and the likelihood give the same probabilities? Shown for discrete parameters."""
 
     name, needs = NAME, frozenset({Need.OBSERVATION})
 
@@ -43,5 +44,6 @@ class ModelComparison(Diagnostic):
             return ()
         words = f"log Bayes factor of {'; '.join(found)}; the answer is by the likelihood"
         more = ". By itself the network is not to be relied on: train on more simulations" if far else ""
-        # The answer is right where its weights are, which `draws` tells.
+        # The level is good, because the answer is right where its weights are; the check of the draws reports on
+        # these.
         return (Finding(NAME, Level.GOOD, words + more),)

@@ -1,8 +1,8 @@
-"""How far do errors of scores of single observations move the answer to a set of them, which adds these scores up?
+"""How far do errors of added scores move the answer to a set of observations?
 
-`posteriors.compositional` has the formula: a shift of t sqrt(n) sds, with t^2 known from held-out simulations up to
-chance. Beyond a third of an sd the answer is wrong; where chance alone could hide a shift that matters, or there were
-no held-out simulations, nobody can tell.
+The answer adds up the scores of single observations. `posteriors.compositional` has the formula: a shift of t
+sqrt(n) sds, with t^2 known from held-out simulations up to chance. Beyond a third of an sd the answer is wrong. The
+result is unknown where chance alone could hide a shift that matters, or where there are no held-out simulations.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.posteriors.compositional import ERRORS, WRONG, Compositional
 from sciinf.posteriors.tilted import layers
 
-_MATTERS = 0.15  # sds
+_MATTERS = 0.15  # Standard deviations.
 
 
 def check_composed(shift: float | None, chance: float, count: int) -> Finding:
-    """The finding about an answer that is composed of several.
+    """Return the finding about an answer that is composed of several scores.
 
     Args:
-        shift: What errors of scores are expected to move the answer by, in sds; None where that is not known.
-        chance: The shift that held-out simulations cannot tell from none, in sds.
-        count: How many scores are added up.
+        shift: Expected shift of the answer by errors of the scores, in sds; None if unknown.
+        chance: Largest shift that held-out simulations cannot tell from no shift, in sds.
+        count: Number of scores that are added up.
     """
     name, what = Composed.name, f"errors of {count:,} scores that are added up"
     if shift is None or not math.isfinite(shift):
@@ -47,7 +47,7 @@ def check_composed(shift: float | None, chance: float, count: int) -> Finding:
 
 @final
 class Composed(Diagnostic):
-    """How far do errors of scores that are added up move the answer? The line is there for a `Compositional` alone."""
+    """How far do errors of added scores move the answer? Shown only for a `Compositional` posterior."""
 
     name, evidence = "added scores", Evidence.AVERAGE
 

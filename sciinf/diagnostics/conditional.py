@@ -1,12 +1,13 @@
-r"""What the other numbers of a data set say of each, by the precision of simulations of it.
+r"""Prediction of each number of a data set from its other numbers, by the precision matrix of simulations.
 
-Of rows y_i, i = 1..n, of J numbers without mean,
+For rows y_i, i = 1..n, of J numbers with mean 0,
 
     A = (1 - c) S + c I,   S = sum_i y_i y_i^T / n,   P = A^-1,   v = P y,
 
-and for normal data v_k = (y_k - E[y_k | y_-k]) / Var[y_k | y_-k]. c is the one of a few under which rows are likeliest
-that A has not seen: with u_i = y_i^T P y_i and s = (1 - c) / n, a row that is left out has u_i / (1 - s u_i) for u_i,
-its v is divided by 1 - s u_i, and log det A changes by log(1 - s u_i) (Sherman and Morrison).
+and for normal data v_k = (y_k - E[y_k | y_-k]) / Var[y_k | y_-k]. c is chosen from a few values as the one under
+which rows that A has not seen are most likely. With u_i = y_i^T P y_i and s = (1 - c) / n, leaving out a row i
+changes u_i to u_i / (1 - s u_i), divides its v by 1 - s u_i, and changes log det A by log(1 - s u_i) (Sherman and
+Morrison).
 
 References:
     | Gaussian Markov Random Fields, section 2.2 (Rue & Held, 2005), https://doi.org/10.1201/9780203492024
@@ -26,13 +27,13 @@ _TINY = 1e-6
 
 @dataclass(frozen=True)
 class Precision:
-    """P = sum_j weight_j axis_j axis_j^T + rest I.
+    """Precision matrix P = sum_j weight_j axis_j axis_j^T + rest I.
 
     Args:
-        axes: Orthonormal, (r, J).
-        weights: (r,).
-        rest: 1 / c.
-        share: s, of one row in A.
+        axes: Orthonormal axes, (r, J).
+        weights: Weight of each axis, (r,).
+        rest: Weight of the identity, 1 / c.
+        share: Share s of one row in A.
     """
 
     axes: Tensor
@@ -41,17 +42,17 @@ class Precision:
     share: float
 
     def times(self, y: Tensor) -> Tensor:
-        """P y of each row, (n, J)."""
+        """Product P y for each row y, (n, J)."""
         return (y @ self.axes.T * self.weights) @ self.axes + self.rest * y
 
     @property
     def diagonal(self) -> Tensor:
-        """P_kk, (J,)."""
+        """Diagonal of the precision matrix, P_kk, (J,)."""
         return self.axes.square().T @ self.weights + self.rest
 
 
 def spectrum_of(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances (r,) along orthonormal axes (r, J) of rows without mean (n, J), the largest last."""
+    """Variances (r,) along orthonormal axes (r, J) of rows (n, J) with mean 0, in increasing order."""
     count, size = y.shape
     if size <= count:
         spread, left = torch.linalg.eigh(y.T @ y / count)
@@ -63,7 +64,7 @@ def spectrum_of(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def precision_of(y: Tensor) -> Precision:
-    """The precision of rows without mean, (n, J), float64."""
+    """Precision matrix estimated from rows with mean 0, (n, J), float64."""
     count, size = y.shape
     spread, axes = spectrum_of(y)
     along, whole = (y @ axes.T).square(), y.square().sum(1)
@@ -79,7 +80,10 @@ def precision_of(y: Tensor) -> Precision:
 
 
 def conditional(y: Tensor, precision: Precision) -> Tensor:
-    """v of each row by the others alone; the last row is none that the precision is of, (n + 1, J)."""
+    """v of each row, (n + 1, J), from a precision that leaves this row out.
+
+    The last row of `y` is not among the rows of the precision, so nothing is left out for it.
+    """
     v = precision.times(y)
     share = precision.share * (y * v).sum(1, keepdim=True)
     share[-1] = 0.0
@@ -87,14 +91,14 @@ def conditional(y: Tensor, precision: Precision) -> Tensor:
 
 
 def shows(y: Tensor, precision: Precision, z: Tensor) -> Tensor:
-    """By how many of its conditional sds a number is off where that moves the answer by two sds, (J,).
+    """Size of each number's fault, in its conditional sds, that moves the answer by two sds, (J,).
 
-    With z = y G by least squares, a shift e of number k moves z by e G_k, and its score, once what the new z explains
-    is taken away, by e (P_kk - G_k (G^T A G)^-1 G_k^T).
+    With z = y G by least squares, a shift e of number k moves z by e G_k. It moves the number's score by
+    e (P_kk - G_k (G^T A G)^-1 G_k^T), after the part that the new z explains is removed.
 
     Args:
-        y: (n, J), without mean.
-        precision: Of them.
+        y: Data with mean 0, (n, J).
+        precision: Precision of these data.
         z: Parameters, (n, D).
     """
     z = z - z.mean(0)

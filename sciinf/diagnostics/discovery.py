@@ -1,4 +1,4 @@
-"""All diagnostics: the classes in this folder, found by looking, and asked in the order in which they are shown."""
+"""Discovery of all diagnostics: instances of the classes in this folder, in the order of display."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ORDER = (
 
 @cache
 def every_diagnostic() -> tuple[Diagnostic, ...]:
-    """An instance of each class of diagnostics, in the order of `ORDER`."""
+    """One instance of each diagnostic class, in the order of `ORDER`."""
     names = sorted(each.name for each in pkgutil.iter_modules(diagnostics.__path__, "sciinf.diagnostics."))
     own = ((name, vars(importlib.import_module(name)).values()) for name in names)
     kinds = [one for name, values in own for one in values if isinstance(one, type) and one.__module__ == name]
@@ -51,12 +51,13 @@ def every_diagnostic() -> tuple[Diagnostic, ...]:
 
 
 def diagnose(case: Case) -> tuple[Finding, ...]:
-    """The findings of all diagnostics whose needs an answer meets."""
+    """Run all diagnostics whose needs an answer meets; return their findings."""
     for one in every_diagnostic():
         if one.needs <= case.has:
             try:
                 case.found.extend(one.findings(case))
-            except (TypeError, AttributeError, NameError, LookupError) as error:  # of its code, not of the answer
+            # These errors come from the check's code, not from the answer.
+            except (TypeError, AttributeError, NameError, LookupError) as error:
                 what = f"{type(error).__name__}: {error}"
                 raise RuntimeError(f"the check {one.name!r} ({type(one).__module__}) failed: {what}") from error
     return tuple(case.found)

@@ -1,20 +1,21 @@
-r"""How far draws are from a truth, and from other draws.
+r"""Scores of draws against a truth, and distances between two distributions known by draws.
 
-**Scores**, of K draws y_k for a truth y, at every point:
+**Scores** of K draws y_k for a truth y, at every point:
 
     CRPS = mean_k |y_k - y| - 1/(2 K (K - 1)) sum_{jk} |y_j - y_k|,
     energy score = the same of whole fields, with Euclidean norms for |.|,
     spread-skill ratio = sqrt((K + 1) / K mean variance) / rms error of the mean,      1 for an ensemble that is right,
     rank of y among the y_k, even from 0 to K for one that is.
 
-Both scores are lowest, on average, for draws of the law that the truth comes from. These are fair: their means do not
-depend on K. With K^2 for K (K - 1) they are those of the ensemble as it stands, which gain by more draws.
+Both scores are lowest, on average, for draws from the distribution of the truth. The scores here are fair: their
+means do not depend on K. With K^2 in place of K (K - 1) they are the scores of the ensemble as it stands, which
+improve with more draws.
 
-**Distances of two laws**, from draws of both. With a_(i) and b_(i) their projections on a direction, in order,
+**Distances of two distributions**, from draws of both. With a_(i) and b_(i) the sorted projections on a direction,
 
     sliced Wasserstein = (mean over directions of mean_i |a_(i) - b_(i)|^p)^(1/p),
 
-and the energy of a field in octaves of its wave numbers tells how rough it is.
+The energy of a field in octaves of its wave numbers shows how rough the field is.
 
 References:
     | Strictly Proper Scoring Rules, Prediction, and Estimation (Gneiting & Raftery, 2007),
@@ -40,12 +41,12 @@ _DIRECTIONS = 200
 
 
 def crps(draws: Drawn, true: Values, *, fair: bool = True) -> Values:
-    """The continuous ranked probability score at every point.
+    """Continuous ranked probability score at every point.
 
     Args:
-        draws: y_k.
-        true: y.
-        fair: Whether its mean is not to depend on the number of draws.
+        draws: Draws y_k.
+        true: True values y.
+        fair: Whether the mean score must not depend on the number of draws.
 
     Raises:
         ValueError: If there are fewer than two draws.
@@ -53,29 +54,30 @@ def crps(draws: Drawn, true: Values, *, fair: bool = True) -> Values:
     count = _several(draws)
     ordered = draws.sort(0).values
     weight = 2 * torch.arange(1, count + 1, dtype=draws.dtype, device=draws.device) - count - 1
-    between = (ordered * weight.reshape(-1, *[1] * (draws.ndim - 1))).sum(0)  # half of the sum over pairs
+    between = (ordered * weight.reshape(-1, *[1] * (draws.ndim - 1))).sum(0)  # This is half of the sum over pairs.
     return (draws - true).abs().mean(0) - between / (count * (count - fair))
 
 
 def energy_score(draws: Drawn, true: Values, *, fair: bool = True) -> Float[Tensor, " batch"]:
-    """The energy score of whole fields: unlike the CRPS it sees how points go together.
+    """Energy score of whole fields, which unlike the CRPS depends on how the points vary together.
 
     Args:
-        draws: y_k.
-        true: y.
-        fair: As in `crps`.
+        draws: Draws y_k.
+        true: True values y.
+        fair: Whether the mean score must not depend on the number of draws, as in `crps`.
 
     Raises:
         ValueError: If there are fewer than two draws.
     """
     count = _several(draws)
-    each, one = draws.flatten(2).transpose(0, 1), true.flatten(1)[:, None]  # (batch, draw, number)
+    each, one = draws.flatten(2).transpose(0, 1), true.flatten(1)[:, None]  # The shape is (batch, draw, number).
     between = torch.cdist(each, each, compute_mode="donot_use_mm_for_euclid_dist").sum((1, 2))
     return (each - one).norm(dim=-1).mean(1) - between / (2 * count * (count - fair))
 
 
 def spread_skill(draws: Drawn, true: Values) -> float:
-    """Spread of draws over the error of their mean.
+    """Ratio of the spread of draws to the error of their mean.
+
 
     Raises:
         ValueError: If there are fewer than two draws.
@@ -92,10 +94,10 @@ def rank_histogram(draws: Drawn, true: Values) -> Int[Tensor, " rank"]:
 
 
 def interval_coverage(draws: Drawn, true: Values, level: float) -> Float[Tensor, " batch"]:
-    """The fraction of points at which the truth lies in the draws' central interval.
+    """Fraction of points at which the truth lies in the central interval of the draws.
 
     Raises:
-        ValueError: As `interval`.
+        ValueError: If the level is not between 0 and 1, or there are too few draws for it, as in `interval`.
     """
     low, high = interval(draws, level)
     return ((true >= low) & (true <= high)).flatten(1).double().mean(1)
@@ -104,8 +106,8 @@ def interval_coverage(draws: Drawn, true: Values, level: float) -> Float[Tensor,
 def interval(draws: Drawn, level: float = 0.9) -> tuple[Tensor, Tensor]:
     """Lower and upper ends of central intervals, (batch, ...) each.
 
-    They hold the truth with the probability asked for if that is one more draw of the same law: the k-th of n draws
-    lies below it with probability k / (n + 1).
+    An interval holds the truth with probability `level` if the truth is one more draw from the same distribution.
+    The k-th of n sorted draws lies below the truth with probability k / (n + 1).
 
     Raises:
         ValueError: If the level is not between 0 and 1, or there are too few draws for it.
@@ -119,7 +121,7 @@ def interval(draws: Drawn, level: float = 0.9) -> tuple[Tensor, Tensor]:
             f"{count} draws have no interval of level {level}: give at least {math.ceil(1 / tail - 1 - 1e-9)}, or a "
             f"level of at most {(count - 1) / (count + 1):.3f}"
         )
-    ordered = draws.sort(dim=0).values  # torch.quantile refuses more than 16 million numbers
+    ordered = draws.sort(dim=0).values  # `torch.quantile` refuses more than 16 million numbers.
     below = max(0, min(int(place), count - 2))
     low = torch.lerp(ordered[below], ordered[below + 1], place - below)
     high = torch.lerp(ordered[-1 - below], ordered[-2 - below], place - below)
@@ -135,16 +137,18 @@ def _several(draws: Tensor) -> int:
 def sliced_wasserstein(
     first: Float[Tensor, "draw dim"], second: Float[Tensor, "other dim"], *, order: int = 2, seed: int = 0
 ) -> float:
-    """Distance of two laws, told by draws of each; two sets of draws of one law have one above 0.
+    """Sliced Wasserstein distance of two distributions, estimated from draws of each.
+
+    Two sets of draws of the same distribution have a distance above 0.
 
     Args:
-        first: Draws of one law; divide by an sd what is to count alike.
-        second: Of the other, as many or not.
-        order: p, 1 or 2.
-        seed: Of the 200 directions.
+        first: Draws of one distribution. Divide each dimension by its sd to give all dimensions the same weight.
+        second: Draws of the other distribution; their number may differ.
+        order: Order p of the distance, 1 or 2.
+        seed: Seed of the 200 directions.
 
     Raises:
-        ValueError: If there are fewer than two draws of one, or they have different numbers of dimensions.
+        ValueError: If a set has fewer than two draws, or the sets have different numbers of dimensions.
     """
     if first.shape[1:] != second.shape[1:] or first.ndim != 2:
         raise ValueError(f"draws are (n, dim) and (m, dim), got {tuple(first.shape)} and {tuple(second.shape)}")
@@ -156,7 +160,7 @@ def sliced_wasserstein(
 
 
 def _ordered(values: Tensor, count: int) -> Tensor:
-    """So many quantiles of columns; those of as many values are the values."""
+    """`count` quantiles of each column; the sorted values themselves if there are `count` of them."""
     ordered = values.sort(0).values
     if len(ordered) == count:
         return ordered
@@ -167,15 +171,15 @@ def _ordered(values: Tensor, count: int) -> Tensor:
 
 
 def octaves(fields: Float[Tensor, "*batch space"], axes: int = 1) -> Float[Tensor, "*batch octave"]:
-    """Energy of periodic fields in octaves of their wave numbers, 1 to 2, 2 to 4, ... without the upper end.
+    """Energy of periodic fields in octaves of their wave numbers: 1 to 2, 2 to 4, ... without the upper end.
 
     Args:
-        fields: With space in their last axes.
-        axes: How many these are.
+        fields: Fields, with space in their last axes.
+        axes: Number of axes of space.
 
     Returns:
-        Mean squares that waves of each octave make up, of octaves that all axes show whole; with the square of the mean
-        and the waves beyond they add up to the mean square of the field.
+        Mean square of the waves in each octave, for octaves that all axes resolve completely. Together with the
+        square of the mean and with the waves beyond, they add up to the mean square of the field.
     """
     space = fields.shape[-axes:]
     squares = torch.fft.fftn(fields, dim=tuple(range(-axes, 0)), norm="forward").abs().square().flatten(-axes)

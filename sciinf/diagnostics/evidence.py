@@ -1,6 +1,7 @@
-"""Is the evidence normalised? By simulations around the answer (`campaigns.normalisation`).
+"""Is the evidence normalised? Simulations around the answer check this (`campaigns.normalisation`).
 
-Parameters do not depend on a constant that a log-likelihood lacks, nor on a factor of the data alone; an evidence does.
+A constant that a log-likelihood lacks, or a factor of the data alone, does not affect parameters, but it affects the
+evidence.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sciinf.core.findings import Finding
 
 @final
 class EvidenceConstant(Diagnostic):
-    """Is the likelihood a normalised density of the data, as the evidence asks? The line is there only with one."""
+    """Is the likelihood a normalised density of the data, as the evidence requires? Shown only with an evidence."""
 
     name = NAME
 

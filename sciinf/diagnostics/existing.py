@@ -1,19 +1,22 @@
-r"""Ranks where parameters are discrete, or exist in some draws only.
+r"""Ranks for parameters that are discrete, or exist in some draws only.
 
-Given the data, the truth and the draws of an exact posterior are exchangeable. So are, among those in which a parameter
-exists, its values, if the truth is one of them: with m draws that have it, r of them below the truth and t equal to it,
+Given the data, the truth and the draws of an exact posterior are exchangeable. So are the values of a parameter
+among the draws in which it exists, if it exists in the truth. Let m draws have the parameter, r of them below the
+truth and t equal to it. Then
 
     u = (r + U (t + 1)) / (m + 1),      U uniform on [0, 1],
 
-is uniform, whatever m is. It is kept as the count floor(u (L + 1)) of as many draws as there are, which is uniform on
-0..L: where all draws have the parameter and none is equal, that is r. Rows whose truth does not have it take no part.
-Absent values must not be given a rank by themselves: held at one place, their ranks are not uniform.
+is uniform for any m. It is stored as the count floor(u (L + 1)) with L the number of all draws, which is uniform on
+0..L. Where all draws have the parameter and none is equal to the truth, this count is r. Rows whose truth lacks the
+parameter are left out. Absent values must not be ranked among themselves: held at one place, their ranks are not
+uniform.
 
-Averaged over the data, the draws that have it are as the truths that have it are. With f of mean 0 over the former, the
-row's sum of f over draws that have it, over all draws, less that of the truth, has mean 0 (`agreement`).
+Averaged over the data, the draws that have the parameter are distributed as the truths that have it. Let f have mean
+0 over these draws. For each row, take the sum of f over the draws that have the parameter, divided by the number of
+all draws. This less f of the truth has mean 0 (`agreement`).
 
-Of the m draws of a tail's span the truth lies outside with probability 2 / (m + 1); where m is below 1,999 a share of
-such rows counts, so that 99.9 % hold for any m (`tails`).
+The truth lies outside the span of m draws with probability 2 / (m + 1). Where m is below 1,999, only a share of such
+rows counts, so that the span holds 99.9 % for any m (`tails`).
 
 References:
     | Validating Bayesian inference algorithms with simulation-based calibration (Talts et al., 2018),
@@ -32,17 +35,17 @@ from sciinf.core import Batch, Draws, Posterior, Prior
 from sciinf.diagnostics.agreement import LEVELS, TAIL, Agreement
 from sciinf.diagnostics.tails import PAIRS, SPAN
 
-_TIED = 1e-6  # of a distance or a log density, and of 1: rounding
+_TIED = 1e-6  # Relative and absolute rounding error of a distance or a log density.
 
 
 def ranks_among(
     draws: Float[Tensor, "draws rows theta"], truth: Float[Tensor, "rows theta"], generator: torch.Generator
 ) -> Int[Tensor, "rows theta"]:
-    """Ranks of truths among the draws in which a parameter exists, each in 0..draws; -1 where its truth does not.
+    """Ranks of truths among the draws in which a parameter exists, each in 0..draws; -1 where the truth lacks it.
 
     Args:
-        draws: NaN where a parameter does not exist.
-        truth: As the draws.
+        draws: Draws, NaN where a parameter does not exist.
+        truth: True parameters, NaN where a parameter does not exist.
         generator: Source of randomness.
     """
     count = (~draws.isnan()).sum(0)
@@ -53,7 +56,7 @@ def ranks_among(
 
 
 def rank_of_last(value: Float[Tensor, "more rows"], generator: torch.Generator) -> Int[Tensor, " rows"]:
-    """How many of the others are below the last, those equal to it but for rounding in random order."""
+    """Number of other values below the last; values equal to the last up to rounding are ranked in random order."""
     others, last = value[:-1].double(), value[-1].double()
     near = _TIED * (1 + last.abs())
     equal = ((others - last).abs() <= near) | (others == last)
@@ -64,7 +67,7 @@ def rank_of_last(value: Float[Tensor, "more rows"], generator: torch.Generator) 
 
 
 def each_existing(draws: Draws, prior: Prior) -> list[Draws]:
-    """Each continuous parameter or derived quantity by itself, in the draws that have it, if any do."""
+    """Draws of each continuous parameter or derived quantity alone, from the draws that have it, if there are any."""
     found, discrete = [], prior.discrete()
     for d, (name, unit) in enumerate(zip(draws.names, draws.units, strict=True)):
         there = ~draws.theta[:, d].isnan()
@@ -77,7 +80,7 @@ def each_existing(draws: Draws, prior: Prior) -> list[Draws]:
 def averages(
     prior: Prior, truth: Float[Tensor, "rows theta"], draws: Float[Tensor, "k rows theta"], generator: torch.Generator
 ) -> dict[str, Agreement]:
-    """The test of each parameter's averaged posteriors, by name."""
+    """Test of each parameter's averaged posteriors, by name."""
     return {
         f"average of {name}": _average(truth[:, d].double(), draws[..., d].double(), generator)
         for d, name in enumerate(prior.names)
@@ -85,7 +88,7 @@ def averages(
 
 
 def _average(truth: Tensor, draws: Tensor, generator: torch.Generator) -> Agreement:
-    """Of truths (rows,) and draws (k, rows) of one parameter, NaN where it does not exist."""
+    """Test one parameter's averaged posterior from truths (rows,) and draws (k, rows), NaN where it does not exist."""
     from scipy.stats import t
 
     there, known = ~truth.isnan(), ~draws.isnan()
@@ -98,7 +101,7 @@ def _average(truth: Tensor, draws: Tensor, generator: torch.Generator) -> Agreem
     middle = (low + high) / (2 * len(ordered)), (first + last).double() / (2 * len(ordered))
     for f in (lambda v: 2 * v - 1, lambda v: 6 * (v - 0.5).square() - 0.5):
         mine, each = (torch.where(has, f(v), 0.0) for has, v in zip((there, known), middle, strict=True))
-        mean = each[known].mean()  # 0 but for ties, of which the squares are less
+        mean = each[known].mean()  # The mean is 0 except for ties, whose squares are smaller.
         apart = (each - mean * known).mean(0) - (mine - mean * there)
         ratio = float(apart.mean() / apart.std().clamp_min(1e-12)) * math.sqrt(len(truth))
         p_values.append(2 * float(t.sf(abs(ratio), len(truth) - 1)))
@@ -107,12 +110,14 @@ def _average(truth: Tensor, draws: Tensor, generator: torch.Generator) -> Agreem
 
 
 def outside_span(posterior: Posterior, fresh: Batch, generator: torch.Generator) -> Int[Tensor, "some theta"]:
-    """1 where a truth lies outside of the span of draws that holds 99.9 %, 0 where it does not, -1 where it is none.
+    """Whether each truth lies outside the span of draws that holds 99.9 %.
+
+    The value is 1 if the truth lies outside, 0 if inside, and -1 if there is no truth.
 
     Args:
-        posterior: What is calibrated.
+        posterior: The posterior being calibrated.
         fresh: The fresh simulations.
-        generator: Source of draws.
+        generator: Source of randomness for the draws.
     """
     truth = fresh.theta
     count = torch.zeros(truth.shape, dtype=torch.long)
@@ -130,7 +135,8 @@ def outside_span(posterior: Posterior, fresh: Batch, generator: torch.Generator)
             above[some] &= (draws >= batch.theta).sum(0) == 0
             count[some] += here
         made += more
-    share = (1 - TAIL) / 2 * (count + 1).double()  # of rows in which all m draws are on one side
+    # Share of the rows with all m draws on one side that count as outside.
+    share = (1 - TAIL) / 2 * (count + 1).double()
     kept = torch.rand(truth.shape, generator=generator, dtype=torch.float64) < share
     one, both = (below ^ above) & kept, below & above & (torch.rand(truth.shape, generator=generator) < 1 - TAIL)
     return torch.where(truth.isnan(), -1, (one | both).long())

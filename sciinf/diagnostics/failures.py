@@ -1,37 +1,40 @@
-r"""Do simulations fail at some parameters rather than others, and what does that do to an answer?
+r"""Do simulations fail at some parameters more than at others, and how does that affect an answer?
 
-Rows that fail are left out, so a network learns from theta ~ p(theta) P(ok | theta) / Z: where simulations fail, the
-prior is thinned, or cut off. Whether that is right is not for a test to say, for there are two readings.
+Rows that fail are left out, so a network learns from theta ~ p(theta) P(ok | theta) / Z. Where simulations fail, the
+prior is thinned or cut off. No test can say whether this is right, because there are two readings.
 
-- **A failure is an outcome.** "No spike", "not detected": nature could have failed as well, and did not. Then success
-  is a part of the data, the posterior is
+- **A failure is an outcome.** "No spike", "not detected": nature could have failed as well, and did not. Then
+  success is a part of the data, the posterior is
 
       p(theta | x, ok)  ~  p(theta) P(ok | theta) p(x | theta, ok),
 
   and a network trained on the successes is right as it is.
-- **A failure is the program's.** A solver did not converge; nature has data there. The posterior under the prior as
-  written is
+- **A failure is the program's.** A solver did not converge, but nature has data there. The posterior under the prior
+  as written is
 
       p(theta | x)  ~  p(theta) p(x | theta, ok)  ~  p(theta | x, ok) / P(ok | theta),
 
-  as long as P(ok | theta) > 0 and failing has nothing to do with the data beyond theta. Draws of the network take the
-  weight 1 / P(ok | theta) (`posteriors.tilted`). Where nothing succeeds there is nothing to weight, and no method
-  mends that: below P(ok) = 0.05 the weight is 0, and the answer is that of the prior cut off there.
+  as long as P(ok | theta) > 0 and failing depends on the data only through theta. Draws of the network take the
+  weight
+  1 / P(ok | theta) (`posteriors.tilted`). Where nothing succeeds, there is nothing to weight, and no method can
+  help.
+  Below P(ok) = 0.05 the weight is 0, and the answer is that of the prior cut off there.
 
-Posteriors by a likelihood (weighted by the simulator's, or chains on a learned ratio or likelihood) have the second
-form from the start, and take the factor P(ok | theta) under the first reading.
+Posteriors by a likelihood (weighted by the simulator's likelihood, or chains on a learned ratio or likelihood) have
+the second form from the start. They take the factor P(ok | theta) under the first reading.
 
-Whether failing depends on the parameters, and on which: a test, and where most fails.
+This file tests whether failing depends on the parameters and on which, and finds where most simulations fail.
 
-**The test.** Under independence theta of the failed rows is a random choice among all. Three things are asked: of each
-parameter, whether the ranks of the failed rows are uniform (Kolmogorov-Smirnov); of all together, whether a classifier
-fitted to the even rows (`diagnostics.success`, quadratic) ranks the failed among the odd rows higher (Mann-Whitney).
-The p-value is the smallest of the D + 1, times D + 1. Below 0.01 failing depends on theta: a false alarm in at
-most one of a hundred simulators whose failures do not.
+**The test.** Under independence, theta of the failed rows is a random choice among all rows. For each parameter, a
+Kolmogorov-Smirnov test asks whether the ranks of the failed rows are uniform. For all parameters together, a
+quadratic classifier is fitted to the even rows (`diagnostics.success`). A Mann-Whitney test asks whether the
+classifier ranks the failed rows higher among the odd rows. The p-value is the smallest of the D + 1 p-values, times
+D + 1. Below 0.01, failing depends on theta. A false alarm happens in at most one of a hundred simulators whose
+failures do not depend on it.
 
-**Where.** For every parameter, the interval for which two failure rates, inside and outside, gain most likelihood over
-one (Kulldorff's scan statistic). Where no parameter alone explains half of what the classifier does, those are
-named whose permutation changes P(ok | theta) most.
+**Where.** For every parameter, the interval for which two failure rates, inside and outside, gain most likelihood
+over one rate (Kulldorff's scan statistic). Where no parameter alone explains half of what the classifier explains,
+those parameters are named whose permutation changes P(ok | theta) most.
 
 References:
     | Flexible statistical inference for mechanistic models of neural dynamics (Lueckmann et al., 2017),
@@ -65,31 +68,31 @@ Reading = Literal["exclude", "outcome", "model"]
 
 SIGNIFICANT = 0.01
 _ROWS = 20_000
-_FEW = 20  # failures below which independence cannot be told
-_RARE = 0.005  # share of failures below which few do not matter
-_NEVER = 0.05  # P(ok) below which there is next to nothing to learn from, or to weight
-_MASS = 0.05  # of the posterior: the share that may be elsewhere before an answer is refused
-_LITTLE = 0.01  # and before it is to be read with care
-_PRIOR = 0.1  # of the prior: the share that may be cut off before an answer is refused
-_SPREAD = 2.0  # how many times wider than an answer one looks for simulations that fail,
-_SPREAD_MENDED = 1.5  # and than one that they do not cut off
+_FEW = 20  # Number of failures below which independence cannot be told.
+_RARE = 0.005  # Share of failures below which few failures do not matter.
+_NEVER = 0.05  # Below this P(ok), there is next to nothing to learn from, or to weight.
+_MASS = 0.05  # Share of the posterior that may be elsewhere before an answer is refused.
+_LITTLE = 0.01  # Share of the posterior that may be elsewhere before an answer calls for care.
+_PRIOR = 0.1  # Share of the prior that may be cut off before an answer is refused.
+_SPREAD = 2.0  # An answer is widened by this factor to look for failing simulations near it,
+_SPREAD_MENDED = 1.5  # or by this factor if the answer is not cut off by failures.
 _DRAWS = 4_000
 _PREFIX = "failures/"
 
 
 @dataclass(frozen=True)
 class Failures:
-    """What the failed rows of a store say.
+    """What the failed rows of a store show about failures.
 
     Args:
-        rows: Rows looked at.
-        failed: Failed ones among them.
-        p_value: Of independence from theta.
-        ranges: For each parameter the interval where most fails, (D, 7): low, high (infinite where the prior's end
-            is), failure rate inside and outside, how much the interval explains of what the classifier does, the
-            parameter's sd, and what it does to P(ok).
+        rows: Number of rows examined.
+        failed: Number of failed rows among them.
+        p_value: p-value of failing being independent of theta.
+        ranges: For each parameter the interval where most simulations fail, (D, 7): low, high (infinite at the
+            prior's end), failure rate inside and outside, share of the classifier's explanation that the interval
+            gives, the parameter's sd, and its effect on P(ok).
         cut: Share of rows where P(ok) is nearly zero.
-        success: P(ok | theta).
+        success: Model of P(ok | theta).
     """
 
     rows: int
@@ -104,14 +107,14 @@ class Failures:
         return self.p_value < SIGNIFICANT
 
     def tensors(self) -> dict[str, Tensor]:
-        """As a calibration keeps them."""
+        """Tensors that a calibration stores; `from_tensors` reads them."""
         numbers = torch.tensor([self.rows, self.failed, self.p_value, self.cut], dtype=torch.float64)
         own = {"numbers": numbers, "ranges": self.ranges}
         return {_PREFIX + name: value.contiguous() for name, value in {**own, **self.success.tensors()}.items()}
 
     @classmethod
     def from_tensors(cls, reference: Mapping[str, Tensor]) -> Failures | None:
-        """What `tensors` wrote, among others; None where nothing failed, or nobody looked."""
+        """Rebuild a record from the tensors of `tensors`; None if nothing failed, or nobody examined failures."""
         own = {k.removeprefix(_PREFIX): v for k, v in reference.items() if k.startswith(_PREFIX)}
         if not own:
             return None
@@ -119,7 +122,7 @@ class Failures:
         return cls(int(rows), int(failed), p_value, own["ranges"], cut, Success.from_tensors(own))
 
     def words(self, prior: Prior) -> str:
-        """How many failed, whether that depends on the parameters, and where."""
+        """Sentence on how many simulations failed, whether failing depends on the parameters, and where."""
         share = f"{self.failed:,} of {self.rows:,} simulations failed ({_percent(self.failed / self.rows)})"
         if self.depend:
             p = f"p = {self.p_value:.1g}" if self.p_value > 1e-12 else "p < 1e-12"
@@ -152,11 +155,11 @@ class Failures:
 
 
 def look(store: Store, rows: int = _ROWS) -> Failures | None:
-    """Look at the failed rows of a store; None if none failed.
+    """Examine the failed rows of a store; return None if none failed.
 
     Args:
         store: Simulations.
-        rows: How many of them to look at; more, where the first that failed comes later.
+        rows: Number of rows to examine; more, if the first failed row comes later.
 
     Raises:
         ValueError: If a block is damaged.
@@ -177,7 +180,7 @@ def look(store: Store, rows: int = _ROWS) -> Failures | None:
 
 
 def examine(prior: Prior, theta: Tensor, failed: Tensor) -> Failures:
-    """The same from parameters (n, D), and whether each row failed, bool (n,); one failed row at least."""
+    """Examine failures from parameters (n, D) and flags of failed rows, bool (n,), of which at least one is True."""
     theta = theta.double()
     z = prior.bijection.forward(theta).clamp(-40, 40)
     success = fit_success(z, failed)
@@ -211,7 +214,7 @@ def _worst(values: Tensor, failed: Tensor) -> Tensor:
 
 
 def _sds(theta: Tensor) -> Tensor:
-    """Of each parameter, (D,), in the rows in which it exists."""
+    """Standard deviation of each parameter, (D,), over the rows in which it exists."""
     if not bool(theta.isnan().any()):
         return theta.std(dim=0)
     there = [column[~column.isnan()] for column in theta.T]
@@ -219,9 +222,9 @@ def _sds(theta: Tensor) -> Tensor:
 
 
 def _of_parameters(prior: Prior, values: Tensor) -> Tensor:
-    """What is known of each unbounded number, (bijection.size,), for each parameter, (D,).
+    """Convert values of the unbounded numbers, (bijection.size,), to values of the parameters, (D,).
 
-    Parts of a whole, of which there is one number less, have the largest of theirs.
+    Parts of a whole have one unbounded number less than parameters. Each part gets the largest of their values.
     """
     if len(values) == len(prior):
         return values
@@ -233,7 +236,7 @@ def _of_parameters(prior: Prior, values: Tensor) -> Tensor:
 
 
 def asked(posterior: Posterior, calibration: Calibration | None, reading: Reading) -> Posterior:
-    """The posterior as a reading of failures asks for it, `mended` by what a calibration knows.
+    """Posterior that a reading of failures calls for: `mended` by the failures that a calibration knows.
 
     Raises:
         ValueError: If the reading is unknown, or is "model" and no calibration says which simulations fail.
@@ -249,7 +252,7 @@ def asked(posterior: Posterior, calibration: Calibration | None, reading: Readin
 
 
 def mended(posterior: Posterior, failures: Failures | None, reading: Reading) -> Posterior:
-    """The posterior with the factor 1 / P(ok | theta), or P(ok | theta), where a reading of failures needs one."""
+    """Posterior with the factor 1 / P(ok | theta), or P(ok | theta), where the reading of failures needs one."""
     if failures is None or not failures.depend or reading == "exclude":
         return posterior
     if by_likelihood(posterior) == (reading == "model"):
@@ -266,13 +269,14 @@ def mended(posterior: Posterior, failures: Failures | None, reading: Reading) ->
 def check_failures(
     calibration: Calibration | None, posterior: Posterior, draws: Draws, reading: Reading = "exclude"
 ) -> list[Finding]:
-    """The verdict on one answer; empty where nothing failed.
+    """Return the finding about failures for one answer; empty where nothing failed.
 
     Args:
-        calibration: Of the posterior, with what the failed rows of its simulations said.
-        posterior: What answered, `asked` by the reading.
-        draws: Its draws.
-        reading: What a failure is: "outcome", the program's ("model"), or not said ("exclude").
+        calibration: Calibration of the posterior, with the record of the failed simulations.
+        posterior: Posterior that gave the answer, `asked` by the reading.
+        draws: Draws of the answer.
+        reading: Meaning of a failure: an outcome of nature ("outcome"), a fault of the program ("model"), or not
+            stated ("exclude").
     """
     failures = Failures.from_tensors(calibration.reference) if calibration else None
     if failures is not None:
@@ -286,7 +290,10 @@ def check_failures(
 
 
 def judge(failures: Failures, posterior: Posterior, draws: Draws, reading: Reading = "exclude") -> Finding:
-    """The verdict on one answer, given what was found on fresh simulations; the rest as for `check_failures`."""
+    """Finding about one answer, from the failures of fresh simulations.
+
+    The other arguments are those of `check_failures`.
+    """
     prior, success, words = posterior.prior, failures.success, failures.words(posterior.prior)
     if not failures.depend:
         open_question = failures.failed < _FEW and failures.failed > _RARE * failures.rows
@@ -317,7 +324,7 @@ def judge(failures: Failures, posterior: Posterior, draws: Draws, reading: Readi
 
 
 def _as_it_is(near: float, moved: float, cut: float) -> tuple[Level, str]:
-    """What failures do to an answer that was learned from the successes."""
+    """Level and sentence on how failures affect an answer that was learned from the successes."""
     if near > _MASS:
         return Level.ALARM, "The prior is cut off there, and the answer leans on that edge"
     if moved > _MASS:
@@ -344,16 +351,17 @@ _WAY_OUT = (
 
 
 def _factor(success: Success, prior: Prior, theta: Tensor, reading: Reading) -> Tensor:
-    """Log of 1 / P(ok), which is 0 where next to nothing succeeds and nothing was learned; or of P(ok)."""
+    """Log of 1 / P(ok), or of P(ok) for "outcome"; the weight 1 / P(ok) is 0 where nearly nothing succeeds."""
     log_ok = success.log_prob(prior.bijection.forward(theta.double()))
     return log_ok if reading == "outcome" else torch.where(log_ok < math.log(_NEVER), -math.inf, -log_ok)
 
 
 def _near(success: Success, z: Tensor, spread: float) -> float:
-    """Share of an answer, spread out, where P(ok) is nearly zero.
+    """Share of an answer, widened by a factor, where P(ok) is nearly zero.
 
-    A posterior that is cut off cannot show what lies beyond. Spread to twice its width, but to no more than the
-    prior's, it shows whether the cut is within its reach: a normal one 3.3 sds away has 5 % of itself there.
+    A posterior that is cut off cannot show what lies beyond. Its draws are spread to twice its width, but to no more
+    than the prior's width. Then it shows whether the cut is within reach: a normal posterior 3.3 sds away has 5 % of
+    its mass there.
     """
     centre, sd = z.mean(dim=0), z.std(dim=0).clamp_min(1e-12)
     factor = (success.centre[1] / sd).clamp(1.0, spread)
@@ -361,7 +369,7 @@ def _near(success: Success, z: Tensor, spread: float) -> float:
 
 
 def _moved(success: Success, z: Tensor) -> float:
-    """Share of the mass of an answer that weights 1 / P(ok) put elsewhere (total variation)."""
+    """Share of the mass of an answer that weights 1 / P(ok) move elsewhere (total variation)."""
     weight = (-success.log_prob(z).clamp_min(math.log(_NEVER))).exp()
     return float(0.5 * (weight / weight.mean() - 1).abs().mean())
 
@@ -371,7 +379,7 @@ def _percent(share: float) -> str:
 
 
 def _digits(value: float, sd: float) -> str:
-    """A number to about a hundredth of its parameter's sd."""
+    """A number as text, to about a hundredth of its parameter's sd."""
     if not math.isfinite(value) or value == 0 or not sd > 0:
         return f"{value:.4g}"
     digits = 3 + math.floor(math.log10(abs(value))) - math.floor(math.log10(sd))
@@ -380,7 +388,7 @@ def _digits(value: float, sd: float) -> str:
 
 @final
 class FailedSimulations(Diagnostic):
-    """Does failing depend on the parameters? The line is there only where simulations failed."""
+    """Does failing depend on the parameters? Shown only where simulations failed."""
 
     name, cause = "failures", Cause.FAILURES
 
@@ -410,10 +418,10 @@ def independence(z: Tensor, failed: Tensor) -> float:
 
 
 def worst_interval(values: Tensor, failed: Tensor) -> Tensor:
-    """The interval of one parameter where most fails.
+    """Interval of one parameter where most simulations fail.
 
     Args:
-        values: The parameter, (n,).
+        values: Values of the parameter, (n,).
         failed: Whether each row failed, bool (n,).
 
     Returns:
@@ -436,7 +444,7 @@ def worst_interval(values: Tensor, failed: Tensor) -> Tensor:
     all_of_them = torch.arange(n + 1)
     low = gain(all_of_them, high.expand(n + 1)).argmax()
     high = gain(low.expand(n + 1), all_of_them).argmax()
-    # Two nats are not worth an edge of their own.
+    # An edge that gains less than two nats is dropped.
     low = low * 0 if gain(low * 0, high) > gain(low, high) - 2 else low
     high = high * 0 + n if gain(low, high * 0 + n) > gain(low, high) - 2 else high
     inside, bad = float(high - low), float(total[high] - total[low])
@@ -447,14 +455,14 @@ def worst_interval(values: Tensor, failed: Tensor) -> Tensor:
 
 
 def worst_value(values: Tensor, failed: Tensor, law: Levels) -> Tensor:
-    """The value of a discrete parameter at which most fails, as the interval from half below it to half above.
+    """Value of a discrete parameter at which most simulations fail, as the interval from 0.5 below it to 0.5 above.
 
-    It is told as `worst_interval` tells one.
+    The result has the form of `worst_interval`.
 
     Args:
-        values: The parameter, (n,), NaN where it does not exist.
+        values: Values of the parameter, (n,), NaN where it does not exist.
         failed: Whether each row failed, bool (n,).
-        law: Of the parameter.
+        law: Prior distribution of the parameter.
     """
     has = law.codes(values)[:, None] == torch.arange(len(law.values))
     count, bad = has.double().sum(0), has[failed].double().sum(0)

@@ -1,12 +1,12 @@
-r"""Too few draws: the ends of an interval wander from one seed to another by more than a reader expects.
+r"""Too few draws: with another seed, the ends of an interval differ by more than a reader expects.
 
-The end of a central interval at credible level c is the quantile of p = (1 - c) / 2. Of n independent draws of a normal
-law it has a standard error of
+The end of a central interval at credible level c is the quantile of p = (1 - c) / 2. From n independent draws of a
+normal distribution, this quantile has a standard error of
 
     sqrt(p (1 - p) / n) / phi(z_p)    posterior standard deviations,
 
-phi the normal density and z_p its quantile; n is the effective size where draws have weights, of the draws in which a
-parameter exists. One that all but never exists is passed over.
+where phi is the normal density and z_p its quantile. For weighted draws, n is the effective sample size. For a
+parameter that exists in some draws only, n counts these draws. A parameter that hardly ever exists is left out.
 
 Reference: Asymptotic Statistics (van der Vaart, 1998), corollary 21.5, https://doi.org/10.1017/CBO9780511802256
 """
@@ -19,13 +19,13 @@ from typing import final
 
 from sciinf.core import Case, Cause, Diagnostic, Finding, Level
 
-_MOST = 0.25  # posterior standard deviations
-_NEVER = 0.01  # probability that a parameter exists
+_MOST = 0.25  # Largest standard error, in posterior standard deviations.
+_NEVER = 0.01  # A parameter that exists with at most this probability is left out.
 
 
 @final
 class FewDraws(Diagnostic):
-    """Are there enough draws for intervals of this level? The line is there only if not."""
+    """Are there enough draws for intervals of this level? Shown only if not."""
 
     name, cause = "few draws", Cause.DRAWS
 

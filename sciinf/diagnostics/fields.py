@@ -1,11 +1,13 @@
-r"""How good predicted fields and their error bars are: bands that hold.
+r"""Conformal bands around predicted fields, which hold the true field with a stated probability.
 
-**Conformal bands.** With scores r_i(p) = |u_i(p) - f_i(p)| / s(theta_i) of m fresh simulations, s the error that the
-surrogate expects, and q(p) the ceil((m + 1) level)-th smallest at a point p, the band f +- q(p) s(theta) holds the
-solution of a new simulation there with probability of at least `level`, whatever f and s are and without any law. For
-bands of whole fields (`simultaneous`) the score is the largest over points of r_i(p) over its rms, which half of the
-simulations tell; m is the other half. Over the draw of the m simulations that probability is Beta(k, m + 1 - k), k the
-rank: with m = 200 and level 0.9 it lies within 0.86 and 0.94 in 19 of 20 cases.
+**Conformal bands.** Let s be the error that the surrogate expects. The scores of m fresh simulations are r_i(p) =
+|u_i(p) - f_i(p)| / s(theta_i). Let q(p) be the ceil((m + 1) level)-th smallest score at a point p. Then the band f
++- q(p) s(theta) holds the solution of a new simulation at p with probability of at least `level`. This holds for any
+f and s, and for any distribution.
+
+For bands of whole fields (`simultaneous`), the score is the largest over points of r_i(p) over its rms. Half of the
+simulations gives the rms; m is the other half. Over the draw of the m simulations, the probability is distributed as
+Beta(k, m + 1 - k), with k the rank. With m = 200 and level 0.9 it lies within 0.86 and 0.94 in 19 of 20 cases.
 
 References:
     | Algorithmic Learning in a Random World (Vovk, Gammerman, Shafer, 2005), https://doi.org/10.1007/b106715
@@ -31,10 +33,10 @@ class Band:
     """A conformal band of a surrogate's predictions.
 
     Attributes:
-        width: Half of it at every point, (*event), where the surrogate expects an error of 1.
-        level: Probability that a new solution lies within, at each point or, `simultaneous`, as a whole.
-        simultaneous: Which of both.
-        simulations: Fresh ones it was made from.
+        width: Half of the band's width at every point, (*event), where the surrogate expects an error of 1.
+        level: Probability that a new solution lies within the band, at each point or, if `simultaneous`, as a whole.
+        simultaneous: Whether `level` holds for whole fields, rather than for each point by itself.
+        simulations: Number of fresh simulations that the band was made from.
     """
 
     width: Tensor
@@ -43,17 +45,17 @@ class Band:
     simulations: int
 
     def half(self, surrogate: Surrogate, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch ..."]:
-        """Half of its width at parameters."""
+        """Half of the band's width at each row of parameters."""
         size = surrogate.spread(theta).to(theta.device)
         return self.width.to(size) * size.reshape(-1, *[1] * self.width.ndim)
 
     def around(self, surrogate: Surrogate, rows: Batch) -> tuple[Tensor, Tensor]:
-        """Lower and upper end for simulations, each (batch, *event)."""
+        """Lower and upper ends of the band for simulations, each (batch, *event)."""
         middle, half = predicted(surrogate, rows), self.half(surrogate, rows.theta)
         return middle - half, middle + half
 
     def holds(self, surrogate: Surrogate, rows: Batch) -> Float[Tensor, " batch"]:
-        """The fraction of points at which each solution lies within."""
+        """Fraction of points at which each solution lies within the band."""
         low, high = self.around(surrogate, rows)
         true = rows.x[surrogate.target]
         return ((true >= low) & (true <= high)).flatten(1).double().mean(1)
@@ -62,17 +64,17 @@ class Band:
 def conformal(
     surrogate: Surrogate | Fit, fresh: Store | Batch, *, level: float = 0.9, simultaneous: bool = False
 ) -> Band:
-    """A band that holds, from simulations that the surrogate was not trained on.
+    """Conformal band, from simulations that the surrogate was not trained on.
 
     Args:
-        surrogate: What predicts; of a fit it can be told whether simulations are fresh.
-        fresh: Simulations of another seed than it was trained on.
-        level: Probability to lie within the band.
-        simultaneous: Whether whole fields are to, not points each for itself.
+        surrogate: Surrogate that predicts. For a fit, it is checked that the simulations are fresh.
+        fresh: Simulations with another seed than the training simulations.
+        level: Probability that a new solution lies within the band.
+        simultaneous: Whether `level` holds for whole fields, rather than for each point by itself.
 
     Raises:
-        ValueError: If the level is not between 0 and 1, or simulations are too few for it: (m + 1) (1 - level) >= 1;
-            or if they may be among those that the fit was trained on.
+        ValueError: If the level is not between 0 and 1, or there are too few simulations for it: (m + 1) (1 - level)
+            >= 1 is needed; or if they may be among the training simulations of the fit.
     """
     if isinstance(surrogate, Fit):
         known = trained_on(surrogate)
@@ -94,7 +96,8 @@ def conformal(
     off = off / surrogate.spread(rows.theta).to(off).reshape(-1, *[1] * (off.ndim - 1))
     if simultaneous:
         scale = off[used:].square().mean(0).sqrt()
-        scale = scale.clamp_min(0.1 * float(scale.square().mean().sqrt()))  # where the half saw hardly any error
+        # This floor is for points where the half saw hardly any error.
+        scale = scale.clamp_min(0.1 * float(scale.square().mean().sqrt()))
         width = scale * (off[:used] / scale).flatten(1).amax(1).kthvalue(rank).values
     else:
         width = off.kthvalue(rank, dim=0).values

@@ -1,37 +1,39 @@
-r"""Is the posterior right at this observation? Fresh simulations from around its answer tell.
+r"""Is the posterior right at this observation? Fresh simulations from around its answer test it.
 
-Calibration over the prior is an average: it can pass while the answer to the one question that was asked is wrong. So
-parameters are drawn from a law r around the answer, data are simulated from them, and the network is asked about
-these. With z the unbounded parameters,
+Calibration over the prior is an average. It can pass while the answer to this one observation is wrong. So
+parameters are drawn from a distribution r around the answer, data are simulated from them, and the network answers
+for these data. With z the unbounded parameters,
 
     z_i ~ r(z),   x_i ~ p(x | z_i),   u_i = Q_r(z < z_i | x_i),   q_r(z | x) ~ q(z | x) r(z) / p(z),
 
-r up to twice as wide as the answer (`diagnostics.around`). Where q(. | x) is the posterior, q_r(. | x) is the posterior
-under r, for any r, and each u is uniform **and independent of the data**. The draws of q take the weights r / p, and
-the truth, one of them, takes its own. Where that is most of the weight, as with many parameters, u says nothing. Where
-q is a network g with weights (a refined answer), they are draws of g, and all take (r / p)(q / g), the truth too.
+r is up to twice as wide as the answer (`diagnostics.around`). Where q(. | x) is the posterior, q_r(. | x) is the
+posterior under r, for any r, and each u is uniform **and independent of the data**. The draws of q get the weights r
+/ p, and so does the truth, which counts as one of them. If the truth has most of the weight, as with many
+parameters, u shows nothing. A refined answer q is a network g with weights. Then draws come from g, and all of them,
+with the truth, get the weights (r / p)(q / g).
 
-e = Phi^{-1}(u) is regressed on the learned summary and on plain statistics of the data (`diagnostics.plain`), centred
-at the
-observation:
+e = Phi^{-1}(u) is regressed on the learned summary and on plain statistics of the data (`diagnostics.plain`),
+centred at the observation:
 
     e_i = a + b . (s(x_i) - s(x)) + noise,     b ~ N(0, t^2), averaged over t by the marginal likelihood.
 
-a is how far the posterior's middle is off *here*, in sds of q_r; w, the mean square of the noise here, is how much too
-narrow q_r is. With G = (sd of q / sd of q_r)^2 they are a sqrt(G) sds of q, and a factor (G / w - G + 1)^(-1/2) for its
-sd. And b must be zero: what s explains of e is information that the posterior left unused. A network whose summary has
-lost something is calibrated on average, by construction, but its e depends on what it lost.
+a is the error of the posterior's middle *here*, in sds of q_r. w, the mean square of the noise here, shows how much
+too narrow q_r is. With G = (sd of q / sd of q_r)^2 they correspond to a sqrt(G) sds of q, and to a factor (G / w - G
++ 1)^(-1/2) for its sd. And b must be zero: the part of e that s explains is information that the posterior left
+unused. A network whose summary has lost information is calibrated on average, by construction, but its e depends on
+the lost information.
 
-The weights leave little of what q puts far out, where none of the simulations lie: so it is told where tails make the
-sd of q's z much larger than its 90 % interval tells. A network may put a hundredth of its draws anywhere at a cost of a
-hundredth of a nat, and have an sd half as large again for it.
+No simulations lie far out, so the weights leave little of q there. The check therefore reports where tails make the
+sd of q's z much larger than its 90 % interval suggests. A network may put a hundredth of its draws anywhere at a
+cost of a hundredth of a nat, and this can make its sd half as large again.
 
-Of a discrete parameter, u is a random number between Q_r(d < d_i | x_i) and Q_r(d <= d_i | x_i), d the codes of its
-values in their order: it is uniform where the probabilities are right. Of a parameter that exists in some rows only, u
-is taken among draws in which it exists, and e is known in these rows; one that exists in less than a twentieth of them
-is left out. Where parameters are parts of a whole, no such law is at hand, and nothing is found.
+For a discrete parameter, u is a random number between Q_r(d < d_i | x_i) and Q_r(d <= d_i | x_i), with d the codes
+of its values in their order. It is uniform where the probabilities are right. For a parameter that exists in some
+rows only, u is taken among draws in which it exists, and e is known in these rows. A parameter that exists in less
+than a twentieth of the rows is left out. Where parameters are parts of a whole, there is no such distribution, and
+the check finds nothing.
 
-All this is of z: for a parameter with a LogNormal prior, of its logarithm.
+All this is about z: for a parameter with a LogNormal prior, about its logarithm.
 
 References:
     | Diagnostics for Conditional Density Models and Bayesian Inference Algorithms (Zhao, Dalmasso, Izbicki & Lee,
@@ -64,17 +66,18 @@ from sciinf.posteriors.mcmc import MCMC
 from sciinf.posteriors.tilted import layers
 from sciinf.posteriors.truncated import OutsideRegion
 
-_DRAWS = 64  # for each simulation, without weights: more of them tell more
-_SURE = 0.01  # chance of a fault being named in an exact posterior
-_HEAVY = 1.12  # times: what passes for a tail, in the sd
-_UNUSED, _MUCH = 0.15**2, 0.05  # shares of the variance of e: a caution, as they shift answers by .15 sds; an alarm
-_OWN = 0.3  # share of the weight that the truth itself may have
-_ALONE, _BESIDE = 2.0, 1.0  # standard errors that no error seen may hide: by itself, and beside what rounds tell
-_MOST = 2.0  # times: beyond, squares are cut off and a width is a lower bound
-_EXPLAINED = [0.0, *torch.logspace(-4, 0, 25).tolist()]  # variances that lines may explain, over what they leave
-_SOMETIMES = 0.05  # share of the rows in which a parameter exists, below which it is not looked at
-_TINY = 1e-12  # least variance
-_FAR = 9.0  # largest square
+_DRAWS = 64  # Draws for each simulation without weights; more draws detect more.
+_SURE = 0.01  # Probability of reporting a fault of an exact posterior.
+_HEAVY = 1.12  # Largest ratio of sds that does not count as a heavy tail.
+# Shares of the variance of e: the first gives a caution, because it shifts answers by .15 sds, the second an alarm.
+_UNUSED, _MUCH = 0.15**2, 0.05
+_OWN = 0.3  # Largest share of the weight that the truth itself may have.
+_ALONE, _BESIDE = 2.0, 1.0  # Standard errors that must not hide an error, without and with the evidence of rounds.
+_MOST = 2.0  # Largest width factor that is measured; beyond it, squares are cut off and a width is a lower bound.
+_EXPLAINED = [0.0, *torch.logspace(-4, 0, 25).tolist()]  # Variances that lines may explain, relative to the rest.
+_SOMETIMES = 0.05  # A parameter that exists in a smaller share of the rows is left out.
+_TINY = 1e-12  # Least variance.
+_FAR = 9.0  # Largest square.
 _WAY_ON = (
     "Train on more simulations, on some around it (infer --refine auto), or with a summary that keeps more of the data"
 )
@@ -82,24 +85,27 @@ _MORE = (
     "Simulate more in each round (infer with a larger -n), or give the network a summary that keeps more of the data"
 )
 _OF_DATA = ("predictions", "noise", "predictive", "likelihood", "density", "intervals", "limits", "residuals")
-_FIRST, _CHUNK = 2, 250  # simulations asked about at once, to begin with and then
-_QUICK = 15.0  # CPU seconds that the first look may take where there is a second one, however busy the machine
-_SECOND, _DEARER = 20, 4  # rows that tell better what one costs; by how much two alone may exceed the budget
+_FIRST, _CHUNK = 2, 250  # Simulations that the network answers for at once, at first and later.
+# Largest CPU time of a first check that has a second, in seconds; it does not depend on how busy the machine is.
+_QUICK = 15.0
+# Rows that measure the cost better; factor by which the cost from two rows may exceed the budget.
+_SECOND, _DEARER = 20, 4
 
 
 @dataclass(frozen=True)
 class Local:
-    """What was found at one observation.
+    """Result of the local check at one observation.
 
     Args:
-        shift: By how many of its sds the posterior's middle is too low, of each parameter, (D,).
-        shift_error: Its standard error.
-        width: By what the posterior's sd must be multiplied to be right, (D,).
-        width_error: Its standard error.
+        shift: Shift that the posterior's middle needs, in its sds, for each parameter; positive if it is too low,
+            (D,).
+        shift_error: Standard error of `shift`, (D,).
+        width: Factor by which the posterior's sd must be multiplied to be right, (D,).
+        width_error: Standard error of `width`, (D,).
         unused: Share of the variance of e that statistics of the data explain, (D,).
-        p: Of their explaining as much by chance, (D,).
-        rows: Simulations behind it.
-        heavy: The sd of the answer over what its 90 % interval tells, (D,).
+        p: p-value of the statistics explaining as much by chance, (D,).
+        rows: Number of simulations.
+        heavy: Ratio of the answer's sd to the sd that its 90 % interval suggests, (D,).
     """
 
     shift: Tensor
@@ -113,7 +119,7 @@ class Local:
 
 
 def doubted(check: Finding) -> bool:
-    """Whether it says that an answer is not right, or may not be, or that more simulations could tell."""
+    """Whether a local check says that an answer is or may be wrong, or that more simulations could tell."""
     untold = check.kind in (Kind.UNTOLD, Kind.UNSETTLED)
     return check.name == NAME and (untold or check.level in (Level.ALARM, Level.CAUTION))
 
@@ -127,17 +133,17 @@ def check_here(
     alike: bool = True,
     generator: torch.Generator,
 ) -> tuple[Finding, ...]:
-    """The finding about one observation.
+    """Return the finding of the local check about one observation.
 
     Args:
-        posterior: What was learned, for any observation, or in rounds for this one, whose network is then asked about
-            data from within the last round's region. For any other posterior that does not hold for every observation,
-            for chains, and for composed scores, no finding is given.
+        posterior: Posterior that was learned for any observation, or in rounds for this one. After rounds, its
+            network answers for data from within the last round's region. There is no finding for any other posterior
+            that does not hold for every observation, for chains, and for composed scores.
         x: The observation, name -> (1, *event).
-        around: Simulations around the answer (`around_answer`), or why there are none.
-        more: Makes more of them, for a second look where the first were too few to call it right or wrong, and took
-            the network little time.
-        alike: Whether the observation is like them, which alone they can tell of.
+        around: Simulations around the answer (`around_answer`), or the reason why there are none.
+        more: Function that makes more of them. It is called for a second check, if the first had too few simulations
+            to call the posterior right or wrong and took the network little time.
+        alike: Whether the observation looks like these simulations; the check holds only for such data.
         generator: Source of randomness.
     """
     began = time.process_time()
@@ -152,7 +158,7 @@ def check_here(
 def _looked(
     posterior: Posterior, x: X, around: Around | str | None, alike: bool, generator: torch.Generator
 ) -> tuple[tuple[Finding, ...], int]:
-    """The finding, and how many simulations the network was asked about."""
+    """Finding of one check, and the number of simulations that the network answered for."""
     if isinstance(posterior, Sequential):
         posterior = posterior.local
     elif posterior.observation is not None or posterior.under is not None:
@@ -165,7 +171,7 @@ def _looked(
         return (local_check(Kind.UNCHECKED, words),), 0
     try:
         local = around if isinstance(around, str) else look_here(posterior, x, around, generator=generator)
-    except OutsideRegion:  # data from the edge of a region of rounds, of which the network puts nothing inside
+    except OutsideRegion:  # These are data from the edge of a region of rounds, and the network puts no mass inside.
         local = "the observation lies at the edge of the region that was learned"
     if isinstance(local, str):
         return (local_check(Kind.UNCHECKED, local),), 0
@@ -182,15 +188,17 @@ def _looked(
 
 
 def look_here(posterior: Posterior, x: X, around: Around, *, generator: torch.Generator) -> Local | str:
-    """The local calibration; or why there is none, in words: drawing takes too long, or u says nothing.
+    """Compute the local calibration, or return the reason why there is none, in words.
+
+    The reasons are that drawing takes too long, or that u shows nothing.
 
     Args:
-        posterior: What was learned, for any observation.
+        posterior: Posterior that was learned for any observation.
         x: The observation, name -> (1, *event).
         around: Simulations around its answer.
         generator: Source of randomness.
     """
-    with one_thread():  # networks this small gain nothing from more, and lose much on a machine that is busy
+    with one_thread():  # Networks this small gain nothing from more threads, and lose much on a busy machine.
         e, grown, own = _scores(posterior, around, generator)
     if len(e) < LEAST:
         return f"drawing from it for {LEAST} simulations would take more than {BUDGET:.0f} s"
@@ -213,17 +221,19 @@ def local_finding(
     asked: bool = True,
     lowered: Lowered | None = None,
 ) -> Finding:
-    """Right, no error seen, not right, or too few simulations to tell; of exact ones one in a hundred is not right.
+    """Finding from the local calibration: right, no error seen, not right, or too few simulations to tell.
+
+    An exact posterior is found not right in one of a hundred cases.
 
     Args:
-        local: What was found.
-        names: Of the parameters.
-        discrete: Names of the discrete ones.
-        error: A refined answer's own (`Refined.error`), which no statistic of the data tells of. None of one that is
-            not refined: no other network has told of its error, and it is not called right.
-        asked: Whether the observation is the one at which the error is known.
-        lowered: By how many times a likelihood lowers its sds where no simulation lies (`Refined.lowered`). That is no
-            hint where the likelihood is believed, and all else says that the answer is right.
+        local: The local calibration.
+        names: Names of the parameters.
+        discrete: Names of the discrete parameters.
+        error: Error of a refined answer (`Refined.error`), which no statistic of the data shows. None for an answer
+            that is not refined: no other network has measured its error, so it is not called right.
+        asked: Whether the observation is the one at which `error` is known.
+        lowered: Factors by which a likelihood lowers the answer's sds where no simulation lies (`Refined.lowered`).
+            They are no hint of a fault where the likelihood is believed, and all else says that the answer is right.
     """
     way_on, (moved, wider) = (_WAY_ON, (0.0, 0.0)) if error is None else (_MORE, error)
     cause = None if error is None else Cause.SIMULATIONS
@@ -275,9 +285,9 @@ def local_finding(
 
 
 def _scores(posterior: Posterior, around: Around, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
-    """e of every row and parameter, (n, D); sd of q over that of q_r, (D,); the truth's share of the weight.
+    """Scores e, (n, D), ratio of the sd of q to that of q_r, (D,), and the truth's share of the weight.
 
-    They are medians over the rows. Of fewer rows than there are, where drawing takes long.
+    The ratio and the share are medians over the rows. Where drawing takes long, only the first rows are used.
     """
     z, theta, data = around.z, around.theta, around.data
     prior, discrete = (
@@ -308,7 +318,7 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
         own.append(weight[0])
         narrow, wide = _sd(at[1:], weight[1:], there[1:]), _sd(at[1:], own_weight[1:].softmax(0), there[1:])
         ratio = wide / narrow.clamp_min(1e-300)
-        sure = discrete & (narrow < _TINY)  # of its value, in all draws
+        sure = discrete & (narrow < _TINY)  # All draws have the same value of this parameter.
         grown.append(torch.where(sure, 1.0, torch.where(discrete, ratio.clamp(1 / _MOST, _MOST), ratio)))
         size = _CHUNK
     e = torch.special.ndtri(torch.cat(found).clamp(1e-4, 1 - 1e-4))
@@ -316,7 +326,7 @@ def _scores(posterior: Posterior, around: Around, generator: torch.Generator) ->
 
 
 def _drawn(posterior: Posterior, x: X, truth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The truth and draws for each of some data, (1 + n, batch, D), and the logarithms of q / g, (1 + n, batch)."""
+    """The truth and draws for each data set, (1 + n, batch, D), and the logarithms of q / g, (1 + n, batch)."""
     if isinstance(posterior, AroundOne):
         return posterior.weighted_batched(x, posterior.check_draws, truth, generator=generator)
     drawn = torch.cat([truth[None], posterior.draw_batched(x, _DRAWS, generator=generator)])
@@ -324,7 +334,10 @@ def _drawn(posterior: Posterior, x: X, truth: Tensor, generator: torch.Generator
 
 
 def _sd(z: Tensor, weight: Tensor, there: Tensor) -> Tensor:
-    """Of each parameter, (batch, D), of weighted draws, where it exists; NaN where it does in one draw or none."""
+    """Standard deviation of each parameter, (batch, D), of the weighted draws in which it exists.
+
+    It is NaN where the parameter exists in one draw or none.
+    """
     weight = weight[..., None] * there
     total = weight.sum(0)
     weight = weight / total.clamp_min(1e-300)
@@ -335,7 +348,7 @@ def _sd(z: Tensor, weight: Tensor, there: Tensor) -> Tensor:
 
 
 def _of_rows(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local:
-    """The local calibration of each parameter from the rows in which it exists."""
+    """Compute the local calibration of each parameter from the rows in which it exists."""
     known = ~e.isnan()
     if bool(known.all()):
         return _regressed(e, design, grown, heavy)
@@ -345,7 +358,8 @@ def _of_rows(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local:
         seldom = bool(rows.double().mean() < _SOMETIMES)
         if seldom or int(rows.sum()) <= 2 * (design.shape[1] + 1):
             nothing, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-            unknown = nothing if seldom else torch.full_like(nothing, math.inf)  # of too few rows nothing can be told
+            # With too few rows, nothing can be told.
+            unknown = nothing if seldom else torch.full_like(nothing, math.inf)
             parts.append(Local(nothing, unknown, one, nothing, nothing, one, int(rows.sum()), nothing))
         else:
             parts.append(_regressed(e[rows, d, None], design[rows], grown[d, None], heavy[d, None]))
@@ -360,7 +374,7 @@ def _regressed(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local
     ratio = explained / max(used, 1) / ((1 - explained) / free)
     p = torch.tensor([_beyond(float(value), max(used, 1), free) for value in ratio])
     adjusted = (1 - (1 - explained) * (len(e) - 1) / free).clamp_min(0)
-    squares = (left.square() * len(e) / free).clamp(max=_FAR)  # how wide e is about its middle
+    squares = (left.square() * len(e) / free).clamp(max=_FAR)  # These measure how wide e is about its middle.
     found, errors = _at_observation(torch.cat([e, squares], dim=1), design)
     (shift, level), (shift_error, error) = found.chunk(2), errors.chunk(2)
     w, more = level.clamp_min(0.01), grown.square().clamp_min(1.0)
@@ -370,10 +384,11 @@ def _regressed(e: Tensor, design: Tensor, grown: Tensor, heavy: Tensor) -> Local
 
 
 def _at_observation(y: Tensor, design: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of each y at the observation, where the design is 0, and its standard error, (D,).
+    """Mean of each y at the observation, where the design is 0, and its standard error, (D,).
 
-    Lines in all statistics, or in one of them, whose slopes have a normal prior (ridge regression). Which, and how much
-    of y they explain, is averaged over by marginal likelihood. Where they explain nothing, this is the mean of y.
+    The models are lines in all statistics, or in one of them, whose slopes have a normal prior (ridge regression).
+    The result averages over the models, and over how much of y they explain, by marginal likelihood. If they explain
+    nothing, it is the mean of y.
     """
     spread = design.std(0).clamp_min(1e-12)
     centred, left = (design - design.mean(0)) / spread, y - y.mean(0)
@@ -388,10 +403,12 @@ def _at_observation(y: Tensor, design: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lines(y: Tensor, scale: Tensor, along: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log marginal likelihood, mean and its variance at the observation, for each share and model, (shares, B, D).
+    """Log marginal likelihood, and mean and variance at the observation, each (shares, B, D).
+
+    There is one value for each explained share and each of the B models.
 
     Args:
-        y: (n, D).
+        y: Values to explain, (n, D).
         scale: Squared lengths of a model's M orthogonal statistics, (B, M).
         along: Their products with y, (B, M, D).
         place: Where the observation lies along them, (B, M).
@@ -399,7 +416,7 @@ def _lines(y: Tensor, scale: Tensor, along: Tensor, place: Tensor) -> tuple[Tens
     total, free, models = (y - y.mean(0)).square().sum(0), len(y) - 1, len(scale)
     logs, means, squares = [], [], []
     for explained in _EXPLAINED:
-        prior = explained / scale.shape[1]  # variance of a slope over that of the noise
+        prior = explained / scale.shape[1]  # The ratio of a slope's prior variance to that of the noise.
         gain = (prior / (1 + prior * scale))[..., None]
         noise = ((total - (gain * along.square()).sum(1)) / free).clamp_min(_TINY)
         logs.append(-0.5 * free * noise.log() - 0.5 * (1 + prior * scale).log().sum(1)[:, None] - math.log(models))
@@ -409,7 +426,7 @@ def _lines(y: Tensor, scale: Tensor, along: Tensor, place: Tensor) -> tuple[Tens
 
 
 def _least_squares(y: Tensor, design: Tensor) -> tuple[Tensor, int]:
-    """What a line leaves of y, and the degrees of freedom."""
+    """Residuals of y after a linear fit, and their degrees of freedom."""
     matrix = torch.cat([torch.ones(len(y), 1, dtype=torch.float64), design], dim=1)
     slope = torch.linalg.pinv(matrix.T @ matrix, hermitian=True) @ matrix.T @ y
     return y - matrix @ slope, len(y) - int(torch.linalg.matrix_rank(matrix))
@@ -428,7 +445,7 @@ class LocalCheck(Diagnostic):
     name, cause, needs = NAME, Cause.SIMULATIONS, frozenset({Need.AROUND})
 
     def __call__(self, case: Case) -> Sequence[Finding]:
-        if len(layers(case.posterior)) > 1:  # weights are right here, or say that they are not
+        if len(layers(case.posterior)) > 1:  # The weights are right here, or report that they are not.
             return ()
         alarms = [one for one in case.found if one.name in _OF_DATA and one.level == Level.ALARM]
         alike, around, more = all(one in by_chance(case.found) for one in alarms), case.around, case.more_around

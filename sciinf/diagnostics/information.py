@@ -1,13 +1,14 @@
-r"""Of which parameters do the data tell nothing? Those whose posterior is their prior, by itself and beside the others.
+r"""Parameters about which the data give no information: their posterior is their prior, alone and with the others.
 
-With u = F(theta) a parameter's rank among draws of its prior, which is uniform where the posterior is the prior, and
-g = Phi^-1(u), the data tell nothing of it if for n effective draws
+Let u = F(theta) be a parameter's rank among draws of its prior, which is uniform where the posterior is the prior,
+and g = Phi^-1(u). For n effective draws, the data give no information if
 
     sup |P(u <= v) - v| <= .03 + 1.4 / sqrt(n),    |sqrt(12) sd(u) - 1| <= .03 + 1 / sqrt(n),
 
-and the others tell no more of g and g^2, by a line through their g and g^2, than they do in the prior: an R^2 that is
-larger by no more than .01 + 2 p / n, for p such numbers. So a parameter of which the data tell a sum or a product with
-another is not named, although its own posterior may be its prior. Fewer than 2,000 effective draws tell nothing.
+and if the other parameters explain no more of g and g^2, by a line through their g and g^2, than in the prior: an
+R^2 that is larger by at most .01 + 2 p / n, for p such numbers. So a parameter is not named if the data determine
+its sum or product with another, although its own posterior may be its prior. Fewer than 2,000 effective draws are
+too few to tell.
 
 Reference: Mathematical Statistics (Bickel & Doksum, 2015), section 4.4: the distance of Kolmogorov and Smirnov
 """
@@ -27,15 +28,15 @@ from sciinf.diagnostics.bounds import Bounds
 NAME = "information"
 _FEWEST = 2_000
 _KS, _SD, _R2 = 0.03, 0.03, 0.01
-_EDGE = 1e-4  # of the prior's mass, beyond which normal scores are not told apart
+_EDGE = 1e-4  # Prior mass at each end where normal scores are not distinguished.
 
 
 def check_information(bounds: Bounds, draws: Draws) -> tuple[Finding, ...]:
-    """Which parameters the data tell nothing of; nothing where they tell of all.
+    """Report the parameters about which the data give no information; empty if there are none.
 
     Args:
         bounds: The prior, with draws of it.
-        draws: Of its parameters, and perhaps of more after them, weighted.
+        draws: Weighted draws of the prior's parameters, which may be followed by derived quantities.
     """
     n, discrete = float(draws.ess), bounds.prior.discrete()
     always = ~(bounds.drawn.isnan().any(1) | draws.theta.isnan().any(0)[: len(bounds.drawn)])
@@ -66,7 +67,7 @@ def check_information(bounds: Bounds, draws: Draws) -> tuple[Finding, ...]:
 
 
 def _ranks(prior: Float[Tensor, "theta n"], theta: Float[Tensor, "theta m"]) -> Float[Tensor, "theta m"]:
-    """Shares of the prior's draws below each value, half of those that equal it included."""
+    """Share of the prior's draws below each value, plus half of the draws equal to it."""
     ordered, theta = prior.sort(1).values, theta.contiguous()
     twice = torch.searchsorted(ordered, theta) + torch.searchsorted(ordered, theta, right=True)
     return twice.double() / (2 * prior.shape[1])
@@ -84,7 +85,7 @@ def _explained(u: Float[Tensor, "theta n"], weights: Float[Tensor, " n"], k: int
 
 @final
 class Information(Diagnostic):
-    """Do the data tell of every parameter? The line is there only if not."""
+    """Do the data inform every parameter? Shown only if not."""
 
     name = NAME
 

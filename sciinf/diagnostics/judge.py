@@ -1,4 +1,4 @@
-"""What a calibration says of observations and of answers, made ready once and asked of one or of many."""
+"""Judgements that a calibration allows on observations and answers, prepared once for one or many of them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from sciinf.diagnostics.recalibrate import Recalibration, corrected, recalibrati
 
 @dataclass(frozen=True)
 class Looked:
-    """What is said of one observation before it is answered.
+    """Judgement on one observation before it is answered.
 
     Args:
-        trust: Whether it looks like the simulations.
-        seen: It as the correction of intervals sees data, (1, F); None where that does not depend on data.
+        trust: Whether the observation looks like the simulations.
+        seen: Features of the observation for the correction of intervals, (1, F); None where the correction does not
+            depend on data.
     """
 
     trust: Trust
@@ -30,44 +31,45 @@ class Looked:
 
 @final
 class Judge:
-    """A posterior with what its calibration says of observations and of draws.
+    """A posterior with the judgements that its calibration allows on observations and draws.
 
     Args:
-        posterior: What answers.
-        calibration: Of it, or of what it corrects; None where it was never checked.
+        posterior: Posterior that answers.
+        calibration: Calibration of the posterior, or of the posterior that it corrects; None where there is none.
     """
 
     def __init__(self, posterior: Posterior, calibration: Calibration | None) -> None:
         self.posterior, self.calibration = posterior, calibration
 
     def look(self, x: X) -> list[Looked]:
-        """What is said of each of a batch of observations, name -> (batch, *event), as of each by itself."""
+        """Judge each observation of a batch, name -> (batch, *event), as if it were alone."""
         trusts = self.trusts(x)
         found = self._recalibration
         seen = seen_by(found, self.posterior, self._reference, x) if found else None
         return [Looked(one, None if seen is None else seen[k : k + 1]) for k, one in enumerate(trusts)]
 
     def trusts(self, x: X) -> list[Trust]:
-        """Whether each of a batch of observations looks like the simulations, as of each by itself."""
+        """Whether each observation of a batch looks like the simulations, each judged as if it were alone."""
         return self._compared.trust(x)
 
     def recalibrated(
         self, draws: Draws, level: float, looked: Looked
     ) -> tuple[dict[str, Corrected], tuple[float, float] | None]:
-        """Corrected intervals of each parameter, and what region to take; nothing where it is not known."""
+        """Corrected interval of each parameter, and corrected level of the region; none if no correction is known."""
         found = self._recalibration
         if found is None or not found.enough(level):
             return {}, None
         each = corrected(found, draws, level, looked.seen)
-        discrete = self.posterior.prior.discrete()  # their probabilities are checked, and no interval is moved
+        # Probabilities of discrete parameters are checked, and no interval of theirs is moved.
+        discrete = self.posterior.prior.discrete()
         return {name: one for name, one in each.items() if name not in discrete}, found.region(level)
 
     def case(self, draws: Draws, level: float, failures: Reading) -> Case:
-        """An answer as diagnostics see it that need nothing but its draws.
+        """Case of an answer, for diagnostics that need only its draws.
 
         Args:
-            draws: Of the parameters, and of quantities derived from them.
-            level: Of the intervals.
+            draws: Draws of the parameters, and of quantities derived from them.
+            level: Credible level of the intervals.
             failures: How simulations that failed are read.
         """
         return Case(self.posterior, draws, level, self.calibration, failures=failures, bounds=self._bounds)
@@ -86,7 +88,10 @@ class Judge:
 
     @cached_property
     def _recalibration(self) -> Recalibration | None:
-        """The correction, where the calibration is of this posterior, and simulations do not fail here and there."""
+        """The correction of intervals, or None.
+
+        It exists where the calibration is of this posterior, and failures do not depend on the parameters.
+        """
         if self.calibration is None or self.calibration.fit != self.posterior.digest:
             return None
         failures = Failures.from_tensors(self.calibration.reference)

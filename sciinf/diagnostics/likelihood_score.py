@@ -1,21 +1,22 @@
-r"""Which tells better from which parameters fresh simulations come: the network, or the likelihood that corrects it?
+r"""Does the network identify the parameters of fresh simulations better than the likelihood that corrects it?
 
-Simulations (theta_k, x_k) from around the answer are put into groups of m. Before x_k is seen, each of the m parameters
-of its group is as probable as the others. Given x_k, likelihood and network give the right one the probabilities
+Simulations (theta_k, x_k) from around the answer are put into groups of m. Before x_k is seen, each of the m
+parameters of its group is as probable as the others. Given x_k, likelihood and network give the right parameter the
+probabilities
 
     l_k = p(x_k | theta_k) / sum_j p(x_k | theta_j),
     q_k = r_k / sum_j r_j,     r_j = q(theta_j | x_k) / p(theta_j).
 
 The logarithmic score is proper: nothing that is computed from x_k and the group has a larger mean log score than the
-right likelihood. So where log q_k - log l_k is above zero on average, log_likelihood is not the simulator's. Factors of
-the data alone cancel. Given all parameters the rows are independent, and E[q_k / l_k] is 1 on average over a group, so
-that for any network
+right likelihood. So if log q_k - log l_k is above zero on average, log_likelihood is not the simulator's. Factors of
+the data alone cancel. Given all parameters the rows are independent, and E[q_k / l_k] is 1 on average over a group.
+So for any network
 
     E[prod_k q_k / l_k] <= 1,     P(sum_k (log q_k - log l_k) > 15) < exp(-15) = 3e-7.
 
-It sees a likelihood that leaves out data, or has noise of another distribution, also where the posterior it gives is
-calibrated and only too wide. A network that is worse tells nothing. Its probabilities are mixed with 1 / m, so that one
-simulation cannot decide.
+The check detects a likelihood that leaves out data, or has noise of another distribution, even where its posterior
+is calibrated and only too wide. A network that is worse than the likelihood shows nothing. The network's
+probabilities are mixed with 1 / m, so that one simulation cannot decide.
 
 Reference:
     | Strictly Proper Scoring Rules, Prediction, and Estimation (Gneiting & Raftery, 2007), section 4,
@@ -38,11 +39,11 @@ from sciinf.core import Case, Cause, DensityUnavailable, Diagnostic, Finding, Le
 from sciinf.diagnostics.around import Around
 from sciinf.posteriors.tilted import judged_by_simulator, layers
 
-_GROUP, _LEAST = 20, 400  # m; simulations
-_CHUNK, _BUDGET = 500, 15.0  # simulations that are looked at together, and seconds after which no more are
-_MIXED, _LOWEST = 0.05, -50.0  # share of 1 / m in the network's probabilities; least log score of the likelihood
-_SURE = 15.0  # nats in all, from which on it is no chance
-_SMALL, _LARGE = 0.02, 0.1  # nats of each simulation: less is not told; more is an alarm
+_GROUP, _LEAST = 20, 400  # Group size m; least number of simulations.
+_CHUNK, _BUDGET = 500, 15.0  # Simulations in one pass, and seconds after which no further pass begins.
+_MIXED, _LOWEST = 0.05, -50.0  # Share of 1 / m in the network's probabilities; least log score of the likelihood.
+_SURE = 15.0  # Total gain in nats from which on it is no coincidence.
+_SMALL, _LARGE = 0.02, 0.1  # Gain in nats per simulation: a smaller one is not reported; a larger one is an alarm.
 
 
 def score_gain(
@@ -52,9 +53,9 @@ def score_gain(
 
     Args:
         network: The posterior network, without the likelihood that corrects it.
-        simulator: Whose likelihood.
+        simulator: Simulator with the likelihood.
         theta: Parameters.
-        x: Data simulated from each, name -> (n, *event).
+        x: Data simulated from each row of `theta`, name -> (n, *event).
     """
     found, began = [], time.monotonic()
     for start in range(0, len(theta) // _GROUP * _GROUP, _CHUNK):
@@ -70,7 +71,7 @@ def score_gain(
 
 @torch.no_grad()
 def _gain(network: Posterior, simulator: Simulator, theta: Tensor, x: X) -> Tensor:
-    members = torch.arange(len(theta)).view(-1, _GROUP).repeat_interleave(_GROUP, 0).T  # (m, n)
+    members = torch.arange(len(theta)).view(-1, _GROUP).repeat_interleave(_GROUP, 0).T  # The shape is (m, n).
     own, others = (torch.arange(len(theta)) % _GROUP)[None], theta[members]
     log_prior = torch.stack([network.prior.log_prob(one) for one in others]).double()
     log_q = network.log_prob_batched(others, x).double() - log_prior
@@ -86,7 +87,7 @@ def _gain(network: Posterior, simulator: Simulator, theta: Tensor, x: X) -> Tens
 
 @final
 class LikelihoodScore(Diagnostic):
-    """Does the likelihood tell the parameters of simulations as well as the network? The line is there only if not."""
+    """Does the likelihood identify the parameters of simulations as well as the network? Shown only if not."""
 
     name, cause, needs = "likelihood score", Cause.LIKELIHOOD, frozenset({Need.AROUND})
 
@@ -94,7 +95,8 @@ class LikelihoodScore(Diagnostic):
         simulator, around, theta, x = case.simulator, case.around, case.theta, case.predicted
         if simulator.random_likelihood or not judged_by_simulator(case.posterior):
             return ()
-        if isinstance(around, Around) and not simulator.prior.mixed:  # of a mixed one all have the same discrete values
+        # With a mixed prior, all these simulations have the same discrete values.
+        if isinstance(around, Around) and not simulator.prior.mixed:
             theta, x = around.theta, around.data
         gain = score_gain(layers(case.posterior)[-1], simulator, theta, x) if len(theta) >= _LEAST else None
         left_out = {} if isinstance(around, str) else unused_numbers(simulator, unused(simulator, case.seed))
@@ -109,7 +111,7 @@ class LikelihoodScore(Diagnostic):
             return (Finding(self.name, level, words, "worse", {"gain": mean}),)
         if not left_out:
             return ()
-        as_good = gain is not None and abs(mean) <= _SMALL  # a network that is worse cannot tell
+        as_good = gain is not None and abs(mean) <= _SMALL  # A network that is worse cannot tell.
         told = "the network, which has them, tells parameters no better" if as_good else "they may matter"
         level = Level.GOOD if as_good else Level.CAUTION
         return (Finding(self.name, level, f"{without}: other values there do not change it; {told}", "unused"),)

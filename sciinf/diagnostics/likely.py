@@ -4,12 +4,14 @@ Where the likelihood is known, it judges noise and signal together, number by nu
 
     theta_i ~ p(theta | x),   x~_i ~ p(x~ | theta_i),   p = P(log p(x~_i | theta_i) <= log p(x | theta_i)).
 
-A small p says that the data hold more than the model explains: a signal outside the prior, a wrong noise law, or a
-posterior that is off. A p near 1 says that they scatter less than the model's noise. Both count: the p-value is
-2 min(p, 1 - p). Where values are missing, each pair is compared in those that both have. For the model's own data and
-their exact posterior it keeps to the middle, for d parameters and n numbers the more, the larger d / n. A likelihood
-that is estimated (`Simulator.random_likelihood`) serves as well: both sides are then estimates, of noise that is
-independent and of one law, so that p keeps its law and only its power is less.
+A small p says that the data contain more than the model explains: a signal outside the prior, a wrong noise model,
+or a wrong posterior. A p near 1 says that the data scatter less than the model's noise. Both count: the p-value is 2
+min(p, 1 - p). Where values are missing, each pair is compared in the values that both have. For the model's own data
+and their exact posterior, p stays near the middle. For d parameters and n numbers, it does so more closely for
+larger d / n.
+
+An estimated likelihood (`Simulator.random_likelihood`) serves as well. Both sides are then estimates with
+independent noise from one distribution. So p keeps its distribution, and only its power is lower.
 
 Reference:
     | Posterior predictive assessment of model fitness via realized discrepancies (Gelman, Meng, Stern, 1996, eq. 8),
@@ -28,17 +30,17 @@ from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Simulator
 
 NAME = "likelihood"
 _ALARM, _UNUSUAL = 0.01, 0.05
-_LEAST = 200  # pairs
+_LEAST = 200  # Least number of pairs.
 
 
 def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated: X) -> tuple[Finding, ...]:
-    """The finding about one observation; none where the likelihood is not known, or too little was simulated.
+    """Return the finding about one observation; empty where the likelihood is unknown, or too little was simulated.
 
     Args:
-        simulator: Whose likelihood.
+        simulator: Simulator with the likelihood.
         x: The observation, name -> (1, *event).
-        theta: Draws of the posterior, (m, D), all alike (resampled, no weights).
-        simulated: Data simulated from each, name -> (m, *event).
+        theta: Draws of the posterior, (m, D), with equal weights (resampled).
+        simulated: Data simulated from each draw, name -> (m, *event).
     """
     if simulator is None or simulator.log_likelihood is None or len(theta) < _LEAST:
         return ()
@@ -72,9 +74,10 @@ def check_likelihood(simulator: Simulator | None, x: X, theta: Tensor, simulated
 
 
 def _shared(theta: Tensor, x: X, simulated: X) -> tuple[Tensor, X, X]:
-    """Pairs with the numbers that both have: densities of more and of fewer numbers cannot be compared.
+    """Pairs of observed and simulated data, restricted to the numbers that both have.
 
-    The half of the pairs with fewest in common, which would tell little, is left out.
+    Densities of more and of fewer numbers cannot be compared. The half of the pairs with fewest numbers in common
+    would show little, and is left out.
     """
     masks = [name for name in x if name.endswith("_mask") and name.removesuffix("_mask") in x]
     both = {name: simulated[name] & x[name] for name in masks}
@@ -89,7 +92,7 @@ def _shared(theta: Tensor, x: X, simulated: X) -> tuple[Tensor, X, X]:
 
 @final
 class Likely(Diagnostic):
-    """Are the data as likely as data simulated from the posterior? The line is there only with a likelihood."""
+    """Are the data as likely as data simulated from the posterior? Shown only with a likelihood."""
 
     name, cause, needs = NAME, Cause.NOISE, frozenset({Need.PREDICTIONS})
 
@@ -99,7 +102,7 @@ class Likely(Diagnostic):
 
 @final
 class LikelihoodDensity(Diagnostic):
-    """Is the likelihood the density of what is simulated around the answer? The line is there only if not."""
+    """Is the likelihood the density of the data simulated around the answer? Shown only if not."""
 
     name, cause, needs = "density", Cause.LIKELIHOOD, frozenset({Need.PREDICTIONS})
 

@@ -1,18 +1,20 @@
-"""Is a number of the observation where no simulation lies: beyond a limit of the simulated data, or between counts?
+"""Does the observation have numbers that no simulation has: beyond a limit of the simulated data, or between counts?
 
-An instrument reads nothing below its detection limit, or above saturation, and a simulator that does as it does gives
-the limit itself, again and again. Then a number beyond is impossible, however near it is: half of the limit, say, which
-some write for "not detected". And a limit that a file has rounded to the inside counts as measured. Distances tell
-neither.
+An instrument reads nothing below its detection limit, or above saturation. A simulator that does the same gives the
+limit itself, again and again. Then a number beyond the limit is impossible, however near it is. For example, some
+write half of the limit for "not detected". And a limit that a file has rounded to the inside counts as measured.
+Distances show neither of these faults.
 
-The smallest value of a number in n simulations, and the largest, is taken for a limit where four of them have it, and
-20 at least have other values, of which nearly all differ: so whole numbers, rounded ones and those that are hardly ever
-anything else have none. Where nothing is a limit, the observation and the simulations are alike, and a number is beyond
-all n with probability 1 / (n + 1); with L limits (those of equal value are one), p = L / (n + 1) at most.
+The smallest value of a number in n simulations, or the largest, counts as a limit under two conditions: four
+simulations have it, and at least 20 have other values, of which nearly all differ. So whole numbers, rounded
+numbers, and numbers that hardly vary have no limit. Where there is no limit, the observation and the simulations are
+alike, and a number is beyond all n with probability 1 / (n + 1). With L limits (limits of equal value count once), p
+is at most L / (n + 1).
 
-Where all simulated numbers of an observable are whole, as counts are, no number of its observation is a fraction. If
-the two are alike, an observation is the only one of n + 1 with a fraction with probability 1 / (n + 1) at most. Counts
-that were observed may have a common divisor above one only if simulated ones have such divisors, too.
+Where all simulated numbers of an observable are whole, as counts are, no number of its observation may be a
+fraction. If the observation is like the simulations, it is the only one of n + 1 with a fraction with probability at
+most 1 / (n + 1). Observed counts may have a common divisor above one only if simulated counts have such divisors,
+too.
 """
 
 from __future__ import annotations
@@ -32,18 +34,18 @@ from sciinf.networks.summaries.timed import seen_only
 
 NAME = "limits"
 _ALARM = 0.01
-_LEAST, _DIFFER = 20, 0.9  # simulations that are not at a limit, and share of them that differ
-_FEW = 3  # simulations of equal value by chance
-_SAME = 3e-7  # of the limit: single precision
-_DIGITS = range(4, 8)  # to which a limit may have been rounded
+_LEAST, _DIFFER = 20, 0.9  # Least number of simulations that are not at a limit, and share of their values that differ.
+_FEW = 3  # Number of simulations that may have an equal value by chance.
+_SAME = 3e-7  # Relative precision of a limit: single precision.
+_DIGITS = range(4, 8)  # Significant digits to which a limit may have been rounded.
 _NAMED = 3
-_COUNTS = 6  # of which a common divisor tells
-_FRACTION = 1e-3  # what a number is off a whole one by: less may come of converting its unit
+_COUNTS = 6  # Least number of counts whose common divisor is tested.
+_FRACTION = 1e-3  # Distance from a whole number; less may come from a conversion of units.
 
 
 @dataclass(frozen=True)
 class _Limit:
-    """A limit of one number, that number's place and unit, and what the observation has there."""
+    """A limit of one number, the place and unit of that number, and its observed value."""
 
     where: str
     value: float
@@ -63,15 +65,15 @@ class _Limit:
         return not self._is(self.limit) and any(map(self._is, shorter))
 
     def _is(self, other: float) -> bool:
-        """Whether the value is another one in single precision."""
+        """Whether the observed value equals another value in single precision."""
         return abs(self.value - other) <= _SAME * abs(other)
 
 
 def check_limits(observables: Mapping[str, Observable], x: X, rows: X) -> tuple[Finding, ...]:
-    """A warning of fractions among counts of one observation, of numbers beyond a limit or limits rounded; or nothing.
+    """Return a warning of fractions among counts, of numbers beyond a limit, or of rounded limits; empty if none.
 
     Args:
-        observables: What to look at; the others are left out.
+        observables: Observables to check; the others are left out.
         x: The observation, name -> (*event) or (1, *event).
         rows: Simulated data, name -> (n, *event).
     """
@@ -109,7 +111,7 @@ def check_limits(observables: Mapping[str, Observable], x: X, rows: X) -> tuple[
 
 
 def _limits(name: str, spec: Observable, x: X, rows: X) -> Iterator[_Limit]:
-    """The limits of one observable, where a number of the observation is missing apart."""
+    """Limits of one observable, at the numbers that the observation has."""
     if spec.dtype == "bool" or name not in x or not len(rows.get(name, ())):
         return
     values, here, own, seen = _there(name, x, rows)
@@ -127,7 +129,7 @@ def _limits(name: str, spec: Observable, x: X, rows: X) -> Iterator[_Limit]:
 
 
 def _fractions(name: str, spec: Observable, x: X, rows: X) -> Iterator[str]:
-    """In words the first fraction that was observed of an observable of which all simulated numbers are whole."""
+    """Sentence on the first observed fraction, for an observable whose simulated numbers are all whole."""
     if spec.dtype == "bool" or name not in x or not len(rows.get(name, ())):
         return
     values, here, own, seen = _there(name, x, rows)
@@ -140,7 +142,7 @@ def _fractions(name: str, spec: Observable, x: X, rows: X) -> Iterator[str]:
 
 
 def _multiples(name: str, spec: Observable, x: X, rows: X) -> tuple[float, str] | None:
-    """How probable it is that all counts observed have a common divisor, and the words; None where they have none."""
+    """p-value and sentence for a common divisor of all observed counts; None where they have none."""
     if spec.dtype == "bool" or name not in x or not len(rows.get(name, ())):
         return None
     values, here, own, seen = _there(name, x, rows)
@@ -157,7 +159,7 @@ def _multiples(name: str, spec: Observable, x: X, rows: X) -> tuple[float, str] 
 
 
 def _there(name: str, x: X, rows: X) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Simulated numbers (n, k), which of them are there, those of the observation (k,), and which of these are."""
+    """Simulated numbers (n, k) and which of them are present, then the observed numbers (k,) and which are present."""
     values, own = rows[name].reshape(len(rows[name]), -1).double(), x[name].flatten().to(rows[name].dtype)
     here, seen = values.isfinite(), own.isfinite()
     if (mask := f"{name}_mask") in rows and mask in x:
@@ -173,7 +175,7 @@ def _some(found: list[str]) -> str:
 
 @final
 class DataLimits(Diagnostic):
-    """Is a number of the data beyond a limit of the simulated ones, or a fraction among counts? Shown only if so."""
+    """Is an observed number beyond a limit of the simulations, or a fraction among counts? Shown only if so."""
 
     name, cause, needs = NAME, Cause.DATA, frozenset({Need.AROUND})
 

@@ -1,15 +1,16 @@
-r"""Do data come from one of the models that are listed? Of a prior with discrete parameters.
+r"""Do the data come from one of the listed models? For a prior with discrete parameters.
 
-A network that has only seen some models is sure of one of them whatever it is shown: on data of another it may give a
-listed one a probability of 0.99. Probabilities are among the listed models, and nothing in them tells that none is
-right. Two statistics do, each where the other is blind: how unlike all simulations the observation is
-(`diagnostics.ood`), of p-value p_1, and what the most probable model leaves unexplained of it, among data simulated
-from that model around the answer (`diagnostics.residuals`), p_2. Both are right for data of a listed model, so
+A network that has only seen some models is sure of one of them for any data. Given data of another model, it may
+give a listed model a probability of 0.99. Probabilities are among the listed models, and they cannot show that none
+is right. Two statistics can, and each detects faults that the other misses. The first is how unlike all simulations
+the observation is (`diagnostics.ood`), with p-value p_1. The second is the part of the observation that the most
+probable model does not explain, compared with data simulated from that model around the answer
+(`diagnostics.residuals`), with p-value p_2. Both are right for data of a listed model, so
 
     p = min(1, 2 min(p_1, p_2))
 
-is below a with a probability of at most a. Taking the most probable of K models adds little to that: it chooses the one
-that explains the data best, which for data of another makes p_2 too large rather than too small.
+is below a with a probability of at most a. Choosing the most probable of K models changes this little. It is the
+model that explains the data best, so for data of another model p_2 is too large rather than too small.
 
 References:
     | A note on the Bonferroni inequality in multiple testing (Simes, 1986), https://doi.org/10.1093/biomet/73.3.751
@@ -26,7 +27,7 @@ _ALARM, _UNUSUAL = 0.01, 0.05
 
 
 def listed_p(unlike: float | None, residual: float | None) -> float | None:
-    """The p-value of both statistics together; of one, where the other is not known; None where neither is."""
+    """Joint p-value of both statistics; the p-value of one where the other is unknown; None where both are unknown."""
     known = [p for p in (unlike, residual) if p is not None]
     return min(1.0, len(known) * min(known)) if known else None
 
@@ -37,7 +38,7 @@ def _values(labels: tuple[str, ...]) -> str:
 
 @final
 class ListedModels(Diagnostic):
-    """Do the data come from one of the models that are listed? For discrete parameters."""
+    """Do the data come from one of the listed models? Shown for discrete parameters."""
 
     name, cause = NAME, Cause.MODEL
 

@@ -1,53 +1,58 @@
-r"""Which datum is strange: what the other numbers of the observation say of each, and how far it is from that.
+r"""Strange numbers of the observation: those far from their prediction by the other numbers.
 
-The data x_i, i = 1..n, are simulated around the answer (`diagnostics.around`); x_0 is the observation. With m_i the
-means of the parameters and h(m_i) the size of noise that m explains (`diagnostics.residuals`), y_i the standardised
-data without what is curved in m, and P their precision, which gives v = P y (`diagnostics.conditional`),
+The data x_i, i = 1..n, are simulated around the answer (`diagnostics.around`), and x_0 is the observation. Let m_i
+be the means of the parameters and h(m_i) the size of noise that m explains (`diagnostics.residuals`). Let y_i be the
+standardised data without the part that is curved in m, and P their precision matrix, which gives v = P y
+(`diagnostics.conditional`). Then
 
     w = (v - E[v | m]) / h(m),   z_k = w_k / sd(w_k)
 
-by least squares on m, all n + 1 rows alike: the answer has moved to the observation, but not to the simulations, and
-given m both have the same law. A marginal score (y_k - E y_k) / sd(y_k) divides a number's distance by all that
-parameters and noise which it shares with others do to it; z_k by what the others do not say of it.
+by least squares on m, with all n + 1 rows treated alike. The answer has moved to the observation, but not to the
+simulations; given m, both have the same distribution. A marginal score (y_k - E y_k) / sd(y_k) divides a number's
+distance by all the variation that it shares with others through parameters and noise. z_k divides by the part that
+the others do not predict.
 
-Along a direction d of the data, d^T w is the score of a fault d, the best test of it for normal data. Boxes are the
+For a direction d of the data, d^T w is the score of a fault d, the best test of it for normal data. Boxes are the
 whole of an observable and its parts (`diagnostics.boxes`).
 
-| family | statistics | it sees |
+| family | statistics | it detects |
 |---|---|---|
-| number | z_k of each number, in the root mean square of all if a box holds some | one wrong number |
+| number | z_k of each number, in the root mean square of all if a box has several numbers | one wrong number |
 | level | sum of w over each box | a sensor or a time that is off |
 | drift | sum of t w over each box, t linear along an axis | a drift |
-| size | log of the mean of z^2, over the whole, and over each box beside all | noise of another size |
-| repeated | numbers of equal values at each index of an axis (`diagnostics.repeated`) | a dead sensor, saturation |
+| size | log of the mean of z^2, over the whole, and over each box relative to all | noise of another size |
+| repeated | numbers of equal values at each index of an axis (`repeats`) | a dead sensor, saturation |
 
-Each statistic's p-value is from its rank among the rows whose m is nearest, beyond one in ten from the mean excess of
-its tail; of a number of equal values, from its rank and how far it is above all others. The least of a family is ranked
-among those of all rows, and so is the least of the families: p is uniform.
+Each statistic has a p-value from its rank among the rows whose m is nearest. Below 0.1 it comes from the mean excess
+of its tail. For a number of equal values, it comes from its rank and from how far it is above all others. The least
+p-value of a family is ranked among those of all rows, and so is the least over the families. So p is uniform.
 
-**Which.** The number with the least p-value is set aside: all is done again with what the others say in its place. When
-nothing is strange any more, those are the strange numbers; else it is a box: that of the least p-value of a size, or of
-the farthest sum. Where values are repeated too often, it is the smallest box that they are in.
+**Which.** The number with the least p-value is set aside: everything is computed again with the prediction from the
+others in its place. When nothing is strange any more, the numbers set aside are the strange ones. Otherwise the
+result is a box: the box with the least p-value of a size, or with the farthest sum. Where values are repeated too
+often, it is the smallest box that contains them.
 
-**What cannot be seen.** A fault that other parameters would make as well, and one of a number whose fault moves the
-answer by two sds before it is one of its own sds off (`diagnostics.conditional.shows`).
+**Limits.** Two kinds of fault cannot be seen. One is a fault that other parameters would produce as well. The other
+is a fault of a number whose shift moves the answer by two sds before it reaches one of the number's own sds
+(`diagnostics.conditional.shows`).
 
-How often one value is repeated in a part of the data: a fault of an instrument makes it often.
+**Repeated values.** How often one value is repeated in a part of the data: a fault of an instrument repeats it
+often.
 
-| statistic | it sees |
+| statistic | it detects |
 |---|---|
 | equal values, anywhere | a dead sensor, a filled gap |
 | values equal to the largest, or to the least | saturation, a limit, counts that are cut off |
-| equal values one after the other, but for items | a sensor that hangs |
-| all values, if each is there twice, or each three times, ... | a table that was added to itself |
+| equal values one after the other, except along items | a sensor that hangs |
+| all values, if each occurs twice, or each three times, ... | a table that was appended to itself |
 
-Data that were rounded, as nearly all that were measured are, repeat values by rounding alone. So a part of the data and
-the simulations of it are counted in steps: from the value that the observation repeats most often to the nearest others
-that it repeats, above and below, whichever is farther; to the nearest of all if it repeats no other. For the ends and
-for runs a step is the least difference of two of its values if it repeats one value alone. If it repeats several, a
-step at an end leads to the next value, and for runs simulated values are replaced by the nearest of the observation.
-Fewer than four equal values are none, and fewer than three at an end or in a run, and fewer than four different ones
-that are all there twice.
+Rounded data, which nearly all measured data are, repeat values by rounding alone. So a part of the data and its
+simulations are counted in steps. A step leads from the value that the observation repeats most often to the nearest
+other values that it repeats, above and below, whichever is farther. If it repeats no other value, the step leads to
+the nearest of all values. For the ends and for runs, a step is the least difference of two observed values if one
+value alone is repeated. If several are repeated, a step at an end leads to the next value, and for runs simulated
+values are replaced by the nearest observed ones. Fewer than four equal values do not count, nor do fewer than three
+at an end or in a run, nor fewer than four different values that all occur twice.
 
 References:
     | Residuals and Influence in Regression (Cook & Weisberg, 1982), https://hdl.handle.net/11299/37076
@@ -76,9 +81,9 @@ from sciinf.networks.summaries.timed import seen_only
 NAME = "strange data"
 Kind = Literal["number", "level", "drift", "size", "repeated", "copied"]
 _ALARM = 0.01
-_MOST = 3  # numbers set aside
+_MOST = 3  # Largest number of numbers set aside.
 _CONSTANT = 1e-6
-_LARGE, _FEW = 1_000, 1_000  # numbers, beyond which so many rows will do
+_LARGE, _FEW = 1_000, 1_000  # With more numbers than the first, only as many rows as the second are used.
 _PASSES = 8
 _NAMED = 5
 
@@ -88,15 +93,15 @@ class Scores:
     """Scores of n simulations and of the observation, which comes last.
 
     Args:
-        w: (n + 1, J), 0 where a number is missing or set aside.
-        present: 1 where it is not, (n + 1, J).
-        rows: Rows to rank among, the observation as the last.
-        layout: What the numbers are.
-        said: What the others say of the observation's numbers, in the units that `standard` gives, (J,).
+        w: Scores, (n + 1, J), 0 where a number is missing or set aside.
+        present: 1 where a number is present, 0 where it is missing or set aside, (n + 1, J).
+        rows: Indices of the rows to rank among, the observation last.
+        layout: Numbers, boxes and fault directions.
+        said: Prediction of each observed number from the others, in the units that `standard` gives, (J,).
         standard: Standardises data.
-        shows: By how many sds a number is off where that moves the answer by two, (J,).
+        shows: Shift of each number, in its conditional sds, that moves the answer by two sds, (J,).
         equal: Numbers of equal values in `lanes`, (L, n + 1).
-        lanes: Those boxes.
+        lanes: Boxes in which equal values are counted.
     """
 
     w: Tensor
@@ -111,20 +116,20 @@ class Scores:
 
     @property
     def z(self) -> Tensor:
-        """w in its sds, of `rows`."""
+        """w in units of its sds over `rows`."""
         w = self.w[self.rows]
         return w / w[:-1].std(0).clamp_min(1e-12)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What scores say of the observation.
+    """Judgement of the observation by its scores.
 
     Args:
         p: The p-value.
-        score: Logarithm that p ranks: smaller is stranger.
+        score: Logarithm that p ranks; a smaller one is stranger.
         logs: Kind -> logarithms of the p-values of its statistics.
-        least: Kind -> logarithm of the p-value of the least of them.
+        least: Kind -> logarithm of the p-value of the kind's least p-value.
     """
 
     p: float
@@ -134,17 +139,17 @@ class Judged:
 
 
 def check_data(posterior: Posterior, x: X, around: Around | str | None) -> tuple[Finding, ...]:
-    """The finding about one observation; `figures` has which of its numbers are strange, as JSON ("where").
+    """Return the finding about one observation; `figures` lists its strange numbers, as JSON ("where").
 
     Args:
-        posterior: What was learned; only its summary of data is asked for.
+        posterior: Posterior that was learned; only its summary of the data is used.
         x: The observation, name -> (1, *event).
-        around: Simulations around the answer (`around_answer`), or why there are none.
+        around: Simulations around the answer (`around_answer`), or the reason why there are none.
     """
     scores = None
-    if isinstance(around, Around) and around.z.shape[1]:  # not where no parameter varies
+    if isinstance(around, Around) and around.z.shape[1]:  # Without a parameter that varies, there is nothing to do.
         scores = scores_of(posterior, x, around)
-    if scores is None or not isinstance(around, Around):  # `residuals` says why
+    if scores is None or not isinstance(around, Around):  # `residuals` reports the reason.
         return ()
     judged = judge(scores)
     words = f"p = {judged.p:.2g} among {len(scores.rows) - 1:,} simulations around the answer"
@@ -159,7 +164,7 @@ def check_data(posterior: Posterior, x: X, around: Around | str | None) -> tuple
 
 
 def _unseen(scores: Scores) -> str:
-    """What no such check can see."""
+    """Sentence on the faults that this check cannot see."""
     first = "a fault that other parameters would make as well cannot be seen"
     blind = (scores.shows < 1.0).nonzero()[:, 0].tolist()
     if not blind:
@@ -171,7 +176,7 @@ def _unseen(scores: Scores) -> str:
 
 
 def in_words(one: Strange, spec: Observable) -> str:
-    """What is strange, in words."""
+    """Sentence on one strange number or box."""
     place = box_words(Box(one.observable, one.start, one.stop), spec)
     if one.kind == "number":
         return f"{place} is {abs(one.z):.3g} sds {'above' if one.z > 0 else 'below'} what the others say of it"
@@ -186,12 +191,13 @@ def in_words(one: Strange, spec: Observable) -> str:
 
 
 def strange(posterior: Posterior, x: X, around: Around, scores: Scores, judged: Judged) -> tuple[Strange, ...]:
-    """The fewest single numbers without which nothing is strange, the strangest first; else the strangest box."""
+    """Fewest single numbers without which nothing is strange, the strangest first; otherwise the strangest box."""
     if judged.least.get("repeated", 0.0) < math.log(_ALARM):
         return (_most_repeated(scores, judged),)
     found, aside, seen, now, last = [], [], dict(x), scores, judged
     while last.p < _ALARM and len(aside) < _MOST:
-        logs = log_p(now.z.T.contiguous(), upper=False)[:, -1]  # in the size of all, one would hide another
+        # Scores relative to the size of all would let one number hide another.
+        logs = log_p(now.z.T.contiguous(), upper=False)[:, -1]
         k = int(logs.argmin())
         if float(logs[k]) + math.log(len(logs)) > math.log(_ALARM):
             break
@@ -228,7 +234,10 @@ def _most_repeated(scores: Scores, judged: Judged) -> Strange:
 
 
 def _strangest_box(scores: Scores, judged: Judged) -> Strange:
-    """The size of noise, where sums are no farther off than noise of that size takes them; else the farthest sum."""
+    """The strangest box: by its size of noise, or by its farthest sum.
+
+    It is by its size if the sums are no farther off than noise of that size makes them.
+    """
     statistics, layout, z = _statistics(scores), scores.layout, scores.z
     sums: dict[Kind, Tensor] = {one: statistics[one] for one in ("level", "drift") if one in statistics}
     each: dict[Kind, Tensor] = {k: v / v[:, :-1].std(1, keepdim=True).clamp_min(1e-12) for k, v in sums.items()}
@@ -246,7 +255,7 @@ def _strangest_box(scores: Scores, judged: Judged) -> Strange:
 
 
 def _replaced(x: X, scores: Scores, k: int) -> X:
-    """The observation with what the others say of number k in its place."""
+    """The observation with number k replaced by its prediction from the others."""
     box, standard = scores.layout.number(k), scores.standard
     old = standard(x, dtype=torch.float64)
     value = old[box.observable].clone()
@@ -259,13 +268,13 @@ def _replaced(x: X, scores: Scores, k: int) -> X:
 
 
 def scores_of(posterior: Posterior, x: X, around: Around, aside: tuple[int, ...] = ()) -> Scores | None:
-    """The scores; None where the data do not vary, or no more numbers than there are parameters do.
+    """Scores of simulations and observation; None where at most as many numbers vary as there are parameters.
 
     Args:
-        posterior: Whose summary of data is asked for.
+        posterior: Posterior whose summary of the data is used.
         x: The observation, name -> (1, *event).
-        around: Simulations around its answer.
-        aside: Numbers of those that vary that do not count.
+        around: Simulations around the answer.
+        aside: Indices, among the numbers that vary, of numbers that do not count.
     """
     rows = len(around.z)
     rows = min(rows, _FEW) if sum(math.prod(s.shape) for s in posterior.observables.values()) > _LARGE else rows
@@ -291,7 +300,7 @@ def scores_of(posterior: Posterior, x: X, around: Around, aside: tuple[int, ...]
     said = (y[-1] - v[-1] / own) * sd
     layout = layout_of(standard.specs, kept)
     w = _scaled((v - fitted(v, basis)) * present, own, present, layout, basis)
-    # Equal data have equal scores, though the precision is of the simulations alone: discrete data tie.
+    # Equal data get equal scores, although the precision is of the simulations alone, because discrete data tie.
     equal = torch.stack([(value == value[-1:]).reshape(rows + 1, -1).all(1) for value in data.values()]).all(0)
     w = torch.where(equal[:, None], w[-1], w)
     shown = shows(y[:-1], precision, around.z)
@@ -300,7 +309,7 @@ def scores_of(posterior: Posterior, x: X, around: Around, aside: tuple[int, ...]
 
 
 def _equal(data: X, standard: Standardise, layout: Layout) -> tuple[Tensor, tuple[Box, ...]]:
-    """Numbers of equal values, and the boxes that they are in."""
+    """Numbers of equal values, and the box that each of them belongs to."""
     found, of = [torch.zeros(0, len(next(iter(data.values()))), dtype=torch.float64)], list[Box]()
     for name, spec in layout.specs.items():
         boxes = lanes(tuple(box for box in layout.boxes if box.observable == name), spec)
@@ -313,9 +322,9 @@ def _equal(data: X, standard: Standardise, layout: Layout) -> tuple[Tensor, tupl
 
 
 def _straight(data: X, standard: Standardise, basis: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """All numbers, standardised, without what is curved in m, and which of them are present, (n + 1, numbers).
+    """Standardised numbers without the part that is curved in m, and which are present, both (n + 1, numbers).
 
-    What is missing takes what m explains of it, again and again.
+    A missing number repeatedly takes the value that m explains of it.
     """
     values, masks = [], []
     for name, value in standard(data, dtype=torch.float64).items():
@@ -330,7 +339,7 @@ def _straight(data: X, standard: Standardise, basis: Tensor, size: int) -> tuple
 
 
 def _scaled(w: Tensor, own: Tensor, present: Tensor, layout: Layout, basis: Tensor) -> Tensor:
-    """w by the size that m explains of each observable's, in the place of its own."""
+    """w divided by the size that m explains for each observable, in place of its own size."""
     found, first = w.clone(), 0
     for spec in layout.specs.values():
         last = first + math.prod(spec.shape)
@@ -344,7 +353,7 @@ def _scaled(w: Tensor, own: Tensor, present: Tensor, layout: Layout, basis: Tens
 
 
 def judge(scores: Scores) -> Judged:
-    """The p-value of the observation, of each family and of all together."""
+    """Compute the p-value of the observation, of each family, and of all families together."""
     logs: dict[Kind, Tensor] = {kind: log_p(value, upper=False) for kind, value in _statistics(scores).items()}
     least: dict[Kind, Tensor] = {kind: log_p(-value.amin(0), upper=True) for kind, value in logs.items()}
     if scores.lanes:
@@ -356,10 +365,10 @@ def judge(scores: Scores) -> Judged:
 
 
 def _statistics(scores: Scores) -> dict[Kind, Tensor]:
-    """Of each family that has any, (statistics, rows)."""
+    """Statistics of each family that has any, (statistics, rows)."""
     w, z, present, layout = scores.w[scores.rows], scores.z, scores.present[scores.rows], scores.layout
     own = (z.square().sum(1) / present.sum(1).clamp_min(1)).clamp_min(1e-12)
-    own = own if layout.boxes else torch.ones_like(own)  # no other statistic judges the size of so few
+    own = own if layout.boxes else torch.ones_like(own)  # With so few numbers, no other statistic judges the size.
     found: dict[Kind, Tensor] = {"number": (z / own.sqrt()[:, None]).T.contiguous()}
     if layout.boxes:
         size = layout.level @ z.square().T / (layout.level @ present.T).clamp_min(1)
@@ -373,7 +382,7 @@ def _statistics(scores: Scores) -> dict[Kind, Tensor]:
 
 @final
 class StrangeData(Diagnostic):
-    """Which numbers of the data do not fit the others?"""
+    """Which numbers of the data do not fit the other numbers?"""
 
     name, cause, needs = NAME, Cause.DATA, frozenset({Need.AROUND})
 
@@ -382,16 +391,16 @@ class StrangeData(Diagnostic):
 
 
 _LEAST, _FEW_ROWS = 4, 3
-STATISTICS = 5  # of each box, the number of copies last
+STATISTICS = 5  # Number of statistics of each box; the number of copies is the last.
 
 
 def repeats(x: Tensor, mask: Tensor | None, boxes: tuple[Box, ...], spec: Observable) -> Tensor:
-    """The numbers of equal values in each box, of each row: (`STATISTICS` boxes, rows), those of a box together.
+    """Numbers of equal values in each box, for each row: (`STATISTICS` times boxes, rows), grouped by box.
 
     Args:
         x: Data (rows, *event), the observation as the last row.
-        mask: True where a number is present, of x's shape; None where all are.
-        boxes: Parts of it, at least one.
+        mask: True where a number is present, of x's shape; None where all are present.
+        boxes: Parts of the observable, at least one.
         spec: The observable.
     """
     value, found = x.double() if mask is None else torch.where(mask, x.double(), torch.nan), []
@@ -407,7 +416,7 @@ def repeats(x: Tensor, mask: Tensor | None, boxes: tuple[Box, ...], spec: Observ
 
 
 def _copies(value: Tensor) -> Tensor:
-    """How many values there are where each is there equally often, or a multiple of that, of each row; 0 elsewhere."""
+    """Number of values of each row if the counts of its different values have a common divisor above 1; otherwise 0."""
     found = torch.zeros(len(value), dtype=torch.float64)
     for k, row in enumerate(value):
         counts = row[row.isfinite()].unique(return_counts=True)[1]
@@ -417,7 +426,10 @@ def _copies(value: Tensor) -> Tensor:
 
 
 def _in_steps(value: Tensor) -> Tensor:
-    """Numbers of steps from the value that the last row repeats most often; as they are where it repeats none."""
+    """Data as numbers of steps from the value that the last row repeats most often.
+
+    They are unchanged if the last row repeats no value.
+    """
     seen, counts = value[-1][value[-1].isfinite()].unique(return_counts=True)
     if len(seen) < 2 or counts.max() == 1:
         return value
@@ -434,13 +446,13 @@ def _in_steps(value: Tensor) -> Tensor:
 
 
 def _rounded(value: Tensor, origin: Tensor, step: float) -> Tensor:
-    """Numbers of steps from an origin; as they are where these are no numbers."""
+    """Numbers of steps from an origin; a value is unchanged where its number of steps is not finite."""
     found = ((value - origin) / step).round()
     return torch.where(value.isfinite() & ~found.isfinite(), value, found)
 
 
 def _at_top(value: Tensor) -> Tensor:
-    """How many values equal the largest of each row, (rows,)."""
+    """Number of values equal to the largest value of each row, (rows,)."""
     seen, alone = _seen(value)
     if len(seen) > 1:
         value = _rounded(value, seen[-1], float(seen.diff().min() if alone else seen[-1] - seen[-2]))
@@ -449,7 +461,7 @@ def _at_top(value: Tensor) -> Tensor:
 
 
 def _longest_run(value: Tensor) -> Tensor:
-    """The largest number of equal values one after the other, of each row, (rows,)."""
+    """Length of the longest run of equal values of each row, (rows,)."""
     seen, alone = _seen(value)
     if alone and len(seen) > 1:
         value = _rounded(value, value[-1].nanmedian(), float(seen.diff().min()))
@@ -460,20 +472,20 @@ def _longest_run(value: Tensor) -> Tensor:
 
 
 def _seen(value: Tensor) -> tuple[Tensor, bool]:
-    """The different values of the last row, and whether no more than one of them is repeated."""
+    """Different values of the last row, and whether at most one of them is repeated."""
     seen, counts = value[-1][value[-1].isfinite()].unique(return_counts=True)
     return seen, int((counts > 1).sum()) < 2
 
 
 def _run_lengths(value: Tensor) -> Tensor:
-    """How many equal values, one after the other, each value is the last of, (rows, numbers)."""
+    """For each value, the number of equal values in the run that it ends, (rows, numbers)."""
     same = torch.nn.functional.pad(value[:, 1:] == value[:, :-1], (1, 0))
     place = torch.arange(value.shape[1])
     return place - torch.where(same, 0, place).cummax(1).values + 1
 
 
 def lanes(boxes: tuple[Box, ...], spec: Observable) -> tuple[Box, ...]:
-    """Those that are all of an observable at one index of one axis; the whole where there is one axis alone."""
+    """Boxes with all of an observable at one index of one axis; the whole box where there is only one axis."""
     found, wanted = [], [] if len(spec.shape) == 1 else [1]
     for box in boxes:
         widths = [b - a for a, b in zip(box.start, box.stop, strict=True)]
@@ -484,5 +496,5 @@ def lanes(boxes: tuple[Box, ...], spec: Observable) -> tuple[Box, ...]:
 
 
 def _most_equal(value: Tensor) -> Tensor:
-    """The length of the longest run of equal values of each sorted row, (rows,); a missing one equals none."""
+    """Length of the longest run of equal values in each sorted row, (rows,); a missing value equals none."""
     return _run_lengths(value.sort(1).values).amax(1).double()

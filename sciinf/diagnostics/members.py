@@ -1,13 +1,13 @@
-r"""How much of an answer's variance is between the members of an ensemble: what the network does not know.
+r"""Share of an answer's variance between the members of an ensemble, which the network causes and not the data.
 
 With m_k and v_k the mean and variance of a parameter by member k of K, the variance of their equal mixture is
 
     mean of v_k  (the data's)  +  mean of (m_k - m)^2  (the network's),    m = mean of m_k.
 
-Members differ by their first weights and the order of their rows. What they all lack because they have learned from the
-same simulations does not show, so the network's share is a lower bound: of linear Gaussian models after 500 to 8,000
-simulations the members' squared errors were two to seven times as large as their variance. A large share says that
-more training pays, a small one says nothing.
+Members differ by their initial weights and the order of their rows. All members learn from the same simulations, so
+they may share an error that does not show. The network's share is therefore a lower bound. For linear Gaussian
+models after 500 to 8,000 simulations, the members' squared errors were two to seven times as large as their
+variance. A large share says that more training pays; a small share shows nothing.
 
 References:
     | Simple and scalable predictive uncertainty estimation using deep ensembles (Lakshminarayanan et al., 2017),
@@ -28,18 +28,19 @@ from sciinf.posteriors.mcmc import MCMC
 
 NAME = "ensemble"
 _DRAWS = 2_000
-_LEAST = 100  # draws of each member in which a parameter exists
+_LEAST = 100  # Least number of draws of each member in which a parameter exists.
 _MUCH = 0.05
 _NAMED = 4
 
 
 def network_share(posterior: Ensemble, x: X, *, generator: torch.Generator) -> Float[Tensor, " theta"]:
-    """The share of each parameter's variance that is between members.
+    """Share of each parameter's variance that is between the members.
 
     Args:
         posterior: The ensemble.
         x: One observation, name -> (1, *event).
-        generator: Source of 2,000 draws of each member; what they add to the spread of means is taken off.
+        generator: Source of randomness for 2,000 draws of each member. The spread of means that these draws cause by
+            chance is subtracted.
     """
     draws = [m.draw_batched(x, _DRAWS, generator=generator)[:, 0].double() for m in posterior.members]
     if posterior.prior.mixed:
@@ -52,7 +53,11 @@ def network_share(posterior: Ensemble, x: X, *, generator: torch.Generator) -> F
 
 
 def _mixed_share(prior: Prior, draws: Float[Tensor, "member draw theta"]) -> Float[Tensor, " theta"]:
-    """The same of draws in which parameters exist, and of a 1 among 0s for a discrete one; 0 where too few have it."""
+    """Share between members for a mixed prior, from the draws in which a parameter exists.
+
+    For a discrete parameter, the variances are those of the indicators of its values. The share is 0 where too few
+    draws have the parameter.
+    """
     found, discrete = torch.zeros(len(prior), dtype=draws.dtype), prior.discrete()
     for d, name in enumerate(prior.names):
         column = draws[..., d]
@@ -74,7 +79,10 @@ def _mixed_share(prior: Prior, draws: Float[Tensor, "member draw theta"]) -> Flo
 
 
 def check_members(posterior: Posterior, x: X, seed: int) -> tuple[Finding, ...]:
-    """The finding about an ensemble of networks; nothing for any other posterior, and for chains, which take long."""
+    """Return the finding about an ensemble of networks; empty for any other posterior.
+
+    It is also empty for members that sample by chains, which would take long.
+    """
     if not isinstance(posterior, Ensemble) or len(posterior.members) < 2:
         return ()
     if any(isinstance(member, MCMC) for member in posterior.members):

@@ -1,9 +1,10 @@
-"""Does the simulator draw its noise, and from the generator that it is given? Nothing is said where any number does.
+"""Does the simulator draw its noise, and from the generator that it is given?
 
-A few rows around the answer are simulated three times: twice with one seed and once with another. Other data for the
-same seed are random numbers of the simulator's own, unless they differ by rounding alone. The same data for another
-seed have no noise, or always the same, and then the posterior knows of none; rows of counts may agree by chance, so
-these must be several different ones. Data of which some numbers have noise and others have none are not told.
+A few rows around the answer are simulated three times: twice with one seed and once with another. If the same seed
+gives other data, the simulator has its own random numbers, unless the data differ by rounding alone. If another seed
+gives the same data, the simulator has no noise, or always the same. The posterior then contains no noise. Rows of
+counts may agree by chance, so several different rows are required. Data with noise in some numbers and none in
+others are not reported.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from sciinf.diagnostics.checking import NO_NOISE, NOT_REPEATED, is_noiseless
 
 NAME = "noise"
 _ROWS = 32
-_OF_NOISE, _OF_SPREAD = 1e-3, 1e-5  # what differs by less than these shares may be rounding
-_STREAM = 2**31 + 12  # no campaign has this many blocks, so none shares these random numbers
+_OF_NOISE, _OF_SPREAD = 1e-3, 1e-5  # Differences below these shares of the noise and of the spread may be rounding.
+_STREAM = 2**31 + 12  # No campaign has this many blocks, so no campaign shares these random numbers.
 
 
 def _size(difference: Tensor) -> float:
@@ -31,7 +32,7 @@ def _size(difference: Tensor) -> float:
 
 @final
 class SimulatorNoise(Diagnostic):
-    """Does the simulator draw its noise from the generator that it is given? The line is there only if not."""
+    """Does the simulator draw its noise from the generator that it is given? Shown only if not."""
 
     name, cause, needs = NAME, Cause.NOISE, frozenset({Need.PREDICTIONS})
 

@@ -1,10 +1,10 @@
-r"""Is the observation where the simulations are?
+r"""Does the observation lie where the simulations lie?
 
-It is compared with fresh simulations, through three views of data (`views`) and by scores that are learned beside them
-(`scores`): what they are measured by is learned from the first third of the simulations, and its p-value is from the
-distances of the rest. The p-value is uniform for an observation of the model, or larger where data are discrete, and
-small for one unlike anything simulated. By default the score is that of planted faults, where a third of the
-simulations are 1,000 that did not fail, and data are of at most 4,096 numbers.
+The observation is compared with fresh simulations, through three views of data (`views`) and by scores that are
+learned in addition (`scores`). The first third of the simulations gives the scales of the views and trains the
+scores. The p-value comes from the distances of the other simulations. It is uniform for an observation of the model,
+or larger where data are discrete, and small for an observation unlike all simulations. By default the score is that
+of planted faults. This needs 1,000 successful simulations in the third, and data of at most 4,096 numbers.
 
 References:
     | Detecting model misspecification in amortized Bayesian inference with neural networks (Schmitt et al., 2022),
@@ -26,34 +26,35 @@ from sciinf.diagnostics.scores.known import DEFAULT, distances_of, learned_of, n
 from sciinf.diagnostics.scores.score import MOST, DataScore, fits
 from sciinf.diagnostics.views import VIEWS, Ranked, Views, conformal_p
 
-REFERENCE = "distances"  # what a reference has of this version and had not of older ones, which ranked ties wrongly
+REFERENCE = "distances"  # A reference has this name since ties are ranked correctly; older references lack it.
 _ROWS = 20_000
 _CHUNK = 4096
-_ENOUGH, _FEWEST = 1_000, 100  # simulations to learn scores from, by default, and where they are asked for
+# Least number of simulations to learn scores from: by default, and where scores are requested.
+_ENOUGH, _FEWEST = 1_000, 100
 _ALARM, _UNUSUAL = 0.01, 0.05
 
 
 def make_reference(posterior: Posterior, store: Store, scores: Sequence[DataScore] | None = None) -> dict[str, Tensor]:
-    """What fresh simulations look like, for `check_observation`.
+    """Reference tensors that describe fresh simulations, for `check_observation`.
 
     Args:
-        posterior: Whose learned summaries to look through.
-        store: Fresh simulations, not those trained on.
-        scores: What to learn beside the views; when left out, `DEFAULT`, where data are of few enough numbers and
-            there are enough simulations.
+        posterior: Posterior whose learned summaries give one of the views.
+        store: Fresh simulations, not the training simulations.
+        scores: Scores to learn in addition to the views. By default `DEFAULT`, where data have few enough numbers
+            and there are enough simulations.
 
     Returns:
-        Plain tensors: what each view is measured by, and the simulations' distances in each.
+        Plain tensors: the scales of each view, and the distances of the simulations in each view.
 
     Raises:
-        ValueError: If there are too few simulations, or scores are asked for that cannot be learned.
+        ValueError: If there are too few simulations, or a requested score cannot be learned.
     """
     count = min(len(store), _ROWS)
     first, rest = slice(0, count // 3), slice(count // 3, count)
     views = Views(posterior).fit(lambda: store.batches(_CHUNK, rows=first))
     seen = store.load(first) if fits(posterior.observables) else None
     if seen is not None and not any(bool((value != value[:1]).any()) for value in seen.x.values()):
-        seen = None  # no score tells data apart that never vary
+        seen = None  # No score distinguishes data that never vary.
     chosen = _scores(scores, posterior, len(seen) if seen else 0)
     learned = views.tensors | (learned_of(chosen, posterior, seen.x) if seen and chosen else {})
     far = [_distances(learned, posterior, batch.x) for batch in store.batches(_CHUNK, rows=rest)]
@@ -61,7 +62,7 @@ def make_reference(posterior: Posterior, store: Store, scores: Sequence[DataScor
 
 
 def _scores(scores: Sequence[DataScore] | None, posterior: Posterior, rows: int) -> Sequence[DataScore]:
-    """Those to learn from so many simulations."""
+    """Scores to learn from this number of simulations."""
     if scores is None:
         return DEFAULT if rows >= _ENOUGH and fits(posterior.observables) else ()
     if scores and not fits(posterior.observables):
@@ -74,23 +75,23 @@ def _scores(scores: Sequence[DataScore] | None, posterior: Posterior, rows: int)
 
 
 def _distances(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Tensor:
-    """Of a batch of data, in each view and by each score, (batch, views + scores)."""
+    """Distances of a batch of data, in each view and by each score, (batch, views + scores)."""
     views = Views(posterior, reference).distances(x)
     return torch.cat([views, distances_of(reference, posterior, x)], dim=1)
 
 
 def p_values(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Tensor:
-    """p-values of a batch of observations, name -> (batch, *event): (batch,)."""
+    """p-values, (batch,), of a batch of observations, name -> (batch, *event)."""
     return conformal_p(reference[REFERENCE], _distances(reference, posterior, x))
 
 
 @final
 class Compared:
-    """Fresh simulations, made ready for observations to be compared with.
+    """Fresh simulations, prepared for comparison with observations.
 
     Args:
-        reference: What `make_reference` gave; empty where there are none.
-        posterior: Whose learned summaries to look through.
+        reference: Result of `make_reference`; empty where there are no fresh simulations.
+        posterior: Posterior whose learned summaries give one of the views.
     """
 
     def __init__(self, reference: Mapping[str, Tensor], posterior: Posterior) -> None:
@@ -101,7 +102,7 @@ class Compared:
         self.searched = fits(posterior.observables)
 
     def trust(self, x: X) -> list[Trust]:
-        """The verdict on each of a batch of observations, name -> (batch, *event), as on each by itself."""
+        """Verdict on each observation of a batch, name -> (batch, *event), as if it were alone."""
         count = len(next(iter(x.values())))
         if self.ranked is None or self.views is None:
             return [Trust(None, _OLDER if self.reference else _NONE, Level.UNKNOWN)] * count
@@ -113,12 +114,12 @@ class Compared:
         return [self._verdict(float(p), float(q), self.ranked.rows) for p, q in zip(every, alone, strict=True)]
 
     def _verdict(self, p: float, plain: float, rows: int) -> Trust:
-        """The verdict by p-values: by all that an observation was compared by, and by the plain views alone."""
+        """Verdict from two p-values: one from all views and scores, and one from the plain views alone."""
         return _verdict(p, plain, rows, self.reference, self.searched)
 
 
 def check_observation(reference: Mapping[str, Tensor], posterior: Posterior, x: X) -> Trust:
-    """The verdict on one observation, name -> (1, *event)."""
+    """Verdict on one observation, name -> (1, *event)."""
     return Compared(reference, posterior).trust(x)[0]
 
 
@@ -130,18 +131,18 @@ _OLDER = (
 
 
 def _verdict(p: float, plain: float, rows: int, learned: Mapping[str, Tensor], searched: bool) -> Trust:
-    """The verdict on one observation.
+    """Verdict on one observation from its p-values.
 
     Args:
-        p: By the views and by all scores.
-        plain: By the views alone.
-        rows: How many simulations it was compared with.
-        learned: What the scores learned.
-        searched: Whether data are of few enough numbers for scores.
+        p: p-value from the views and all scores.
+        plain: p-value from the views alone.
+        rows: Number of simulations that the observation was compared with.
+        learned: Tensors of the learned scores.
+        searched: Whether data have few enough numbers for scores.
     """
     if 1 / (1 + rows) >= _ALARM:
         most = "more unusual than all of them" if p <= 1.5 / (1 + rows) else f"p = {p:.2g}"
-        least = math.ceil(1.5 / _ALARM)  # two thirds of them are compared
+        least = math.ceil(1.5 / _ALARM)  # Two thirds of the simulations are compared.
         words = (
             f"too few fresh simulations ({rows:,}) to tell: the observation is {most}, but p = {1 / (1 + rows):.2g} is "
             f"the smallest that they allow, and an alarm is below {_ALARM}; calibrate on at least {least}"

@@ -1,12 +1,13 @@
-"""Plain statistics of data, which no network chose: what a summary may have lost can be looked for among them.
+"""Plain statistics of data, which no network chose; they may show information that a learned summary has lost.
 
-Of each observable, after standardisation: mean, log sd, skewness, kurtosis, least and largest value along the axes that
-repeat (time, items, the axes of an image; all of them where none of those is named), autocorrelations along time, and
-the share that is present; and the coordinates of everything along its first principal axes. Each is then replaced by
-the normal score of its rank, so that tails and units do not matter.
+For each observable, after standardisation, the statistics are mean, log sd, skewness, kurtosis, least and largest
+value. They run along the axes that repeat (time, items, the axes of an image), or along all axes where none of these
+is named. Further statistics are autocorrelations along time, the share of present numbers, and the coordinates of
+all numbers along the first principal axes. Each statistic is replaced by the normal score of its rank, so that tails
+and units do not matter.
 
-What the numbers tell of each parameter by a line (`told`) is one statistic more for each, where the parameters are
-known. Many numbers that each tell a little may lie along none of the first axes.
+Where the parameters are known, a linear prediction of each parameter from the numbers (`told`) is one more
+statistic. Many numbers that each show a little may lie along none of the first axes.
 """
 
 from __future__ import annotations
@@ -19,21 +20,22 @@ from sciinf.core import Batch, Observable, X
 from sciinf.networks.summaries.standardise import Standardise
 from sciinf.networks.summaries.statistics import by_channel
 
-_CHANNELS = 6  # of one observable, whose statistics are taken each by itself
+_CHANNELS = 6  # Largest number of channels of one observable with statistics of their own.
 _AXES = 8
-_ROWS = 500  # that give them
-_NUMBERS, _FOLDS, _RIDGE = 200, 5, 0.01  # of the data, at most, that tell of parameters by a line; how it is fitted
+_ROWS = 500  # Rows that give the axes.
+# Largest count of numbers in the linear prediction of parameters, and folds and ridge of its fit.
+_NUMBERS, _FOLDS, _RIDGE = 200, 5, 0.01
 _LAGS = (1, 2)
-_EDGE = 3.0  # largest normal score
+_EDGE = 3.0  # Largest normal score.
 
 
 def plain_statistics(observables: dict[str, Observable], rows: X, x: X) -> Tensor:
-    """Normal scores of the statistics of some rows and of one observation, which comes last.
+    """Normal scores of the plain statistics of some rows and of one observation, which comes last.
 
     Args:
-        observables: What the simulator produces.
-        rows: Name -> (n, *event).
-        x: Name -> (1, *event).
+        observables: Observables that the simulator produces.
+        rows: Simulated data, name -> (n, *event).
+        x: The observation, name -> (1, *event).
 
     Returns:
         (n + 1, K), float64; statistics that do not vary are left out.
@@ -52,20 +54,21 @@ def plain_statistics(observables: dict[str, Observable], rows: X, x: X) -> Tenso
 
 
 def told(observables: dict[str, Observable], rows: X, x: X, z: Float[Tensor, "n theta"]) -> Tensor:
-    """Normal scores of what least squares tell of the parameters from all numbers, of the rows and the observation.
+    """Normal scores of least-squares predictions of the parameters, for the rows and the observation.
 
-    Of more than 200 numbers, their coordinates along the first 200 axes are taken.
+    The predictions use all numbers of the data.
 
-    Each row is told of by a line that was fitted to others, so that its own noise does not speak for it.
+    With more than 200 numbers, their coordinates along the first 200 principal axes are used. Each row is predicted
+    by a line that was fitted to other rows, so that its own noise does not matter.
 
     Args:
-        observables: What the simulator produces.
-        rows: Name -> (n, *event).
-        x: Name -> (1, *event).
+        observables: Observables that the simulator produces.
+        rows: Simulated data, name -> (n, *event).
+        x: The observation, name -> (1, *event).
         z: Parameters of the rows.
 
     Returns:
-        (n + 1, D), fewer where one of them does not vary; (n + 1, 0) where no number does.
+        (n + 1, D), fewer columns where one of them does not vary; (n + 1, 0) where no number varies.
     """
     both = [torch.cat([rows[name], x[name]]).double() for name in observables]
     numbers = torch.cat([value.reshape(len(z) + 1, -1) for value in both], dim=1)
@@ -87,10 +90,10 @@ def told(observables: dict[str, Observable], rows: X, x: X, z: Float[Tensor, "n 
 
 
 def leading(plain: Tensor, learned: Tensor) -> Tensor:
-    """Plain and learned statistics along their leading axes, and the squares of the first of these.
+    """Plain and learned statistics along their leading axes, and the squares of the first of these coordinates.
 
     Args:
-        plain: (n + 1, K), the observation last.
+        plain: Plain statistics, (n + 1, K), the observation last.
         learned: Summaries of the same rows, (n + 1, F).
 
     Returns:
@@ -112,7 +115,7 @@ def leading(plain: Tensor, learned: Tensor) -> Tensor:
 
 
 def _moments(value: Tensor, spec: Observable) -> Tensor:
-    """Statistics along the axes that repeat, of each channel: (rows, K)."""
+    """Statistics of each channel along the axes that repeat, (rows, K)."""
     series = by_channel(value, spec)[:, :_CHANNELS]
     if series.shape[-1] < 3:
         return value.new_zeros(len(value), 0)
@@ -125,7 +128,10 @@ def _moments(value: Tensor, spec: Observable) -> Tensor:
 
 
 def _principal(flat: Tensor, count: int, axes_kept: int = _AXES) -> Tensor:
-    """Coordinates along the axes of the first rows, from the smaller of the two tables of their inner products."""
+    """Coordinates along the principal axes of the first rows.
+
+    The axes come from the smaller of the two matrices of inner products.
+    """
     centred = flat - flat[:count].mean(0)
     some = centred[: min(count, _ROWS)]
     narrow = some.shape[1] <= len(some)

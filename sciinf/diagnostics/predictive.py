@@ -1,23 +1,24 @@
 r"""Does the posterior predict the observation that it was made from?
 
-`ood` compares an observation with data from everywhere in the prior. An observation that no parameter explains can
-hide among them, for they vary far more than noise does. Here it is compared with data x~ simulated from its own
-posterior,
+`ood` compares an observation with data from everywhere in the prior. These vary far more than noise does, so an
+observation that no parameter explains may look normal among them. Here the observation is compared with data x~
+simulated from its own posterior,
 
     theta ~ p(theta | x),   x~ ~ p(x~ | theta),   p = P(T(x~) >= T(x)),
 
-seen three ways: the learned summaries, the standardised data, and the number that is farthest off. In the first two
+in three views: the learned summaries, the standardised data, and the number that is farthest off. In the first two
 
     d(x)^2 = sum_k u_k(x)^2 + n r(x)^2,
 
-with u the coordinates along the leading principal axes in their sds, r the length of what they leave out in its root
-mean square, and n = 2 / Var(r^2) how many numbers that stands for. T is the largest mid-rank of the three (`views`).
-The first rows give the centre and the axes, so these are of this posterior; the others are ranked with the observation.
+with u the coordinates along the leading principal axes in their sds, r the length of the remainder in its root mean
+square, and n = 2 / Var(r^2) the effective number of remaining numbers. T is the largest mid-rank of the three
+(`views`). The first rows give the centre and the axes, so these describe this posterior. The other rows are ranked
+with the observation.
 
-The posterior has seen x and has moved towards it, so for the model's own data p is not uniform but keeps to the
-middle: for normal data x - E[x~] varies less than x~ does in every direction, and P(p <= a) <= a. In general the
-bound is 2 a, for a T that does not depend on x (Meng). A p that is not small is thus weak evidence for the model. A
-small one speaks against the model, its prior, or this posterior.
+The posterior has seen x and has moved towards it, so for the model's own data p is not uniform but stays near the
+middle. For normal data, x - E[x~] varies less than x~ does in every direction, and P(p <= a) <= a. In general the
+bound is 2 a, for a T that does not depend on x (Meng). So a p that is not small is weak evidence for the model. A
+small p is evidence against the model, its prior, or this posterior.
 
 References:
     | Posterior predictive p-values (Meng, 1994), https://doi.org/10.1214/aos/1176325622
@@ -44,8 +45,9 @@ from sciinf.posteriors.tilted import by_likelihood
 
 NAME = "predictive"
 _ALARM, _UNUSUAL = 0.01, 0.05
-_FITTED = 80  # rows that give the axes; three times 1 / (1 + the rest of 400), one for each view, is below an alarm's p
-_LEAST = 200  # rows: fewer tell alarms in two views at once from chance, at best
+# Rows that give the axes. Three times 1 / (1 + the rest of 400), one for each view, is below an alarm's p.
+_FITTED = 80
+_LEAST = 200  # Least number of rows; with fewer, alarms in two views at once could hardly be told from chance.
 _NOT_COMPARED = Finding(
     NAME,
     Level.UNKNOWN,
@@ -57,12 +59,12 @@ _NOT_COMPARED = Finding(
 
 
 def check_predictive(posterior: Posterior, x: X, simulated: Mapping[str, np.ndarray | Tensor]) -> tuple[Finding, ...]:
-    """The finding about one observation, none where nothing was simulated from its posterior.
+    """Return the finding about one observation; empty where nothing was simulated from its posterior.
 
     Args:
-        posterior: Whose learned summaries to look through.
+        posterior: Posterior whose learned summaries give one of the views.
         x: The observation, name -> (1, *event).
-        simulated: Data simulated from the posterior given x, name -> (m, *event), all alike (resampled, no weights).
+        simulated: Data simulated from the posterior given x, name -> (m, *event), with equal weights (resampled).
     """
     if any(name not in simulated for name in posterior.observables):
         return ()
@@ -85,12 +87,12 @@ def check_predictive(posterior: Posterior, x: X, simulated: Mapping[str, np.ndar
 
 
 def predictive_p(posterior: Posterior, x: X, rows: X) -> tuple[float, str]:
-    """The p-value, and in words where the observation departs most.
+    """The p-value, and a sentence on where the observation differs most.
 
     Args:
-        posterior: Whose learned summaries to look through.
+        posterior: Posterior whose learned summaries give one of the views.
         x: The observation, name -> (1, *event).
-        rows: Data simulated from its posterior, name -> (m, *event).
+        rows: Data simulated from the observation's posterior, name -> (m, *event).
     """
     batch = Batch(torch.empty(len(next(iter(rows.values()))), 0), rows)
     standard = Standardise(seen_only(posterior.observables))
@@ -111,15 +113,15 @@ def _flat(z: X) -> Tensor:
 
 
 def _sds(rows: Tensor, seen: Tensor) -> Tensor:
-    """How far each number of the rows, and of the observation after them, is from its mean, in its sds."""
+    """Distance of each number from its mean, in its sds, for the rows and for the observation after them."""
     fitted = rows[:_FITTED]
     return (torch.cat([rows, seen]) - fitted.mean(0)).abs() / fitted.std(0).clamp_min(1e-5)
 
 
 def _distances(rows: Tensor, seen: Tensor, least: float) -> Tensor:
-    """d of the rows, and of the observation after them, (m + 1,)."""
+    """Distance d of the rows, and of the observation after them, (m + 1,)."""
     fitted = rows[:_FITTED]
-    # What does not vary still differs by rounding from one size of batch to the next; that is not strange.
+    # Constant numbers still differ by rounding from one batch size to the next; this is not strange.
     scale = fitted.std(0).clamp_min(least * float(fitted.abs().mean()) + 1e-12)
     unit = (torch.cat([rows, seen]) - fitted.mean(0)) / scale
     _, spread, axes = torch.linalg.svd(unit[:_FITTED], full_matrices=False)

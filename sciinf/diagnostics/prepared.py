@@ -1,6 +1,6 @@
-"""Were the data standardised, and the simulations not? Then their mean is 0 and their sd 1, as of no simulation.
+"""Were the data standardised, but not the simulations? Then their mean is 0 and their sd 1, unlike any simulation.
 
-Programs that prepare data for a network or a plot return such data, and in all else they can look like simulations of
+Programs that prepare data for a network or a plot return such data, and otherwise they can look like simulations of
 other parameters. A simulation counts as near if it is within ten times the observation's distance from these values.
 """
 
@@ -14,12 +14,14 @@ from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need
 from sciinf.core.observation_records import masked
 from sciinf.networks.summaries.timed import seen_only
 
-_FEWEST, _ROWS, _CLOSE = 8, 200, 1e-3  # numbers; simulations; sds
-_TIMES, _LEAST = 10.0, 1e-5  # the observation's distance; sds
+# Least count of numbers; least number of simulations; largest distance of mean and sd from 0 and 1.
+_FEWEST, _ROWS, _CLOSE = 8, 200, 1e-3
+# Factor of the observation's distance, and least distance, within which a simulation counts as near.
+_TIMES, _LEAST = 10.0, 1e-5
 
 
 def _distance(values: Tensor) -> Tensor:
-    """How far mean and sd of each row (batch, *event) are from 0 and 1; the sd by n or by n - 1."""
+    """Distance of mean and sd of each row (batch, *event) from 0 and 1; the sd divides by n or by n - 1."""
     rows = values.flatten(1).double()
     sds = [(rows.std(1, correction=one) - 1).abs() for one in (0, 1)]
     return rows.mean(1).abs().maximum(sds[0].minimum(sds[1]))
@@ -27,7 +29,7 @@ def _distance(values: Tensor) -> Tensor:
 
 @final
 class Prepared(Diagnostic):
-    """Were the data standardised, as no simulation was? The line is there only if so."""
+    """Were the data standardised, but not the simulations? Shown only if so."""
 
     name, cause = "preparation", Cause.DATA
     needs = frozenset({Need.OBSERVATION, Need.PREDICTIONS})

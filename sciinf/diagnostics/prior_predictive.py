@@ -1,19 +1,26 @@
-r"""Does the observation lie within what the prior predicts? Asked before anything is learned, of a few simulations.
+r"""Does the observation lie within the range that the prior predicts?
 
-With x_0 the observation and x_1..n data simulated from draws of the prior, all n + 1 are alike if the model and its
-prior could have made the observation. So any statistic T that treats them alike ranks x_0 anywhere with the same
-chance, and
+This is a check before training, with a few simulations.
+
+
+With x_0 the observation and x_1..n data simulated from draws of the prior, all n + 1 are exchangeable if the model
+and its prior could have produced the observation. So any statistic T that treats them alike gives x_0 each rank with
+the same probability, and
 
     p = (1 + #{i >= 1: T_i >= T_0}) / (n + 1)
 
-is small by chance in p of all cases. There are three of each observable, and the smallest p counts, times three: how
-far a number is from its median at most, in robust sds, which one number far out shows; the mean square of the normal
-scores of ranks, which many numbers at the edge show; and how far the logarithm of the root mean square is from its
-median, which a wrong unit shows, also one in which all numbers are too small (not of values on a log scale, nor of one
-or two). Medians, sds and ranks are those of all
-n + 1.
+is at most p in a share p of all cases. There are three statistics of each observable, and the smallest p counts,
+times three:
 
-An observation may lie within and be unlike the simulations all the same: `diagnostics.ood` looks at it with a network.
+- The largest distance of a number from its median, in robust sds. It detects one number far out.
+- The mean square of the normal scores of ranks. It detects many numbers at the edge.
+- The distance of the logarithm of the root mean square from its median. It detects a wrong unit, even if all numbers
+  are too small. It is not used for values on a log scale, nor for one or two values.
+
+Medians, sds and ranks are those of all n + 1.
+
+An observation may lie within this range and still be unlike the simulations: `diagnostics.ood` checks this with a
+network.
 
 References:
     | Visualization in Bayesian workflow (Gabry, Simpson, Vehtari, Betancourt & Gelman, 2019),
@@ -31,17 +38,17 @@ from torch import Tensor
 from sciinf.core import Finding, Level, Observable, X
 
 _ALARM, _EDGE = 0.01, 0.05
-LEAST = 300  # simulations, with which three times the smallest p is below an alarm's
-_NORMAL = 1.349  # quartiles of a normal law are so many sds apart
-_MOST = 2_000  # numbers that are looked at
-_SIZED = 3  # numbers, of which one that happens to be near zero does not make the size
+LEAST = 300  # Least number of simulations; three times their smallest p is below an alarm's.
+_NORMAL = 1.349  # The quartiles of a normal distribution are this many sds apart.
+_MOST = 2_000  # Largest count of numbers that are checked.
+_SIZED = 3  # With fewer numbers than this, one number that happens to be near zero would decide the size.
 
 
 def check_prior_predictive(observables: Mapping[str, Observable], x: X, rows: X) -> tuple[Finding, ...]:
-    """A finding for each observable; none for what is only true or false, masks among it.
+    """Return a finding for each observable; none for boolean observables, which include masks.
 
     Args:
-        observables: What the simulator produces.
+        observables: Observables that the simulator produces.
         x: The observation, name -> (*event).
         rows: Data simulated from draws of the prior, name -> (n, *event).
     """
@@ -62,7 +69,14 @@ def check_prior_predictive(observables: Mapping[str, Observable], x: X, rows: X)
 
 
 def _judged(name: str, spec: Observable, both: Float[Tensor, "rows number"], places: Tensor) -> Finding:
-    """The finding on one observable: its numbers that were observed, the observation first; and which these are."""
+    """Finding on one observable.
+
+    Args:
+        name: Name of the observable.
+        spec: The observable.
+        both: Its numbers that were observed, the observation as the first row.
+        places: Indices of these numbers in the observable.
+    """
     count, size = len(both) - 1, both.shape[1]
     low, high = both[1:].nan_to_num(nan=torch.inf).amin(0), both[1:].nan_to_num(nan=-torch.inf).amax(0)
     beyond = (both[0] < low) | (both[0] > high)
@@ -89,12 +103,15 @@ def _judged(name: str, spec: Observable, both: Float[Tensor, "rows number"], pla
 
 
 def _p_value(both: Float[Tensor, "rows number"], *, sized: bool) -> float:
-    """The smallest of the p-values, times how many they are; `sized` with that of the root mean square."""
+    """Smallest of the p-values, times their number.
+
+    With `sized`, the p-value of the root mean square is one of them.
+    """
     both = both[:, :: max(1, both.shape[1] // _MOST)]
     told = [_distance(both).nan_to_num(nan=0.0).amax(1)]
     if sized:
         told.append(_distance(both.square().nanmean(1, keepdim=True).clamp_min(1e-200).log())[:, 0])
-    ordered = both.sort(0).values.T.contiguous()  # NaN comes last
+    ordered = both.sort(0).values.T.contiguous()  # NaN is sorted last.
     values, present = both.T.contiguous(), (~both.isnan()).sum(0)[:, None]
     rank = (torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True)) / 2
     score = torch.special.ndtri((rank / present).clamp(0.5 / len(both), 1 - 0.5 / len(both))).T
@@ -103,7 +120,7 @@ def _p_value(both: Float[Tensor, "rows number"], *, sized: bool) -> float:
 
 
 def _distance(values: Float[Tensor, "rows number"]) -> Float[Tensor, "rows number"]:
-    """From the median of each column, in its robust sds."""
+    """Distance from the median of each column, in its robust sds."""
     low, median, high = values.nanquantile(values.new_tensor([0.25, 0.5, 0.75]), dim=0)
     plain = (values - values.nanmean(0)).square().nanmean(0).sqrt()
     spread = torch.where(high > low, (high - low) / _NORMAL, plain)
@@ -111,7 +128,7 @@ def _distance(values: Float[Tensor, "rows number"]) -> Float[Tensor, "rows numbe
 
 
 def place_of(spec: Observable, place: int) -> str:
-    """Which number of an observable it is: " at time 3 h", or its index; "" where there is one alone."""
+    """Words on the place of a number in its observable: " at time 3 h", or its index; "" if it is the only number."""
     if not spec.shape:
         return ""
     index = [int(i) for i in torch.unravel_index(torch.tensor(place), spec.shape)]

@@ -1,32 +1,36 @@
-r"""Intervals that hold what they say on fresh simulations: which quantiles of the draws to give.
+r"""Corrected intervals: the quantiles of the draws that make intervals hold their stated share of the truths.
 
-The calibration knows, for fresh simulations, how many of L draws lie below the truth: a count c, the truth's level u in
-[c, c + 1] / (L + 1). Where the posterior is exact u is uniform. Where it is not, the interval of level l goes from that
-quantile of the draws below which (1 - l) / 2 of the truths lie to that below which (1 + l) / 2 lie (conformal
-quantiles). The two ends move by themselves, so that a posterior that is shifted is moved back and not widened. With
+The calibration knows, for each fresh simulation, how many of L draws lie below the truth: a count c, with the
+truth's level u in [c, c + 1] / (L + 1). Where the posterior is exact, u is uniform. Where it is not, the interval of
+level l is corrected (conformal quantiles). Its ends become the quantiles of the draws below which (1 - l) / 2 and (1
++ l) / 2 of the truths lie. The two ends move independently, so a shifted posterior is moved back and not widened.
+With
 
     w = Phi^-1(u) = m(x) + s(x) e,
 
-e has the distribution that the rows give it, without a form, and its quantiles e_(1 -+ l)/2 make the levels
-Phi(m(x) + s(x) e), which hold on average over the prior for any m and s. These are constants, or depend on the
-observation where that is seen to be better (below): then a posterior that is right on average and wrong here
-is corrected for here. What the data tell and the network does not use moves the ends as well.
+e has the distribution of the rows, in no assumed form. Its quantiles e_(1 -+ l)/2 give the levels Phi(m(x) + s(x)
+e), which hold on average over the prior for any m and s. m and s are constants, or depend on the observation where
+this is seen to be better (below). Then a posterior that is right on average and wrong for this observation is
+corrected for it. Information of the data that the network does not use moves the ends as well.
 
-An exact posterior's ends move by chance: as far as binomial counts of as many rows do in 99 of 100 calibrations, over
-all ends. Regions of all parameters by density: the level of the draws' region that holds l of the truths, likewise.
+An exact posterior's ends move by chance. Binomial counts of the same number of rows give the range of this chance in
+99 of 100 calibrations, over all ends. Regions of all parameters are corrected likewise: by the level of the draws'
+density region that holds l of the truths.
 
-A parameter that exists only sometimes has the rows in which it does, and levels that are the same for all data.
+For a parameter that exists only sometimes, the rows in which it exists are used, and its levels are the same for all
+data.
 
-**Levels that depend on the observation** are learned by small networks from the counts of the calibration. With c of L
-draws below the truth, w in [Phi^-1(c / (L + 1)), Phi^-1((c + 1) / (L + 1))] and
+**Levels that depend on the observation** are learned by small networks from the counts of the calibration. With c of
+L draws below the truth, w in [Phi^-1(c / (L + 1)), Phi^-1((c + 1) / (L + 1))] and
 
     w = m(x) + s(x) e,   e ~ N(0, 1) to learn m and s, by the probability of the cell that w lies in.
 
-m and s are constants, or functions of the observation, as seen along the leading axes of the network's summary and of
-the data itself. Each fifth of the rows is judged by the mean of six networks that have not seen it: begun at the
-constants, trained on the other rows, stopped by a fifth of these. All thirty are used, as their mean, for a parameter
-where they make rows that they have not seen likelier with a significance of 1e-3 over all parameters. (Means of thirty
-err a little less than those of six, so levels come out cautious by some tenths of a point.)
+m and s are constants, or functions of the observation, given by its coordinates along the leading axes of the
+network's summary and of the data itself. Each fifth of the rows is tested with the mean of six networks that have
+not seen it. These networks start at the constants, train on the other rows, and stop by a fifth of these. For a
+parameter, the mean of all thirty networks is used if the networks make unseen rows more likely, with a significance
+of 1e-3 over all parameters. (Means of thirty networks have a little less error than means of six, so levels are
+cautious by some tenths of a point.)
 
 References:
     | Calibrated predictive distributions via diagnostics for conditional coverage (Dey et al., 2022),
@@ -49,24 +53,24 @@ from torch import Tensor
 from sciinf.core import Calibration, Corrected, Draws, Posterior, X
 from sciinf.diagnostics.views import Views
 
-_LEAST = 2_000  # rows
-_PARTS, _EACH = 5, 6  # parts of the rows, networks for each
+_LEAST = 2_000  # Least number of rows.
+_PARTS, _EACH = 5, 6  # Parts of the rows, and networks for each part.
 _SURE = 1e-3
 _HIDDEN, _EDGE = 32, 3.0
 _EPOCHS, _PATIENCE, _BATCH, _RATE, _DECAY = 200, 15, 256, 1e-2, 0.3
-_FAR = 12.0  # in w, for infinity
-_MOST = 1.5  # |log s| and |m| / 2 of a network, at most
+_FAR = 12.0  # Value of w that stands for infinity.
+_MOST = 1.5  # Bound on |log s| and |m| / 2 of a network.
 
 
 def fit_local(
     counts: Int[Tensor, "rows theta"], draws: int, seen: Float[Tensor, "rows feature"], generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """How levels depend on the data, as tensors for a reference; empty where they are not seen to.
+    """Learn how levels depend on the data, as tensors for a reference; empty where no such dependence is seen.
 
     Args:
-        counts: Draws below the truth, each in 0..draws.
+        counts: Number of draws below the truth, each in 0..draws.
         draws: Draws per row.
-        seen: The data of each row (`Views.coordinates`), in units of their sds.
+        seen: Data of each row (`Views.coordinates`), in units of their sds.
         generator: Source of randomness.
     """
     rows, size = len(counts) // _PARTS * _PARTS, counts.shape[1]
@@ -97,19 +101,19 @@ def fit_local(
 
 
 def edges_of(draws: int) -> Tensor:
-    """Bounds of the L + 1 cells in w, the outermost far out, (L + 2,)."""
+    """Bounds of the L + 1 cells in w, (L + 2,); the outermost bounds are far out."""
     return torch.special.ndtri(torch.linspace(0, 1, draws + 2, dtype=torch.float64)).clamp(-_FAR, _FAR)
 
 
 def histogram_of(counts: Tensor, draws: int) -> Tensor:
-    """How many rows have each count, (L + 1, D), float64; negative ones, of no truth, are left out."""
+    """Number of rows with each count, (L + 1, D), float64; negative counts stand for no truth and are left out."""
     return torch.stack([torch.bincount(c[c >= 0], minlength=draws + 1) for c in counts.long().T], dim=1).double()
 
 
 def _cost(m: Tensor, log_s: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Minus the log probability that m + s e, e ~ N(0, 1), lies in its cell."""
+    """Negative log probability that m + s e, e ~ N(0, 1), lies in its cell."""
     a, b = (low - m) / log_s.exp(), (high - m) / log_s.exp()
-    flip = a + b > 0  # by the lower tail, where differences keep their digits
+    flip = a + b > 0  # The lower tail is used, where differences keep their digits.
     a, b = torch.where(flip, -b, a), torch.where(flip, -a, b)
     return -(torch.special.ndtr(b) - torch.special.ndtr(a)).clamp_min(1e-30).log()
 
@@ -136,7 +140,7 @@ def constants(histogram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def predict(local: Mapping[str, Tensor], seen: Tensor) -> tuple[Tensor, Tensor]:
-    """m and log s of data (batch, F), by the mean of the networks, (batch, D) each."""
+    """m and log s for data (batch, F), by the mean of the networks, (batch, D) each."""
     net = [local[str(i)] for i in range(6)]
     seen = seen.clamp(-_EDGE, _EDGE).float().expand(len(net[0]), -1, -1)
     m, log_s = (v.double().mean(0) for v in _forward(net, seen))
@@ -144,7 +148,7 @@ def predict(local: Mapping[str, Tensor], seen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _forward(net: list[Tensor], seen: Tensor) -> tuple[Tensor, Tensor]:
-    """m and log s of data (networks, batch, F), (networks, batch, D) each."""
+    """m and log s of each network for data (networks, batch, F), (networks, batch, D) each."""
     first, one, second, two, last, three = net
     hidden = torch.baddbmm(two, torch.baddbmm(one, seen, first).tanh(), second).tanh()
     m, log_s = torch.baddbmm(three, hidden, last).chunk(2, dim=-1)
@@ -158,7 +162,10 @@ def _fit(
     mine: Int[Tensor, "networks rows"],
     generator: torch.Generator,
 ) -> list[Tensor]:
-    """Networks, begun at constants, trained all at once on four fifths of their rows until the rest is no likelier."""
+    """Train all networks at once, starting at the constants.
+
+    Each network trains on four fifths of its rows, until the other fifth becomes no more likely.
+    """
     (low, high), number, cut = cells, len(mine), mine.shape[1] // 5
     net: list[Tensor] = []
     for width in (seen.shape[1], _HIDDEN):
@@ -192,22 +199,25 @@ def _fit(
     return kept
 
 
-HIGHER = "recalibrate/higher"  # in a calibration's reference: draws of higher density than the truth, (rows,)
+# Name in a calibration's reference of the number of draws with higher density than the truth, (rows,).
+HIGHER = "recalibrate/higher"
 _LOCAL = "recalibrate/local/"
-_BEYOND = 50  # fresh simulations beyond each end of an interval, at least
+_BEYOND = 50  # Least number of fresh simulations beyond each end of an interval.
 _CHANCE = 0.01
-_LEVELS = 32  # of which the ends are kept
+_LEVELS = 32  # Number of levels whose ends are cached.
 
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What a calibration says of intervals.
+    """Correction of intervals that a calibration allows.
 
     Args:
-        counts: Draws below the truth, (rows, D), each in 0..draws; -1 where the true parameter does not exist.
+        counts: Number of draws below the truth, (rows, D), each in 0..draws; -1 where the true parameter does not
+            exist.
         draws: Draws per row.
-        higher: Draws of higher density than the truth, (rows,); None where there is no density, or it was not kept.
-        local: What `fit_local` gave; empty where levels are the same for all observations.
+        higher: Number of draws with higher density than the truth, (rows,); None where there is no density, or it
+            was not stored.
+        local: Result of `fit_local`; empty where levels are the same for all observations.
     """
 
     counts: Int[Tensor, "rows theta"]
@@ -217,20 +227,20 @@ class Recalibration:
     _known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def enough(self, level: float) -> bool:
-        """Whether there are 50 rows beyond each end of an interval, of one parameter at least."""
+        """Whether there are 50 rows beyond each end of an interval, for at least one parameter."""
         return any(self.told(level))
 
     def told(self, level: float) -> list[bool]:
-        """Whether there are as many, of each parameter."""
+        """Whether there are 50 rows beyond each end of an interval, for each parameter."""
         return (self._rows * (1 - level) / 2 >= _BEYOND - 1e-9).tolist()
 
     @property
     def _rows(self) -> Float[Tensor, " theta"]:
-        """In which each parameter exists."""
+        """Number of rows in which each parameter exists."""
         return (self.counts >= 0).sum(0).double()
 
     def levels(self, level: float, seen: Tensor | None = None) -> Float[Tensor, "rows theta 2"]:
-        """Quantiles of the draws where the intervals end, for each row of `seen` (batch, F), or for all data."""
+        """Quantiles of the draws where the intervals end, for each row of `seen` (batch, F), or once for all data."""
         ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
         z = self._for_all(level)[None]
         if self.local and seen is not None:
@@ -242,7 +252,7 @@ class Recalibration:
         return torch.special.ndtr(z)
 
     def _for_all(self, level: float) -> Float[Tensor, "theta 2"]:
-        """Where the intervals end whatever the data are, in w; the same each time, and so kept."""
+        """Ends of the intervals in w that hold for all data; cached, because they are the same each time."""
         if level not in self._known:
             ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
             middle, scale = constants(histogram_of(self.counts, self.draws))
@@ -259,14 +269,14 @@ class Recalibration:
         return self._known[level]
 
     def chance(self, level: float) -> Float[Tensor, "2 2 theta"]:
-        """The lowest and highest quantile that each end is, for 99 of 100 calibrations of an exact posterior."""
+        """Lowest and highest quantile of each end, in 99 of 100 calibrations of an exact posterior."""
         z = -float(torch.special.ndtri(torch.tensor(_CHANCE / (4 * self.counts.shape[1]), dtype=torch.float64)))
         ends = torch.tensor([[(1 - level) / 2], [(1 + level) / 2]], dtype=torch.float64)
         off = z * (ends * (1 - ends) / self._rows.clamp_min(1)).sqrt()
         return torch.stack([ends - off, ends + off], dim=1).clamp(0, 1)
 
     def region(self, level: float) -> tuple[float, float] | None:
-        """Level of the draws' highest-density region that holds `level` of the truths; how far from it by chance."""
+        """Level of the draws' highest-density region that holds `level` of the truths, and its error by chance."""
         if self.higher is None:
             return None
         histogram = histogram_of(self.higher[:, None], self.draws)[:, 0]
@@ -278,14 +288,14 @@ class Recalibration:
 
 
 def _keep(known: dict[Any, Any], key: Any, value: Any) -> None:
-    """Keep a value, of the last few keys."""
+    """Cache a value, and drop the oldest keys beyond `_LEVELS`."""
     while len(known) >= _LEVELS:
         known.pop(next(iter(known)), None)
     known[key] = value
 
 
 def keep(counts: Mapping[str, Tensor], draws: int, seen: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """What a reference is to have of a calibration's counts ("ranks", "hpd") and its data (`Views.coordinates`)."""
+    """Tensors that a reference stores, from a calibration's counts ("ranks", "hpd") and data (`Views.coordinates`)."""
     higher = {HIGHER: counts["hpd"].int()} if "hpd" in counts else {}
     always = bool((counts["ranks"] >= 0).all())
     local = fit_local(counts["ranks"], draws, seen, generator) if always else {}
@@ -293,7 +303,7 @@ def keep(counts: Mapping[str, Tensor], draws: int, seen: Tensor, generator: torc
 
 
 def recalibration(calibration: Calibration) -> Recalibration:
-    """The correction that a calibration allows."""
+    """The correction of intervals that a calibration allows."""
     reference = calibration.reference
     local = {k.removeprefix(_LOCAL): v for k, v in reference.items() if k.startswith(_LOCAL)}
     return Recalibration(torch.as_tensor(calibration.ranks), calibration.draws, reference.get(HIGHER), local)
@@ -302,25 +312,25 @@ def recalibration(calibration: Calibration) -> Recalibration:
 def seen_by(
     found: Recalibration, posterior: Posterior, reference: Mapping[str, Tensor], x: X
 ) -> Float[Tensor, "batch feature"] | None:
-    """A batch of observations as the correction sees data; None where it is the same for all of them.
+    """Features of a batch of observations for the correction; None where the correction is the same for all of them.
 
     Args:
         found: The correction.
-        posterior: What answers.
-        reference: Of its calibration.
+        posterior: Posterior that answers.
+        reference: Reference tensors of its calibration.
         x: The observations, name -> (batch, *event).
     """
     return Views(posterior, reference).coordinates(x) if found.local else None
 
 
 def corrected(found: Recalibration, draws: Draws, level: float, seen: Tensor | None) -> dict[str, Corrected]:
-    """The corrected interval of each parameter of which there are enough simulations.
+    """Corrected interval of each parameter for which there are enough simulations.
 
     Args:
-        found: Of the posterior that the draws come from.
-        draws: Its draws for one observation.
-        level: Of the intervals.
-        seen: That observation as `fit_local` saw data, (1, F).
+        found: Correction of the posterior that the draws come from.
+        draws: The posterior's draws for one observation.
+        level: Level of the intervals.
+        seen: Features of that observation, as `fit_local` received them, (1, F).
     """
     at, spans, told = found.levels(level, seen)[0], found.chance(level), found.told(level)
     ends = [(1 - level) / 2, (1 + level) / 2]
@@ -340,7 +350,7 @@ def corrected(found: Recalibration, draws: Draws, level: float, seen: Tensor | N
 
 
 def _quantiles(histogram: Tensor, edges: Tensor, ends: Tensor) -> Tensor:
-    """Quantiles of e, whose histogram is over cells of these edges and which is normal within each."""
+    """Quantiles of e, whose histogram has cells with these edges and which is normal within each cell."""
     cumulative = histogram.cumsum(0) / histogram.sum()
     cell = torch.searchsorted(cumulative, ends - 1e-12).clamp(max=len(histogram) - 1)
     share = histogram[cell] / histogram.sum()

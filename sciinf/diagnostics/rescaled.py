@@ -1,21 +1,26 @@
-r"""Does the model say when events happen? Intervals between them in the model's own time, beside those of simulations.
+r"""Does the model predict when events happen?
 
-Where a simulator's `rescaled(theta, x)` knows the rate of events, it gives for each interval a number u that is
-Uniform(0, 1), and independent of the others, if the model is right. Two departures are looked at, of n numbers,
+Intervals between events, in the model's own time, are compared with those of simulations.
+
+
+Where a simulator's `rescaled(theta, x)` knows the rate of events, it gives a number u for each interval. These
+numbers are Uniform(0, 1) and independent of each other, if the model is right. Two departures of n numbers are
+tested,
 
     law:         T = sqrt(n) max_u |F(u) - u|,            F their distribution (Kolmogorov and Smirnov),
     neighbours:  T = sqrt(n) |corr(v_i, v_{i+1})|,        v = Phi^-1(u),
 
-the second of which sees a rate that wanders more, or remembers more, than the model says. The parameters come from the
-same data, which then fit better than they would with the true ones: as they stand, T do not have the laws that are in
-tables. So each is compared with what simulated data have at the parameters that they were simulated from,
+The second detects a rate that varies more, or has more memory, than the model says. The parameters come from the
+same data, which then fit better than they would with the true parameters. So T does not have its tabulated
+distribution. Instead, each T is compared with that of simulated data at the parameters that they were simulated
+from,
 
     theta_i ~ p(theta | x),   x~_i ~ p(x~ | theta_i),   p_T = P(T(theta_i, x~_i) >= T(theta_i, x)),
 
-and p = min(1, 2 min p_T) is told, for there are two. For the model's own data and their exact posterior theta_i is as
-good as the true theta, and p_T keeps to the middle: alarms are rarer than they say, the more so where data leave the
-parameters wide. A good answer is thus weak evidence; data that were held out say more
-(`simulators.dynamics.points.rescaled`).
+and p = min(1, 2 min p_T) is reported, because there are two tests. For the model's own data and their exact
+posterior, theta_i is as good as the true theta, and p_T stays near the middle. So alarms are rarer than their
+p-values say, the more so where data leave the parameters wide. A good result is thus weak evidence; held-out data
+are stronger evidence (`simulators.dynamics.points.rescaled`).
 
 References:
     | The time-rescaling theorem and its application to neural spike train data analysis (Brown et al., 2002),
@@ -37,21 +42,21 @@ from sciinf.core import Case, Cause, Diagnostic, Finding, Level, Need, Simulator
 
 NAME = "intervals"
 _ALARM, _UNUSUAL = 0.01, 0.05
-_LEAST, _FEW = 200, 5  # pairs; intervals
+_LEAST, _FEW = 200, 5  # Least number of pairs, and of intervals.
 _EDGE = 1e-6
 
 
 def check_rescaled(simulator: Simulator | None, x: X, theta: Tensor, simulated: X) -> tuple[Finding, ...]:
-    """The finding about one observation; none where the simulator has no `rescaled`, or too little was simulated.
+    """Return the finding about one observation; empty without `rescaled`, or where too little was simulated.
 
     Args:
-        simulator: Whose rates.
+        simulator: Simulator with the rates.
         x: The observation, name -> (1, *event).
-        theta: Draws of the posterior, (m, D), all alike (resampled, no weights).
-        simulated: Data simulated from each, name -> (m, *event).
+        theta: Draws of the posterior, (m, D), with equal weights (resampled).
+        simulated: Data simulated from each draw, name -> (m, *event).
 
     Raises:
-        ValueError: If `rescaled` gives numbers outside 0 to 1, or not (batch, any).
+        ValueError: If `rescaled` gives numbers outside 0 to 1, or a shape that is not (batch, any).
     """
     if simulator is None or simulator.rescaled is None or len(theta) < _LEAST:
         return ()
@@ -79,7 +84,7 @@ def check_rescaled(simulator: Simulator | None, x: X, theta: Tensor, simulated: 
 
 
 def departure(u: Float[Tensor, "row interval"]) -> Float[Tensor, " row"]:
-    """sqrt(n) (F(u) - u) where it is largest in size, with its sign; NaN are left out.
+    """Value of sqrt(n) (F(u) - u) that is largest in size, with its sign; NaN are left out.
 
     Args:
         u: Numbers that should be Uniform(0, 1).
@@ -89,7 +94,7 @@ def departure(u: Float[Tensor, "row interval"]) -> Float[Tensor, " row"]:
 
 
 def neighbours(u: Float[Tensor, "row interval"]) -> Float[Tensor, " row"]:
-    """sqrt(n) times the correlation of neighbours' normal scores; NaN are left out.
+    """Correlation of the normal scores of neighbours, times sqrt(n); NaN are left out.
 
     Args:
         u: Numbers that should be Uniform(0, 1), in order.
@@ -106,7 +111,7 @@ def neighbours(u: Float[Tensor, "row interval"]) -> Float[Tensor, " row"]:
 
 
 def _gaps(u: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the sorted numbers: at which F departs most, (row,), and by how much at each, (row, interval)."""
+    """Index of the sorted number where F departs most, (row,), and the departure at each number, (row, interval)."""
     ordered, count = u.nan_to_num(math.inf).sort(1).values, _count(u)[:, None].clamp_min(1)
     place = torch.arange(u.shape[1], dtype=torch.float64, device=u.device)
     above, below = (place + 1) / count - ordered, place / count - ordered
@@ -119,7 +124,7 @@ def _count(u: Tensor) -> Tensor:
 
 
 def _law(u: Tensor) -> str:
-    """Of all draws, where F departs most in the median."""
+    """Sentence on the place where F departs most, for the draw with the median departure."""
     at, gap = _gaps(u)
     most = gap.gather(1, at[:, None])[:, 0]
     row = int(most.abs().argsort()[len(most) // 2])
@@ -135,7 +140,7 @@ def _memory(u: Tensor) -> str:
 
 
 def _numbers(u: Tensor, rows: int) -> Float[Tensor, "row interval"]:
-    """The same in double precision, checked."""
+    """Check the result of `rescaled` and convert it to double precision."""
     if u.ndim != 2 or len(u) != rows or bool(((u < 0) | (u > 1)).any()):
         size = "numbers outside 0 to 1" if u.ndim == 2 and len(u) == rows else f"shape {tuple(u.shape)}"
         raise ValueError(f"the simulator's `rescaled` gives {size}, expected ({rows}, any) from 0 to 1, NaN for none")
@@ -144,7 +149,7 @@ def _numbers(u: Tensor, rows: int) -> Float[Tensor, "row interval"]:
 
 @final
 class Intervals(Diagnostic):
-    """Do events come when the model says? The line is there only where the simulator has `rescaled`."""
+    """Do events come when the model says? Shown only where the simulator has `rescaled`."""
 
     name, cause, needs = NAME, Cause.MODEL, frozenset({Need.PREDICTIONS})
 

@@ -1,38 +1,39 @@
-r"""Does the model reproduce the data? What parameters do not explain of them, beside the same of simulated data.
+r"""Does the model reproduce the data? Residuals of the data are compared with residuals of simulated data.
 
-The data x_i, i = 1..n, are simulated around the answer (`diagnostics.around`); x_0 is the observation. With s the
-learned summary and plain statistics of data (`diagnostics.plain`), z the unbounded parameters,
+The data x_i, i = 1..n, are simulated around the answer (`diagnostics.around`); x_0 is the observation. Let s be the
+learned summary and plain statistics of data (`diagnostics.plain`), and z the unbounded parameters. Then
 
     m_i = E[z | s(x_i)],   y_ij = E[y_j | m_i] + sd_j h(m_i) u_ij,
 
-by least squares on m and its squares: y are the standardised numbers of the data, u_i the residuals. A statistic T of
-the residuals, or one that the simulator names, is then regressed on m too, and what is left of T_0 is ranked among
-what is left of the T_i, those with m_i nearest to m_0.
+by least squares on m and its squares, with y the standardised numbers of the data and u_i the residuals. A statistic
+T of the residuals, or one that the simulator names, is then regressed on m too. The remainder of T_0 is ranked among
+the remainders of those T_i whose m_i is nearest to m_0.
 
-**Why this keeps its false alarms.** Where m says all that the data tell of z, p(x | m, z) does not depend on z: data
-with the same m have the same law, whatever z they were simulated from, and T_0 is one more draw of it. A rank among
-data from the posterior itself (`diagnostics.predictive`) keeps to the middle instead, for the posterior has seen x_0
-and x_i have not. Each regression but the first, of z, takes all n + 1 rows alike: a residual of the observation that
-the regression has not seen, among residuals that it has, would be too large.
+**Why false alarms stay at their stated rate.** Where m contains all information of the data on z, p(x | m, z) does
+not depend on z. Data with the same m then have the same distribution for any z that they were simulated from, and
+T_0 is one more draw of it. A rank among data from the posterior itself (`diagnostics.predictive`) stays near the
+middle instead, because the posterior has seen x_0 and not the x_i. Each regression but the first, of z, treats all n
++ 1 rows alike. If the regression had not seen the observation, its residual would be too large among residuals that
+the regression has seen.
 
-With l_k the logarithm of the p-value of T_k, beyond one in ten by the mean excess of its tail, so that what lies
-farther out counts for more,
+Let l_k be the logarithm of the p-value of T_k. Below 0.1 the p-value comes from the mean excess of the tail, so that
+values farther out count for more. Then
 
     t_i = min_k l_k(x_i) + log c_k,    p = #{i = 0..n: t_i <= t_0} / (n + 1),
 
-which is uniform, whatever the statistics have to do with each other and whatever c_k: 2 for the largest and the
-kurtosis, of which the law says most, 4 for the runs, which are coarse, 1 for the others.
+is uniform, for any dependence between the statistics and any c_k. c_k is 2 for the largest residual and the
+kurtosis, which depend most on the distribution, 4 for the runs, which are coarse, and 1 for the others.
 
-Of an observable with residuals w, scaled to mean 0 and variance 1:
+For an observable with residuals w, scaled to mean 0 and variance 1:
 
 | statistic | formula |
 |---|---|
 | largest | max_j abs(u_j) |
-| spread | sd of u, where parameters leave it free |
+| spread | sd of u, where parameters do not determine it |
 | skewness, kurtosis | mean of w^3, of w^4 |
-| law | 1 - correlation of the sorted w with quantiles of all w_i |
-| neighbours | mean of (w_j - w_j+1)^2, half of which is 1 - correlation; along each axis but "item" |
-| runs | share of neighbours of different sign; of what has one such axis |
+| distribution | 1 - correlation of the sorted w with quantiles of all w_i |
+| neighbours | mean of (w_j - w_j+1)^2, half of which is 1 - correlation; along each axis except "item" |
+| runs | share of neighbours with different signs; for observables with one such axis |
 
 References:
     | p-values for composite null models (Bayarri & Berger, 2000), https://doi.org/10.2307/2669749
@@ -60,31 +61,31 @@ from sciinf.networks.summaries.timed import seen_only
 
 NAME = "residuals"
 _ALARM, _UNUSUAL = 0.01, 0.05
-_PER = 25  # rows for each coefficient
-_NEAR = 0.5  # share of the rows that a statistic is ranked among
-_TAIL = 0.1  # beyond which p-values come from the mean excess
-_TIED = 1e-4  # sds that are equal
-_FREE = 0.25  # least sd of the spread, in that of the spread of all residuals, where parameters leave it free
-_ENOUGH = 5  # numbers, for more than the largest and the spread
+_PER = 25  # Rows for each coefficient.
+_NEAR = 0.5  # Share of the rows that a statistic is ranked among.
+_TAIL = 0.1  # Below this p-value, p-values come from the mean excess.
+_TIED = 1e-4  # Values that differ by fewer sds than this are equal.
+_FREE = 0.25  # Least sd of the spread, relative to chance, at which parameters leave the spread free.
+_ENOUGH = 5  # With fewer numbers, only the largest residual is tested.
 _AXES = 3
 _TOLD = 3
 _SAID, _COARSE = 2.0, 4.0
-_LARGE = 4_000  # numbers, beyond which single precision will do
+_LARGE = 4_000  # With more numbers than this, single precision is enough.
 _PASSES = 8
 _POOLED = 1_000_000
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """One statistic of each row and of the observation, which comes last.
+    """A statistic of each simulated row and of the observation, which comes last.
 
     Args:
-        value: (n + 1,).
-        words: What it is called.
-        figure: How a value is told: as it is ("same"), as exp(value) ("exp"), in sds ("sds"), or as the correlation
-            1 - exp(value) / 2 ("correlation").
-        upper: Whether large values alone are strange.
-        share: Times by which its p-value must be smaller than others to count as much.
+        value: Value for each row, (n + 1,).
+        words: Name of the statistic.
+        figure: How a value is reported: unchanged ("same"), as exp(value) ("exp"), in sds ("sds"), or as the
+            correlation 1 - exp(value) / 2 ("correlation").
+        upper: Whether only large values are strange.
+        share: Factor by which the statistic's p-value must be smaller than others to count as much.
     """
 
     value: Tensor
@@ -97,13 +98,13 @@ class Statistic:
 def check_residuals(
     posterior: Posterior, simulator: Simulator, x: X, around: Around | str | None
 ) -> tuple[Finding, ...]:
-    """The finding about one observation; `figures` has the p-value, where there is one.
+    """Return the finding about one observation; `figures` has the p-value, where there is one.
 
     Args:
-        posterior: What was learned; only its summary of data is asked for.
-        simulator: Whose data they are, and whose `statistics`.
+        posterior: Posterior that was learned; only its summary of the data is used.
+        simulator: Simulator of the data, with its `statistics`.
         x: The observation, name -> (1, *event).
-        around: Simulations around the answer (`around_answer`), or why there are none.
+        around: Simulations around the answer (`around_answer`), or the reason why there are none.
     """
     around = "the simulator makes data of another form than the observation" if around is None else around
     found = around if isinstance(around, str) else residual_p(posterior, simulator, x, around)
@@ -129,9 +130,9 @@ def check_residuals(
 
 
 def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around) -> tuple[float, str, int] | str | None:
-    """The p-value, in words where the observation departs most, and among how many; or why it cannot be told.
+    """The p-value, words on the largest departures, and the number of simulations; or the reason why there is none.
 
-    None where no more numbers vary than there are parameters, which then leave no residuals.
+    None where at most as many numbers vary as there are parameters, which then leave no residuals.
     """
     data = {name: torch.cat([around.data[name], x[name]]) for name in posterior.observables}
     standard = Standardise(seen_only(posterior.observables))
@@ -156,7 +157,7 @@ def residual_p(posterior: Posterior, simulator: Simulator, x: X, around: Around)
 
 
 def explained(posterior: Posterior, x: X, around: Around, data: X) -> Tensor | None:
-    """m of every row, standardised, (n + 1, D); None where the data do not vary."""
+    """Standardised m of every row, (n + 1, D); None where the data do not vary."""
     seen = {name: around.data[name] for name in posterior.observables}
     plain = plain_statistics(seen_only(posterior.observables), seen, x)
     design = leading(plain, posterior.features(data).double())
@@ -168,7 +169,7 @@ def explained(posterior: Posterior, x: X, around: Around, data: X) -> Tensor | N
 
 
 def basis_of(means: Tensor) -> Tensor:
-    """One, m, and its squares and products as far as the rows carry them, (n + 1, K)."""
+    """Regression basis: 1, m, and squares and products of m as far as the number of rows allows, (n + 1, K)."""
     near, size = means.clamp(-4, 4), means.shape[1]
     most = len(means) // _PER - 1 - size
     pairs = [(i, j) for i in range(size) for j in range(i, size)]
@@ -178,19 +179,19 @@ def basis_of(means: Tensor) -> Tensor:
 
 
 def _coefficients(y: Tensor, basis: Tensor) -> Tensor:
-    """Of least squares, float64; sums over rows in y's precision."""
+    """Least-squares coefficients, float64; sums over rows have the precision of `y`."""
     return torch.linalg.pinv(basis.T @ basis, hermitian=True) @ (basis.to(y.dtype).T @ y).double()
 
 
 def fitted(y: Tensor, basis: Tensor) -> Tensor:
-    """What the basis explains of y, (n + 1, J), all rows alike."""
+    """Prediction of y by the basis, (n + 1, J), with all rows treated alike."""
     return basis.to(y.dtype) @ _coefficients(y, basis).to(y.dtype)
 
 
 def nearest(means: Tensor) -> Tensor:
-    """The rows whose m is nearest to the observation's, in sds of all, and it as the last."""
+    """Indices of the rows whose m is nearest to the observation's, in sds of all rows, with the observation last."""
     size = means.shape[1]
-    if not size:  # no parameter varies: all rows are alike
+    if not size:  # Without a parameter that varies, all rows are alike.
         return torch.arange(len(means))
     whole = torch.linalg.pinv(torch.cov(means.T).reshape(size, size), hermitian=True)
     away = means[:-1] - means[-1]
@@ -199,11 +200,11 @@ def nearest(means: Tensor) -> Tensor:
 
 
 def residuals(value: Tensor, mask: Tensor | None, spec: Observable, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """u, 0 where a number is missing, and 1 where it is present, both (n + 1, *event)."""
+    """Residuals u, 0 where a number is missing, and a mask, 1 where a number is present, both (n + 1, *event)."""
     items = [axis for axis, name in enumerate(spec.dims, start=1) if name == "item"]
     present = torch.ones_like(value) if mask is None else mask.to(value.dtype)
     fit = middles(value, present, items, basis)
-    # what is missing takes what is explained of it, again and again
+    # A missing number repeatedly takes its predicted value.
     for _ in range(0 if mask is None or items else _PASSES):
         fit = middles(torch.where(present > 0, value, fit), torch.ones_like(value), items, basis)
     u = (value - fit) * present
@@ -217,7 +218,7 @@ def residuals(value: Tensor, mask: Tensor | None, spec: Observable, basis: Tenso
 
 
 def middles(value: Tensor, present: Tensor, items: list[int], basis: Tensor) -> Tensor:
-    """What the basis explains of each number; of items, which are alike, of their mean."""
+    """Prediction of each number by the basis; items are exchangeable, so the prediction is that of their mean."""
     total = (value * present).sum(items, keepdim=True) if items else value * present
     count = present.sum(items, keepdim=True) if items else present
     known = total / count.clamp_min(1)
@@ -231,7 +232,7 @@ def _counts(present: Tensor) -> Tensor:
 
 
 def statistics_of(name: str, u: Tensor, present: Tensor, spec: Observable) -> list[Statistic]:
-    """The statistics of one observable's residuals."""
+    """Statistics of one observable's residuals."""
     flat, there = u.reshape(len(u), -1), present.reshape(len(u), -1)
     count = there.sum(1).clamp_min(1)
     top, which = flat.abs().max(1)
@@ -259,7 +260,7 @@ def statistics_of(name: str, u: Tensor, present: Tensor, spec: Observable) -> li
 
 
 def _departure(w: Tensor, there: Tensor) -> Tensor:
-    """log(1 - correlation) of the sorted numbers of each row with the quantiles of all, (n + 1,)."""
+    """log(1 - correlation) of the sorted numbers of each row with the quantiles of all numbers, (n + 1,)."""
     every = w[there > 0]
     every = every[:: 1 + len(every) // _POOLED].sort().values
     count = there.sum(1).clamp_min(1)
@@ -274,7 +275,7 @@ def _departure(w: Tensor, there: Tensor) -> Tensor:
 
 
 def _ordered(name: str, w: Tensor, present: Tensor, spec: Observable) -> list[Statistic]:
-    """Neighbours and runs along each axis that is not of items."""
+    """Statistics of neighbours and runs along each axis that is not "item"."""
     names = spec.dims or ("",) * len(spec.shape)
     axes = [i for i, axis in enumerate(names) if axis != "item" and spec.shape[i] >= _ENOUGH][:_AXES]
     found = []
@@ -292,16 +293,16 @@ def _ordered(name: str, w: Tensor, present: Tensor, spec: Observable) -> list[St
 
 
 def _mean(value: Tensor, present: Tensor) -> Tensor:
-    """Mean of each row over what is present; where nothing is, that of all rows, (n + 1,)."""
+    """Mean of each row over the present numbers, (n + 1,); where none is present, the mean of all rows."""
     total, count = (value * present).reshape(len(value), -1).sum(1), _counts(present)
     return torch.where(count > 0, total / count.clamp_min(1), total.sum() / count.sum().clamp_min(1))
 
 
 def _named(name: str, value: Tensor, rows: int) -> Statistic:
-    """A statistic of the simulator's own.
+    """A statistic that the simulator defines.
 
     Raises:
-        ValueError: If it has not one number for each row.
+        ValueError: If the statistic does not have one number for each row.
     """
     if tuple(value.shape) != (rows,):
         raise ValueError(
@@ -316,7 +317,10 @@ def _named(name: str, value: Tensor, rows: int) -> Statistic:
 
 
 def ranked(statistics: list[Statistic], basis: Tensor, rows: Tensor) -> tuple[float, str, int]:
-    """The joint p-value of the observation among some rows, it being the last of them; in words; how many they are."""
+    """Joint p-value of the observation, words on its largest departures, and the number of simulations.
+
+    The observation is the last of `rows`, among which it is ranked.
+    """
     logs, left = [], []
     for one in statistics:
         value = one.value.double()
@@ -331,7 +335,7 @@ def ranked(statistics: list[Statistic], basis: Tensor, rows: Tensor) -> tuple[fl
 
 
 def _told(one: Statistic, left: Tensor) -> str:
-    """A statistic of the observation with its figure, and where 98 of 100 of the simulations lie."""
+    """Sentence on one statistic of the observation, with the range of 98 of 100 simulations."""
     value = float(one.value[-1])
     edges = torch.quantile(left, torch.tensor([0.01, 0.99], dtype=torch.float64)) + (value - float(left[-1]))
     figures = [_figure(value, one.figure), *sorted(_figure(edge, one.figure) for edge in edges.tolist())]
@@ -346,7 +350,10 @@ def _figure(value: float, kind: str) -> float:
 
 
 def log_p(value: Tensor, upper: bool) -> Tensor:
-    """Logarithms of p-values of each among all, (..., n), ties by mid-rank; two-sided unless only large is strange."""
+    """Log p-value of each value among all values, (..., n), with mid-ranks for ties.
+
+    It is two-sided, unless only large values are strange (`upper`).
+    """
     high = _above(value)
     return high if upper else torch.minimum(high, _above(-value)) + math.log(2)
 
@@ -362,9 +369,10 @@ def _above(value: Tensor) -> Tensor:
 
 
 def log_rank(value: Tensor) -> Tensor:
-    """Logarithms of the shares, of the last axis, that are at least as large as each, (..., n): of numbers that tie.
+    """Log share of the values along the last axis that are at least as large as each value, (..., n).
 
-    What is larger than all others is less likely by a factor of e for each whole number that it is above the next.
+    It is for whole numbers, which tie. A value above all others is less likely by a factor of e for each unit that
+    it lies above the next value.
     """
     ordered = value.sort(-1).values
     share = (1 - torch.searchsorted(ordered, value.contiguous()).double() / value.shape[-1]).log()
@@ -373,7 +381,7 @@ def log_rank(value: Tensor) -> Tensor:
 
 @final
 class Residuals(Diagnostic):
-    """Is what the parameters leave unexplained like the noise of the model?"""
+    """Do the residuals that the parameters do not explain look like the noise of the model?"""
 
     name, cause, needs = NAME, Cause.MODEL, frozenset({Need.AROUND})
 

@@ -1,4 +1,4 @@
-"""The local check's findings: what a right answer may be off by, what was found, and the words for it."""
+"""Findings of the local check: their kinds, levels and words, and the errors that a right answer may have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "local check"
 
 
 class Kind(StrEnum):
-    """What the local check found at one observation."""
+    """Kind of finding of the local check at one observation."""
 
     RIGHT = "right"
     UNSEEN = "no error seen"
@@ -55,16 +55,18 @@ def local_check(
     far: bool = False,
     way_on: str = "",
 ) -> Finding:
-    """A finding of the local check.
+    """Build a finding of the local check.
 
     Args:
-        kind: What was found.
-        details: Its figures in words; `figures` keeps them, for what a second network says is put beside them.
-        level: Where it is another than that of the kind.
-        cause: Where it is another than that of the kind.
-        second: Whether a second network was asked.
-        far: Whether it may be off by more than a right answer, so that no weaker evidence speaks for it.
-        way_on: What to do, a sentence.
+        kind: Kind of the finding.
+        details: Details with numbers, in words. `figures` keeps them, because the result of a second network is
+            added to them.
+        level: Level, if it differs from that of the kind.
+        cause: Cause, if it differs from that of the kind.
+        second: Whether a second network was used.
+        far: Whether the answer may be off by more than a right answer, so that no weaker evidence counts in its
+            favour.
+        way_on: Sentence on what to do next.
     """
     own, words, known = _WORDS[kind]
     evidence = None if kind == Kind.UNCHECKED else Evidence.CHECK
@@ -77,10 +79,10 @@ def local_check(
 
 
 def words_of(differs: tuple[float, float]) -> str:
-    """By how much, in words."""
+    """Words on how much two answers differ."""
     return f"centres by up to {differs[0]:.3g} sds, widths by up to {math.expm1(differs[1]):.2%}"
 
 
 def limits() -> str:
-    """What answers that agree may differ by, in words."""
+    """Words on how much two answers may differ and still agree."""
     return f"{SHARE * SHIFT:.2g} sds, {SHARE * WIDTH:.2%}"

@@ -1,15 +1,16 @@
-"""A second network around an answer: does it give the same one?
+"""Does a second network, trained around an answer, give the same answer?
 
-The local check (`here`) finds what is wrong everywhere around an observation, which is about a third of a network's
-error at one observation. The rest is that network's own, and another one errs in another way. So where the check does
-not find an answer wrong, one round is simulated around the answer and a network is trained on it alone
-(`posteriors.refined`). The answers agree where they differ (`posteriors.changes`) by at most two thirds of what a right
-one may be off by, which leaves a third for the second network's own error (`right`). A network from around an answer
-has far less to learn, so that of the two it is hardly ever the one that is wrong.
+The local check (`here`) finds errors that a network makes everywhere around an observation. They are about a third
+of its error at one observation. The rest is particular to the network, and another network errs differently. So
+where the check does not find an answer wrong, one round is simulated around the answer and a network is trained on
+this round alone (`posteriors.refined`). The answers agree if they differ (`posteriors.changes`) by at most two
+thirds of the error that a right answer may have. This leaves a third for the second network's own error (`right`). A
+network from around an answer has far less to learn, so it is hardly ever the wrong one of the two.
 
-Both see the data through a summary of the same kind. Where the check says that the data tell more, or has too few
-simulations, the second network must therefore pass a check of its own. Draws far out, which make an sd too large, are
-for no second network to excuse: of sds that they make uncertain, `changes` forgives a part.
+Both networks see the data through a summary of the same kind. Where the check says that the data contain more
+information, or has too few simulations, the second network must therefore pass a check of its own. No second network
+can excuse draws far out, which make an sd too large. `changes` tolerates a part of the difference of sds that such
+draws make uncertain.
 """
 
 from __future__ import annotations
@@ -29,38 +30,39 @@ OWN = {
 
 
 def undecided(check: Finding) -> bool:
-    """Whether a second network has to tell if an answer is right.
+    """Whether a second network has to decide if an answer is right.
 
-    So it is where the local check saw no error, found that the data tell a little more, or had too few simulations.
+    It has to where the local check saw no error, found a little more information in the data, or had too few
+    simulations.
     """
     asked = check.name == NAME and check.kind in (Kind.UNSEEN, Kind.LOST, Kind.UNTOLD)
     return asked and not check.figures.get("second")
 
 
 def decides(check: Finding, differs: tuple[float, float], own: Level | None) -> bool:
-    """Whether a second network's answer settles an undecided check; where it does not, it has to be checked itself.
+    """Whether a second network's answer settles an undecided check; otherwise that network must be checked itself.
 
     Args:
-        check: The check.
-        differs: As in `compared`, as is own.
-        own: Level of its own check; None where it has none.
+        check: The undecided check.
+        differs: Differences of the two answers, as in `compared`.
+        own: Level of the second network's own check, as in `compared`; None where it has none.
     """
     return not agree(differs) or check.kind == Kind.UNSEEN or own is not None
 
 
 def compared(check: Finding, differs: tuple[float, float], simulations: int, own: Level | None = None) -> Finding:
-    """What an undecided check becomes when a second network has answered.
+    """Finding of an undecided check after a second network has answered.
 
     Args:
-        check: The check.
-        differs: By how much (`posteriors.changes`); where it is no number, the answers do not agree.
-        simulations: That the second network was trained on.
+        check: The undecided check.
+        differs: Differences of the two answers (`posteriors.changes`); with NaN the answers do not agree.
+        simulations: Number of simulations that the second network was trained on.
         own: Level of the second network's own check; None where it has none, see `decides`.
 
     Returns:
-        Right where the answers agree, and the second network's own check is good; where this one saw no error, it need
-        only have no hint. Else a caution where they differ by more than a right answer may be off by, or the second
-        network's own check has hints; and unknown between.
+        Right where the answers agree, and the second network's own check is good; where the first check saw no
+        error, the second network's check need only have no hint. Otherwise a caution where the answers differ by
+        more than a right answer may be off by, or the second network's own check has hints; and unknown in between.
     """
     unseen, of_it = check.kind == Kind.UNSEEN, check.figures.get("details", "")
     other = f"a second network, trained on {simulations:,} simulations around it, differs"
@@ -76,16 +78,19 @@ def compared(check: Finding, differs: tuple[float, float], simulations: int, own
 
 
 def wrong_on_average(calibration: Calibration | None) -> bool:
-    """Whether a network's calibration did not pass, so that the local check alone does not speak for its answer."""
+    """Whether a network's calibration did not pass, so that the local check alone cannot support its answer."""
     return calibration is not None and calibration.state == "not passed"
 
 
 def vouched(checks: Iterable[Finding], calibration: Calibration | None) -> tuple[Finding, ...]:
-    """Findings about an answer: a local check that saw no error calls for care if the network is wrong on average.
+    """Findings about an answer, with care for a network that is wrong on average.
+
+    For such a network, a local check that saw no error becomes a caution.
+
 
     Args:
-        checks: Those that were made.
-        calibration: Of the network, where there is one.
+        checks: Findings of the checks that were made.
+        calibration: Calibration of the network, where there is one.
     """
     if not wrong_on_average(calibration):
         return tuple(checks)

@@ -1,14 +1,15 @@
-"""Draws far out that carry a standard deviation: few of them, and none of the quantiles.
+"""Stray draws: a few draws far out that dominate a standard deviation, and do not change the quantiles.
 
-Under a heavy-tailed prior one draw in ten thousand may lie so far out that mean and sd are its own. The share of the
-variance that the k draws with the largest w (theta - mean)^2 have tells: with k a thousandth of the effective size it
-is 1 % for a normal law, 3 % for a Laplace law, and it is said above 25 %, with what the sd is without them. They are
-stray, or the law is like that: Hill's index of the hundredth of the draws that is farthest from the median,
+Under a heavy-tailed prior, one draw in ten thousand may lie so far out that it decides the mean and the sd. The
+measure is the share of the variance in the k draws with the largest w (theta - mean)^2. With k a thousandth of the
+effective size, this share is 1 % for a normal distribution and 3 % for a Laplace distribution. It is reported above
+25 %, with the sd without these draws. Either they are stray, or the distribution has such a tail. Hill's index of
+the hundredth of the draws that is farthest from the median,
 
     a = sum w / sum w log(|theta - median| / d),    d the least of these distances,
 
-is the power by which it falls off, P(|theta - median| > r) ~ r^-a. Below 2 more draws make the sd larger, and the
-answer says so; it is about 8 for a normal law.
+is the power by which the tail falls off, P(|theta - median| > r) ~ r^-a. Below 2, more draws make the sd larger, and
+the answer says so. The index is about 8 for a normal distribution.
 
 References:
     | A simple general approach to inference about the tail of a distribution (Hill, 1975),
@@ -31,16 +32,17 @@ SHARE = 0.25
 ONE_IN = 1000
 AT_LEAST = 3
 FEWEST = 300
-_FAR = 0.01  # of the draws, for the index
+_FAR = 0.01  # Share of the draws for the index.
 _NO_VARIANCE = 2.0
 
 
 def check_stray(draws: Draws, prior: Prior | None = None) -> tuple[Finding, ...]:
-    """Which parameters' sd rests on a few draws; nothing where none does, or there are too few draws to tell.
+    """Report the parameters whose sd is dominated by a few draws; empty if there are none, or too few draws to tell.
 
     Args:
         draws: The draws.
-        prior: Of a mixed one, each continuous parameter is looked at by itself, in the draws in which it exists.
+        prior: The prior. With a mixed prior, each continuous parameter is tested alone, in the draws in which it
+            exists.
     """
     if prior is not None and prior.mixed:
         each = [one for draw in each_existing(draws, prior) for one in check_stray(draw)]
@@ -60,11 +62,11 @@ def check_stray(draws: Draws, prior: Prior | None = None) -> tuple[Finding, ...]
 
 
 def tail_index(distance: Float[Tensor, " n"], weights: Float[Tensor, " n"]) -> float:
-    """Hill's index of the hundredth that is farthest.
+    """Hill's index of the hundredth of the draws that is farthest out.
 
     Args:
-        distance: From the middle, at least 0.
-        weights: Of the draws, summing to one.
+        distance: Distance of each draw from the middle, at least 0.
+        weights: Weights of the draws, which sum to one.
     """
     far, order = distance.double().sort(descending=True)
     w = weights.double()[order]
@@ -74,7 +76,7 @@ def tail_index(distance: Float[Tensor, " n"], weights: Float[Tensor, " n"]) -> f
 
 
 def _told(draws: Draws, d: int, strays: Tensor) -> str:
-    """The sd of a parameter without some draws, and whether its tail allows for an sd."""
+    """Words on the sd of a parameter without some draws, and on whether its tail allows for an sd."""
     theta, weights = draws.theta[:, d].double(), draws.weights.double().clone()
     index = tail_index((theta - draws.quantile(0.5)[d]).abs(), weights)
     weights[strays] = 0.0
@@ -87,7 +89,7 @@ def _told(draws: Draws, d: int, strays: Tensor) -> str:
 
 @final
 class StrayDraws(Diagnostic):
-    """Do a few draws make the sd? The line is there only if they do."""
+    """Do a few draws dominate an sd? Shown only if they do."""
 
     name, cause = "stray draws", Cause.SIMULATIONS
 

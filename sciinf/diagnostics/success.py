@@ -1,13 +1,14 @@
-r"""The probability that a simulation succeeds, as a function of its parameters.
+r"""Classifier for the probability that a simulation succeeds, as a function of its parameters.
 
 With z in R^D the parameters under the prior's bijection, u their standardised form, and features phi(u),
 
     log P(fails | theta) / P(ok | theta) = b + w . phi(u),
 
-w with a Gaussian law of its own (a ridge), b free. Three sets of features are tried: u; u with its squares and
-products; and these with waves, along each parameter and in random directions (random Fourier features of a Gaussian
-kernel). Features and ridge are those that predict held-out rows best, or none (a constant rate) where nothing predicts
-better. The fit is Newton's method on a convex function: no network, no seed that matters, the same for the same rows.
+where w has a normal prior (a ridge) and b is free. Three sets of features are tried. The first is u. The second adds
+its squares and products. The third adds waves along each parameter and in random directions (random Fourier features
+of a Gaussian kernel). Features and ridge are those that predict held-out rows best. If nothing predicts better than
+a constant rate, there are no features. The fit is Newton's method on a convex function: no network, no seed that
+matters, and the same result for the same rows.
 
 References:
     | Random features for large-scale kernel machines (Rahimi & Recht, 2007)
@@ -28,9 +29,9 @@ from torch.nn.functional import logsigmoid, softplus
 KINDS = ("constant", "linear", "quadratic", "waves")
 _RIDGES = (0.001, 0.1, 10.0)
 _RANDOM = 32
-_ALONG = (1, 2, 4, 8)  # angular frequencies of the waves along each parameter
-_MOST = 20  # parameters up to which there are products and waves along each
-_FAR = 6.0  # standardised parameters are clamped here: beyond, there were no rows
+_ALONG = (1, 2, 4, 8)  # Angular frequencies of the waves along each parameter.
+_MOST = 20  # Largest number of parameters with products, and with waves along each.
+_FAR = 6.0  # Standardised parameters are clamped here, because there were no rows beyond.
 _NEWTON = 40
 
 
@@ -39,11 +40,11 @@ class Success:
     """log P(ok | theta), fitted to rows that succeeded or failed.
 
     Args:
-        kind: Position in `KINDS` of the features used.
-        centre: (2, D): mean and sd of z.
-        scale: (2, F): mean and sd of the features.
-        weight: (F + 1,): w, then b.
-        off: Largest distance between predicted and found failure rate in fifths of held-out rows.
+        kind: Index in `KINDS` of the features used.
+        centre: Mean and sd of z, (2, D).
+        scale: Mean and sd of the features, (2, F).
+        weight: w, then b, (F + 1,).
+        off: Largest difference of predicted and observed failure rate, over fifths of held-out rows.
     """
 
     kind: Tensor
@@ -70,11 +71,11 @@ class Success:
 
 
 def fit_success(z: Tensor, failed: Tensor) -> Success:
-    """The classifier that predicts held-out rows best.
+    """Fit the classifier that predicts held-out rows best.
 
     Args:
         z: Parameters of all rows, (n, D).
-        failed: Whether each failed, bool (n,).
+        failed: Whether each row failed, bool (n,).
     """
     even = torch.arange(len(z)) % 2 == 0
     scored: dict[tuple[str, float], tuple[float, Tensor]] = {}
@@ -90,7 +91,7 @@ def fit_success(z: Tensor, failed: Tensor) -> Success:
 
 
 def fitted(z: Tensor, failed: Tensor, kind: str, ridge: float) -> Success:
-    """A classifier of given features and ridge."""
+    """Fit a classifier with given features and ridge."""
     z = z.double()
     centre = torch.stack([z.mean(dim=0), z.std(dim=0).clamp_min(1e-12)])
     found = _features(_standardised(z, centre), kind)
@@ -106,7 +107,7 @@ def _standardised(z: Tensor, centre: Tensor) -> Tensor:
 
 
 def _features(u: Tensor, kind: str) -> Tensor:
-    """(n, F), from u (n, D)."""
+    """Features (n, F) of u (n, D)."""
     if kind == "constant":
         return u[:, :0]
     parts, d = [u], u.shape[1]
@@ -121,19 +122,19 @@ def _features(u: Tensor, kind: str) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         direction = torch.randn(d, _RANDOM, generator=generator, dtype=torch.float64)
         phase = 2 * math.pi * torch.rand(_RANDOM, generator=generator, dtype=torch.float64)
-        # Half of them see what is as wide as the prior, half what is three times narrower.
+        # Half of them vary on the scale of the prior, half on a scale three times smaller.
         width = torch.where(torch.arange(_RANDOM) % 2 == 0, 1.0, 3.0) / math.sqrt(d)
         parts.append((u @ (direction * width) + phase).cos())
     return torch.cat(parts, dim=1)
 
 
 def _loss(logit: Tensor, failed: Tensor) -> Tensor:
-    """- log probability of what happened, per row."""
+    """Negative log probability of the observed success or failure, per row."""
     return softplus(logit) - failed * logit
 
 
 def _newton(inputs: Tensor, failed: Tensor, ridge: float) -> Tensor:
-    """Minimiser of the summed loss plus ridge / 2 |w|^2; the last input is constant, and its weight free."""
+    """Minimiser of the summed loss plus ridge / 2 |w|^2; the last input is constant, and its weight is free."""
     rate = ((failed.sum() + 0.5) / (len(failed) + 1)).clamp(1e-6, 1 - 1e-6)
     weight = torch.zeros(inputs.shape[1], dtype=torch.float64)
     weight[-1] = rate.log() - (-rate).log1p()
@@ -161,7 +162,7 @@ def _newton(inputs: Tensor, failed: Tensor, ridge: float) -> Tensor:
 
 
 def _off(logit: Tensor, failed: Tensor) -> Tensor:
-    """Largest distance of predicted from found failure rate, in fifths of rows by prediction."""
+    """Largest difference of predicted and observed failure rate, over fifths of the rows sorted by prediction."""
     parts = torch.tensor_split(logit.argsort(), 5)
     p = torch.sigmoid(logit)
     return torch.stack([(p[i].mean() - failed[i].double().mean()).abs() for i in parts]).max()

@@ -1,8 +1,9 @@
-"""Were the data that the network learned from made by a surrogate, and not by the simulator itself?
+"""Did the network learn from data of a surrogate, and not of the simulator itself?
 
-Calibration, predictions and simulations around the answer are made by the same surrogate, so none of them sees its
-error. The data of an `Emulator` carry the error that it has on held-out solutions, unless it is told to leave it out.
-Where draws are weighted by the likelihood of a simulator that is no surrogate, the surrogate only proposed them.
+Calibration, predictions and simulations around the answer come from the same surrogate, so none of them detects its
+error. The data of an `Emulator` contain the error that the surrogate has on held-out solutions, unless this is
+switched off. Where draws are weighted by the likelihood of a simulator that is no surrogate, the surrogate only
+proposed the draws.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ NAME = "surrogate"
 
 
 def learned_through(surrogates: Sequence[str], *, carried: bool, weighted: bool) -> Finding:
-    """The finding about an answer that was learned through surrogates.
+    """Return the finding about an answer that was learned through surrogates.
 
     Args:
-        surrogates: Each with its error, in words.
-        carried: Whether the data carry this error.
+        surrogates: Each surrogate with its error, in words.
+        carried: Whether the data contain this error.
         weighted: Whether draws are weighted by the likelihood of a simulator that is no surrogate.
     """
     words, level = f"it was learned through a surrogate, {' and '.join(surrogates)}; ", Level.GOOD
@@ -41,7 +42,7 @@ def learned_through(surrogates: Sequence[str], *, carried: bool, weighted: bool)
 
 @final
 class LearnedThrough(Diagnostic):
-    """Were the data that the network learned from made by a surrogate? The line is there only if so."""
+    """Did the network learn from data of a surrogate? Shown only if so."""
 
     name, cause = NAME, Cause.SURROGATE
 

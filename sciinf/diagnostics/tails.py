@@ -1,22 +1,22 @@
-r"""Are the posterior's tails heavy enough, beyond what 127 draws of each fresh simulation show?
+r"""Are the posterior's tails heavy enough, beyond the range of 127 draws of each fresh simulation?
 
-Ranks among 127 draws end at 1 / 128, and a test of their law hardly looks at its ends: an interval of 99.9 % that holds
-99 % passes. Two tests look farther out.
+Ranks among 127 draws end at 1 / 128, and a test of their distribution hardly depends on its ends: an interval of
+99.9 % that holds 99 % passes. Two tests look farther out.
 
-*One parameter.* Of N = 1,999 draws of an exact posterior none lies below the truth in one case of N + 1, and none above
-in another, so that their span holds 99.9 % of the truths: the number outside, of n fresh simulations, is binomial.
-Only simulations whose truth lies outside of the draws so far need more, which halve them each time they are doubled: a
-parameter costs 8 further draws a simulation.
+*One parameter.* Of N = 1,999 draws of an exact posterior, none lies below the truth in one case of N + 1, and none
+above in another. So their span holds 99.9 % of the truths, and the number outside, of n fresh simulations, is
+binomial. Only simulations whose truth still lies outside of the draws need more draws. Each doubling of the draws
+halves the number of these simulations, so a parameter costs 8 further draws per simulation.
 
 *All parameters.* With n fresh simulations (theta_i, x_i), the prior p and the posterior's density q,
 
     e = average over w of  prod_i [ 1 - w + w p(theta_i) / q(theta_i | x_i) ]
 
-is one number that has mean 1 where q is the posterior, for E_q [p / q] = 1 whatever the data: the odds that a share w
-of the truths come from the prior instead. By Markov's inequality 1 / e is a p-value. A truth far out in a tail that is
-too light has q many orders of magnitude below p, and one is enough.
+has mean 1 where q is the posterior, because E_q [p / q] = 1 for any data. e is the odds that a share w of the truths
+comes from the prior instead. By Markov's inequality 1 / e is a p-value. A truth far out in a tail that is too light
+has q many orders of magnitude below p, and one such truth is enough.
 
-Both look for tails that are too light, and not for such as are too heavy.
+Both tests look for tails that are too light, and not for tails that are too heavy.
 
 References:
     | Vector-valued coverage of prediction regions: order statistics (Wilks, 1941),
@@ -38,24 +38,24 @@ from sciinf.core import Batch, Case, Cause, Diagnostic, Finding, Level, Posterio
 from sciinf.diagnostics.agreement import TAIL, Agreement
 
 NAME = "tails"
-SPAN = 1_999  # draws that hold 99.9 % between them: 2 of 2,000 lie outside
+SPAN = 1_999  # Number of draws whose span holds 99.9 %: 2 of 2,000 lie outside.
 _SHARES = torch.tensor([1e-5, 1e-4, 1e-3, 1e-2], dtype=torch.float64)
-FULL = 16  # parameters: of more, fewer simulations are looked at, so that it takes no more than the ranks did
-PAIRS = 65_536  # (simulation, draw) pairs in one pass, at most
-_ASKED = 0.98  # level of intervals from which on an answer is told
+FULL = 16  # With more parameters, fewer simulations are used, so that the test takes no more time than the ranks did.
+PAIRS = 65_536  # Largest number of (simulation, draw) pairs in one pass.
+_ASKED = 0.98  # Least level of intervals for which an answer reports tails.
 
 
 def beyond(
     posterior: Posterior, fresh: Batch, ranks: Int[Tensor, "rows theta"], draws: int, generator: torch.Generator
 ) -> Bool[Tensor, "some theta"]:
-    """Which truths lie outside of the span of 1,999 draws, of the first simulations or of all.
+    """Which truths lie outside the span of 1,999 draws, for the first simulations or for all.
 
     Args:
-        posterior: What is calibrated.
-        fresh: The fresh simulations, rows of them.
-        ranks: How many of the draws that were made lie below the truth.
-        draws: How many were made of each, at most 1,999.
-        generator: Source of the further draws.
+        posterior: The posterior being calibrated.
+        fresh: The fresh simulations.
+        ranks: Number of existing draws that lie below the truth.
+        draws: Number of existing draws of each row, at most 1,999.
+        generator: Source of randomness for the further draws.
     """
     rows = math.ceil(len(ranks) * min(1.0, FULL / ranks.shape[1]))
     below, above = ranks[:rows] == 0, ranks[:rows] == draws
@@ -74,9 +74,9 @@ def beyond(
 
 
 def odds(log_p: Float[Tensor, " rows"], log_q: Float[Tensor, " rows"]) -> float:
-    """log e of the truths' densities under the prior and the posterior; infinite where q is 0 and p is not."""
+    """log e, from the truths' log densities under prior and posterior; infinite where q is 0 and p is not."""
     ratio = (log_p - log_q).double()
-    ratio = torch.where(ratio.isnan(), -math.inf, ratio)  # no density to compare
+    ratio = torch.where(ratio.isnan(), -math.inf, ratio)  # There is no density to compare.
     each = torch.logaddexp(torch.log1p(-_SHARES)[:, None], _SHARES.log()[:, None] + ratio)
     return float(each.sum(1).logsumexp(0)) - math.log(len(_SHARES))
 
@@ -87,13 +87,13 @@ def tail_agreements(
     log_p: Float[Tensor, " rows"],
     log_q: Float[Tensor, " rows"],
 ) -> dict[str, Agreement]:
-    """The tests by name.
+    """Tests of the tails, by name.
 
     Args:
-        outside: What `beyond` gave; or 1, 0 and, for a truth that does not exist, -1 (`existing.outside_span`).
-        names: The parameters.
-        log_p: The truths' log density under the prior.
-        log_q: Under the posterior.
+        outside: Result of `beyond`; or 1, 0 and, for a truth that does not exist, -1 (`existing.outside_span`).
+        names: Names of the parameters.
+        log_p: Log density of the truths under the prior.
+        log_q: Log density of the truths under the posterior.
     """
     from scipy.stats import binom
 
@@ -116,7 +116,7 @@ def _power(log_ten: float) -> str:
 
 @final
 class Tails(Diagnostic):
-    """Are intervals of 98 % and more to be trusted? The line is there only if the calibration found tails too light."""
+    """Can intervals of 98 % and more be trusted? Shown only if the calibration found too light tails."""
 
     name, cause = NAME, Cause.SIMULATIONS
 

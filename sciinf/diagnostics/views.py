@@ -1,22 +1,23 @@
-r"""How data are seen when they are compared: views, distances in each, and one p-value from all of them.
+r"""Comparison of data by several views: the distances in each view, and one p-value from all of them.
 
-Three views: the learned summaries s(x), where the posterior gets its information from; the standardised data itself,
-where a network may have stopped looking; and the range of every number. In the first two
+There are three views. The first is the learned summaries s(x), which give the posterior its information. The second
+is the standardised data itself, which a network may partly ignore. The third is the range of every number. In the
+first two
 
     d(x)^2 = sum_k u_k(x)^2 + r(x)^2,
 
-with u the whitened coordinates along the leading principal axes and r the length, in its own root mean square, of
-what they leave out. In the third d(x) is the largest |x_i - middle_i| / half range_i over the numbers, and over how
-many are present. Numbers that are the same in all simulations stand in it alone, with what rounding does to them for
-half a range.
+with u the whitened coordinates along the leading principal axes and r the length of the remainder, in its own root
+mean square. In the third, d(x) is the largest |x_i - middle_i| / half range_i over the numbers, and over the share
+of numbers that are present. Numbers that are constant in all simulations enter this view alone, with their rounding
+error as half a range.
 
-The p-value compares one observation with n simulations, all n + 1 treated alike. With m_v(x) the mid-rank of d_v(x) in
-view v among the n + 1, so that equal distances share one rank, and T(x) = max_v m_v(x),
+The p-value compares one observation with n simulations, and treats all n + 1 alike. With m_v(x) the mid-rank of
+d_v(x) in view v among the n + 1, so that equal distances share one rank, and T(x) = max_v m_v(x),
 
     p = #{rows with T at least that of the observation, itself included} / (n + 1).
 
-If the observation is one more draw of what the simulations were drawn from, P(p <= a) <= a for every a, n and law of
-the data, and p is nearly uniform where no two rows are equal: a conformal p-value.
+If the observation has the same distribution as the simulations, P(p <= a) <= a for every a, n and distribution of
+the data. p is nearly uniform where no two rows are equal. It is a conformal p-value.
 
 References:
     | Algorithmic Learning in a Random World (Vovk, Gammerman, Shafer, 2005), https://doi.org/10.1007/b106715
@@ -37,22 +38,25 @@ from sciinf.networks.summaries.standardise import Standardise
 
 VIEWS = ("learned", "data", "range")
 _AXES = 32
-_NUMBERS = 40_000_000  # in the rows that the axes of a view come from
-_ROUNDING = 8  # steps of a number's precision that two equal numbers may differ by
-_FLOOR = {"learned": 1e-3, "data": 1e-5}  # least scale of a coordinate, in the mean size of all
-# Distances nearer than these are equal: a share of them, and a part of the unit. A network in single precision rounds
-# otherwise for one row than for many, and what is equal but for rounding must have equal ranks.
-_TIED = ((1e-3, 1e-2), (1e-6, 1e-6), (1e-6, 1e-6))  # of the views, in their order
+_NUMBERS = 40_000_000  # Largest count of numbers in the rows that give the axes of a view.
+_ROUNDING = 8  # Steps of a number's precision by which two equal numbers may differ.
+_FLOOR = {"learned": 1e-3, "data": 1e-5}  # Least scale of a coordinate, relative to the mean size of all.
+# Distances nearer than these are equal: a relative and an absolute tolerance. A network in single precision rounds
+# differently for one row and for many. Values that are equal except for rounding must have equal ranks.
+_TIED = ((1e-3, 1e-2), (1e-6, 1e-6), (1e-6, 1e-6))  # These are for the views, in their order.
 _TIED_SCORE = (1e-4, 1e-4)
-_PAIRS = 4_000_000  # (observation, simulation) pairs at once
+_PAIRS = 4_000_000  # Largest number of (observation, simulation) pairs in one pass.
 
 
 class Views:
-    """What data look like to a posterior and beside it; `fit` once, then `distances` of any rows.
+    """Views of data, through a posterior's summaries and without them.
+
+    Call `fit` once, then `distances` for any rows.
+
 
     Args:
-        posterior: Whose learned summaries to look through.
-        tensors: What `tensors` gave, to look as before.
+        posterior: Posterior whose learned summaries give one of the views.
+        tensors: Earlier result of `tensors`, to view data as before.
     """
 
     def __init__(self, posterior: Posterior, tensors: Mapping[str, Tensor] | None = None) -> None:
@@ -65,11 +69,11 @@ class Views:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What was learned of the rows, as plain tensors."""
+        """State learned from the rows, as plain tensors."""
         return {f"standardise/{k}": v.contiguous() for k, v in self.standard.state_dict().items()} | self.axes
 
     def fit(self, batches: Callable[[], Iterator[Batch]]) -> Views:
-        """Learn what each view is measured by; each call of `batches` is one pass over the same rows."""
+        """Learn the scales of each view; each call of `batches` is one pass over the same rows."""
         self.standard.fit(batches)
         kept: dict[str, list[Tensor]] = {"learned": [], "data": []}
         spans = {"range": _Span(), "raw": _Span()}
@@ -83,7 +87,7 @@ class Views:
         constant, slack = spans["raw"].constant(self._precision())
         half = spans["range"].half
         count = kept["data"][0].shape[1]
-        alone = slack[:count].isfinite()  # numbers that the range of raw values judges
+        alone = slack[:count].isfinite()  # These numbers are judged by the range of their raw values.
         half[:count][alone] = math.inf
         ranges = {"middle": spans["range"].middle, "half": torch.where(half > 0, half, math.inf)}
         parts = {
@@ -95,7 +99,7 @@ class Views:
         return self
 
     def distances(self, x: X) -> Tensor:
-        """d of each row in each view, (batch, view), float64; infinite where something is not a number."""
+        """Distance d of each row in each view, (batch, view), float64; infinite where a value is NaN."""
         look = self._look(x)
         far = [_distance(_part(self.axes, f"{view}/"), look[view]) for view in ("learned", "data")]
         ranges = _part(self.axes, "range/")
@@ -105,7 +109,10 @@ class Views:
         return torch.stack(far, dim=1).nan_to_num(nan=math.inf, posinf=math.inf)
 
     def coordinates(self, x: X) -> Tensor:
-        """Rows along the leading axes of the learned summary and of the data, each of sd 1, (batch, K), float64."""
+        """Coordinates along the leading axes of the learned summary and of the data, (batch, K), float64.
+
+        Each coordinate has sd 1.
+        """
         look, found = self._look(x), []
         for view in ("learned", "data"):
             axes = _part(self.axes, f"{view}/")
@@ -113,7 +120,10 @@ class Views:
         return torch.cat(found, dim=1).nan_to_num()
 
     def _look(self, x: X) -> dict[str, Tensor]:
-        """Rows through each view, (batch, K) each, float64; "raw" has NaN where a number is missing, and the masks."""
+        """Rows in each view, (batch, K) each, float64.
+
+        "raw" has NaN where a number is missing, and is followed by the masks.
+        """
         z = self.standard(x)
         data = torch.cat([v.reshape(len(v), -1) for v in z.values()], dim=1).double()
         raw, masks, present = [], [], []
@@ -133,7 +143,7 @@ class Views:
         }
 
     def _precision(self) -> Tensor:
-        """The relative step of each raw number."""
+        """Relative precision of each raw number."""
         steps, masks = [], 0
         for name, spec in self.standard.specs.items():
             size, kind = math.prod(spec.shape), spec.torch_dtype
@@ -144,10 +154,10 @@ class Views:
 
 @final
 class Ranked:
-    """Distances of simulations, made ready for observations to be ranked among them.
+    """Distances of simulations, prepared for ranking observations among them.
 
     Args:
-        simulated: Distances (n, view), those of scores after those of the three views.
+        simulated: Distances (n, view); those of scores follow those of the three views.
     """
 
     def __init__(self, simulated: Tensor) -> None:
@@ -160,11 +170,11 @@ class Ranked:
             self._sides.append((ordered, low, high, among))
 
     def p_values(self, observed: Tensor, views: int | None = None) -> Tensor:
-        """p-values of observations, each by itself beside the simulations.
+        """p-values of observations, each compared alone with the simulations.
 
         Args:
             observed: Distances (batch, view).
-            views: How many of the views count, the first ones; all when left out.
+            views: Number of views to use, the first ones; all by default.
 
         Returns:
             (batch,), at least 1 / (n + 1).
@@ -177,7 +187,7 @@ class Ranked:
             sides.append((low, high, among, at, mine))
         found = torch.empty(len(observed), dtype=torch.float64)
         for rows in torch.arange(len(observed)).split(max(1, _PAIRS // self.rows)):
-            # twice the mid-rank: how many are below, and how many not above
+            # Twice the mid-rank is the number of values below, plus the number of values not above.
             each = [a + (at[rows, None] < low).int() + (at[rows, None] <= high).int() for low, high, a, at, _ in sides]
             theirs = torch.stack(each).amax(dim=0)
             own = torch.stack([mine[rows] for *_, mine in sides]).amax(dim=0)
@@ -186,7 +196,7 @@ class Ranked:
 
 
 def conformal_p(simulated: Tensor, observed: Tensor) -> Tensor:
-    """p-values of observations (batch, view) among simulations (n, view), as of `Ranked`: (batch,)."""
+    """p-values of observations (batch, view) among simulations (n, view), as in `Ranked`: (batch,)."""
     return Ranked(simulated).p_values(observed)
 
 
@@ -195,7 +205,7 @@ def _tied(view: int) -> tuple[float, float]:
 
 
 class _Span:
-    """The least and the largest of each number, batch by batch, NaN left out."""
+    """Minimum and maximum of each number, updated batch by batch, without NaN."""
 
     def __init__(self) -> None:
         self.low, self.high = torch.tensor(math.inf), torch.tensor(-math.inf)
@@ -214,7 +224,7 @@ class _Span:
         return self.high / 2 - self.low / 2
 
     def constant(self, precision: Tensor) -> tuple[Tensor, Tensor]:
-        """The value of each number that has but one; and how much rounding may change it, infinite for the others."""
+        """Value of each constant number, and its rounding error; the error is infinite for numbers that vary."""
         slack = _ROUNDING * precision * self.middle.abs()
         one = 2 * self.half.abs() <= slack
         slack = torch.where(one, slack.clamp_min(torch.finfo(torch.float64).tiny), math.inf)
@@ -222,10 +232,10 @@ class _Span:
 
 
 def _axes(values: Tensor, least: float, alone: Tensor | None = None) -> dict[str, Tensor]:
-    """Principal axes with their scale, and the scale of what they leave out; without the numbers left `alone`."""
+    """Principal axes with their scale, and the scale of the remainder; the numbers marked in `alone` are left out."""
     mean = values.mean(dim=0)
     scale = values.std(dim=0)
-    # What does not vary still differs by rounding from one size of batch to the next; that is not strange.
+    # Constant numbers still differ by rounding from one batch size to the next; this is not strange.
     scale = scale.clamp_min(least * float(values.abs().mean()) + 1e-12)
     scale = scale if alone is None else scale.masked_fill(alone, math.inf)
     unit = (values - mean) / scale
@@ -234,13 +244,13 @@ def _axes(values: Tensor, least: float, alone: Tensor | None = None) -> dict[str
     else:
         squares, left = torch.linalg.eigh(unit @ unit.T)
         vectors = unit.T @ left / squares.clamp_min(1e-12).sqrt()
-    # Each axis is estimated from what varies along it: fewer rows tell fewer axes.
+    # Each axis is estimated from the rows' variation along it, so fewer rows allow fewer axes.
     count = max(1, min(_AXES, unit.shape[1], len(unit) // 10))
     spread, vectors = squares.flip(0)[:count] / len(unit), vectors.flip(1)[:, :count]
     keep = spread > 1e-6 * spread[0].clamp_min(1e-12)
     spread, vectors = spread[keep], vectors[:, keep]
     rest = (unit.square().sum(1) - (unit @ vectors).square().sum(1)).clamp_min(0).sqrt()
-    # A residual that is only rounding is measured against a floor, so that a real departure stands out.
+    # A residual that is only rounding is compared with a floor, so that a real departure stands out.
     floor = rest.square().mean().sqrt().clamp_min(1e-3)
     return {"mean": mean, "scale": scale, "vectors": vectors.contiguous(), "sd": spread.sqrt(), "rest": floor}
 

@@ -1,8 +1,8 @@
-"""Are the weights of the draws to be relied on? Their effective size, and the index of their tail.
+"""Can the weights of the draws be relied on? Their effective sample size and the index of their tail decide.
 
-Where draws of a network are weighted by the simulator's likelihood, the weighted draws are those of the posterior as
-far as the network reaches, however wrong it is: so this is the strongest evidence that there is. Pareto's k tells
-whether a few weights carry all, and the effective size how many draws without weights they are worth.
+Where a network's draws are weighted by the simulator's likelihood, the weighted draws follow the posterior as far as
+the network reaches, even if the network is wrong. So this is the strongest available evidence. Pareto's k shows
+whether a few weights dominate. The effective size is the number of draws without weights that would be equally good.
 
 References:
     | Pareto smoothed importance sampling (Vehtari, Simpson, Gelman, Yao & Gabry, 2024),
@@ -21,7 +21,7 @@ from sciinf.posteriors.tilted import judged_by_simulator, layers
 
 @final
 class DrawWeights(Diagnostic):
-    """Can the weights of the draws be relied on? The line is there only where draws are weighted."""
+    """Can the weights of the draws be relied on? Shown only where draws are weighted."""
 
     name = "weights"
 

@@ -1,7 +1,8 @@
-"""Learned simulators of fields, and of series with hidden states.
+"""Emulators: learned simulators of fields, and of series with hidden states.
 
-`processes` are distributions of hidden paths with their way to the posterior of one series; `latent_dynamics` puts an
-encoder before one and a distribution of values behind it. `tokens` are fields as tokens, drawn in turns.
+`processes` holds distributions of hidden paths, each with its approximate posterior given one series. `latent_dynamics`
+adds an encoder in front of a process and a distribution of observed values behind it. `tokens` turns fields into tokens
+and holds the distributions from which tokens are drawn.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-r"""What surrogates of fields are off by on held-out rows, as a law of errors at any parameters.
+r"""Errors of surrogates of fields on held-out rows, as a distribution of errors at any parameters.
 
-    u - f(theta, given) = s(theta) sum_j xi_j e_j / sqrt(J),     xi_j ~ N(0, 1),
+    u - f(theta, given) = s(theta) sum_j xi_j e_j / sqrt(J),     xi_j ~ N(0, 1).
 
-e_j the errors on J held-out rows, each over its s(theta_j), so that its covariance is theirs around zero (a bias counts
-as error too), with every correlation between points, frames and channels; log s is the least-squares fit of the
-logarithm of their sizes by 1, z and z^2, z the standardised theta. Held-out rows are those that chose the best weights:
-with hundreds of them that hardly flatters.
+e_j is the error of the j-th of J held-out rows, divided by s(theta_j). So this distribution has the covariance of these
+errors around zero; a bias counts as error too. It contains every correlation between points, frames and channels. log s
+is a least-squares fit to the logarithm of the errors' sizes by 1, z and z^2, where z is the standardised theta. The
+same held-out rows chose the best weights. With hundreds of rows, this makes the errors look only slightly too small.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sciinf.core import Adjusting, Batch, Observable, Prior, X, predicted
 from sciinf.core.surrogate import Values
 from sciinf.emulators._fields import OfFields
 
-_BYTES = 64 * 2**20  # of errors kept, at most
-_MOST = 256
-_ROWS_EACH = 8  # held out, for each coefficient of the error's size
-_REACH = 3.0  # sds of a parameter, beyond which that size stays what it is
+_BYTES = 64 * 2**20  # Memory limit of the errors that are kept.
+_MOST = 256  # Limit of the number of errors that are kept.
+_ROWS_EACH = 8  # Held-out rows that each coefficient of the error's size needs.
+_REACH = 3.0  # Beyond so many sds of a parameter, the size of the error is constant.
 
 
 class WithErrors(OfFields, ABC):
-    """A surrogate of fields that knows what its predictions are off by. Arguments are those of `OfFields`."""
+    """A surrogate of fields that knows the errors of its predictions. Arguments are those of `OfFields`."""
 
     errors: Tensor
     size: Tensor
@@ -57,12 +57,12 @@ class WithErrors(OfFields, ABC):
         size: Float[Tensor, " batch"],
         off: Float[Tensor, "some ..."],
     ) -> None:
-        """Keep what predictions of held-out rows are off by.
+        """Keep the errors of predictions of held-out rows.
 
         Args:
-            theta: Theirs.
+            theta: Parameters of these rows.
             size: The root mean square of each row's error.
-            off: Errors of the first rows, solution minus prediction.
+            off: Errors of the first rows: solution minus prediction.
 
         Raises:
             FloatingPointError: If a size is not finite.
@@ -75,13 +75,16 @@ class WithErrors(OfFields, ABC):
         off = off[: len(self.errors)]
         self.size.copy_(self._fitted(theta, size))
         each = off / self.spread(theta[: len(off)]).reshape(-1, *[1] * (off.ndim - 1))
-        level = (size / self.spread(theta)).square().mean().sqrt()  # what the mean of logarithms leaves out
+        level = (size / self.spread(theta)).square().mean().sqrt()  # A mean of logarithms alone is too small.
         self.size[0] += level.log()
         self.errors.zero_()
         self.errors[: len(off)] = each / level * math.sqrt(len(self.errors) / len(off))
 
     def _fitted(self, theta: Tensor, size: Tensor) -> Tensor:
-        """Coefficients of log s; of few rows a constant, or no squares, for they would be taken for what chance did."""
+        """Coefficients of log s by least squares.
+
+        With few rows, the fit is a constant or has no squares, so that it does not follow chance.
+        """
         design, wanted = self._design(theta), size.double().log()
         width = self.theta_mean.numel()
         columns = next((c for c in (1 + 2 * width, 1 + width) if len(size) >= _ROWS_EACH * c), 1)
@@ -98,16 +101,16 @@ class WithErrors(OfFields, ABC):
 
     @final
     def spread(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, " batch"]:
-        """See `Surrogate.spread`.
+        """Root mean square of the error at each theta. See `Surrogate.spread`.
 
         Raises:
-            ValueError: If no solution was there to tell.
+            ValueError: If no held-out solution was there to show the error.
         """
         if bool(self.size.isnan().any()):
             raise ValueError(
                 f"no solution has checked this {type(self).__name__}, so nobody knows what its {self.target!r} is off "
-                "by: train it on a store of solutions, whose held-out rows tell. `predict` goes without, and so does "
-                "Emulator(fit, equation, error=False), whose posteriors are too narrow by what it is off"
+                "by: train it on a store with solutions, of which held-out rows show the error. `predict` needs no "
+                "error. Emulator(fit, equation, error=False) needs none either, but its posteriors are too narrow"
             )
         return (self._design(theta) @ self.size).exp().to(self.errors)
 
@@ -115,7 +118,7 @@ class WithErrors(OfFields, ABC):
     def drawn_error(
         self, theta: Float[Tensor, "batch theta"], *, generator: torch.Generator
     ) -> Float[Tensor, "batch ..."]:
-        """Draws of that law."""
+        """Draw errors of predictions at each theta from their distribution."""
         count = len(self.errors)
         noise = torch.randn(len(theta), count, generator=generator, device=generator.device).to(self.errors)
         size = self.spread(theta) / math.sqrt(count)
@@ -123,12 +126,12 @@ class WithErrors(OfFields, ABC):
 
 
 class Predicting(WithErrors, Adjusting, ABC):
-    """A surrogate of fields that predicts one solution. Arguments are those of `OfFields`."""
+    """A surrogate of fields that predicts one solution for each row. Arguments are those of `OfFields`."""
 
     @final
     @torch.no_grad()
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """Keep what predictions of held-out rows are off by."""
+        """Keep the errors of predictions of held-out rows."""
         return held_out_errors(self, batches)
 
     @final
@@ -142,7 +145,7 @@ class Predicting(WithErrors, Adjusting, ABC):
 
 
 def held_out_errors(surrogate: WithErrors, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-    """Make a surrogate keep what its predictions of held-out solutions are off by, and say how much that is."""
+    """Make a surrogate keep its errors on held-out solutions, and return their mean relative size."""
     sizes, rows, relative, kept = [], [], [], []
     for batch in batches():
         true = batch.x[surrogate.target]

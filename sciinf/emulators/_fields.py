@@ -1,17 +1,18 @@
-"""What surrogates of fields on a grid have in common: names, and standardisation.
+"""Parts that all surrogates of fields on a grid share: names, standardisation, symmetries and edges.
 
-**Moves.** Where forcing and coefficients do not change along a step on the grid, a solution moved by it is a solution
-too. Each row of a batch is moved by a random multiple of each step, start and fields that stay with it, so that a
-network which does not know of the symmetry learns it from all places of all rows.
+**Moves.** If forcing and coefficients do not change along a step on the grid, a solution translated by this step is
+again a solution. Training translates each row of a batch by a random multiple of each step, with the start and all
+constant fields. So a network that does not know of the symmetry learns it from all places of all rows.
 
-**Edges** are told from the fields themselves. On a ring or torus the last point of each direction is the neighbour of
-the first. So fields have edges where they jump there more than from point to point inside,
+**Edges** are detected from the fields themselves. On a ring or torus the last point of each direction is the neighbour
+of the first. So fields have edges where the jump between these two is larger than jumps between neighbours inside,
 
-    rms(f_last - f_first) > 2 rms(f_{i+1} - f_i),
+    rms(f_last - f_first) > 2 rms(f_{i+1} - f_i).
 
-or where their first or last value hardly varies beside those inside, being held by a condition: its sd over the rows is
-below a twentieth of theirs. Each channel and each direction is asked. Of periodic fields that are alike everywhere both
-sides of the first have the same expectation; a wrong yes costs a few points of padding, a wrong no accuracy.
+They also have edges where a boundary condition holds their first or last value: the sd of this value over the rows is
+below a twentieth of the sd inside. Each channel and each direction is checked. For periodic fields whose statistics are
+the same everywhere, both sides of the first inequality have the same expectation. A wrong "edges" costs a few points of
+padding; a wrong "no edges" costs accuracy.
 """
 
 from __future__ import annotations
@@ -29,27 +30,27 @@ from sciinf.core import Batch, Learns, Observable, Prior, Surrogate, X
 from sciinf.core.checks import check_whole
 
 JUMP, HELD = 2.0, 0.05
-_POINTS = 4  # in a direction, at least, to tell
-_ROWS, _NUMBERS = 256, 2**23  # looked at, at most
+_POINTS = 4  # A direction needs so many points for edges to be detected.
+_ROWS, _NUMBERS = 256, 2**23  # Limits of the rows, and of the numbers in them, that are checked.
 
 
 class ByEdges(ABC):
-    """A surrogate whose network follows from whether fields have edges."""
+    """A surrogate whose network depends on whether fields have edges."""
 
     @abstractmethod
     def at_edges(self) -> None:
-        """Take the network for fields that have edges, where nothing else was said."""
+        """Rebuild the network for fields that have edges, unless the user chose its settings."""
 
 
 def show_edges(
     surrogate: ByEdges, batches: Callable[[], Iterator[Batch]], fields: Callable[[Batch], list[Tensor]]
 ) -> bool:
-    """Tell a surrogate of edges in the training rows, and whether there are any.
+    """Whether the training rows have edges; if so, the surrogate is adapted to them.
 
     Args:
-        surrogate: Which.
-        batches: Each call is a pass over the training rows, of which the first are looked at.
-        fields: What a batch shows, each (rows, channel, *space).
+        surrogate: The surrogate, whose `at_edges` is called if fields have edges.
+        batches: Each call is a pass over the training rows. Only the first rows are checked.
+        fields: A function from a batch to its fields, each (rows, channel, *space).
     """
     first = next(iter(batches()))
     numbers = max(value[:1].numel() for value in first.x.values())
@@ -84,10 +85,10 @@ Moves = tuple[tuple[int, ...], ...]
 
 
 def checked(moves: Sequence[Sequence[int]], space: tuple[int, ...]) -> Moves:
-    """Steps on a grid.
+    """The moves (steps on a grid) as tuples, after a check.
 
     Raises:
-        ValueError: If a step is not one whole number for each direction of space, or goes nowhere.
+        ValueError: If a step is not one whole number for each direction of space, or all its numbers are 0.
     """
     found = tuple(tuple(step) for step in moves)
     for step in found:
@@ -101,13 +102,13 @@ def checked(moves: Sequence[Sequence[int]], space: tuple[int, ...]) -> Moves:
 
 
 def moved(batch: Batch, names: Sequence[str], moves: Moves, *, generator: torch.Generator) -> Batch:
-    """Rows whose fields are moved, each by steps of its own.
+    """Rows whose fields are translated on the grid, each row by random steps of its own.
 
     Args:
         batch: Rows.
-        names: Of their fields, (batch, ..., *space).
-        moves: Steps, of which each row takes some.
-        generator: Of how many.
+        names: Names of their fields, (batch, ..., *space).
+        moves: Steps on the grid. Each row is translated by a random multiple of each step.
+        generator: Source of these multiples.
     """
     if not moves:
         return batch
@@ -121,7 +122,7 @@ def moved(batch: Batch, names: Sequence[str], moves: Moves, *, generator: torch.
 
 
 def rolled(field: Tensor, by: Int[Tensor, "batch direction"]) -> Tensor:
-    """Fields (batch, ..., *space) on a torus, each moved by a number of points along every direction."""
+    """Fields (batch, ..., *space) on a torus, each translated by a number of points along every direction."""
     rows, count = by.shape
     by, space = by.to(field.device), field.shape[-count:]
     index: list[Tensor] = [torch.arange(rows, device=field.device).reshape(-1, *[1] * count)]
@@ -137,18 +138,22 @@ class Looking(ABC):
 
     @abstractmethod
     def look(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Take it, when means and sds are known; each call of `batches` is a pass over the rows."""
+        """Learn from the training rows, once means and sds are known.
+
+        Args:
+            batches: Each call is a pass over the rows.
+        """
 
 
 class ByTimes(ABC):
-    """A surrogate for frames at some times alone."""
+    """A surrogate that accepts frames at certain times only."""
 
     @abstractmethod
     def check_times(self, times: Sequence[float]) -> None:
-        """Refuse times of frames that do not suit.
+        """Refuse times of frames that do not suit this surrogate.
 
         Raises:
-            ValueError: If they do not.
+            ValueError: If the times do not suit.
         """
 
 
@@ -156,12 +161,13 @@ class OfFields(Surrogate, ABC):
     """A surrogate of one observable of layout (time, channel, *space).
 
     Args:
-        prior: The simulator's.
-        observables: The simulator's.
-        target: Name of what is predicted.
-        given: Names of what it starts from, each (channel, *space); all other observables where left out.
-        seed: Seeds the first weights.
-        moves: Steps on the grid by which solutions are moved in training (`_moves`).
+        prior: The simulator's prior.
+        observables: The simulator's observables.
+        target: Name of the observable that is predicted.
+        given: Names of the observables that the prediction starts from, each (channel, *space). If None, all other
+            observables.
+        seed: Seed of the initial weights.
+        moves: Steps on the grid by which training translates solutions (`moved`).
 
     Raises:
         ValueError: If a name is unknown, layouts do not go together, the seed is no int of at least 0, or a move is no
@@ -216,8 +222,8 @@ class OfFields(Surrogate, ABC):
             raise ValueError(f"there is no observable {name!r} to start from; there is {', '.join(self.observables)}")
         if spec.shape[1:] != self.space:
             raise ValueError(
-                f"{name!r} has shape {spec.shape}; what {self.target!r} of space {self.space} starts from is (channel, "
-                "*space): name what is in `given`"
+                f"{name!r} has shape {spec.shape}; {self.target!r} with space {self.space} is predicted from fields "
+                "(channel, *space): name what is in `given`"
             )
 
     @final
@@ -225,7 +231,7 @@ class OfFields(Surrogate, ABC):
         """Take means and sds from the training rows.
 
         Raises:
-            ValueError: If fields have edges, and are to be moved.
+            ValueError: If fields have edges and `moves` are given.
         """
         theta, given, target, step = FieldMoments(), FieldMoments(), FieldMoments(), FieldMoments()
         for batch in batches():
@@ -233,7 +239,7 @@ class OfFields(Surrogate, ABC):
             if self.given:
                 given.add(self.stacked(batch.x), (0, *range(2, 2 + len(self.space))))
             if self.needs is not None and self.target not in batch.x:
-                continue  # it learns without
+                continue  # Such a surrogate learns from rows without a solution.
             target.add(batch.x[self.target], (0, *range(3, 3 + len(self.space))))
             step.add(batch.x[self.target].diff(dim=1), (0, 1, *range(3, 3 + len(self.space))))
         theta.into(self.theta_mean, self.theta_sd)
@@ -249,22 +255,22 @@ class OfFields(Surrogate, ABC):
             )
             if found and self.moves:
                 raise ValueError(
-                    f"{self.target!r} has edges, and moves take what leaves at one in at the other: leave out moves="
+                    f"{self.target!r} has edges, and moves are for periodic fields alone: leave out moves="
                 )
         if isinstance(self, Looking):
             self.look(batches)
 
     @final
     def shown(self, batch: Batch, *, generator: torch.Generator) -> Batch:
-        """What training shows: rows moved at random, where solutions may be."""
+        """The batch as training sees it: rows translated at random, if `moves` are given."""
         return moved(batch, (*self.given, self.target), self.moves if self.training else (), generator=generator)
 
     @final
     def stacked(self, given: X) -> Float[Tensor, "batch channel ..."]:
-        """What it starts from, channel under channel.
+        """The given fields, concatenated along the channel axis.
 
         Raises:
-            ValueError: If a part of it is not given.
+            ValueError: If a given field is missing.
         """
         if not isinstance(given, Mapping) or not set(self.given) <= set(given):
             found = sorted(given) if isinstance(given, Mapping) else type(given).__name__
@@ -276,7 +282,7 @@ class OfFields(Surrogate, ABC):
         """Standardised parameters, in the precision of the weights.
 
         Raises:
-            ValueError: If there is not a column for each parameter.
+            ValueError: If theta does not have one column for each parameter.
         """
         count = len(self.prior.names)
         if theta.ndim < 2 or theta.shape[-1] != count:
@@ -288,14 +294,14 @@ class OfFields(Surrogate, ABC):
 
     @final
     def level(self) -> tuple[Float[Tensor, "channel ..."], Float[Tensor, "channel ..."]]:
-        """Mean and sd of frames, whenever they are."""
+        """Mean and sd of frames, over all times."""
         mean = self.target_mean.mean(0)
         squares = self.target_sd.double().square() + (self.target_mean.double() - mean).square()
         return mean, squares.mean(0).sqrt().to(mean).clamp_min(torch.finfo(mean.dtype).tiny)
 
 
 class FieldMoments:
-    """Mean and sd over axes, batch by batch."""
+    """Accumulator of the mean and the sd over axes, batch by batch."""
 
     def __init__(self) -> None:
         self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
@@ -303,7 +309,7 @@ class FieldMoments:
 
     def add(self, value: Tensor, axes: tuple[int, ...]) -> None:
         value = value.double()
-        if self.start is None:  # close to all of them, so that no digit is lost far from zero
+        if self.start is None:  # Values less this mean are small, so no digits are lost if values are far from zero.
             self.start = value.mean(axes, keepdim=True)
         value = value - self.start
         self.count += math.prod(value.shape[axis] for axis in axes)

@@ -1,4 +1,4 @@
-"""What a generator knows, and the frames that it draws, as tokens."""
+"""Conversion of a generator's conditioning values, and of the frames that it draws, to tokens and back."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sciinf.emulators.tokens.assimilated import guessed
 from sciinf.emulators.tokens.innovations import FrameChain, Innovations, beside
 from sciinf.simulators.dynamics.frames import spacing
 
-_NUMBERS = 2**22  # looked at, at once
-_SAME = 1e-2  # sds of frames, by which what is the same may differ where it was rounded
-_LINEAR = 1e-3  # of the variance that the linear law leaves, which is taken for noise of what sensors see
+_NUMBERS = 2**22  # Limit of the numbers in one batch that `look` reads.
+_SAME = 1e-2  # Two equal frames may differ by so many sds of frames, because of rounding.
+_LINEAR = 1e-3  # This share of the linear model's residual variance is added to the noise of sensors.
 
 
 class InTokens(WithErrors, Looking, ByTimes, ABC):
-    """A surrogate of frames that are tokens. Arguments are those of `Generator`."""
+    """A surrogate of frames that are represented by tokens. Arguments are those of `Generator`."""
 
     left_sd: Tensor
 
@@ -50,7 +50,7 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         self.turns, (self.block, self.context) = order.turns, order.sizes(self.unknown)
         if not self.unknown:
             raise ValueError(
-                f"{target!r} has one frame, which is the one that is given: was it the one before, Frame(-1)?"
+                f"{target!r} has one frame, which is the one that is given: if the given one comes before, Frame(-1)"
             )
         if self.start is None and self.block < self.unknown:
             raise ValueError(f"{target!r} is to be drawn frame by frame, and there is none to go on from: give a Frame")
@@ -60,7 +60,7 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         if moves and not self.code.on_grid:
             raise ValueError("moves are steps on a grid, and fields of stations have none: leave moves out")
         if self.conditions.sensors is not None and (self.block < self.unknown or not self.code.counts):
-            raise ValueError("what sensors see goes with pieces of all frames at once: Patches() and AtOnce()")
+            raise ValueError("sensors need pieces of all frames at once: use Patches() and AtOnce()")
         self.stays = code.build(self.channels_stay, self.space) if self.conditions.stay else None
         stays = self.stays.width if self.stays is not None else 0
         nested = isinstance(order.turns, Scales)
@@ -73,20 +73,20 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
 
     @property
     def by_frame(self) -> bool:
-        """Whether frames are tokens, with a place in time: those of fields without space are."""
+        """Whether each frame is one token with a place in time; this is so for fields without space."""
         return self.block > 1 and not self.space and len(self.code.places) == 1
 
     @property
     def channels_stay(self) -> int:
-        """Of fields that stay."""
+        """Number of channels of the given fields that stay constant."""
         return self.channels_given - (self.channels if self.start is not None else 0)
 
     def check_times(self, times: Sequence[float]) -> None:
-        """Refuse times of frames that do not suit.
+        """Refuse times of frames that do not suit this generator.
 
         Raises:
-            ValueError: If blocks follow each other and frames are not evenly spaced, or the first frame is the start
-                where it was said not to be, or the other way round.
+            ValueError: If blocks follow each other and frames are not evenly spaced. Also if the index of the given
+                `Frame` contradicts whether the first frame is at time 0.
         """
         if self.start is not None and (self.start.index == 0) != (times[0] == 0):
             right = -1 if self.start.index == 0 else 0
@@ -95,10 +95,10 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
             spacing(times if times[0] == 0 else (0.0, *times))
 
     def look(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Take the units of tokens from the training rows.
+        """Learn the units of tokens (the innovations) from the training rows.
 
         Raises:
-            ValueError: If the first frame is said to be the one that solutions go on from, and is another.
+            ValueError: If the given `Frame` is said to be the first frame of the target, and differs from it.
         """
 
         def frames() -> Iterator[Tensor]:
@@ -134,19 +134,19 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         off = float(((first - batch.x[self.start.name].to(first)) / sd).abs().max())
         if off > _SAME:
             raise ValueError(
-                f"the first frame of {self.target!r} is not {self.start.name!r}, from which solutions go on ({off:.2g} "
+                f"the first frame of {self.target!r} is not {self.start.name!r}, the given frame (they are {off:.2g} "
                 "sds apart): give Frame(-1), for a frame before the first"
             )
 
     def _known_tokens(self, x: X) -> tuple[Tensor | None, Tensor | None]:
-        """Those of the frame to go on from, and of fields that stay."""
+        """Tokens of the given frame, and tokens of the fields that stay constant."""
         begun = self._begun(x)
         return (begun[0] if begun else None), self._fixed_tokens(x)
 
     def _beyond(
         self, frames: Tensor, start: Tensor | None, fixed: Tensor | None
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Frames that are not known less those of no innovations; and frames of innovations."""
+        """Unknown frames minus the frames of zero innovations; and the function from innovations to frames."""
 
         def fields(z: Tensor) -> Tensor:
             return self._decoded(self.chain.continued(start, z.unbind(1), fixed))
@@ -155,14 +155,14 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         return frames[:, self.known :] - fields(places), fields
 
     def _some(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
-        """A pass in smaller batches, for some copies of one are made."""
+        """A pass over the rows in smaller batches, because several copies of each batch are made."""
         most = max(1, _NUMBERS // math.prod(self.observables[self.target].shape))
         for batch in batches():
             for k in range(0, len(batch), most):
                 yield batch.rows(slice(k, k + most))
 
     def _frames(self, batch: Batch) -> Float[Tensor, "batch frame channel *space"]:
-        """All frames in a row, from the one that is known on."""
+        """All frames of each row in order; a given frame before the first comes in front."""
         frames = batch.x[self.target].to(self.target_mean)
         if self.start is not None and self.start.index == -1:
             frames = torch.cat([batch.x[self.start.name].to(frames)[:, None], frames], 1)
@@ -173,7 +173,7 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         return (frames - mean) / sd
 
     def _fixed(self, x: X) -> Float[Tensor, "batch channel *space"]:
-        """Fields that stay, standardised."""
+        """The fields that stay constant, standardised."""
         skipped = self.channels if self.start is not None else 0
         fields = self.stacked(x).to(self.given_mean)
         return ((fields - self.given_mean) / self.given_sd)[:, skipped:]
@@ -182,7 +182,7 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         return None if self.stays is None else self.stays.encode(self._fixed(x))
 
     def _given(self, before: Sequence[Tensor], fixed: Tensor | None, seen: Tensor) -> Tensor:
-        """What is known at the places of tokens."""
+        """Conditioning values at the places of tokens: frames before, constant fields and sensor readings."""
         parts = [part for one in before for part in (one, self.plain(one))] if self.start is not None else []
         parts += [] if fixed is None else [fixed]
         found = torch.cat([seen[:, : len(self.code.places), :0], *parts], -1)
@@ -191,9 +191,10 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
     def _seen(
         self, x: X, start: Tensor | None, fixed: Tensor | None, rows: int
     ) -> tuple[Float[Tensor, "batch token number"], Tensor]:
-        """What sensors saw beyond the linear law, and where, at the places of tokens; what it tells of z linearly.
+        """Sensor readings at the places of tokens, and the linear estimate of the innovations z from these readings.
 
-        No numbers and 0 where there are no sensors.
+        The sensors' part has their readings minus the linear model's prediction, the mask, and the estimate of z.
+        Without sensors, this part is empty and the estimate is 0.
         """
         if self.conditions.sensors is None:
             places = self.block if self.by_frame else len(self.code.places)
@@ -211,22 +212,22 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         return torch.cat(told, -1), told[-1]
 
     def said(self, captions: Sequence[str]) -> Tensor:
-        """Captions as `given["words"]`, (batch, token); errors and warnings are those of `Reader.said`."""
+        """Captions as tokens for `given["words"]`, (batch, token); errors and warnings are those of `Reader.said`."""
         if self.reader is None:
             raise ValueError("this generator knows no words: give it Words(), given=[Frame(0), Words(Grammar())]")
         return self.reader.said(captions)
 
     @property
     def told(self) -> int:
-        """How many numbers tell of solutions as a whole."""
+        """Number of conditioning values that describe a solution as a whole."""
         return len(self.prior.names) + (self.conditions.sensors is not None)
 
     def meant(self, theta: Tensor, given: X, *, generator: torch.Generator) -> tuple[Tensor, X]:
-        """Parameters, from the prior within captions where there are any; and what else is given.
+        """Parameters, drawn from the prior within captions if there are captions; and the other conditioning values.
 
         Raises:
-            ValueError: If captions are no tokens of this generator's, or not as many as rows; or there are none, and a
-                parameter is not finite.
+            ValueError: If captions are no tokens of this generator, or not as many as rows. Also if there are no
+                captions and a parameter is not finite.
         """
         if self.reader is None:
             return theta, given
@@ -243,27 +244,27 @@ class InTokens(WithErrors, Looking, ByTimes, ABC):
         """Refuse captions where parameters are needed."""
         if WORDS in given:
             raise ValueError(
-                "captions leave parameters open, and this is asked at parameters: draw some, by "
-                "generator.reader.captions.drawn(caption, n, generator=...), and ask at each"
+                "captions leave parameters open, and this function needs parameters: draw parameters by "
+                "generator.reader.captions.drawn(caption, n, generator=...), and call it for each"
             )
 
     def _whole(self, told: Tensor, x: X) -> Float[Tensor, "batch number"]:
-        """What is known of solutions as a whole: of parameters, and how much sensors see."""
+        """Conditioning values of a solution as a whole: parameters, and the share of points that sensors observe."""
         if self.conditions.sensors is None:
             return told
         share = self.conditions.sensors.share(x, self.known, told.new_zeros(len(told), 1))
         return torch.cat([told, share], 1)
 
     def _together(self, frames: Sequence[Tensor]) -> Tensor:
-        """A block's tokens: at each place all frames, or each frame for itself."""
+        """Tokens of a block from its frames: joined at each place, or one token for each frame."""
         return torch.cat(list(frames), 1 if self.by_frame else -1)
 
     def _apart(self, tokens: Tensor) -> Sequence[Tensor]:
-        """Frames of a block's tokens."""
+        """Frames of a block, from its tokens."""
         return tokens.chunk(self.block, 1 if self.by_frame else -1)
 
     def _begun(self, given: X) -> list[Tensor]:
-        """Tokens of the frame that is known."""
+        """Tokens of the given frame, in a list; an empty list if no frame is given."""
         if self.start is None:
             return []
         return [self.code.encode(self._scaled(given[self.start.name].to(self.target_mean)))]

@@ -1,4 +1,4 @@
-"""What a law of series is given of rows, standardised: values and which are there, times, what is known beforehand."""
+"""Standardised inputs of surrogates of series: values with their mask, times, and conditioning values."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from sciinf.emulators._fields import FieldMoments
 from sciinf.networks.summaries.timed import TIMES
 
 MASK = "_mask"
-_BEYOND = 0.1  # of the range of the training rows, before it is told
+_BEYOND = 0.1  # Values outside the training range by more than this share of its width cause a warning.
 
 
 @final
 class Inputs(nn.Module):
-    """The inputs of rows.
+    """Standardisation and checks of the inputs of a surrogate of series.
 
     Args:
-        prior: The simulator's.
-        observables: The simulator's.
+        prior: The simulator's prior.
+        observables: The simulator's observables.
         target: Name of the series, (time, *event).
-        given: Names of others that are known beforehand.
+        given: Names of other observables that are known beforehand.
 
     Raises:
         ValueError: If a name is unknown or a layout does not suit.
 
     Attributes:
-        used: The observables that it looks at.
-        channels, context, controls: How many numbers there are at a time, of the row as a whole, known along time.
+        used: The observables that the surrogate reads.
+        channels, context, controls: How many values there are at a time, of the row as a whole, and known along time.
     """
 
     theta_mean: Tensor
@@ -67,7 +67,7 @@ class Inputs(nn.Module):
         for name, size in sizes.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size, dtype=torch.float64))
             self.register_buffer(f"{name}_sd", torch.ones(size, dtype=torch.float64))
-        for name in ("whole", "along"):  # least and largest of the training rows
+        for name in ("whole", "along"):  # The ends are the least and the largest value of the training rows.
             ends = torch.tensor([[-math.inf], [math.inf]], dtype=torch.float64)
             self.register_buffer(f"{name}_ends", ends.repeat(1, sizes[name]))
         self.register_load_state_dict_pre_hook(_from_before)
@@ -110,15 +110,15 @@ class Inputs(nn.Module):
             self.step.fill_(span / count / (self.used[self.target].shape[0] - 1))
 
     def values(self, x: X) -> tuple[Float[Tensor, "row time channel"], Bool[Tensor, "row time channel"]]:
-        """Values, 0 where they are missing, and which are there.
+        """Values of the target, 0 where they are missing, and the mask of the observed ones.
 
         Raises:
-            ValueError: If the series or its mask is missing, or has other channels than were learned.
+            ValueError: If the series or its mask is missing, or has other channels than in training.
         """
         if self.target not in x or (self.mask and self.mask not in x):
             wanted = " and ".join(repr(name) for name in (self.target, self.mask) if name)
             raise ValueError(
-                f"{wanted} are needed, got {sorted(x)}: what was seen, and a mask that is True where it was"
+                f"{wanted} are needed, got {sorted(x)}: the observed values, and a mask that is True where observed"
             )
         value = x[self.target]
         if value.shape[2:] != self.event:
@@ -133,10 +133,10 @@ class Inputs(nn.Module):
         return tuple(part.reshape(*value.shape[:2], -1) for part in (value, there))  # type: ignore[return-value]
 
     def known(self, theta: Tensor, x: X) -> Float[Tensor, "row context"]:
-        """Parameters and what else is known of rows as a whole.
+        """Standardised parameters and other conditioning values of rows as a whole.
 
         Raises:
-            ValueError: If there is not a column for each parameter.
+            ValueError: If theta does not have one column for each parameter.
         """
         if theta.ndim != 2 or theta.shape[1] != len(self.parameters_of):
             raise ValueError(
@@ -149,11 +149,11 @@ class Inputs(nn.Module):
         return torch.cat(parts, 1).float()
 
     def controlled(self, x: X) -> Float[Tensor, "row time control"] | None:
-        """What is known along time."""
+        """Standardised controls (conditioning values along time); None if there are none."""
         return ((self._along(x) - self.along_mean) / self.along_sd).float() if self.along else None
 
     def nought(self, rows: int) -> Float[Tensor, "row control"] | None:
-        """What controls of 0 are when they are standardised."""
+        """The standardised value of controls that are 0 in their own units."""
         return (-self.along_mean / self.along_sd).float().expand(rows, -1) if self.along else None
 
     def when(self, x: X) -> Float[Tensor, "row time"] | None:
@@ -163,19 +163,20 @@ class Inputs(nn.Module):
         return ((_named(x, self.times).double() - self.origin) / self.step).float()
 
     def check(self, theta: Tensor, x: X, *, target: bool) -> None:
-        """Refuse what would be answered with nonsense.
+        """Refuse rows of a query that cannot be answered sensibly.
 
         Args:
             theta: Parameters of rows.
-            x: Rows.
-            target: Whether values of the target are looked at.
+            x: Observables of rows.
+            target: Whether values of the target are used.
 
         Raises:
-            ValueError: If something that is known, or was seen, is not finite, times go backwards, or series of a row
-                have other lengths than each other.
+            ValueError: If a conditioning value or an observed value is not finite, times go backwards, or the series of
+                a row differ in length.
 
         Warns:
-            UserWarning: If something that is known lies far beyond all training rows, such as a dose twice the largest.
+            UserWarning: If a conditioning value lies far outside the range of the training rows, such as a dose twice
+                the largest.
         """
         seen = {name: _named(x, name) for name in (*self.along, *self.whole)}
         if target:
@@ -189,7 +190,7 @@ class Inputs(nn.Module):
         for name, value in seen.items():
             if not bool(value.isfinite().all()):
                 raise ValueError(
-                    f"{name!r} is not finite in some rows: say what is missing with {self.target + MASK!r}"
+                    f"{name!r} is not finite in some rows: mark missing values with {self.target + MASK!r}"
                 )
         if self.times:
             self._checked_times(x)
@@ -197,7 +198,7 @@ class Inputs(nn.Module):
         self._warn_beyond(self.whole, self.whole_ends, x, 1)
 
     def _warn_beyond(self, names: Sequence[str], ends: Tensor, x: X, first: int) -> None:
-        """Tell what lies beyond all training rows by a tenth of their range."""
+        """Warn about conditioning values outside the training range by more than a tenth of its width."""
         start = 0
         for name in names:
             value = x[name].double().flatten(0, first - 1)
@@ -209,13 +210,13 @@ class Inputs(nn.Module):
             if off:
                 warnings.warn(
                     f"{name!r} lies beyond all training rows ({float(low.min()):.4g} to {float(high.max()):.4g}) at "
-                    f"{off:,} of {len(value):,} places, up to {float(value.abs().max()):.4g}: what follows is a "
-                    "guess of a network that saw none like it. Simulate such rows and train on them",
+                    f"{off:,} of {len(value):,} places, up to {float(value.abs().max()):.4g}: there the network "
+                    "extrapolates, and its answer is a guess. Simulate such rows and train on them",
                     stacklevel=2,
                 )
 
     def clock(self, rows: int) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
-        """One mean step, and time 0, in the simulator's unit of time, of each row."""
+        """One mean step, and time 0, in the simulator's unit of time, for each row."""
         return self.step.float().expand(rows), self.origin.float().expand(rows)
 
     def _checked_times(self, x: X) -> Tensor:
@@ -235,7 +236,7 @@ class Inputs(nn.Module):
 
 
 def _from_before(module: Inputs, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Fits of before the ends were kept: nothing lies beyond."""
+    """Add infinite ranges to the state of older fits, which did not record the training range."""
     for name in ("whole_ends", "along_ends"):
         state.setdefault(
             f"{prefix}{name}", torch.full_like(module.get_buffer(name), math.inf) * torch.tensor([[-1], [1]])
@@ -249,7 +250,7 @@ def _named(x: X, name: str) -> Tensor:
 
 
 def _follows(spec: Observable, target: Observable) -> bool:
-    """Whether an observable goes along time as the target does."""
+    """Whether an observable has the same time axis as the target."""
     times = spec.shape[:1] == target.shape[:1]
     return times and (not spec.dims or not target.dims or spec.dims[0] == target.dims[0])
 
@@ -259,11 +260,11 @@ def _check(observables: Mapping[str, Observable], target: str, given: Sequence[s
         if name not in observables:
             raise ValueError(f"there is no observable {name!r}; there is {', '.join(observables)}")
         if name != target and f"{name}{MASK}" in observables:
-            raise ValueError(f"{name!r} has a mask, and what is given is to be known: fill it in, or leave it out")
+            raise ValueError(f"{name!r} has a mask, and given values cannot be missing: fill it in, or leave it out")
     if target in given or target + MASK in given or target + TIMES in given:
         raise ValueError(
-            f"given names what is known beforehand; {target!r}, its mask and times are looked at by themselves: leave "
-            "them out"
+            f"given names what is known beforehand; {target!r}, its mask and times are always used: leave them out of "
+            "given"
         )
     spec = observables[target]
     if not spec.shape or spec.shape[0] < 2:

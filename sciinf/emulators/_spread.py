@@ -1,24 +1,26 @@
-r"""Whether draws of fields are as unlike as they should be, told from held-out rows.
+r"""Checks on held-out rows whether draws of fields vary as much as they should.
 
-M draws for each held-out row have a variance v, and their mean is off by e. If the law is right, (1 + 1/M) E v = E e^2,
-whatever numbers of a solution are looked at. Four kinds are, in each channel, for a law may be right in one and not in
-others:
+M draws for each held-out row have a variance v, and their mean has an error e. If the distribution of the draws is
+right, (1 + 1/M) E v = E e^2, for any quantity computed from a solution. Four kinds of quantities are checked, in each
+channel, because a distribution may be right in one and wrong in others:
 
-| numbers | a law that fails there |
+| quantities | a distribution that fails there |
 |---|---|
-| points of a frame | is too sure, or not sure enough |
-| points of a frame, by parts of space | is too sure in one part, and not sure enough in another |
-| waves of a frame, by octaves | has points that go together wrongly: fields are too rough or too smooth |
-| waves along cosines in time, in octaves of both | has frames that go together wrongly |
+| points of a frame | has too narrow or too wide draws |
+| points of a frame, by parts of space | is too narrow in one part of space, and too wide in another |
+| waves of a frame, by octaves | has wrong correlations between points: fields are too rough or too smooth |
+| waves along cosines in time, in octaves of both | has wrong correlations between frames |
 
-Waves are Fourier's on a ring, cosines where fields have edges. Along cosines in time, errors are taken over their root
-mean square in each frame, so that late frames do not outweigh the first. Parts of space are eighths of a line,
+Waves are Fourier modes on a ring, and cosines where fields have edges. For cosines in time, errors are divided by their
+root mean square in each frame, so that late frames do not outweigh the first. Parts of space are eighths of a line, or
 sixteenths of a square. Waves and parts with less than a thousandth of a frame's squared error are left out.
 
-**What is chance.** Of a right law the solution and the draws of a row are alike: any of them could be the solution. So
-ratios are found again with one that is drawn, in each row, in place of the solution, 200 times. Log ratios are taken
-over their sds there, and what is further off than the largest of all of them is in nine of ten is no chance. Frames
-with less than 0.7 of the variance that they should have count as wrong in any case: a row may make most of the error.
+**Significance.** If the distribution is right, the solution and the draws of a row are exchangeable: any of them could
+be the solution. So the ratios are computed again 200 times, with a random choice among solution and draws in place of
+the solution of each row. These repetitions give the sds of the log ratios under a right distribution. A log ratio, in
+units of its sd, is significant if it is larger than the largest of all ratios in nine of ten repetitions. Frames with
+less than 0.7 of the variance that they should have count as wrong in any case, because a single row may dominate the
+error.
 
 References:
     | Why Should Ensemble Spread Match the RMSE of the Ensemble Mean? (Fortin et al., 2014),
@@ -40,26 +42,27 @@ from torch import Tensor
 from sciinf.core import Batch
 from sciinf.core.surrogate import ALIKE, UNLIKE
 
-_BY_CHANCE, _FEWEST = 0.1, 16  # chance that a right law is found wrong; held-out rows, at least, to tell
+_BY_CHANCE, _FEWEST = 0.1, 16  # Probability of a false alarm, and the least number of held-out rows for a check.
 _SWAPS = 200
-_LACKING = 0.7  # of a frame's variance that should be there; less is no chance, even where a few rows make the error
-_CHECKED, _NUMBERS = 256, 2**23  # rows that are compared, and numbers in them, at most
-_SMALL = 1e-3  # of a frame's squared error; waves with less do not count
-_LEAST = 1e-30  # of squares of standardised fields
+_LACKING = 0.7  # A frame with less than this share of its due variance is wrong, whatever the significance.
+_CHECKED, _NUMBERS = 256, 2**23  # Limits of the rows that are compared, and of the numbers in them.
+_SMALL = 1e-3  # Waves with less than this share of a frame's squared error do not count.
+_LEAST = 1e-30  # Lower bound of squares of standardised fields, against division by zero.
 
 
 @dataclass(frozen=True)
 class SpreadComparison:
-    """What held-out rows tell of draws.
+    """Result of the comparison of draws with held-out rows.
 
     Attributes:
-        missing: Of their variance, (frame, channel, octave), from 0 to 1.
-        frames: Spread over error, a root, of all points; of those of the worst frame where that is no chance.
-        waves: The same of the waves, or the part of space, that are worst; 1 where all can be chance.
-        where: Which these are.
-        spread: Of each row, on average over points, as it should be for its error, (batch,).
-        error: Squared, of each row, (batch,).
-        few: Whether there are too few rows to tell.
+        missing: Share of the variance that draws lack, (frame, channel, octave), from 0 to 1.
+        frames: Root of the ratio of spread to error over all points. If a frame is significantly wrong, it is that of
+            the worst frame.
+        waves: The same ratio for the worst waves or part of space; 1 if no deviation is significant.
+        where: Description of these waves or this part of space.
+        spread: Mean over points of the variance of each row's draws, scaled to compare with `error`, (batch,).
+        error: Squared error of each row, mean over points, (batch,).
+        few: Whether there are too few rows for a check.
     """
 
     missing: Float[Tensor, "frame channel octave"]
@@ -72,7 +75,7 @@ class SpreadComparison:
 
 
 def first_rows(batches: Callable[[], Iterator[Batch]], numbers: int) -> Batch:
-    """The first rows of a pass, as many as are compared of so many numbers each."""
+    """The first rows of a pass, as many as are compared if each has so many numbers."""
     most = max(_FEWEST, min(_CHECKED, _NUMBERS // numbers))
     found: list[Batch] = []
     for batch in batches():
@@ -84,16 +87,17 @@ def first_rows(batches: Callable[[], Iterator[Batch]], numbers: int) -> Batch:
 
 
 class GridWaves:
-    """Waves of a grid: Fourier's where it is a ring or torus, cosines where it has edges.
+    """Waves of a grid: Fourier modes where the grid is a ring or torus, cosines where it has edges.
 
     Args:
-        space: Points in each direction; a field without space is its own wave.
+        space: Number of points in each direction; a field without space is its own wave.
         edges: Whether there are edges.
 
     Attributes:
-        octave: Of each wave: 0 the mean, 1 wave number 1, 2 from 2 on, 3 from 4 on, ...; the last that all waves of an
-            axis are in has those beyond, too. Cosines count by half, for the first has half a wave.
-        count: Of octaves.
+        octave: Octave of each wave: 0 for the mean, 1 for wave number 1, 2 from 2 on, 3 from 4 on, and so on. The last
+            octave that lies completely on an axis also contains all higher waves. Wave numbers of cosines count by
+            half, because the first cosine has half a wave.
+        count: Number of octaves.
     """
 
     octave: Int[Tensor, " wave"]
@@ -109,7 +113,7 @@ class GridWaves:
         self.count = int(self.octave.max()) + 1
 
     def of(self, fields: Float[Tensor, "*batch channel *space"]) -> Inexact[Tensor, "*batch channel wave"]:
-        """Their coefficients, by a unitary transform."""
+        """Coefficients of fields, by a unitary transform."""
         if not self.space:
             return fields[..., None]
         if not self.edges:
@@ -119,7 +123,7 @@ class GridWaves:
         return fields.flatten(-len(self.space))
 
     def back(self, waves: Inexact[Tensor, "*batch channel wave"]) -> Float[Tensor, "*batch channel *space"]:
-        """Fields of coefficients."""
+        """Fields with the given coefficients."""
         if not self.space:
             return waves[..., 0]
         fields = waves.unflatten(-1, self.space)
@@ -141,7 +145,7 @@ class GridWaves:
         return found.index_add_(-1, self.octave.to(squares.device), squares)
 
     def words(self, octave: int) -> str:
-        """Which waves are in an octave."""
+        """Name of the waves of an octave, for messages."""
         if octave < 2:
             return f"wave {octave}"
         beyond = octave == self.count - 1
@@ -149,15 +153,15 @@ class GridWaves:
 
 
 class SpaceParts:
-    """Parts of space: as many as eight in one direction, four in each of two, two in each of more.
+    """A partition of space: up to eight parts in one direction, four in each of two, two in each of more.
 
     Args:
-        space: Points in each direction; a field without space is one part.
+        space: Number of points in each direction; a field without space is one part.
 
     Attributes:
-        ends: Of the parts in each direction.
-        part: Of each point.
-        count: Of parts.
+        ends: Ends of the parts in each direction.
+        part: Index of the part of each point.
+        count: Number of parts.
     """
 
     part: Int[Tensor, " point"]
@@ -177,7 +181,7 @@ class SpaceParts:
         return found.index_add_(-1, self.part.to(squares.device), squares)
 
     def words(self, part: int) -> str:
-        """Where a part is."""
+        """Description of the points of a part, for messages."""
         found = []
         for ends in reversed(self.ends):
             part, k = divmod(part, len(ends) - 1)
@@ -202,10 +206,10 @@ def compared(
     """Compare draws with held-out solutions.
 
     Args:
-        drawn: Standardised, as solutions are.
+        drawn: Draws, standardised like the solutions.
         true: The solutions.
-        waves: Of their grid.
-        known: How many of the first frames were given.
+        waves: Waves of the solutions' grid.
+        known: Number of first frames that were given.
     """
     fields, unknown = torch.cat([true[None], drawn])[:, :, known:], true.shape[1] - known
     members, parts = waves.of(fields), SpaceParts(waves.space)
@@ -224,7 +228,7 @@ def compared(
 
 
 def worst_of(found: Sequence[SpreadComparison]) -> SpreadComparison:
-    """What groups of rows tell together: of each figure the one furthest from 1, of what is missing the most."""
+    """The worst figures of several groups of rows: each ratio furthest from 1, and the largest missing shares."""
     if len(found) == 1:
         return found[0]
     waves = max(found, key=lambda one: abs(math.log(max(one.waves, _LEAST))))
@@ -241,32 +245,35 @@ def worst_of(found: Sequence[SpreadComparison]) -> SpreadComparison:
 
 
 def say_what_goes_together_wrongly(target: str, found: SpreadComparison) -> None:
-    """Say in which waves, or part of space, draws are too alike or too unlike.
+    """Warn if draws vary too little or too much in some waves, or in a part of space.
 
     Args:
-        target: What is drawn.
-        found: Of its draws.
+        target: Name of the observable that is drawn.
+        found: Comparison of its draws with held-out rows.
 
     Warns:
-        UserWarning: If any are.
+        UserWarning: If the spread there is far from the error.
     """
     if ALIKE <= found.waves <= UNLIKE:
         return
     kind = "alike there, and are widened by what is missing" if found.waves < 1 else "unlike there"
     warnings.warn(
         f"held-out simulations show that in {found.where} draws of {target!r} spread {found.waves:.2f} times as "
-        f"far as their mean is off (1 for the right law): they are too {kind}, even if they are right on average. "
+        f"far as their mean is off (1 if right): they are too {kind}, even if they are right on average. "
         "Train longer, on more solutions, or with a code that keeps more",
         stacklevel=4,
     )
 
 
 def shown(members: Tensor, summed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """With each member of a row as its solution: squares that the others spread, as they should be, and its own error.
+    """Spread and squared error, with each member of a row in turn in the place of the solution.
+
+    The spread is the squares of the other members about their mean, scaled so that a right distribution has the ratio
+    1.
 
     Args:
         members: Coefficients, (member, batch, frame, channel, wave), the solution first.
-        summed: From squares to the sums that are compared.
+        summed: A function from squares to the sums that are compared.
     """
     draws, total = len(members) - 1, members.sum(0)
     middle = (total - members) / draws
@@ -276,7 +283,10 @@ def shown(members: Tensor, summed: Callable[[Tensor], Tensor]) -> tuple[Tensor, 
 
 
 def _judged(spreads: Sequence[Tensor], errors: Sequence[Tensor], words: _Words) -> SpreadComparison:
-    """What is no chance, of four kinds of numbers (member, batch, frame, channel[, octave or part])."""
+    """The comparison, from spreads and errors of four kinds of quantities.
+
+    Each has the shape (member, batch, frame, channel[, octave or part]).
+    """
     few, counts = errors[0].shape[1] < _FEWEST, _counting(errors)
     pick = torch.Generator().manual_seed(0)
     who = torch.randint(len(errors[0]), (_SWAPS, errors[0].shape[1]), generator=pick)
@@ -319,7 +329,7 @@ def _judged(spreads: Sequence[Tensor], errors: Sequence[Tensor], words: _Words) 
 
 
 def _counting(errors: Sequence[Tensor]) -> list[Tensor]:
-    """Which numbers are looked at: those that make more than a small share of what frames are off by."""
+    """Masks of the quantities that count: those with more than a small share of the frames' squared error."""
     found = []
     for error in (errors[1], errors[3]):
         level = error[0].mean(0)
@@ -331,7 +341,7 @@ def _counting(errors: Sequence[Tensor]) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Words:
-    """Waves and parts of space in words."""
+    """Descriptions of waves and parts of space, for messages."""
 
     waves: GridWaves
     parts: SpaceParts
@@ -349,7 +359,7 @@ class _Words:
 
 
 def _oddest(shares: Tensor, odd: Tensor, words: Callable[..., str]) -> tuple[float, str]:
-    """The root of the share that is furthest from 1, of those that are odd, and where it is."""
+    """Root of the significant ratio that is furthest from 1, and the description of its place."""
     if not bool(odd.any()):
         return 1.0, ""
     place = [int(i) for i in torch.unravel_index((shares.clamp_min(1e-30).log().abs() * odd).argmax(), odd.shape)]

@@ -1,19 +1,20 @@
 r"""Test functions of compact support, for equations in their weak form on the unit square.
 
-With r = |x - c| / R < 1 (they are 0 beyond), Wendland's functions of least degree that are positive definite in up to
-three dimensions,
+With r = |x - c| / R < 1 (the functions are 0 beyond), Wendland's functions of least degree that are positive definite
+in up to three dimensions are
 
     C^2:  p = (1 - r)^4 (4 r + 1),                 dp/dx = -20 (1 - r)^3 (x - c) / R^2
     C^4:  p = (1 - r)^6 (35 r^2 + 18 r + 3) / 3,   dp/dx = -56/3 (1 - r)^5 (5 r + 1) (x - c) / R^2,
 
-p(c) = 1; in the plane int p = pi R^2 / 7 and pi R^2 / 9. A test function has to be 0 on the boundary. Were the
-supports kept inside the square, what happens in a strip along its edges, where p has all but vanished, would be left
-untested; so
+with p(c) = 1. In the plane, int p is pi R^2 / 7 and pi R^2 / 9. A test function has to be 0 on the boundary. If the
+supports were kept inside the square, p would be almost 0 in a strip along the edges, and the equation would not be
+tested there. So
 
     v = m p,    dv/dx = m dp/dx + p dm/dx,    m = sin(pi x) sin(pi y),
 
-with c anywhere. Integrals are sums over the products of points on both axes: of each panel, a short piece of [0, 1],
-the points of Gauss. The panels are shifted as a whole by chance, so that points come to lie anywhere.
+with c anywhere. Integrals are sums over a product of points on both axes. Each axis is divided into panels, which are
+short pieces of [0, 1] with Gauss points in each. A random shift moves all panels together, so that the points may lie
+anywhere.
 
 References:
     | Piecewise polynomial, positive definite and compactly supported radial functions of minimal degree
@@ -36,11 +37,11 @@ _WEIGHTS = (5 / 18, 8 / 18, 5 / 18)
 
 @dataclass(frozen=True)
 class Lattice:
-    """Where integrands are looked at.
+    """Integration points on the unit square with their weights.
 
     Args:
         points: Coordinates.
-        weights: What each counts in an integral over the unit square.
+        weights: Weight of each point in an integral over the unit square.
     """
 
     points: Float[Tensor, "point 2"]
@@ -49,12 +50,12 @@ class Lattice:
 
 @dataclass(frozen=True)
 class Bumps:
-    """Wendland's functions in the plane.
+    """Test functions in the plane: Wendland's radial functions with their centres and radii.
 
     Args:
-        centres: c.
-        radii: R.
-        smoothness: 2 or 4.
+        centres: Centres c.
+        radii: Radii R of the supports.
+        smoothness: Smoothness, 2 or 4.
     """
 
     centres: Float[Tensor, "bump 2"]
@@ -64,7 +65,7 @@ class Bumps:
     def values_and_slopes(
         self, points: Float[Tensor, "point 2"]
     ) -> tuple[Float[Tensor, "bump point"], Float[Tensor, "bump 2 point"]]:
-        """p and dp/dx."""
+        """Values p and gradients dp/dx at points."""
         away = points.mT - self.centres[..., None]
         r = (away.square().sum(1).sqrt() / self.radii[:, None]).clamp_max(1.0)
         left = 1 - r
@@ -78,12 +79,12 @@ class Bumps:
     def imbalance(
         self, flux: Float[Tensor, "batch 2 point"], lattice: Lattice, source: float
     ) -> Float[Tensor, "batch bump"]:
-        """(int s . dv/dx - int f v) / R sqrt(int |dv/dx|^2), which is 0 where -div s = f.
+        """Normalised residual (int s . dv/dx - int f v) / R sqrt(int |dv/dx|^2), which is 0 where -div s = f.
 
         Args:
-            flux: s at the lattice's points.
+            flux: The flux s at the lattice's points.
             lattice: The lattice.
-            source: f.
+            source: The source f.
         """
         value, slope = self.values_and_slopes(lattice.points)
         mode, steep = mollifier(lattice.points)
@@ -94,7 +95,7 @@ class Bumps:
 
 
 def mollifier(points: Float[Tensor, "point 2"]) -> tuple[Float[Tensor, " point"], Float[Tensor, "2 point"]]:
-    """m and dm/dx."""
+    """The factor m that vanishes on the boundary, and its gradient dm/dx."""
     sine, cosine = (math.pi * points).sin(), math.pi * (math.pi * points).cos()
     return sine.prod(-1), torch.stack([cosine[:, 0] * sine[:, 1], sine[:, 0] * cosine[:, 1]])
 
@@ -102,13 +103,16 @@ def mollifier(points: Float[Tensor, "point 2"]) -> tuple[Float[Tensor, " point"]
 def draw_bumps(
     count: int, radii: tuple[float, float], smoothness: int, *, like: Tensor, generator: torch.Generator
 ) -> Bumps:
-    """With centres anywhere in the unit square, the radii even in logarithm between two bounds."""
+    """Draw test functions with uniform centres in the unit square, and log-uniform radii between two bounds."""
     where = torch.rand(count, 3, generator=generator, device=generator.device).to(like)
     return Bumps(where[:, :2], radii[0] * (radii[1] / radii[0]) ** where[:, 2], smoothness)
 
 
 def draw_lattice(panels: int, *, like: Tensor, generator: torch.Generator) -> Lattice:
-    """(3 (panels + 1))^2 points; the first and the last panel of each axis are one in two parts."""
+    """Draw a randomly shifted lattice of (3 (panels + 1))^2 points.
+
+    On each axis, the first and the last panel together have the width of one panel.
+    """
     shift = torch.rand(2, 1, generator=generator, device=generator.device).to(like)
     ends = torch.arange(panels, dtype=like.dtype, device=like.device) + shift
     ends = torch.cat([torch.zeros_like(shift), ends, torch.full_like(shift, panels)], 1) / panels

@@ -1,18 +1,19 @@
-r"""An objective of codes with a judge: the law of all codes is to be the prior, as far as a network can tell.
+r"""An objective of codes with a discriminator, which compares the distribution of all codes with the prior.
 
-A judge t(z) is trained to tell codes, drawn from q(z | x) of the rows of a batch, from draws of p(z), and the encoder
-to be taken for them (WAE-GAN). With S(y) = log(1 + e^y) the loss of a row is, in nats,
+The discriminator t(z), called judge, learns to distinguish codes, drawn from q(z | x) of the rows of a batch, from
+draws of p(z). The encoder learns to make codes that the judge takes for draws of p(z) (WAE-GAN). With S(y) = log(1 +
+e^y) the loss of a row is, in nats,
 
     -E_q log p(x | z) + weight S(-t(z)) + [S(t(z)) + S(-t(z'))],    z ~ q(z | x),  z' ~ p(z).
 
-The judge is held still in the second term, and z in the third, whose value is taken off: one loss and one optimiser
-train both, though what the one wants more of the other wants less of. The best judge is t = log p(z) - log q(z), of
-the codes of all rows together; where that law is the prior it is 0, and the second term weight log 2.
+In the second term no gradient goes to the judge. In the third term no gradient goes to z. So one loss and one optimiser
+train both, although their aims are opposite. The best judge is t = log p(z) - log q(z), where q(z) is the distribution
+of the codes of all rows together. If this distribution is the prior, t is 0, and the second term is weight log 2.
 
-A judge's loss rises while it learns, so it is no measure of codes. What the loss amounts to, and what training stops
-by, is with MMD^2 between codes and prior in the judge's place (`objectives`), through which no gradient goes. It is no
-bound. `Mmd` of `objectives` wants the same without a judge, and is steadier: take a judge where codes have many
-numbers, of which a kernel sees little.
+A judge's loss rises while the judge learns, so this loss does not measure the quality of codes. The reported value, by
+which training stops, has MMD^2 between codes and prior (`objectives`) in place of the judge's terms. No gradient goes
+through this MMD^2. This value is no bound. `Mmd` of `objectives` has the same aim without a judge, and trains more
+steadily. A judge is better where codes have many components, because a kernel is less sensitive there.
 
 References:
     | Wasserstein Auto-Encoders (Tolstikhin et al., 2018), https://arxiv.org/abs/1711.01558: algorithm 1
@@ -35,11 +36,11 @@ from sciinf.networks.diffusion.solver import noise_like
 
 @final
 class Discriminator(nn.Module):
-    """A perceptron t(z), above 0 where it takes z for a draw of the prior.
+    """A perceptron t(z), positive where it classifies z as a draw of the prior.
 
     Args:
-        latents: Numbers of z.
-        width: Of its two hidden layers.
+        latents: Number of components of z.
+        width: Width of its two hidden layers.
     """
 
     def __init__(self, latents: int, width: int) -> None:
@@ -53,15 +54,15 @@ class Discriminator(nn.Module):
 
 
 class Adversarial(Objective):
-    """The law of all codes is to be the prior, as far as a network can tell.
+    """Reconstruction error, with a discriminator that makes the distribution of all codes the prior.
 
     Args:
-        weight: Of what the judge says of codes.
-        width: Of the judge.
+        weight: Weight of the discriminator's term.
+        width: Width of the discriminator.
 
     Raises:
         ValueError: If the weight is negative or not finite, or the width no int of at least 1; in training, if codes
-            come without a judge.
+            come without a discriminator.
     """
 
     def __init__(self, weight: float = 10.0, *, width: int = 64) -> None:
@@ -72,7 +73,9 @@ class Adversarial(Objective):
     def loss(self, rows: Reconstruction, coded: Coded, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         judge = coded.judge
         if judge is None:
-            raise ValueError("Adversarial() got codes without a judge: Coded(mean, log_sd, Judge(numbers, width))")
+            raise ValueError(
+                "Adversarial() got codes without a judge: give Coded(mean, log_sd, Discriminator(numbers, width))"
+            )
         z = coded.draw(1, generator=generator)
         prior = noise_like(z[0], generator)
         own = F.softplus(judge(z[0].detach())) + F.softplus(-judge(prior))

@@ -1,4 +1,4 @@
-"""What a generated field is given beside its parameters."""
+"""Conditioning values of a generated field, beside its parameters."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ WORDS = "words"
 """Under which captions are given."""
 
 
-_OFF = 0.1  # of a frame's variance that draws may be off where sensors see them, beside noise
-_FEW = 32  # rows, of which halves would tell nothing
+_OFF = 0.1  # Accepted squared error of draws at sensors beside noise, as a share of a frame's variance.
+_FEW = 32  # With fewer rows, statistics of half of them would say nothing.
 
 
 class Given(Component, ABC):
     """A condition of a `Generator`.
 
     Attributes:
-        name: Of the observable that it is.
+        name: Name of the observable that holds the condition.
     """
 
     name: str
 
 
 class Frame(Given):
-    """A frame of the target that is known, from which the others go on.
+    """A known frame of the target, which the other frames follow.
 
     Args:
-        index: 0 where it is the target's first frame (`times[0]` is 0), -1 where it is the one before.
-        name: Of the observable that holds it, (channel, *space), with the target's channels.
+        index: 0 if it is the target's first frame (`times[0]` is 0), -1 if it is the frame before the first.
+        name: Name of the observable that holds the frame, (channel, *space), with the target's channels.
 
     Raises:
         ValueError: If the index is another.
@@ -47,17 +47,17 @@ class Frame(Given):
 
     def __init__(self, index: int = 0, name: str = "initial") -> None:
         if index not in (0, -1):
-            raise ValueError(f"Frame({index}): the frame to go on from is the first, 0, or the one before it, -1")
+            raise ValueError(f"Frame({index}): the given frame is the first, 0, or the one before it, -1")
         self.index, self.name = index, name
 
 
 class Members(Given):
-    """Members of an ensemble, (member, *space): fields that stay, in no order.
+    """Members of an ensemble, (member, *space): constant fields without an order.
 
-    Training shows them in another order each time, so that the law does not learn which is which.
+    Training shows them in a new random order each time, so that the generator does not learn which is which.
 
     Args:
-        name: Of the observable.
+        name: Name of the observable.
     """
 
     def __init__(self, name: str) -> None:
@@ -65,10 +65,10 @@ class Members(Given):
 
 
 class Field(Given):
-    """A field that stays what it is: a coefficient, a forcing, a boundary.
+    """A field that is constant in time: a coefficient, a forcing, a boundary.
 
     Args:
-        name: Of the observable, (channel, *space).
+        name: Name of the observable, (channel, *space).
     """
 
     def __init__(self, name: str) -> None:
@@ -76,16 +76,17 @@ class Field(Given):
 
 
 class SensorReadings(Given):
-    """Numbers of the target's frames that are known, at any points and times: what sensors saw.
+    """Readings of sensors: known values of the target's frames, at any points and times.
 
-    Training shows each solution's numbers at some points that are drawn, from none to `most`, so that the law is that
-    given any of them. In use they are an observable of the name, of the target's layout, with a mask of the name and
-    "_mask" that is True where a number is known; where it is left out, nothing is.
+    Training shows the values of each solution at random points, from none to `most`. So the generator learns the
+    distribution of solutions given any of them. In use, the readings are an observable of this name with the target's
+    layout. Its mask has the name and "_mask", and is True where a value is known. If the observable is left out,
+    nothing is known.
 
     Args:
-        most: Points that are shown, of all frames.
-        sd: Of the Gaussian noise of what is seen, in the target's units.
-        name: Of the observable.
+        most: Largest number of points that training shows, of all frames.
+        sd: Sd of the Gaussian noise of the readings, in the target's units.
+        name: Name of the observable.
 
     Raises:
         ValueError: If most is no int of at least 1, or sd no number from 0 on.
@@ -94,13 +95,13 @@ class SensorReadings(Given):
     def __init__(self, most: int = 64, *, sd: float = 0.0, name: str = "sensors") -> None:
         check_whole("most", most, 1)
         if not isinstance(sd, int | float) or not 0 <= sd < math.inf:
-            raise ValueError(f"the sd of what sensors see is one number of at least 0, got {sd!r}")
+            raise ValueError(f"the noise sd of sensors is one number of at least 0, got {sd!r}")
         self.most, self.sd, self.name = most, sd, name
 
     def shown(
         self, frames: Float[Tensor, "batch frame channel *space"], known: int, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """What sensors at drawn points see of frames, after the first that are known anyway."""
+        """Readings and mask of sensors at random points, in frames that are not known anyway."""
         flat = frames[:, known:].flatten(1)
         most = min(self.most, flat.shape[1])
         count = torch.randint(most + 1, (len(flat), 1), generator=generator, device=generator.device)
@@ -114,11 +115,13 @@ class SensorReadings(Given):
         return {self.name: seen, f"{self.name}_mask": mask}
 
     def seen(self, x: X, known: int, like: Float[Tensor, "batch frame channel *space"]) -> tuple[Tensor, Tensor]:
-        """Numbers and mask in what is given, or none; of frames that are known anyway nothing is seen.
+        """Readings and mask from the conditioning values; all zero if there are none.
+
+        Frames that are known anyway have no readings.
 
         Raises:
-            ValueError: If their shape is another, one of both is missing, a number that is seen is not finite, or more
-                is seen than training showed.
+            ValueError: If their shape is another, one of the two is missing, a reading is not finite, or there are more
+                readings than in training.
         """
         if missing := [name for name in self.names if name not in x]:
             if len(missing) < len(self.names):
@@ -131,25 +134,28 @@ class SensorReadings(Given):
             if one.shape != like.shape:
                 raise ValueError(f"{what!r} has shape {tuple(one.shape)}, the target's frames {tuple(like.shape)}")
         if not bool(((mask == 0) | (mask == 1)).all()):
-            raise ValueError(f"{self.names[1]!r} is True or False (1 or 0) at each point, and has other numbers")
+            raise ValueError(f"{self.names[1]!r} is a mask, True or False (1 or 0), and has other numbers")
         mask = mask.bool()
         mask[:, :known] = False
         if not bool(value[mask].isfinite().all()):
-            raise ValueError(f"{self.name!r} has numbers that are not finite, and are said to be known")
+            raise ValueError(f"{self.name!r} has values that are not finite where its mask is True")
         if (most := int(mask.flatten(1).sum(1).max())) > self.most:
             raise ValueError(
                 f"sensors see {most} points, and training has shown {self.most} at most: leave some out, or train with "
-                f"Sensors({most})"
+                f"SensorReadings({most})"
             )
         return torch.where(mask, value, torch.zeros_like(value)), mask
 
     @property
     def names(self) -> tuple[str, str]:
-        """Of numbers and of their mask."""
+        """Names of the readings and of their mask."""
         return self.name, f"{self.name}_mask"
 
     def share(self, x: X, known: int, like: Float[Tensor, "batch one"]) -> Float[Tensor, "batch one"]:
-        """How many points are known, beside frames that are known anyway, over the most that training shows."""
+        """Number of points that sensors observe, divided by the most that training shows.
+
+        Frames that are known anyway do not count.
+        """
         mask = x.get(self.names[1])
         if mask is None:
             return torch.zeros_like(like)
@@ -157,7 +163,7 @@ class SensorReadings(Given):
 
 
 class ParameterReader(nn.Module, ABC):
-    """Understands what is given in place of parameters: texts, as ints (batch, token)."""
+    """A reader of texts that are given in place of parameters, as ints (batch, token)."""
 
     @abstractmethod
     def said(self, texts: Sequence[str]) -> Int[Tensor, "batch token"]:
@@ -165,15 +171,15 @@ class ParameterReader(nn.Module, ABC):
 
     @abstractmethod
     def heard(self, ids: Int[Tensor, "batch token"]) -> Sequence[Any]:
-        """What each row of tokens says of the parameters, for `within`."""
+        """Statements about the parameters, one for each row of tokens, as inputs of `within`."""
 
     @abstractmethod
     def within(self, said: Any, at: Float[Tensor, "draw theta"]) -> Float[Tensor, "draw theta"]:
-        """Parameters from the prior within what one row says, a function of even numbers from 0 to 1."""
+        """Parameters from the prior within one row's statement, as a function of uniform numbers from 0 to 1."""
 
     @abstractmethod
     def drawn(self, ids: object, at: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch theta"]:
-        """The same, of many rows of tokens, which are checked."""
+        """Parameters from the prior within the statements of many rows of tokens, after a check of the tokens."""
 
     @abstractmethod
     def learn(self) -> None:
@@ -181,36 +187,39 @@ class ParameterReader(nn.Module, ABC):
 
     @abstractmethod
     def say_how_it_reads(self) -> dict[str, float]:
-        """Figures of how well it understands; it warns where that is too little."""
+        """Figures of how well the reader understands texts; warns where it understands too little."""
 
 
 class InPlaceOfParameters(Given, ABC):
-    """What may be given in place of parameters: draws are at parameters from the prior within what it says."""
+    """A condition that may be given in place of parameters, such as captions.
+
+    Draws then have parameters from the prior within the statement of the condition.
+    """
 
     name = WORDS
 
     @abstractmethod
     def reader(self, prior: Prior, *, seed: int) -> ParameterReader:
-        """A new reader."""
+        """A new reader of such conditions."""
 
 
 class Conditions:
-    """What a generator is given, sorted.
+    """The conditions of a generator, sorted by kind.
 
     Args:
         given: The conditions.
 
     Attributes:
-        start: The frame to go on from, if there is one.
-        known: How many of the target's frames that is.
-        stay: Names of fields that stay, members of ensembles among them.
-        sensors: What sees some points, if there are any.
+        start: The given frame, if there is one.
+        known: How many of the target's frames are known: 0 or 1.
+        stay: Names of constant fields, members of ensembles among them.
+        sensors: Readings of sensors, if there are any.
         words: Captions, if there are any.
         fields: Names of all fields, the frame's first.
 
     Raises:
         TypeError: If one is no condition.
-        ValueError: If there is more than one frame, or set of sensors, or are captions of more than one grammar.
+        ValueError: If there is more than one frame, more than one set of sensors, or captions of more than one grammar.
     """
 
     def __init__(self, given: Sequence[Given]) -> None:
@@ -220,7 +229,7 @@ class Conditions:
         starts = [one for one in given if isinstance(one, Frame)]
         sensors = [one for one in given if isinstance(one, SensorReadings)]
         if len(starts) > 1:
-            raise ValueError(f"a Generator goes on from one frame, and {len(starts)} were given")
+            raise ValueError(f"a Generator starts from one frame, and {len(starts)} were given")
         if len(sensors) > 1:
             raise ValueError(f"a Generator has one set of sensors, and {len(sensors)} were given")
         words = [one for one in given if isinstance(one, InPlaceOfParameters)]
@@ -236,14 +245,16 @@ class Conditions:
         self._known_names, self._shapes = [*self.fields, *self._own], dict[str, tuple[int, ...]]()
 
     def check_names(self, observables: Mapping[str, Observable], target: str) -> None:
-        """Take the simulator's names, and refuse what does not go with them.
+        """Register the simulator's names, and refuse conditions that do not match them.
 
         Raises:
-            ValueError: If the frame to go on from has other channels than the target, or sensors or captions are given
-                under a name that means something else.
+            ValueError: If the given frame has other channels than the target. Also if sensors or captions have the name
+                of another observable.
         """
         if taken := [name for name in self._own if name in observables or self._own.count(name) > 1]:
-            raise ValueError(f"{taken} would mean two things: give Sensors another name=, or rename the observable")
+            raise ValueError(
+                f"{taken} would mean two things: give SensorReadings another name=, or rename the observable"
+            )
         self._known_names = [*observables, *self._own]
         self._shapes = {name: tuple(observables[name].shape) for name in self.fields}
         if self.start is None:
@@ -253,15 +264,15 @@ class Conditions:
             raise ValueError(f"{self.start.name!r} has {found} channels, {target!r} {sought}")
 
     def rows(self, x: X, some: slice) -> X:
-        """What is given, of some rows.
+        """Conditioning values of some rows, after a check of names and layouts.
 
         Raises:
-            ValueError: If something is given that is no observable, and no condition of this generator, or a field is
-                missing or of another layout.
+            ValueError: If a name is neither an observable nor a condition of this generator, or a field is missing or
+                of another layout.
         """
         for name in self.fields:
             if name not in x:
-                raise ValueError(f"{name!r} is missing: the generator goes on from {', '.join(self.fields)}")
+                raise ValueError(f"{name!r} is missing: the generator needs the fields {', '.join(self.fields)}")
             if (shape := self._shapes.get(name)) and tuple(x[name].shape[1:]) != shape:
                 raise ValueError(
                     f"{name!r} has shape {tuple(x[name].shape)}: (batch, {', '.join(map(str, shape))}) is needed"
@@ -269,16 +280,19 @@ class Conditions:
         if unknown := [name for name in x if name not in self._known_names]:
             raise ValueError(
                 f"{unknown} is given, which this generator does not know; it knows {', '.join(self._known_names)}. "
-                "Sensors and captions have to be learned: Generator(..., given=[Frame(0), Sensors()])"
+                "Sensors and captions have to be learned: Generator(..., given=[Frame(0), SensorReadings()])"
             )
         return {name: x[name][some] for name in (*self.fields, *(one for one in self._own if one in x))}
 
     def reader(self, prior: Prior, *, seed: int) -> ParameterReader | None:
-        """A new reader of captions, if there are any."""
+        """A new reader of captions; None if there are no captions."""
         return None if self.words is None else self.words.reader(prior, seed=seed)
 
     def shown(self, x: X, frames: Tensor, generator: torch.Generator) -> X:
-        """What training shows: members of ensembles in any order, each row's in its own; frames at some points."""
+        """Conditioning values as training sees them.
+
+        Members of ensembles are in a random order for each row, and sensors are at random points of the frames.
+        """
         found = dict(x)
         for name in self._members:
             value = found[name]
@@ -288,9 +302,9 @@ class Conditions:
         return found if self.sensors is None else found | self.sensors.shown(frames, self.known, generator)
 
     def halves(self, x: X, rows: int) -> list[Int[Tensor, " row"]]:
-        """Rows that are judged together: those in which sensors see few points, and many.
+        """Groups of rows that are checked together: rows in which sensors observe few points, and rows with many.
 
-        All where there are no sensors, or so few rows that a half of them would tell nothing.
+        Without sensors, or with few rows, there is one group of all rows.
         """
         if self.sensors is None or rows < _FEW:
             return [torch.arange(rows)]
@@ -299,15 +313,15 @@ class Conditions:
     def say_what_is_not_held(
         self, x: X, drawn: Float[Tensor, "draw batch frame channel *space"], sd: Float[Tensor, "frame channel ..."]
     ) -> None:
-        """Say how far draws are from what sensors saw.
+        """Warn if draws differ from the readings of sensors.
 
         Args:
-            x: What was shown.
-            drawn: Draws given that.
-            sd: Of frames.
+            x: Conditioning values of the draws.
+            drawn: Draws given these values.
+            sd: Sd of frames.
 
         Warns:
-            UserWarning: If they are further off than noise and a tenth of the variance can make them.
+            UserWarning: If the difference is larger than noise and a tenth of the variance explain.
         """
         if self.sensors is None:
             return

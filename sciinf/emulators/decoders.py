@@ -1,13 +1,13 @@
-r"""Networks from the numbers of a code to a field at any place.
+r"""Networks from the latent variables of a code to a field at any place.
 
-`Query` makes grids of features out of z, each finer than the one before, and asks them where it is asked:
+`Query` makes grids of features from z, each finer than the one before, and interpolates them at the requested places:
 
-    Z_1 = reshape(g(z)),   Z_{l+1} = Z'_l + c_l(Z'_l),   u(x) = f([Z_1(x), .., Z_L(x)]),
+    Z_1 = reshape(g(z)),   Z_{l+1} = Z'_l + c_l(Z'_l),   u(x) = f([Z_1(x), .., Z_L(x)]).
 
-g and f perceptrons, Z'_l the grid interpolated to twice the points, c_l convolutions, Z(x) linear interpolation. So a
-field can be had on any grid. Grids are made finer until one has as many points in a direction as the field has in its
-longest: convolutions of a finer one would take most of the time. What is linear between points of Z_L, f may bend as
-sharply as it likes: a front lies where a feature passes 0, which need not be at a point.
+g and f are perceptrons, Z'_l is the grid interpolated to twice the points, c_l are convolutions, and Z(x) is linear
+interpolation. So a field can be evaluated on any grid. Grids are made finer until one has as many points in a direction
+as the field has in its longest. Convolutions of a finer grid would take most of the time. Features are linear between
+points of Z_L, but f may be as steep as needed: a front lies where a feature passes 0, which need not be at a point.
 
 References:
     | DDMI: Domain-Agnostic Latent Diffusion Models for Synthesizing High-Quality Implicit Neural Representations (Park
@@ -37,7 +37,7 @@ _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class DecoderNetwork(nn.Module, ABC):
-    """A network from numbers to fields."""
+    """A network from latent variables to fields."""
 
     @abstractmethod
     def forward(self, z: Numbers, at: Float[Tensor, "point axis"]) -> Float[Tensor, "batch channel point"]:
@@ -45,11 +45,13 @@ class DecoderNetwork(nn.Module, ABC):
 
 
 class Decoder(Component, ABC):
-    """How a decoder is built."""
+    """Recipe of a decoder."""
 
     @abstractmethod
     def build(self, channels: int, space: Sequence[int], numbers: int, *, edges: bool) -> DecoderNetwork:
-        """A new network, its first weights drawn from torch's global state. Arguments are those of `Encoder.build`.
+        """A new network, whose initial weights are drawn from torch's global state.
+
+        Arguments are those of `Encoder.build`.
 
         Raises:
             ValueError: If it does not suit fields of that layout.
@@ -57,13 +59,13 @@ class Decoder(Component, ABC):
 
 
 class Query(Decoder):
-    """Grids of features, asked anywhere.
+    """A decoder from grids of features, which can be evaluated at any point.
 
     Args:
-        levels: L, grids; fewer where one has as many points as the field.
-        coarsest: Points of the first, in each direction.
-        features: Of a point.
-        width: Of the perceptrons f, and half of g's.
+        levels: L, the number of grids; fewer if a coarser grid already has as many points as the field.
+        coarsest: Points of the first grid, in each direction.
+        features: Number of features at a point.
+        width: Width of the perceptron f, and half the width of g.
 
     Raises:
         ValueError: If a number is no int of at least 1 (`coarsest`: 2); when built, if there are no directions or more
@@ -82,7 +84,7 @@ class Query(Decoder):
 
 
 class _Queried(DecoderNetwork):
-    """See `Query`."""
+    """The network that `Query` builds."""
 
     def __init__(self, of: Query, ends: tuple[int, int], space: tuple[int, ...], edges: bool) -> None:
         super().__init__()
@@ -123,13 +125,16 @@ class _Queried(DecoderNetwork):
 
 
 def _between(grid: BoxGrid, fields: Tensor, at: Tensor) -> Tensor:
-    """Values of all rows' fields at the same points."""
+    """Values of all rows' fields, interpolated at the same points."""
     flat = fields.reshape(1, -1, *grid.shape)
     return interpolated(grid, flat, at[None]).unflatten(1, fields.shape[:2])[0]
 
 
 def _twice(grid: Tensor, edges: bool) -> Tensor:
-    """Fields on twice as many points in each direction, by linear interpolation; a ring is closed before."""
+    """Fields on twice as many points in each direction, by linear interpolation.
+
+    A ring is closed first, by appending its first point.
+    """
     space = grid.shape[2:]
     if edges:
         return F.interpolate(grid, [2 * n for n in space], mode=_LINEAR[len(space)], align_corners=True)

@@ -1,36 +1,39 @@
 r"""DGNO: the solution, the flux and the coefficient of Darcy's equation from one latent code, learnt without solutions.
 
-    -∇·(a ∇u) = f  in the unit square,    u = 0 on its boundary,    s = a ∇u,
+    -∇·(a ∇u) = f  in the unit square,    u = 0 on its boundary,    s = a ∇u.
 
-f a constant. An encoder takes a coefficient field, given at the points of a grid, to a bounded code; three MultiONets
-(`multionet`) take the code and a point x to the solution, the flux and the coefficient,
+f is a constant. An encoder e maps a coefficient field, given at the points of a grid, to a bounded code. Three
+MultiONets (`multionet`) map the code and a point x to the solution, the flux and the coefficient,
 
-    beta = tanh(e(a)),    u = f/a0 8/pi^4 m(x) (1 + N_u(beta, x)),    s = 8/pi^4 f ∇m + f/5 N_s(beta, x),    a: N_a,
+    beta = tanh(e(a)),    u = f/a0 8/pi^4 m(x) (1 + N_u(beta, x)),    s = 8/pi^4 f ∇m + f/5 N_s(beta, x),    a: N_a.
 
-with m = sin(pi x) sin(pi y), by which u is 0 on the boundary, a0 the mean of a, and 8/pi^4 m the first mode of the
-solution of -Δu = 1. Between the grid's points a is that of the nearest one. The loss of a field is
+The factor m = sin(pi x) sin(pi y) makes u 0 on the boundary. a0 is the mean of a, and 8/pi^4 m is the first mode of the
+solution of -Δu = 1. Between the grid's points a is the value at the nearest point. The loss of a field is
 
     1/T a0/f^2 mean_x |s - a ∇u|^2 / a                        the flux is that of the solution,
     + w/T 1/f^2 mean_v ((int s·∇v - int f v) / R |∇v|)^2      and carries off what the source brings in,
-    + b H(a, N_a),                                            and the code tells what a is,
+    + b H(a, N_a),                                            and the code tells what a is.
 
-v functions of small support with centres and radii R drawn anew at every step, and integrals sums over a lattice that
-is shifted anew too (`_wendland`); T = 0.0351 = int |∇u|^2 for a = f = 1, so that the first term is a squared relative
-error. Where -div s = f it is the sum of those of u and s in the energy norm (Prager & Synge),
+The v are functions of small support. Their centres and radii R are drawn anew at every step. Integrals are sums over a
+lattice that is shifted anew at every step too (`_wendland`). T = 0.0351 = int |∇u|^2 for a = f = 1, so that the first
+term is a squared relative error. Where -div s = f, this term is the sum of the errors of u and s in the energy norm
+(Prager & Synge),
 
-    int |s - a ∇u|^2 / a = int a |∇(u - u*)|^2 + int |s - s*|^2 / a,
+    int |s - a ∇u|^2 / a = int a |∇(u - u*)|^2 + int |s - s*|^2 / a.
 
-which is why |s - a ∇u|^2 stands over a. Then the best u is the same however badly s, which jumps where a does, can be
-made of smooth functions. With a small w it is not: both terms shrink with u and s. Over R and |∇v|, the L2 norm, the
-second term measures what divergence lacks in the norm that goes with an error of the flux. H is the cross-entropy of
-a coefficient of two values, a = low + (high - low) sigmoid(N_a), and else the squared error of N_a in (a - a0) / sd.
+This is why |s - a ∇u|^2 is divided by a. Then the best u does not depend on the error of s. This error can be large,
+because s jumps where a does and the network is smooth. With a small w the best u does depend on the error of s: the
+first term also becomes smaller if u and s shrink together. The second term is divided by R and by the L2 norm |∇v|. So
+it measures the residual of the divergence in the norm that corresponds to an error of the flux. For a coefficient of
+two values, a = low + (high - low) sigmoid(N_a), H is the cross-entropy. Otherwise H is the squared error of N_a as an
+estimate of (a - a0) / sd.
 
-No solution has a part in the loss. Those that held-out simulations bring are compared with predictions once, after
-training, to tell how far off these are (`error`); the means and sds of solutions are kept as of any surrogate's, and
-are not used. Fields that are turned or mirrored have solutions that are turned or mirrored: training takes each field
-in one of its eight positions, which makes more of few.
+No solution has a part in the loss. Held-out simulations may contain solutions. These are compared with predictions
+once, after training, to estimate the error (`error`). Means and sds of solutions are kept as for any surrogate, and are
+not used. Fields that are rotated or mirrored have solutions that are rotated or mirrored. So training takes each field
+in one of its eight orientations, which makes more of few fields.
 
-From few noisy measurements of u the code is found by `inversion.Inversion`.
+From few noisy measurements of u, `inversion.Inversion` finds the code.
 
 Good values: `Recipe(batch=32, optimiser="muon", learning_rate=5e-3)`.
 
@@ -61,36 +64,37 @@ from sciinf.emulators._wendland import SMOOTHNESS, Bumps, Lattice, draw_bumps, d
 from sciinf.emulators.multionet import MultiONet
 
 COEFFICIENT = "coefficient"
-_MODE = 8 / math.pi**4  # of the solution of -Δu = 1, that goes with m
-_TORSION = 0.0351443  # its integral
-_LEAST = 0.01  # of a, over its mean
-_FLUX = 0.2  # of s, over f, about
-_TOLD = 256  # points of a that a step of training looks at
+_MODE = 8 / math.pi**4  # Coefficient of m in the solution of -Δu = 1.
+_TORSION = 0.0351443  # Integral of the solution of -Δu = 1.
+_LEAST = 0.01  # Lower bound of a, as a fraction of its mean.
+_FLUX = 0.2  # Approximate size of s as a fraction of f.
+_TOLD = 256  # Number of grid points at which a training step compares a with N_a.
 
 
 @final
 class DGNO(Predicting):
-    """A surrogate of Darcy's equation that needs no solutions.
+    """A surrogate of Darcy's equation that is trained without solutions.
 
     Args:
-        prior: The simulator's.
-        observables: The simulator's: the coefficient (1, y, x) and the solution (1, 1, y, x), both ends of the unit
-            square's sides being points.
-        source: f, not 0.
+        prior: The simulator's prior.
+        observables: The simulator's observables: the coefficient (1, y, x) and the solution (1, 1, y, x). Both ends of
+            the unit square's sides are points.
+        source: The source f, not 0.
         levels: Low and high value of a coefficient that has just two; None for any other.
         latent: Width of the code.
-        width: W of the solution's network; those of flux and coefficient are twice as wide.
+        width: W of the solution's network; the networks of flux and coefficient are twice as wide.
         hidden: Widths of the encoder's layers.
-        panels: Of the lattice, along each side, with three points each.
-        bumps: Test functions of a step.
-        radii: Least and largest radius of theirs; the least should be the width of one panel and a half, or more.
-        smoothness: Of theirs, 2 or 4.
-        balance: w.
-        told: b.
-        turned: Whether fields are taken in any of their eight positions.
+        panels: Number of panels of the lattice along each side, with three points each.
+        bumps: Number of test functions in a training step.
+        radii: Least and largest radius of the test functions; the least should be the width of one panel and a half, or
+            more.
+        smoothness: Smoothness of the test functions, 2 or 4.
+        balance: w, the weight of the second term of the loss.
+        told: b, the weight of the third term of the loss.
+        turned: Whether training takes fields in any of their eight orientations.
         target: Name of the solution.
         coefficient: Name of the coefficient.
-        seed: Seeds the first weights.
+        seed: Seed of the initial weights.
 
     Raises:
         ValueError: If layouts do not go together or a number is out of its range.
@@ -123,7 +127,7 @@ class DGNO(Predicting):
         if source == 0 or not math.isfinite(source) or min(balance, told) < 0:
             raise ValueError(f"source={source}, balance={balance}, told={told}: f is not 0, weights are at least 0")
         if len(radii) != 2 or not 0.5 / panels <= radii[0] <= radii[1] <= 0.5:
-            least = 0.5 / panels  # below which a bump may hold no point of the lattice
+            least = 0.5 / panels  # A test function with a smaller radius may contain no point of the lattice.
             raise ValueError(f"radii {tuple(radii)}: expected the least and the largest, between {least:.3g} and 1/2")
         if smoothness not in SMOOTHNESS:
             raise ValueError(f"smoothness is {smoothness}, expected one of {SMOOTHNESS}")
@@ -152,19 +156,19 @@ class DGNO(Predicting):
                 "expected (1, y, x) and (1, 1, y, x)"
             )
 
-    # --- from coefficient to code, and from code to fields -----------------------------------------------------------
+    # --- Maps from the coefficient to the code, and from the code to fields. -----------------------------------------
 
     def encode(self, coefficient: Float[Tensor, "batch 1 y x"]) -> Float[Tensor, "batch latent"]:
-        """e(a), which is not bounded; tanh of it is the code."""
+        """The unbounded encoder output e(a); its tanh is the code."""
         return self.encoder(((coefficient.to(self.given_mean) - self.given_mean) / self.given_sd).flatten(1))
 
     def solution_at(
         self, raw: Float[Tensor, "batch latent"], points: Float[Tensor, "point 2"]
     ) -> Float[Tensor, "batch point"]:
-        """u.
+        """The solution u at points.
 
         Args:
-            raw: What `encode` gives.
+            raw: Output of `encode`.
             points: Coordinates, in the order of the grid's axes.
         """
         return self.solution_of(self.solution(raw.tanh(), points), mollifier(points)[0])
@@ -172,13 +176,13 @@ class DGNO(Predicting):
     def solution_of(
         self, network: Float[Tensor, "batch 1 point"], mode: Float[Tensor, " point"]
     ) -> Float[Tensor, "batch point"]:
-        """u of N_u and m."""
+        """The solution u from N_u and m."""
         return self._scale * mode * (1 + network[:, 0])
 
     def coefficient_at(
         self, raw: Float[Tensor, "batch latent"], points: Float[Tensor, "point 2"]
     ) -> Float[Tensor, "batch point"]:
-        """a, positive; of one with two values the mean by their probabilities."""
+        """The positive coefficient a at points; if it has two values, their mean weighted by their probabilities."""
         told = self.field(raw.tanh(), points)[:, 0]
         if self.levels is None:
             mean = self.given_mean.flatten()
@@ -188,7 +192,7 @@ class DGNO(Predicting):
     def flux_and_slope_at(
         self, raw: Float[Tensor, "batch latent"], points: Float[Tensor, "point 2"]
     ) -> tuple[Float[Tensor, "batch 2 point"], Float[Tensor, "batch 2 point"]]:
-        """s and ∇u."""
+        """The flux s and the gradient ∇u at points."""
         code, (mode, steep) = raw.tanh(), mollifier(points)
         flux = self.source * (_MODE * steep + _FLUX * self.flux(code, points))
         value, slope = self.solution.with_slopes(code, points)
@@ -199,11 +203,11 @@ class DGNO(Predicting):
         return _MODE * self.source / self.given_mean.flatten()
 
     def predict(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch 1 1 y x"]:
-        """The solution on the grid; theta has no part in it."""
+        """The solution on the grid; theta has no effect."""
         found = self.solution_at(self.encode(given[self.given[0]]), self.grid)
         return found.unflatten(1, (1, 1, *self.space))
 
-    # --- the loss ---------------------------------------------------------------------------------------------------
+    # --- The loss and its terms. ------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         a = batch.x[self.given[0]].to(self.given_mean)
@@ -220,12 +224,12 @@ class DGNO(Predicting):
         *,
         generator: torch.Generator,
     ) -> Float[Tensor, " batch"]:
-        """What is left of the equation: the first two terms of the loss.
+        """Residual of the equation: the first two terms of the loss.
 
         Args:
-            raw: What `encode` gives.
-            coefficient: a at the grid's points.
-            generator: Draws lattice and test functions.
+            raw: Output of `encode`.
+            coefficient: The coefficient a at the grid's points.
+            generator: Source of the lattice and of the test functions.
         """
         lattice = draw_lattice(self.panels, like=raw, generator=generator)
         bumps = draw_bumps(self.bumps, self.radii, self.smoothness, like=raw, generator=generator)
@@ -240,7 +244,7 @@ class DGNO(Predicting):
         lattice: Lattice,
         bumps: Bumps,
     ) -> Float[Tensor, " batch"]:
-        """The same of any flux and slope of a solution at a lattice's points."""
+        """The first two terms of the loss, for any flux and gradient of a solution at a lattice's points."""
         a = coefficient[:, None]
         off = ((flux - a * slope).square() / a).sum(1) @ lattice.weights
         amount = bumps.imbalance(flux, lattice, self.source)
@@ -248,7 +252,7 @@ class DGNO(Predicting):
         return share / (_TORSION * self.source**2)
 
     def _untold(self, raw: Tensor, a: Tensor, generator: torch.Generator) -> Tensor:
-        """What the code does not tell of a."""
+        """The third term of the loss, H: the error of the coefficient that is decoded from the code."""
         some, true = self.grid, a.flatten(1)
         if self.training and len(some) > _TOLD:
             index = torch.randint(len(some), (_TOLD,), generator=generator, device=generator.device).to(a.device)
@@ -260,14 +264,14 @@ class DGNO(Predicting):
         return F.binary_cross_entropy_with_logits(told, high, reduction="none").mean(1)
 
     def _nearest(self, a: Tensor, points: Tensor) -> Float[Tensor, "batch point"]:
-        """The value at the grid's nearest point."""
+        """The coefficient at points, as the value at the grid's nearest point."""
         rows, columns = self.space
         index = (points[:, 0] * (rows - 1)).round().long() * columns + (points[:, 1] * (columns - 1)).round().long()
         return a.flatten(1)[:, index]
 
 
 def _turned(a: Float[Tensor, "batch 1 y x"], generator: torch.Generator) -> Float[Tensor, "batch 1 y x"]:
-    """Each in one of its eight positions; of four, if its sides differ."""
+    """Each field in a random one of its eight orientations; one of four, if its sides differ."""
     yes = torch.randint(2, (3, len(a), 1, 1, 1), generator=generator, device=generator.device).to(a.device) > 0
     for axis in (-1, -2):
         a = torch.where(yes[axis], a.flip(axis), a)

@@ -1,12 +1,12 @@
-r"""What is seen of a hidden state at one time: laws of values, whose numbers a decoder gives.
+r"""Distributions of observed values given a hidden state at one time; a decoder gives their parameters.
 
     Gaussian:     x = m + s f + s sigma e,   e ~ N(0, 1),   sigma learned for each channel,
     Poisson:      x ~ Poisson(exp(f + log m)),
     Bernoulli:    x ~ Bernoulli(sigmoid(f)),
-    Categorical:  x ~ softmax(f_1..f_n),     x in 0..n - 1,
+    Categorical:  x ~ softmax(f_1..f_n),     x in 0..n - 1.
 
-f what the decoder gives, m and s mean and sd of a channel in the training rows. Given the state, channels and times are
-independent. Densities are in the target's own units.
+f is the output of the decoder, and m and s are the mean and sd of a channel in the training rows. Given the state,
+channels and times are independent. Densities are in the target's own units.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from sciinf.core.checks import check_whole
 from sciinf.core.component import Component
 from sciinf.emulators._fields import FieldMoments
 
-_LEAST_LOG_SD = -7.0  # of a channel whose sd is 1
+_LEAST_LOG_SD = -7.0  # Lower bound of the log noise sd of a channel whose sd is 1.
 
 
 class EmissionLaw(nn.Module, ABC):
-    """A law of values, with what it learns.
+    """A distribution of values with its learned parameters.
 
     Attributes:
-        inputs: Numbers that the encoder sees of a time's channels.
-        outputs: Numbers that the decoder gives for them.
-        ordered: Whether values are numbers, so that they have a mean; labels are not.
+        inputs: Number of features that the encoder reads from a time's channels.
+        outputs: Number of values that the decoder gives for these channels.
+        ordered: Whether values are numbers, so that they have a mean. Labels are not.
     """
 
     inputs: int
@@ -43,70 +43,73 @@ class EmissionLaw(nn.Module, ABC):
 
     @abstractmethod
     def standardise(self, values: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """Take what is needed of the training rows: pairs of values and which are there, (row, T, C).
+        """Take the needed statistics from the training rows.
+
+        Args:
+            values: Pairs of values and the mask of the observed ones, (row, T, C).
 
         Raises:
-            ValueError: If a value can be none of this law.
+            ValueError: If a value is impossible under this distribution.
         """
 
     @abstractmethod
     def read(self, x: Float[Tensor, "row time channel"]) -> Float[Tensor, "row time input"]:
-        """What the encoder sees of values."""
+        """Features of values that the encoder reads."""
 
     @abstractmethod
     def log_prob(
         self, found: Float[Tensor, "*batch output"], x: Float[Tensor, "*batch channel"]
     ) -> Float[Tensor, "*batch channel"]:
-        """Log density of each channel, in nats, in its own units."""
+        """Log density of each channel, in nats, in the channel's own units."""
 
     @abstractmethod
     def mean(self, found: Float[Tensor, "draw *batch output"]) -> Float[Tensor, "*batch channel"]:
-        """The mean of each channel over draws of what the decoder gives; of labels, the likeliest."""
+        """The mean of each channel over draws of the decoder's output; for labels, the likeliest label."""
 
     @abstractmethod
     def draw(
         self, found: Float[Tensor, "*batch output"], *, generator: torch.Generator
     ) -> Float[Tensor, "*batch channel"]:
-        """Values."""
+        """Draw values, given the decoder's output."""
 
 
 class Emission(Component, ABC):
-    """How a law of values is built."""
+    """Recipe of a distribution of observed values."""
 
     @abstractmethod
     def build(self, channels: int) -> EmissionLaw:
-        """The law of so many channels."""
+        """The distribution for a number of channels."""
 
 
 class Gaussian(Emission):
-    """Numbers with Gaussian noise of an sd that is learned for each channel."""
+    """Numbers with Gaussian noise, whose sd is learned for each channel."""
 
     def build(self, channels: int) -> EmissionLaw:
         return _Gaussian(channels)
 
 
 class Poisson(Emission):
-    """Counts."""
+    """Counts with a Poisson distribution."""
 
     def build(self, channels: int) -> EmissionLaw:
         return _Poisson(channels)
 
 
 class Bernoulli(Emission):
-    """What happens or does not: 0 and 1."""
+    """Binary values 0 and 1 with a Bernoulli distribution."""
 
     def build(self, channels: int) -> EmissionLaw:
         return _Bernoulli(channels)
 
 
 class Categorical(Emission):
-    """Labels 0..n - 1.
+    """Labels 0..n - 1 with a categorical distribution.
 
     Args:
-        labels: n.
+        labels: n, the number of labels.
 
     Raises:
-        ValueError: If there are not at least 2.
+        ValueError: If there are not at least 2 labels.
     """
 
     def __init__(self, labels: int) -> None:
@@ -258,4 +261,6 @@ def _check_whole_numbers(x: Float[Tensor, " value"] | Bool[Tensor, " value"], be
     wrong = (x < 0) | (x != x.round()) | (x >= below if below is not None else torch.zeros_like(x, dtype=torch.bool))
     if bool(wrong.any()):
         to = "0 and up" if below is None else f"0..{below - 1}"
-        raise ValueError(f"values are to be whole numbers, {to}, and there is {float(x[wrong][0]):g}: take another law")
+        raise ValueError(
+            f"values are to be whole numbers, {to}, and there is {float(x[wrong][0]):g}: take another emission"
+        )

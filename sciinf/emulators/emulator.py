@@ -1,12 +1,13 @@
 """A fitted surrogate as a simulator: the equation's prior and start, the surrogate's solution, its error as noise.
 
-    u ~ draws of the surrogate at theta and g,     g ~ start(theta),
+    u ~ draws of the surrogate at theta and g,     g ~ start(theta).
 
-which are f(theta, g) + e for one that predicts f, e the error of held-out solutions. What is inferred through it is as
-wide as the surrogate's error demands: an estimator trained on such u (seen through sensors, `wrappers.observed`) does
-not take the surrogate's mistakes for information. Its draws can then be weighted by the true solver's likelihood where
-there is one (`build_posterior(fit, simulator, ess=..., budget=...)`), or it can be trained again on true solutions
-where the posterior is (`posteriors.corrected`).
+For a surrogate that predicts f, a draw is f(theta, g) + e, with e the error of held-out solutions. A posterior that is
+inferred through this simulator is as wide as the surrogate's error demands. An estimator that is trained on such u
+(through sensors, `wrappers.observed`) does not take the surrogate's mistakes for information. Where the true solver has
+a likelihood, the draws of that posterior can be weighted by it (`build_posterior(fit, simulator, ess=...,
+budget=...)`). Or the estimator can be trained again on true solutions from the region of the posterior
+(`posteriors.corrected`).
 """
 
 from __future__ import annotations
@@ -25,20 +26,21 @@ from sciinf.simulators.dynamics.field_equation import SOLUTION, FieldSource
 
 @final
 class Emulator(FieldSource):
-    """A surrogate in the equation's place.
+    """A simulator that calls a fitted surrogate in place of the equation's solver.
 
     Args:
-        fit: Of a surrogate, trained on the equation's simulations.
-        equation: The simulator that it was trained on.
-        error: Whether predictions carry the error that they have; False leaves a posterior too narrow.
+        fit: The fit of a surrogate that was trained on the equation's simulations.
+        equation: The simulator that the surrogate was trained on.
+        error: Whether predictions carry the surrogate's error as noise; False leaves the posterior too narrow.
 
     Raises:
-        TypeError: If the fit is of an estimator, or the equation is none.
-        ValueError: If the fit is of another simulator's parameters, fields or settings, its frames are no equal steps,
-            or predictions are to carry an error that nobody knows.
+        TypeError: If the fit is of an estimator, or `equation` is no differential equation.
+        ValueError: If the fit is of another simulator's parameters, fields or settings, or its frames are not evenly
+            spaced. Also if predictions are to carry an error, and no held-out solution has shown how large that error
+            is.
 
     Warns:
-        UserWarning: If the file that defines the equation is not as it was.
+        UserWarning: If the file that defines the equation has changed since the training.
     """
 
     def __init__(self, fit: Fit, equation: FieldSource, *, error: bool = True) -> None:
@@ -56,12 +58,12 @@ class Emulator(FieldSource):
                     f"{name!r} of {equation.name!r} is not what {fit} was trained on: {equation.observables.get(name)} "
                     f"in place of {self.surrogate.observables[name]}"
                 )
-        if error:  # it says why where it knows none
+        if error:  # `spread` raises an error that explains why, if the size of the error is unknown.
             self.surrogate.spread(equation.prior.sample(1, generator=torch.Generator().manual_seed(0)))
         if isinstance(self.surrogate, ByTimes):
             self.surrogate.check_times(equation.times)
         if differing := unlike(fit.simulator, equation, ignore=("source", "code")):
-            raise ValueError(f"{fit} is of another {equation.name!r}, build that one: {differing}")
+            raise ValueError(f"{fit} is of another {equation.name!r}; build the equation of the fit: {differing}")
         if unlike(fit.simulator, equation, ignore=("source",)):
             warnings.warn(f"the file of {equation.name!r} has changed since {fit} was trained on it", stacklevel=2)
         sure = "" if error else "_without_error"

@@ -1,17 +1,18 @@
-r"""Networks from a field to the numbers of its code.
+r"""Networks from a field to the parameters of its code.
 
-| encoder | sees | how |
+| encoder | input | method |
 |---|---|---|
-| `GridEncoder` | the grid, or values at points, spread over it | convolutions that halve the grid, a linear map |
-| `Perceiver` | values at any points | a few learned queries look at all points, then at each other |
+| `GridEncoder` | the grid, or values at points, spread over the grid | convolutions that halve the grid, a linear map |
+| `Perceiver` | values at any points | a few learned queries attend to all points, then to each other |
 | `Graph` (`graph`) | values at any points | messages between near points, and to a lattice of nodes |
-| `Origin` (`origin`) | values at any points | has no network: the decoder's own slope at z = 0 |
+| `Origin` (`origin`) | values at any points | no network: the gradient of the decoder's loss at z = 0 |
 
-Values v_i at points x_i come to a place x of the grid as their mean weighted by a kernel,
+`GridEncoder` interpolates values v_i at points x_i to a place x of the grid. The result is the mean weighted by a
+kernel,
 
     v(x) = sum_i K(x - x_i) v_i / sum_i K(x - x_i),    K(r) = exp(-|r|^2 / 2 h^2),    h = 1/2 P^(-1/D)
 
-for P points in D directions of the unit box, and sum_i K is one more channel, which tells where they are few.
+for P points in D directions of the unit box. The density sum_i K is one more channel; it shows where points are few.
 
 References:
     | Convolutional Conditional Neural Processes (Gordon et al., 2020), https://arxiv.org/abs/1910.13556: the kernel and
@@ -35,9 +36,9 @@ from torch.nn import functional as F
 from sciinf.core.checks import check_positive, check_whole
 from sciinf.core.component import Component
 
-_KERNEL = 5  # points of a convolution, in each direction
-_LEAST = 8  # points in a direction below which a grid is not halved
-_WAVES = 16  # that tell a point's place, in each direction
+_KERNEL = 5  # Points of a convolution kernel, in each direction.
+_LEAST = 8  # A grid is not halved in a direction with at most so many points.
+_WAVES = 16  # Number of waves that encode a point's coordinate in each direction.
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -48,30 +49,30 @@ At = Float[Tensor, "point axis"] | None
 
 
 class EncoderNetwork(nn.Module, ABC):
-    """A network from fields to numbers."""
+    """A network from fields to the parameters of a code."""
 
     @abstractmethod
     def forward(self, values: Values, at: At, decode: Decode) -> Float[Tensor, "batch number"]:
-        """Numbers of fields.
+        """Code parameters of fields.
 
         Args:
-            values: On the grid, or at points: (batch, channel, point).
+            values: Values on the grid, or at points: (batch, channel, point).
             at: The points, in the unit box; None for the grid.
-            decode: The decoder at the same points, for encoders that ask it.
+            decode: The decoder at the same points, for encoders that use it.
         """
 
 
 class Encoder(Component, ABC):
-    """How an encoder is built."""
+    """Recipe of an encoder."""
 
     @abstractmethod
     def build(self, channels: int, space: Sequence[int], numbers: int, *, edges: bool) -> EncoderNetwork:
-        """A new network, its first weights drawn from torch's global state.
+        """A new network, whose initial weights are drawn from torch's global state.
 
         Args:
-            channels: Of fields.
-            space: Points of the grid in each direction.
-            numbers: How many come out: means, and as many of which sds are made.
+            channels: Number of channels of fields.
+            space: Number of points of the grid in each direction.
+            numbers: Number of outputs: means, and as many from which sds are made.
             edges: Whether fields have edges; else they are periodic.
 
         Raises:
@@ -80,10 +81,10 @@ class Encoder(Component, ABC):
 
 
 class GridEncoder(Encoder):
-    """Convolutions.
+    """An encoder by convolutions on the grid.
 
     Args:
-        width: Channels of the first; the others have twice as many.
+        width: Channels of the first convolution; the others have twice as many.
 
     Raises:
         ValueError: If the width is no int of at least 1; when built, if there are no directions or more than three.
@@ -100,13 +101,13 @@ class GridEncoder(Encoder):
 
 
 class Perceiver(Encoder):
-    """Attention to points.
+    """An encoder by attention to points.
 
     Args:
-        width: Of a query.
-        queries: How many.
-        layers: Looks at the points, each followed by one of queries at each other.
-        heads: Of each look.
+        width: Width of a query.
+        queries: Number of learned queries.
+        layers: Number of attention layers over the points. Each is followed by attention between the queries.
+        heads: Number of heads of each attention.
 
     Raises:
         ValueError: If a number is no int of at least 1, or the heads do not divide the width.
@@ -129,7 +130,7 @@ def places(space: Sequence[int], *, edges: bool) -> Float[Tensor, "point axis"]:
 
 
 class _Convolutions(EncoderNetwork):
-    """See `GridEncoder`."""
+    """The network that `GridEncoder` builds."""
 
     grid: Tensor
 
@@ -164,7 +165,7 @@ class _Convolutions(EncoderNetwork):
 
 
 class _Looks(EncoderNetwork):
-    """See `Perceiver`."""
+    """The network that `Perceiver` builds."""
 
     grid: Tensor
 
@@ -194,7 +195,7 @@ class _Looks(EncoderNetwork):
 
 
 class _Look(nn.Module):
-    """Attention to others, or to each other, and a perceptron."""
+    """Attention to other tokens, or between the tokens themselves, followed by a perceptron."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,38 +1,39 @@
-r"""Codes that are learned: each frame of a field as some numbers, and back, at any place.
+r"""Learned codes: each frame of a field as a few latent variables, from which it can be decoded at any place.
 
-An encoder (`encoders`) gives q(z | u), a decoder (`decoders`) f(z), and an objective (`objectives`) says what they are
-trained for. With u standardised, and p(u | z) = N(f(z), noise^2 I) at the points of the grid, the loss is the
-objective's over the number of points and channels. Frames are coded each by itself: of every trajectory `frames` of
-them at a step. Where `points` are asked for, so many random points are all that the encoder sees at a step, and it can
-then be given any. `asked` points are all that is decoded at a step, which saves time; the likelihood of the grid is
-estimated from them.
+An encoder (`encoders`) gives q(z | u), a decoder (`decoders`) gives f(z), and an objective (`objectives`) defines the
+loss. With u standardised, and p(u | z) = N(f(z), noise^2 I) at the points of the grid, the loss is the objective's
+divided by the number of points and channels. Each frame is coded separately: a training step takes `frames` of every
+trajectory. With `points`, the encoder sees only so many random points at a training step, and can then read values at
+any points. With `asked`, only so many points are decoded at a training step, which saves time; the likelihood of the
+grid is estimated from them.
 
-Held-out frames tell the relative error of what is decoded, and how many numbers say something (`collapse`).
+Held-out frames show the relative error of decoded frames, and how many latent variables carry information
+(`collapsed`).
 
-A trained one is a code for a `Generator`:
+A trained code can be used in a `Generator`:
 
     code = train(FieldCode(prior, observables), store, out / "code")
     fit = train(Generator(prior, observables, LearnedCode(code.learned, code.digest)), store, out / "law")
 
-**Is it worth it?** `tokens.Pod` of as many numbers needs no training, and of all linear codes it loses the least. A
-learned one wins where fields lie on a curved surface, as fronts that move do, and few numbers are to tell them. Of
-smooth fields modes win (`benchmarks/codes.py`).
+**Is it worth it?** `tokens.Pod` with as many numbers needs no training, and has the least error of all linear codes. A
+learned code is better where fields lie on a curved surface, such as moving fronts, and only few latent variables are to
+represent them. For smooth fields, modes are better (`benchmarks/codes.py`).
 
-Which numbers of a code say nothing, and which were bound to.
+**Posterior collapse.** Some latent variables of a code may carry no information.
 
-A number z_j is dead where q(z_j | x) is the prior, whatever x is: its divergence from the prior is 0, and its mean does
-not vary. For a linear decoder with noise sigma the best of
+A variable z_j is dead if q(z_j | x) is the prior, whatever x is. Its divergence from the prior is then 0, and its mean
+does not vary. For a linear decoder with noise sigma the minimum of
 
     -E_q log p(x | z) + beta KL(q | p)
 
 is probabilistic PCA with noise beta^(1/2) sigma. With lambda_1 >= lambda_2 >= ... the eigenvalues of the rows'
 covariance, column j of W has |w_j|^2 = lambda_j - beta sigma^2, and KL_j is log(lambda_j / (beta sigma^2)) / 2 on
-average; both are 0 if lambda_j <= beta sigma^2. No longer training brings such a number back; a smaller beta or sigma
-does. For networks it is what a linear code could keep alive: one that folds more into fewer numbers may leave others
-dead.
+average. Both are 0 if lambda_j <= beta sigma^2. A longer training does not revive such a variable; a smaller beta or
+sigma does. For networks, this is the number of variables that a linear code could keep alive. A network that uses fewer
+variables for the same information may leave others dead.
 
-Of numbers that are rounded (`quantised`) z_j says of x the entropy of its levels over all rows, log L at most, and the
-number is dead where it is always on one level.
+For rounded variables (`quantised`), the information of z_j about x is the entropy of its levels over all rows, at most
+log L. The variable is dead if it is always on one level.
 
 References:
     | AROMA: Preserving Spatial Structure for Latent PDE Modeling with Local Neural Fields (Serrano et al., 2024),
@@ -72,28 +73,29 @@ from sciinf.emulators.quantised import level_of, nearest, rounded
 from sciinf.emulators.tokens.code import Code, FieldTokens, Level, Passes
 from sciinf.networks.diffusion.solver import noise_like
 
-_LEAST_SD = 1e-4  # of q, in units of the prior: log s is held above its logarithm, and below 1
-_VALIDATED = 256  # rows at once where no gradient bounds them
-_CHECKED, _NUMBERS = 1_024, 2**20  # frames that are looked at, and numbers of them coded at once
+_LEAST_SD = 1e-4  # Least sd of q, in units of the prior; log s lies between its logarithm and 0.
+_VALIDATED = 256  # Rows that are processed at once without gradients.
+_CHECKED, _NUMBERS = 1_024, 2**20  # Limits of the frames that are checked, and of their numbers coded at once.
 
 
 class FieldCode(Learned, Adjusting, ByEdges):
     """A learned code of one observable's frames.
 
     Args:
-        prior: The simulator's.
-        observables: The simulator's.
-        encoder: From frames to numbers; `GridEncoder()` where left out.
-        decoder: From numbers to frames; `Query()` where left out.
-        objective: What both are trained for; `KL()` where left out.
+        prior: The simulator's prior.
+        observables: The simulator's observables.
+        encoder: Recipe of the encoder; `GridEncoder()` if None.
+        decoder: Recipe of the decoder; `Query()` if None.
+        objective: Training objective of both; `KL()` if None.
         target: Name of the observable, (time, channel, *space).
-        numbers: Of a code.
-        noise: sigma of the decoder, in sds of the frames: errors below it hardly count.
-        frames: Of each trajectory, at each step of training; all if there are fewer.
-        points: That the encoder sees of a frame in training, drawn anew at each step; the grid where left out.
-        asked: Points that are decoded in training, drawn anew at each step; the grid where left out.
-        edges: Whether fields have edges; training finds out.
-        seed: Seeds the first weights.
+        numbers: Number of latent variables of a code.
+        noise: Noise sd sigma of the decoder, in sds of the frames; errors below it hardly count.
+        frames: Number of frames of each trajectory at each training step; all if there are fewer.
+        points: Number of points of a frame that the encoder sees in training, drawn anew at each step; the grid if
+            None.
+        asked: Number of points that are decoded in training, drawn anew at each step; the grid if None.
+        edges: Whether fields have edges; training sets this to True if it finds edges.
+        seed: Seed of the initial weights.
 
     Raises:
         ValueError: If a name or layout does not suit, or a number is out of its range.
@@ -187,14 +189,14 @@ class FieldCode(Learned, Adjusting, ByEdges):
         coded = self._coded(scaled if seen is None else scaled[..., seen], None if seen is None else self.grid[seen])
         due, at = (scaled, self.grid) if asked is None else (scaled[..., asked], self.grid[asked])
         share = due.shape[2] / scaled.shape[2]
-        noise = due.new_tensor(self.noise * share**0.5)  # so that some points weigh as much as all
+        noise = due.new_tensor(self.noise * share**0.5)  # With this factor, a part of the points weighs as much as all.
         found = self.objective.loss(
             Reconstruction(due.flatten(1), lambda z: self._decoded(z, at).flatten(2), noise), coded, generator=generator
         )
         return found.unflatten(0, (-1, self.frames)).mean(1) / scaled[0].numel()
 
     def _some(self, count: int | None, generator: torch.Generator) -> Tensor | None:
-        """Random points of the grid."""
+        """Indices of random points of the grid; None for all points."""
         if count is None:
             return None
         return torch.randperm(len(self.grid), generator=generator, device=generator.device)[:count].to(self.grid.device)
@@ -215,7 +217,7 @@ class FieldCode(Learned, Adjusting, ByEdges):
         """q(z | u) of frames in their own units.
 
         Args:
-            fields: On the grid; or values at points, (batch, channel, point).
+            fields: Fields on the grid; or values at points, (batch, channel, point).
             at: The points, in the unit box.
         """
         mean, sd = self.level()
@@ -224,7 +226,7 @@ class FieldCode(Learned, Adjusting, ByEdges):
     def encode(
         self, fields: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None = None
     ) -> Float[Tensor, "batch number"]:
-        """The mean of `coded`, with its arguments; rounded, if the objective says so."""
+        """Latent variables of frames: the mean of `coded`, with its arguments; rounded, if the objective rounds."""
         return self._kept(self.coded(fields, at))
 
     def _kept(self, coded: Coded) -> Float[Tensor, "batch number"]:
@@ -244,9 +246,10 @@ class FieldCode(Learned, Adjusting, ByEdges):
 
     @torch.no_grad()
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """How held-out frames are coded: the relative error of what is decoded, and how many numbers say something.
+        """Figures of held-out frames: the relative error of decoded frames, and the number of informative variables.
 
-        Beside it how far the law of all codes is from the prior (MMD^2, `objectives`), or the share of levels in use.
+        Also the distance of the distribution of all codes from the prior (MMD^2, `objectives`), or the share of levels
+        in use.
         """
         frames = next(iter(batches())).x[self.target].to(self.mean).flatten(0, 1)[:_CHECKED]
         draw = torch.Generator().manual_seed(self.seed)
@@ -267,15 +270,15 @@ class FieldCode(Learned, Adjusting, ByEdges):
 
 
 class LearnedCode(Code):
-    """A trained `FieldCode` as a code of tokens, frozen.
+    """A trained `FieldCode` as a code of tokens, with fixed weights.
 
     Args:
-        learned: Trained; a copy is kept as it is.
-        of: Digest of its fit, which tells codes apart.
-        width: Numbers to a token; all where left out.
+        learned: The trained code; an unchanged copy is kept.
+        of: Digest of its fit, which distinguishes codes.
+        width: Number of latent variables in a token; all if None.
 
     Raises:
-        ValueError: If the width does not divide the numbers; when built, if fields have another layout.
+        ValueError: If the width does not divide the number of variables; when built, if fields have another layout.
     """
 
     def __init__(self, learned: FieldCode, of: str = "", *, width: int | None = None) -> None:
@@ -298,7 +301,7 @@ class LearnedCode(Code):
 
 @final
 class _Frozen(FieldTokens):
-    """Standardised fields by a code that has a standard of its own: s' = shift + factor s."""
+    """A trained code for fields that are standardised differently: s' = shift + factor s."""
 
     shift: Tensor
     factor: Tensor
@@ -330,18 +333,18 @@ class _Frozen(FieldTokens):
         return ((own - self.shift) / self.factor).reshape(*tokens.shape[:-2], self.channels, *self.space)
 
 
-ALIVE = 0.01  # nats that a number says of a row at least, on average, and variance of its mean
+ALIVE = 0.01  # Least mean information in nats, and least variance of the mean, of a variable that is not dead.
 
 
 @dataclass(frozen=True)
 class Collapse:
-    """What the numbers of a code say.
+    """Information that the latent variables of a code carry.
 
     Args:
-        kl: Nats of each, on average over rows, (latent).
-        variance: Of the mean of each over rows, (latent); 1 and below for codes that follow their prior.
-        levels: That each has; 0 where it is not rounded.
-        in_use: Levels of each that occur, (latent); None where it is not rounded.
+        kl: Mean information of each variable over rows, in nats, (latent).
+        variance: Variance of each variable's mean over rows, (latent); at most 1 for codes that follow their prior.
+        levels: Number of levels of each variable; 0 without rounding.
+        in_use: Number of levels of each variable that occur, (latent); None without rounding.
     """
 
     kl: Float[Tensor, " latent"]
@@ -351,7 +354,7 @@ class Collapse:
 
     @property
     def alive(self) -> Tensor:
-        """Whether each says something, (latent)."""
+        """Whether each variable carries information, (latent)."""
         return (self.kl > ALIVE) & (self.variance > ALIVE)
 
     def __str__(self) -> str:
@@ -364,7 +367,7 @@ class Collapse:
 
 
 def collapsed(coded: Coded) -> Collapse:
-    """Which numbers are dead, from the laws of some hundred rows."""
+    """Information of each latent variable, from the distributions q of some hundred rows."""
     levels = coded.levels
     if not levels:
         return Collapse(coded.kl().mean(0).detach(), coded.mean.var(0).detach())
@@ -377,12 +380,12 @@ def collapsed(coded: Coded) -> Collapse:
 def expected_nats(
     rows: Float[Tensor, "batch number"], latents: int, noise: float, beta: float = 1.0
 ) -> Float[Tensor, " latent"]:
-    """Nats of each number of the best linear code of rows, the largest first; 0 for those that are bound to die.
+    """Information in nats of each variable of the best linear code, the largest first; 0 for dead variables.
 
     Args:
         rows: Training rows; fields flattened.
-        latents: How many numbers.
-        noise: sigma of the decoder, in units of the rows.
+        latents: Number of latent variables.
+        noise: Noise sd sigma of the decoder, in units of the rows.
         beta: Weight of the divergence.
     """
     centred = (rows - rows.mean(0)).double()

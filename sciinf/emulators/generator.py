@@ -1,46 +1,51 @@
-r"""A law of fields: solutions drawn as uncertain as they are, given a start, other fields and parameters.
+r"""A distribution of fields: solutions drawn with their uncertainty, given a start, other fields and parameters.
 
-Frames become tokens (`tokens.Code`), and a law of tokens (`tokens.TokenLaw`) is learned for a block of frames given
-those before (`tokens.Order`), for all tokens at once or in turns (`tokens.Turns`). What is drawn is what each frame
-brings that the one before does not tell linearly, in units in which it is uncorrelated
-(`emulators.tokens.innovations`). Other frames before, and fields that stay, are tokens at the same places, which the
-network sees beside what it draws.
+Frames become tokens (`tokens.Code`). A distribution of tokens (`tokens.TokenLaw`) is learned for a block of frames
+given those before (`tokens.Order`). Its tokens are drawn all at once or in turns (`tokens.Turns`). The drawn values are
+innovations: the part of each frame that the frame before does not predict linearly, in units in which it is
+uncorrelated (`emulators.tokens.innovations`). Further frames before, and constant fields, are tokens at the same
+places. The network sees them beside the tokens that it draws.
 
-**A prediction** is the mean of `members` draws. **A check of the draws** (`_spread`): held-out rows tell whether draws
-are as far from their mean as solutions are, in each frame ("spread_skill" in the fit's record, 1 for the right law) and
-in waves ("spread_of_waves"). Where they are too alike, Gaussian noise of the held-out errors' covariance (`_errors`) is
-added, in those frames and waves: what is inferred through an under-trained generator becomes wide, not wrong. If errors
-and spread go apart along a parameter, training says so, and what power draws have in each octave of waves (`_power`).
+**A prediction** is the mean of `members` draws. **A check of the draws** (`_spread`) uses held-out rows. It tests
+whether draws are as far from their mean as solutions are, in each frame and in waves. The fit's record has the results
+as "spread_skill" and "spread_of_waves", 1 for the right distribution. Where draws vary too little, Gaussian noise with
+the held-out errors' covariance (`_errors`) is added, in those frames and waves. So a posterior from an under-trained
+generator becomes wide, not wrong. Training warns if errors and spread differ along a parameter. It also reports the
+power of draws in each octave of waves.
 
-A deterministic equation has one solution for each start: an `Operator` or a `Stepwise` learns it with less.
+A deterministic equation has one solution for each start; an `Operator` or a `Stepwise` learns it with less effort.
 
-Whether draws are off in the same way for all solutions, or for all of some parameters.
+**Systematic errors.** `always_off` finds errors of draws that are the same for all solutions, or that depend on a
+parameter.
 
-With e_i(p) the error of the mean of draws for held-out solution i at point p, n of them, b their mean and v their
-variance at each point, the share of the squared error that is the same for all is
+Let e_i(p) be the error of the mean of draws for held-out solution i of n at point p. Its mean over solutions is b and
+its variance v, at each point. The share of the squared error that is the same for all solutions is
 
-    mean_p [b(p)^2 - v(p) / n] / mean_p mean_i e_i(p)^2,
+    mean_p [b(p)^2 - v(p) / n] / mean_p mean_i e_i(p)^2.
 
-0 on average for a law that is right, whatever the law of errors. Spread beside error does not show it: a law that does
-not know where it is takes what is always so at a place for chance, and spreads as far as that makes it err.
+It is 0 on average for a right distribution, whatever the distribution of errors. The ratio of spread to error does not
+show such errors. A generator that does not know the place of a point takes a constant feature of this place for chance,
+and its spread grows by the resulting error.
 
-With z_i e_i in place of e_i in the numerator, z a parameter or its square, scaled to mean 0 and sd 1, it is the share
-that goes with the parameter, which is not 0 for a law that does not look at it, or takes it for a line.
+Let z be a parameter or its square, scaled to mean 0 and sd 1. With z_i e_i in place of e_i in the numerator, the ratio
+is the share that depends on the parameter. This share is not 0 for a generator that ignores the parameter, or uses it
+only linearly.
 
-Power of draws by octaves, and spread and bias at the ends of each parameter, told from held-out rows.
+**Power and ends.** Held-out rows show the power of draws by octaves, and spread and bias at the ends of each parameter.
 
-| figure | of M draws u_m of a row and its solution u_0 | right law |
+| figure | of M draws u_m of a row and its solution u_0 | if right |
 |---|---|---|
-| power | squares of the waves of an octave, of draws over those of solutions, a geometric mean over rows | 1 |
-| spread | root of (1 + 1/M) E v / E e^2 (`_spread`), of the fifth of rows where a parameter is lowest, or highest | 1 |
-| bias | root of the share of the squared error that is the same for all of these rows (`_always_off`) | 0 |
+| power | power of the waves of an octave, draws over solutions, as a geometric mean over rows | 1 |
+| spread | root of (1 + 1/M) E v / E e^2 (`_spread`), of the fifth of rows with the lowest or highest parameter | 1 |
+| bias | root of the share of the squared error that is the same for all of these rows (`always_off`) | 0 |
 
-Here waves count however little of the error they make: the shortest have next to no power, and what is drawn of them
-shows in gradients. One solution is known for each start, so all this is on average over starts.
+Here waves count however small their share of the error is. The shortest waves have almost no power, but errors in them
+show in gradients. One solution is known for each start, so all this is an average over starts.
 
-**What is chance.** As in `_spread` a row's solution and draws of a right law are alike. Each figure is found again 199
-times with one that is drawn in place of the solution, and taken over its sd there. One is named if it is off by more
-than the worst of all figures is in all of these but three: of right laws one in 50 is found wrong.
+**Significance.** As in `_spread`, a row's solution and its draws are exchangeable under a right distribution. Each
+figure is computed again 199 times with a draw in place of the solution, and divided by its sd in these repetitions. A
+figure is named if it is further off than the worst of all figures in all repetitions but three. So one in 50 right
+distributions is found wrong.
 
 References:
     | Text2PDE: Latent Diffusion Models for Accessible Physics Simulation (Zhou et al., 2024),
@@ -74,34 +79,36 @@ from sciinf.emulators.tokens.law import JointDenoiser, LearnedLaw
 from sciinf.networks.diffusion.schedule import NoiseSchedule
 from sciinf.networks.diffusion.solver import Denoiser
 
-_MEMBERS = 4  # draws for each held-out row, that tell how unlike draws are
-_TOGETHER, _PAIRS = 256, 2**22  # rows drawn at once, and pairs of tokens in them, at most
-_SLOPE, _FIRM = 0.2, 3.5  # of variances with a parameter, in its sds, and in standard errors, beyond which it is said
+_MEMBERS = 4  # Number of draws for each held-out row, from which their variance is computed.
+_TOGETHER, _PAIRS = 256, 2**22  # Limits of the rows that are drawn at once, and of the token pairs in them.
+# A change of the excess error by more than this per sd of a parameter, and by so many standard errors, is reported.
+_SLOPE, _FIRM = 0.2, 3.5
 
 
 class Generator(InTokens, Adjusting, ByEdges):
-    """A law of the target's frames.
+    """A generator of fields: a learned distribution of the target's frames.
 
     Args:
-        prior: The simulator's.
-        observables: The simulator's.
-        code: Frames to tokens; `Patches(4)` where left out.
-        order: How many frames at once, and in what turns their tokens; `AtOnce()` where left out.
-        law: Of the tokens of a block; `JointTokens()` where left out.
-        given: What is known beside parameters: a `Frame`, fields that stay, members, `Sensors`; and `Words`, which tell
-            of parameters in their place. `[Frame(0)]` where left out.
-        network: What learns; a `TokenTransformer()` where left out.
-        target: Name of what is drawn.
-        pairs: Of blocks and what is before them, from each trajectory at each step of training; one if there is one.
-        members: Draws that a prediction is the mean of.
-        edges: Whether fields have edges; training finds out.
-        moves: Steps on the grid, (1, -1) say, along which the equation is the same everywhere: training moves solutions
-            by them at random. Only for fields without edges.
-        seed: Seeds the first weights.
+        prior: The simulator's prior.
+        observables: The simulator's observables.
+        code: Code from frames to tokens; `Patches(4)` if None.
+        order: Number of frames drawn at once, and the turns of their tokens; `AtOnce()` if None.
+        law: Distribution of the tokens of a block; `JointTokens()` if None.
+        given: Conditions beside parameters: a `Frame`, constant fields (`Field`), `Members`, `SensorReadings`; and
+            `Words`, captions that replace parameters. `[Frame(0)]` if None.
+        network: Recipe of the network; a `TokenTransformer()` if None.
+        target: Name of the observable that is drawn.
+        pairs: Number of blocks, with the frames before them, that each training step takes from a trajectory; one if
+            there is only one.
+        members: Number of draws of which a prediction is the mean.
+        edges: Whether fields have edges; training sets this to True if it finds edges.
+        moves: Steps on the grid, such as (1, -1), along which the equation is the same everywhere. Training translates
+            solutions by random multiples of them. Only for fields without edges.
+        seed: Seed of the initial weights.
 
     Raises:
-        ValueError: If names or layouts do not go together, or frames are to follow each other and there is none to go
-            on from, or tokens of the code have no such turns.
+        ValueError: If names or layouts do not go together, frames are to follow each other and no frame is given, or
+            tokens of the code do not allow these turns.
 
     Examples:
         >>> from torch.distributions import Uniform
@@ -184,13 +191,13 @@ class Generator(InTokens, Adjusting, ByEdges):
     def rollout(
         self, theta: Float[Tensor, "batch theta"], given: X, frames: int, *, generator: torch.Generator
     ) -> Float[Tensor, "batch frame channel *space"]:
-        """Draws of as many frames after the one that is known; of blocks that follow each other any number.
+        """Draws of a number of frames after the given frame; any number, if blocks follow each other.
 
         Raises:
-            ValueError: If more are asked for than were learned, all at once.
+            ValueError: If all frames are drawn at once, and more are requested than were learned.
         """
         if frames > self.unknown and self.block == self.unknown:
-            raise ValueError(f"{self.unknown} frames were learned at once, and {frames} are asked for: use Frames()")
+            raise ValueError(f"{self.unknown} frames were learned at once, and {frames} are requested: use Frames()")
         theta, given = self.meant(theta, given, generator=generator)
         size = (-(-frames // self.block), len(theta), self.law.noise)
         noise = torch.randn(size, generator=generator, device=generator.device).to(self.given_mean)
@@ -200,12 +207,13 @@ class Generator(InTokens, Adjusting, ByEdges):
     def from_noise(
         self, noise: Float[Tensor, "batch number"], theta: Float[Tensor, "batch theta"], given: X
     ) -> Float[Tensor, "batch frame channel *space"]:
-        """Draws of the frames that are not known, as a function of `noise` standard normal numbers for each.
+        """Draws of the unknown frames, as a function of standard normal noise.
 
-        Where blocks follow each other, of more numbers more blocks are made, to the end of the last.
+        `noise` has `Generator.noise` values for each row. If blocks follow each other, more noise gives more blocks, up
+        to the end of the last.
 
         Raises:
-            ValueError: If the law's draws are no function of noise at their beginning alone, or captions are given.
+            ValueError: If draws do not depend on their initial noise alone, or captions are given.
         """
         self._check_no_words(given)
         numbers, parts = noise.unflatten(1, (-1, self.law.noise)).transpose(0, 1), list[Tensor]()
@@ -216,17 +224,17 @@ class Generator(InTokens, Adjusting, ByEdges):
         return torch.cat(parts)
 
     def _pieces(self, rows: int) -> list[slice]:
-        """Of rows, that go through the network at once."""
+        """Slices of rows that go through the network at once."""
         most = max(1, min(_TOGETHER, _PAIRS // len(self.code.places) ** 2))
         return [slice(k, k + most) for k in range(0, rows, most)]
 
     @property
     def noise(self) -> int:
-        """How many standard normal numbers a draw is a function of."""
+        """Number of standard normal values that determine a draw."""
         return -(-self.unknown // self.block) * self.law.noise
 
     def _rolled(self, noise: Tensor, theta: Tensor, given: X, generator: torch.Generator | None) -> Tensor:
-        """Block by block, from noise (block, batch, number)."""
+        """Frames drawn block by block, from noise (block, batch, number)."""
         whole, fixed, tokens = (
             self._whole(self.z(theta), given),
             self._fixed_tokens(given),
@@ -243,15 +251,18 @@ class Generator(InTokens, Adjusting, ByEdges):
     def asked(
         self, theta: Float[Tensor, "1 theta"], given: X
     ) -> tuple[Denoiser, Callable[[Tensor], Tensor], NoiseSchedule]:
-        """What questions to the law of one start need: its denoiser of z, fields of z, and the path (`questions`).
+        """Parts of the distribution for one start: the denoiser of z, the map from z to fields, and the noise schedule.
+
+        `questions` uses them.
 
         Raises:
-            ValueError: If frames are not drawn at once, or in turns or not by diffusion, or captions are given.
+            ValueError: If frames are not drawn at once, or are drawn in turns or not by diffusion, or captions are
+                given.
         """
         self._check_no_words(given)
         if not isinstance(self.law, JointDenoiser) or self.block < self.unknown:
             raise ValueError(
-                "questions are put to laws of all frames at once by diffusion: AtOnce() without turns, and Joint()"
+                "questions need a generator of all frames at once by diffusion: AtOnce() without turns, and Joint()"
             )
         fixed, begun, (places, numbers) = self._fixed_tokens(given), self._begun(given), self.law.shape
         start = begun[0] if begun else None
@@ -273,7 +284,7 @@ class Generator(InTokens, Adjusting, ByEdges):
     def sample(
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch time channel *space"]:
-        """Solutions as the law has them, without what held-out rows showed to be missing."""
+        """Solutions drawn from the learned distribution, without the noise that held-out rows showed to be missing."""
         theta, given = self.meant(theta, given, generator=generator)
         parts = []
         for some in self._pieces(len(theta)):
@@ -291,7 +302,7 @@ class Generator(InTokens, Adjusting, ByEdges):
         return self.sample(theta, given, generator=generator) + self._widened(theta, generator)
 
     def _widened(self, theta: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise for what draws miss."""
+        """Gaussian noise for the variance that draws lack."""
         wide = GridWaves(self.space, edges=self.edges).only
         return wide(self.drawn_error(theta, generator=generator), self.missing.sqrt())
 
@@ -301,12 +312,12 @@ class Generator(InTokens, Adjusting, ByEdges):
 
     @torch.no_grad()
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """Compare draws with held-out rows, and find what they miss.
+        """Compare draws with held-out rows, and find the variance that draws lack.
 
         Warns:
-            UserWarning: If draws are too alike at some values of a parameter and too unlike at others, or far from
-                what sensors saw, or off in the same way for all rows or at an end of a parameter, or of the wrong power
-                in some waves, or captions are misread.
+            UserWarning: If draws vary too little at some values of a parameter and too much at others, or are far from
+                sensors' readings. Also if draws have the same error for all rows or at an end of a parameter, or the
+                wrong power in some waves, or captions are misread.
         """
         rows = first_rows(batches, math.prod(self.observables[self.target].shape))
         true, own = rows.x[self.target], torch.Generator().manual_seed(self.seed)
@@ -338,16 +349,16 @@ def say_what_is_not_followed(
     spread: Float[Tensor, " batch"],
     error: Float[Tensor, " batch"],
 ) -> None:
-    """Say where a parameter tells which draws are too alike, and which too unlike.
+    """Warn if draws vary too little at one end of a parameter and too much at the other.
 
     Args:
-        law: Whose draws they are.
-        theta: Of held-out rows.
-        spread: The variance of draws for each row, as it should be for the error of their mean.
+        law: The generator of the draws.
+        theta: Parameters of held-out rows.
+        spread: The variance of draws for each row, scaled to compare with the error of their mean.
         error: The mean squared error of that mean.
 
     Warns:
-        UserWarning: If error minus spread, spread scaled to be right on average, goes with a parameter.
+        UserWarning: If error minus spread depends on a parameter. The spread is first scaled to be right on average.
     """
     level = error.mean().clamp_min(1e-30)
     excess = (error - spread * level / spread.mean().clamp_min(1e-30)) / level
@@ -365,13 +376,13 @@ def say_what_is_not_followed(
 
 
 _SHARE, _ROWS = 0.1, 32
-_CHANCE = 6.0  # over n: of one number, whose share is 0 with an sd of sqrt(2) / n
+_CHANCE = 6.0  # Limit of a share, times the n rows; under a right distribution its sd is at most sqrt(2) / n.
 
 
 def always_off(
     off: Float[Tensor, "batch frame channel *space"], z: Float[Tensor, " batch"] | None = None
 ) -> Float[Tensor, "frame channel"]:
-    """The share of the squared error that is the same for all rows, or goes with z; 0 where there is no error."""
+    """The share of the squared error that is the same for all rows, or depends on z; 0 where there is no error."""
     weighed = off if z is None else (off.movedim(0, -1) * z).movedim(-1, 0)
     error = off.square().flatten(3).mean((0, 3))
     same = (weighed.mean(0).square() - weighed.var(0) / len(off)).flatten(2).mean(2)
@@ -385,17 +396,17 @@ def say_what_is_always_off(
     *,
     placed: bool,
 ) -> None:
-    """Warn of the frame and channel where most of it is.
+    """Warn of systematic errors of draws, in the frame and channel where their share is largest.
 
     Args:
-        law: Whose draws they are.
-        theta: Of held-out rows.
-        off: Held-out solutions less the mean of draws.
-        placed: Whether the law knows where it is.
+        law: The generator of the draws.
+        theta: Parameters of held-out rows.
+        off: Held-out solutions minus the mean of draws.
+        placed: Whether the network knows the places of points.
 
     Warns:
-        UserWarning: If a tenth of the error is the same for all, or goes with a parameter, and more than chance makes
-            it.
+        UserWarning: If a tenth of the squared error is the same for all rows, or depends on a parameter, and chance
+            does not explain it.
     """
     if len(off) < _ROWS:
         return
@@ -411,7 +422,7 @@ def say_what_is_always_off(
 
 
 def _scaled(column: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """To mean 0 and sd 1."""
+    """The column, scaled to mean 0 and sd 1."""
     return (column - column.mean()) / column.std(correction=0).clamp_min(1e-12)
 
 
@@ -425,20 +436,20 @@ def _say(law: OfFields, share: Tensor, rows: int, what: str, so: str, way: str) 
         )
 
 
-_SWAPS, _RANK = 200, 4  # a right law is found wrong in 4 of 200
-_FEWEST, _POWER_SHARE, _LEAST = 16, 5, 8  # rows to tell anything; a fifth of them is an end, of that many rows at least
-_FACTOR, _BIAS = 1.1, 0.2  # of a power or spread, and sds of a bias, below which nothing is named
+_SWAPS, _RANK = 200, 4  # The probability of a false alarm is 4 in 200.
+_FEWEST, _POWER_SHARE, _LEAST = 16, 5, 8  # Least rows for a check; an end is a fifth of them, of at least 8 rows.
+_FACTOR, _BIAS = 1.1, 0.2  # A power or spread within this factor of 1, or a bias below so many sds, is not named.
 _HEADINGS = {
     "power": "a power over that of solutions of",
     "spread": "a spread over what their mean is off by (1 if right) of",
     "bias": "means that are off, in sds, by",
 }
-_ROUNDING = 1e-10  # of the power of a row: less is rounding
+_ROUNDING = 1e-10  # Power below this share of a row's power is rounding.
 
 
 @dataclass(frozen=True)
 class _Figure:
-    """One figure: its name in the record, where it is, and its values, (swap,), the real one first."""
+    """One figure of the check: its name in the record, its place, and its values, (swap,), the real one first."""
 
     name: str
     where: str
@@ -450,15 +461,15 @@ class _Figure:
 
     @property
     def bias(self) -> bool:
-        """Whether a right law has 0, and not 1."""
+        """Whether the figure is 0 for a right distribution; if not, it is 1."""
         return self.name.startswith("bias")
 
     def matters(self) -> bool:
-        """Whether it is far enough from that of a right law to be named."""
+        """Whether the figure is far enough from its value for a right distribution to be named."""
         return self.value > _BIAS if self.bias else not 1 / _FACTOR < self.value < _FACTOR
 
     def distance(self) -> Float[Tensor, " swap"]:
-        """From where chance puts it, in its sds there."""
+        """Distance of each value from the mean of the repetitions, in their sds."""
         at = self.values if self.bias else self.values.clamp_min(1e-30).log()
         away = (at - at[1:].mean()) / at[1:].std().clamp_min(1e-9)
         return away if self.bias else away.abs()
@@ -471,21 +482,21 @@ def say_power_and_ends(
     true: Float[Tensor, "batch frame channel *space"],
     waves: GridWaves,
 ) -> dict[str, float]:
-    """Say what power draws have, and what spread and bias at the ends of each parameter.
+    """Figures of the power of draws, and of spread and bias at the ends of each parameter; they are also reported.
 
     Args:
-        law: Whose draws they are.
-        theta: Of held-out rows.
-        drawn: Standardised, of frames that were not given.
+        law: The generator of the draws.
+        theta: Parameters of held-out rows.
+        drawn: Standardised draws, of frames that were not given.
         true: The solutions.
-        waves: Of their grid.
+        waves: Waves of the solutions' grid.
 
     Returns:
-        `power_<octave>`, `spread_<low or high>_<parameter>` and `bias_<low or high>_<parameter>`; nothing of fewer
-        than 16 rows.
+        `power_<octave>`, `spread_<low or high>_<parameter>` and `bias_<low or high>_<parameter>`; empty with fewer than
+        16 rows.
 
     Warns:
-        UserWarning: If one of them is off by more than chance makes it.
+        UserWarning: If one of them is off by more than chance explains.
     """
     members = torch.cat([true[None], drawn])
     if len(true) < _FEWEST:
@@ -510,7 +521,7 @@ def say_power_and_ends(
 
 
 def _listed(figures: Sequence[_Figure]) -> list[str]:
-    """Figures in words, a text for each kind."""
+    """One phrase for each kind of figure, with all figures of this kind."""
     some = {heading: [one for one in figures if one.name.startswith(kind)] for kind, heading in _HEADINGS.items()}
     return [
         f"{words} {', '.join(f'{one.value:.2f} {one.where}' for one in all_)}" for words, all_ in some.items() if all_
@@ -518,7 +529,7 @@ def _listed(figures: Sequence[_Figure]) -> list[str]:
 
 
 def _powers(members: Tensor, who: Int[Tensor, "swap batch"], waves: GridWaves) -> list[_Figure]:
-    """The power of each octave that solutions have."""
+    """Power figures, for each octave in which solutions have power."""
     power = waves.by_octave(waves.of(members).abs().square()).sum((2, 3)).double().cpu()
     least = _ROUNDING * power.sum(-1, keepdim=True)
     there, log = (power[0] > least[0]).any(0), power.maximum(least).clamp_min(1e-30).log()
@@ -532,7 +543,7 @@ def _powers(members: Tensor, who: Int[Tensor, "swap batch"], waves: GridWaves) -
 
 
 def _ends(law: OfFields, theta: Tensor, members: Tensor, who: Int[Tensor, "swap batch"]) -> list[_Figure]:
-    """Spread and bias where parameters are low, and where they are high."""
+    """Spread and bias figures for rows with low, and with high, values of each parameter."""
     count = len(theta) // _POWER_SHARE
     if count < _LEAST:
         return []

@@ -1,25 +1,27 @@
-r"""An encoder by messages: between points that lie close to each other, and to a lattice of nodes that are read out.
+r"""An encoder by messages between near points, and to a lattice of nodes that are read out.
 
-Point i at x_i has neighbours j: those nearer than x_i's (k+1)-th nearest point is, at a distance R_i. What a point
-knows, h_i, grows by messages,
+Point i at x_i has a number k of neighbours j. These are the points nearer to x_i than its (k+1)-th nearest point, which
+is at a distance R_i. The features h_i of a point are updated by messages,
 
     h_i <- h_i + B(h_i, m_i),    m_i = sum_j w_ij g(o_ij) GELU(P h_i + Q h_j + f(o_ij)) / sum_j w_ij,
 
-with o_ij = (x_j - x_i) / s, s the spacing of the points, or of the lattice where nodes hear, f and g two outputs of a
-small network, and weights
+with o_ij = (x_j - x_i) / s. s is the spacing of the points, or of the lattice where nodes receive messages. f and g are
+two outputs of a small network, and the weights are
 
     w_ij = (1 - |x_j - x_i|^2 / R_i^2)^2,
 
-which are 0 at R_i: the encoder changes smoothly where points change places, and the order of points does not count.
-Nodes stand on a lattice, at (i + 1/2) / N in each direction; each takes messages from the points nearest to it, four
-for each that would be its own in an even share (and no fewer than k), then from its nearest nodes. A linear map of all
-nodes gives the numbers. On a ring or torus distances go around it, and R_i is half of it at most.
+which are 0 at R_i. So the encoder changes smoothly where one neighbour replaces another, and does not depend on the
+order of points. Nodes are on a lattice, at (i + 1/2) / N in each direction. Each node receives messages from its
+nearest points. Their number is four times the number of points per node, and at least k. Then it receives messages from
+its nearest nodes. A linear map of all nodes gives the code. On a ring or torus distances go around it, and R_i is at
+most half of it.
 
-Nothing before that map knows where it is: points that are moved by a step of the lattice are known by the next node.
+Nothing before that map depends on absolute places. If points are translated by a step of the lattice, the next node has
+the features of the node before.
 
-Text2PDE, after GINO, brings a mesh to a lattice by an integral over all points within a radius, its kernel a network of
-both places, and goes on with convolutions. Here neighbours are the nearest few, so that no node is without, the kernel
-looks at values as well as at places, and nodes send messages as points do.
+Text2PDE, after GINO, maps a mesh to a lattice by an integral over all points within a radius. Its kernel is a network
+of both places, and convolutions follow. Here the neighbours are a fixed number of nearest points, so that each node has
+some. The kernel depends on values as well as on places, and nodes exchange messages as points do.
 
 References:
     | Text2PDE: Latent Diffusion Models for Accessible Physics Simulation (Zhou et al., 2024),
@@ -42,20 +44,20 @@ from torch.nn import functional as F
 from sciinf.core.checks import check_positive
 from sciinf.emulators.encoders import At, Decode, Encoder, EncoderNetwork, Values, places
 
-_SHARE = 4  # points that a node hears, for each that would be its own
-_LEAST = 1e-6  # weight, so that points which are all as far away as the next one count
-_HALF = 0.5  # of a ring
-_PAIRS = 2**22  # of points, whose distances are found at once
+_SHARE = 4  # Points from which a node receives messages, as a multiple of the points per node.
+_LEAST = 1e-6  # Least weight, so that neighbours at the same distance as the (k+1)-th point still count.
+_HALF = 0.5  # Half the length of a ring.
+_PAIRS = 2**22  # Limit of the pairs of points whose distances are computed at once.
 
 
 class Graph(Encoder):
-    """Messages between points, and to nodes.
+    """An encoder by messages between points, and from points to nodes.
 
     Args:
-        neighbours: Points that a point hears.
-        width: Numbers that a point, or a node, knows.
-        layers: Of messages between points, and as many between nodes.
-        nodes: In each direction; as many as points of the grid, if there are fewer.
+        neighbours: Number of neighbours from which a point receives messages.
+        width: Number of features of a point or node.
+        layers: Number of message layers between points, and also between nodes.
+        nodes: Number of nodes in each direction; as many as points of the grid, if there are fewer.
 
     Raises:
         ValueError: If a number is no int of at least 1; when built, if there are no directions.
@@ -72,12 +74,12 @@ class Graph(Encoder):
 
 
 class Near(NamedTuple):
-    """What lies near to each of some places.
+    """The nearest points of some places, with their weights.
 
     Attributes:
-        which: Of the points.
-        weight: Of each, 1 in all.
-        away: From the place to the point, over a spacing.
+        which: Indices of the nearest points.
+        weight: Weight of each point; the weights of a place sum to 1.
+        away: Vector from the place to the point, divided by a spacing.
     """
 
     which: Int[Tensor, "place near"]
@@ -88,13 +90,13 @@ class Near(NamedTuple):
 def near(
     to: Float[Tensor, "place axis"], points: Float[Tensor, "point axis"], count: int, spacing: float, *, edges: bool
 ) -> Near:
-    """The points that are nearest to places.
+    """The nearest points of each place, with their weights.
 
     Args:
         to: The places, in the unit box.
         points: The points.
-        count: Of points near to each; all where there are no more.
-        spacing: That distances are told in.
+        count: Number of nearest points; all points if there are no more.
+        spacing: Unit of the vectors from places to points.
         edges: Whether the box has edges; else distances go around it.
     """
     most, axes = min(count + 1, len(points)), points.shape[1]
@@ -107,14 +109,14 @@ def near(
     away = points[which] - to[:, None]
     away = away if edges else away - away.round()
     bound = squares[:, -1:] if len(points) > count else squares.new_full((1, 1), float(axes))
-    bound = bound if edges else bound.clamp_max(_HALF**2)  # beyond, a point would lie on the other side, too
+    bound = bound if edges else bound.clamp_max(_HALF**2)  # Beyond half the ring, the other way round is shorter.
     weight = (1 - squares / bound.clamp_min(1e-12)).clamp_min(0).square() + _LEAST
     return Near(which, weight / weight.sum(1, keepdim=True), away / spacing)
 
 
 @final
 class _Messages(EncoderNetwork):
-    """See `Graph`."""
+    """The network that `Graph` builds."""
 
     grid: Tensor
     lattice: Tensor
@@ -141,7 +143,7 @@ class _Messages(EncoderNetwork):
     def known(
         self, values: Float[Tensor, "batch channel *space"], at: Float[Tensor, "point axis"] | None
     ) -> Float[Tensor, "batch node width"]:
-        """What nodes know of fields; arguments are those of `forward`."""
+        """Features of nodes, from fields; arguments are those of `forward`."""
         about, own = self._near(at)
         hidden = self.enter(values.flatten(2).mT)
         for layer in self.points:
@@ -154,7 +156,7 @@ class _Messages(EncoderNetwork):
 
     @torch.no_grad()
     def _near(self, at: Tensor | None) -> tuple[Near, Near]:
-        """What lies near to points, and to nodes."""
+        """The nearest points of each point, and of each node."""
         if at is None and self.of_grid is not None and self.of_grid[0].away.device == self.grid.device:
             return self.of_grid
         points = self.grid if at is None else at.to(self.grid)
@@ -170,12 +172,12 @@ class _Messages(EncoderNetwork):
 
     @torch.no_grad()
     def _around(self) -> Near:
-        """What lies near to nodes on their lattice."""
+        """The nearest nodes of each node on the lattice."""
         return near(self.lattice, self.lattice, self.neighbours, self.spacing, edges=self.edges)
 
 
 class _Heard(nn.Module):
-    """Messages of points near to places, and what these make of them."""
+    """A message layer: messages from near points to places, and the update of the places' features."""
 
     def __init__(self, width: int, axes: int) -> None:
         super().__init__()
@@ -187,5 +189,5 @@ class _Heard(nn.Module):
         shift, gain = self.where(torch.cat([who.away, who.away.norm(dim=-1, keepdim=True)], -1)).chunk(2, -1)
         said = self.others(others).index_select(1, who.which.flatten()).unflatten(1, who.which.shape)
         said = F.gelu(said + (self.own(hidden)[:, :, None] + shift))
-        heard = (said * ((1 + gain) * who.weight[..., None])).sum(2)  # einsum would copy, and take twice as long
+        heard = (said * ((1 + gain) * who.weight[..., None])).sum(2)  # With einsum, this would take twice as long.
         return hidden + self.after(F.layer_norm(torch.cat([hidden, heard], -1), (2 * hidden.shape[-1],)))

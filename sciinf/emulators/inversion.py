@@ -1,20 +1,20 @@
-r"""Codes, coefficients and solutions from a few noisy values of a solution, as draws that tell how sure they are.
+r"""Draws of codes, coefficients and solutions, given a few noisy values of a solution.
 
-A DGNO makes a solution u(z, x) of a code z (before it is bounded). Codes of coefficient fields have mean mu and
-covariance C, which is the prior: z ~ N(mu, C). Measured at points x_1, ..., x_n is
+A DGNO maps an unbounded code z to a solution u(z, x). The codes of coefficient fields have mean mu and covariance C.
+These define the prior: z ~ N(mu, C). The measurements at points x_1, ..., x_n are
 
     y = u(z, x_i) + e(x_i) + noise,    noise ~ N(0, sd^2 I),    e ~ N(0, K) what the surrogate is off by (`error`).
 
-Each draw is the least of a sum of squares that has been moved by chance (randomised maximum likelihood): with a
-field's code z' drawn from the prior, e' from the error's law and noise' from the noise's,
+Each draw minimises a randomly perturbed sum of squares (randomised maximum likelihood). With a field's code z' drawn
+from the prior, e' from the distribution of errors and noise' from that of the noise,
 
     z = argmin 1/2 |y + noise' - e' - u(z)|^2_(K + sd^2 I)^-1  +  1/2 |z - z'|^2_C^-1  +  b J(z),
     e = e' + K (K + sd^2 I)^-1 (y + noise' - e' - u(z)),
 
-found by Adam from z' on. Were u linear in z, draws would be exactly those of the posterior. A draw of the solution is
-u(z) + e, so that it is as uncertain as the surrogate is; one of the coefficient is the decoder's, a(z). J, the
-residual of the equation for u(z), s(z) and a(z), keeps codes to where these belong together; where the decoders are
-trained well the prior does that already, and b = 0 spares most of the work.
+found by Adam from z' on. If u were linear in z, the draws would have exactly the posterior distribution. A draw of the
+solution is u(z) + e, so that its uncertainty includes the surrogate's error. A draw of the coefficient is the decoder's
+a(z). J, the residual of the equation for u(z), s(z) and a(z), restricts codes to those where these three are
+consistent. Where the decoders are trained well, the prior does this already, and b = 0 saves most of the work.
 
 References:
     | Conditioning permeability fields to pressure data (Oliver, He & Reynolds, 1996), for the draws,
@@ -38,9 +38,9 @@ from sciinf.core.checks import check_whole
 from sciinf.emulators._wendland import mollifier
 from sciinf.emulators.dgno import DGNO
 
-_RIDGE = 1e-3  # of the mean variance, added to the codes' covariance
-_ERRORS = 4_096  # draws that K is made of
-_RATE = 0.1  # of Adam, in sds of the prior, falling to 0 like a cosine
+_RIDGE = 1e-3  # Share of the mean variance that is added to the diagonal of the codes' covariance.
+_ERRORS = 4_096  # Number of draws of the error from which K is computed.
+_RATE = 0.1  # Initial step size of Adam, in sds of the prior; it falls to 0 like a cosine.
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Recovered:
     """Draws given each observation.
 
     Args:
-        raw: z.
-        coefficient: a at the grid's points; of one with two values the mean by their probabilities.
+        raw: The unbounded codes z.
+        coefficient: a at the grid's points; if a has two values, their mean weighted by their probabilities.
         solution: u at the grid's points.
     """
 
@@ -60,15 +60,15 @@ class Recovered:
 
 @final
 class Inversion:
-    """Finds codes for measurements.
+    """Inference of codes from measurements of solutions, by randomised maximum likelihood.
 
     Args:
-        surrogate: Trained.
-        fields: Coefficient fields (n, 1, y, x), more than the code is wide: what the prior is made of. Those it was
-            trained on will do.
-        draws: Given each observation.
-        steps: Of Adam.
-        residual: b, by which the residual counts; 0 leaves it out.
+        surrogate: A trained DGNO.
+        fields: Coefficient fields (n, 1, y, x), more than the width of the code, from which the prior is computed.
+            Those of the training will do.
+        draws: Number of draws given each observation.
+        steps: Number of steps of Adam.
+        residual: b, the weight of the equation's residual; 0 leaves it out.
 
     Raises:
         ValueError: If a number is out of range, or the fields are too few or of another grid.
@@ -93,7 +93,7 @@ class Inversion:
         self.draws, self.steps, self.residual = draws, steps, residual
         raw = self.surrogate.encode(fields)
         if len(raw) <= raw.shape[1]:
-            raise ValueError(f"{len(raw)} fields do not tell how codes of {raw.shape[1]} numbers scatter; give more")
+            raise ValueError(f"{len(raw)} fields are too few for the covariance of {raw.shape[1]} numbers; give more")
         self.mean = raw.mean(0)
         scatter = torch.cov((raw - self.mean).double().mT)
         scatter.diagonal().add_(_RIDGE * scatter.diagonal().mean())
@@ -108,12 +108,12 @@ class Inversion:
         *,
         generator: torch.Generator,
     ) -> Recovered:
-        """Draws of what was measured.
+        """Draws of codes, coefficients and solutions given measurements.
 
         Args:
             at: Coordinates of the sensors, in the order of the grid's axes, between 0 and 1.
             y: Measurements.
-            sd: Of the noise, of all observations or each, in units of the solution.
+            sd: Sd of the noise, one for all observations or one for each, in units of the solution.
             generator: Source of all randomness.
 
         Raises:
@@ -127,7 +127,7 @@ class Inversion:
         if not bool(((at >= 0) & (at <= 1)).all()) or not bool(y.isfinite().all()):
             raise ValueError("sensors lie between 0 and 1 along both axes, and what they measure is finite")
         if not bool((noise_sd > 0).all()):
-            raise ValueError("the noise's sd is to be positive: the least squares are in units of it")
+            raise ValueError("the noise's sd must be positive: residuals are divided by it")
         count, net = (len(y), self.draws), self.surrogate
         known = self._errors(_ERRORS, generator)
         errors = self._errors(math.prod(count), generator).unflatten(0, count)
@@ -144,12 +144,12 @@ class Inversion:
         return Recovered(raw, coefficient.unflatten(2, net.space), solution.unflatten(2, net.space))
 
     def _errors(self, count: int, generator: torch.Generator) -> Float[Tensor, "count point"]:
-        """What the surrogate is off by, at the grid's points."""
+        """Draws of the surrogate's error at the grid's points."""
         theta = self.surrogate.prior.sample_on_device(count, generator=generator).to(self.mean)
         return self.surrogate.error(theta, {}, generator=generator).flatten(1)
 
     def _seen(self, fields: Float[Tensor, "*rows point"], at: Tensor) -> Float[Tensor, "*rows sensor"]:
-        """Fields on the grid between its points, linear along both axes."""
+        """Fields on the grid, interpolated at the sensors, linear along both axes."""
         image = fields.reshape(-1, 1, *self.surrogate.space)
         where = (2 * at.flip(-1) - 1).expand(len(image), 1, -1, -1)
         seen = torch.nn.functional.grid_sample(image, where, align_corners=True)
@@ -163,7 +163,7 @@ class Inversion:
         root: Float[Tensor, "observation sensor sensor"],
         generator: torch.Generator,
     ) -> Float[Tensor, "observation draw latent"]:
-        """z, from the codes of fields drawn by chance."""
+        """The minimising codes z, starting from the codes of random fields."""
         net, count = self.surrogate, wanted.shape[:2]
         index = torch.randint(len(self.standard), count, generator=generator, device=generator.device)
         begin = self.standard[index.to(self.standard.device)]

@@ -1,26 +1,27 @@
-r"""Latent dynamics: a hidden path z(t) with a law that is learned, and what is seen of it at some times, or not.
+r"""Latent dynamics: a hidden path z(t) with a learned distribution, of which noisy values are observed at some times.
 
     z ~ p(z_1..z_T | theta, u),     x_k ~ p(x_k | z_k, theta, u_k),     z ~ q(z_1..z_T | x seen, theta, u).
 
-p(z) and q(z) are a `processes.Process`; p(x_k | z_k) an `emissions.Emission` with a decoder (that of `Controlled` does
-not see u_k, which may have been chosen after a look at x_k); an encoder reads the values of each time by themselves,
-and which of them were seen (`NAME_mask`), and the process puts them together over time (`NAME_times`).
-The loss of a row is minus the evidence lower bound, in nats of the target's own units,
+p(z) and q(z) are a `processes.Process`. p(x_k | z_k) is an `emissions.Emission` with a decoder. (The decoder of
+`Controlled` does not see u_k, because u_k may have been chosen after a look at x_k.) An encoder reads the values of
+each time separately, with a mask of the observed ones (`NAME_mask`). It gives features, which the process combines over
+time (`NAME_times`). The loss of a row is minus the evidence lower bound, in nats of the target's own units,
 
-    loss = KL(q || p) - E_q[sum_{seen k} log p(x_k | z_k)] + shared / N,
+    loss = KL(q || p) - E_q[sum_{seen k} log p(x_k | z_k)] + shared / N.
 
-with one path of q for each row at each step, and `shared` what all N training rows share (`LearnedProcess.shared`). In
-training alone it has what the process penalises (`LearnedProcess.cost`).
-With `hide`, that share of the times is hidden from q at each step, at random, and scored all the same: the bound still
+Each training step draws one path of q for each row. `shared` is the penalty that all N training rows have in common
+(`LearnedProcess.shared`). In training alone, the loss also contains the penalty of the process (`LearnedProcess.cost`).
+With `hide`, each training step hides this share of the times from q, at random, and still scores them. The bound still
 holds, and q learns to fill gaps.
 
-**One fit answers several questions.** `draw` emulates: p(x | theta), nothing of the target known, whatever is handed
-over under its name. `complete` fills in: values that were not seen are drawn given those that were, which stay (or are
-smoothed); later values missing, that is a forecast. `latent` draws the hidden path. `bound` tells how likely rows are.
+**One fit answers several questions.** `draw` emulates: it samples p(x | theta) without any observation of the target,
+and ignores values that are passed under its name. `complete` fills in missing values: they are drawn given the observed
+ones, which stay as they are or are smoothed. If the later values are missing, this is a forecast. `latent` draws the
+hidden path. `bound` gives a lower bound of the log likelihood of rows.
 
-**It is an approximation.** q is not the exact posterior but for some processes with linear decoders: intervals of what
-is filled in can be too narrow, and `bound` lies below the log likelihood by what q misses. The fit's record has what
-held-out values say of the draws ("spread_skill", "bound").
+**It is an approximation.** q is the exact posterior only for some processes with linear decoders. Intervals of
+filled-in values can be too narrow, and `bound` lies below the log likelihood by the KL from q to the exact posterior.
+The fit's record contains a comparison of draws with held-out values ("spread_skill", "bound").
 
 References:
     | Auto-encoding variational Bayes (Kingma, Welling, 2013), https://arxiv.org/abs/1312.6114
@@ -54,51 +55,55 @@ def compared(
     true: Float[Tensor, "row time channel"],
     at: Bool[Tensor, "row time channel"],
 ) -> tuple[float, float]:
-    """The rms error of the mean of draws at some values, and their spread over it: 1 for the right law."""
+    """The rms error of the mean of draws at some values, and the draws' spread divided by this error.
+
+    The ratio is 1 if the draws have the right distribution.
+    """
     square = (drawn.mean(0) - true)[at].double().square().mean()
     spread = drawn.double().var(0)[at].mean() * (1 + 1 / len(drawn))
     return float(square.sqrt()), float((spread / square.clamp_min(1e-30)).sqrt())
 
 
 def say_where_draws_are_unlike_errors(ratio: float, what: str) -> None:
-    """Warn where draws of some kind are too alike or too unlike for held-out series.
+    """Warn if draws of some kind vary too little or too much, compared with their errors on held-out series.
 
     Warns:
-        UserWarning: If they are.
+        UserWarning: If the ratio of spread to error is far from 1.
     """
     if not ALIKE <= ratio <= UNLIKE:
         warnings.warn(
-            f"draws of {what} spread {ratio:.2f} times as far as their mean is off for held-out simulations (1 for the "
-            f"right law): they are too {'sure' if ratio < 1 else 'wide'}. Try more simulations, a longer training, "
+            f"draws of {what} spread {ratio:.2f} times as far as their mean is off for held-out simulations (1 if "
+            f"right): they are too {'sure' if ratio < 1 else 'wide'}. Try more simulations, a longer training, "
             "more states, or another process",
             stacklevel=5,
         )
 
 
-_CHECKED, _DRAWS = 256, 16  # held-out rows that are looked at, and draws of each
-_HIDDEN = 0.3  # of their times, which are filled in
+_CHECKED, _DRAWS = 256, 16  # Number of held-out rows that are checked, and of draws for each row.
+_HIDDEN = 0.3  # Share of the times of held-out rows that is hidden and then filled in.
 
 
 @final
 class LatentDynamics(Surrogate, Adjusting):
-    """A hidden path and what is seen of it.
+    """A surrogate of series: a hidden path, and a distribution of the values observed from it.
 
     Args:
-        prior: The simulator's; `Prior.none()` for series without parameters.
-        observables: The simulator's. What is called `TARGET_mask` (bool) and `TARGET_times` (float64) tells what of the
-            target was seen, and when.
-        process: The law of the hidden path, and the way to it.
+        prior: The simulator's prior; `Prior.none()` for series without parameters.
+        observables: The simulator's observables. `TARGET_mask` (bool) says which values of the target were observed,
+            and `TARGET_times` (float64) says when.
+        process: Recipe of the distribution of the hidden path, with its approximate posterior.
         target: Name of the series, (time, *event).
-        given: Names of other observables that are known beforehand: series of as many times are controls, which the
-            process sees, and the decoder if the process lets it; others are known of the row as a whole.
-        emission: The law of a value given the state; where left out `Bernoulli` for bool, `Poisson` for int64, and
-            `Gaussian` for the rest.
-        width: Of the hidden layers of encoder and decoder; 0 makes both linear.
-        hide: Share of the times that training hides from the posterior, and scores.
-        members: Draws that a prediction is the mean of.
-        seed: Seeds the first weights.
-        columns: Numbers of the path that are the target's channels themselves, in its units, each with noise: there is
-            no decoder then, so that the path means what a known equation says (`NeuralSDE(known=...)`).
+        given: Names of other observables that are known beforehand. Series with as many times as the target are
+            controls, which the process sees, and the decoder if the process allows it. The others are conditioning
+            values of the row as a whole.
+        emission: Distribution of a value given the state. If None, `Bernoulli` for bool, `Poisson` for int64, and
+            `Gaussian` for other types.
+        width: Width of the hidden layers of encoder and decoder; 0 makes both linear.
+        hide: Share of the times that training hides from the posterior, and still scores.
+        members: Number of draws of which a prediction is the mean.
+        seed: Seed of the initial weights.
+        columns: Components of the path that are the target's channels themselves, in its units, each with noise. There
+            is no decoder then, so that the path has the meaning of a known equation (`NeuralSDE(known=...)`).
 
     Raises:
         ValueError: If a name or layout does not suit, or a number is out of its range.
@@ -149,7 +154,7 @@ class LatentDynamics(Surrogate, Adjusting):
         """Take means and sds, the unit of time and the number of rows from the training rows.
 
         Raises:
-            ValueError: If a value can be none of the emission's law, or times go backwards.
+            ValueError: If a value is impossible under the emission's distribution, or times go backwards.
         """
         self.inputs.standardise(batches)
         self.emission.standardise(self.inputs.values(batch.x) for batch in batches())
@@ -168,12 +173,12 @@ class LatentDynamics(Surrogate, Adjusting):
     def series(
         self, theta: Float[Tensor, "row theta"], x: X, *, offset: Float[Tensor, "row time feature"] | None = None
     ) -> Series:
-        """What the process is given of rows.
+        """Inputs of the process for a batch of rows.
 
         Args:
             theta: Parameters, in the prior's order and units.
-            x: The target with its mask and times, and what is known beforehand.
-            offset: Added to what the process reads (`Series.offset`).
+            x: The target with its mask and times, and the observables that are known beforehand.
+            offset: Values that are added to the features that the process reads (`Series.offset`).
         """
         value, there = self.inputs.values(x)
         read = torch.cat([torch.where(there, 1.0, 0.0), self._read(value, there)], -1)
@@ -189,13 +194,13 @@ class LatentDynamics(Surrogate, Adjusting):
         return torch.where(each, read, 0.0)
 
     def likelihood(self, series: Series, z: Float[Tensor, "row time state"], x: X) -> Float[Tensor, " row"]:
-        """log p(x seen | z) of paths, in nats, in the target's units."""
+        """Log likelihood log p(x seen | z) of paths, in nats, in the target's units."""
         value, there = self.inputs.values(x)
         log = self.emission.log_prob(self._decoded(series, z), value)
         return torch.where(there, log, 0.0).sum((1, 2))
 
     def _expected(self, series: Series, found: Latent, x: X) -> Float[Tensor, " row"]:
-        """E_q[log p(x seen | z)]: by the path that was drawn, or over finitely many states exactly."""
+        """E_q[log p(x seen | z)], estimated from the drawn path, or exact for finitely many states."""
         if found.marginals is None:
             return self.likelihood(series, found.z, x)
         value, there = self.inputs.values(x)
@@ -222,10 +227,13 @@ class LatentDynamics(Surrogate, Adjusting):
         draws: int = 1,
         offset: Float[Tensor, "row time feature"] | None = None,
     ) -> Float[Tensor, " row"]:
-        """A lower bound of log p(x seen | theta) of each row on average, in nats; tighter with more draws.
+        """A lower bound of log p(x seen | theta) of each row, in nats.
+
+        It is a lower bound on average over draws, and is tighter with more draws.
 
         Raises:
-            ValueError: If several draws are asked for, and the process does not tell that of one; or as `complete`.
+            ValueError: If several draws are requested, and the process does not give the log density of one. Also as
+                for `complete`.
         """
         check_whole("draws", draws, 1)
         series, logs = self._asked(theta, x, offset), list[Tensor]()
@@ -233,7 +241,7 @@ class LatentDynamics(Surrogate, Adjusting):
             found = self.process.posterior(series, generator=generator)
             less = found.kl if draws == 1 else found.log_ratio
             if less is None:
-                raise ValueError("this process does not tell how likely a path is: ask for one draw")
+                raise ValueError("this process does not give the log density of a path: ask for one draw")
             log = self._expected(series, found, x) if draws == 1 else self.likelihood(series, found.z, x)
             logs.append(log - less)
         return torch.stack(logs).logsumexp(0) - math.log(draws)
@@ -247,9 +255,10 @@ class LatentDynamics(Surrogate, Adjusting):
         generator: torch.Generator,
         offset: Float[Tensor, "row time feature"] | None = None,
     ) -> Float[Tensor, "row time state"]:
-        """A hidden path of each row, given what was seen. Its coordinates are the network's own, up to any map.
+        """Draw a hidden path of each row, given the observations.
 
-        `offset` is what `refined` found of the rows.
+        Its coordinates are the network's own, and are defined only up to an invertible map. `offset` is the result of
+        `refined` for these rows.
 
         Raises:
             ValueError: As for `complete`.
@@ -266,14 +275,16 @@ class LatentDynamics(Surrogate, Adjusting):
         keep: bool = True,
         offset: Float[Tensor, "row time feature"] | None = None,
     ) -> Float[Tensor, "row time ..."]:
-        """A draw of the whole series of each row, given the values that were seen: gaps and futures filled in.
+        """Draw the whole series of each row, given the observed values; gaps and future values are filled in.
 
         Args:
             theta: Parameters, in the prior's order and units.
-            x: The target, with a mask that is True where it was seen, of any length; times; what is known beforehand.
-            generator: For what is drawn.
-            keep: Whether values that were seen stay; else they are drawn anew from p(x | z), as another measurement.
-            offset: What `refined` found of the rows.
+            x: The target, of any length, with a mask that is True where a value was observed; its times; and the
+                observables that are known beforehand.
+            generator: Source of the draws.
+            keep: Whether observed values stay as they are. If False, they are drawn anew from p(x | z), like another
+                measurement.
+            offset: The result of `refined` for these rows.
 
         Raises:
             ValueError: If something is missing, not finite, or of another layout, or times go backwards.
@@ -299,14 +310,14 @@ class LatentDynamics(Surrogate, Adjusting):
         return mean.reshape(*mean.shape[:2], *self.inputs.event)
 
     def _asked(self, theta: Tensor, x: X, offset: Tensor | None) -> Series:
-        """Rows that somebody asks about, looked at before they are read, which training under vmap cannot do."""
+        """Inputs of the process for rows of a query, after checks that training under vmap cannot do."""
         self.inputs.check(theta, x, target=True)
         series = self.series(theta, x, offset=offset)
         self.process.check(series)
         return series
 
     def _nothing_seen(self, theta: Tensor, given: X) -> Series:
-        """Rows of which nothing of the target is known: its values are not looked at."""
+        """Inputs of the process for rows without any observation; values of the target are ignored."""
         self.inputs.check(theta, given, target=False)
         known, controls, times = self.inputs.known(theta, given), self.inputs.controlled(given), self.inputs.when(given)
         length = next((part.shape[1] for part in (times, controls) if part is not None), None)
@@ -320,15 +331,15 @@ class LatentDynamics(Surrogate, Adjusting):
         return found.reshape(*found.shape[:2], *self.inputs.event).to(spec.torch_dtype)
 
     def spread(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, " batch"]:
-        """The same at all parameters."""
+        """Root mean square error on held-out series, the same at all parameters."""
         return self.off.expand(len(theta))
 
     @torch.no_grad()
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """What held-out rows say: the bound, in nats per row, and how far draws spread beside how far they are off.
+        """Figures of held-out rows: the bound in nats per row, and the spread of draws divided by their error.
 
         Warns:
-            UserWarning: If draws of gaps that are filled in, or of whole series, are too alike or too unlike.
+            UserWarning: If draws of filled-in gaps, or of whole series, vary too little or too much.
         """
         rows = next(iter(batches()))
         rows, own = rows.rows(slice(0, _CHECKED)), torch.Generator().manual_seed(self.seed)
@@ -350,7 +361,7 @@ class LatentDynamics(Surrogate, Adjusting):
 
 
 def _columns(columns: Sequence[int], states: int, channels: int, emission: Emission) -> tuple[int, ...]:
-    """Numbers of the path that are channels."""
+    """Components of the path that are channels of the target, after a check."""
     if not columns:
         return ()
     if len(columns) != channels or not all(0 <= k < states for k in columns):
@@ -358,5 +369,5 @@ def _columns(columns: Sequence[int], states: int, channels: int, emission: Emiss
             f"columns is {list(columns)}: one of 0..{states - 1} for each of {channels} channels is needed"
         )
     if not isinstance(emission, Gaussian):
-        raise ValueError(f"columns are for values with Gaussian noise, and the law is {type(emission).__name__}")
+        raise ValueError(f"columns are for values with Gaussian noise, and the emission is {type(emission).__name__}")
     return tuple(columns)

@@ -1,10 +1,10 @@
-r"""How far predicted fields are from true ones, as a fraction of these.
+r"""Relative distances of predicted fields from true ones.
 
-With the norm |.| over channels (each in units of its sd) and points of a frame,
+With the norm |.| over channels (each in units of its sd) and points of a frame, the distance of u from v is
 
-    |u - v| / |u|,    |v|_s^2 = sum_k (1 + |k|^2)^s |vhat(k)|^2 for `Sobolev`, s = 0 for `RelativeL2`,
+    |u - v| / |u|,    |v|_s^2 = sum_k (1 + |k|^2)^s |vhat(k)|^2 for `Sobolev`, s = 0 for `RelativeL2`.
 
-k in waves per box: of order 1, sharp fronts count as much as broad shapes.
+k is in waves per box. With order 1, sharp fronts count as much as broad shapes.
 
 References:
     | Fourier Neural Operator for Parametric Partial Differential Equations (Li et al., 2021),
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sciinf.core.component import Component
 
-_LEAST = 1e-6  # of the mean square of all frames
+_LEAST = 1e-6  # Least squared norm of a frame, as a share of the mean over all frames.
 
 
 class FieldLoss(Component, ABC):
@@ -33,17 +33,17 @@ class FieldLoss(Component, ABC):
     def __call__(
         self, found: Float[Tensor, "batch ..."], true: Float[Tensor, "batch ..."], *, directions: int
     ) -> Tensor:
-        """(batch,), the mean over whatever axis stands between batch and channels.
+        """Distance of each row, (batch,), the mean over any axis between batch and channels.
 
         Args:
             found: Predictions (batch, [frame,] channel, *space).
-            true: What they are to be.
-            directions: Axes of space.
+            true: True fields.
+            directions: Number of axes of space.
         """
 
 
 class RelativeL2(FieldLoss):
-    """In the mean square."""
+    """The relative distance in the L2 norm."""
 
     def __call__(self, found: Tensor, true: Tensor, *, directions: int) -> Tensor:
         axes = list(range(-1 - directions, 0))
@@ -52,7 +52,7 @@ class RelativeL2(FieldLoss):
 
 
 class Sobolev(FieldLoss):
-    """In a Sobolev norm of periodic fields.
+    """The relative distance in a Sobolev norm of periodic fields.
 
     Args:
         order: s, any number.
@@ -73,7 +73,7 @@ class Sobolev(FieldLoss):
 
 
 def squared_modes(field: Tensor, directions: int, order: float) -> Tensor:
-    """(1 + |k|^2)^s |vhat(k)|^2 of real fields (..., *space); their sum is the mean square."""
+    """(1 + |k|^2)^s |vhat(k)|^2 of real fields (..., *space). For s = 0 their sum is the mean square."""
     space = field.shape[-directions:]
     modes = torch.fft.rfftn(field, dim=tuple(range(-directions, 0)), norm="forward").abs().square()
     squared = torch.zeros((), dtype=field.dtype, device=field.device)
@@ -89,7 +89,10 @@ def squared_modes(field: Tensor, directions: int, order: float) -> Tensor:
 
 
 def _relative(off: Tensor, whole: Tensor) -> Float[Tensor, " batch"]:
-    """Root of their ratio, the mean over frames; those a thousand times smaller than others count as so large."""
+    """Root of the ratio of squared norms, as the mean over frames.
+
+    A frame whose norm is a thousandth of the others' or less counts as if it were a thousandth.
+    """
     off, whole = off.reshape(len(off), -1), whole.reshape(len(whole), -1)
     least = (_LEAST * whole.mean(1, keepdim=True)).clamp_min(torch.finfo(whole.dtype).tiny)
     return (off / torch.maximum(whole, least)).sqrt().mean(1)

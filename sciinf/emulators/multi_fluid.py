@@ -1,21 +1,22 @@
-r"""One network for many flows in a plane, of several fields each, told which one by its symbols.
+r"""One network for many flows in a plane, with several fields each; symbols tell the network which equations hold.
 
-    u(t_1..t_T) ~ m + s f(v, e, m, s, c),     v = (frames - m) / s,
+    u(t_1..t_T) ~ m + s f(v, e, m, s, c),     v = (frames - m) / s.
 
-the network of `multi_operator` on a torus: patches are squares, and each direction has an angle. e are the symbols of a
-system (`simulators.dynamics.systems`), m and s the mean and sd of each channel over the given frames, of which there
-may be any number. c tells which channels the system has: the others are not looked at, have no part in the loss, and
-are predicted as 0. The loss is |v(t) - f| / |v(t)| over channels and points, so that each family counts alike, whatever
-its units.
+f is the network of `multi_operator` on a torus: patches are squares, and each direction has an angle. e are the symbols
+of a system (`simulators.dynamics.systems`). m and s are the mean and sd of each channel over the given frames, of which
+there may be any number. c says which channels the system has. The other channels are ignored, have no part in the loss,
+and are predicted as 0. The loss is |v(t) - f| / |v(t)| over channels and points, so that each family counts alike,
+whatever its units.
 
-What it is off by is learnt for each family by itself: s sum_j xi_j e_j / sqrt(J) with xi_j ~ N(0, 1), e_j the errors of
-J held-out rows of the family, in units of s. Where some coefficients are harder than others, that is too wide for the
-one and too narrow for the other.
+The error of predictions is learnt for each family separately: s sum_j xi_j e_j / sqrt(J) with xi_j ~ N(0, 1). The e_j
+are the errors of J held-out rows of the family, in units of s. Where some coefficients are harder than others, this
+error is too large for the easy ones and too small for the hard ones.
 
-In the paper there are ten frames of 128 x 128 points and of four channels, symbols look at patches as well, and these
-have absolute places. Without symbols (`symbols=False`) a learned constant takes their place; c is told all the same.
+In the paper there are ten frames of 128 x 128 points and of four channels. There symbols attend to patches as well, and
+patches have absolute places. Without symbols (`symbols=False`) a learned constant replaces them; the network still gets
+c.
 
-Good values: `Recipe(batch=32, optimiser="muon", learning_rate=5e-3, epochs=12)` (docs/choosing.md has what is gained).
+Good values: `Recipe(batch=32, optimiser="muon", learning_rate=5e-3, epochs=12)` (docs/choosing.md shows the gain).
 
 References:
     | PROSE-FD: A Multimodal PDE Foundation Model for Learning Multiple Operators for Forecasting Fluid Dynamics (Liu et
@@ -38,22 +39,23 @@ from sciinf.emulators.losses import RelativeL2
 from sciinf.emulators.multi_operator import FusedFrames, NoSymbols, SymbolReader, SymbolsAndFrames
 from sciinf.simulators.dynamics.systems import SYMBOLS, Systems
 
-_MOST = 128  # rows of a family whose errors are kept
+_MOST = 128  # Limit of the rows of a family whose errors are kept.
 
 
 @final
 class MultiFluid(OfFields, Adjusting):
-    """One network for families of systems on a torus.
+    """One network for families of systems of equations on a torus.
 
     Args:
-        prior: The simulator's, which is that of the systems.
-        observables: The simulator's.
-        systems: What parameters say of the equations: those of the simulator, for nothing else tells the coefficients.
-        network: Sizes; those of `SymbolsAndFrames(64, patch=4)` where left out.
-        target: Name of what is predicted.
+        prior: The simulator's prior, which is that of the systems.
+        observables: The simulator's observables.
+        systems: The simulator's systems, which map parameters to equations. They must be the same as the simulator's,
+            because the coefficients come from them alone.
+        network: Sizes of the network; `SymbolsAndFrames(64, patch=4)` if None.
+        target: Name of the observable that is predicted.
         given: Name of the frames that it starts from, (channels of a frame after those of another, y, x).
-        symbols: Whether it is told the equations.
-        seed: Seeds the first weights.
+        symbols: Whether the network gets the symbols of the equations.
+        seed: Seed of the initial weights.
 
     Raises:
         ValueError: If names, layouts, the prior and the systems do not go together.
@@ -81,7 +83,7 @@ class MultiFluid(OfFields, Adjusting):
             raise ValueError(f"the systems' parameters are {systems.prior.names}, the simulator's {prior.names}")
         if self.channels != systems.fields or self.channels_given % self.channels:
             found = f"{given!r} and {target!r} have {self.channels_given} and {self.channels} channels"
-            raise ValueError(f"{found}: systems of up to {systems.fields} fields have so many in each frame")
+            raise ValueError(f"{found}: systems of up to {systems.fields} fields need that many channels in each frame")
         if len(self.space) != 2 or any(points % told.patch for points in self.space):
             raise ValueError(f"{target!r} on {self.space} points is no torus of whole patches of {told.patch} points")
         self.systems, self.distance = systems, RelativeL2()
@@ -110,48 +112,48 @@ class MultiFluid(OfFields, Adjusting):
         """The rms error of held-out rows of the family, over all channels that the simulator has.
 
         Raises:
-            ValueError: If no solution of a row's family was there to tell.
+            ValueError: If there was no held-out solution of a row's family.
         """
         number = self.systems.number(theta)
         if not bool(self.counts[number].all()):
             unknown = [name for name, count in zip(self.systems.equations, self.counts, strict=True) if not count]
             raise ValueError(
                 f"no solution of {', '.join(unknown)} has checked this MultiFluid, so nobody knows what its "
-                f"{self.target!r} is off by: train it on a store with some, a part of which is held out"
+                f"{self.target!r} is off by: train it on a store with such solutions, of which a part is held out"
             )
         return self.sizes[number].to(self.errors)
 
     def _check(self, theta: Tensor, frames: Tensor) -> None:
-        """Refuse what would be taken for something else.
+        """Refuse parameters and frames that the network would misinterpret.
 
         Raises:
-            ValueError: If a row is of no family or has coefficients outside their ranges, or frames are more, fewer or
-                of other points than in training.
+            ValueError: If a row is of no family or has coefficients outside their ranges, or the number of frames or
+                points differs from the training.
         """
         families, shape = len(self.systems.equations), (self.channels_given, *self.space)
         if not bool(((theta[:, 0] >= 0) & (theta[:, 0] <= families)).all()):
             raise ValueError(f"'family' is from 0 to {families}, got {theta[:, 0].tolist()[:5]}")
         if not bool(((theta[:, 1:] >= 0) & (theta[:, 1:] <= 1)).all()):
-            raise ValueError("a share_... lies outside 0 to 1, and its coefficient outside the range that was learned")
+            raise ValueError("a share_... lies outside 0 to 1, so its coefficient is outside the range of the training")
         if tuple(frames.shape[1:]) != shape:
-            raise ValueError(f"it is given frames {(len(theta), *shape)}, of all channels, got {tuple(frames.shape)}")
+            raise ValueError(f"it needs frames {(len(theta), *shape)}, of all channels, got {tuple(frames.shape)}")
 
     @torch.no_grad()
     def draw(
         self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator
     ) -> Float[Tensor, "batch time channel y x"]:
-        self.spread(theta)  # says which family nobody knows
+        self.spread(theta)  # This raises an error that names families without held-out solutions.
         number, sd = self.systems.number(theta), self._level(theta, self.stacked(given).to(self.errors))[1]
         noise = torch.randn(len(theta), _MOST, generator=generator, device=generator.device).to(self.errors)
         off = torch.zeros(len(theta), *self.errors.shape[2:], device=noise.device)
-        for k, count in enumerate(self.counts.tolist()):  # errors that are not there are 0
+        for k, count in enumerate(self.counts.tolist()):  # Missing errors are stored as 0.
             here = (number == k)[:, None] * noise / max(count, 1) ** 0.5
             off = off + (here @ self.errors[k].flatten(1)).unflatten(1, off.shape[1:])
         return predicted(self, Batch(theta, given)) + (sd * off).to(theta.device)
 
     @torch.no_grad()
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """Keep what predictions of held-out rows of each family are off by."""
+        """Keep the errors of predictions of held-out rows of each family."""
         parts = []
         for batch in batches():
             frames, true = self.stacked(batch.x).to(self.errors), batch.x[self.target].to(self.errors)
@@ -162,7 +164,7 @@ class MultiFluid(OfFields, Adjusting):
         number, errors, squares, relative = (torch.cat(part) for part in zip(*parts, strict=True))
         if not bool(relative.isfinite().all()):
             raise FloatingPointError("predictions of held-out solutions are not finite: train longer, or more stably")
-        for known in (self.errors, self.counts, self.sizes):  # of a family without rows nothing is known now
+        for known in (self.errors, self.counts, self.sizes):  # Families without held-out rows keep zeros.
             known.zero_()
         for k in set(number.tolist()):
             kept = errors[number == k][:_MOST]
@@ -171,17 +173,17 @@ class MultiFluid(OfFields, Adjusting):
         return {"relative_error": float(relative.mean())}
 
     def _level(self, theta: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and sd of each row's channels, and whether they are there, (batch, 1, channel, 1, 1)."""
+        """Mean and sd of each row's channels, and whether they exist, (batch, 1, channel, 1, 1)."""
         each = frames.unflatten(1, (-1, self.channels))
         mean = each.mean((1, 3, 4), keepdim=True)
         sd = (each - mean).square().mean((1, 3, 4), keepdim=True).sqrt().clamp_min(1e-6)
         return mean, sd, self.systems.there(theta)[:, None, :, None, None]
 
     def _told(self, theta: Tensor, frames: Tensor, mean: Tensor, sd: Tensor, there: Tensor) -> Tensor:
-        """What the network says, in units of the given frames, (batch, time, channel, y, x)."""
+        """Output of the network, in units of the given frames, (batch, time, channel, y, x)."""
         tokens, values = self.systems.tokens(theta)
         symbols, read = self.equation(tokens, values.to(frames))
         fields = ((frames.unflatten(1, (-1, self.channels)) - mean) / sd * there).flatten(1, 2)
-        told = torch.where(mean.abs() > 1e-4 * sd, mean, torch.zeros_like(mean))  # no size and sign of what is rounding
+        told = torch.where(mean.abs() > 1e-4 * sd, mean, torch.zeros_like(mean))  # A mean from rounding is set to 0.
         level, known = torch.cat([told.flatten(1), sd.flatten(1)], 1), there.flatten(1)
         return self.network(fields, level, symbols, read, torch.cat([known, known], 1)) * there

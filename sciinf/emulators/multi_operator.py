@@ -1,9 +1,9 @@
-r"""One network for many equations, told which one by its symbols.
+r"""One network for many equations; symbols tell the network which equation holds.
 
-    (v, e) = ((u_1..u_n - m) / s, the equation in prefix notation),     u(t_1..t_T) ~ m + s f(v, e, m, s),
+    (v, e) = ((u_1..u_n - m) / s, the equation in prefix notation),     u(t_1..t_T) ~ m + s f(v, e, m, s).
 
-m and s the mean and the standard deviation of the frames u_1..u_n that are given, channel by channel, so that the
-network sees and says fields of one size. It has five parts:
+m and s are the mean and the standard deviation of the given frames u_1..u_n, channel by channel. So inputs and outputs
+of the network have one size. It has five parts:
 
     symbols     tokens of the equation (`equation_symbols`); a number is a token with an embedding of its value
     frames      patches of the ring, all frames of a place in one token
@@ -11,33 +11,34 @@ network sees and says fields of one size. It has five parts:
     decoder     a query for each frame and patch, which looks at what the fusion made and at symbols; not at each other
     head        from a query's token to the values of a patch
 
-Coefficients are the same all over the ring, and the layers (`ring_transformer`) know no place: a field turned by whole
-patches has its prediction turned likewise. In training, rows are turned by any number of points, so that it learns what
-lies between. The loss is |u - f| / |u|.
+Coefficients are the same all over the ring, and the layers (`RingLayer`) know no absolute places. So if a field is
+translated by whole patches, its prediction is translated likewise. Training translates rows by any number of points, so
+that the network also learns translations by parts of a patch. The loss is |u - f| / |u|.
 
-In the paper symbols look at patches as well, space is a plane (as in `multi_fluid`), patches have absolute places, and
-numbers are written as sign, mantissa and exponent, each a token: a mantissa that was never seen then says nothing.
+In the paper symbols attend to patches as well, space is a plane (as in `multi_fluid`), and patches have absolute
+places. Numbers are written there as sign, mantissa and exponent, each a token. A mantissa that was not in the training
+then has no meaning.
 
-Without symbols (`symbols=False`) a learned constant takes their place, and the network has to tell the equation from
-what it does between the frames.
+Without symbols (`symbols=False`) a learned constant replaces them, and the network has to infer the equation from the
+change between the frames.
 
 Good values: `Recipe(batch=32, optimiser="muon", learning_rate=5e-3, epochs=25)` for 3,000 trajectories of five families
-(`simulators/pde/mixed_equations.py`): the mean relative error on new ones was 0.0070, and 0.0132 without symbols. These
-had coefficients in seven tenths of the families' ranges; in the other three, between them, it was 0.0060, where a
-network that was trained on whole ranges had 0.0051.
+(`simulators/pde/mixed_equations.py`). The mean relative error on new trajectories was 0.0070, and 0.0132 without
+symbols. The training had coefficients in seven tenths of the families' ranges. In the other three tenths, which lie
+between them, the error was 0.0060; a network that was trained on whole ranges had 0.0051.
 
-Attention for patches of a field on a ring, which look at each other and at things that have no place.
+**Attention** between patches of a field on a ring, which also attend to tokens without a place.
 
-Queries q_i stand at angles a_i of the ring, keys k_j at angles a_j or nowhere. With R(a) the rotation of pairs of
-entries by m a, m = 0, 1, 2, ... whole numbers (rotary embedding),
+Queries q_i are at angles a_i of the ring, and keys k_j are at angles a_j or have no place. With R(a) the rotation of
+pairs of entries by m a, m = 0, 1, 2, ... whole numbers (rotary embedding),
 
     score_ij = (R(a_i) q_i)^T R(a_j) k_j / sqrt(h)     of keys on the ring: of a_i - a_j alone, the ring being closed,
     score_ij = q_i^T k_j / sqrt(h)                      of others, wherever i is,
 
-one softmax over both. A layer that is shown a field turned by some patches thus answers as before, turned as well: an
+with one softmax over both. So if a layer's input is translated by some patches, its output is translated as well. An
 equation whose coefficients are the same everywhere need not be learnt at each place. On a torus each direction has its
-angle, and turns an equal part of the pairs. Before attention and before the
-two-layer network after it stands a normalisation.
+own angle, which rotates an equal part of the pairs. A normalisation precedes the attention and the two-layer network
+after it.
 
 References:
     | PROSE-FD: A Multimodal PDE Foundation Model for Learning Multiple Operators for Forecasting Fluid Dynamics (Liu et
@@ -72,16 +73,16 @@ from sciinf.simulators.dynamics.equation_terms import Families
 
 
 class SymbolsAndFrames(Component):
-    """The sizes of the network.
+    """The sizes of the network of `MultiOperator` and `MultiFluid`.
 
     Args:
-        width: Of tokens.
-        heads: Of attention; twice their number divides the width.
-        patch: Points of a patch; their number divides those of the ring.
-        encoder: Layers over patches.
-        fusion: Layers over patches and symbols.
-        decoder: Layers of the queries.
-        symbols: Layers over symbols.
+        width: Width of tokens.
+        heads: Number of attention heads; twice this number divides the width.
+        patch: Number of points of a patch; it divides the number of points of the ring.
+        encoder: Number of layers over patches.
+        fusion: Number of layers over patches and symbols.
+        decoder: Number of layers of the queries.
+        symbols: Number of layers over symbols.
 
     Raises:
         ValueError: If a number is not positive, or the width is no multiple of twice the heads.
@@ -110,15 +111,16 @@ class MultiOperator(Predicting):
     """One network for families of equations on a ring.
 
     Args:
-        prior: The simulator's, which is that of the families.
-        observables: The simulator's.
-        families: What parameters say of the equation: those of the simulator, for nothing else tells the coefficients.
-        network: Sizes; those of `SymbolsAndFrames()` where left out.
-        target: Name of what is predicted.
+        prior: The simulator's prior, which is that of the families.
+        observables: The simulator's observables.
+        families: The simulator's families, which map parameters to equations. They must be the same as the simulator's,
+            because the coefficients come from them alone.
+        network: Sizes of the network; `SymbolsAndFrames()` if None.
+        target: Name of the observable that is predicted.
         given: Name of the frames that it starts from, (frames of a channel under each other, x).
-        symbols: Whether it is told the equation.
-        loss: Distance of fields; `RelativeL2()` where left out.
-        seed: Seeds the first weights.
+        symbols: Whether the network gets the symbols of the equation.
+        loss: Distance of fields; `RelativeL2()` if None.
+        seed: Seed of the initial weights.
 
     Raises:
         ValueError: If names, layouts or the prior do not go together.
@@ -156,7 +158,7 @@ class MultiOperator(Predicting):
         true, known = batch.x[self.target].to(self.target_mean), self.stacked(batch.x).to(self.target_mean)
         if self.training:
             turn = torch.randint(self.space[0], (len(true), 1), generator=generator, device=generator.device)
-            # contiguous: sums over another layout in memory round differently, and fits would have other bits
+            # Sums over another memory layout round differently, so contiguous tensors keep fits reproducible.
             known, true = rolled(known, -turn).contiguous(), rolled(true, -turn).contiguous()
         symbols = self.equation(*self.usual(self.families.coefficients(batch.theta).to(known)))
         _, sd = self.level()
@@ -169,7 +171,7 @@ class MultiOperator(Predicting):
     def told(
         self, coefficients: Float[Tensor, "batch term"], frames: Float[Tensor, "batch channels_given x"]
     ) -> Float[Tensor, "batch time channel x"]:
-        """The target after frames, of equations that need not be the families' (`equation_terms.TERMS`)."""
+        """The target after frames, for equations that need not belong to the families (`equation_terms.TERMS`)."""
         frames = frames.to(self.target_mean)
         return self._found(self.equation(*self.every(coefficients.to(frames))), frames)
 
@@ -182,7 +184,11 @@ class MultiOperator(Predicting):
 
 
 class SymbolReader(nn.Module):
-    """Tokens of an equation, which have read each other, and which of them are there: all but the first symbol."""
+    """A network that reads the tokens of an equation.
+
+    It returns the tokens after attention between them, and a mask of the tokens that exist. The first symbol is
+    padding.
+    """
 
     def __init__(self, told: SymbolsAndFrames, symbols: int) -> None:
         super().__init__()
@@ -199,7 +205,7 @@ class SymbolReader(nn.Module):
 
 
 class NoSymbols(nn.Module):
-    """A token that is the same for all equations."""
+    """A learned constant token, the same for all equations, in place of symbols."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -211,7 +217,7 @@ class NoSymbols(nn.Module):
 
 
 class FusedFrames(nn.Module):
-    """Patches of some given channels, their fusion with symbols, and queries of frames and channels; in any space."""
+    """A network that fuses patches of given channels with symbols, and predicts frames by queries; in any space."""
 
     def __init__(self, told: SymbolsAndFrames, given: int, wanted: tuple[int, int], space: Sequence[int]) -> None:
         super().__init__()
@@ -231,7 +237,15 @@ class FusedFrames(nn.Module):
     def forward(
         self, fields: Tensor, level: Tensor, symbols: Tensor, there: Tensor, known: Tensor | None = None
     ) -> Float[Tensor, "batch frame channel *space"]:
-        """Fields in the units of those given; `known` says which levels are of a channel that is there."""
+        """Predicted fields, in the units of the given ones.
+
+        Args:
+            fields: Given channels.
+            level: Mean and sd of each channel.
+            symbols: Tokens of the equation.
+            there: Mask of the tokens that exist.
+            known: Mask of the levels whose channel exists; None if all exist.
+        """
         sides = [2 * math.pi / n * torch.arange(n, device=fields.device, dtype=fields.dtype) for n in self.counts]
         angles = sides[0] if len(sides) == 1 else torch.cartesian_prod(*sides)
         hidden = self.enter(patches(fields, self.patch))
@@ -248,21 +262,21 @@ class FusedFrames(nn.Module):
             query = layer(query, torch.cat([angles] * frames), (hidden, angles), beside)
         found, axes = self.leave(query).unflatten(1, (frames, *self.counts)), len(self.counts)
         found = found.unflatten(-1, (channels, *[self.patch] * axes)).movedim(2 + axes, 2)
-        for k in range(axes):  # what is in a patch goes beside which patch it is
+        for k in range(axes):  # The axis within a patch is merged with the axis of patches.
             found = found.movedim(3 + axes, 4 + k).flatten(3 + k, 4 + k)
         return found
 
 
-_WIDER = 2  # the inner width of the two-layer network
-_FASTEST = 8  # numbers of the rotations go up to this
+_WIDER = 2  # Inner width of the two-layer network, as a multiple of the tokens' width.
+_FASTEST = 8  # Largest number m of the rotations.
 
 
 class RingLayer(nn.Module):
-    """Attention, then a network at every token.
+    """A layer of attention, followed by a network at every token.
 
     Args:
-        width: Of tokens, a multiple of twice the heads.
-        heads: Of attention.
+        width: Width of tokens, a multiple of twice the heads.
+        heads: Number of attention heads.
     """
 
     waves: Tensor
@@ -284,13 +298,13 @@ class RingLayer(nn.Module):
         ring: tuple[Float[Tensor, "batch key width"], Float[Tensor, " key *direction"]] | None,
         beside: tuple[Float[Tensor, "batch other width"], Bool[Tensor, "batch other"]] | None,
     ) -> Float[Tensor, "batch token width"]:
-        """New tokens.
+        """Output tokens.
 
         Args:
-            tokens: What looks.
-            angles: Where they stand, in each direction; None for nowhere, whence there is no ring to look at.
-            ring: What is looked at on the ring, and where it stands.
-            beside: What is looked at that has no place, and which of it is there.
+            tokens: Tokens that attend to others.
+            angles: Their places, in each direction; None for tokens without places, which do not attend to the ring.
+            ring: Tokens on the ring that are attended to, and their places.
+            beside: Tokens without places that are attended to, and a mask of those that exist.
         """
         asked = self._split(self.query(self.before(tokens)))
         scores, values = [], []
@@ -313,7 +327,7 @@ class RingLayer(nn.Module):
 
     def _turned(self, parts: Tensor, angles: Tensor) -> Tensor:
         directions = 1 if angles.ndim == 1 else angles.shape[1]
-        each = self.waves[: len(self.waves) // directions]  # of the pairs that a direction turns; others stay
+        each = self.waves[: len(self.waves) // directions]  # Each direction rotates its own part of the pairs.
         angle = F.pad((angles[..., None] * each).flatten(1), (0, len(self.waves) - directions * len(each)))
         first, second = parts.chunk(2, -1)
         cos, sin = angle.cos(), angle.sin()
@@ -321,11 +335,11 @@ class RingLayer(nn.Module):
 
 
 class NumberEmbedding(nn.Module):
-    """Numbers of any size and sign as vectors: c / (1 + |c|), sign, log|c|, and cosines and sines of this.
+    """An embedding of numbers c of any size and sign, from c / (1 + |c|), sign, log|c|, and its cosines and sines.
 
     Args:
-        width: Of the vectors.
-        octaves: Cosines and sines of 2^k log|c|, k below it.
+        width: Width of the vectors.
+        octaves: Number of cosines and sines; they are of 2^k log|c|, k from 0 to octaves - 1.
     """
 
     def __init__(self, width: int, octaves: int = 4) -> None:
@@ -341,14 +355,14 @@ class NumberEmbedding(nn.Module):
 
 
 def waves_of(count: int, width: int, like: Tensor) -> Float[Tensor, "count width"]:
-    """Sines and cosines of places in a sequence, from the shortest to the longest wave."""
+    """Sines and cosines of positions in a sequence, from the shortest to the longest wave."""
     rate = (-math.log(1e4) * torch.arange(width // 2, device=like.device) / (width // 2)).exp()
     angle = torch.arange(count, device=like.device)[:, None] * rate
     return torch.cat([angle.sin(), angle.cos()], -1).to(like.dtype)
 
 
 def patches(fields: Float[Tensor, "batch channel *space"], size: int) -> Float[Tensor, "batch patch number"]:
-    """Pieces of a ring or a torus, each with half a piece on either side."""
+    """Pieces of a ring or a torus, each extended by half a piece on either side."""
     half, directions = size // 2, fields.ndim - 2
     wide = F.pad(fields, (half, half) * directions, mode="circular")
     for axis in range(2, 2 + directions):

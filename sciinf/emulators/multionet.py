@@ -1,21 +1,21 @@
-r"""MultiONet: a function of points that a latent code sets, as dot products of two networks averaged over their layers.
+r"""MultiONet: a function of points given a latent code, as dot products of two networks averaged over their layers.
 
-A trunk network turns points x into features t_1(x), ..., t_K(x), one vector of width W per layer; a branch network
-turns the code into as many coefficients b_1, ..., b_K for each output. Of the last L layers,
+A trunk network turns points x into features t_1(x), ..., t_K(x), one vector of width W per layer. A branch network
+turns the code into as many coefficients b_1, ..., b_K for each output. From the last L layers,
 
     N_o(code, x) = c_o + 1/L sum_{l > K-L} w_ol <b_ol, t_l(x)> / sqrt(W),
 
-where DeepONet has the last layer alone. Here
+where DeepONet uses the last layer alone. Here
 
     t_1 = sin(A x + p),      t_k = tanh(T_k t_{k-1} + q_k),
     b_1 = B code + r,        b_k = b_{k-1} + silu(C_k b_{k-1} + d_k),
 
 with one branch for each output and one trunk for all. Points are the same for every code of a batch, so the trunk is
-computed once. Slopes along x are carried along with the values (forward mode),
+computed once. Derivatives by x are computed along with the values (forward mode),
 
-    dt_1 = cos(A x + p) A,     dt_k = (1 - t_k^2) T_k dt_{k-1},
+    dt_1 = cos(A x + p) A,     dt_k = (1 - t_k^2) T_k dt_{k-1}.
 
-and a loss made of them is differentiated by the weights as usual.
+A loss made of these derivatives is differentiated by the weights as usual.
 
 References:
     | DGenNO: A Novel Physics-aware Neural Operator for Solving Forward and Inverse PDE Problems based on Deep,
@@ -37,21 +37,21 @@ from torch.nn import functional as F
 
 from sciinf.core.checks import check_positive
 
-_FIRST_WEIGHT = 0.1  # w at the start
+_FIRST_WEIGHT = 0.1  # Initial value of the weights w.
 
 
 @final
 class MultiONet(nn.Module):
-    """The network. Its first weights are drawn from torch's global state.
+    """The MultiONet. Its initial weights are drawn from torch's global state.
 
     Args:
         latent: Width of the code.
-        directions: Of space.
-        outputs: How many functions.
-        width: W.
-        depth: K.
-        averaged: L.
-        frequency: Sd of the first entries of A: 2 pi for waves about as long as a unit of x.
+        directions: Number of directions of space.
+        outputs: Number of output functions.
+        width: W, the width of the layers.
+        depth: K, the number of layers.
+        averaged: L, the number of last layers that are averaged.
+        frequency: Sd of the initial entries of A: 2 pi for waves about as long as a unit of x.
 
     Raises:
         ValueError: If a number is not positive, or more layers are to be averaged than there are.
@@ -76,7 +76,7 @@ class MultiONet(nn.Module):
         super().__init__()
         check_positive(latent=latent, directions=directions, outputs=outputs, width=width, averaged=averaged)
         if depth < max(2, averaged):
-            raise ValueError(f"depth is {depth}, expected an integer of at least 2, and of averaged={averaged}")
+            raise ValueError(f"depth is {depth}, expected an integer of at least 2 and at least averaged={averaged}")
         if not 0 < frequency < math.inf:
             raise ValueError(f"frequency is {frequency}, expected a positive number")
         self.depth, self.averaged, self.width = depth, averaged, width
@@ -94,24 +94,24 @@ class MultiONet(nn.Module):
     def forward(
         self, code: Float[Tensor, "batch latent"], points: Float[Tensor, "point dim"]
     ) -> Float[Tensor, "batch output point"]:
-        """N."""
+        """Values N at points."""
         return self.combined(self.coefficients(code), self.features(points))
 
     def with_slopes(
         self, code: Float[Tensor, "batch latent"], points: Float[Tensor, "point dim"]
     ) -> tuple[Float[Tensor, "batch output point"], Float[Tensor, "batch output dim point"]]:
-        """N, and its slopes along the directions of space."""
+        """Values N, and their derivatives along the directions of space."""
         some = self.coefficients(code)
         jets = self._jets(points, slopes=True)
         both = (some.flatten(0, 1) @ jets.flatten(0, 1).mT).unflatten(1, jets.shape[:2]).unflatten(0, some.shape[:2])
         return both[:, :, 0] + self.bias[:, None], both[:, :, 1:]
 
     def features(self, points: Float[Tensor, "point dim"]) -> Float[Tensor, "point feature"]:
-        """The trunk's last L layers side by side, which depend on no code."""
+        """Features of the trunk's last L layers side by side; they do not depend on the code."""
         return self._jets(points, slopes=False)[0]
 
     def coefficients(self, code: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch output feature"]:
-        """The branches' last L layers side by side, times what they are averaged with."""
+        """Coefficients of the branches' last L layers side by side, multiplied by the weights of the average."""
         hidden, kept = code @ self.coded + self.coded_bias, []
         for k in range(self.depth):
             if k:
@@ -124,11 +124,11 @@ class MultiONet(nn.Module):
     def combined(
         self, coefficients: Float[Tensor, "batch output feature"], features: Float[Tensor, "point feature"]
     ) -> Float[Tensor, "batch output point"]:
-        """N of what the branches and the trunk gave."""
+        """Values N from the coefficients of the branches and the features of the trunk."""
         return coefficients @ features.mT + self.bias[:, None]
 
     def _jets(self, points: Tensor, *, slopes: bool) -> Float[Tensor, "jet point feature"]:
-        """Features, and below them their slopes along each direction if these are asked for."""
+        """Features, followed by their derivatives along each direction if `slopes` is True."""
         angle = points @ self.enter.mT + self.phase
         jet = angle.sin()[None]
         if slopes:

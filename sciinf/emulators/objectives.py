@@ -1,8 +1,7 @@
-r"""What codes are trained for: objectives of an encoder's law and a decoder.
+r"""Training objectives of a code: losses of an encoder's distribution and a decoder.
 
-A row x has n numbers, its code z has d. The encoder says q(z | x) = N(m, diag(s_1^2 .. s_d^2)), the decoder
-p(x | z) = N(f(z), sigma^2 I_n), and p(z) = N(0, I_d). With w = p(x | z) p(z) / q(z | x) the losses are, in nats of a
-row,
+A row x has n components, its code z has d. The encoder gives q(z | x) = N(m, diag(s_1^2 .. s_d^2)), the decoder p(x |
+z) = N(f(z), sigma^2 I_n), and p(z) = N(0, I_d). With w = p(x | z) p(z) / q(z | x) the losses are, in nats of a row,
 
     Plain       -log p(x | m)                                                                (1)
     KL          -E_q log p(x | z) + beta sum_j KL_j,  KL_j = (m_j^2 + s_j^2 - 1) / 2 - log s_j   (2)
@@ -13,26 +12,27 @@ row,
     Unscented   -(1/2d) sum_j [log p(x | m + sqrt(d) s_j e_j) + log p(x | m - sqrt(d) s_j e_j)]
                 + weight (|m|^2 + sum_j (s_j - 1)^2)                                         (7)
 
-With a judge in the place of MMD stands `adversarial`, of numbers that are rounded `quantised`.
+`adversarial` has an objective with a discriminator in place of MMD; `quantised` has one for rounded codes.
 
-(2) with beta = 1 and (4) to (6) are bounds: -log p(x) at least, on average. The gap of (2) is the divergence of q from
-p(z | x); that of (4) goes to 0 as k grows, whatever q is. But the encoder then learns less of it: mean over sd of its
-gradient goes with (M/k)^(1/2), of the decoder's with (M k)^(1/2). So (5) and (6) let the encoder have few draws in a
-logarithm and the decoder many. (4) with M = k = 1 is (2) with beta = 1 and a divergence by the draw.
+(2) with beta = 1 and (4) to (6) are bounds: on average they are at least -log p(x). The gap of (2) is the divergence of
+q from p(z | x). The gap of (4) goes to 0 as k grows, whatever q is. But the gradient of the encoder then becomes
+noisier. Its ratio of mean to sd goes with (M/k)^(1/2); that of the decoder goes with (M k)^(1/2). So (5) and (6) give
+the encoder few draws within a logarithm, and the decoder many. (4) with M = k = 1 is (2) with beta = 1 and a Monte
+Carlo estimate of the divergence.
 
 (3) is InfoVAE with alpha = 1 - keep and lambda = weight + keep, and WAE where keep = 0. MMD^2 is the unbiased estimate
 from a batch with the kernel sum_c C / (C + |z - z'|^2), C = 2 d c; each row has its share. The penalty of (7) is the
-squared Wasserstein distance of q and p(z). Sigma points are exact for errors that are quadratic in z: for linear
+squared Wasserstein distance of q and p(z). Sigma points are exact for errors that are quadratic in z. So for linear
 decoders (7) has no noise.
 
 **Linear decoders.** Where f(z) = W z, the columns of W are orthogonal and v_j = |w_j|^2 / sigma^2, the best encoder has
 
     s_j = (1 + v_j)^(-1/2) by (2) and (4) to (6), the posterior's;    s_j = 1 / (1 + v_j) by (7) at weight 1/2,
 
-and the posterior's m by each of them. What becomes of W by (2) is in `collapse`. By (7) it has no best size: with its
-best encoder the loss of column j is, but for constants, weight (lambda_j / sigma^2 + v_j) / (2 weight + v_j), lambda_j
-the rows' variance along it. So v_j grows without end if lambda_j > 2 weight sigma^2, and dies otherwise: hold the
-decoder's weights (`Recipe.weight_decay`), as the authors hold its slope.
+and the posterior's m by each of them. `field_code` describes the W that (2) leads to. By (7) W has no best size. With
+the best encoder, the loss of column j is, up to constants, weight (lambda_j / sigma^2 + v_j) / (2 weight + v_j), where
+lambda_j is the rows' variance along the column. So v_j grows without limit if lambda_j > 2 weight sigma^2, and goes to
+0 otherwise. Regularise the decoder's weights (`Recipe.weight_decay`), as the authors regularise the decoder's gradient.
 
 References:
     | Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114: (2)
@@ -61,19 +61,19 @@ from sciinf.core.component import Component
 from sciinf.networks.diffusion.solver import noise_like
 
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-_TOGETHER = 512  # rows of which each is compared with each
-_AT_ONCE = 2**22  # numbers of z decoded at once, where a bound is evaluated
+_TOGETHER = 512  # Rows in a group, within which MMD compares all pairs.
+_AT_ONCE = 2**22  # Limit of the numbers that are decoded at once when a bound is evaluated.
 
 
 @dataclass(frozen=True)
 class Coded:
-    """q(z | x) of some rows.
+    """The encoder's distribution q(z | x) of some rows.
 
     Args:
-        mean: m, (batch, d).
-        log_sd: log s, (batch, d).
-        judge: A network of z, for objectives that have one (`Objective.judged`).
-        levels: That numbers are rounded to, for objectives that do so (`Objective.levels`).
+        mean: Mean m of q, (batch, d).
+        log_sd: Logarithm of the sd s of q, (batch, d).
+        judge: Discriminator network of z, for objectives that have one (`Objective.judged`).
+        levels: Number of levels to which each component is rounded, for objectives that round (`Objective.levels`).
     """
 
     mean: Float[Tensor, "batch latent"]
@@ -82,27 +82,27 @@ class Coded:
     levels: int = 0
 
     def draw(self, count: int, *, generator: torch.Generator) -> Float[Tensor, "count batch latent"]:
-        """Draws, through which gradients go."""
+        """Draws of z, through which gradients go."""
         noise = noise_like(self.mean.expand(count, *self.mean.shape), generator)
         return self.mean + self.log_sd.exp() * noise
 
     def log_prob(self, z: Float[Tensor, "count batch latent"]) -> Float[Tensor, "count batch"]:
-        """log q(z | x)."""
+        """Log density log q(z | x)."""
         return standard((z - self.mean) * (-self.log_sd).exp()) - self.log_sd.sum(-1)
 
     def kl(self) -> Float[Tensor, "batch latent"]:
-        """KL from N(0, 1) of each number, in nats."""
+        """KL of q from N(0, 1) for each component of z, in nats."""
         return (self.mean.square() + (2 * self.log_sd).exp() - 1) / 2 - self.log_sd
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """p(x | z) at some rows.
+    """The decoder's distribution p(x | z) for some rows.
 
     Args:
         x: Rows, (batch, n).
-        decode: f, from z (count, batch, d) to (count, batch, n), each row by itself.
-        noise: sigma, in units of x.
+        decode: The decoder f, from z (count, batch, d) to (count, batch, n), each row separately.
+        noise: Sd sigma of the decoder's noise, in units of x.
     """
 
     x: Float[Tensor, "batch number"]
@@ -110,25 +110,25 @@ class Reconstruction:
     noise: Tensor
 
     def log_prob(self, z: Float[Tensor, "count batch latent"]) -> Float[Tensor, "count batch"]:
-        """log p(x | z)."""
+        """Log likelihood log p(x | z)."""
         return self.of(self.decode(z))
 
     def of(self, decoded: Float[Tensor, "*count batch number"]) -> Float[Tensor, "*count batch"]:
-        """log p(x | z) where f(z) is known."""
+        """Log likelihood log p(x | z), from decoded values f(z)."""
         return standard((self.x - decoded) / self.noise) - self.x.shape[-1] * self.noise.log()
 
 
 def standard(z: Float[Tensor, "*batch number"]) -> Float[Tensor, "*batch"]:
-    """The log density of N(0, I)."""
+    """Log density of N(0, I)."""
     return -z.square().sum(-1) / 2 - z.shape[-1] * math.log(2 * math.pi) / 2
 
 
 class Objective(Component, ABC):
-    """What an encoder and a decoder are trained for.
+    """A training objective of an encoder and a decoder.
 
     Attributes:
-        judged: Width of a network that is learned beside them (`adversarial.Judge`); 0 for none.
-        levels: That each number of a code is rounded to (`quantised`); 0 for none.
+        judged: Width of a discriminator network that is trained beside them (`adversarial.Discriminator`); 0 for none.
+        levels: Number of levels to which each component of a code is rounded (`quantised`); 0 for no rounding.
     """
 
     judged: int = 0
@@ -136,11 +136,11 @@ class Objective(Component, ABC):
 
     @abstractmethod
     def loss(self, rows: Reconstruction, coded: Coded, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """The loss of each row, in nats, whose mean over the batch is to be as small as can be."""
+        """The loss of each row, in nats; training minimises its mean over the batch."""
 
 
 class Plain(Objective):
-    """The error of what is decoded, and nothing else, equation (1). The encoder's sds learn nothing."""
+    """The reconstruction error alone, equation (1). The encoder's sds are not trained."""
 
     def loss(self, rows: Reconstruction, coded: Coded, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         return -rows.log_prob(coded.mean[None])[0]
@@ -151,7 +151,7 @@ class KL(Objective):
 
     Args:
         beta: Weight of the divergence; 1 for a bound.
-        draws: Of z for a row.
+        draws: Number of draws of z for each row.
 
     Raises:
         ValueError: If beta is negative or not finite, or draws no int of at least 1.
@@ -168,12 +168,12 @@ class KL(Objective):
 
 
 class Mmd(Objective):
-    """The law of all codes is to be the prior, equation (3).
+    """Reconstruction error, with a penalty that makes the distribution of all codes the prior, equation (3).
 
     Args:
-        weight: Of MMD^2; a batch of 64 rows or more tells it well.
-        keep: Of the divergence of each row's law.
-        scales: c of the kernel.
+        weight: Weight of MMD^2; a batch of 64 rows or more estimates it well.
+        keep: Weight of the divergence of each row's distribution.
+        scales: Scales c of the kernel.
 
     Raises:
         ValueError: If a weight is negative or not finite, or a scale not positive.
@@ -197,10 +197,10 @@ class Importance(Objective):
     """Tighter bounds by importance weights, equations (4) to (6).
 
     Args:
-        k: Draws in the logarithm (IWAE).
-        sets: M, of k draws each (MIWAE).
-        mix: Weight of the bound of one draw (CIWAE).
-        apart: Whether the decoder has the bound of all M k draws (PIWAE).
+        k: Draws within a logarithm (IWAE).
+        sets: M, the number of sets of k draws (MIWAE).
+        mix: Weight of the bound with one draw (CIWAE).
+        apart: Whether the decoder is trained by the bound of all M k draws (PIWAE).
 
     Raises:
         ValueError: If a number is no int of at least 1, `mix` not between 0 and 1, or `mix` and `apart` come together.
@@ -209,7 +209,7 @@ class Importance(Objective):
     def __init__(self, k: int = 8, sets: int = 1, mix: float = 0.0, *, apart: bool = False) -> None:
         check_positive(k=k, sets=sets)
         if not 0 <= mix <= 1 or (apart and mix):
-            raise ValueError(f"mix is between 0 and 1, and 0 where encoder and decoder go apart, got {mix}")
+            raise ValueError(f"mix is between 0 and 1, and 0 with apart=True, got {mix}")
         self.k, self.sets, self.mix, self.apart = k, sets, mix, apart
 
     def loss(self, rows: Reconstruction, coded: Coded, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
@@ -221,7 +221,7 @@ class Importance(Objective):
         return found if not self.mix else (1 - self.mix) * found - self.mix * weights.mean((0, 1))
 
     def _apart(self, rows: Reconstruction, coded: Coded, z: Tensor) -> Float[Tensor, " batch"]:
-        """The decoder's loss, whose gradient for the encoder is that of its own: one decoding serves both."""
+        """The decoder's loss, combined with the encoder's own gradient; one decoding serves both."""
         at = z.detach().requires_grad_(torch.is_grad_enabled())
         fit, rest = rows.log_prob(at), standard(z) - coded.log_prob(z)
         weights = fit + rest.detach()
@@ -238,10 +238,10 @@ class Unscented(Objective):
     """Sigma points in place of draws, and a Wasserstein distance in place of a divergence, equation (7).
 
     Args:
-        weight: Of the distance.
-        pairs: Of sigma points, of axes that are drawn for each row anew; all d where left out.
-        together: Whether the error is that of the mean of what is decoded, not the mean of the errors. It then hardly
-            depends on s, which goes to 1.
+        weight: Weight of the distance.
+        pairs: Number of pairs of sigma points, on axes that are drawn anew for each row; all d axes if None.
+        together: Whether the error is that of the mean of the decoded points, not the mean of their errors. It then
+            hardly depends on s, which goes to 1.
 
     Raises:
         ValueError: If the weight is negative or not finite, or `pairs` no int of at least 1.
@@ -260,9 +260,10 @@ class Unscented(Objective):
         return self.weight * distance - fit
 
     def points(self, coded: Coded, *, generator: torch.Generator) -> Float[Tensor, "count batch latent"]:
-        """Sigma points, one side and then the other."""
+        """Sigma points, first those at m + sqrt(d) s_j e_j, then those on the other side."""
         rows, width = coded.mean.shape
-        away = math.sqrt(width) * torch.diag_embed(coded.log_sd.exp()).movedim(1, 0)  # (axis, batch, latent)
+        # The distances have the shape (axis, batch, latent).
+        away = math.sqrt(width) * torch.diag_embed(coded.log_sd.exp()).movedim(1, 0)
         if self.pairs is not None and self.pairs < width:
             order = torch.rand(width, rows, generator=generator, device=generator.device).argsort(0)[: self.pairs]
             away = away.gather(0, order.to(away.device)[..., None].expand(-1, -1, width))
@@ -272,13 +273,15 @@ class Unscented(Objective):
 def log_weights(
     rows: Reconstruction, coded: Coded, z: Float[Tensor, "count batch latent"]
 ) -> Float[Tensor, "count batch"]:
-    """log w = log p(x | z) + log p(z) - log q(z | x)."""
+    """Log importance weights log w = log p(x | z) + log p(z) - log q(z | x)."""
     return rows.log_prob(z) + standard(z) - coded.log_prob(z)
 
 
 @torch.no_grad()
 def evidence(rows: Reconstruction, coded: Coded, k: int, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-    """log (1/k) sum w of k draws, which is log p(x) at most on average, and less so the larger k is.
+    """A lower bound of log p(x), log (1/k) sum w with k draws.
+
+    It is at most log p(x) on average, and closer for larger k.
 
     Raises:
         ValueError: If k is no int of at least 1.
@@ -295,12 +298,12 @@ def evidence(rows: Reconstruction, coded: Coded, k: int, *, generator: torch.Gen
 def mmd(
     z: Float[Tensor, "batch latent"], other: Float[Tensor, "batch latent"], scales: Sequence[float] = SCALES
 ) -> Float[Tensor, " batch"]:
-    """Each row's share of an unbiased estimate of MMD^2 between two laws, whose mean it is.
+    """Each row's share of an unbiased estimate of MMD^2 between two distributions; the estimate is their mean.
 
     Args:
-        z: Draws of one law.
-        other: As many of the other.
-        scales: c of the kernel sum_c C / (C + |z - z'|^2), C = 2 d c.
+        z: Draws of one distribution.
+        other: As many draws of the other distribution.
+        scales: Scales c of the kernel sum_c C / (C + |z - z'|^2), C = 2 d c.
     """
     parts = math.ceil(len(z) / _TOGETHER)
     return torch.cat(
@@ -309,9 +312,12 @@ def mmd(
 
 
 def _shares(z: Tensor, other: Tensor, scales: Sequence[float]) -> Tensor:
-    """Of rows that are all compared with each other; one alone has no pair within its own law."""
+    """Shares of rows in one group, in which all pairs are compared.
+
+    A single row has no pair within its distribution.
+    """
     own, theirs, across = (_kernel(a, b, scales) for a, b in ((z, z), (other, other), (z, other)))
-    apart = (own + theirs).sum(1) - 2 * len(scales)  # without the pairs of a row with itself
+    apart = (own + theirs).sum(1) - 2 * len(scales)  # The pairs of a row with itself are left out.
     return apart / max(len(z) - 1, 1) - (across.sum(0) + across.sum(1)) / len(z)
 
 
@@ -322,10 +328,10 @@ def _kernel(a: Tensor, b: Tensor, scales: Sequence[float]) -> Tensor:
 
 
 def check_weight(name: str, value: float) -> None:
-    """Of an objective.
+    """Check a weight of an objective.
 
     Raises:
-        ValueError: If it is negative or not finite.
+        ValueError: If the weight is negative or not finite.
     """
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} is a finite number of at least 0, got {value!r}")

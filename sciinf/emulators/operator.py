@@ -1,10 +1,10 @@
-r"""One network from what a solution starts from to the whole of it.
+r"""One network that maps the start of a solution to the whole solution.
 
-    u(t_1..t_T) ~ f(g, theta),     loss = |u - f| / |u|,
+    u(t_1..t_T) ~ f(g, theta),     loss = |u - f| / |u|.
 
-g what it starts from (an initial field, a coefficient), theta the parameters. Frames are channels of the network's last
-map, in units of their own means and sds. It is as fast as one pass, and no frame is made from
-another; where solutions are long or chaotic take `Stepwise`.
+g are the fields that the solution starts from (an initial field, a coefficient), and theta the parameters. Frames are
+channels of the network's last map, in units of their own means and sds. A prediction costs one pass, and no frame is
+made from another. For long or chaotic solutions use `Stepwise`.
 
 References:
     | Fourier Neural Operator for Parametric Partial Differential Equations (Li et al., 2021),
@@ -30,19 +30,19 @@ from sciinf.networks.spectral import Fourier
 
 
 class Operator(Predicting, ByEdges):
-    """A neural operator for whole trajectories.
+    """A neural operator that predicts whole trajectories in one pass.
 
     Args:
-        prior: The simulator's.
-        observables: The simulator's.
-        network: From given channels to frames; a `Fourier` where left out, with coordinates and padding where the
-            training fields have edges.
-        target: Name of what is predicted.
-        given: Names of what it starts from; all others where left out.
-        loss: Distance of fields; `RelativeL2()` where left out.
-        moves: Steps on the grid, (1, -1) say, along which the equation is the same everywhere: training moves solutions
-            by them at random. Only for fields without edges.
-        seed: Seeds the first weights.
+        prior: The simulator's prior.
+        observables: The simulator's observables.
+        network: Architecture of the network from given channels to frames. If None, a `Fourier`, with coordinates and
+            padding where the training fields have edges.
+        target: Name of the observable that is predicted.
+        given: Names of the observables that it starts from; all others if None.
+        loss: Distance of fields; `RelativeL2()` if None.
+        moves: Steps on the grid, such as (1, -1), along which the equation is the same everywhere. Training translates
+            solutions by random multiples of them. Only for fields without edges.
+        seed: Seed of the initial weights.
 
     Raises:
         ValueError: If names or layouts do not go together.
@@ -70,7 +70,7 @@ class Operator(Predicting, ByEdges):
     ) -> None:
         super().__init__(prior, observables, target, given, seed, moves)
         if not self.given:
-            raise ValueError(f"an Operator of {target!r} starts from fields, and there are none to give it")
+            raise ValueError(f"an Operator of {target!r} starts from fields, and none are given")
         self.distance = loss or RelativeL2()
         self.architecture, self.seed = network or Fourier(), seed
         self.network = self._built()

@@ -1,22 +1,24 @@
-r"""An encoder without a network: the slope of the decoder's own loss at z = 0.
+r"""An encoder without a network: the gradient of the decoder's own loss at z = 0.
 
-For values v_i at P points, of C channels each, and a decoder f, let L(z) = |f(z) - v|^2 / (2 P C). Gradient origin
-networks take z = -dL/dz at 0, and train f by the loss of what is decoded from there, through the slope: by gradients of
-second order. At 0 the decoder is the same for all rows, and so is its matrix of slopes J = df/dz, (P C, d). So
+The values v_i are given at P points and have C channels each. For a decoder f let L(z) = |f(z) - v|^2 / (2 P C).
+Gradient origin networks take z = -dL/dz at 0. They train f by the loss of what f decodes from this z. The gradient of
+that loss goes through -dL/dz, so it contains second derivatives. At 0 the decoder is the same for all rows, and so is
+its Jacobian J = df/dz, (P C, d). So
 
-    z = g * A J^T (v - f(0)) / (P C),    A = 1/s (one step along the slope)  or  s (J^T J / (P C) + s^2 diag(r))^-1,
+    z = g * A J^T (v - f(0)) / (P C),    A = 1/s (one step along the gradient)  or  s (J^T J / (P C) + s^2 diag(r))^-1,
 
-is linear in v, and costs d passes of the decoder for a whole batch. s^2 is the mean of the diagonal of J^T J / (P C):
-with it z has the same size whatever that of J is, which is far from 1 before training, and with the bare slope z would
-be all but 0. Gains g and ridges r, of each number, are learned. q(z | v) has one sd for each number, whatever v is.
+is linear in v, and costs d passes of the decoder for a whole batch. s^2 is the mean of the diagonal of J^T J / (P C).
+With s, the size of z does not depend on the size of J, which is far from 1 before training. With the bare gradient, z
+would be almost 0. The gain g and the ridge r of each component of z are learned. The sd of q(z | v) is one learned
+value for each component, whatever v is.
 
-The second A is a step of least squares. It makes z the mean of the posterior that the decoder has if it is replaced by
-its tangent at 0, and where the columns of J are not orthogonal at the points that are seen, as they are not at a few
-random ones, it tells them apart; the bare slope does not.
+The second A is a least-squares step. It makes z the posterior mean of a model in which the decoder is replaced by its
+tangent at 0. At a few random points, the columns of J are not orthogonal. The least-squares step then separates their
+contributions; the bare gradient does not.
 
-**Linear decoders.** Where f(z) = W z, J is W at the points that are seen, and z is g / s W^T v / (P C), a projection,
-or, at g = 1 / s and s^2 r = sigma^2 / (P C), the mean of the exact posterior of the model in `objectives`. Decoders
-that are not linear say more: they bend what a linear encoder finds onto their surface.
+**Linear decoders.** Where f(z) = W z, J is W at the observed points, and z is g / s W^T v / (P C), a projection. With
+the second A, g = 1 / s and s^2 r = sigma^2 / (P C), z is the mean of the exact posterior of the model in `objectives`.
+A decoder that is not linear adds more: it maps what this linear encoder finds onto its own curved surface.
 
 References:
     | Gradient Origin Networks (Bond-Taylor & Willcocks, 2021), https://arxiv.org/abs/2007.02798
@@ -34,27 +36,28 @@ from torch import Tensor, nn
 
 from sciinf.emulators.encoders import At, Decode, Encoder, EncoderNetwork, Values
 
-_RIDGE = 0.1  # r, before training
+_RIDGE = 0.1  # Ridge r before training.
 
 
 class Origin(Encoder):
-    """The decoder's slopes at the origin.
+    """An encoder by the gradient of the decoder's loss at the origin.
 
     Args:
-        solved: Whether the step is that of least squares; else it is one along the slope, as in the paper.
+        solved: Whether the step is a least-squares step. If False, the encoder takes one step along the gradient, as in
+            the paper.
     """
 
     def __init__(self, *, solved: bool = True) -> None:
         self.solved = solved
 
     def build(self, channels: int, space: Sequence[int], numbers: int, *, edges: bool) -> EncoderNetwork:
-        del channels, space, edges  # which the decoder knows
+        del channels, space, edges  # The decoder already knows the layout.
         return _Slope(numbers // 2, solved=self.solved)
 
 
 @final
 class _Slope(EncoderNetwork):
-    """See `Origin`."""
+    """The network that `Origin` builds: learned gains, ridges and sds."""
 
     def __init__(self, numbers: int, *, solved: bool) -> None:
         super().__init__()
@@ -63,7 +66,7 @@ class _Slope(EncoderNetwork):
         self.spread = nn.Parameter(torch.zeros(numbers))
 
     def forward(self, values: Values, at: At, decode: Decode) -> Float[Tensor, "batch number"]:
-        del at  # where `decode` is
+        del at  # `decode` evaluates at these points already.
         due = values.flatten(1)
         decoded, slopes = (part.flatten(1) for part in _slopes(decode, due.new_zeros(len(self.spread))))
         squares = slopes @ slopes.mT / due.shape[1]
@@ -75,10 +78,10 @@ class _Slope(EncoderNetwork):
 
 
 def _slopes(decode: Decode, origin: Float[Tensor, " number"]) -> tuple[Tensor, Tensor]:
-    """What is decoded at the origin, and along each direction from there how it changes, both (number, channel, point).
+    """Decoded values at the origin, and their derivatives along each latent direction, both (number, channel, point).
 
-    u^T J is linear in u, and its own slope is J, so that differentiation backwards is enough. Gradients go through it,
-    and it is the same where none are kept.
+    u^T J is linear in u, and its derivative by u is J, so reverse-mode differentiation is enough. Gradients go through
+    the result, and the result is the same where no gradients are recorded.
     """
     decoded, back = torch.func.vjp(decode, origin.expand(len(origin), -1))[:2]
     again = torch.func.vjp(lambda u: back(u)[0], torch.zeros_like(decoded))[1]

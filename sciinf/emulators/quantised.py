@@ -1,15 +1,15 @@
-r"""An objective of codes of a few levels: finite scalar quantisation.
+r"""An objective of codes with a few levels: finite scalar quantisation.
 
-Each number m of an encoder is bounded and rounded to one of L levels, evenly spaced from -1 to 1,
+Each output m of an encoder is bounded and rounded to one of L levels, evenly spaced from -1 to 1,
 
     z = 2 k / (L - 1) - 1,    k = round((L - 1) (tanh m + 1) / 2),
 
-and the loss is -log p(x | z). Rounding has no slope: gradients go through it as if it were not there. A code of d
-numbers is then one of L^d words, d log L nats at most, which can be counted, and stored as whole numbers. No book of
-words is learned, of which most could go out of use; how many levels are in use is told all the same (`collapse`). A
-`Generator` draws any numbers, which are rounded before they are decoded.
+and the loss is -log p(x | z). Rounding has no useful derivative, so gradients skip it (straight-through estimate). A
+code of d components is then one of L^d words. It holds d log L nats at most, and can be stored as whole numbers. No
+codebook is learned, in which most words could become unused. How many levels are in use is reported all the same
+(`field_code.collapsed`). A `Generator` draws real numbers, which are rounded before they are decoded.
 
-The encoder's sds learn nothing.
+The encoder's sds are not trained.
 
 References:
     | Finite Scalar Quantization: VQ-VAE Made Simple (Mentzer et al., 2023), https://arxiv.org/abs/2309.15505; an even L
@@ -28,10 +28,10 @@ from sciinf.emulators.objectives import Coded, Objective, Reconstruction
 
 
 class Quantised(Objective):
-    """The error of what is decoded from rounded numbers.
+    """The reconstruction error of what is decoded from rounded components.
 
     Args:
-        levels: L, of each number.
+        levels: L, the number of levels of each component.
 
     Raises:
         ValueError: If `levels` is no int of at least 2.
@@ -47,23 +47,23 @@ class Quantised(Objective):
 
 
 def rounded(mean: Float[Tensor, "*batch"], levels: int) -> Float[Tensor, "*batch"]:
-    """The levels z of numbers, with the slopes of tanh.
+    """The levels z of encoder outputs, with the gradient of tanh.
 
     Args:
-        mean: m.
-        levels: L.
+        mean: Encoder outputs m.
+        levels: Number L of levels.
     """
     bounded = mean.tanh()
     return bounded + (nearest(bounded, levels) - bounded).detach()
 
 
 def nearest(bounded: Float[Tensor, "*batch"], levels: int) -> Float[Tensor, "*batch"]:
-    """The level z nearest to each number, tanh m or any."""
+    """The level z nearest to each number in `bounded`, which may be tanh m or any number."""
     return 2 * _index(bounded, levels) / (levels - 1) - 1
 
 
 def level_of(mean: Float[Tensor, "*batch"], levels: int) -> Int[Tensor, "*batch"]:
-    """Which level each number is rounded to, k from 0 to L - 1."""
+    """Index k, from 0 to L - 1, of the level to which each encoder output is rounded."""
     return _index(mean.detach().tanh(), levels).long()
 
 

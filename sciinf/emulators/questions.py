@@ -1,22 +1,22 @@
-r"""Questions to a law of fields: what solutions are like that fit what was seen, and how probable that is.
+r"""Questions to a distribution of fields: solutions that agree with observations, and the probability of these.
 
-A `Generator` is asked about one start and one theta. What was seen is a function of frames (n, time, channel, *space):
+A question to a `Generator` concerns one start and one theta. The observation is a function of frames (n, time, channel,
+*space):
 
-| seen | how | which generators |
+| observation | how | which generators |
 |---|---|---|
-| `Measured`: numbers with Gaussian noise | twisted particles (`networks.diffusion.particles`) | `AtOnce()` with
-`Joint()` |
-| `Event`: a number above a level | splitting (`networks.diffusion.splitting`) | all whose draws are a function of noise
-|
+| `Measured`: noisy numbers | twisted particles (`networks.diffusion.particles`) | `AtOnce()` and `JointTokens()` |
+| `Event`: above a level | splitting (`networks.diffusion.splitting`) | all whose draws are a function of noise |
 
-The answer has fields with weights, and the probability of what was seen: of measurements it is the likelihood of theta,
-of an event its chance, however rare. Both are the generator's, so as right as its law is there: an event far out in the
-tail asks for more than held-out solutions show, and what a `draw` is widened by is not in them.
+The answer has weighted fields and the probability of the observation. For measurements this probability is the
+likelihood of theta; for an event it is the event's chance, however rare. Both are properties of the generator, so they
+are as accurate as its distribution is in that region. An event far out in the tail depends on more than held-out
+solutions show. The noise that widens a `draw` has no part in the answer.
 
-A twist of particles for an event guesses how probable it is at each noise level from one slope. Of an event that any of
-sixty frames can bring about, that was too little by a factor of e^2 to e^4, and nothing showed it; splitting has no
-guesses. So an event is not asked about beside measurements: a generator that has learned `Sensors` is asked about the
-event alone, given what these see.
+For an event, a twist of particles guesses the probability at each noise level from one gradient. For an event that any
+of sixty frames can bring about, that guess was too low by a factor of e^2 to e^4. Nothing in the result showed the
+fault. Splitting needs no such guess. So an event cannot be combined with measurements. Instead, a generator that has
+learned `SensorReadings` is asked about the event alone, with the sensors' readings as conditioning values.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from sciinf.networks.diffusion.particles import Twist, WeightedParticles, partic
 from sciinf.networks.diffusion.product import Product
 from sciinf.networks.diffusion.splitting import Draw, split
 
-MISSING = 0.36  # of the variance of solutions, in waves of a frame; a spread-skill ratio of 0.8
+# Largest accepted share of the variance in the waves of a frame that draws lack; it is a spread-skill ratio of 0.8.
+MISSING = 0.36
 
 
 @torch.no_grad()
@@ -50,33 +51,35 @@ def conditioned(
     generator: torch.Generator,
     steps: int = 200,
 ) -> WeightedParticles:
-    """Solutions that fit what was seen.
+    """Draw solutions that agree with an observation, as weighted particles.
 
     Args:
-        law: A generator that the question can be put to.
+        law: The trained generator.
         theta: Parameters, (1, D), in the prior's order and units.
-        given: Name -> (1, channel, *space) of what solutions start from.
-        seen: A function of the frames that are drawn, which leave out the one that is given.
-        n: How many particles.
-        generator: For noise.
-        steps: From noise to fields, of particles; events need none.
+        given: Name -> (1, channel, *space) of the fields that solutions start from.
+        seen: The observation: a function of the frames that are drawn. The given frame is not among these.
+        n: Number of particles.
+        generator: Source of the noise.
+        steps: Number of steps from noise to fields, for particles; events do not use it.
 
     Returns:
         Particles whose x are frames, (n, time, channel, *space).
 
     Raises:
-        TypeError: If what is asked is no generator, or what was seen neither measurements nor an event.
-        ValueError: If the generator's law is another, there is more than one start, an event is asked about beside
-            measurements, or nothing is left that could have been seen.
+        TypeError: If `law` is no generator, or the observation is neither measurements nor an event.
+        ValueError: If the generator's tokens are not drawn as the question needs, or there is more than one start. Also
+            if an event is combined with measurements, or no particle is compatible with the observation.
 
     Warns:
-        UserWarning: If too few particles were left at a step, an event's probability could not be told, or held-out
-            rows have shown that the law's draws are too alike: the answer is no posterior then.
+        UserWarning: If too few particles were left at a step, or an event's probability could not be estimated. Also if
+            held-out rows have shown that draws of the generator vary too little; the answer is no posterior then.
     """
     if not isinstance(law, Generator):
-        raise TypeError(f"a trained Generator is asked, got {type(law).__name__}: of a fit give fit.surrogate")
+        raise TypeError(
+            f"a trained Generator is needed, got {type(law).__name__}: if you have a fit, give fit.surrogate"
+        )
     if not isinstance(seen, Twist):
-        raise TypeError(f"what was seen is a Measured, an Event or a Product(one, other), got {seen!r}")
+        raise TypeError(f"the observation is a Measured, an Event or a Product(one, other), got {seen!r}")
     known = law.conditions.rows(given, slice(None))
     for name, rows in (("theta", theta), *known.items()):
         if len(rows) != 1:
@@ -89,7 +92,7 @@ def conditioned(
     if (lacks := float(law.missing.max())) > MISSING:
         warnings.warn(
             f"{lacks:.0%} of the variance of solutions is missing in this generator's draws, in the waves and frame "
-            "where most is: what it says of them is too sure, and no posterior. Train it longer, or on more solutions",
+            "with the worst lack: its answer is too narrow, and no posterior. Train it longer, or on more solutions",
             stacklevel=2,
         )
     if isinstance(seen, Event):
@@ -102,7 +105,10 @@ def conditioned(
 
 
 def _drawn_by(law: Generator, theta: Float[Tensor, "1 theta"], known: X) -> Draw:
-    """Draws as a function of noise; where captions leave parameters open, the first numbers tell these."""
+    """A function from noise to draws of solutions.
+
+    Where captions leave parameters open, the first noise components determine the parameters.
+    """
     rest = {name: value for name, value in known.items() if name != WORDS}
     said = law.reader.heard(known[WORDS])[0] if law.reader is not None and WORDS in known else None
 

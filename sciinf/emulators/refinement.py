@@ -1,20 +1,19 @@
-r"""What a process's posterior misses of a row, made up for by gradients when the row is asked about.
+r"""Refinement of an approximate posterior for single rows, by gradient steps when the row is queried.
 
-A network that reads series gives each row a posterior in one pass, and is a little wrong for each, more so for rows
-unlike those it was trained on. An `offset` o, numbers for each row and time that are added to what the process reads,
-is moved uphill on the row's own lower bound,
+A network that reads series gives each row a posterior in one pass. It has an error for each row, larger for rows unlike
+those of the training. An `offset` o is added to the features that the process reads, for each row and time. It is
+optimised for the row's own lower bound,
 
-    o <- o + step of Adam along the slope of (E_q [log p(x seen | z)] - KL(q || p))(o),
+    o <- o + step of Adam along the gradient of (E_q [log p(x seen | z)] - KL(q || p))(o).
 
-weights staying as they are ("error regression" of the reference; its vectors a are read and offset here). So q comes
-nearer to the exact posterior of the row, and only the values that the row's mask shows are used. Of each row the offset
-is kept only if it raised the bound, by draws of their own; else it is 0. It serves any process whose posterior reads
-the series.
+The weights stay unchanged. (The reference calls this "error regression" of its vectors a. Here a network computes the
+features from the series, and the offset is added to them.) So q comes nearer to the exact posterior of the row, and
+only the values that the row's mask shows are used. The offset of a row is kept only if it raises the bound in a test
+with separate draws; otherwise it is 0. This works for any process whose posterior reads the series.
 
-The answer stays an approximation: the bound is higher, and q still one of the process's family. The values that are
-forecast follow the process, right or wrong. A process whose training weighs its KL
-(`processes.PredictiveCoding(weight=...)`) is refined along its weighted slopes; whether an offset is kept, the bound
-says.
+The answer stays an approximation: the bound is higher, but q is still in the family of the process. Forecast values
+follow the process, right or wrong. For a process whose training weighs its KL (`lab.PredictiveCoding(weight=...)`), the
+gradient is that of the weighted bound. Whether an offset is kept is decided by `bound`.
 
 References:
     | A novel predictive-coding-inspired variational RNN model for online prediction and recognition (Ahmadi, Tani,
@@ -35,19 +34,19 @@ from sciinf.core import X
 from sciinf.core.checks import check_positive
 from sciinf.emulators.latent_dynamics import LatentDynamics
 
-_MOMENTS = (0.9, 0.99)  # of Adam
-_JUDGED, _ERRORS = 16, 2.0  # draws that say whether an offset is kept, and standard errors that it has to gain
+_MOMENTS = (0.9, 0.99)  # Decay rates of Adam's moments.
+_JUDGED, _ERRORS = 16, 2.0  # Draws that test an offset, and the standard errors by which it must raise the bound.
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """What was found for each row.
+    """Offsets of the rows, and the lower bounds without and with them.
 
     Args:
-        offset: To hand on to `bound`, `series`, `latent` and `complete` of the surrogate, (row, T, F); 0 where nothing
-            was gained.
-        before: Lower bound of log p(x seen) without it, nats, (row,).
-        after: With it. Both by draws that had no say in which offsets were kept.
+        offset: Argument of `bound`, `series`, `latent` and `complete` of the surrogate, (row, T, F); 0 where the bound
+            did not rise.
+        before: Lower bound of log p(x seen) without the offset, nats, (row,).
+        after: Lower bound with the offset. Both bounds use draws that had no part in the choice of the offsets.
     """
 
     offset: Tensor
@@ -56,7 +55,7 @@ class Refinement:
 
     @property
     def gained(self) -> Float[Tensor, " row"]:
-        """Nats of each row."""
+        """Rise of the lower bound of each row, in nats."""
         return self.after - self.before
 
 
@@ -70,20 +69,20 @@ def refined(
     draws: int = 8,
     generator: torch.Generator,
 ) -> Refinement:
-    """Fit an offset to each row.
+    """Fit an offset to each row, which raises the row's lower bound.
 
     Args:
-        surrogate: A trained one.
+        surrogate: A trained surrogate.
         theta: Parameters, in the prior's order and units.
-        x: As for `LatentDynamics.bound`.
-        steps: Of Adam.
-        rate: Its step; it falls to a tenth along the way.
+        x: Observables, as for `LatentDynamics.bound`.
+        steps: Number of steps of Adam.
+        rate: Step size of Adam at first; it falls to a tenth along the way.
         draws: Paths of each row at each step.
-        generator: For the paths.
+        generator: Source of the paths' noise.
 
     Raises:
-        TypeError: If the surrogate is none of latent dynamics.
-        ValueError: If a number is out of its range, or the process's posterior does not read what was seen.
+        TypeError: If the surrogate is no `LatentDynamics`.
+        ValueError: If a number is out of its range, or the process's posterior does not read the observations.
     """
     if not isinstance(surrogate, LatentDynamics):
         raise TypeError(f"refined improves the posteriors of LatentDynamics, got {type(surrogate).__name__}")
@@ -112,7 +111,7 @@ def _slope(
         bounds = _bounds(surrogate, theta, x, here, draws, generator)
         (slope,) = torch.autograd.grad(bounds.mean(0).sum(), here, allow_unused=True)
     if slope is None:
-        raise ValueError("the posterior of this process does not read what was seen: there is nothing to refine")
+        raise ValueError("the posterior of this process does not read the observations: there is nothing to refine")
     return slope.nan_to_num(0.0, 0.0, 0.0)
 
 
@@ -130,7 +129,7 @@ def _judged(
 def _bounds(
     surrogate: LatentDynamics, theta: Tensor, x: X, offset: Tensor, draws: int, generator: torch.Generator
 ) -> Float[Tensor, "draw row"]:
-    """Of several paths of each row, side by side."""
+    """Bounds of several paths of each row, computed side by side."""
     many = {name: torch.cat([value] * draws) for name, value in x.items()}
     found = surrogate.bound(torch.cat([theta] * draws), many, generator=generator, offset=torch.cat([offset] * draws))
     return found.unflatten(0, (draws, len(theta)))

@@ -1,45 +1,46 @@
 r"""A space-time Fourier operator, and the refinement of its last layer by the equation alone.
 
 Time is one more direction of the grid. Layers over (t, *x) lead to channels v, and the last layer is a spectral
-convolution, so that the solution is a Fourier series in time,
+convolution. So the solution is a Fourier series in time,
 
     u(t, x) = u_0(x) + d (c(t, x) - c(0, x)),      c(t, x) = sum_{|j| < m} sum_k e^{i (2 pi j t / P + k x)} y_jk,
-    y_jk = W_jk vhat_jk + b_jk,
+    y_jk = W_jk vhat_jk + b_jk.
 
-with u_0 what it starts from, d a scale, and a period P longer than the time T of the solution, which need not be
-periodic: frames are continued by zeros. It can be evaluated at any time. Training, for a few epochs, finds all weights
-with a few waves, and b = 0.
+u_0 is the start, and d is a scale. The period P is longer than the time T of the solution, which need not be periodic:
+frames are padded with zeros. The series can be evaluated at any time. A training of a few epochs finds all weights with
+a few waves, and b = 0.
 
-For one observation, W and b of the last layer enter by the numbers y only, and u is linear in these. `refine` takes
-them as unknowns, for all waves of the grid and for more in time, and makes the residual of du/dt = rate(u) small,
+For one observation, W and b of the last layer have an effect through the coefficients y only, and u is linear in y.
+`refine` takes y as the unknowns, for all waves of the grid and for more waves in time. It minimises the residual of
+du/dt = rate(u),
 
     R(y) = 1/T int_0^T |du/dt - rate(u)|_-1^2 dt,        |r|_-1^2 = sum_k |rhat(k)|^2 / (1 + |k|^2),
 
-in double precision, k in waves per box; the sum is exact (Parseval), the integral one over many evenly spaced times.
-du/dt is the slope of the series itself. (A slope from a step of a solver that starts at a predicted frame would not do:
-it satisfies the equation whatever the frame.)
+in double precision, k in waves per box. The sum is exact (Parseval), and the integral is a sum over many evenly spaced
+times. du/dt is the derivative of the series itself. (A derivative from a solver's step that starts at a predicted frame
+would not do: it satisfies the equation whatever the frame.)
 
-Two things make the problem well-conditioned. Slopes of the waves in time are far from independent on [0, T], so they
-are made orthogonal there (by singular values; those below 1e-8 of the largest are left out): unknowns are then slopes,
-and u their integral. And the equation, linearised around the mean of the trajectory, is diagonal in k,
-dv_k/dt = s_k v_k, s the transform of its response to a disturbance of one point; so for every k the matrix of
-d/dt - s_k is inverted. What is left is of order one, save for transport, and Gauss-Newton rounds of conjugate gradients
-solve it; each conjugate gradient counts as one step.
+Two transformations make the problem well-conditioned. First, the time derivatives of the waves are far from independent
+on [0, T], so they are made orthogonal there (by singular values; those below 1e-8 of the largest are left out). The
+unknowns are then derivatives, and u is their integral. Second, the equation, linearised around the mean of the
+trajectory, is diagonal in k, dv_k/dt = s_k v_k, where s is the transform of its response to a disturbance of one point.
+So for every k the matrix of d/dt - s_k is inverted. The remaining operator is of order one, except for transport.
+Gauss-Newton rounds of conjugate gradients solve it; each conjugate-gradient iteration counts as one step.
 
 Good values: frames that start smoothly, and a period of 1.5 to 2 T. Flows of 64 x 64 points to t = 8 were predicted
-with errors of 8 to 21 % after ten epochs on 200 of them; then at most 50 steps divided the root of R by 258 to 5,700
-and left errors of 7e-6 to 1.4e-3, each in 4 to 10 % of the CPU time of an epoch (benchmarks/refinement.py). Where
-fine structures decay within the first frame, as from the usual random starts, a series cannot follow: the root of R
-fell 9- to 250-fold, errors 70-fold or more. More waves leave less, after more steps. Two limits: that equation's solver
-takes a thirtieth of the time of a refinement; and refinement went nearly as far from a network that was never trained,
-but for the least viscous flows, where errors were up to eight times as large.
+with errors of 8 to 21 % after ten epochs on 200 of them. Then at most 50 steps divided the root of R by 258 to 5,700
+and left errors of 7e-6 to 1.4e-3, each in 4 to 10 % of the CPU time of an epoch (benchmarks/refinement.py). Where fine
+structures decay within the first frame, as from the usual random starts, a series cannot follow: the root of R fell 9-
+to 250-fold, errors 70-fold or more. More waves give smaller errors, after more steps. There are two limits. A solver of
+that equation takes a thirtieth of the time of a refinement. And refinement reached nearly the same errors from a
+network that was never trained, except for the least viscous flows, where errors were up to eight times as large.
 
-Least squares by Gauss-Newton rounds of conjugate gradients.
+**Least squares** are solved by Gauss-Newton rounds of conjugate gradients.
 
-A round takes the residual r(z) for linear around z, and finds the move d that makes |r + J d|^2 least by conjugate
-gradients on J^T J d = -J^T r, in which J and its transpose are only ever applied, by automatic differentiation. It ends
-when the gradient has become 3 % of what it was, or after 25 of them. A move that makes a row's |r| larger is halved, up
-to four times, or else left. Rounds end when |r| of no row falls by 1 % any more.
+A round linearises the residual r(z) around z. It minimises |r + J d|^2 over the step d by conjugate gradients on J^T J
+d = -J^T r. J and its transpose are only applied to vectors, by automatic differentiation. A round ends when the
+gradient is 3 % of its initial size, or after 25 iterations. If a step makes a row's |r| larger, it is halved up to four
+times, and then discarded. Rounds end when |r| of no row falls by 1 % any more.
 
 References:
     | Spectral-Refiner: Accurate Fine-Tuning of Spatiotemporal Fourier Neural Operator for Turbulent Flows (Cao et al.,
@@ -71,8 +72,8 @@ from sciinf.networks.spectral import FourierLayer, Pointwise, SpectralConv, arou
 from sciinf.simulators.dynamics.field_equation import Evolution
 from sciinf.simulators.dynamics.frames import spacing
 
-_SPAN = 1e-8  # of the largest singular value of slopes in time
-_PER_WAVE = 3  # times at which the residual is taken, for each wave in time
+_SPAN = 1e-8  # Least singular value of the time derivatives, relative to the largest.
+_PER_WAVE = 3  # Number of times at which the residual is evaluated, per wave in time.
 
 
 @final
@@ -80,20 +81,21 @@ class SpectralRefiner(Predicting):
     """A neural operator from a field to its trajectory, over space and time at once.
 
     Args:
-        prior: The simulator's.
-        observables: The simulator's; frames of the target are evenly spaced and the first is the start itself.
+        prior: The simulator's prior.
+        observables: The simulator's observables; frames of the target are evenly spaced and the first is the start
+            itself.
         width: Channels of the layers.
-        modes: Waves kept in each direction of space, below this number.
-        modes_time: Waves kept in time, m.
-        layers: How many before the last.
-        padding: Zeros beyond the last frame, as a fraction of the frames.
-        coordinates: Whether the network is told where a point lies, by a sine and a cosine around each direction: where
-            the equation is the same everywhere it had better not be.
-        target: Name of what is predicted.
-        start: Name of the field that it starts from, of the target's channels.
-        stays: Names of fields that stay.
-        loss: Distance of fields; `RelativeL2()` where left out.
-        seed: Seeds the first weights.
+        modes: Waves with numbers below this are kept in each direction of space.
+        modes_time: Number m of waves kept in time.
+        layers: Number of layers before the last.
+        padding: Zeros after the last frame, as a fraction of the frames.
+        coordinates: Whether the network knows the place of a point, by a sine and a cosine around each direction. Set
+            this to False where the equation is the same everywhere.
+        target: Name of the observable that is predicted.
+        start: Name of the field that it starts from, with the target's channels.
+        stays: Names of constant fields.
+        loss: Distance of fields; `RelativeL2()` if None.
+        seed: Seed of the initial weights.
 
     Raises:
         ValueError: If names or layouts do not go together, a number is not positive, or there is no second frame.
@@ -120,7 +122,7 @@ class SpectralRefiner(Predicting):
         check_positive(width=width, modes=modes, layers=layers)
         check_whole("modes_time", modes_time, 2)
         if not 0 < padding < math.inf:
-            raise ValueError(f"padding is a fraction of the frames above 0, got {padding}: time is not periodic")
+            raise ValueError(f"padding is a fraction of the frames, above 0 as time is not periodic, got {padding}")
         if self.observables[start].shape[0] != self.channels:
             raise ValueError(f"{start!r} has {self.observables[start].shape[0]} channels, {target!r} {self.channels}")
         if self.frames < 2 or not self.space:
@@ -138,7 +140,7 @@ class SpectralRefiner(Predicting):
     places: Tensor
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        true = batch.x[self.target].to(self.target_mean)[:, 1:]  # the start is exact
+        true = batch.x[self.target].to(self.target_mean)[:, 1:]  # The start is exact and has no error.
         _, sd = self.level()
         found = self.predict(batch.theta, batch.x)[:, 1:]
         return self.distance(found / sd, true / sd, directions=len(self.space))
@@ -148,7 +150,7 @@ class SpectralRefiner(Predicting):
         return given[self.given[0]].to(waves)[:, None] + (waves - waves[:, :1])
 
     def scaled(self, theta: Float[Tensor, "batch theta"], given: X) -> Float[Tensor, "batch frame channel *space"]:
-        """d c at frames, and beyond them to the end of the period."""
+        """The scaled series d c at frames, and beyond them to the end of the period."""
         known = (self.stacked(given).to(self.given_mean) - self.given_mean) / self.given_sd
         known = torch.cat([known, self.places.expand(len(known), *self.places.shape)], 1)
         known = known[:, :, None].expand(-1, -1, self.frames, *self.space)
@@ -161,11 +163,11 @@ class SpectralRefiner(Predicting):
         return self.target_sd.square().mean(0).sqrt() * self.last(hidden).transpose(1, 2)
 
     def path(self, theta: Float[Tensor, "batch theta"], given: X, spacing: float = 1.0) -> FourierPath:
-        """The same prediction at any time.
+        """The prediction as a series that can be evaluated at any time.
 
         Args:
             theta: Parameters, in the prior's order and units.
-            given: Name -> (batch, channel, *space) of what it starts from.
+            given: Name -> (batch, channel, *space) of the fields that the prediction starts from.
             spacing: Time between frames.
         """
         waves, frames = self.scaled(theta, given), self.padded
@@ -178,12 +180,12 @@ class SpectralRefiner(Predicting):
 
 @dataclass(frozen=True)
 class FourierPath:
-    """A trajectory that is a Fourier series in time, sum_j (cos w_j t - 1) a_j + sin w_j t b_j from its start.
+    """A trajectory as a Fourier series in time, sum_j (cos w_j t - 1) a_j + sin w_j t b_j from its start.
 
     Attributes:
-        start: (batch, channel, *space).
-        waves: a and b, (batch, 2, count, channel, *space), w_j = 2 pi j / period for j = 1..count.
-        period: In time.
+        start: The start, (batch, channel, *space).
+        waves: Coefficients a and b, (batch, 2, count, channel, *space), with w_j = 2 pi j / period for j = 1..count.
+        period: Period of the series, in units of time.
     """
 
     start: Tensor
@@ -195,7 +197,7 @@ class FourierPath:
         return self.start[:, None] + self._summed(times, 0)
 
     def slope(self, times: Float[Tensor, " time"]) -> Float[Tensor, "batch time channel *space"]:
-        """Their derivatives by time."""
+        """Time derivatives of the fields."""
         return self._summed(times, 1)
 
     def _summed(self, times: Tensor, order: int) -> Tensor:
@@ -205,14 +207,14 @@ class FourierPath:
 
 @dataclass(frozen=True)
 class RefinedFields:
-    """What refinement has made of predictions.
+    """Refined predictions, with their residuals.
 
     Attributes:
-        solution: At the equation's times, (batch, time, channel, *space), float64.
-        path: The same at any time.
+        solution: Fields at the equation's times, (batch, time, channel, *space), float64.
+        path: The same solution as a series in time.
         before: Root of R of the prediction, (batch,), at times between those that were used.
-        after: The same of the solution.
-        steps: Conjugate gradients that were taken.
+        after: Root of R of the refined solution, at the same times.
+        steps: Number of conjugate-gradient iterations.
     """
 
     solution: Tensor
@@ -231,16 +233,18 @@ def refine(
     steps: int = 50,
     waves: int | None = None,
 ) -> RefinedFields:
-    """Make predictions satisfy the equation, by the numbers of the last layer alone; the surrogate stays as it is.
+    """Make predictions satisfy the equation, by a change of the last layer's coefficients alone.
+
+    The surrogate itself is not changed.
 
     Args:
-        surrogate: A `SpectralRefiner`, trained, be it shortly.
-        equation: What its frames are of, on a periodic grid; its own solver is not used.
+        surrogate: A `SpectralRefiner`, for which a short training is enough.
+        equation: The equation of its frames, on a periodic grid; the equation's own solver is not used.
         theta: Parameters, in the prior's order and units.
-        given: Name -> (batch, channel, *space) of what solutions start from.
-        steps: At most.
-        waves: In time; half the padded frames, which is all that these can hold, where left out. More of them take more
-            steps, but solutions with fast changes need them.
+        given: Name -> (batch, channel, *space) of the fields that solutions start from.
+        steps: Largest number of conjugate-gradient iterations.
+        waves: Number of waves in time. If None, half the padded frames, which is the most that these can represent.
+            More waves need more steps, but solutions with fast changes need them.
 
     Raises:
         TypeError: If the surrogate is of another kind.
@@ -263,14 +267,14 @@ def refine(
 def correct(
     path: FourierPath, equation: Evolution, theta: Float[Tensor, "batch theta"], *, waves: int, steps: int = 50
 ) -> RefinedFields:
-    """Make a trajectory satisfy an equation, wherever it comes from.
+    """Make a trajectory from any source satisfy an equation.
 
     Args:
         path: The trajectory, float64.
-        equation: du/dt = rate(u), on a periodic grid.
-        theta: Its parameters.
-        waves: In time, at least those of the path.
-        steps: At most.
+        equation: The equation du/dt = rate(u), on a periodic grid.
+        theta: Parameters of the equation.
+        waves: Number of waves in time, at least as many as in the path.
+        steps: Largest number of conjugate-gradient iterations.
 
     Raises:
         ValueError: If the grid is not periodic, waves are fewer than the path's, or a number is not positive.
@@ -302,7 +306,7 @@ def residual_norm(
 
 @final
 class _Squares:
-    """R as a sum of squares of real numbers, by coordinates z in which it is nearly that of z."""
+    """The least-squares problem R, in coordinates z in which R is nearly |z|^2."""
 
     def __init__(self, path: FourierPath, equation: Evolution, theta: Tensor, waves: int, times: Tensor) -> None:
         grid, self.start = equation.grid, path
@@ -311,7 +315,7 @@ class _Squares:
         share[[0, -1]] /= 2
         values, slopes = (_basis(times, waves, path.period, order) for order in (0, 1))
         _, size, back = torch.linalg.svd(share.sqrt()[:, None] * slopes, full_matrices=False)
-        self.span = (back.mT / size)[:, size > _SPAN * size[0]]  # from orthogonal slopes to waves
+        self.span = (back.mT / size)[:, size > _SPAN * size[0]]  # This maps orthogonal derivatives to waves.
         self.both = torch.cat([values, slopes]) @ self.span
         self.base, self.base_slope = path.at(times), path.slope(times)
         point = torch.zeros(grid.shape, dtype=torch.float64, device=times.device)
@@ -327,13 +331,13 @@ class _Squares:
         self.shape = (*symbol.shape, self.span.shape[1], 2)
 
     def path(self, z: Tensor) -> FourierPath:
-        """The trajectory of coordinates."""
+        """The trajectory with coordinates z."""
         change = self._summed(self.span, z).unflatten(1, (2, self.waves))
         change[:, :, : self.start.waves.shape[2]] += self.start.waves
         return FourierPath(self.start.start, change, self.start.period)
 
     def residual(self, z: Tensor) -> Tensor:
-        """Numbers whose squares' sum is R."""
+        """Residual numbers, whose sum of squares is R."""
         value, slope = self._summed(self.both, z).chunk(2, 1)
         left = self.base_slope + slope - self.equation.rate(self.base + value, self.theta)
         return torch.view_as_real(self.equation.grid.transformed(left) * self.weight)
@@ -344,7 +348,10 @@ class _Squares:
 
 
 def _symbol(equation: Evolution, theta: Tensor, base: Tensor, point: Tensor) -> Tensor:
-    """s of every row, channel and mode, (batch, channel, *modes): growth of waves on the trajectory's mean, none up."""
+    """Growth rates s of waves on the trajectory's mean, for every row, channel and mode, (batch, channel, *modes).
+
+    Positive growth rates are set to 0.
+    """
     axes = (1, *range(3, base.ndim))
     mean, found = base.mean(axes, keepdim=True).expand(-1, 1, -1, *point.shape).clone(), []
     for channel in range(base.shape[2]):
@@ -357,30 +364,30 @@ def _symbol(equation: Evolution, theta: Tensor, base: Tensor, point: Tensor) -> 
 
 
 def _basis(times: Tensor, count: int, period: float, order: int) -> Float[Tensor, "time wave"]:
-    """cos w t - 1 for every w, then sin w t; or their slopes."""
+    """Basis functions cos w t - 1 for every w, then sin w t; or their time derivatives if `order` is 1."""
     w = 2 * math.pi / period * torch.arange(1, count + 1, dtype=torch.float64, device=times.device)
     angle = times.double()[:, None] * w
     return torch.cat([-w * angle.sin(), w * angle.cos()] if order else [angle.cos() - 1, angle.sin()], 1)
 
 
-_ROUND = 25  # conjugate gradients before the residual is linearised anew
-_CLOSE = 0.03  # of the gradient at the beginning of a round ends it
-_STALLED = 0.99  # of |r| left by a round ends them all
+_ROUND = 25  # Conjugate-gradient iterations before the residual is linearised again.
+_CLOSE = 0.03  # A round ends when the gradient is this fraction of its initial size.
+_STALLED = 0.99  # Rounds end when |r| is still at least this fraction of its size before the round.
 
 Residual = Callable[[Tensor], Tensor]
 """r; differentiable."""
 
 
 def gauss_newton(residual: Residual, z: Tensor, steps: int) -> tuple[Tensor, int]:
-    """Where |r|^2 is least, row by row.
+    """Minimise |r|^2 for each row.
 
     Args:
-        residual: r, from (batch, ...) to (batch, ...), whose rows have nothing to do with each other.
-        z: Where to begin.
-        steps: Conjugate gradients at most.
+        residual: r, from (batch, ...) to (batch, ...), whose rows are independent of each other.
+        z: Initial value.
+        steps: Largest number of conjugate-gradient iterations.
 
     Returns:
-        z, and the conjugate gradients that were taken.
+        The minimising z, and the number of iterations.
     """
     size, taken = _dot(residual(z)), 0
     while taken < steps:
@@ -402,7 +409,7 @@ def gauss_newton(residual: Residual, z: Tensor, steps: int) -> tuple[Tensor, int
 
 
 def _conjugate_gradients(residual: Residual, z: Tensor, steps: int) -> tuple[Tensor, int]:
-    """Least squares of the residual linearised at z: the move from there, and how many steps it took."""
+    """The step from z that solves the linearised least-squares problem, and the number of iterations."""
     left, back, *_ = torch.func.vjp(residual, z)
     left, move = -left, torch.zeros_like(z)
     down = back(left)[0]

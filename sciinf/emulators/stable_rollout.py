@@ -1,24 +1,25 @@
-r"""A step that cannot run away, however often it is taken: for `Stepwise`.
+r"""A network for `Stepwise` whose rollouts stay bounded, however many steps are taken.
 
-With frames h in sds of the flow, l(h) = h min(1, L / rms(h)) and q the sd of a step in the same units, q <= 1
-(`Stepwise` sees to that), a step is, channel by channel of the frame,
+Let h be frames in sds of the flow, l(h) = h min(1, L / rms(h)), and q the sd of a step in the same units, q <= 1
+(`Stepwise` ensures this). A step is, channel by channel of the frame,
 
     h <- (1 - q) h + q (W l(h) + B(f(l(h)))),     (W h)(k) = sigmoid(a_k) e^{i p_k} hhat(k)  for |k| < m,  0 beyond,
-    B(v) = v min(1, c / rms(v)),
+    B(v) = v min(1, c / rms(v)).
 
-f a network, c = 2. W weakens every wave, and B limits what comes in, so that the root mean square of a channel never
-exceeds L + c, or what it began with, whatever weights f has learnt and wherever it is asked. f is made of layers whose
-spectral part can only weaken and turn waves too, with a matrix network M between:
+f is a network, and c = 2. W weakens every wave, and B limits the addition. So the root mean square of a channel never
+exceeds L + c or its initial value, whichever is larger. This holds for any weights and inputs of f. The layers of f
+also have a spectral part S that can only weaken and turn waves, and a matrix network M inside:
 
-    h <- h + S(M(h)),     (S v)(k) = sigmoid(a_{c,k}) e^{i p_{c,k}} vhat(k)  for |k| < m,  0 beyond,
+    h <- h + S(M(h)),     (S v)(k) = sigmoid(a_{c,k}) e^{i p_{c,k}} vhat(k)  for |k| < m,  0 beyond.
 
-and begins as fields that are blurred and moved by some cells, from which matrices make slopes. Waves are kept within a
-circle (an ellipse, if m differs by direction), not a square, so that no direction is preferred, and all that the grid
-resolves can be: what sets off a plain operator are the highest waves, which aliasing feeds and its truncated layers
-never see.
+At first the S of different channels blur fields and translate them by some cells. From these the matrices can form
+derivatives. The kept waves lie within a circle (an ellipse, if m differs by direction), not a square, so that no
+direction is preferred. All waves that the grid resolves can be kept. The highest waves make a plain operator unstable:
+aliasing feeds them, and its truncated layers never see them.
 
-McCabe et al. have the circle and the bounded multipliers, and divide the largest singular value out of every matrix.
-With the widths that a few CPU minutes allow that learnt no more than to stand still; the bound of W and B needs it not.
+McCabe et al. also use the circle and the bounded multipliers, and divide every matrix by its largest singular value.
+With the widths that a few CPU minutes allow, that network only learnt to leave frames unchanged. With the bounds of W
+and B, this division is not needed.
 
 References:
     | Towards Stability of Autoregressive Neural Operators (McCabe et al., 2023), https://arxiv.org/abs/2306.10619
@@ -38,19 +39,20 @@ from sciinf.core.checks import check_positive
 from sciinf.networks.fields import FieldArchitecture, FieldNetwork
 from sciinf.networks.spectral import Pointwise, around, check_modes, each_direction, restored, transformed
 
-_CHANGE = 2.0  # c
-_PACE = 5.0  # of what belongs to one wave, beside that of matrices: it sees less of the loss
-_BLURRED = (0.3, 6.0)  # the first blurs, in cells of a grid with twice as many points as waves
-_MOVED = 1.5  # sd of the first shifts, in the same
+_CHANGE = 2.0  # The bound c.
+_PACE = 5.0  # Relative learning rate of a wave's parameters; each affects little of the loss.
+_BLURRED = (0.3, 6.0)  # Range of the initial blurs, in cells of a grid with twice as many points as waves.
+_MOVED = 1.5  # Sd of the initial translations, in the same cells.
 
 
 class Weakening(nn.Module):
-    """S.
+    """The spectral map S (or W), which can only weaken and turn waves.
 
     Args:
-        channels: Of fields, in and out.
-        modes: m, of every direction.
-        still: Whether it begins by damping the highest waves alone, not as a blur and a shift of every channel.
+        channels: Number of channels of fields, in and out.
+        modes: Number m of kept waves, for every direction.
+        still: Whether it initially only damps the highest waves. If False, it initially blurs and translates every
+            channel.
     """
 
     circle: Tensor
@@ -73,7 +75,7 @@ class Weakening(nn.Module):
         self.turn = nn.Parameter((torch.zeros_like(turn) if still else turn).float() / _PACE)
 
     def multiplier(self) -> Float[Tensor, "channel ..."]:
-        """Complex, no larger than 1."""
+        """Complex multipliers of the waves, with absolute values of at most 1."""
         return torch.polar(torch.sigmoid(_PACE * self.size) * self.circle, _PACE * self.turn)
 
     def forward(self, fields: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
@@ -83,15 +85,15 @@ class Weakening(nn.Module):
 
 
 def waves_of(points: int) -> int:
-    """How many a direction of the grid resolves, the constant among them."""
+    """Number of waves that a direction of the grid resolves, including the constant."""
     return (points + 1) // 2
 
 
 def check_grid(space: Sequence[int], modes: Sequence[int]) -> None:
-    """Refuse a grid that has not all of these waves.
+    """Refuse a grid that does not resolve all of these waves.
 
     Raises:
-        ValueError: If it has not.
+        ValueError: If the grid does not resolve them.
     """
     for n, m in zip(space, modes, strict=True):
         if m > waves_of(n):
@@ -99,7 +101,7 @@ def check_grid(space: Sequence[int], modes: Sequence[int]) -> None:
 
 
 class StableLayer(nn.Module):
-    """h + S(M(h))."""
+    """A layer h + S(M(h)) of the network f."""
 
     def __init__(self, width: int, modes: Sequence[int], parameters: int) -> None:
         super().__init__()
@@ -114,7 +116,7 @@ class StableLayer(nn.Module):
 
 
 class StableNet(FieldNetwork):
-    """W l(h) - h + B(f(l(h))), the change of a frame in sds of a step; what `Stable` builds."""
+    """The network W l(h) - h + B(f(l(h))), which gives the change of a frame in sds of a step; `Stable` builds it."""
 
     def __init__(self, told: Stable, channels: tuple[int, int], modes: Sequence[int], parameters: int) -> None:
         super().__init__()
@@ -138,7 +140,7 @@ class StableNet(FieldNetwork):
 
 
 def limited(fields: Float[Tensor, "batch channel *space"], most: float) -> Float[Tensor, "batch channel *space"]:
-    """l, and B: channels whose root mean square is no larger."""
+    """Fields scaled down, channel by channel, to a root mean square of at most `most`; this is l and B."""
     level = fields.flatten(2).square().mean(2).add(1e-12).sqrt()
     return fields * (most / level).clamp(max=1.0).reshape(*level.shape, *[1] * (fields.ndim - 2))
 
@@ -146,17 +148,17 @@ def limited(fields: Float[Tensor, "batch channel *space"], most: float) -> Float
 class Stable(FieldArchitecture):
     """A bounded neural operator for steps on a ring or torus.
 
-    What is bounded can still be rough: where a flow crosses several cells in a step, short waves grow to many times
-    their true energy in long rollouts, unless the network was trained with noise, `Stepwise(noise=1)`. Shorter steps
-    help too.
+    A bounded field can still be rough. Where a flow crosses several cells in a step, short waves grow to many times
+    their true energy in long rollouts. Training with noise, `Stepwise(noise=1)`, prevents this. Shorter steps help too.
 
     Args:
         width: Channels of the layers.
-        modes: m, for every direction or one for each; all waves that the grid has where left out.
-        layers: How many.
-        coordinates: Whether the network is told where a point lies: where the equation is not the same everywhere.
-        limit: L, in sds of all frames from their mean: above the root mean square of any true frame. The tighter, the
-            nearer a long rollout stays to what the flow does; it never exceeds L + 2.
+        modes: Number m of kept waves, for every direction or one for each; all waves of the grid if None.
+        layers: Number of layers.
+        coordinates: Whether the network knows the place of a point. This is for equations that are not the same
+            everywhere.
+        limit: L, in sds of all frames from their mean; above the root mean square of any true frame. With a smaller
+            limit, a long rollout stays closer to the true flow. A rollout never exceeds L + 2.
 
     Raises:
         ValueError: If a number is not positive.
@@ -180,7 +182,7 @@ class Stable(FieldArchitecture):
 
     def build(self, channels: tuple[int, int], space: Sequence[int], parameters: int) -> StableNet:
         if channels[0] < channels[1]:
-            raise ValueError(f"a step from {channels[0]} channels to {channels[1]} is not from frame to frame")
+            raise ValueError(f"a step maps frames to frames, and {channels[0]} channels are fewer than {channels[1]}")
         modes = each_direction([waves_of(n) for n in space] if self.modes is None else self.modes, len(space))
         check_grid(space, modes)
         return StableNet(self, channels, modes, parameters)

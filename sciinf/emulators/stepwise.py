@@ -1,14 +1,14 @@
-r"""One frame from the one before, again and again.
+r"""A surrogate that predicts each frame from the frame before, step by step.
 
     u_{t+1} = u_t + d f(u_t, g, theta),     d the sd of a step or, if less, of frames,
     loss = |u_{t+1} - true| / |true|,
 
-over pairs of frames drawn from the trajectories; g are fields that stay (a coefficient, a forcing). A trajectory of any
-length is rolled out from its start. Errors feed on themselves: with `noise`, frames are shown blurred in training, by
-as many sds of a step, so that the network learns to come back from where it strays. Errors grow: with `random` the sd
-of each pair of frames is drawn, evenly from 0 to `noise`. With `at_use` frames of a rollout are blurred a little, too,
-as in training. This blur is drawn from `seed`, and is the same in every row and in every rollout, so that a prediction
-does not depend on what is asked with it, and can be made again.
+over pairs of frames drawn from the trajectories; g are constant fields (a coefficient, a forcing). A trajectory of any
+length is rolled out from its start. In a rollout, errors accumulate. With `noise`, training adds Gaussian noise to
+frames, with an sd of so many sds of a step. So the network learns to correct its own deviations. The errors of a
+rollout grow. With `random`, the sd for each pair of frames is drawn uniformly from 0 to `noise`. With `at_use`, frames
+of a rollout get a little noise as well, as in training. This noise is drawn from `seed`, and is the same in every row
+and in every rollout. So a prediction does not depend on the other rows of its batch, and can be repeated.
 
 References:
     | Fourier Neural Operator for Parametric Partial Differential Equations (Li et al., 2021),
@@ -41,25 +41,25 @@ from sciinf.simulators.dynamics.frames import spacing
 
 
 class Stepwise(Predicting, ByEdges, ByTimes):
-    """A neural operator for one step, rolled out.
+    """A neural operator for one time step, which is rolled out.
 
     Args:
-        prior: The simulator's.
-        observables: The simulator's; frames of the target are evenly spaced.
-        network: From a frame and fields that stay to the change; a `Fourier` where left out, with coordinates and
-            padding where the training fields have edges.
-        target: Name of what is predicted.
-        start: Name of the field that it starts from, of the target's channels.
-        stays: Names of fields that stay.
-        begins: Whether the first frame is the start itself (`times[0]` is 0), not the one after it.
-        pairs: Of frames, from each trajectory at each step of training.
-        noise: Sd of the blur in training, in sds of a step.
-        random: Whether each pair has a sd of its own, drawn evenly from 0 to `noise`.
-        at_use: Sd of the blur of each frame in a rollout, in sds of a step; at most `noise`.
-        loss: Distance of fields; `RelativeL2()` where left out.
-        moves: Steps on the grid, (1, -1) say, along which the equation is the same everywhere: training moves solutions
-            by them at random. Only for fields without edges.
-        seed: Seeds the first weights.
+        prior: The simulator's prior.
+        observables: The simulator's observables; frames of the target are evenly spaced.
+        network: Architecture of the network from a frame and constant fields to the change. If None, a `Fourier`, with
+            coordinates and padding where the training fields have edges.
+        target: Name of the observable that is predicted.
+        start: Name of the field that it starts from, with the target's channels.
+        stays: Names of constant fields.
+        begins: Whether the first frame is the start itself (`times[0]` is 0), not the frame after it.
+        pairs: Number of pairs of frames that each training step takes from a trajectory.
+        noise: Sd of the training noise, in sds of a step.
+        random: Whether each pair has its own sd, drawn uniformly from 0 to `noise`.
+        at_use: Sd of the noise of each frame in a rollout, in sds of a step; at most `noise`.
+        loss: Distance of fields; `RelativeL2()` if None.
+        moves: Steps on the grid, such as (1, -1), along which the equation is the same everywhere. Training translates
+            solutions by random multiples of them. Only for fields without edges.
+        seed: Seed of the initial weights.
 
     Raises:
         ValueError: If names or layouts do not go together, there is no second frame, or sds are out of range.
@@ -88,11 +88,11 @@ class Stepwise(Predicting, ByEdges, ByTimes):
         check_from_zero("noise", noise, math.inf)
         check_from_zero("at_use", at_use, math.inf)
         if not isinstance(random, bool):
-            raise ValueError(f"random is True or False, got {random!r}: the largest sd is noise=")
+            raise ValueError(f"random is True or False, got {random!r}: set the largest sd by noise=")
         if random and not noise:
             raise ValueError("random=True draws sds from 0 to `noise`, which is 0: give Stepwise(noise=...) too")
         if at_use > noise:
-            raise ValueError(f"at_use is {at_use}, and training shows blurs up to noise={noise}: take at most that")
+            raise ValueError(f"at_use is {at_use}, and training shows sds up to noise={noise}: give at most that")
         if self.observables[start].shape[0] != self.channels:
             raise ValueError(f"{start!r} has {self.observables[start].shape[0]} channels, {target!r} {self.channels}")
         if self.frames < 2:
@@ -114,10 +114,10 @@ class Stepwise(Predicting, ByEdges, ByTimes):
             self.network = self._built().to(self.target_mean.device)
 
     def check_times(self, times: Sequence[float]) -> None:
-        """Refuse times of frames that are not as many equal steps.
+        """Refuse times of frames that are not evenly spaced.
 
         Raises:
-            ValueError: If they are not evenly spaced, or `begins` and the first of them disagree.
+            ValueError: If they are not evenly spaced, or the first time contradicts `begins`.
         """
         if self.begins != (times[0] == 0):
             place = "after the start, which is at 0" if self.begins else "the start itself"
@@ -153,7 +153,7 @@ class Stepwise(Predicting, ByEdges, ByTimes):
         stays: Float[Tensor, "batch channel_stays *space"],
         z: Float[Tensor, "batch theta"],
     ) -> Float[Tensor, "batch channel *space"]:
-        """The frame after one."""
+        """Predict the next frame after `frame`."""
         mean, sd = self.level()
         apart = torch.minimum(self.step_sd, sd)
         fixed = (stays - self.given_mean[self.channels :]) / self.given_sd[self.channels :]
@@ -164,7 +164,7 @@ class Stepwise(Predicting, ByEdges, ByTimes):
         return self.rollout(theta, given, self.frames - self.begins)[:, 0 if self.begins else 1 :]
 
     def rollout(self, theta: Float[Tensor, "batch theta"], given: X, steps: int) -> Float[Tensor, "batch frame ..."]:
-        """The start, and as many frames after it as steps."""
+        """The start, and `steps` frames after it."""
         known, z = self.stacked(given).to(self.given_mean), self.z(theta)
         frames = [known[:, : self.channels]]
         generator = torch.Generator().manual_seed(self.seed)

@@ -1,14 +1,16 @@
-r"""A transformer for tokens that have places, which conditions modulate.
+r"""A transformer for tokens that have places, modulated by conditioning values.
 
-Tokens t_i at places p_i in the unit box, a condition c of each or of all. For every layer, with n(.) a normalisation,
+The tokens t_i are at places p_i in the unit box. A condition c belongs to each token, or to all tokens. For every
+layer, with n(.) a normalisation,
 
-    h' = h + A(m_1(h)),    h'' = h' + B(m_2(h')),    m_k(h) = (1 + a_k(c)) n(h) + b_k(c),
+    h' = h + A(m_1(h)),    h'' = h' + B(m_2(h')),    m_k(h) = (1 + a_k(c)) n(h) + b_k(c).
 
-B a two-layer network at each token and A attention, whose scores q_i^T k_j / sqrt(d) + f(p_i - p_j) know how places lie
-to each other: f is a small network of cosines and sines of 2 pi m (p_i - p_j), m = 1, ..., 4 in each direction, one
-number for each head. Of a ring or torus that is all: a field that is shown moved by some tokens is answered moved by as
-many, for an equation that is the same everywhere need not be learnt at each place. In a box with edges waves are twice
-as long, so that its ends do not meet, and tokens know their places as well, as they do wherever that is asked for.
+B is a two-layer network at each token, and A is attention. Its scores q_i^T k_j / sqrt(d) + f(p_i - p_j) depend on the
+relative places of tokens. f is a small network of cosines and sines of 2 pi m (p_i - p_j), m = 1, ..., 4 in each
+direction, with one output for each head. On a ring or torus the network has no other input about places. So if the
+input is translated by some tokens, the output is translated by as many: an equation that is the same everywhere need
+not be learnt at each place. In a box with edges waves are twice as long, so that its ends do not meet. There tokens
+also know their absolute places. With `coordinates`, tokens always know them.
 
 References:
     | Scalable Diffusion Models with Transformers (Peebles & Xie, 2023), https://arxiv.org/abs/2212.09748
@@ -30,18 +32,18 @@ from sciinf.core.component import Component
 from sciinf.core.prior import global_seed
 
 _WAVES = 4
-_WIDER = 2  # the inner width of the two-layer network
+_WIDER = 2  # Inner width of the two-layer network, as a multiple of the tokens' width.
 
 
 class TokenTransformer(Component):
-    """How such a network is built.
+    """Recipe of a transformer for tokens with places.
 
     Args:
-        width: Of tokens inside, a multiple of the heads.
-        layers: Of attention, each with a network at every token.
-        heads: Of attention.
-        coordinates: Whether tokens of a ring or torus know their places: for equations that are not the same
-            everywhere, as with a forcing that stands.
+        width: Width of tokens inside, a multiple of the heads.
+        layers: Number of layers of attention, each followed by a network at every token.
+        heads: Number of attention heads.
+        coordinates: Whether tokens of a ring or torus know their absolute places. This is for equations that are not
+            the same everywhere, such as those with a forcing fixed in space.
 
     Raises:
         ValueError: If one is no int of at least 1, or the width no multiple of the heads.
@@ -54,20 +56,20 @@ class TokenTransformer(Component):
         self.width, self.layers, self.heads, self.coordinates = width, layers, heads, coordinates
 
     def build(self, widths: tuple[int, int, int], places: Tensor, *, edges: bool, seed: int) -> TokenNetwork:
-        """A new network.
+        """A new network with random weights.
 
         Args:
-            widths: Of tokens in, of tokens out, and of conditions.
-            places: (token, axis), in the unit box.
+            widths: Widths of input tokens, of output tokens, and of conditions.
+            places: Places of tokens, (token, axis), in the unit box.
             edges: Whether the box has edges; else it is a ring or torus.
-            seed: Of the first weights.
+            seed: Seed of the initial weights.
         """
         with global_seed(torch.Generator().manual_seed(seed)):
             return TokenNetwork(self, widths, places, edges)
 
 
 class TokenNetwork(nn.Module):
-    """The network; arguments are those of `TokenTransformer.build`."""
+    """The transformer network; arguments are those of `TokenTransformer.build`."""
 
     places: Tensor
     apart: Tensor
@@ -100,11 +102,11 @@ class TokenNetwork(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch token input"], condition: Float[Tensor, "batch any condition"]
     ) -> Float[Tensor, "batch token output"]:
-        """New tokens.
+        """Output tokens, given input tokens and conditions.
 
         Args:
-            tokens: One for each place.
-            condition: One for all tokens of a row, (batch, 1, condition), or for each.
+            tokens: Input tokens, one for each place.
+            condition: One condition for all tokens of a row, (batch, 1, condition), or one for each token.
         """
         if self.blank:
             condition = condition.new_ones(*condition.shape[:-1], 1)

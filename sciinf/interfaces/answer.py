@@ -1,4 +1,7 @@
-"""query: Posterior + observation + Calibration -> Answer. No bare number leaves the library."""
+"""`query`: ask a posterior for the parameters behind an observation; also save an answer, and read it back.
+
+An answer carries the calibration and a verdict beside its estimates, so that no bare number leaves the library.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ from torch import Tensor
 from sciinf.core import Answer, Calibration, Posterior, Simulator, Trust
 from sciinf.core.beside import as_beside, check_units
 from sciinf.core.derived import with_derived
-from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
 from sciinf.core.estimates import disagreement
 from sciinf.core.files import local_path, read_json, sha256_of, write_json
 from sciinf.core.paths import HiddenPaths
@@ -24,13 +26,15 @@ from sciinf.core.records import is_of
 from sciinf.core.simulator import identity
 from sciinf.diagnostics.calibration import load_calibration
 from sciinf.diagnostics.failures import Reading
+from sciinf.interfaces.draws_file import content_hash, read_draws_h5, write_draws_h5
 from sciinf.interfaces.paths_file import read_paths, write_paths
 from sciinf.interfaces.predictive_file import Predicted, read_predictive, write_predictive
 from sciinf.interfaces.question import CHECKS, QueryOptions, Question, judge_of, question
 from sciinf.interfaces.run_answers import ANSWERS, answer_place, found_in, newest_answers, values_digest
 from sciinf.posteriors.tilted import layers
 
-_SEEN = "predictions are seen as the observation was"  # of simulators that can, of which older answers did not tell
+# This text is hashed for a simulator with `like`. Answers of earlier versions lack it, and are made again.
+_SEEN = "predictions are seen as the observation was"
 
 
 def query(
@@ -48,39 +52,41 @@ def query(
     files: Sequence[str | Path] = (),
     beside: Mapping[str, Answer | str | Path] | None = None,
 ) -> Answer:
-    """Ask for the parameters behind one observation.
+    """Ask a posterior for the parameters behind one observation.
 
     Args:
-        posterior: Amortised, reweighted, an ensemble, or sequential for this observation.
+        posterior: The posterior that is asked: amortised, reweighted, an ensemble, or sequential for this observation.
         x: One observation: observable name -> array or astropy quantity of its event shape.
-        calibration: What `calibrate` said of this posterior, or of the one it corrects.
+        calibration: The result of `calibrate` for this posterior, or for the posterior that this one corrects.
         simulator: If given, data are simulated from the posterior, for the predictive check (`diagnostics.predictive`).
-        out: Run folder. `answer.json`, `draws.h5` and `predictive.h5` go into its `answers/NAME`; the answer to the
-            same question found there is read back, that of another observation stays.
+        out: Run folder. `answer.json`, `draws.h5` and `predictive.h5` are written into its `answers/NAME`. If the
+            answer to the same question is there, it is read back. An answer to another observation is kept.
         level: Credible level of the central intervals.
-        draws: Posterior draws, at least.
-        seed: Seeds the draws.
-        failures: What simulations that failed are, where failing depends on the parameters (`diagnostics.failures`):
-            left out, as the answer then says ("exclude"); an outcome that nature could have had as well ("outcome"); or
-            a fault of the program, for which draws take weights 1 / P(success), known from the calibration ("model").
-        name: What the observation is called.
-        files: The files it came from; the answer names them with their hashes.
-        beside: What another answer is called -> that answer, or the run folder that it is in: of parameters of the same
-            names and units, by another model, say. It stands beside this one in tables and reports, with what tells
-            them apart; nothing of this answer depends on it. Those that an answer in `out` has already stay where left
-            out, as long as that answers the same question; one that is made anew has none, and says so.
+        draws: Least number of posterior draws.
+        seed: Seed of the draws.
+        failures: How failed simulations are treated if failing depends on the parameters (`diagnostics.failures`). With
+            "exclude" they are left out, and the answer says so. With "outcome", failing is an outcome that nature could
+            also have had. With "model", failing is a fault of the program, and draws take weights 1 / P(success), known
+            from the calibration.
+        name: Name of the observation.
+        files: Files of the observation. The answer records their names and hashes.
+        beside: Other answers to compare with: label -> answer, or the run folder that holds it. Such an answer has
+            parameters of the same names and units, and may be by another model, for example. Tables and reports show it
+            beside this answer, with the differences. Nothing in this answer depends on it. If left out, an answer that
+            is read back from `out` keeps the ones that it was saved with. An answer that is made anew has none, and
+            warns if the answer that it replaces had some.
 
     Returns:
-        Estimates with units, draws, calibration and the verdict on the observation.
+        The answer: estimates with units, draws, calibration, and the verdict on the observation.
 
     Raises:
-        ValueError: If x does not fit the observables or is not finite, the calibration is of another fit, level or
-            draws make no sense, more than one in a hundred draws is not finite, or an answer that is to stand beside
-            this one has no parameter of the same name, or one in another unit.
+        ValueError: If x does not fit the observables or is not finite, or if the calibration is of another fit. Also if
+            `level` is not between 0 and 1, if `draws` is below 1, or if more than one in a hundred draws is not finite.
+            Also if an answer in `beside` has no parameter of the same name, or one in another unit.
 
     Warns:
-        UserWarning: If the observation is unlike the simulations, if `out` holds an answer of this name to other
-            data, or if the answer takes the place of one that was checked by simulations.
+        UserWarning: If the observation is unlike the simulations, or if `out` holds an answer of this name to other
+            data. Also if an answer without simulations replaces one that was checked by simulations.
     """
     hashes = {str(path): _sha256(Path(path)) for path in files}
     wanted = QueryOptions(level, draws, seed, failures, name=name, files=hashes)
@@ -115,7 +121,7 @@ def query(
 
 
 def _with_beside(answer: Answer, others: Mapping[str, Answer], folder: Path | None) -> Answer:
-    """An answer with others beside it, in its `answer.json` as well."""
+    """Return an answer with other answers beside it, and add them to its `answer.json` if there is a folder."""
     found = replace(answer, beside={label: as_beside(answer, other) for label, other in others.items()})
     if folder is not None:
         before = {key: value for key, value in read_json(folder / "answer.json").items() if key != "beside"}
@@ -124,8 +130,8 @@ def _with_beside(answer: Answer, others: Mapping[str, Answer], folder: Path | No
 
 
 def _tell_lost(folder: Path) -> None:
-    """Say which answers stood beside one that is made anew."""
-    with contextlib.suppress(OSError, ValueError):  # none, or damaged
+    """Warn that a new answer loses the other answers that stood beside the answer it replaces."""
+    with contextlib.suppress(OSError, ValueError):  # The folder may hold no answer, or a damaged one.
         if lost := ", ".join(read_json(folder / "answer.json").get("beside", ())):
             warnings.warn(
                 f"the answer in {folder} is made anew, and {lost} no longer stands beside it: give beside= again, or "
@@ -135,9 +141,10 @@ def _tell_lost(folder: Path) -> None:
 
 
 def _save_over(folder: Path, answer: Answer, about: Mapping[str, Any]) -> None:
-    """Write an answer, and say if one without simulations takes the place of one that was checked by them."""
+    """Write an answer, and warn if it has no checks by simulations and replaces an answer that has some."""
     checked = False
-    with contextlib.suppress(OSError, KeyError, TypeError, ValueError):  # none, or damaged
+    # The folder may hold no answer, or a damaged one.
+    with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
         checked = bool(read_predictive(folder / "predictive.h5").predictive)
     save_answer(answer, folder, about)
     if checked and not answer.predictive:
@@ -154,9 +161,9 @@ def _warn(trust: Trust) -> None:
 
 
 def save_answer(answer: Answer, folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
-    """Write `draws.h5`, `predictive.h5`, `answer.json`, and `paths.h5` where there are hidden paths.
+    """Write an answer: `draws.h5`, `predictive.h5`, `answer.json`, and `paths.h5` if the answer has hidden paths.
 
-    `answer.json` comes last and has the others' hashes, so that files of two answers are never taken for one.
+    `answer.json` is written last and holds the hashes of the other files, so that files of two answers are never mixed.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -176,22 +183,22 @@ def save_answer(answer: Answer, folder: str | Path, about: Mapping[str, Any] | N
 
 
 def load_answer(folder: str | Path, calibration: Calibration | str | None = None, *, name: str | None = None) -> Answer:
-    """Read an answer back from its run folder; the refined one where it was refined.
+    """Read an answer back from its run folder. If the answer was refined, the refined answer is read.
 
     Args:
         folder: The run folder, or the folder of one answer in it.
-        calibration: The calibration it was given with; that in the run folder when left out. A text is taken for the
-            name: `load_answer(run, "1978")`.
-        name: Which observation's, where the run answered several: what its folder in `answers` is called.
+        calibration: The calibration that the answer was given with. When left out, the calibration in the run folder is
+            taken. A text is taken as the name: `load_answer(run, "1978")`.
+        name: Name of the answer, if the run has several: the name of its folder in `answers`.
 
     Raises:
         FileNotFoundError: If the folder holds no answer, or none of that name.
         TypeError: If two names are given.
-        ValueError: If the run holds several answers and no name is given, a file is damaged, missing or of another
-            answer, or the run was calibrated anew since.
+        ValueError: If the run holds several answers and no name is given; if a file is damaged, missing or of another
+            answer; or if the run was calibrated anew since the answer was given.
 
     Warns:
-        UserWarning: If the run folder has no calibration any more.
+        UserWarning: If the answer was given with a calibration, and the run folder no longer holds one.
     """
     if isinstance(calibration, str):
         if name is not None:
@@ -203,7 +210,10 @@ def load_answer(folder: str | Path, calibration: Calibration | str | None = None
 
 
 def _calibration_of(folder: Path) -> Calibration | None:
-    """The calibration that the answer in a folder was given with, from its run folder; None if it had none."""
+    """Read the calibration that the answer in a folder was given with; None if the answer had none.
+
+    The calibration is read from the run folder. If it is missing there, the result is None, with a warning.
+    """
     said = read_json(folder / "answer.json").get("calibration", {})
     if said.get("state", "not checked") == "not checked":
         return None
@@ -221,7 +231,7 @@ def _calibration_of(folder: Path) -> Calibration | None:
 
 
 def _read_answer(folder: Path, calibration: Calibration | None) -> Answer:
-    """The answer in a folder of its own."""
+    """Read the answer from its own folder, and check the files against the hashes in `answer.json`."""
     data = read_json(folder / "answer.json")
     if not isinstance(data, dict) or "parameters" not in data:
         raise ValueError(f"{folder / 'answer.json'} is not what `sciinf query` writes; ask again")
@@ -258,10 +268,11 @@ def _one_answer(folder: Path, name: str | None) -> Path:
 
 
 def _found(folder: Path, inputs: str, calibration: Calibration | None, simulator: Simulator | None) -> Answer | None:
-    """The answer to the same question in a run folder; a damaged one is as good as none, and made again.
+    """The saved answer to the same question; None if there is none, so that the answer is made again.
 
-    So is one whose derived quantities or labels are others now, or whose simulator, in no file, may have changed under
-    its name.
+    The result is also None if the saved answer is damaged, with a warning, or if its derived quantities or labels have
+    changed. For a simulator that is in no file it is always None, because that simulator may have changed under its
+    name.
     """
     if simulator is not None and simulator.source is None:
         return None
@@ -283,7 +294,7 @@ def _sha256(path: Path) -> str:
 
 
 def _record_of(question: Question) -> dict[str, Any]:
-    """Level, draws, seed, reading of failures and network of a question, by which a service knows it again."""
+    """Level, draws, seed, reading of failures and network: the settings by which a service recognises a question."""
     wanted = question.wanted
     known = {"level": wanted.level, "draws": wanted.draws, "seed": wanted.seed, "failures": wanted.failures}
     return {**known, "fit": layers(question.posterior)[-1].digest}
@@ -294,7 +305,7 @@ def _inputs_digest(
 ) -> str:
     checked: tuple[Any, ...] = ()
     if calibration:
-        # what is known of fresh simulations
+        # The reference tensors hold what the calibration knows of its fresh simulations.
         seen = sorted((name, values_digest({name: value})) for name, value in calibration.reference.items())
         checked = (calibration.fit, calibration.simulations, calibration.rows, calibration.reasons, seen)
     digest = hashlib.sha256(repr((posterior.digest, settings, checked, CHECKS)).encode())

@@ -1,6 +1,7 @@
-"""Which of a run's posteriors answers a question: the one refined around the observation, or that of the whole prior.
+"""Choose which posterior of a run answers: the one refined around the observation, or that of the whole prior.
 
-And what a second network, trained around an observation, once said of the answer to it; and each posterior by itself.
+The module also keeps what a second network, trained around an observation, said of the answer to that observation
+(`remember`, `recall`). `load_posterior` reads one posterior of a run by itself.
 """
 
 from __future__ import annotations
@@ -44,29 +45,29 @@ Near = tuple[Path, Refined]
 def remember(
     folder: Path, first: Posterior, x: X, differs: tuple[float, float], simulations: int, own: Level | None
 ) -> None:
-    """Keep by how much a second network's answer differs.
+    """Write down by how much the answer of a second network differs from the first answer.
 
     Args:
-        folder: Where its round lies.
-        first: Of the first answer.
+        folder: Folder of the rounds around the observation, `refined/NAME`.
+        first: The posterior that gave the first answer.
         x: The observation, name -> (1, *event).
-        differs: By how much (`posteriors.changes`).
-        simulations: That it was trained on.
-        own: Level of its own local check; None where that was not needed.
+        differs: The two differences that `posteriors.changes` gives: of middles in sds, and of logarithms of widths.
+        simulations: Number of simulations that the second network was trained on.
+        own: Level of the second network's own local check; None if that check was not needed.
     """
     about = about_second(first, x)
     write_json(folder / COMPARED, {**about, "differs": list(differs), "simulations": simulations, "own": own or ""})
 
 
 def recall(run: Path, first: Posterior, x: Observation, answer: Answer, out: Path) -> Answer:
-    """The answer, and its `answer.json`, with what a second network said of it, where one was asked.
+    """Add to an answer, and to its `answer.json`, what a second network said of it, if one was asked.
 
     Args:
-        run: The run folder.
-        first: What answered.
+        run: The run folder, in which the second network's result was written down.
+        first: The posterior that gave the answer.
         x: The observation.
-        answer: The answer.
-        out: The run folder that it lies in.
+        answer: The answer; returned unchanged if there is nothing to add.
+        out: The run folder that holds the answer.
     """
     told = retold(run, first, x, answer)
     if told is not answer:
@@ -76,12 +77,12 @@ def recall(run: Path, first: Posterior, x: Observation, answer: Answer, out: Pat
 
 @dataclass(frozen=True)
 class Answering:
-    """What answers a question.
+    """A posterior that answers a question, with its folder and its calibration.
 
     Args:
-        folder: The run folder, or that of a refined answer within it.
-        posterior: What was learned there.
-        calibration: Of that; None where it was never checked.
+        folder: The run folder, or the folder of a refined answer within it.
+        posterior: The posterior that was learned there.
+        calibration: Calibration of that posterior; None if it was never checked.
     """
 
     folder: Path
@@ -90,16 +91,16 @@ class Answering:
 
 
 class Answerers:
-    """All that a run learned.
+    """All posteriors of a run: the run's own, and those refined around single observations.
 
     Args:
-        run: The run folder, or that of a refined answer, which then answers alone.
-        first: The run's own posterior. Where it is corrected by a likelihood it answers alone.
-        device: Where networks go.
+        run: The run folder, or the folder of a refined answer, which then answers alone.
+        first: The run's own posterior. If it is corrected by a likelihood, it answers alone.
+        device: Device of the networks.
         sim: The simulator, if there is one.
 
     Raises:
-        ValueError: If a calibration is damaged, or the refined answer of its own folder is.
+        ValueError: If a calibration is damaged, or if `run` is the folder of a refined answer that is damaged.
     """
 
     def __init__(self, run: Path, first: Posterior, device: str, sim: Simulator | None) -> None:
@@ -109,18 +110,19 @@ class Answerers:
         self._calibrations = {folder: _calibration(folder) for folder, _ in known}
 
     def every(self) -> list[Answering]:
-        """The run's own, and what was refined, each with its calibration."""
+        """The run's own posterior and the refined ones, each with its folder and calibration."""
         return [self.own, *(Answering(*near, self._calibrations[near[0]]) for near in self.refined)]
 
     def answering(self, x: Any, name: str) -> Answering:
-        """What answers a question about an observation.
+        """Choose the posterior that answers a question about an observation.
 
         Args:
             x: The observation: observable name -> array of its event shape.
-            name: What it is called, for messages.
+            name: Name of the observation, for messages.
 
         Raises:
-            ValueError: If x does not fit the observables, or the folder is that of a refined answer, too far from it.
+            ValueError: If x does not fit the observables, or if `run` is the folder of a refined answer that does not
+                hold for x.
         """
         near = nearest(self.refined, x)
         if near is not None:
@@ -133,7 +135,7 @@ class Answerers:
         return self.own
 
     def retold(self, asked: Answering, x: Any, answer: Answer) -> Answer:
-        """An answer with what a second network said of it, where one was asked, and the answer is the run's own."""
+        """Add what a second network said of an answer, if one was asked and the run's own posterior gave the answer."""
         own = asked.posterior is self.own.posterior
         return retold(self.run, asked.posterior, x, answer) if own else answer
 
@@ -141,18 +143,18 @@ class Answerers:
 def refined_in(
     run: Path, device: str, sim: Simulator | None, *, first: str | None = None, say: Callable[[str], object] = tell
 ) -> list[Near]:
-    """The refined answers of a run folder that are whole: their folders and posteriors.
+    """Read the complete refined answers of a run folder: the folder and the posterior of each.
 
     Args:
-        run: The run folder, or that of a refined answer, which is then the only one.
-        device: Where networks go.
-        sim: Whose parts may be built.
-        first: Digest of the network that the rounds began from; of any where left out.
-        say: Tells of what is left out.
+        run: The run folder, or the folder of a refined answer, which is then the only one.
+        device: Device of the networks.
+        sim: The simulator, whose file may define parts of the networks.
+        first: Digest of the network that the rounds began from. When left out, any network will do.
+        say: Function that receives a note for each refined answer that is left out.
     """
 
     def read(folder: Path) -> Iterator[Near]:
-        """What one folder holds, if anything."""
+        """Yield the refined answer in one folder, if a complete one is there."""
         file = folder / ROUNDS / ROUNDS_FILE
         if not (file.is_file() and (folder / "calibration.json").is_file()):
             return
@@ -169,36 +171,36 @@ def refined_in(
 
 
 def refined_by(folder: Path, device: str, sim: Simulator | None) -> Refined | None:
-    """What the rounds in a folder learned, where it is that of a refined answer."""
+    """Read the refined posterior in a folder; None if it is not the folder of a complete refined answer."""
     known = refined_in(folder, device, sim) if (folder / ROUNDS / ROUNDS_FILE).is_file() else []
     return next((posterior for at, posterior in known if at == folder), None)
 
 
 def nearest(known: Sequence[Near], x: Any) -> Near | None:
-    """Of some refined answers the one that was made for an observation, or else the first that holds for it."""
+    """The refined answer made for an observation, or else the first one that holds for it; None if there is none."""
     asked = [(one, as_observation(one[1].observables, x)) for one in known]
     own = [one for one, seen in asked if one[1].is_around(seen)]
     return next(iter(own + [one for one, seen in asked if one[1].reaches(seen)]), None)
 
 
 def undecided_in(answer: Answer) -> Finding | None:
-    """The local check of an answer where a second network has to tell whether that is right, and has not."""
+    """The local check of an answer, if a second network still has to tell whether the answer is right; else None."""
     return next(filter(undecided, answer.checks), None)
 
 
 def about_second(first: Posterior, x: X) -> dict[str, str]:
-    """What tells for which answer a second network was asked: the posterior of the first one, and the data."""
+    """Digest of the first posterior and hash of the data, which identify the answer that is compared."""
     return {"first": first.digest, "observation": observation_hash(x)}
 
 
 def retold(run: Path, first: Posterior, x: Any, answer: Answer) -> Answer:
-    """The answer with what a second network said of it, where one was asked; no file is changed.
+    """Return an answer with what a second network said of it, if one was asked; no file is changed.
 
     Args:
-        run: The run folder.
-        first: What answered.
+        run: The run folder, in which the second network's result was written down.
+        first: The posterior that gave the answer.
         x: The observation.
-        answer: The answer.
+        answer: The answer; returned unchanged if there is nothing to add.
     """
     check = undecided_in(answer)
     if check is None or wrong_on_average(answer.calibration):
@@ -228,39 +230,39 @@ def load_posterior(
     ess: float | int = 2_000,
     budget: int = 1_000_000,
 ) -> Posterior:
-    """The posterior that a run learned: that of the whole prior, or one that was refined around an observation.
+    """Load a posterior that a run learned: the one for the whole prior, or one that was refined around an observation.
 
     Args:
         run: The run folder, as `infer` left it.
-        simulator: If given, and if its likelihood is tractable, the posterior is corrected by it; and parts of the
-            network may be of its file.
-        name: The observation that it was refined around, which is also the name of that answer. The posterior then
-            holds for data near it only, and is corrected by no likelihood. When left out, the posterior of the whole
-            prior.
-        device: Where the network goes: "cpu", "cuda", "mps".
-        ess: Effective sample size a corrected answer must reach.
-        budget: Largest number of draws spent on it.
+        simulator: The simulator. If given, and if its likelihood is tractable, the posterior is corrected by that
+            likelihood. The simulator's file may also define parts of the network.
+        name: Name of the observation that the posterior was refined around, which is also the name of its answer. This
+            posterior holds for data near the observation only, and is corrected by no likelihood. When left out, the
+            posterior for the whole prior is loaded.
+        device: Device of the network: "cpu", "cuda", "mps".
+        ess: Effective sample size that a corrected answer must reach.
+        budget: Largest number of draws spent on a corrected answer.
 
     Returns:
-        As `build_posterior`; one that was refined is a `Refined`.
+        The posterior, as `build_posterior` returns it. A refined posterior is a `Refined`.
 
     Raises:
         TypeError: If a name is given as the simulator.
-        FileNotFoundError: If the folder holds no fit, or nothing was refined under that name from the network that the
-            run has now; it says what there is.
-        ValueError: If a file is damaged, has parts that neither sciinf nor the simulator's file defines, or the fit was
-            trained on other simulations than those of this run.
+        FileNotFoundError: If the folder holds no fit, or if nothing was refined under that name from the network that
+            the run has now. The message says what there is.
+        ValueError: If a file is damaged, or has parts that neither sciinf nor the simulator's file defines. Also if the
+            fit was trained on other simulations than those of this run.
 
     Warns:
-        UserWarning: If the run's answers are weighted by a likelihood and no simulator is given; and by `sample`, if an
-            observation is unlike the run's fresh simulations.
+        UserWarning: If the run's answers are weighted by a likelihood and no simulator is given. Also by `sample`, if
+            an observation is unlike the run's fresh simulations.
 
     Examples:
         >>> posterior = load_posterior("runs/decay")  # doctest: +SKIP
         >>> posterior.sample((1000,), x=x_o)  # doctest: +SKIP
     """
     if isinstance(simulator, str):
-        raise TypeError(f"the second argument is a simulator (load_simulator); give a name as name={simulator!r}")
+        raise TypeError(f"the second argument must be a simulator, not a name; give the name as name={simulator!r}")
     run, trust = Path(run), file_of(simulator)
     if name is not None:
         known = refined_folders(run)
@@ -275,12 +277,12 @@ def load_posterior(
     found = build_posterior(fit_of(run, device=device, trust=trust), simulator, ess=ess, budget=budget)
     if simulator is None and any(map(_weighted, answer_folders(run).values())):
         warnings.warn(
-            f"answers in {run} are weighted, by a likelihood or as was asked, and this posterior is that of the "
-            "network alone: where the simulator has a likelihood, load_posterior(run, simulator) weights by it",
+            f"answers in {run} are weighted (by a likelihood, or for failed simulations), but this posterior is that "
+            "of the network alone; if the simulator has a likelihood, load_posterior(run, simulator) weights by it",
             stacklevel=2,
         )
     known = None
-    with contextlib.suppress(OSError, ValueError):  # a damaged calibration, which `query` refuses
+    with contextlib.suppress(OSError, ValueError):  # A damaged calibration is left out here; `query` refuses it.
         known = _calibration(run)
     if known is not None and known.fit in {layer.digest for layer in layers(found)}:
         found.look = functools.partial(_unlike, known, found)
@@ -288,13 +290,13 @@ def load_posterior(
 
 
 def _weighted(folder: Path) -> bool:
-    """Whether the answer in a folder is weighted; False where its file is damaged."""
+    """Whether the draws of the answer in a folder are weighted; False if its file is damaged."""
     with contextlib.suppress(OSError, ValueError):
         return bool(read_json(folder / "answer.json").get("amortised"))
     return False
 
 
 def _unlike(known: Calibration, posterior: Posterior, x: X) -> str:
-    """That an observation is unlike the fresh simulations of a run, in words; "" where it is not."""
+    """Warning that an observation is unlike the fresh simulations of a run; an empty text if it is like them."""
     trust = check_observation(known.reference, posterior, x)
     return trust.words if trust.alarm else ""

@@ -1,4 +1,4 @@
-"""Observations from files that were given together: one in all of them, or one in each."""
+"""Read observations from files that were given together: one observation from all files, or one from each file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sciinf.interfaces.run_answers import observation_name
 
 @dataclass(frozen=True)
 class ObservationFile:
-    """One observation: what it is called, its files and its values."""
+    """One observation: its name, its files and its values."""
 
     name: str
     files: tuple[str, ...]
@@ -26,7 +26,7 @@ class ObservationFile:
 
 
 def reader_of(simulator: Simulator) -> Callable[..., Any]:
-    """What reads a simulator's files: the function that a wrapper was given, or its `observe`."""
+    """The function that reads a simulator's data files: the one given to its wrapper, or the simulator's `observe`."""
     return simulator.reader or simulator.observe
 
 
@@ -36,13 +36,13 @@ def reading(
     columns: Mapping[str, str],
     options: Mapping[str, Any],
 ) -> Callable[..., Observation]:
-    """What makes an observation of files, as the command line says.
+    """Make the function that reads an observation from files, with the columns and options of the command line.
 
     Args:
-        simulator: Whose reader it is; files are read by their columns where there is none.
-        observables: What it produces.
-        columns: What observables are called in the files.
-        options: Keywords of the reader.
+        simulator: The simulator whose reader is used. If None, files are read by their columns.
+        observables: Observables that the simulator produces, by name.
+        columns: Observable -> its name in the files.
+        options: Keyword arguments of the reader.
     """
     if simulator is None:
         return functools.partial(read_observation, observables, columns=columns)
@@ -52,18 +52,18 @@ def reading(
 def observations(
     observables: Mapping[str, Observable], read: Callable[..., Observation], paths: Sequence[str]
 ) -> list[ObservationFile]:
-    """The observations in files.
+    """Read the observations in files.
 
-    Several files are one observation if they make up one together that none of them makes alone, as spectra of two
-    detectors do. Otherwise each must hold one of its own.
+    Several files are one observation if together they give an observation that none of them gives alone. The spectra of
+    two detectors are an example. Otherwise each file must hold an observation of its own.
 
     Args:
-        observables: What the simulator produces.
-        read: Makes one observation of any number of files.
+        observables: Observables that the simulator produces, by name.
+        read: Function that reads one observation from any number of files.
         paths: The files.
 
     Raises:
-        ValueError: If the files hold no observation, together or each by itself, or a file is given twice.
+        ValueError: If the files hold no observation, neither together nor each by itself, or if a file is given twice.
     """
     twice = [path for path, times in Counter(paths).items() if times > 1]
     if twice:
@@ -97,7 +97,10 @@ def observations(
 
 
 def _alone(one: Callable[[str], ObservationFile], path: str, whole: ObservationFile) -> bool:
-    """Whether a file makes the same observation by itself, so that a reader of its own passed over the others."""
+    """Whether one file alone gives the same observation as all files together.
+
+    If so, the simulator's reader used this file only and ignored the others.
+    """
     try:
         x = one(path).x
     except (ValueError, TypeError, IndexError):
@@ -106,5 +109,5 @@ def _alone(one: Callable[[str], ObservationFile], path: str, whole: ObservationF
 
 
 def _whole(path: str) -> str:
-    """A name that tells files of the same name in several folders apart."""
+    """Observation name made from the whole path, to distinguish files of the same name in several folders."""
     return observation_name([path.replace("/", "_").replace("\\", "_")])

@@ -16,10 +16,10 @@ from sciinf.core.within import own_dataset
 
 
 def write_paths(path: Path, paths: HiddenPaths) -> None:
-    """Write the file, whole or not at all.
+    """Write hidden paths into `paths.h5`; the file is written as a whole or not at all.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     import h5py
 
@@ -36,11 +36,11 @@ def write_paths(path: Path, paths: HiddenPaths) -> None:
 
 
 def read_paths(path: Path) -> HiddenPaths:
-    """Read the file.
+    """Read hidden paths from `paths.h5`.
 
     Raises:
-        OSError: If it cannot be read, or what it holds lies in other files.
-        ValueError: If names, units and numbers do not go together.
+        OSError: If the file cannot be read, or if its data lie in other files.
+        ValueError: If the shape of the values does not match the times, names and units.
     """
     import h5py
 

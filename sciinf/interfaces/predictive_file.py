@@ -1,4 +1,4 @@
-"""`predictive.h5`: an observation, the data predicted from its posterior, from which draws, and their axes."""
+"""`predictive.h5`: an observation, data simulated from draws of its posterior, the draws, and the observables' axes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sciinf.core.within import names_in, own_dataset
 
 
 class Predicted(NamedTuple):
-    """What the file holds.
+    """Content of `predictive.h5`.
 
     Args:
-        observation: Observable name -> array (*event).
-        predictive: Observable name -> array (m, *event); empty where nothing was predicted.
-        observables: Observable name -> what it is.
-        theta: The draws that the rows of the predictive data were simulated from, (m, D); (0, 0) where not known.
+        observation: The observation: observable name -> array (*event).
+        predictive: Data simulated from the posterior: observable name -> array (m, *event); empty if there are none.
+        observables: Observable name -> its description: shape, unit, axes and coordinates.
+        theta: Draws that the rows of `predictive` were simulated from, (m, D); (0, 0) if they are not known.
     """
 
     observation: Mapping[str, np.ndarray]
@@ -31,10 +31,10 @@ class Predicted(NamedTuple):
 
 
 def write_predictive(path: Path, predicted: Predicted) -> None:
-    """Write the file, whole or not at all.
+    """Write `predictive.h5`; the file is written as a whole or not at all.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     import h5py
 
@@ -45,7 +45,9 @@ def write_predictive(path: Path, predicted: Predicted) -> None:
                 item = file.create_dataset(f"{group}/{name}", data=np.asarray(value))
                 spec = predicted.observables[name]
                 item.attrs.update(unit=spec.unit, dims=",".join(spec.dims), scale=spec.scale)
-                if spec.control:  # and nothing else: what is on disk stays as it is
+                # Only a control gets this attribute, so that files without controls stay the same as in earlier
+                # versions.
+                if spec.control:
                     item.attrs["control"] = True
         for name in predicted.observation:
             _write_coords(file, name, predicted.observables[name])
@@ -54,11 +56,11 @@ def write_predictive(path: Path, predicted: Predicted) -> None:
 
 
 def read_predictive(path: Path) -> Predicted:
-    """Read the file; one without an observation is read as empty.
+    """Read `predictive.h5`; a file without an observation gives empty mappings.
 
     Raises:
-        OSError: If it cannot be read, or what it holds lies in other files.
-        ValueError: If what it says of an observable makes no sense.
+        OSError: If the file cannot be read, or if its data lie in other files.
+        ValueError: If the description of an observable is inconsistent.
     """
     import h5py
 
@@ -75,7 +77,7 @@ def read_predictive(path: Path) -> Predicted:
 
 
 def _write_coords(file: Any, name: str, spec: Observable) -> None:
-    """What stands along the axes of an observable, each under the number of its axis."""
+    """Write the coordinates along the axes of an observable, each under the number of its axis."""
     import h5py
 
     for axis, values in spec.coords.items():
@@ -85,7 +87,7 @@ def _write_coords(file: Any, name: str, spec: Observable) -> None:
 
 
 def _observable(file: Any, name: str, value: np.ndarray) -> Observable:
-    """What an observable is, from the attributes and coordinates that stand beside its values."""
+    """Build the description of an observable from the attributes and coordinates stored with its values."""
     attrs = own_dataset(file, f"observation/{name}").attrs
     unit, dims, scale = (str(attrs.get(key, "")) for key in ("unit", "dims", "scale"))
     axes = tuple(d for d in dims.split(",") if d)

@@ -1,7 +1,7 @@
-"""A question about one observation, step by step: what is known of it before, the draws, and what is said of them.
+"""The steps of a question about one observation: checks before the answer, the draws, and findings about the draws.
 
-`answer.query` takes the steps one after the other. Whoever has many questions at a time may take each step for all of
-them at once: a question is the same, and so is its answer.
+`answer.query` takes the steps one after the other. A caller with many questions may take each step for all of them at
+once. A question stays the same, and so does its answer.
 """
 
 from __future__ import annotations
@@ -45,28 +45,29 @@ from sciinf.posteriors.finite import finite, left_out
 from sciinf.posteriors.marginal import known_categories
 from sciinf.posteriors.tilted import layers
 
-CHECKS = 21  # raised when what is checked changes, so that an older answer to the same question is made anew
+CHECKS = 21  # Raise this number when the checks change, so that older answers to the same question are made again.
 _PREDICTIVE = 400
 _PATHS = 1_000
-_FAILED = 0.01  # of them, above which an answer says so in yellow
-_AROUND = 2_000  # draws that tell where an answer lies
+_FAILED = 0.01  # Share of failed simulations, or of missing paths, above which the finding is a caution (yellow).
+_AROUND = 2_000  # Draws that show where the answer lies, for the simulations around it.
 
 
 @dataclass(frozen=True)
 class QueryOptions:
-    """What is asked for.
+    """Options of a question: credible level, number of draws, seed, reading of failures, predictions, name and files.
 
     Args:
         level: Credible level of the central intervals.
-        draws: Posterior draws, at least.
-        seed: Seeds the draws.
-        failures: What simulations that failed are (`diagnostics.failures`).
-        predicted: Whether data are simulated from the answer and compared with the observation, by the simulator.
-        name: What the observation is called.
-        files: The files it came from -> SHA-256 of each.
+        draws: Least number of posterior draws.
+        seed: Seed of the draws.
+        failures: How failed simulations are treated (`diagnostics.failures`).
+        predicted: Whether data are simulated from the answer and compared with the observation, if there is a
+            simulator.
+        name: Name of the observation.
+        files: Files of the observation -> SHA-256 of each.
 
     Raises:
-        ValueError: If level or draws make no sense.
+        ValueError: If `level` is not between 0 and 1, or `draws` is below 1.
     """
 
     level: float = 0.9
@@ -86,15 +87,15 @@ class QueryOptions:
 
 @dataclass(frozen=True)
 class Question:
-    """One observation and what answers it.
+    """One observation, with the posterior that answers and the options of the question.
 
     Args:
-        judge: The posterior that answers, as failures are to be read, with its calibration.
+        judge: The posterior that answers, adapted to the reading of failures, with its calibration.
         x: The observation, name -> (1, *event).
-        simulator: For predictions, derived quantities and labels, if there is one.
-        wanted: What is asked for.
-        read: How the observation was read from its files.
-        findings: What could not be told of it then.
+        simulator: Simulator for predictions, derived quantities and labels; None if there is none.
+        wanted: Options of the question.
+        read: Lines that say how the observation was read from its files.
+        findings: Findings from reading the observation, about what remained unknown.
     """
 
     judge: Judge
@@ -109,15 +110,15 @@ class Question:
         return self.judge.posterior
 
     def look(self) -> Looked:
-        """What is said of the observation before it is answered."""
+        """Check, before answering, whether the observation looks like the simulations."""
         return self.judge.look(self.x)[0]
 
     def generator(self) -> torch.Generator:
-        """A new source of all its random numbers, in the order in which an answer takes them."""
+        """New generator, from the seed of the question, for the random numbers of the answer in their fixed order."""
         return torch.Generator().manual_seed(self.wanted.seed)
 
     def answer(self, looked: Looked) -> Answer:
-        """The answer, all of it."""
+        """Draw from the posterior, and return the complete answer."""
         generator = self.generator()
         with noting() as noted:
             drawn = self.posterior.draw(self.x, self.wanted.draws, generator=generator)
@@ -126,13 +127,13 @@ class Question:
     def completed(
         self, looked: Looked, drawn: Draws, generator: torch.Generator, doubts: Sequence[Finding] = ()
     ) -> Answer:
-        """The answer of draws that were made.
+        """Make the complete answer from posterior draws: estimates, predictions and checks.
 
         Args:
-            looked: What `look` says.
-            drawn: What the posterior gives.
-            generator: The source that they came from.
-            doubts: That arose as they were made.
+            looked: Result of `look`.
+            drawn: Draws of the posterior.
+            generator: The generator that the draws came from; further random numbers are taken from it.
+            doubts: Findings that arose while the draws were made.
 
         Raises:
             ValueError: If more than one in a hundred draws is not finite.
@@ -178,13 +179,13 @@ class Question:
 
 
 def question(judge: Judge, x: Any, simulator: Simulator | None, wanted: QueryOptions) -> Question:
-    """A question about an observation.
+    """Build a question about an observation.
 
     Args:
-        judge: What answers.
+        judge: The posterior that answers, with its calibration, from `judge_of`.
         x: One observation: observable name -> array or astropy quantity of its event shape.
-        simulator: As in `Question`.
-        wanted: What is asked for.
+        simulator: Simulator for predictions, derived quantities and labels, as in `Question`.
+        wanted: Options of the question.
 
     Raises:
         ValueError: If x does not fit the observables or is not finite.
@@ -194,10 +195,10 @@ def question(judge: Judge, x: Any, simulator: Simulator | None, wanted: QueryOpt
 
 
 def judge_of(posterior: Posterior, calibration: Calibration | None, failures: Reading) -> Judge:
-    """A posterior as failures are to be read, with its calibration.
+    """Adapt a posterior to the reading of failures, and combine it with its calibration.
 
     Raises:
-        ValueError: If the calibration is of another fit, or the reading is unknown or cannot be followed.
+        ValueError: If the calibration is of another fit, or if the reading of failures is unknown or impossible here.
     """
     posterior = asked(posterior, calibration, failures)
     if calibration is not None and calibration.fit not in [layer.digest for layer in layers(posterior)]:
@@ -211,10 +212,11 @@ def judge_of(posterior: Posterior, calibration: Calibration | None, failures: Re
 def _hidden(
     simulator: Simulator | None, x: X, draws: Draws, wanted: QueryOptions
 ) -> tuple[HiddenPaths, tuple[Finding, ...]]:
-    """Hidden paths behind the data, each with parameters of its own from the posterior; why there are none."""
+    """Draw hidden paths behind the data, one for each parameter draw; findings say why paths are missing, if any."""
     if simulator is None or simulator.paths is None:
         return HiddenPaths(), ()
-    generator = torch.Generator().manual_seed(wanted.seed)  # its own: what else is drawn does not depend on it
+    # The paths have a generator of their own, so that no other draws depend on them.
+    generator = torch.Generator().manual_seed(wanted.seed)
     theta = draws.of_parameters().resample(_PATHS, generator=generator)
     try:
         found = simulator.paths(theta, x, generator)
@@ -228,16 +230,16 @@ def _hidden(
 
 
 def _simulated(case: Case, simulator: Simulator, draws: Draws, generator: torch.Generator) -> Case:
-    """A case with data simulated from the answer and from around it, for the diagnostics that need them.
+    """Add to a case the data simulated from the answer and from around it, for the diagnostics that need them.
 
-    All are seen when the observation was, and missing where it is, where the simulator can do that (`Simulator.like`).
-    Rows that fail are left out, with a warning.
+    The simulated data have the times and the missing values of the observation, if the simulator can do that
+    (`Simulator.like`). Rows that fail are left out, with a warning.
 
     Args:
-        case: The answer.
-        simulator: What to simulate with.
-        draws: Of its parameters.
-        generator: Source of its random numbers.
+        case: The answer, in the form that diagnostics take.
+        simulator: The simulator.
+        draws: Posterior draws of the simulator's parameters.
+        generator: Source of the random numbers.
     """
     seen = as_seen(simulator, case.x)
     of, started = draws.resample(_PREDICTIVE, generator=generator), time.monotonic()
@@ -257,5 +259,5 @@ def _simulated(case: Case, simulator: Simulator, draws: Draws, generator: torch.
 
 
 def _strange(checks: Sequence[Finding]) -> tuple[Strange, ...]:
-    """Strange numbers of the observation, from the figures of findings."""
+    """Collect the strange numbers of the observation from the figures of the findings."""
     return tuple(Strange.from_json(one) for check in checks for one in check.figures.get("where", ()))

@@ -1,7 +1,8 @@
-"""write_report: a run folder -> one self-contained HTML page.
+"""`write_report`: write the answers of a run folder as one self-contained HTML page.
 
-This is its table of contents; the parts are in `figures`. Everything is inline: no font, nothing fetched, one script of
-our own that the page can be read without. What the folder lacks is left out with a sentence that says so.
+This file puts the parts of the page in order; the parts themselves are made in `figures`. Everything is inline: the
+page has no font of its own, fetches nothing, and has one script of ours. The page can be read without the script. Where
+the folder lacks something, a sentence says so in its place.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from sciinf.interfaces.figures.verdicts import verdict_of
 from sciinf.interfaces.run_answers import answer_folders, newest_answers
 
 _PICTURED = 8
-_PAIRS = 190  # panels of two parameters on a page, over all its answers
+_PAIRS = 190  # Largest number of two-parameter panels on a page, over all its answers.
 
 
 def write_report(
@@ -49,25 +50,26 @@ def write_report(
     names: Sequence[str] | None = None,
     beside: Others | None = None,
 ) -> Path:
-    """Write `report.html` into a run folder: the newest answer to each observation.
+    """Write `report.html` into a run folder, with the newest answer to each observation.
 
-    Of an answer that was refined, the one that it replaces has a page of its own, `answers/NAME/report.html`.
+    If an answer was refined, the earlier answer gets a page of its own, `answers/NAME/report.html`.
 
     Args:
-        folder: What `sciinf infer`, `sciinf run` or the steps themselves wrote.
-        truth: Parameter -> true value, a number in its unit or a quantity of astropy, where the observation was
-            simulated; drawn as lines.
-        names: Of which observations, by the names of their answers; all when left out.
-        beside: What another answer is called -> it, or the run folder that it is in: it stands beside the answer, with
-            what tells them apart, on this page alone. Those that were given to `query` stand on every page.
+        folder: The run folder, as written by `sciinf infer`, `sciinf run` or the single steps.
+        truth: Parameter -> true value, for a simulated observation; drawn as lines. A value is a number in the
+            parameter's unit, or an astropy quantity.
+        names: Names of the answers to report; all answers when left out.
+        beside: Other answers to compare with, on this page alone: label -> answer, or the run folder that holds it.
+            Each is shown beside the answer, with the differences. Other answers that were given to `query` are shown on
+            every page.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
         FileNotFoundError: If the folder holds nothing to report on.
-        ValueError: If `truth` names a parameter that the answer does not have, or there is no answer of a name; or one
-            that is to stand beside it has no parameter of the same name, or one in another unit.
+        ValueError: If `truth` names a parameter that the answer does not have, or if there is no answer of one of the
+            names. Also if an answer in `beside` has no parameter of the same name, or one in another unit.
     """
     folder = Path(folder)
     newest = newest_answers(folder)
@@ -78,7 +80,7 @@ def write_report(
 
 
 def _written(runs: Mapping[str, Run], folder: Path, truth: Mapping[str, Any] | None, beside: Others | None) -> Path:
-    """Write the page of some answers into a folder."""
+    """Write the page of some answers into a folder, and return its path."""
     runs = with_others(runs, beside) if beside else runs
     run = next((one for one in runs.values() if one.folder == folder), next(iter(runs.values())))
     known, labels = run.answer.get("parameters", {}), {name: one.values for name, one in run.probabilities.items()}
@@ -95,7 +97,7 @@ def _written(runs: Mapping[str, Run], folder: Path, truth: Mapping[str, Any] | N
 
 
 def _doubts(runs: Iterable[Run]) -> str:
-    """Files that are damaged, and those that nothing vouches for."""
+    """Markup that names the files that are damaged or cannot be checked; an empty text if there are none."""
     found = dict.fromkeys(doubt for run in runs for doubt in run.doubts)
     return absent(f"Not read, or not to be checked: {' '.join(found)}") if found else ""
 
@@ -112,20 +114,20 @@ def _one(
 
 
 def _article(index: int, numbers: PosteriorNumbers, content: str) -> str:
-    """One answer; the script finds its data by the index."""
+    """Markup of one answer; the script of the page finds the answer's data by the index."""
     return f'<article class="answer" data-answer="{index}" data-level="{numbers.asked}">{content}</article>'
 
 
 def _answer(run: Run, numbers: PosteriorNumbers, verdict: Verdict, posterior: str, made: str, unlike: str = "") -> str:
-    """Prediction and corner on the left, numbers and checks on the right.
+    """Markup of one answer: prediction and corner plot on the left, numbers and checks on the right.
 
     Args:
         run: The run with the answer.
-        numbers: Its numbers.
-        verdict: What its checks say.
-        posterior: The corner, as markup.
-        made: What stands below the checks, as markup.
-        unlike: Goes before identifiers, where the page has several answers.
+        numbers: Numbers of the answer's parameters.
+        verdict: Verdict that follows from the answer's checks.
+        posterior: Markup of the corner plot.
+        made: Markup that goes below the checks.
+        unlike: Prefix that makes identifiers unique on a page of several answers; empty on a page of one answer.
     """
     predicted, checks = prediction_part(run, unlike), checks_part(run, verdict, pictures=not unlike)
     hidden = paths_part(run.paths, _seen(run), unlike) if run.paths else ""
@@ -143,7 +145,7 @@ def _answer(run: Run, numbers: PosteriorNumbers, verdict: Verdict, posterior: st
 
 
 def _seen(run: Run) -> dict[str, tuple[str, np.ndarray]]:
-    """Observables that are one number at each time -> unit and values."""
+    """Observables with one number at each time: name -> unit and values."""
     return {one.name: (one.unit, one.observed) for one in run.checked if one.observed.ndim == 1}
 
 
@@ -160,7 +162,10 @@ def _numbers(run: Run, numbers: PosteriorNumbers) -> str:
 def _several(
     runs: Mapping[str, Run], numbers: Mapping[str, PosteriorNumbers], truth: Mapping[str, float], folder: Path
 ) -> str:
-    """One table of all answers, then each by itself, the first of them with their pictures; the script shows one."""
+    """Markup of several answers: a table of all of them, then each answer by itself.
+
+    The first `_PICTURED` answers have pictures. The script of the page shows one answer at a time.
+    """
     run, verdicts = next(iter(runs.values())), {name: verdict_of(one) for name, one in runs.items()}
     articles, most, shown = [], MOST, dict(list(runs.items())[:_PICTURED])
     while most > 2 and len(shown) * most * (most - 1) / 2 > _PAIRS:

@@ -1,7 +1,7 @@
-"""Where the answers of a run folder lie: `answers/NAME/`, one folder for each observation.
+"""Places of the answers in a run folder: `answers/NAME/`, one folder for each observation.
 
-The name is that of the observation's file. Where an answer to *other* data has that name already, the new one gets a
-name with the first digits of its data's hash, so that no answer replaces that of another observation.
+NAME is that of the observation's file. If an answer to *other* data already has that name, the new name also gets the
+first digits of the hash of its data. So no answer replaces that of another observation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sciinf.core.files import read_json, write_json
 from sciinf.posteriors.refined import FILE as ROUNDS_FILE
 
 ANSWERS = "answers"
-REFINED, ROUNDS = "refined", "rounds"  # REFINED/NAME is a run folder; its ROUNDS are what it learned from
+REFINED, ROUNDS = "refined", "rounds"  # REFINED/NAME is a run folder; its folder ROUNDS holds its training rounds.
 _PARTS = {
     "simulations": "simulations/store.json",
     "a fit": "fit/fit.json",
@@ -32,7 +32,7 @@ _LONGEST = 80
 def answer_folders(run: str | Path) -> dict[str, Path]:
     """The answers of a run folder: name -> folder, in the order of their names.
 
-    A run folder of an earlier version holds one answer, beside the fit; it is called "answer".
+    A run folder of an earlier version holds one answer, beside the fit. That answer is called "answer".
     """
     run = Path(run)
     found = {f.parent.name: f.parent for f in sorted((run / ANSWERS).glob("*/answer.json"))}
@@ -40,9 +40,9 @@ def answer_folders(run: str | Path) -> dict[str, Path]:
 
 
 def newest_answers(run: str | Path) -> dict[str, Path]:
-    """The answers of a run folder as `answer_folders` has them, those that were refined in place of what they were.
+    """The newest answers of a run folder: name -> folder, with refined answers in place of the answers they refine.
 
-    What was refined from another network than the run has now is left out.
+    Answers that were refined from another network than the run has now are left out.
     """
     found = answer_folders(run)
     for folder in refined_folders(run).values():
@@ -51,9 +51,9 @@ def newest_answers(run: str | Path) -> dict[str, Path]:
 
 
 def refined_folders(run: str | Path) -> dict[str, Path]:
-    """What was refined from the network that a run has now: the name of each observation -> its folder.
+    """Folders of the answers that were refined from the network that a run has now: name of the observation -> folder.
 
-    Without a calibration it is unfinished, or it is a round that confirmed the answer there was.
+    A folder without a calibration is left out: it is unfinished, or its round confirmed the run's own answer.
     """
     found = {}
     for folder in sorted((Path(run) / REFINED).glob("*/")):
@@ -63,21 +63,21 @@ def refined_folders(run: str | Path) -> dict[str, Path]:
             if whole and first == read_json(Path(run) / "fit" / "fit.json")["digest"]:
                 found[folder.name] = folder
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # unfinished or damaged: the answer before it is still there
+            continue  # An unfinished or damaged folder is left out: the run's own answer is still there.
     return found
 
 
 def point_to_refined(run: Path, name: str, refined: Path, there: str) -> None:
-    """Let the answer of a run's own network say where the one is that was refined: `refined` in its `answer.json`.
+    """Write the place of the refined answer into the `answer.json` of the run's own answer, as `refined`.
 
     Args:
         run: The run folder.
-        name: What the answer is called in it.
-        refined: The folder of the refined one, within `run`.
-        there: What the answer is called in that.
+        name: Name of the answer in the run folder.
+        refined: Folder of the refined answer, within `run`.
+        there: Name of the answer in the folder `refined`.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If `answer.json` cannot be written.
         ValueError: If `answer.json` is damaged.
     """
     file = run / ANSWERS / name / "answer.json"
@@ -85,14 +85,14 @@ def point_to_refined(run: Path, name: str, refined: Path, there: str) -> None:
 
 
 def keep_checks(run: Path, answer: Answer) -> None:
-    """Let the `answer.json` of a run folder say what is found of an answer by now, and its verdict.
+    """Write the present findings and verdict of an answer into its `answer.json` in a run folder.
 
     Args:
         run: The run folder.
-        answer: The answer.
+        answer: The answer, with its present findings.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If `answer.json` cannot be written.
         ValueError: If `answer.json` is damaged.
     """
     file = run / ANSWERS / answer.name / "answer.json"
@@ -101,7 +101,7 @@ def keep_checks(run: Path, answer: Answer) -> None:
 
 
 def found_in(run: str | Path) -> str:
-    """What a run folder holds, in words for the message that something is missing from it."""
+    """Words that say which parts a run folder holds, for a message that something is missing from it."""
     run = Path(run)
     if not run.is_dir():
         return f"there is no folder {run}"
@@ -112,11 +112,11 @@ def found_in(run: str | Path) -> str:
 
 
 def answer_place(run: Path, name: str, values: str) -> Path:
-    """The folder for an answer in a run folder.
+    """Choose the folder in which an answer is saved in a run folder.
 
     Args:
         run: The run folder.
-        name: What the observation is called.
+        name: Name of the observation.
         values: SHA-256 of the observation's values.
     """
     folder = run / ANSWERS / name
@@ -125,12 +125,12 @@ def answer_place(run: Path, name: str, values: str) -> Path:
     try:
         known = read_json(folder / "answer.json")["values_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
-        return folder  # damaged: there is no answer to keep
+        return folder  # A damaged file holds no answer that must be kept.
     return folder if known == values else run / ANSWERS / f"{name}-{values[:8]}"
 
 
 def values_digest(observation: Mapping[str, Any]) -> str:
-    """SHA-256 of the values of an observation, with a leading axis of one or without.
+    """SHA-256 of the values of an observation; a leading axis of length one makes no difference.
 
     Args:
         observation: Observable name -> array or tensor.
@@ -142,6 +142,6 @@ def values_digest(observation: Mapping[str, Any]) -> str:
 
 
 def observation_name(paths: Sequence[str | Path]) -> str:
-    """What an observation is called: its file without the ending, or its files joined by "+"."""
+    """Name of an observation: the name of its file without the ending, or the names of its files joined by "+"."""
     names = [Path(path).name.split(".")[0] or Path(path).name for path in paths]
     return re.sub(r"[^\w+@=-]", "_", "+".join(names))[:_LONGEST].strip("_") or "observation"

@@ -1,17 +1,18 @@
-"""`events.jsonl` in a run folder: what went on, and goes on, in the run, for whoever watches; one JSON object a line.
+"""`events.jsonl` in a run folder: the events of the run, for programs that watch it, as one JSON object per line.
 
-| event | what it has beside `at`, seconds since 1970 |
+| event | meaning, and its fields beside `at`, seconds since 1970 |
 |---|---|
-| `run` | a run begins: `title`, what is inferred; `command`, which goes on where it is stopped |
-| `stage` | the stage before is done, and `stage` begins |
-| `rest` | the stage that ran is done, and none follows at once |
-| `reached` | how far the stage is: `done` of `total` `unit`; `left`, seconds until it is done, or null |
-| `loss` | of a training, after `epoch`: `train_loss` and `validation_loss`, null where they are not finite |
+| `run` | a run begins: `title`, what is inferred; `command`, which continues the run if it was stopped |
+| `stage` | the previous stage is done, and `stage` begins |
+| `rest` | the present stage is done, and no other stage follows at once |
+| `reached` | progress of the stage: `done` of `total` `unit`; `left`, seconds until the stage is done, or null |
+| `loss` | losses of a training after `epoch`: `train_loss` and `validation_loss`, null if they are not finite |
 | `over` | a part of the stage is done |
 | `done` | the run is done |
 | `stopped` | the run was stopped: `why`, in a sentence |
 
-Lines are added, and none is changed. Its time of writing is renewed every few seconds while the run goes on.
+Lines are only added; no line is ever changed. The modification time of the file is renewed every few seconds while the
+run goes on.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from pathlib import Path
 from typing import Any
 
 EVENTS = "events.jsonl"
-RENEWED = 5.0  # seconds after which the file's time of writing is renewed
-LARGEST = 8_000_000  # bytes beyond which it says no more than which stages begin
+RENEWED = 5.0  # Seconds after which the modification time of the file is renewed.
+LARGEST = 8_000_000  # Size in bytes above which the file gets no more progress and losses, only the stages.
 KINDS = frozenset({"run", "stage", "rest", "reached", "loss", "over", "done", "stopped"})
 
 
 def line_of(event: Mapping[str, Any]) -> str:
-    """An event as its line; a number that is not finite is null."""
+    """Write an event as one line of JSON; a number that is not finite becomes null."""
     known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in event.items()}
     return json.dumps(known, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def event_of(line: bytes) -> dict[str, Any] | None:
-    """The event of a line; None where it is damaged, or of another kind."""
+    """Read the event in a line; None if the line is damaged, or if the event is of an unknown kind."""
     try:
         event = json.loads(line, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
@@ -44,18 +45,18 @@ def event_of(line: bytes) -> dict[str, Any] | None:
 
 
 def events_from(file: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """The events of a file from a place on.
+    """Read the events of a file from a given position to its end.
 
     Args:
         file: The file.
-        start: The place, in bytes. Where the file is shorter, it was begun anew, and is read from its beginning.
+        start: Position in bytes where reading begins. If the file is shorter than this, it was begun anew, and is read
+            from its beginning.
 
     Returns:
-        The events, and the place where the next one will begin: what follows the last end of a line is not written
-        to its end yet.
+        The events, and the position where the next event will begin. An incomplete last line is not read yet.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
     with file.open("rb") as opened:
         size = opened.seek(0, 2)
@@ -68,11 +69,11 @@ def events_from(file: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
 
 
 def latest_run(events: Iterable[dict[str, Any]], losses: int = 400) -> list[dict[str, Any]]:
-    """What tells the whole of the latest run: its stages, how far each came, and the losses of its latest training.
+    """Events that describe the latest run: its stages, the progress of each, and the losses of its latest training.
 
     Args:
         events: All events of a file.
-        losses: How many losses at most; some of more, evenly.
+        losses: Largest number of losses; if there are more, they are thinned evenly.
     """
     course: list[dict[str, Any]] = []
     lost: list[dict[str, Any]] = []

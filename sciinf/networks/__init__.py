@@ -1,5 +1,6 @@
 """Networks that know nothing of inference: flows, summaries, diffusions, C kernels.
 
-The kernels are C that the machine's own compiler makes once. Operations of torch stand beside each and must agree. Rows
-go through them in lanes, which cores share, to the same bits.
+The C kernels are compiled once on each machine, by the compiler of that machine. Each kernel has an equivalent made of
+torch operations, and must agree with it. Kernels divide the rows of a batch into lanes, which several cores share. The
+number of cores does not change any bit of the result.
 """

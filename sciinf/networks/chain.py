@@ -1,13 +1,14 @@
-r"""Networks side by side, one for each link of a chain: each sees what stands before its link, and a context.
+r"""Networks of an autoregressive model: one per factor (link), which sees the inputs of earlier links and a context.
 
-Link i of D gets the inputs v that belong to the links before it and the context c, and gives u_i,
+Link i of D gets the inputs v that belong to the links before it and the context c. Its output is u_i,
 
     h_i = A_i (m_i v) + B_i c + b_i,
     h_i <- h_i + sigmoid(G_ik c + g_ik) (W_ik2 silu(W_ik1 silu(h_i) + b_ik1) + b_ik2),      k = 1 ... K,
     u_i = silu(h_i),
 
-with m_i 1 for those inputs and else 0. Gates let the context multiply what is known, as a sum of data between two
-changes of which the places are known asks for. All links are computed as one batched product; in drawing, one by one.
+where the mask m_i is 1 for the inputs of earlier links and 0 for the others. Through the sigmoid gates the context
+multiplies functions of the inputs. Such products are needed, for example, to sum data between two change points that
+are among the inputs. All links are computed as one batched product. Sampling computes the links one after another.
 
 References:
     | MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015), https://arxiv.org/abs/1502.03509
@@ -24,13 +25,13 @@ from torch.nn import functional as F
 
 
 class Chain(nn.Module):
-    """The networks.
+    """Networks of all links of an autoregressive model; see the module for the equations.
 
     Args:
-        widths: How many inputs belong to each link.
-        features: Width of c.
-        hidden: Width of h.
-        blocks: K.
+        widths: Number of inputs that belong to each link.
+        features: Width of the context c.
+        hidden: Width of the hidden state h.
+        blocks: K, the number of residual blocks.
     """
 
     mask: Tensor
@@ -51,25 +52,25 @@ class Chain(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def prepare(self, context: Float[Tensor, "batch feature"]) -> Float[Tensor, "layer link batch hidden"]:
-        """What depends on the context alone, for every layer of every link."""
+        """Terms that depend on the context alone, for every layer of every link."""
         found = torch.addmm(self.given_bias, context, self.given)
         return found.view(-1, self.links, 1 + self.blocks, self.hidden).permute(2, 1, 0, 3)
 
     def forward(
         self, value: Float[Tensor, "row input"], prepared: Float[Tensor, "layer link row hidden"]
     ) -> Float[Tensor, "link row hidden"]:
-        """u of all links.
+        """Outputs u of all links.
 
         Args:
-            value: v of each row.
-            prepared: What `prepare` gave, a row for each of v.
+            value: Inputs v, one row per sample.
+            prepared: Result of `prepare`, with one row for each row of v.
         """
         return self._through(value.expand(self.links, *value.shape), prepared, slice(None))
 
     def link(
         self, which: int, value: Float[Tensor, "row input"], prepared: Float[Tensor, "layer link row hidden"]
     ) -> Float[Tensor, "row hidden"]:
-        """u of one link."""
+        """Output u of the link with index `which`; the other arguments are those of `forward`."""
         some = slice(which, which + 1)
         return self._through(value[None], prepared[:, some], some)[0]
 

@@ -12,24 +12,24 @@ from sciinf.core.component import Component
 
 
 class FieldNetwork(nn.Module, ABC):
-    """A network of fields, for any number of grid points."""
+    """A network that maps fields on a grid to fields on the same grid, for any number of grid points."""
 
     @abstractmethod
     def forward(
         self, fields: Float[Tensor, "batch channels_in *space"], theta: Float[Tensor, "batch parameter"]
     ) -> Float[Tensor, "batch channels_out *space"]:
-        """Fields out of fields and standardised parameters."""
+        """Output fields, computed from input fields and standardised parameters theta."""
 
 
 class FieldArchitecture(Component, ABC):
-    """How such a network is built."""
+    """The settings of a `FieldNetwork`, from which `build` makes the network."""
 
     @abstractmethod
     def build(self, channels: tuple[int, int], space: Sequence[int], parameters: int) -> FieldNetwork:
-        """A new network, its first weights drawn from torch's global state.
+        """A new network whose initial weights are drawn from torch's global random state.
 
         Args:
-            channels: Of fields in, and out.
-            space: Points of the fields' grid, in each direction.
-            parameters: Width of theta.
+            channels: Number of input channels and number of output channels.
+            space: Number of grid points in each direction.
+            parameters: Number of parameters theta.
         """

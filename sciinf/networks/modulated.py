@@ -1,14 +1,14 @@
-r"""A residual network whose layers a condition and the noise level modulate.
+r"""A residual network whose layers are modulated by features of an observation and by a noise level.
 
 For an input v, features c of an observation and the logarithm l of a noise level,
 
     g = silu(G c + T w(l)),    w(l) = (l / 4, cos(f_i l), sin(f_i l)),
     h_0 = V v,    h_k = h_{k-1} + B_k silu((1 + a_k) * (A_k h_{k-1} + r_k) + s_k),    (a_k, s_k) = M_k g,
-    F = W h_K + U g,
+    F = W h_K + U g.
 
-frequencies f_i fixed, doubling from 1/4 on. W and U start near 0, and so does F. G c, the larger part of what depends
-on the observation, is computed once per observation (`prepare`), and the modulation once per observation and level: of
-n draws at one level it costs one n-th of a row each.
+The frequencies f_i are fixed; they double from one to the next, starting at 1/4. W and U start near 0, and so does F.
+The term G c is the larger part of what the network computes from the observation. `prepare` computes this term once per
+observation. The modulation is computed once per observation and noise level, so n samples at one level share its cost.
 
 References:
     | Scalable Diffusion Models with Transformers (Peebles & Xie, 2023), https://arxiv.org/abs/2212.09748
@@ -26,14 +26,14 @@ FREQUENCIES = 8
 
 
 class Modulated(nn.Module):
-    """The network.
+    """The residual network of this module, modulated by features and noise level.
 
     Args:
-        inputs: Width of v.
-        dim: D.
-        features: Width of c.
-        hidden: Width of h.
-        blocks: K.
+        inputs: Width of the input v.
+        dim: D, the width of the output F.
+        features: Width of the features c.
+        hidden: Width of the hidden state h.
+        blocks: K, the number of residual blocks.
     """
 
     frequencies: Tensor
@@ -54,7 +54,7 @@ class Modulated(nn.Module):
         self.register_buffer("frequencies", 0.25 * 2.0 ** torch.arange(FREQUENCIES), persistent=False)
 
     def prepare(self, context: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch hidden"]:
-        """G c."""
+        """G c, the contribution of the features to the modulation."""
         return self.given(context)
 
     def forward(
@@ -63,12 +63,12 @@ class Modulated(nn.Module):
         log_level: Float[Tensor, "*level"],
         prepared: Float[Tensor, "batch hidden"],
     ) -> Float[Tensor, "*rows dim"]:
-        """F.
+        """F, the output of the network.
 
         Args:
             value: v, (*n, batch, inputs).
-            log_level: l, of shape () or the rows'.
-            prepared: What `prepare` gave.
+            log_level: l, of shape () or one value per row.
+            prepared: Result of `prepare`.
         """
         angle = log_level[..., None] * self.frequencies
         clock = torch.cat([0.25 * log_level[..., None], angle.cos(), angle.sin()], dim=-1)
@@ -82,7 +82,7 @@ class Modulated(nn.Module):
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
-        """Make F that many times itself."""
+        """Multiply the output F by a factor."""
         for layer in (self.leave, self.beside):
             layer.weight.mul_(factor)
             layer.bias.mul_(factor)

@@ -5,16 +5,18 @@ For dy/dt = f(t, y), one step of length h from (t, y) is
     k1 = f(t, y),   k2 = f(t + h/2, y + h/2 k1),   k3 = f(t + h/2, y + h/2 k2),   k4 = f(t + h, y + h k3),
     y(t + h) = y + h/6 (k1 + 2 k2 + 2 k3 + k4) + O(h^5).
 
-Steps are the same for every row, so nothing depends on what else is in the batch, the result is differentiable, and
-the same program runs on any device. Positive quantities that span decades are best solved in their logarithms:
-relative accuracy is then kept where they are tiny, and no step can make them negative.
+All rows have the same steps, so a row's solution does not depend on the other rows. The result is differentiable, and
+the same program runs on any device. Positive quantities that span decades are best solved in their logarithms. Then the
+relative accuracy stays the same for tiny values, and no step can make a value negative.
 
-A step of a small system is dozens of operations on short rows, each of which has to be started and goes through memory.
-`compile=True` has torch.compile make one program of several steps. Making it takes 15 to 20 seconds, again for another
-field or dtype, and as operations are fused the last bits of the results are others; so it is not the default. On one
-thread of a CPU the benchmark's Lotka-Volterra (1,512 steps) went from 51 to 15 microseconds a row in batches of 1,000
-and from 13 to 9 in batches of 8,192, which pays from 500,000 and 4 million rows on; SIR (306 steps, compiled two at a
-time) gained nothing at 1,000 and lost at 8,192, where it took 9 in place of 5. Measure before you use it.
+A step of a small system is dozens of operations on short rows. Each operation has a cost to start, and moves its data
+through memory. With `compile=True`, torch.compile makes one program of several steps. The compilation takes 15 to 20
+seconds, and again for each new field or dtype. Fused operations change the last bits of the results, so `compile=True`
+is not the default. Times on one thread of a CPU: the benchmark's Lotka-Volterra (1,512 steps) went from 51 to 15
+microseconds per row in batches of 1,000. In batches of 8,192 it went from 13 to 9. The compilation pays off from
+500,000 rows and 4 million rows on, respectively. SIR (306 steps, compiled two at a time) gained nothing in batches of
+1,000. In batches of 8,192 SIR became slower, with 9 instead of 5 microseconds per row. Measure before you use
+`compile=True`.
 
 References: Solving Ordinary Differential Equations I, section II.1 (Hairer, Norsett, Wanner, 1993),
 https://doi.org/10.1007/978-3-540-78862-1
@@ -35,7 +37,7 @@ Field = Callable[[Any, Tensor], Tensor]
 """Right-hand side f(t, state) -> d state / dt, of the state's shape and dtype; t is a plain number, or a tensor of
 shape () where steps are compiled."""
 
-UNROLLED = 8  # steps in one compiled program, at most
+UNROLLED = 8  # Largest number of steps in one compiled program.
 
 
 def rk4(
@@ -46,26 +48,26 @@ def rk4(
     steps_per_interval: int,
     compile: bool = False,
 ) -> Tensor:
-    """Solve dy/dt = field(t, y) from the first time on.
+    """Solve dy/dt = field(t, y) at the given times, from the state at the first time.
 
     Args:
-        field: The right-hand side; it takes the state in whatever shape it is given here.
-        state: State at `times[0]`, floating point, any shape; its dtype and device are those of the result.
-        times: Where the solution is wanted, in order (increasing, or decreasing to solve backwards), two or more.
-        steps_per_interval: Steps of equal length between one time and the next.
-        compile: Compile the steps; the field must then be made of operations on tensors alone (torch.sin(t), not
-            math.sin(t)) and not keep a record of its calls.
+        field: Right-hand side f(t, y). Its second argument has the shape of `state`.
+        state: State at `times[0]`, floating point, of any shape. The result has the same dtype and device.
+        times: Two or more times of the solution, increasing, or decreasing to solve backwards.
+        steps_per_interval: Number of equal steps between one time and the next, at least 1.
+        compile: Whether to compile the steps with torch.compile. The field must then use tensor operations alone
+        (torch.sin(t), not math.sin(t)), and must not record its calls.
 
     Returns:
-        States at the times, (len(times), *state.shape); the first is `state` itself. Rows that blow up hold
-        infinities or NaN and leave the others alone.
+        States at the times, (len(times), *state.shape). The first one is `state` itself. A row that diverges contains
+        infinities or NaN, and does not affect other rows.
 
     Raises:
         TypeError: If the state is not floating point.
-        ValueError: If there are fewer than two times, they are out of order, or there is no step.
+        ValueError: If there are fewer than two times, if they are out of order, or if `steps_per_interval` is below 1.
 
     Warns:
-        UserWarning: If the steps do not compile, with the reason; they are then run as written.
+        UserWarning: If the steps do not compile, with the reason. They then run without compilation.
 
     Examples:
         >>> rk4(lambda t, y: -y, torch.ones(1), [0.0, 1.0], steps_per_interval=10)[-1]
@@ -103,17 +105,20 @@ def _step(field: Field, y: Tensor, t: Any, h: Any) -> Tensor:
 
 
 def _plus(y: Tensor, h: Any, k: Tensor) -> Tensor:
-    """y + h k, in one pass where h is a number."""
+    """y + h k, computed in one operation if h is a plain number."""
     return y + h * k if isinstance(h, Tensor) else torch.add(y, k, alpha=h)
 
 
 def _compiled(field: Field, state: Tensor, count: int) -> Callable[[Tensor, float, float], Tensor] | None:
-    """`count` steps from (state, t) of length h, several in one program; None, with a warning, if that fails."""
+    """A function that makes `count` compiled steps of length h from (state, t).
+
+    None, with a warning, if the compilation fails.
+    """
     unrolled = max(n for n in range(1, UNROLLED + 1) if count % n == 0)
     program = _program()
 
     def run(y: Tensor, t: float, h: float) -> Tensor:
-        # t and h as tensors: as numbers, every new value would be compiled anew
+        # Tensors, because torch would compile again for each new value of a plain number.
         length = torch.tensor(h, dtype=torch.float64)
         for step in range(0, count, unrolled):
             y = program(field, y, torch.tensor(t + step * h, dtype=torch.float64), length, unrolled)

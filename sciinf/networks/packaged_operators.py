@@ -1,8 +1,9 @@
-"""Operators of the neuraloperator package (extra "operators") in the place of our own.
+"""Neural operators of the neuraloperator package (extra "operators"), as alternatives to this project's own networks.
 
-`FNO` and `UNO` see standardised parameters as channels that are constant in space, for they have no other way in.
-`GINO` takes the points of the grid as a cloud. Complex weights are trained as their real and imaginary parts, which the
-package's own numbers come out of unchanged. All weights are in single precision, where the package's complex ones stay.
+`FNO` and `UNO` take standardised parameters as extra channels that are constant in space, because these models have no
+other input for parameters. `GINO` takes the grid points as a point cloud. Complex weights are trained as their real and
+imaginary parts; the package's results do not change. All weights stay in single precision, because the package's
+complex weights always have single precision.
 
 References:
     | Neural Operator: Learning Maps Between Function Spaces (Kovachki et al., 2023), https://jmlr.org/papers/v24/21-1524
@@ -26,7 +27,7 @@ _PARTS = "_parts"
 
 
 class PackagedNet(FieldNetwork):
-    """A model of the package that takes fields on a grid."""
+    """A network of the neuraloperator package that maps fields on a grid to fields on a grid."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -39,11 +40,11 @@ class PackagedNet(FieldNetwork):
 
 
 class PackagedCloud(FieldNetwork):
-    """A GINO, on the points of a grid.
+    """A GINO network that is evaluated at the points of a grid.
 
     Args:
-        model: It.
-        latent: Points of its own grid, in each direction.
+        model: GINO model of the package.
+        latent: Number of points of GINO's own latent grid, in each direction.
     """
 
     def __init__(self, model: nn.Module, latent: int) -> None:
@@ -61,12 +62,12 @@ class PackagedCloud(FieldNetwork):
 
 
 class FNO(FieldArchitecture):
-    """The package's Fourier neural operator.
+    """Fourier neural operator of the neuraloperator package.
 
     Args:
-        n_modes: Of every direction, as the package counts them (twice as many as `Fourier`'s).
-        hidden_channels: Of its layers.
-        options: Of `neuralop.models.FNO`, plain values.
+        n_modes: Number of Fourier modes in each direction, as the package counts them (twice as many as in `Fourier`).
+        hidden_channels: Number of channels of the layers.
+        options: Further arguments of `neuralop.models.FNO`, as plain values.
     """
 
     def __init__(
@@ -82,11 +83,12 @@ class FNO(FieldArchitecture):
 
 
 class UNO(FieldArchitecture):
-    """The package's U-shaped neural operator.
+    """U-shaped neural operator of the neuraloperator package.
 
     Args:
-        hidden_channels: Of its first layer.
-        options: Of `neuralop.models.UNO`, plain values: `uno_out_channels`, `uno_n_modes` and `uno_scalings` at least.
+        hidden_channels: Number of channels of the first layer.
+        options: Further arguments of `neuralop.models.UNO`, as plain values. `uno_out_channels`, `uno_n_modes` and
+            `uno_scalings` are required.
     """
 
     def __init__(self, hidden_channels: int, options: Mapping[str, Any]) -> None:
@@ -95,17 +97,18 @@ class UNO(FieldArchitecture):
     def build(self, channels: tuple[int, int], space: Sequence[int], parameters: int) -> PackagedNet:
         from neuralop.models import UNO as Model
 
-        usual = {"channel_mlp_skip": "linear", "n_layers": len(self.options.get("uno_n_modes", ()))}  # its own fails
+        # The package's own defaults for these two arguments fail.
+        usual = {"channel_mlp_skip": "linear", "n_layers": len(self.options.get("uno_n_modes", ()))}
         return PackagedNet(Model(channels[0] + parameters, channels[1], self.hidden_channels, **usual | self.options))
 
 
 class GINO(FieldArchitecture):
-    """The package's geometry-informed neural operator, for fields in two or three directions.
+    """Geometry-informed neural operator of the neuraloperator package, for fields in two or three directions.
 
     Args:
-        latent: Points of its own grid, in each direction.
-        radius: Within which points of both grids see each other, the box having sides of 1.
-        options: Of `neuralop.models.GINO`, plain values.
+        latent: Number of points of GINO's own latent grid, in each direction.
+        radius: Distance within which points of the two grids interact. The box has sides of length 1.
+        options: Further arguments of `neuralop.models.GINO`, as plain values.
     """
 
     def __init__(self, latent: int, radius: float, options: Mapping[str, Any] | None = None) -> None:
@@ -123,13 +126,13 @@ class GINO(FieldArchitecture):
 
 
 def beside(fields: Tensor, theta: Tensor) -> Tensor:
-    """Fields, and below them parameters as fields."""
+    """Fields, followed by one constant field for each parameter, along the channel axis."""
     constant = theta.reshape(*theta.shape, *[1] * (fields.ndim - 2)).expand(-1, -1, *fields.shape[2:])
     return torch.cat([fields, constant.to(fields)], 1)
 
 
 def real_parts(model: nn.Module) -> nn.Module:
-    """A model whose complex parameters have become their real and imaginary parts, changed in place; see `whole`."""
+    """Replace complex parameters of a model by their real and imaginary parts, in place; see `whole`."""
     for module in list(model.modules()):
         for name, value in list(module.named_parameters(recurse=False)):
             if value.is_complex():
@@ -140,7 +143,7 @@ def real_parts(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def whole(model: nn.Module) -> Iterator[None]:
-    """Such a model with its complex numbers in their place, to be called."""
+    """A `with` block in which a model changed by `real_parts` has its complex parameters again, and can be called."""
     names = [(m, n.removesuffix(_PARTS)) for m in model.modules() for n, _ in m.named_parameters(recurse=False)]
     parted = [(module, name) for module, name in names if name + _PARTS in dict(module.named_parameters(recurse=False))]
     for module, name in parted:
@@ -153,5 +156,5 @@ def whole(model: nn.Module) -> Iterator[None]:
 
 
 def _weights_alone(module: nn.Module, state: dict[str, Any], prefix: str, *rest: object) -> None:
-    """Leave out what the package puts among the weights."""
+    """Remove the metadata that the package stores among the weights."""
     state.pop("_metadata", None)

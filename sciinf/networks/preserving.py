@@ -1,27 +1,27 @@
-r"""The network of `networks.modulated` with layers that preserve magnitudes: what each layer takes has rms 1 as it
-learns.
+r"""The network of `networks.modulated` with magnitude-preserving layers: the input of each layer keeps an rms of 1.
 
-Each row of each weight matrix is used at norm 1, so that inputs of rms 1 that do not agree with each other give outputs
-of rms 1. There are no biases; a constant 1 is among the inputs. What adds or scales is divided by what it does to the
-rms, for independent a, b of rms 1,
+Each row of each weight matrix is normalised to norm 1. So uncorrelated inputs of rms 1 give outputs of rms 1. There are
+no biases; instead, a constant 1 is among the inputs. Sums and scalings are divided by their effect on the rms, for
+independent a, b of rms 1,
 
-    sum(a, b; t) = ((1 - t) a + t b) / sqrt((1 - t)^2 + t^2),      scaled(a, b; g) = a (1 + g b) / sqrt(1 + g^2),
+    sum(a, b; t) = ((1 - t) a + t b) / sqrt((1 - t)^2 + t^2),      scaled(a, b; g) = a (1 + g b) / sqrt(1 + g^2).
 
-and gains g, which start at 0, set how much is said at all: of the modulation, and in the end. With v, c and l of
+Learned gains g start at 0. They set the size of the modulation and of the network's output. With v, c and l of
 `networks.modulated`, unit(a) = a / rms(a) in each row, and w(l) = sqrt(2) (cos(f_i l), sin(f_i l)),
 
     q = unit(silu(sum(G c, T w(l); 1/2))),    h_0 = V v,    h_k = sum(h, B_k unit(silu(i)); 0.3),    h = unit(h_{k-1}),
     i = sum(scaled(A_k h, M_k q; g_k), S_k q; 1/2),    F = g W unit(h_K).
 
-**Forced norm.** A step of the optimiser is at right angles to a weight whose norm does not matter, so the norm would
-grow and steps count for less and less. So before each pass in training the weights themselves are set back, to an rms
-of 0.1: a step of Muon or AdamW at the usual peak rate of 8e-3 is 1.6 % of that, and the paper's, 0.01 of weights of rms
-1, 1 %. Where several networks are trained at once, weights are not set back: there only what is used has norm 1.
+**Forced norm.** The network does not depend on the norms of the weights, so an optimiser step is orthogonal to each
+weight row. The norms would therefore grow, and steps would have less and less effect. So in training, the weights are
+rescaled to an rms of 0.1 before each forward pass. A step of Muon or AdamW at the usual peak rate of 8e-3 changes such
+weights by 1.6 %. In the paper the change is 1 %: steps of 0.01 for weights of rms 1. If several networks are trained at
+once, the stored weights are not rescaled. Then only the normalised weights that the network uses have norm 1.
 
-**What differs from the paper.** It divides silu by 0.596, its rms for normal inputs, and sets streams to rms 1 in the
-first half of its network only. In networks as small as these, rows of weights come to agree with what they are shown,
-and so trained, layers came to be shown rms of several. Hence `unit`, in each row, after each silu and in the end. Its
-networks have no S_k q.
+**What differs from the paper.** The paper divides silu by 0.596, its rms for normal inputs. It normalises streams to
+rms 1 only in the first half of the network. In networks as small as these, rows of weights become correlated with their
+inputs during training. Without further normalisation, the inputs of layers reached an rms of several. So here `unit`
+normalises each row after each silu and at the end. The paper's networks have no term S_k q.
 
 References:
     | Analyzing and Improving the Training Dynamics of Diffusion Models (Karras et al., 2024),
@@ -39,32 +39,32 @@ from torch.nn import functional as F
 
 from sciinf.networks.modulated import FREQUENCIES
 
-KEPT = 0.1  # rms of weights
-_ADDED = 0.3  # t: what a block adds
+KEPT = 0.1  # Root mean square (rms) of the stored weights.
+_ADDED = 0.3  # Mixing weight t of each block's output.
 _EPS = 1e-6
 
 
 def unit(value: Float[Tensor, "*rows number"]) -> Float[Tensor, "*rows number"]:
-    """Each row at rms 1."""
+    """Each row divided by its root mean square (rms), so that its rms is 1."""
     return value / (_EPS + value.square().mean(-1, keepdim=True).sqrt())
 
 
 def added(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """Both, the second by a share, at rms 1."""
+    """Weighted sum of two independent tensors of rms 1, rescaled to rms 1; `share` is the weight of the second."""
     return first.lerp(second, share) / math.hypot(1 - share, share)
 
 
 def scaled(value: Tensor, by: Tensor, gain: Tensor) -> Tensor:
-    """Each number times one plus a gain times another, at rms 1."""
+    """`value` (1 + `gain` `by`), entry by entry, rescaled to rms 1 for independent `value` and `by` of rms 1."""
     return value * (1 + gain * by) / (1 + gain.square()).sqrt()
 
 
 class Unit(nn.Module):
-    """A linear layer whose rows have norm 1, without a bias.
+    """A linear layer without bias, whose weight rows are normalised to norm 1.
 
     Args:
-        inputs: Width of what it takes.
-        outputs: Width of what it gives.
+        inputs: Number of inputs.
+        outputs: Number of outputs.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -72,22 +72,22 @@ class Unit(nn.Module):
         self.weight = nn.Parameter(KEPT * torch.randn(outputs, inputs))
 
     def forward(self, value: Float[Tensor, "*rows input"]) -> Float[Tensor, "*rows output"]:
-        weight = self.weight  # a mapped tensor where several networks are trained, and frozen in a teacher
+        weight = self.weight  # It may be mapped by vmap, or frozen in a teacher network.
         if self.training and weight.requires_grad and isinstance(weight, nn.Parameter):
-            with torch.no_grad():  # by `data`: a second pass before the step may come, and changes nothing
+            with torch.no_grad():  # Through `data`: a second forward pass before the optimiser step stays valid.
                 weight.data.copy_(KEPT * unit(weight))
         return F.linear(value, unit(weight) / weight.shape[1] ** 0.5)
 
 
 class Preserving(nn.Module):
-    """The network, for the same arguments as `networks.modulated.Modulated`.
+    """Magnitude-preserving network, with the same arguments as `networks.modulated.Modulated`.
 
     Args:
-        inputs: Width of v.
-        dim: D.
-        features: Width of c.
-        hidden: Width of h.
-        blocks: K.
+        inputs: Width of the input v.
+        dim: D, the width of the output F.
+        features: Width of the features c.
+        hidden: Width of the hidden state h.
+        blocks: K, the number of residual blocks.
     """
 
     frequencies: Tensor
@@ -108,7 +108,7 @@ class Preserving(nn.Module):
         self.register_buffer("factor", torch.ones(()))
 
     def prepare(self, context: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch hidden"]:
-        """G c, by two layers."""
+        """G c, the contribution of the features to the modulation, computed by two layers."""
         return self.again(unit(F.silu(self.given(_with_one(context)))))
 
     def forward(
@@ -117,7 +117,7 @@ class Preserving(nn.Module):
         log_level: Float[Tensor, "*level"],
         prepared: Float[Tensor, "batch hidden"],
     ) -> Float[Tensor, "*rows dim"]:
-        """F; see `Modulated.forward`."""
+        """F, the output of the network; the arguments are those of `Modulated.forward`."""
         angle = log_level[..., None] * self.frequencies
         clock = self.clock(_with_one(2**0.5 * torch.cat([angle.cos(), angle.sin()], dim=-1)))
         condition = unit(F.silu(added(prepared, clock, 0.5)))
@@ -132,7 +132,7 @@ class Preserving(nn.Module):
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
-        """Make F that many times itself."""
+        """Multiply the output F by a factor."""
         self.factor.mul_(factor)
 
 

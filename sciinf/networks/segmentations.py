@@ -1,16 +1,18 @@
-r"""Sums over all ways in which a series falls into segments, each of one of R laws.
+r"""Sums over all segmentations of a series, where each segment has one of R distributions.
 
-Changes fall into cells 0 ... T, cell t before item t. With p_r(x_t) what law r gives item t, w_r the probability of a
-law, q_t that of cell t for one change, and independent changes put in order, the evidence of j changes is
+A segmentation is set by its changes, which fall into cells 0 ... T; cell t lies before item t. Let p_r(x_t) be the
+density of item t under distribution r, and w_r the probability of distribution r. Let q_t be the probability that one
+change falls into cell t. Changes are independent and then sorted. The evidence of j changes is
 
     Z_j = j! sum_{c_1 <= ... <= c_j} prod_t q_t^{d_t} / d_t! prod_{i=0}^{j} sum_r w_r prod_{t=c_i}^{c_{i+1}-1} p_r(x_t),
 
-d_t the number of changes in cell t, and c_0 = 0, c_{j+1} = T. It is found in T steps, from a_j(r), the sum of all with
-j changes so far that are in law r,
+with d_t the number of changes in cell t, and c_0 = 0, c_{j+1} = T. A recursion computes Z_j in T steps. Its variable
+a_j(r) is the sum over all partial segmentations with j changes so far that are now in distribution r,
 
     a_j(r) <- (a_j(r) + w_r sum_{d >= 1} (q_t^d / d!) sum_s a_{j-d}(s)) p_r(x_t).
 
-In single precision on a CPU it is compiled C where that can be had (`loops`), elsewhere torch's operations.
+A compiled C kernel computes the recursion in single precision on a CPU, if a compiler is available. Otherwise torch
+operations compute it.
 
 References:
     | Exact and efficient Bayesian inference for multiple changepoint problems (Fearnhead, 2006),
@@ -31,7 +33,7 @@ from torch import Tensor
 from sciinf.networks.kernels.lanes import side_by_side
 from sciinf.networks.kernels.library import as_gradient, close, each, led, library, plain, wave
 
-_ERROR = 1e-4  # of compiled loops, beside torch's operations
+_ERROR = 1e-4  # Largest allowed relative difference between kernel and torch operations.
 _NEVER = -1e30
 _POINTER, _WHOLE = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = {
@@ -41,7 +43,12 @@ _ARGUMENTS = {
 
 
 def odds(cells: Float[Tensor, " cell"], most: int) -> Float[Tensor, "cell count"]:
-    """log q_t^d / d! for d = 0 ... `most`, from q; float64."""
+    """log q_t^d / d! for d = 0 ... `most`, in float64.
+
+    Args:
+        cells: q_t, the probability of each cell for one change.
+        most: Largest number of changes.
+    """
     d = torch.arange(most + 1, dtype=torch.float64, device=cells.device)
     logs = torch.where(d > 0, d * cells.double()[:, None].clamp_min(1e-300).log(), 0.0) - torch.lgamma(d + 1)
     return torch.where((cells.double()[:, None] <= 0) & (d > 0), _NEVER, logs)
@@ -50,12 +57,12 @@ def odds(cells: Float[Tensor, " cell"], most: int) -> Float[Tensor, "cell count"
 def evidence(
     items: Float[Tensor, "row step law"], log_weight: Float[Tensor, " law"], log_odds: Float[Tensor, "cell count"]
 ) -> Float[Tensor, "row count"]:
-    """log Z_j for j = 0 ... m.
+    """Log evidence log Z_j of each row, for j = 0 ... m changes.
 
     Args:
-        items: log p_r(x_t).
-        log_weight: log w_r.
-        log_odds: What `odds` gave.
+        items: log p_r(x_t), the log density of each item under each distribution.
+        log_weight: log w_r, the log probability of each distribution.
+        log_odds: Result of `odds`.
     """
     counts = torch.arange(log_odds.shape[1], device=items.device, dtype=torch.float64)
     orders = torch.lgamma(counts + 1).to(items.dtype)
@@ -68,7 +75,7 @@ def evidence(
 
 
 def by_torch(items: Tensor, log_weight: Tensor, log_odds: Tensor) -> Tensor:
-    """log Z_j - log j! by torch's operations."""
+    """log Z_j - log j!, computed by torch operations."""
     steps, counts = items.shape[1], log_odds.shape[1]
     ahead = (log_odds[0][:, None] + log_weight).expand(len(items), counts, -1) + items[:, 0, None]
     for t in range(1, steps):
@@ -78,7 +85,7 @@ def by_torch(items: Tensor, log_weight: Tensor, log_odds: Tensor) -> Tensor:
 
 
 def _changed(total: Tensor, log_odds: Tensor, least: int) -> Tensor:
-    """log sum_{d >= least} of odds of d times what has j - d, (row, count)."""
+    """log sum_{d >= least} q^d / d! exp(total_{j-d}) for each row and each count j, (row, count)."""
     counts, found = len(log_odds), []
     for j in range(counts):
         parts = [total[:, j - d] + log_odds[d] for d in range(least, j + 1)]
@@ -90,7 +97,7 @@ def _changed(total: Tensor, log_odds: Tensor, least: int) -> Tensor:
 def backward_messages(
     items: Float[Tensor, "row step law"], log_weight: Float[Tensor, " law"], log_odds: Float[Tensor, "cell count"]
 ) -> Float[Tensor, "step row count law"]:
-    """For each step, law and number of changes to come: log of the sum over what can follow, with this item."""
+    """Log sum over this item and all its continuations, for each step, distribution and number of future changes."""
     steps, counts = items.shape[1], log_odds.shape[1]
     follow = log_odds[steps].to(items)[None, :, None].expand(len(items), counts, items.shape[2])
     found = []
@@ -109,18 +116,20 @@ def draw(
     changes: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """Cells of changes, (draw, m), the number of steps where there are fewer, of draws given how many there are.
+    """Sampled cells of the changes, (draw, m), given the number of changes of each draw.
+
+    Entries beyond the number of changes equal the number of steps.
 
     Args:
-        messages: What `backward_messages` gave; draw i is of row i modulo their number of rows.
-        log_weight: log w_r.
-        log_odds: What `odds` gave.
-        changes: How many there are, (draw,).
-        generator: Of what is random.
+        messages: Result of `backward_messages`. Draw i belongs to row i modulo the number of rows.
+        log_weight: log w_r, the log probability of each distribution.
+        log_odds: Result of `odds`.
+        changes: Number of changes of each draw, (draw,).
+        generator: Source of all random numbers.
     """
     steps, rows, counts, _ = messages.shape
     of, left = torch.arange(len(changes), device=messages.device) % rows, changes
-    fresh = (messages + log_weight).logsumexp(-1)  # (step, row, count)
+    fresh = (messages + log_weight).logsumexp(-1)  # Shape (step, row, count).
     law, number = torch.zeros_like(changes), []
     for t in range(steps):
         stays = messages[t, of, left, law] if t else fresh[t, of, left]
@@ -139,7 +148,7 @@ def draw(
 
 
 def _pick(logs: Tensor, generator: torch.Generator) -> Tensor:
-    """An index of each row, by its logs."""
+    """One random index per row, with probabilities proportional to exp(logs)."""
     u = torch.rand(len(logs), 1, generator=generator, device=generator.device).to(logs)
     below = logs.softmax(-1).double().cumsum(-1)
     return (u * below[:, -1:] >= below[:, :-1]).sum(-1)
@@ -151,7 +160,7 @@ def _loops() -> ctypes.CDLL | None:
 
 
 def _agrees(loops: ctypes.CDLL) -> bool:
-    """Whether loops do as torch's operations do in double precision, on short series."""
+    """Whether the kernels agree with torch operations in double precision, on short series."""
     items, weight = 2 * wave(3, 6, 5).double(), wave(5).double()
     log_odds = odds(torch.tensor([0.1, 0.2, 0.1, 0.0, 0.3, 0.2, 0.1], device="cpu"), 2)
     given = [one.clone().requires_grad_() for one in (items, weight)]
@@ -175,17 +184,17 @@ def _forward(loops: Any, items: Tensor, log_weight: Tensor, log_odds: Tensor) ->
 
 
 def _backward(loops: Any, gradient: Tensor, items: Tensor, log_weight: Tensor, log_odds: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of items and of log weights."""
+    """Gradients of the items and of the log weights, by the compiled kernel."""
     given, sizes = _ready(items, log_weight, log_odds)
     made = torch.empty_like(given[0]), torch.empty_like(given[2])
-    kept = (*given, gradient.contiguous(), *made)  # held until the loop has read them
+    kept = (*given, gradient.contiguous(), *made)  # Keep the arrays alive until the kernel has read them.
     places = [one.data_ptr() for one in kept]
     side_by_side(loops.segments_backward, [(*places, *sizes)])
     return made[0], (made[1] * given[2]).to(log_weight)
 
 
 class _Evidence(torch.autograd.Function):
-    """`by_torch`."""
+    """The sum of `by_torch`, computed by the compiled kernel as an operation with its own gradient."""
 
     @staticmethod
     def forward(items: Tensor, log_weight: Tensor, log_odds: Tensor) -> Tensor:
@@ -206,5 +215,5 @@ class _Evidence(torch.autograd.Function):
 
 @as_gradient
 def _gradient(slope: Tensor, items: Tensor, log_weight: Tensor, log_odds: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of items and of log weights, which have none themselves."""
+    """Gradients of the items and of the log weights; a second derivative is refused."""
     return each(functools.partial(_backward, _loops()), 2, slope, items, log_weight, log_odds)

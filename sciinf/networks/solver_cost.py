@@ -1,21 +1,24 @@
-r"""What it costs to solve an equation whose right-hand side is learned, as a number that training can lower.
+r"""Cost of solving a differential equation whose right-hand side is learned, as a number that training can reduce.
 
-A solver whose steps adapt takes as many as local errors and stiffness ask for. Both are there in what it computes
-anyway. For dy/dt = f(t, y) and a step of length h from (t, y), with Bogacki and Shampine's pair of orders 3 and 2,
+The number of steps of an adaptive solver depends on its local errors and on stiffness. Both can be estimated from
+values that the solver computes anyway. For dy/dt = f(t, y) and a step of length h from (t, y), the local error is, with
+Bogacki and Shampine's pair of orders 3 and 2,
 
-    E = h sum_i (b_i - b*_i) k_i / (1 + max(|y|, |y'|)),
+    E = h sum_i (b_i - b*_i) k_i / (1 + max(|y|, |y'|)).
 
-and, where two stages of a step belong to one time, as t + h/2 in the classical method of order 4 (k_2 and k_3),
+Stiffness is estimated from two stages of a step at the same time. In the classical method of order 4, the stages k_2
+and k_3 both have the time t + h/2:
 
-    S = |k_3 - k_2| / |y_3 - y_2|,    y_2 = y + h/2 k_1,    y_3 = y + h/2 k_2,
+    S = |k_3 - k_2| / |y_3 - y_2|,    y_2 = y + h/2 k_1,    y_3 = y + h/2 k_2.
 
-an estimate of the largest rate of f, from below. Added to a loss, they make a field that is cheap to solve:
+S is a lower estimate of the largest rate of f. If such costs are added to a loss, training finds a field that is cheap
+to solve:
 
     R_E = sum_j E_j |h_j| / T,    R_S = sum_j S_j |h_j| / T,    T = sum_j |h_j|,
 
-with slopes through the whole solution, are the first paper's, as its authors' code weighs the steps, but for the 1 / T.
-One step at random, from a state that is held constant, is the second's. The steps here are those of training, not of
-the solver that is used later.
+R_E and R_S are the first paper's costs, with gradients through the whole solution. The steps are weighted as in its
+authors' code, except for the factor 1 / T. The second paper uses one random step, from a state that is held constant.
+The steps here are the steps of training. The solver that is used later may take other steps.
 
 References:
     | Opening the Blackbox: Accelerating Neural Differential Equations by Regularizing Internal Solver Heuristics
@@ -41,16 +44,18 @@ Rate = Callable[[Any, Tensor], Tensor]
 States = Sequence[Tensor] | Tensor
 """A solution, (*rows, D) at each time."""
 
-_SMALL = 1e-14  # added to a mean square, so that its root has a slope at 0
+_SMALL = 1e-14  # Added to a mean square, so that its root has a finite gradient at 0.
 
 
 def local_error(rate: Rate, t: Any, y: Float[Tensor, "*rows dim"], h: Any) -> Float[Tensor, "*rows dim"]:
-    """E: difference of Bogacki and Shampine's solutions of orders 3 and 2 after a step of h, relative to 1 + |y|.
+    """E: difference of Bogacki and Shampine's solutions of orders 3 and 2 after one step, relative to the state.
+
+    The difference is divided by 1 + max(|y|, |y'|), with y and y' the states before and after the step.
 
     Args:
-        rate: f.
-        t: Time, as f takes it.
-        y: State.
+        rate: f, the right-hand side.
+        t: Time at the start of the step, as f takes it.
+        y: State at the start of the step.
         h: Length of the step, a number or (*rows, 1).
     """
     k1 = rate(t, y)
@@ -63,10 +68,10 @@ def local_error(rate: Rate, t: Any, y: Float[Tensor, "*rows dim"], h: Any) -> Fl
 
 
 def stiffness(rate: Rate, t: Any, y: Float[Tensor, "*rows dim"], h: Any) -> Float[Tensor, "*rows"]:
-    """S of each row, per unit of time: how fast the field changes from one place to another at one time.
+    """S of each row, per unit of time: the rate at which the field changes from one state to another at one time.
 
-    It is 0 for a field that is the same at both places, and damped to 0 where these are as near each other as rounding.
-    Arguments as for `local_error`.
+    S is 0 if the field is equal at both states. S is damped to 0 if the states differ only by rounding. The arguments
+    are those of `local_error`.
     """
     k1 = rate(t, y)
     k2 = rate(t + h / 2, y + h / 2 * k1)
@@ -76,23 +81,26 @@ def stiffness(rate: Rate, t: Any, y: Float[Tensor, "*rows dim"], h: Any) -> Floa
 
 
 def rms(value: Tensor) -> Float[Tensor, ""]:
-    """Root mean square, with a slope at 0."""
+    """Root mean square, with a finite gradient at 0."""
     return (value.square().mean() + _SMALL).sqrt()
 
 
 def error_sum(rate: Rate, times: Sequence[Any], states: States) -> Float[Tensor, ""]:
-    """R_E, the rms of E |h| over rows and numbers at each step.
+    """R_E: time average of the local error E, whose rms over rows and dimensions is taken at each step.
 
     Args:
-        rate: f.
-        times: Of the states, at least two, each a number or (*rows, 1), as f takes them.
-        states: A solution, (*rows, D) at each time, of which the last may be left out; slopes go through them.
+        rate: f, the right-hand side.
+        times: Times of the states, at least two, each a number or (*rows, 1), as f takes them.
+        states: Solution, (*rows, D) at each time; the last state may be left out. Gradients go through the states.
     """
     return _over_steps(lambda t, y, h: rms(local_error(rate, t, y, h) * abs(h)), times, states)
 
 
 def stiffness_sum(rate: Rate, times: Sequence[Any], states: States) -> Float[Tensor, ""]:
-    """R_S, the mean over rows of S |h| at each step; arguments as for `error_sum`."""
+    """R_S: time average of the stiffness S, whose mean over rows is taken at each step.
+
+    The arguments are those of `error_sum`.
+    """
     return _over_steps(lambda t, y, h: (stiffness(rate, t, y, h)[..., None] * abs(h)).mean(), times, states)
 
 
@@ -101,7 +109,13 @@ COSTS = {"sum": error_sum, "stiffness": stiffness_sum}
 
 
 def _over_steps(cost: Callable[[Any, Tensor, Any], Tensor], times: Sequence[Any], states: States) -> Tensor:
-    """The sum of what steps cost, by time, state and length, over T, on average over rows."""
+    """Sum of the costs of all steps divided by the duration T, averaged over rows.
+
+    Args:
+        cost: Cost of one step, as a function of time, state and step length.
+        times: Times of the states.
+        states: Solution at each time.
+    """
     steps = zip(pairwise(times), states, strict=False)
     span = abs(times[-1] - times[0])
     total = torch.stack([cost(start, y, end - start) for (start, end), y in steps]).sum()

@@ -1,18 +1,18 @@
-r"""Fourier neural operators: layers that act on the longest waves of a field, whatever the grid.
+r"""Fourier neural operators: networks whose layers act on the longest waves of a field, for any number of grid points.
 
-A spectral convolution takes channels v to w,
+A spectral convolution maps channels v to channels w,
 
     w(x) = sum_{|k| < m} e^{i k x} W_k vhat(k),     vhat(k) = 1/n sum_x e^{-i k x} v(x),
 
-with a complex matrix W_k for each wave number k (in every direction) below m. As so few waves are kept, the transforms
-are products with small matrices of sines and cosines, which take less time than fast Fourier transforms of whole
-fields; W_k is kept as its real and imaginary part, in single or double precision. A layer is
+with a complex matrix W_k for each wave number k below m (in every direction). Only few waves are kept, so the
+transforms are products with small matrices of sines and cosines. These products take less time than fast Fourier
+transforms of whole fields. W_k is stored as real and imaginary part, in single or double precision. A layer is
 
     h <- h + B gelu((1 + a) * (K h + A h + b) + s),     (a, s) = M theta,
 
-K the convolution, A and B matrices at every point, a and s numbers for every channel that parameters set. Between the
-layers and the fields stand maps at every point. Fields that are not periodic are continued by zeros, and the network
-is told where a point lies.
+with the convolution K, and matrices A and B that act at every point. The parameters theta set a and s, one number each
+per channel. Maps at every point connect the fields to the first and the last layer. Fields that are not periodic are
+padded with zeros, and the network gets the coordinates of each point as inputs.
 
 References:
     | Fourier Neural Operator for Parametric Partial Differential Equations (Li et al., 2021),
@@ -36,15 +36,16 @@ from torch.nn import functional as F
 from sciinf.core.checks import check_positive, check_whole
 from sciinf.networks.fields import FieldArchitecture, FieldNetwork
 
-PADDING = 0.1  # of the points of a direction, where fields have edges and nothing else was said
+# Default padding of fields that have edges, as a fraction of the points in a direction.
+PADDING = 0.1
 
 
 class SpectralConv(nn.Module):
-    """The convolution; on grids with fewer than 2 m points, of the waves that they have.
+    """The spectral convolution; a grid with fewer than 2 m points uses all the waves that it has.
 
     Args:
-        channels: In, and out.
-        modes: m of every direction.
+        channels: Number of input channels and number of output channels.
+        modes: m, the number of wave numbers, for each direction.
     """
 
     def __init__(self, channels: tuple[int, int], modes: Sequence[int]) -> None:
@@ -71,9 +72,9 @@ class SpectralConv(nn.Module):
 
 
 def transformed(fields: Float[Tensor, "batch channel *space"], modes: Sequence[int]) -> Tensor:
-    """The lowest Fourier coefficients of real fields, over the number of points, complex.
+    """Lowest Fourier coefficients of real fields, divided by the number of points; complex.
 
-    Wave numbers 0..m-1 in the last direction, -(m-1)..m-1 in the others.
+    Wave numbers are 0..m-1 in the last direction and -(m-1)..m-1 in the others.
     """
     last = _half(fields.shape[-1], modes[-1], fields.dtype, fields.device)
     found = torch.view_as_complex((fields @ last).unflatten(-1, (modes[-1], 2)))
@@ -84,7 +85,7 @@ def transformed(fields: Float[Tensor, "batch channel *space"], modes: Sequence[i
 
 
 def restored(spectrum: Tensor, modes: Sequence[int], space: Sequence[int]) -> Float[Tensor, "batch channel *space"]:
-    """Real fields of the lowest Fourier coefficients."""
+    """Real fields, computed from their lowest Fourier coefficients; the inverse of `transformed`."""
     dtype = torch.float64 if spectrum.dtype == torch.complex128 else torch.float32
     for axis in range(len(modes) - 1):
         waves = _whole(space[axis], modes[axis], dtype, spectrum.device).mH * space[axis]
@@ -98,7 +99,7 @@ def restored(spectrum: Tensor, modes: Sequence[int], space: Sequence[int]) -> Fl
 
 @lru_cache(maxsize=32)
 def _half(points: int, modes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """e^{-ikx} / n for k = 0..m-1, real parts beside imaginary ones, (points, 2 m)."""
+    """e^{-ikx} / n for k = 0..m-1, with real and imaginary parts in alternating columns, (points, 2 m)."""
     angle = 2 * math.pi / points * torch.outer(torch.arange(points), torch.arange(modes)).double()
     return (torch.stack([angle.cos(), -angle.sin()], -1).flatten(1) / points).to(device, dtype)
 
@@ -112,7 +113,7 @@ def _whole(points: int, modes: int, dtype: torch.dtype, device: torch.device) ->
 
 
 class Pointwise(nn.Module):
-    """A matrix at every point: (batch, channels_in, *space) -> (batch, channels_out, *space)."""
+    """A linear map applied at every point: (batch, channels_in, *space) -> (batch, channels_out, *space)."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class Pointwise(nn.Module):
 
 
 class FourierLayer(nn.Module):
-    """h + B gelu((1 + a) * (K h + A h + b) + s)."""
+    """One layer of the operator: h + B gelu((1 + a) * (K h + A h + b) + s)."""
 
     def __init__(self, width: int, modes: Sequence[int], parameters: int) -> None:
         super().__init__()
@@ -142,7 +143,7 @@ class FourierLayer(nn.Module):
 
 
 class FourierNet(FieldNetwork):
-    """What `Fourier` builds."""
+    """The network of a Fourier neural operator, built by `Fourier`."""
 
     def __init__(self, told: Fourier, channels: tuple[int, int], modes: Sequence[int], parameters: int) -> None:
         super().__init__()
@@ -168,14 +169,17 @@ class Fourier(FieldArchitecture):
     """A Fourier neural operator.
 
     Args:
-        width: Channels of the layers.
-        modes: m, for every direction or one for each; of a grid with fewer waves, all that it has.
-        layers: How many.
-        hidden: Channels before the last map.
-        coordinates: Whether the network is told where a point lies: where the equation is the same everywhere it had
-            better not be. None: a surrogate tells it where the fields that it is trained on have edges.
-        padding: Zeros beyond the end of each direction, as a fraction of its points: for fields that are not periodic.
-            None: a tenth where the fields that a surrogate is trained on have edges, else none.
+                width: Number of channels of the layers.
+                modes: m, the number of wave numbers, one number for all directions or one per direction. A grid with
+                    fewer waves uses all that it has.
+                layers: Number of layers.
+                hidden: Number of channels before the last map.
+                coordinates: Whether the network gets the coordinates of each point as inputs. False is better if the
+                    equation is the same everywhere. With None, a surrogate passes coordinates if its training fields
+                    have edges.
+                padding: Zeros added beyond the end of each direction, as a fraction of its points, for fields that are
+                    not periodic. With None, a surrogate pads by a tenth if its training fields have edges, and else not
+                    at all.
 
     Raises:
         ValueError: If a number is not positive, or the padding is negative.
@@ -199,7 +203,7 @@ class Fourier(FieldArchitecture):
         self.coordinates, self.padding = coordinates, padding
 
     def at_edges(self) -> Fourier:
-        """The same for fields that have edges, where it was left open."""
+        """A copy for fields with edges: `coordinates` and `padding` get their values for edges if they are None."""
         return Fourier(
             self.width,
             self.modes,
@@ -215,33 +219,33 @@ class Fourier(FieldArchitecture):
 
 
 def check_modes(modes: int | Sequence[int]) -> None:
-    """Refuse numbers of waves that are not whole and positive."""
+    """Check that each number of waves is a whole number of at least 1."""
     for value in (modes,) if isinstance(modes, int) else modes:
         check_whole("modes", value, 1)
 
 
 def each_direction(modes: int | Sequence[int], directions: int) -> tuple[int, ...]:
-    """Numbers of waves of every direction.
+    """Number of waves for each direction, as a tuple.
 
     Raises:
-        ValueError: If there is no direction, or there are numbers for others.
+        ValueError: If there is no direction, or `modes` has another number of directions.
     """
     if not directions:
         raise ValueError("fields without space, as of ordinary differential equations, have no waves for this network")
     found = (modes,) * directions if isinstance(modes, int) else tuple(modes)
     if len(found) != directions:
-        raise ValueError(f"modes {found} are of {len(found)} directions, the fields have {directions}")
+        raise ValueError(f"modes {found} are for {len(found)} directions, the fields have {directions}")
     return found
 
 
 def places(space: Sequence[int], like: Tensor) -> Float[Tensor, "1 dim *space"]:
-    """Coordinates of points, each from 0 to 1."""
+    """Coordinates of all grid points, from 0 to 1 in each direction."""
     axes = [torch.linspace(0.0, 1.0, n, dtype=like.dtype, device=like.device) for n in space]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 
 def around(space: Sequence[int], like: Tensor) -> Float[Tensor, "twice_dim ..."]:
-    """Cosines and sines of where points lie on a ring or torus, which has no beginning."""
+    """Cosines and sines of the angles of grid points on a ring or torus, so that no point is the first one."""
     axes = [2 * math.pi / n * torch.arange(n, dtype=like.dtype, device=like.device) for n in space]
     angles = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     return torch.cat([angles.cos(), angles.sin()])

@@ -1,4 +1,4 @@
-"""A posterior that rounds of simulations around one observation taught, as the local check sees it."""
+"""Base class of posteriors that were learned by rounds of simulations around one observation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sciinf.posteriors.learned import LearnedPosterior
 
 
 class Lowered(NamedTuple):
-    """What a likelihood does to an answer where it was not learned.
+    """Effect of a likelihood on an answer, in the region where the likelihood was not learned.
 
     Args:
-        times: By how many times the sds of z would be larger if it did not count there, (D,).
-        believed: Whether it is believed there, if all else speaks for the answer.
+        times: Factor by which the sds of z would be larger if the likelihood did not count there, (D,).
+        believed: Whether the likelihood is believed there, if all else supports the answer.
     """
 
     times: Float[Tensor, " theta"]
@@ -27,10 +27,11 @@ class Lowered(NamedTuple):
 
 
 class AroundOne(LearnedPosterior, ABC):
-    """What `refine_around` and `infer_set` return.
+    """A posterior learned around one observation, as `refine_around` and `infer_set` return it.
 
-    A subclass sets `asked`, the observation, name -> (1, *event), and `error`, the answer's chance error there, told by
-    how far the last round moved it: middles in sds, and the logarithms of widths; infinite where it is not known.
+    A subclass sets `asked`, the observation, name -> (1, *event), and `error`, the answer's chance error there. The
+    error is estimated from how far the last round moved the answer: middles in sds, and logarithms of widths. It is
+    infinite if it is not known.
     """
 
     asked: dict[str, Tensor]
@@ -42,10 +43,10 @@ class AroundOne(LearnedPosterior, ABC):
     """The warning for an observation that is far from the one it was learned around, with the way out."""
 
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
-        """As every posterior's.
+        """Draws for one observation, as from every posterior.
 
         Warns:
-            UserWarning: If the observation is not near the one it was learned around.
+            UserWarning: If the observation is not near the one that the posterior was learned around.
         """
         if not (self.is_around(x) or self.reaches(x)):
             doubt(self.elsewhere, alarm=True, stacklevel=3)
@@ -53,21 +54,21 @@ class AroundOne(LearnedPosterior, ABC):
 
     @abstractmethod
     def reaches(self, x: X) -> bool:
-        """Whether its answer to an observation, name -> (1, *event), lies where the last round simulated."""
+        """Whether the answer to an observation, name -> (1, *event), lies where the last round simulated."""
 
     def is_around(self, x: X) -> bool:
-        """Whether it was learned around this very observation, name -> (1, *event)."""
+        """Whether the posterior was learned around this very observation, name -> (1, *event)."""
         return all(torch.equal(value, x[name]) for name, value in self.asked.items())
 
     @abstractmethod
     def weighted_batched(
         self, x: X, n: int, also: Float[Tensor, "batch theta"], *, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n+1 batch theta"], Float[Tensor, "n+1 batch"]]:
-        """A parameter for each of some data, and n draws, all with the logarithms of their weights.
+        """A given parameter for each data set, and n draws, all with the logarithms of their weights.
 
-        Weights are the posterior's density over that of the draws, up to a constant for each of the data.
+        Weights are the posterior's density over that of the draws, up to a constant for each data set.
         """
 
     @abstractmethod
     def lowered(self, x: X) -> Lowered:
-        """What a likelihood does to the answer to one observation where it was not learned."""
+        """Effect of a likelihood on the answer to one observation, where the likelihood was not learned."""

@@ -1,14 +1,14 @@
-r"""The posterior of a set of observations, from an estimator that was trained on single ones.
+r"""The posterior of a set of observations, from an estimator that was trained on single observations.
 
-For x_1..x_n independent given theta, p(theta | x_1..x_n) ~ p(theta)^{1-n} prod_j p(theta | x_j);
-`networks.diffusion.composition` makes one denoiser of those of the factors, by which draws are taken from noise to the
-posterior as of a single observation (GAUSS with centred covariances). Everything happens in z = b(theta), in which
-priors of laws with a distribution function are N(0, I): their score at every noise level is known, and bounds do no
-harm.
+For x_1..x_n independent given theta, p(theta | x_1..x_n) ~ p(theta)^{1-n} prod_j p(theta | x_j).
+`networks.diffusion.composition` makes one denoiser from those of the factors. It takes draws from noise to the
+posterior, as for a single observation (GAUSS with centred covariances). Everything happens in z = b(theta), in which
+priors that have a distribution function are N(0, I). So their score at every noise level is known, and bounds cause no
+problem.
 
-**Correction.** Where factors are not Gaussian the path is not exact at high noise, but its end is: the composed score
-at the lowest level is the sum of the factors'. From the draws, Metropolis-adjusted Langevin steps that know this score
-alone, preconditioned by the composed covariance, take what is left of the error out.
+**Correction.** If factors are not Gaussian the path is not exact at high noise, but its end is: the composed score
+at the lowest level is the sum of the factors' scores. From the draws, Metropolis-adjusted Langevin steps remove the
+remaining error. They use only this score, and are preconditioned by the composed covariance.
 
 **Factors of several.** An estimator of masked sets of up to m observations (`sciinf.wrappers.sets`) takes them m at a
 time: n / m factors whose errors add up, at m simulations per row of training (PF-NPSE).
@@ -18,12 +18,12 @@ posterior's sd falls as n^{-1/2}. For the exact posterior and every z
 
     e(z) = E_{x | z}[ grad log p(z | x) ] - grad log p(z) = 0,
 
-for the mean of the likelihood's score is 0 at the truth. `reliable` estimates e of the network on held-out simulations,
-by regression on 1, z_i and z_i^2 in two halves, so that the mean over z of e_1^T I^{-1} e_2 / D = t^2 has no bias, I
-the mean square of the likelihood's score (Fisher's information). n observations shift the composed posterior by about
-t sqrt(n) of its sd in each parameter, which reaches a half at n = 1 / (4 t^2). Where the rows tell that t is not 0, by
-two of the chance errors c of t^2, a shift is told from a third of an sd on, at n = 1 / (9 (t^2 - 2 c)): an answer that
-is off by more is wrong.
+because the mean of the likelihood's score is 0 at the truth. `reliable` estimates e of the network on held-out
+simulations, by regression on 1, z_i and z_i^2 in two halves. So the mean over z of e_1^T I^{-1} e_2 / D = t^2 has no
+bias, I the mean square of the likelihood's score (Fisher's information). n observations shift the composed posterior by
+about t sqrt(n) of its sd in each parameter, which reaches a half at n = 1 / (4 t^2). If the rows tell that t is not 0,
+by two of the chance errors c of t^2, already a shift of a third of an sd counts, at n = 1 / (9 (t^2 - 2 c)): an answer
+that is off by more is wrong.
 
 References:
     | Compositional Score Modeling for Simulation-Based Inference (Geffner et al., 2023),
@@ -57,27 +57,28 @@ from sciinf.posteriors.learned import LearnedPosterior, generator_on
 from sciinf.simulators.samplers.langevin import LEAST_WARMUP, Langevin
 from sciinf.training.estimators._denoising import Denoising
 
-_HALF, WRONG = 1 / 2, 1 / 3  # sds that errors may shift it by: where rows can hardly tell them, and where they do
-ERRORS = 2.0  # chance errors of t^2 by which rows tell that it is not 0
-_FINE = 0.03  # lowest level, in units of the composed posterior's smallest sd
+# Largest shift by errors, in sds: if the rows can hardly detect errors, and if they do detect them.
+_HALF, WRONG = 1 / 2, 1 / 3
+ERRORS = 2.0  # Rows detect an error if t^2 exceeds this many of its chance errors.
+_FINE = 0.03  # Lowest noise level, in units of the composed posterior's smallest sd.
 
 
 class Compositional(LearnedPosterior):
-    """Draws of the posterior of sets of observations.
+    """Draws from the posterior of sets of observations.
 
     Args:
-        fit: What `train` returned or `load_fit` read, of a `Score` or `Matching`.
-        items: n, observations in a set: x is name -> (batch, n, *event), without masks.
-        method: How scores are joined; `Gauss()` where left out (`networks.diffusion.joined`).
-        correction: Langevin steps at the end, their warm-up, and one more: 20 or more; 0 for none.
-        some: How many observations' networks are asked at each step, drawn anew; all where left out. With some of
-            them there is no correction.
-        held_out: Fresh simulations of single observations, to tell up to which n the answer can be trusted.
+        fit: Fit of a `Score` or `Matching`, from `train` or `load_fit`.
+        items: n, the number of observations in a set: x is name -> (batch, n, *event), without masks.
+        method: Method by which scores are joined. Default: `Gauss()` (`networks.diffusion.joined`).
+        correction: Number of Langevin steps at the end, as warm-up, before one more: 20 or more; 0 for no correction.
+        some: Number of observations whose networks are evaluated at each step, drawn anew each time. Default: all. With
+            `some` there is no correction.
+        held_out: Fresh simulations of single observations, which tell up to which n the answer can be trusted.
 
     Attributes:
-        factors: How many scores are added up.
-        shift: By how many sds of the posterior errors of these scores are expected to move it, and what held-out
-            simulations cannot tell from none; None and 0 where there were none.
+        factors: Number of scores that are added up.
+        shift: Expected shift of the posterior by errors of these scores, in sds, and the smallest shift that held-out
+            simulations can detect. None and 0 without held-out simulations.
 
     Raises:
         TypeError: If the fit's estimator has no scores that can be composed.
@@ -85,8 +86,8 @@ class Compositional(LearnedPosterior):
             campaign that the network was trained on.
 
     Warns:
-        UserWarning: If held-out simulations say that n is too many, or there are none for an estimator that does not
-            begin at the linear guess, whose errors are larger.
+        UserWarning: If held-out simulations show that n is too large. Or if there are none, for an estimator without
+            the linear guess, whose errors are larger.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class Compositional(LearnedPosterior):
         return torch.cat(parts, dim=1)
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
-        """There is none.
+        """Raise, because composed scores have no normalised density.
 
         Raises:
             DensityUnavailable: Always.
@@ -165,14 +166,14 @@ class Compositional(LearnedPosterior):
 
     @torch.no_grad()
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
-        """Means over each set of the single observations' summaries."""
+        """Mean over each set of the single observations' summaries."""
         device = next(self.estimator.buffers()).device
         parts = [self._folded({name: value[k].to(device) for name, value in x.items()}) for k in range(_length(x))]
         return torch.stack([self.estimator.features(part).mean(0) for part in parts]).cpu()
 
     @torch.no_grad()
     def _draw(self, x: X, n: int, generator: torch.Generator) -> Float[Tensor, "n theta"]:
-        """z of one set, name -> (items, *event)."""
+        """Draws of z for one set, name -> (items, *event)."""
         density = self.estimator.condition(self._folded(x))
         single = shrunk(density.draw(draws_of(self.factors, len(self.prior)), generator))
         composition = Composition(single, self._prior, remainder_of(density.score, single))
@@ -184,7 +185,7 @@ class Compositional(LearnedPosterior):
         return self._corrected(z, composition, least, generator) if self.correction else z
 
     def _folded(self, x: X) -> X:
-        """One set, name -> (items, *event), as what the estimator was trained on: single observations, or sets."""
+        """One set, name -> (items, *event), in the form of the training data: single observations, or sets."""
         if self._most == 1:
             return x
         folded: dict[str, Tensor] = {}
@@ -211,7 +212,7 @@ class Compositional(LearnedPosterior):
 
 
 def largest_set(observables: Mapping[str, Observable]) -> int:
-    """The largest set that an estimator of masked sets takes; 1 for one of single observations.
+    """Size of the largest set that an estimator of masked sets takes; 1 for an estimator of single observations.
 
     Raises:
         ValueError: If some observables are sets with a mask and others are not.
@@ -229,17 +230,17 @@ def largest_set(observables: Mapping[str, Observable]) -> int:
 
 
 def reliable(estimator: Denoising, held_out: Batch) -> float:
-    """Up to how many observations errors of single scores are not expected to make the composed posterior wrong.
+    """Largest number of observations for which errors of single scores should not make the composed posterior wrong.
 
-    They shift it by half of its sd there; by a third, where the rows tell that it is shifted at all.
+    At this number the expected shift is half of the posterior's sd, or a third if the rows detect the error.
 
     Args:
-        estimator: Trained.
+        estimator: Trained estimator.
         held_out: Simulations that it was not trained on; a thousand or more.
 
     Returns:
-        1 / (4 t^2), of t^2 at least what N rows can tell from 0, c = sqrt(2 + 1 / D) / (N / 2) about: of 1,000 rows
-        some 90 observations, of 10,000 some 900; and at most 1 / (9 (t^2 - 2 c)).
+        1 / (4 t^2), with t^2 at least what N rows can tell from 0, about c = sqrt(2 + 1 / D) / (N / 2). That is some 90
+        observations for 1,000 rows and some 900 for 10,000. The result is at most 1 / (9 (t^2 - 2 c)).
 
     Raises:
         ValueError: If there are fewer than 100 rows.
@@ -248,7 +249,7 @@ def reliable(estimator: Denoising, held_out: Batch) -> float:
 
 
 def _most(square: float, chance: float) -> float:
-    """Up to how many observations errors of scores, of t^2 and its chance error, do not make the posterior wrong."""
+    """Largest number of observations for which errors of scores, from t^2 and its chance error, are harmless."""
     return min(_HALF**2 / max(square, chance), WRONG**2 / max(square - ERRORS * chance, 1e-12))
 
 
@@ -274,7 +275,7 @@ def _squares(estimator: Denoising, held_out: Batch) -> tuple[float, float]:
 
 
 def _item(spec: Observable) -> Observable:
-    """One item of a set."""
+    """Specification of one item of a set."""
     dims = () if len(spec.shape) == 1 else spec.dims[1:]
     return Observable(spec.shape[1:], spec.unit, dims, spec.dtype, spec.scale)
 
@@ -289,10 +290,10 @@ def draws_of(items: int, dim: int) -> int:
 
 
 def _prior_of(estimator: Denoising) -> MultivariateNormals:
-    """Moments of the prior in z.
+    """Mean and covariance of the prior in z.
 
     Raises:
-        ValueError: If it is not Gaussian there.
+        ValueError: If the prior is not Gaussian in z.
     """
     mean, sd = estimator.z_mean.double().cpu(), estimator.z_sd.double().cpu()
     means, blocks = [], []

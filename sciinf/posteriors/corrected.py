@@ -1,10 +1,10 @@
-"""A posterior learned through a surrogate, put right for one observation by runs of the true simulator.
+"""Correction of a posterior learned through a surrogate, for one observation, by runs of the true simulator.
 
-Where the true simulator has a likelihood, draws are weighted by it: `build_posterior(fit, simulator, ess=, budget=)`.
-Where it has none, `correct` spends a stated number of its runs where the posterior is, and learns from them: what the
-surrogate's posterior holds possible (all but epsilon of its mass) is the region that the prior is truncated to, and one
-round of truncated inference on the true simulator follows. The surrogate decides where to look and nothing else, so
-its errors do not enter, as long as the region holds the posterior.
+If the true simulator has a likelihood, draws are weighted by it: `build_posterior(fit, simulator, ess=, budget=)`.
+If not, `correct` spends a stated number of its runs in the region of the posterior, and learns from them. The prior is
+truncated to the region that holds all but epsilon of the surrogate posterior's mass. One round of truncated inference
+on the true simulator follows. The surrogate only decides where to simulate. So its errors do not enter, as long as the
+region holds the posterior.
 
 References:
     | Truncated proposals for scalable and hassle-free simulation-based inference (Deistler, Goncalves & Macke, 2022),
@@ -41,22 +41,22 @@ def correct(
     epsilon: float = 1e-3,
     workers: int | Literal["auto"] = 1,
 ) -> Sequential:
-    """The posterior of one observation from runs of the true simulator where a first posterior is.
+    """The posterior of one observation, from runs of the true simulator in the region of a first posterior.
 
     A call that was stopped goes on where it was. Calibrate its `local` on `simulate(simulator, ...,
     proposal=posterior.truncation)`.
 
     Args:
-        fit: What was learned through a surrogate.
-        simulator: The true one.
+        fit: Fit that was learned through a surrogate.
+        simulator: The true simulator.
         x: One observation: observable name -> array or astropy quantity of its event shape.
         out: Folder of the runs and the new fit.
-        runs: Of the true simulator.
-        estimator: A newly built estimator; one built as the first was, where left out.
+        runs: Number of runs of the true simulator.
+        estimator: A newly built estimator. Default: one built as the first was.
         recipe: How to train.
         seed: Seeds runs and training.
-        epsilon: Mass of the first posterior that is given up.
-        workers: Processes that simulate, as in `simulate`.
+        epsilon: Mass of the first posterior that is cut off.
+        workers: Number of processes that simulate, as in `simulate`.
 
     Returns:
         The posterior, for this observation alone.
@@ -64,12 +64,12 @@ def correct(
     Raises:
         TypeError: If the fit is of a surrogate.
         ValueError: If x does not fit the observables, or the simulator has other parameters or observables than the
-            fit; whatever `simulate` and `train` raise.
+            fit; also any ValueError of `simulate` and `train`.
         DensityUnavailable: If the first density has no `log_prob`.
-        OutsideRegion: If the new posterior is not where the first was.
+        OutsideRegion: If the new posterior lies outside the region of the first.
 
     Warns:
-        UserWarning: If the simulator has other settings than the simulations that were learned from.
+        UserWarning: If the simulator has other settings than the simulations of the training.
     """
     check_whole("runs", runs, 1)
     first = fit.estimator

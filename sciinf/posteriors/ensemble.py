@@ -1,4 +1,4 @@
-"""The equal mixture of several posteriors, as of networks trained from different seeds."""
+"""The equal mixture of several posteriors, for example of networks trained from different seeds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from sciinf.posteriors.learned import LearnedPosterior, covers, holds_for
 
 
 class Ensemble(LearnedPosterior):
-    """q(theta | x) = mean of the members' densities.
+    """Equal mixture of posteriors: q(theta | x) is the mean of the members' densities.
 
     Args:
         members: Posteriors of the same parameters and observables.
 
     Raises:
-        ValueError: If there are no members, or they differ in parameters, observables or the law of theta behind them.
+        ValueError: If there are no members, or they differ in parameters, observables or the distribution of theta that
+            they were trained under.
     """
 
     def __init__(self, members: Sequence[Posterior]) -> None:
@@ -48,7 +49,7 @@ class Ensemble(LearnedPosterior):
         return self._mixed([m.draw_batched for m in self.members], x, n, generator)
 
     def draw_within(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        """Each member without its own strays."""
+        """Draws from each member, without the member's own strays."""
         ways = [m.draw_within if isinstance(m, LearnedPosterior) else m.draw_batched for m in self.members]
         return self._mixed(ways, x, n, generator)
 

@@ -1,4 +1,4 @@
-"""Whether a simulator that corrects a posterior is of the experiment that was learned from."""
+"""Check that the simulator that corrects a posterior describes the experiment that was learned."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from sciinf.core.simulator import unlike
 
 
 def check_experiment(fit: Fit, simulator: Simulator, observables: Mapping[str, Observable]) -> None:
-    """Refuse other observables, and name other settings, as far as can be told.
+    """Refuse a simulator with other observables, and warn of other settings, as far as these are known.
 
     Args:
-        fit: What was learned.
-        simulator: What is to correct it.
-        observables: What it must give.
+        fit: Fit of the learned posterior.
+        simulator: Simulator that is to correct it.
+        observables: Observables that the simulator must have.
 
     Raises:
-        ValueError: If it has other observables.
+        ValueError: If the simulator has other observables.
 
     Warns:
-        UserWarning: If it has other settings (sensors, times of frames, ...) than the simulations learned from.
+        UserWarning: If the simulator has other settings (sensors, times of frames, ...) than the simulations of the
+            training.
     """
     for name, spec in observables.items():
         if simulator.observables.get(name) != spec:
@@ -29,7 +30,7 @@ def check_experiment(fit: Fit, simulator: Simulator, observables: Mapping[str, O
                 f"{fit} is of {name!r} as {spec}; of the true simulator {simulator.name!r} it is "
                 f"{simulator.observables.get(name)}: another experiment corrects nothing"
             )
-    own = fit.simulator.keys() ^ identity(simulator).keys()  # of a surrogate and its equation
+    own = fit.simulator.keys() ^ identity(simulator).keys()  # A surrogate and its equation have different entries.
     if differing := unlike(fit.simulator, simulator, ignore=("name", "source", "code", *own)):
         warnings.warn(
             f"the simulator {simulator.name!r} that corrects the posterior has other settings than the simulations "

@@ -1,23 +1,24 @@
-r"""A network's draws weighted by a learned likelihood, as far as that describes what neither has seen better.
+r"""A network's draws weighted by a learned likelihood, as far as it describes held-out rows better.
 
-With q(theta | x) a network that was trained on rows of a law r, and l(x | theta) a likelihood that was trained on the
-same rows, the posterior under r is q, and it is r l / Z. Both have errors of their own, and what lies between them,
+Let q(theta | x) be a network that was trained on rows of a distribution r, and l(x | theta) a likelihood that was
+trained on the same rows. The posterior under r is approximated by q, and also by r l / Z. Both have their own errors. A
+logarithmic pool of the two,
 
     p_r(theta | x) = q^(1 - a) (r l)^a / Z(x),     Z(x) = E_q[(r l / q)^a],
 
-has less of either (a logarithmic pool). It is drawn from by drawing from q with probabilities proportional to
-(r l / q)^a. The power a, from 0 to 1, is the one under which rows that neither was fitted to are likeliest, their
-logarithm a concave function of a, with a prior exp(-a^2 / (2 s^2)) for few of them; and no larger than leaves enough of
-the draws at the observation.
+has smaller errors of either kind. Draws come from q, taken with probabilities proportional to (r l / q)^a. The power a,
+from 0 to 1, is the one under which rows that neither was fitted to are likeliest. Their log likelihood is a concave
+function of a, and a prior exp(-a^2 / (2 s^2)) guards against few rows. The power is no larger than leaves enough
+effective draws at the observation.
 
-A likelihood does not depend on the law of its rows, so l is learned from those near the answer alone: inside the last
-round's law, where |u|^2 in its sds, of mean D, is below D + 4 sqrt(2 D). Rows far out, of which some may follow quite
-another course, would cost it more than they teach. Outside, q stays as it is, or is lowered:
+A likelihood does not depend on the distribution of its rows, so l is learned only from the rows near the answer: inside
+the last round's distribution, where |u|^2 in its sds, of mean D, is below D + 4 sqrt(2 D). Rows far out would do more
+harm than good, because some of them may behave quite differently. Outside, q stays as it is, or is lowered:
 
     p_r(theta | x) = q(theta | x) min(1, (r l / q)^a / Z(x)) outside,     Z(x) = E_q[(r l / q)^a | inside],
 
-for l may be wrong there, and q has nothing there that holds it down: of a Ricker map, four draws in 10,000 lay outside,
-held a hundredth of the refined answer, and made its sd 1.15 times too large.
+because l may be wrong there, and q is not constrained there. For a Ricker map, four draws in 10,000 lay outside, held a
+hundredth of the refined answer, and made its sd 1.15 times too large.
 
 Shapes: theta (n, batch, D), x name -> (batch, *event).
 
@@ -47,25 +48,25 @@ from sciinf.posteriors.around import LawOfZ, Mixture
 from sciinf.posteriors.learned import LearnedPosterior
 from sciinf.training.rows import FEWEST_VALIDATION
 
-_OVER = 4  # draws of the network for each that is kept
-_DRAWS, _EACH = 16_384, 256  # that Z is estimated from, for one observation and for each of several
-_ROWS, _PIECE = 800, 100  # held-out rows that are compared, at most, and at once
-_EFFECTIVE = 0.2  # share of the network's draws that carry the weight at the observation, at least
-_EDGE = 4.0  # sds of |u|^2 that the likelihood's rows lie within
-_POWERS, _SPREAD = torch.linspace(0.0, 1.0, 21, dtype=torch.float64), 0.5  # of a; s
-_LEAST = 100  # draws at the observation inside the last law
-_STREAM = 2**31 + 7  # no campaign has this many blocks, so none shares these random numbers
+_OVER = 4  # For each draw that is kept, this many draws of the network are made.
+_DRAWS, _EACH = 16_384, 256  # Z is estimated from so many draws, for one observation and for each of several.
+_ROWS, _PIECE = 800, 100  # At most so many held-out rows are compared, and so many at once.
+_EFFECTIVE = 0.2  # Least effective share of the network's draws at the observation.
+_EDGE = 4.0  # The likelihood's rows lie within D plus this many sds of |u|^2.
+_POWERS, _SPREAD = torch.linspace(0.0, 1.0, 21, dtype=torch.float64), 0.5  # These are the values of a, and s.
+_LEAST = 100  # At the observation, at least this many draws must lie inside the last distribution.
+_STREAM = 2**31 + 7  # No campaign has this many blocks, so none shares these random numbers.
 
 
 class LikelihoodWeighted(LearnedPosterior):
-    """p_r(theta | x).
+    """The pool p_r(theta | x) of a network and a learned likelihood.
 
     Args:
-        network: q.
-        likelihood: l, of an estimator that gives a `Potential`.
-        law: r.
-        last: The last round's law, inside which the likelihood was learned.
-        power: a.
+        network: Network q.
+        likelihood: Fit of the likelihood l, by an estimator that gives a `Potential`.
+        law: r, the distribution of the rows.
+        last: The last round's distribution, inside which the likelihood was learned.
+        power: Power a of the likelihood.
     """
 
     def __init__(self, network: Amortised, likelihood: Fit, law: Mixture, last: LawOfZ, power: float = 1.0) -> None:
@@ -81,7 +82,7 @@ class LikelihoodWeighted(LearnedPosterior):
         return resampled(theta, self.log_weight(theta, x), n, generator)
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
-        """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws."""
+        """Log density, normalised by Z. log Z has an error of sqrt((1 / e - 1) / n), e the effective share of draws."""
         ones = len(next(iter(x.values())))
         drawn = self.network.draw_batched(x, _DRAWS if ones == 1 else _EACH, generator=generator_for(0, _STREAM))
         log_z = _log_mean(self.log_ratio(drawn, x))
@@ -95,18 +96,18 @@ class LikelihoodWeighted(LearnedPosterior):
     ) -> Float[Tensor, "n batch"]:
         """log of p_r / q of draws of the network, up to a constant for each observation, float64.
 
-        -inf where the network gives no density. Those outside have the mean weight of those inside, or less.
+        It is -inf where the network gives no density. Draws outside have the mean weight of those inside, or less.
 
         Args:
             theta: The draws.
             x: The observations, name -> (batch, *event).
-            log_q: Their density under the network, where it is known.
+            log_q: Their density under the network, if it is known.
         """
         return self.log_weights(theta, x, log_q)[0]
 
     @torch.no_grad()
     def log_weights(self, theta: Tensor, x: X, log_q: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`log_weight`, and what it would be if the likelihood did not count outside."""
+        """`log_weight`, and its values if the likelihood did not count outside."""
         log_w, within = self._log_ratio(theta, x, log_q), self._within(theta)
         mean = _log_mean(torch.where(within, log_w, math.nan))
         outside = (torch.where(mean.isfinite(), least, 0.0) for least in (torch.minimum(log_w, mean), mean))
@@ -125,14 +126,14 @@ class LikelihoodWeighted(LearnedPosterior):
         return log_w.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
 
     def _within(self, theta: Tensor) -> Tensor:
-        """Which parameters the likelihood speaks of: those inside, and those outside the support, which have none."""
+        """Which parameters the likelihood counts for: those inside, and those outside the support, which have none."""
         return inside(self.prior, self.last, theta) | ~self.prior.log_prob(theta.detach()).isfinite()
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
         return self.network.features(x)
 
     def _log_joint(self, theta: Tensor, x: X) -> Tensor:
-        """log (r l), with its gradient where theta has one, as a search for the mode needs."""
+        """log (r l), with its gradient if theta requires one, as a search for the mode needs."""
         potential = self.likelihood.condition(x)
         if not isinstance(potential, Potential):
             raise TypeError(f"{type(self.likelihood).__name__} learns no likelihood")
@@ -145,22 +146,22 @@ class LikelihoodWeighted(LearnedPosterior):
 
 
 def _log_mean(log_w: Float[Tensor, "n batch"]) -> Float[Tensor, " batch"]:
-    """log of the mean of weights that are not NaN; -inf where all are."""
+    """log of the mean of the weights that are not NaN; -inf if all are NaN."""
     there = ~log_w.isnan()
     return torch.where(there, log_w, -math.inf).logsumexp(0) - there.double().sum(0).log()
 
 
 @torch.no_grad()
 def inside(prior: Prior, law: LawOfZ, theta: Float[Tensor, "*n theta"]) -> Bool[Tensor, "*n"]:
-    """Which parameters lie where a likelihood is learned: near the middle of a round's law."""
+    """Which parameters lie in the region where a likelihood is learned, near the middle of a round's distribution."""
     size = len(prior) - len(prior.discrete())
     return law.squares(prior.bijection.forward(theta.double())) <= size + _EDGE * math.sqrt(2 * size)
 
 
 def resampled(theta: Tensor, log_w: Tensor, n: int, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-    """n of some draws of each observation, as often as their weights say up to one; alike where none has one.
+    """Resample n draws of each observation by their weights up to a factor; equal weights if no weight is finite.
 
-    Systematic resampling: a draw comes twice only where its weight is more than 1 / n.
+    Systematic resampling: a draw is repeated only if its weight is more than 1 / n.
     """
     log_w = torch.where(log_w.isfinite().any(0), log_w, 0.0)
     total = log_w.double().softmax(0).T.cumsum(1)
@@ -171,12 +172,12 @@ def resampled(theta: Tensor, log_w: Tensor, n: int, generator: torch.Generator) 
 
 
 def best_power(found: LikelihoodWeighted, rows: Store, held_out: float, x: X) -> float:
-    """The power a under which held-out rows are likeliest, or the largest that serves at the observation.
+    """The power a under which held-out rows are likeliest, or the largest below it that leaves enough effective draws.
 
     Args:
         found: The weighted network, with a power of 1.
-        rows: What the likelihood was trained on, in the order in which the network was.
-        held_out: The share of its rows, the last, that they were not fitted to.
+        rows: Rows that the likelihood was trained on, in the order in which the network was.
+        held_out: Share of these rows, at the end, that the likelihood and the network were not fitted to.
         x: The observation, name -> (1, *event).
     """
     count, generator = min(_ROWS, max(FEWEST_VALIDATION, int(held_out * len(rows)))), generator_for(2, _STREAM)

@@ -9,16 +9,16 @@ The chains live in R^D, where z(theta) is the prior's bijection and no chain can
 
     log p(z | x_1..x_n) = log p(theta(z)) - log |det dz / dtheta| + sum_i l(theta(z); x_i) + const,
 
-whose first two terms are log N(z; 0, I) wherever the prior's laws have a distribution function. Nothing has to be
-trained again for another prior's width, another n or another observation.
+whose first two terms are log N(z; 0, I) if every part of the prior has a distribution function. Another width of the
+prior, another n or another observation needs no new training.
 
-**Starts.** Of `candidates` draws of the prior each chain takes one, drawn with probabilities proportional to
+**Starts.** Among `candidates` draws of the prior each chain takes one, with probabilities proportional to
 
     w(theta) = exp(beta sum_i l(theta; x_i)),
 
 beta in (0, 1] the largest for which the effective number of candidates, (sum w)^2 / sum w^2, is at least that of the
-chains. That is importance resampling where the prior's draws allow for it; where they do not, it is the best of them,
-still apart. Shapes: theta, z (chains, batch, D); l (chains, batch).
+chains. If the prior's draws allow it, this is importance resampling. If not, it takes the best draws, still spread out.
+Shapes: theta, z (chains, batch, D); l (chains, batch).
 
 References:
     | Sequential neural likelihood: fast likelihood-free inference with autoregressive flows (Papamakarios, Sterratt &
@@ -52,22 +52,22 @@ from sciinf.posteriors.learned import LearnedPosterior, generator_on
 from sciinf.simulators.samplers.chains import Chains, Sampler
 from sciinf.simulators.samplers.hamiltonian import Hamiltonian
 
-PAIRS = {"cpu": 16_384, "cuda": 1_048_576}  # (theta, x) pairs in one pass through the network
-_LEAST = 100  # draws of each chain, from which R-hat and the effective sample size are told
+PAIRS = {"cpu": 16_384, "cuda": 1_048_576}  # Pairs (theta, x) in one pass through the network.
+_LEAST = 100  # R-hat and the effective sample size need at least this many draws of each chain.
 _R_HAT, _ESS = 1.05, 100
 _HALVINGS = 30
 
 
 class MCMC(LearnedPosterior):
-    """Draws of Markov chains, all chains of all observations at once.
+    """Draws of Markov chains, which run for all observations at once.
 
     Args:
-        fit: What `train` returned or `load_fit` read, of an estimator such as `Ratio` or `Likelihood`.
-        sampler: What moves the chains; `samplers.Hamiltonian` with 200 steps of warm-up where left out.
-        chains: Chains for each observation.
-        items: n, where x holds a set of that many independent observations of the same theta: name ->
-            (batch, n, *event). Left out, x is one observation.
-        candidates: Prior draws that the starts are chosen from.
+        fit: Fit of an estimator such as `Ratio` or `Likelihood`, from `train` or `load_fit`.
+        sampler: Sampler that moves the chains. Default: `samplers.Hamiltonian` with 200 steps of warm-up.
+        chains: Number of chains for each observation.
+        items: n, if x holds sets of n independent observations of the same theta: name -> (batch, n, *event). Default:
+            x is one observation.
+        candidates: Number of prior draws that the starts are chosen from.
 
     Raises:
         TypeError: If the fit's estimator gives a density, or `sampler` is no sampler.
@@ -110,10 +110,10 @@ class MCMC(LearnedPosterior):
         self.observables = specs if items is None else {name: spec.in_sets(items) for name, spec in specs.items()}
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        """n draws for each observation or set, in the prior's dtype, thinned from longer chains where n is small.
+        """n draws for each observation or set, in the prior's dtype, thinned from longer chains if n is small.
 
         Raises:
-            ValueError: If x holds other shapes than this posterior is for, or no prior draw has a finite likelihood.
+            ValueError: If x has other shapes than this posterior is for, or no prior draw has a finite likelihood.
 
         Warns:
             UserWarning: If R-hat of a parameter is above 1.05, or its effective sample size below 100.
@@ -134,7 +134,7 @@ class MCMC(LearnedPosterior):
         return torch.cat(parts, dim=1)
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
-        """There is none.
+        """Raise, because the posterior's density is known only up to a constant.
 
         Raises:
             DensityUnavailable: Always.
@@ -146,7 +146,7 @@ class MCMC(LearnedPosterior):
 
     @torch.no_grad()
     def unnormalised(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
-        """log p(theta) + sum_i l(theta; x_i): the log density up to a constant that depends on x; -inf outside."""
+        """log p(theta) + sum_i l(theta; x_i), the log density up to a function of x; -inf outside the support."""
         log_likelihood = self._log_likelihood(x)
         log_prior = self.prior.log_prob(theta)
         within = torch.isfinite(log_prior)
@@ -155,13 +155,13 @@ class MCMC(LearnedPosterior):
 
     @torch.no_grad()
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
-        """The learned summary, its mean over the items of a set."""
+        """The learned summary, or its mean over the items of a set."""
         device = next(self.estimator.buffers()).device
         found = self.estimator.features({name: value.to(device) for name, value in self._rows(x).items()})
         return found.unflatten(0, (-1, self.items or 1)).mean(1).cpu()
 
     def _run(self, x: X, n: int, generator: torch.Generator) -> tuple[Chains, int]:
-        """Chains of an observation each, and which of their draws to keep: every so many."""
+        """Chains for each observation, and the step by which their draws are thinned."""
         log_likelihood, law = self._log_likelihood(x), PriorInZ(self.prior)
 
         def log_density(z: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class MCMC(LearnedPosterior):
 
     @torch.no_grad()
     def _starts(self, log_likelihood: Callable[[Tensor], Tensor], batch: int, generator: torch.Generator) -> Tensor:
-        """First positions z, float64, (chains, batch, D)."""
+        """First positions z of the chains, float64, (chains, batch, D)."""
         device = generator.device
         z = self._candidates(generator)
         size = max(1, PAIRS.get(device.type, PAIRS["cpu"]) // (batch * (self.items or 1)))
@@ -192,7 +192,7 @@ class MCMC(LearnedPosterior):
         return self.prior.bijection.forward(theta.double()).to(generator.device)
 
     def _log_likelihood(self, x: X) -> Callable[[Tensor], Tensor]:
-        """theta (m, batch, D) -> sum over the items of each observation's log likelihood, (m, batch)."""
+        """Function from theta (m, batch, D) to the log likelihood, summed over items, (m, batch)."""
         items = self.items or 1
         potential = self.estimator.condition(self._rows(x))
         if not isinstance(potential, Potential):
@@ -207,12 +207,12 @@ class MCMC(LearnedPosterior):
         return log_likelihood
 
     def _rows(self, x: X) -> dict[str, Tensor]:
-        """Observations one below the other, whether they stand alone or in sets: name -> (batch * items, *event)."""
+        """Single observations, with those of sets one below the other: name -> (batch * items, *event)."""
         _length(x, self.observables)
         return {name: x[name] if self.items is None else x[name].flatten(0, 1) for name in self.observables}
 
     def _faults(self, chains: Chains, first: int) -> list[tuple[float, float, int, str]]:
-        """R-hat, effective sample size, observation and parameter where they cannot be relied on, worst first."""
+        """R-hat, effective sample size, observation and parameter where these fail the limits, worst first."""
         r_hat, ess = chains.r_hat().cpu(), chains.ess().cpu()
         bad = ~(r_hat <= _R_HAT) | ~(ess >= _ESS)
         spots = zip(self.prior.bijection.places, self.prior.bijection.spots, strict=True)
@@ -225,14 +225,14 @@ class PriorInZ:
     """The prior's log density in R^D, log p(theta) - log |det dz / dtheta|, differentiable in z.
 
     Args:
-        prior: The prior.
+        prior: Prior of the parameters.
     """
 
     def __init__(self, prior: Prior) -> None:
         self.bijection = plain_bijection(prior, "what chains walk in")
 
     def log_prob(self, z: Float[Tensor, "*n theta"], theta: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
-        """At z, of which theta is what the prior's bijection makes."""
+        """Log density at z, where theta is the inverse bijection of z."""
         if self.bijection.normal:
             return log_normal(z)
         total = z.new_zeros(z.shape[:-1])
@@ -263,7 +263,7 @@ def tempered(log_weight: Float[Tensor, "n batch"], least: float | int) -> Float[
 
 
 def _length(x: X, observables: Mapping[str, Observable]) -> int:
-    """How many observations, or sets of them, x holds.
+    """Number of observations, or of sets of them, in x.
 
     Raises:
         ValueError: If an observable is missing or has another shape.

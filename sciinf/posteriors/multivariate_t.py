@@ -1,4 +1,4 @@
-r"""A multivariate Student-t law fitted to weighted draws, to draw from with heavier tails than theirs.
+r"""A multivariate Student-t distribution fitted to weighted draws, as a proposal with heavier tails than theirs.
 
     t(z) = Gamma((v + D) / 2) / (Gamma(v / 2) (v pi)^(D / 2) |L|) (1 + |u|^2 / v)^(-(v + D) / 2),     u = L^-1 (z - m),
 
@@ -23,10 +23,10 @@ FREEDOM = 5
 
 
 class MultivariateT:
-    """The law.
+    """Multivariate Student-t distribution with 5 degrees of freedom.
 
     Args:
-        mean: m, float64, (D,).
+        mean: Centre m, float64, (D,).
         root: L, float64, lower triangular, (D, D).
     """
 
@@ -35,8 +35,8 @@ class MultivariateT:
 
     @classmethod
     def fit(cls, z: Float[Tensor, "n d"], log_weight: Float[Tensor, " n"]) -> MultivariateT:
-        """By mean and covariance; the log weights are known up to a constant."""
-        # Flattened weights keep draws of which few are effective from collapsing onto the best of them.
+        """Fit the distribution to the mean and covariance of weighted draws; log weights are known up to a constant."""
+        # If few draws are effective, flattened weights keep the fit from collapsing onto the best of them.
         temperature = 1.0
         while effective_size(log_weight * temperature) < 20 * z.shape[1] and temperature > 1e-6:
             temperature *= 0.8
@@ -61,7 +61,7 @@ class MultivariateT:
 
 
 def effective_size(log_weight: Float[Tensor, " n"]) -> float:
-    """Effective sample size of weights known up to a constant, (sum w)^2 / sum w^2 (Kish); 0 where it is undefined."""
+    """Effective sample size of weights known up to a constant, (sum w)^2 / sum w^2 (Kish); 0 if it is undefined."""
     weight = torch.softmax(log_weight.double(), dim=0)
     value = float(1 / weight.square().sum())
     return value if math.isfinite(value) else 0.0

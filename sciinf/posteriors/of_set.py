@@ -1,23 +1,24 @@
-r"""The posterior of a set of independent observations, from rounds of simulations of single ones.
+r"""The posterior of a set of independent observations, from rounds of simulations of single observations.
 
 For x_1 ... x_n independent given theta, p(theta | x_1 ... x_n) ~ p(theta) prod_j p(x_j | theta). The likelihood of one
-observation is learned, number by number (`training.estimators.elements`) where data are complete and of at most 128
-numbers, by a flow (`training.estimators.likelihood`) elsewhere, and chains sample the posterior of the set
+observation is learned number by number (`training.estimators.elements`) if data are complete and of at most 128
+numbers, and by a flow (`training.estimators.likelihood`) otherwise. Chains sample the posterior of the set
 (`posteriors.mcmc`).
 
 An error of the likelihood that is the same for all observations adds up to n times itself, while the posterior's sd
-falls as n^(-1/2). So one that was learned over the whole prior is not enough: later rounds simulate single observations
-around the newest answer (`round_laws`), where alone it has to be right. A likelihood does not depend on the law of its
-rows, so those of earlier rounds that lie near count as well. A set of 50 costs no more simulations than one of 10.
+falls as n^(-1/2). So a likelihood that was learned over the whole prior is not good enough. Later rounds simulate
+single observations around the newest answer (`round_laws`), the only region where the likelihood has to be right. A
+likelihood does not depend on the distribution of its rows, so rows of earlier rounds that lie near count as well. A set
+of 50 needs no more simulations than a set of 10.
 
-**Its chance error** is told by how far the last round moved it, as that of `refined`.
+**Its chance error** is estimated from how far the last round moved the answer, as in `refined`.
 
-**At other data.** With r the law of the last round, draws of r take the weights
+**At other data.** With r the distribution of the last round, draws of r take the weights
 
     w(theta) = p(theta) prod_j l(x_j | theta) / r(theta),
 
-by which the local check asks it about many sets at once. Its own draws are draws of r, taken with probabilities
-proportional to w, where these leave enough of them, and those of chains elsewhere.
+by which the local check asks the posterior about many sets at once. If the weights leave enough effective draws, the
+posterior's draws are draws of r, taken with probabilities proportional to w. Otherwise they are those of chains.
 
 Shapes: theta (n, batch, D), x name -> (batch, items, *event).
 
@@ -62,24 +63,25 @@ from sciinf.training.estimators.elements import Elements, suits
 from sciinf.training.estimators.likelihood import Likelihood
 
 FILE, SCHEMA = "set.json", 1
-_NUMBERS = 128  # of one observation, up to which its likelihood is learned number by number
-_RATE = 3e-3  # of that training: at the default rate groups of numbers are learned half as well
-_PAIRS, _LEAST = 4_000, 80  # likelihoods for each set that the local check asks about; draws, at least
-_CHAINS, _OVER, _AT_ONCE = 100, 4, 4_096  # chains; draws of r for each that is taken; draws that are weighted at once
-_INSIDE = 0.95  # the least share of an answer that lies inside the last round's region
-_DRAWS, _STREAM = 4_096, 2**31 + 5  # that Z is estimated from; no campaign has this many blocks
+_NUMBERS = 128  # Up to this many numbers, the likelihood of an observation is learned number by number.
+_RATE = 3e-3  # Learning rate of that training. At the default rate groups of numbers are learned half as well.
+_PAIRS, _LEAST = 4_000, 80  # The local check takes so many likelihoods for each set, and at least so many draws.
+# Number of chains, draws of r for each draw that is taken, and draws that are weighted at once.
+_CHAINS, _OVER, _AT_ONCE = 100, 4, 4_096
+_INSIDE = 0.95  # Least share of an answer that lies inside the last round's region.
+_DRAWS, _STREAM = 4_096, 2**31 + 5  # Z is estimated from so many draws. No campaign has so many blocks.
 
 
 class SetPosterior(AroundOne):
     """The posterior of one set of observations.
 
     Args:
-        fit: The likelihood of one observation, of the last round.
-        items: Observations in the set.
-        law: r, of the last round.
+        fit: Fit of the likelihood of one observation, of the last round.
+        items: Number of observations in the set.
+        law: r, the distribution of the last round.
         x: The set, name -> (1, items, *event).
         trained_on: Digests and campaigns of the stores of all rounds.
-        error: Its chance error: middles in sds, and the logarithms of widths. Infinite where that is not known.
+        error: Chance error of the answer: middles in sds, and the logarithms of widths. Infinite if it is not known.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class SetPosterior(AroundOne):
 
     @torch.no_grad()
     def reaches(self, x: X) -> bool:
-        """Whether its answer to a set, name -> (1, items, *event), lies where the last round simulated."""
+        """Whether the answer to a set, name -> (1, items, *event), lies where the last round simulated."""
         theta, log_w = self._weighted(x, _DRAWS, generator_for(0, _STREAM))
         weight, near = log_w[:, 0].softmax(0), inside(self.prior, self.law.parts[-1][1], theta[:, 0])
         return float(weight[near].sum()) >= _INSIDE and 1 / float(weight.square().sum()) >= _LEAST
@@ -116,7 +118,7 @@ class SetPosterior(AroundOne):
         return self.chains.draw_batched(x, n, generator=generator)
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
-        """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws."""
+        """Log density, normalised by Z. log Z has an error of sqrt((1 / e - 1) / n), e the effective share of draws."""
         _, log_w = self._weighted(x, _DRAWS, generator_for(0, _STREAM))
         return self.chains.unnormalised(theta, x) - (log_w.logsumexp(0) - math.log(_DRAWS))
 
@@ -128,7 +130,7 @@ class SetPosterior(AroundOne):
         return torch.cat([also[None].to(theta.dtype), theta]), torch.cat([own, log_w])
 
     def lowered(self, x: X) -> Lowered:
-        """Nothing: chains of the likelihood alone have no other answer to be compared with."""
+        """No effect, because chains of the likelihood alone have no other answer to be compared with."""
         return Lowered(torch.ones(len(self.prior), dtype=torch.float64))
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
@@ -146,7 +148,7 @@ class SetPosterior(AroundOne):
 
 
 def chains_of(fit: Fit, items: int) -> MCMC:
-    """Chains on the posterior of a set under a likelihood of one observation."""
+    """MCMC posterior of a set, from a likelihood of one observation."""
     return MCMC(fit, items=items, chains=_CHAINS)
 
 
@@ -167,27 +169,28 @@ def infer_set(
     accept_changes: bool = False,
     progress: bool = True,
 ) -> SetPosterior:
-    """The posterior of one set of independent observations of the same parameters, from simulations of single ones.
+    """The posterior of one set of independent observations of the same parameters, from simulations of single
+    observations.
 
-    Round k lies in `out/round_k`: `proposal.json` (its law; the first simulates from the prior), `simulations`, `near`
-    (rows of all rounds that lie near), `fit`. A call that was stopped at any moment goes on where it was, to the same
-    result; the same call with more rounds adds them.
+    Round k lies in `out/round_k`: `proposal.json` (its distribution; the first simulates from the prior),
+    `simulations`, `near` (rows of all rounds that lie near), `fit`. A call that was stopped at any moment goes on where
+    it was, to the same result. The same call with more rounds adds them.
 
     Args:
-        simulator: Of one observation.
+        simulator: Simulator of one observation.
         x: The set: observable name -> array or astropy quantity of shape (items, *event).
         out: Folder of the rounds.
-        rounds: How many, at most, and at least two; fewer where a round hardly moved the answer.
+        rounds: Largest number of rounds, at least two. Fewer rounds are made if one hardly moved the answer.
         simulations: Single observations simulated in each round.
-        estimator: A newly built likelihood of one observation; each round builds it anew. `Elements` or `Likelihood`
-            where left out.
+        estimator: A newly built likelihood of one observation, which each round builds anew. Default: `Elements` or
+            `Likelihood`.
         recipe: How to train.
         seed: Seeds each round's campaign, and training.
-        workers: Processes that simulate, as in `simulate`.
-        engine: Where simulations run in place of them, as in `simulate`.
+        workers: Number of processes that simulate, as in `simulate`.
+        engine: Engine on which simulations run instead of these processes, as in `simulate`.
         timeout: Seconds after which a block is given up, as in `simulate`.
-        device: Where the simulator runs; the recipe says where the network is trained.
-        accept_changes: Go on although files of the simulator have changed, as in `simulate`.
+        device: Device of the simulator. The recipe sets the device of the training.
+        accept_changes: Whether to go on although files of the simulator have changed, as in `simulate`.
         progress: Whether to report progress on the standard error.
 
     Returns:
@@ -196,8 +199,8 @@ def infer_set(
     Raises:
         TypeError: If the estimator gives no likelihood.
         ValueError: If x does not fit the observables or its arrays differ in length, the simulator has masks, times or
-            controls, parameters are discrete or parts of a whole, or the folder holds rounds of something else;
-            whatever `simulate` and `train` raise.
+            controls, parameters are discrete or parts of a whole, or the folder holds rounds of something else; also
+            any ValueError of `simulate` and `train`.
 
     Examples:
         >>> posterior = infer_set(simulator, {"x": x}, "runs/set")  # doctest: +SKIP
@@ -230,7 +233,8 @@ def infer_set(
         rows = _near(stores, folder / "near", simulator, law)
         fit = train(rebuilt(learner, seed=own), rows, folder / "fit", recipe=recipe, seed=seed, progress=progress)
         found = SetPosterior(fit, items, law, observation, campaigns_of(stores))
-        earlier = len(rows) - stores[-1].counts[Status.OK] if number > 2 else 0  # the first were of the whole prior
+        # Rows of the first round do not count here, because they were simulated from the whole prior.
+        earlier = len(rows) - stores[-1].counts[Status.OK] if number > 2 else 0
         found.error = error_left(changes(before, found, observation), max(earlier, 0), len(rows))
         before = found
         if agree(found.error):
@@ -240,16 +244,16 @@ def infer_set(
 
 
 def load_set(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> SetPosterior:
-    """Read what `infer_set` left in a folder.
+    """Read the posterior that `infer_set` left in a folder.
 
     Args:
         out: The folder.
-        device: Where the networks go.
+        device: Device for the networks.
         trust: Modules and files outside sciinf whose components may be built.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is unfinished or damaged.
+        FileNotFoundError: If the folder holds no posterior of a set.
+        ValueError: If the posterior is unfinished or damaged.
     """
     out = local_path(out)
     if not (out / FILE).is_file():
@@ -270,7 +274,7 @@ def load_set(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequ
 def _first(
     simulator: Simulator, learner: Estimator, out: Path, count: int, recipe: Recipe, seed: int, how: Mapping[str, Any]
 ) -> Fit:
-    """The likelihood that simulations from the whole prior teach."""
+    """Fit of the likelihood that is learned from simulations of the whole prior."""
     folder, own = round_folder(out, 1), round_seed(seed, 1)
     store = simulate(simulator, folder / "simulations", count, seed=own, **how)
     progress = bool(how["progress"])
@@ -278,16 +282,16 @@ def _first(
 
 
 def _near(stores: Sequence[Store], path: Path, simulator: Simulator, law: Mixture) -> Store:
-    """The rows of the newest round, and those of earlier ones that lie near its widest part."""
+    """Store of the rows of the newest round, and of earlier rows that lie near its widest part."""
     about = {**law.to_json(), "rows_of": [store.digest for store in stores]}
     return gather(stores, path, simulator, about, partial(inside, simulator.prior, law.parts[-1][1]))
 
 
 def _items(simulator: Simulator, x: Any) -> int:
-    """How many observations a set has.
+    """Number of observations in a set.
 
     Raises:
-        ValueError: If x has no data of an observable, or no row of them, or they differ in length.
+        ValueError: If x lacks an observable, has no rows, or its observables differ in length.
     """
     given: dict[str, Any] = dict(x) if isinstance(x, Mapping) else dict.fromkeys([*simulator.observables], x)
     lengths = {
@@ -301,7 +305,7 @@ def _items(simulator: Simulator, x: Any) -> int:
 
 
 def _likelihood(simulator: Simulator) -> Estimator:
-    """The likelihood that is learned of one observation."""
+    """Default likelihood estimator for one observation."""
     observables = simulator.observables
     if not suits(observables, _NUMBERS):
         return Likelihood(simulator.prior, observables)

@@ -1,4 +1,4 @@
-"""build_posterior: Fit + Simulator -> Posterior; picks from `posteriors/`."""
+"""Posterior of a fit: `build_posterior` chooses the suitable class of `posteriors/`."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from sciinf.posteriors.reweighted import Reweighted
 def build_posterior(
     fit: Fit | Sequence[Fit], simulator: Simulator | None = None, *, ess: float | int = 2_000, budget: int = 1_000_000
 ) -> Posterior:
-    """The posterior of a fit, or of several as an ensemble.
+    """The posterior of a fit, or of several fits as an ensemble.
 
     Args:
-        fit: One fit, or several. That of a `Ratio` or a `Likelihood` is sampled by MCMC; for sets of observations,
-            another sampler or other chains see `posteriors.mcmc.MCMC`.
-        simulator: If given, and if its likelihood is tractable, the posterior is corrected by it, where it has a
+        fit: One fit, or several. The posterior of a `Ratio` or a `Likelihood` is sampled by MCMC. For sets of
+            observations, another sampler or other chains see `posteriors.mcmc.MCMC`.
+        simulator: Simulator whose likelihood corrects the posterior, if it is tractable and the posterior has a
             density.
-        ess: Effective sample size a corrected answer must reach.
-        budget: Largest number of draws spent on it.
+        ess: Effective sample size that a corrected answer must reach.
+        budget: Largest number of draws for a corrected answer.
 
     Returns:
-        `Amortised`, `MCMC` or `Ensemble`, inside `Reweighted` where a tractable simulator was given.
+        `Amortised`, `MCMC` or `Ensemble`, inside `Reweighted` if a tractable simulator was given.
 
     Raises:
-        TypeError: If fit is something else.
-        ValueError: If a tractable simulator was given that has other observables than the fit, or nobody knows the law
-            of a parameter.
+        TypeError: If `fit` is neither a Fit nor several.
+        ValueError: If a tractable simulator has other observables than the fit, or the distribution of a parameter is
+            unknown.
 
     Warns:
-        UserWarning: If a tractable simulator was given for a posterior without a density, which stays as it is; or one
-            with other settings (sensors, times of frames, ...) than the simulations that were learned from.
+        UserWarning: If a tractable simulator was given for a posterior without a density, which is then not corrected.
+            Or if the simulator has other settings (sensors, times of frames, ...) than the simulations of the training.
     """
     fits = [fit] if isinstance(fit, Fit) else list(fit)
     if wrong := [each for each in fits if not isinstance(each, Fit)]:
@@ -67,15 +67,15 @@ def build_posterior(
 
 
 def fit_of(run: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> Fit:
-    """The fit of a run folder, or in the folder itself.
+    """The fit of a run folder, or the fit in the folder itself.
 
     Args:
         run: The folder.
-        device: Where the weights go.
-        trust: As for `load_fit`.
+        device: Device for the weights.
+        trust: Trusted modules and files, as for `load_fit`.
 
     Raises:
-        FileNotFoundError: If it holds no finished fit.
+        FileNotFoundError: If the folder holds no finished fit.
         ValueError: If the fit is damaged, or was trained on other simulations than those of this run.
     """
     inner = Path(run) / "fit"

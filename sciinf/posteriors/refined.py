@@ -1,8 +1,8 @@
 r"""Rounds of simulations around one answer, and the posterior that is learned from them.
 
-An amortised network has to learn every observation of the prior. Where its answer to x_o is not right, round k
-simulates from a law r_k around the newest answer (`round_laws`), and a network is trained anew on the rows of all
-rounds, which are draws of the mixture
+An amortised network has to learn every observation of the prior. If its answer to x_o is not right, round k
+simulates from a distribution r_k around the newest answer (`round_laws`). A network is then trained anew on the rows of
+all rounds, which are draws of the mixture
 
     r(theta) = sum_k n_k r_k(theta) / sum_k n_k.
 
@@ -10,32 +10,32 @@ It learns q_r(theta | x) = p(x | theta) r(theta) / p_r(x), so that the posterior
 
     q(theta | x) = w(theta) q_r(theta | x) / Z(x),     w = p / r,     Z(x) = E_{q_r}[w],
 
-with w a smooth function that is known exactly. Unlike a truncated prior (`truncated`), r has no edge that a wrong
-answer could be cut off by: a round whose answer moved moves its law along. Draws are draws of q_r, taken with
-probabilities proportional to w.
+with w a smooth function that is known exactly. Unlike a truncated prior (`truncated`), r has no edge that could cut off
+the posterior after a wrong answer. If a round moves the answer, the next distribution moves along. Draws are draws of
+q_r, taken with probabilities proportional to w.
 
-**The likelihood.** The same rows teach the likelihood number by number, too (`training.estimators.elements`), where
-data are complete and of at most 128 numbers: those near the answer. Two are trained, in one of which numbers have
-functions of the parameters for themselves, and held-out rows tell which counts. Draws of the network are weighted by it
-as far as it describes held-out rows better (`likelihood_weighted`): if numbers depend on few others, it needs a quarter
-of the rows. With a million numbers or more in all rows, the one without such functions is a mixture of 16 laws, not of
-five. A density with an edge needs that many: with five, the location of a g-and-k law of skewness 5 came out .3 sds
-off.
+**The likelihood.** The same rows teach the likelihood number by number, too (`training.estimators.elements`), if data
+are complete and of at most 128 numbers: the rows near the answer are used. Two likelihoods are trained, in one of which
+numbers have their own functions of the parameters, and held-out rows tell which one counts. Draws of the network are
+weighted by it as far as it describes held-out rows better (`likelihood_weighted`). If numbers depend on few others, it
+needs a quarter of the rows. With a million numbers or more in all rows, the one without such functions is a mixture of
+16 distributions, not of five. A density with an edge needs that many: with five, the location of a g-and-k distribution
+of skewness 5 came out .3 sds off.
 
-**Its chance error.** What a network lacks, it lacks mostly for want of rows: two that are trained on the same rows from
-other first weights err alike, and on other rows they do not. Errors fall as 1 / sqrt(n). So an answer of n_1 rows
+**Its chance error.** A network's errors come mostly from a lack of rows. Two networks that are trained on the same rows
+from other first weights err alike, and on other rows they do not. Errors fall as 1 / sqrt(n). So an answer of n_1 rows
 moves, when a round adds n_2, by a random amount of variance s^2 / n_1 - s^2 / (n_1 + n_2), and
 
-    sqrt(n_1 / n_2) times what the last round moved it by
+    sqrt(n_1 / n_2) times the last round's move
 
-has the variance of the error that is left, s^2 / (n_1 + n_2). Each round begins with first weights of its own, so that
-theirs count, too. What all networks lack alike it does not tell.
+has the variance of the remaining error, s^2 / (n_1 + n_2). Each round begins with its own first weights, so that
+their effect counts, too. Errors that all networks share do not show in this figure.
 
-Of a flow's draws one in 10,000, those of least density, are left out. So few lie where hardly a row was simulated: a
-flow has nothing there to hold it down, and w, which grows outwards, makes them heavier. They can double an sd.
+Of a flow's draws one in 10,000, those of least density, are left out. Such draws lie where hardly a row was simulated:
+a flow is not constrained there, and w, which grows outwards, makes them heavier. They can double an sd.
 
-It holds for observations whose answers lie within the last round's law (`reach`), and is calibrated under r, as
-`local`.
+The posterior holds for observations whose answers lie within the last round's distribution (`reach`), and is calibrated
+under r, as `local`.
 
 Shapes: theta (n, batch, D), x name -> (batch, *event).
 
@@ -80,33 +80,33 @@ from sciinf.training.estimators.flow import Flow
 from sciinf.training.estimators.mixed import Mixed
 
 FILE = "refined.json"
-SCHEMA = 11  # raised when rounds are made or kept in another way, so that older ones are made anew
+SCHEMA = 11  # It is raised when rounds are made or kept in another way, so that older rounds are made anew.
 _STRAY = 1e-4
-LIKELIHOOD = "likelihood_{}"  # folders of a round: of so many versions of the network (`Elements`)
-_NUMBERS = 128  # of an observation, beyond which a likelihood number by number takes longer than the network
-_FEWEST = 100  # rows that it is learned from
-_MANY, _MANY_PARTS = 10**6, 16  # numbers in all rows, from which on a law of all of them is a mixture of so many
-_RATE = 3e-3  # that the likelihood is trained with: at the default rate groups of numbers are learned half as well
-_OVER = 4  # draws of q_r for each that is kept
-_DRAWS, _EACH = 65_536, 4_096  # that Z is estimated from, for one observation and for each of several
-_EDGE = 2.0  # sds of |u|^2, of mean D, that draws of the last law have: an answer must lie within
-_INSIDE, _EFFECTIVE = 0.95, 0.1  # share of an answer there, and of the draws that carry the weight
-_HELD, _BELIEVED = 0.01, 0.6  # probability outside; power of a likelihood that is believed there
-_STREAM = 2**31 + 5  # no campaign has this many blocks, so none shares these random numbers
+LIKELIHOOD = "likelihood_{}"  # Folders of a round are named by the number of versions of the network (`Elements`).
+_NUMBERS = 128  # With more numbers, a likelihood number by number takes longer than the network.
+_FEWEST = 100  # The likelihood is learned from at least this many rows.
+_MANY, _MANY_PARTS = 10**6, 16  # With this many numbers in all rows, the likelihood mixes so many distributions.
+_RATE = 3e-3  # Learning rate of the likelihood. At the default rate groups of numbers are learned half as well.
+_OVER = 4  # For each draw that is kept, this many draws of q_r are made.
+_DRAWS, _EACH = 65_536, 4_096  # Z is estimated from so many draws, for one observation and for each of several.
+_EDGE = 2.0  # An answer must lie within D plus this many sds of |u|^2, which has mean D for the last distribution.
+_INSIDE, _EFFECTIVE = 0.95, 0.1  # Least share of the answer inside, and least effective share of the draws.
+_HELD, _BELIEVED = 0.01, 0.6  # A likelihood is believed outside below this probability and from this power on.
+_STREAM = 2**31 + 5  # No campaign has this many blocks, so none shares these random numbers.
 
 
 class Refined(AroundOne):
-    """What the rounds learned: the posterior under the prior, for data near the observation they were for.
+    """The posterior under the prior that the rounds learned, for data near the observation they were for.
 
     Args:
-        fit: The last round's.
-        mixture: r, the law of all rows that it was trained on.
-        last: The last round's own law, the narrowest part of it.
+        fit: Fit of the last round.
+        mixture: r, the distribution of all rows that it was trained on.
+        last: The last round's own distribution, its narrowest part.
         x: The observation, name -> (1, *event).
         trained_on: Digests and campaigns of the stores of all rounds.
-        error: Its chance error at the observation, told by how far the last round moved it: middles in sds, and the
-            logarithms of widths. Infinite where that is not known.
-        likelihood: That of the last round, and its power, where the network is better with it than by itself.
+        error: Chance error of the answer at the observation, from how far the last round moved it: middles in sds, and
+            the logarithms of widths. Infinite if it is not known.
+        likelihood: Fit of the last round's likelihood, and its power, if the network is better with it than by itself.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Refined(AroundOne):
     ) -> None:
         self.name, self.mixture, self.last, self.asked = "refined", mixture, last, dict(x)
         self.network, self.is_flow = Amortised(fit), isinstance(fit.estimator, Flow)
-        self.network.name = "refined network's"  # for a calibration says whose it is
+        self.network.name = "refined network's"  # A calibration names the posterior that it belongs to.
         self.likelihood = likelihood
         self.weighted = likelihood and LikelihoodWeighted(self.network, likelihood[0], mixture, last, likelihood[1])
         self.local: LearnedPosterior = self.weighted or self.network
@@ -145,9 +145,9 @@ class Refined(AroundOne):
     def weighted_batched(
         self, x: X, n: int, also: Float[Tensor, "batch theta"], *, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n+1 batch theta"], Float[Tensor, "n+1 batch"]]:
-        """A parameter for each of some data, and n draws of the network, all with the logarithms of their weights.
+        """A given parameter for each data set, and n draws of the network, all with the logarithms of their weights.
 
-        Weights are the posterior's density over the network's, up to a constant for each of the data. The few draws
+        Weights are the posterior's density over the network's, up to a constant for each data set. The few draws
         that `draw_batched` leaves out are among them.
         """
         theta = torch.cat([also[None].to(self.prior.dtype), self.network.draw_batched(x, n, generator=generator)])
@@ -155,11 +155,12 @@ class Refined(AroundOne):
 
     @torch.no_grad()
     def lowered(self, x: X) -> Lowered:
-        """By how many times the likelihood lowers the sds of z at one observation where it was not learned.
+        """Factor by which the likelihood lowers the sds of z at one observation, in the region where it was not
+        learned.
 
-        There network and likelihood are both without simulations, and what tells them apart is not known. The
-        likelihood is believed where the answer holds less than a hundredth of its probability there, and the power is
-        .6 or more. It then took away draws that a network may put anywhere.
+        There both network and likelihood have seen no simulations, and it is not known which of them is right. The
+        likelihood is believed if the answer holds less than a hundredth of its probability there, and the power is
+        .6 or more. In that case it removed draws that a network may put anywhere.
         """
         if self.weighted is None:
             return Lowered(torch.ones(len(self.prior), dtype=torch.float64))
@@ -173,15 +174,16 @@ class Refined(AroundOne):
         return Lowered(high / low.clamp_min(1e-300), held < _HELD and self.weighted.power >= _BELIEVED)
 
     def log_prob_batched(self, theta: Float[Tensor, "n batch theta"], x: X) -> Float[Tensor, "n batch"]:
-        """Normalised by Z, of which log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws.
+        """Log density, normalised by Z; log Z has an error of sqrt((1 / e - 1) / n), e the effective share of n draws.
 
-        The draws that are left out are part of it.
+        The draws that are left out are part of the normalisation.
         """
         ones = len(next(iter(x.values())))
         drawn = self.local.draw_batched(x, _DRAWS if ones == 1 else _EACH, generator=generator_for(0, _STREAM))
         log_z = self.mixture.log_ratio(drawn).logsumexp(0) - math.log(len(drawn))
         local = self.local.log_prob_batched(theta, x).double()
-        ratio = self.mixture.log_ratio(theta if local.requires_grad else theta.detach())  # its gradient alone misleads
+        # The ratio's gradient without the network's would mislead a search for the mode.
+        ratio = self.mixture.log_ratio(theta if local.requires_grad else theta.detach())
         return local + ratio - log_z
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
@@ -189,10 +191,10 @@ class Refined(AroundOne):
 
     @torch.no_grad()
     def reaches(self, x: X) -> bool:
-        """Whether its answer to an observation, name -> (1, *event), lies well within what the last round simulated.
+        """Whether the answer to an observation, name -> (1, *event), lies well within the last round's simulations.
 
-        With k of n draws inside, their weight is sqrt(k sum w^2) at most (Cauchy and Schwarz): where these are too few
-        for both conditions, weights, which take long, are not looked at.
+        With k of n draws inside, their weight is sqrt(k sum w^2) at most (Cauchy and Schwarz). If k is too small for
+        both conditions to hold, the weights, which take long, are not computed.
         """
         drawn = self.network.draw_batched(x, _EACH, generator=generator_for(0, _STREAM))
         z, size = self.prior.bijection.forward(drawn[:, 0].double()), len(self.prior) - len(self.prior.discrete())
@@ -204,13 +206,13 @@ class Refined(AroundOne):
         return inside >= _INSIDE and 1 / float(weight.square().sum()) >= _EFFECTIVE * len(theta)
 
     def _kept(self, theta: Tensor, x: X) -> tuple[Tensor | None, Tensor]:
-        """The network's density of its draws, where it is needed, and which of them are not strays."""
+        """The network's density of its draws, if it is needed, and which of them are not strays."""
         strays, kept = int(_STRAY * len(theta)) if self.is_flow else 0, torch.ones(theta.shape[:-1], dtype=torch.bool)
         log_q = self.network.log_prob_batched(theta, x) if strays or self.weighted else None
         return log_q, kept if not strays or log_q is None else log_q > log_q.kthvalue(strays, dim=0).values
 
     def _log_weight(self, theta: Tensor, x: X, log_q: Tensor | None = None) -> Tensor:
-        """log of posterior over network; of draws that all lie outside the support the same."""
+        """log of the ratio of posterior to network; equal weights if all draws lie outside the support."""
         log_w = self.mixture.log_ratio(theta)
         log_w = log_w if self.weighted is None else log_w + self.weighted.log_weight(theta, x, log_q)
         return torch.where(log_w.isfinite().any(0), log_w, 0.0)
@@ -237,37 +239,38 @@ def refine_around(
 ) -> Refined:
     """The posterior near one observation, from simulations around its answer.
 
-    Round k lies in `out/round_k`: `proposal.json` (its law), `simulations`, `training` (the rows of all rounds so far),
-    `fit`, `near` (those of the rows that lie near the answer) and, learned from them, `likelihood_0` (from a million
-    numbers on `likelihood_0_of_16_parts`) and `likelihood_6`. A call that was stopped at any moment goes on where it
-    was, to the same result; the same call with more rounds adds them.
+    Round k lies in `out/round_k`: `proposal.json` (its distribution), `simulations`, `training` (the rows of all rounds
+    so far), `fit` and `near` (the rows that lie near the answer). The likelihoods learned from `near` are in
+    `likelihood_0` (from a million numbers on `likelihood_0_of_16_parts`) and `likelihood_6`. A call that was stopped at
+    any moment goes on where it was, to the same result. The same call with more rounds adds them.
 
     Args:
-        simulator: What to run.
+        simulator: Simulator to run.
         x: One observation: observable name -> array or astropy quantity of its event shape.
         out: Folder of the rounds.
         first: The posterior whose answer the first round lies around.
-        rounds: How many, at most; three where left out, or as many as `simulations` has numbers.
-        simulations: Rows simulated in each round, or a number for each round: all of them when the first is made.
-        estimator: A newly built estimator; each round builds it anew, with another `seed` if it has one. `Flow` where
-            left out, or `Mixed` where parameters are discrete.
+        rounds: Largest number of rounds. Default: three, or as many as `simulations` has numbers.
+        simulations: Rows simulated in each round, or a number for each round. All numbers must be given at the first
+            call.
+        estimator: A newly built estimator. Each round builds it anew, with another `seed` if it has one. Default:
+            `Flow`, or `Mixed` if parameters are discrete.
         recipe: How to train.
         seed: Seeds each round's campaign, and training.
-        workers: Processes that simulate, as in `simulate`.
-        engine: Where simulations run in place of them, as in `simulate`.
+        workers: Number of processes that simulate, as in `simulate`.
+        engine: Engine on which simulations run instead of these processes, as in `simulate`.
         timeout: Seconds after which a block is given up, as in `simulate`.
-        device: Where the simulator runs; the recipe says where the network is trained.
-        accept_changes: Go on although files of the simulator have changed, as in `simulate`.
+        device: Device of the simulator. The recipe sets the device of the training.
+        accept_changes: Whether to go on although files of the simulator have changed, as in `simulate`.
         progress: Whether to report progress on the standard error.
-        until: Asked after each round whether no further one is needed.
+        until: Function that is called after each round. If it returns True, no further round follows.
 
     Returns:
         The posterior, for data near the observation.
 
     Raises:
         ValueError: If x does not fit the observables, the estimator is for another prior or other observables, the
-            folder holds rounds of another observation, simulator or setting, or an answer does not vary; whatever
-            `simulate` and `train` raise.
+            folder holds rounds of another observation, simulator or setting, or an answer does not vary; also any
+            ValueError of `simulate` and `train`.
     """
     sizes = _sizes(rounds, simulations)
     check_apart(simulator.prior, "refining around an observation")
@@ -303,16 +306,16 @@ def refine_around(
 
 
 def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> Refined:
-    """Read what `refine_around` left in a folder.
+    """Read the posterior that `refine_around` left in a folder.
 
     Args:
         out: The folder.
-        device: Where the networks go.
+        device: Device for the networks.
         trust: Modules and files outside sciinf whose components may be built.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is unfinished or damaged.
+        FileNotFoundError: If the folder holds no such rounds.
+        ValueError: If the rounds are unfinished or damaged.
     """
     out = local_path(out)
     if not (out / FILE).is_file():
@@ -335,10 +338,10 @@ def load_refined(out: str | Path, *, device: str | torch.device = "cpu", trust: 
 
 
 def _sizes(rounds: int | None, simulations: int | Sequence[int]) -> list[int]:
-    """Rows of each round.
+    """Number of rows of each round.
 
     Raises:
-        ValueError: If a number is no int of at least 1, or there are fewer than rounds.
+        ValueError: If a number is no int of at least 1, or there are fewer numbers than rounds.
     """
     if rounds is not None:
         check_whole("rounds", rounds, 1)
@@ -351,7 +354,7 @@ def _sizes(rounds: int | None, simulations: int | Sequence[int]) -> list[int]:
 
 
 def _near(rows: Store, path: Path, simulator: Simulator, last: LawOfZ) -> Store:
-    """Those of the rows that lie near the middle of the last round's law."""
+    """Store of the rows that lie near the middle of the last round's distribution."""
     about = {**(rows.proposal or {}), "rows_of": [rows.digest], "inside": "the last law"}
     return gather([rows], path, simulator, about, partial(inside, simulator.prior, last), newest_too=True)
 
@@ -359,14 +362,14 @@ def _near(rows: Store, path: Path, simulator: Simulator, last: LawOfZ) -> Store:
 def _likelihood(
     fit: Fit, near: Store, folder: Path, x: X, laws: tuple[Mixture, LawOfZ], recipe: Recipe, seed: int
 ) -> tuple[Fit, float] | None:
-    """The likelihood number by number that rows near the answer teach, and its power where that is above 0."""
+    """The likelihood number by number that is learned from rows near the answer, and its power, if that is above 0."""
     prior, observables = fit.estimator.prior, fit.estimator.observables
     how = replace(recipe, learning_rate=recipe.learning_rate or _RATE)
     if len(near) < _FEWEST or has_atoms(near.load().x, observables, x):
         return None
     asked: dict[str, Any] = {"recipe": how, "seed": seed, "progress": False}
     many = len(near) * sum(math.prod(spec.shape) for spec in observables.values()) >= _MANY
-    many = many and not (folder / LIKELIHOOD.format(0)).exists()  # of rounds that an earlier version began
+    many = many and not (folder / LIKELIHOOD.format(0)).exists()  # An earlier version may have begun this round.
     fits = list[Fit]()
     for n, parts in ((0, _MANY_PARTS if many else PARTS), (VERSIONS, PARTS)):
         learner = Elements(prior, observables, versions=n, parts=parts, seed=seed)

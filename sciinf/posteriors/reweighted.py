@@ -1,41 +1,43 @@
-r"""The posterior corrected by the true likelihood: importance sampling from what was learned.
+r"""The posterior corrected by the true likelihood: importance sampling from a learned posterior.
 
 Draws theta ~ r(theta) get the weight
 
     w = p(x | theta) p(theta) / r(theta),
 
-so that weighted means converge to the exact posterior's, and mean(w) to the evidence p(x), whatever r is, as long as it
-is above zero wherever the posterior is. A pilot of draws from the learned density q(theta | x) shows how well q fits.
-Where it fits badly (heavy tails), and where q is zero in parts of the prior's support (it is restricted to a region: no
-draw of q, and so neither the evidence nor k-hat, would tell of mass outside), the rest is drawn from
+so that weighted means converge to the exact posterior's, and mean(w) to the evidence p(x), for any r that is above zero
+wherever the posterior is. A pilot of draws from the learned density q(theta | x) shows how well q fits. In two cases
+the other draws come from
 
     r = q / 2 + t / 2,
 
-t a Student-t law in the prior's unbounded space with the pilot's weighted mean and covariance. The half that is q
-keeps every region q covers, so that r is never worse than q by more than a factor two; the pilot's draws are not used
-again, so that r is fixed before the draws that count. Drawing stops when the effective sample size is reached, which
-leaves a bias of the evidence far below its error.
+t a Student-t distribution in the prior's unbounded space with the pilot's weighted mean and covariance. The first case
+is a bad fit (heavy tails). The second is a q that is zero in parts of the prior's support, because it is restricted to
+a region: no draw of q, and so neither the evidence nor k-hat, would reveal mass outside. The half that is q
+keeps every region that q covers, so that r is never worse than q by more than a factor two. The pilot's draws are not
+used again, so that r is fixed before the draws that count. Drawing stops when the effective sample size is reached,
+which leaves a bias of the evidence far below its error.
 
-Where parameters are discrete, or exist only sometimes, there is no Student-t law of them, and the draws come from the
-learned density with a floor under the probability of each discrete value (`Floored`, below).
+If parameters are discrete, or exist only sometimes, there is no Student-t distribution of them. The draws then come
+from the learned density with a floor under the probability of each discrete value (`Floored`, below).
 
-The likelihood may be an unbiased estimate, such as a particle filter's (`Simulator.random_likelihood`): its noise is
-one more variable that weights sum over, so that draws and evidence are as exact as before (Tran et al.), and counts in
-the effective size. A density is then not to be had, for the logarithm of an estimate is biased.
+The likelihood may be an unbiased estimate, such as a particle filter's (`Simulator.random_likelihood`). Its noise is
+one more variable that weights sum over, so that draws and evidence are as exact as before (Tran et al.), and it counts
+in the effective size. A density is then not available, because the logarithm of an estimate is biased.
 
-k-hat, the shape of a generalised Pareto law fitted to the largest weights, says whether to believe them (below 0.7).
+k-hat, the shape of a generalised Pareto distribution fitted to the largest weights, says whether to believe them (below
+0.7).
 
-**The floor.** Weights cannot bring back what was never drawn. A network that is sure of the wrong model gives no draw
-of the right one, the weights of all others are as even as ever, and neither the effective size nor k-hat tells of it.
-So draws come from a law r that gives each value of a discrete parameter, whatever those before it are, at least a tenth
-of its prior probability. Where the learned density knows such probabilities (`Marginals`), r is that density with the
-floor,
+**The floor.** Weights cannot bring back parameters that were never drawn. A network that is sure of the wrong model
+gives no draw of the right one. The weights of all others are as even as ever, and neither the effective size nor k-hat
+reveals it. So draws come from a distribution r that gives each value of a discrete parameter at least a tenth of its
+prior probability, whatever the parameters before it are. If the learned density knows such probabilities (`Marginals`),
+r is that density with the floor,
 
     r(d_i | d_<i, x) = (1 - f) q(d_i | d_<i, x) + f p(d_i | d_<i),      f = 1/10.
 
-Where it does not, or is zero in parts of the prior, a tenth of the draws come from the prior: r = (1 - f) q + f p. It
-costs at most a tenth of the effective size where q was right, and log (1 / f) of the evidence nowhere, for the weights
-are p(theta) p(x | theta) / r(theta) whatever r is.
+If it does not, or is zero in parts of the prior, a tenth of the draws come from the prior: r = (1 - f) q + f p. The
+floor costs at most a tenth of the effective size if q was right, and nowhere log (1 / f) of the evidence, because the
+weights are p(theta) p(x | theta) / r(theta) for any r.
 
 References:
     | Weighted average importance sampling and defensive mixture distributions (Hesterberg, 1995),
@@ -74,10 +76,10 @@ FLOOR = 0.1
 
 @final
 class Floored:
-    """r of one observation.
+    """The proposal r for one observation: a learned density with a floor under each discrete value.
 
     Args:
-        posterior: What was learned, with a density.
+        posterior: Learned posterior that has a density.
         x: The observation, name -> (1, *event).
     """
 
@@ -95,7 +97,7 @@ class Floored:
         return theta, self.log_prob(theta)
 
     def log_prob(self, theta: Float[Tensor, "n theta"]) -> Float[Tensor, " n"]:
-        """log r, float64."""
+        """log r of parameters, float64."""
         if self._parts is None:
             log_q = self.posterior.log_prob_batched(theta[:, None], self.x)[:, 0].double()
         else:
@@ -116,7 +118,7 @@ class Floored:
 
 
 def _with_floor(posterior: Posterior, x: X) -> Sequence[Density] | None:
-    """The density with its floor, of each member of an ensemble; None where it knows no probabilities."""
+    """The learned density with its floor, for each member of an ensemble; None if it knows no probabilities."""
     members = posterior.members if isinstance(posterior, Ensemble) else (posterior,)
     found = []
     for member in members:
@@ -129,26 +131,27 @@ def _with_floor(posterior: Posterior, x: X) -> Sequence[Density] | None:
 
 _PILOT = 20_000
 _CHUNK = 50_000
-_LEAST, _FEW = 5, 20  # draws of a discrete value, and effective ones, below which it is told
-_RARE, _MATTERS, _TAIL = 1e-3, 0.02, 0.05  # prior and posterior probability from which on it is
-_HOPELESS = 50_000  # draws, after which a likelihood that is estimated tells whether the budget can do
-_ENOUGH = 100  # draws for k-hat
+_LEAST, _FEW = 5, 20  # A discrete value with fewer draws, or fewer effective draws, is reported.
+# A value is reported only above these probabilities: prior (no draws), posterior (few effective), posterior (tail).
+_RARE, _MATTERS, _TAIL = 1e-3, 0.02, 0.05
+_HOPELESS = 50_000  # After this many draws with an estimated likelihood, it is checked whether the budget can suffice.
+_ENOUGH = 100  # k-hat needs at least this many draws.
 _K = 0.7
-_GOOD = 0.2  # pilot efficiency above which the learned density is kept as it is
+_GOOD = 0.2  # The learned density is kept as proposal if the pilot's efficiency is above this.
 
 
 class Reweighted(Posterior):
-    """A learned posterior as proposal, the simulator's likelihood as judge.
+    """A learned posterior as proposal, whose draws are weighted by the simulator's likelihood.
 
     Args:
         proposal: The learned posterior.
         simulator: A simulator with a tractable `log_likelihood`.
-        ess: Draw until the effective sample size is at least this.
-        budget: Largest number of draws, pilot included; when it is spent, what was reached is returned with a warning.
+        ess: Effective sample size to reach.
+        budget: Largest number of draws, pilot included. When it is spent, the draws so far are returned with a warning.
 
     Raises:
         TypeError: If the simulator has no tractable likelihood.
-        ValueError: If it has another prior than the proposal, or ess or budget is not positive.
+        ValueError: If the simulator has another prior than the proposal, or ess or budget is not positive.
     """
 
     def __init__(
@@ -177,13 +180,14 @@ class Reweighted(Posterior):
         self.prior, self.observables = proposal.prior, proposal.observables
 
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
-        """Draws until there are n with the ESS asked for; all draws made are returned, weighted.
+        """Weighted draws: at least n, with the effective sample size asked for. All draws made are returned.
 
         Raises:
             ValueError: If no draw has a finite likelihood.
 
         Warns:
-            UserWarning: If the budget was spent before the ESS was reached, or k-hat says not to rely on the weights.
+            UserWarning: If the budget was spent before the effective sample size was reached, or k-hat says not to rely
+                on the weights.
         """
         pilot = min(_PILOT, max(1_000, self.budget // 4), self.budget)
         if self.prior.mixed:
@@ -212,15 +216,15 @@ class Reweighted(Posterior):
         draw: Callable[[int], tuple[Tensor, Tensor]],
         spent: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """Draws and their log weights, added to those there, until n have the ESS asked for or the budget is spent.
+        """Add draws and their log weights until n have the effective sample size asked for, or the budget is spent.
 
         Args:
             x: The observation.
-            n: How many, at least.
-            thetas: Draws that there are; others are appended.
-            log_weights: Theirs.
-            draw: Makes some, with the log density that each is weighted by.
-            spent: Of the budget.
+            n: Smallest number of draws.
+            thetas: Draws so far; new ones are appended.
+            log_weights: Log weights so far; new ones are appended.
+            draw: Function from a number to so many draws and the log density by which each is weighted.
+            spent: Part of the budget that is already spent.
         """
         while spent < self.budget:
             done = sum(map(len, thetas))
@@ -228,8 +232,8 @@ class Reweighted(Posterior):
             if done >= n and ess >= self.target_ess:
                 break
             if self.random_likelihood and done >= _HOPELESS and ess / done * self.budget < self.target_ess:
-                break  # an estimate takes milliseconds, and all of the budget would not do
-            # as many again each time: at most twice as many as the effective size takes
+                break  # An estimate takes milliseconds, and even the whole budget would not suffice.
+            # The number of draws doubles each time, so at most twice as many as needed are made.
             size = min(_CHUNK, self.budget - spent, max(n - done, math.ceil(self.target_ess), done))
             theta, log_r = draw(size)
             thetas.append(theta)
@@ -259,7 +263,7 @@ class Reweighted(Posterior):
 
     def _log_weight(self, theta: Tensor, log_r: Tensor, x: X) -> Tensor:
         target = self._log_target(theta, x)
-        # where the target is zero the weight is, even where rounding took the proposal's density to zero as well
+        # If the target is zero the weight is zero, even if rounding made the proposal's density zero as well.
         return torch.where(target == -math.inf, target, target - log_r)
 
     def _log_target(self, theta: Tensor, x: X) -> Tensor:
@@ -269,7 +273,7 @@ class Reweighted(Posterior):
         return torch.where(torch.isfinite(log_prior), log_prior + log_likelihood, -math.inf)
 
     def _mixture(self, x: X, law: MultivariateT | None, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draws of r, and its log density."""
+        """Draws of r, and their log density."""
         if law is None:
             return draw_to_weigh(self.proposal, x, n, generator=generator)
         learned = torch.rand(n, generator=generator) < 0.5
@@ -284,7 +288,7 @@ class Reweighted(Posterior):
         return theta, torch.logaddexp(log_q, log_t) - math.log(2)
 
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        """One observation after the other: each has its own importance weights."""
+        """n resampled draws for each observation, one observation after the other, as each has its own weights."""
         each = []
         for i in range(len(next(iter(x.values())))):
             one = {name: value[i : i + 1] for name, value in x.items()}
@@ -315,13 +319,14 @@ class Reweighted(Posterior):
 
 
 def pareto_k(log_weight: Float[Tensor, " n"]) -> float:
-    """Shape of the generalised Pareto law fitted to the largest weights (Vehtari et al., section 3; Zhang & Stephens).
+    """Shape of the generalised Pareto distribution fitted to the largest weights (Vehtari et al., section 3; Zhang &
+    Stephens).
 
     Args:
         log_weight: Log importance weights, known up to a constant.
 
     Returns:
-        k-hat; infinite when there are too few weights to tell.
+        k-hat; infinite if there are too few weights to tell.
     """
     n = len(log_weight)
     tail = math.ceil(min(n / 5, 3 * math.sqrt(n)))
@@ -331,7 +336,7 @@ def pareto_k(log_weight: Float[Tensor, " n"]) -> float:
     weight = (largest - largest[0]).exp()
     excess = (weight[:-1] - weight[-1]).flip(0)
     if float(excess[-1]) <= 0.0:
-        return -math.inf  # all equal: no tail at all
+        return -math.inf  # All weights are equal, so there is no tail.
     excess = excess.clamp_min(1e-300)
     count = 30 + int(math.sqrt(tail))
     i = torch.arange(1, count + 1, dtype=torch.float64)
@@ -341,18 +346,18 @@ def pareto_k(log_weight: Float[Tensor, " n"]) -> float:
     profile = tail * ((-b / k).log() - k - 1)
     weights = torch.softmax(profile, dim=0)
     shape = float(torch.log1p(-(weights @ b) * excess).mean())
-    return (shape * tail + 0.5 * 10) / (tail + 10)  # weak prior towards 1/2, as in PSIS
+    return (shape * tail + 0.5 * 10) / (tail + 10)  # As in PSIS, there is a weak prior towards 1/2.
 
 
 def doubt_values(
     prior: Prior, theta: Float[Tensor, "n theta"], log_weight: Float[Tensor, " n"], *, stacklevel: int
 ) -> None:
-    """Say which values of discrete parameters the weighted draws tell little of.
+    """Report the values of discrete parameters about which the weighted draws say little.
 
-    A value that hardly any draw has, or that matters and has next to no effective draws, or a long tail of weights.
+    Such a value has hardly any draws. Or it matters, and has too few effective draws or a long tail of weights.
 
     Args:
-        prior: Theirs.
+        prior: Prior of the parameters.
         theta: The draws.
         log_weight: Log weights, up to a constant.
         stacklevel: As of `warnings.warn`, from the caller.
@@ -377,10 +382,10 @@ def doubt_values(
 
 
 def _some(log_weight: Tensor) -> Tensor:
-    """The log weights, if one of them at least is that of a possible draw.
+    """The log weights, if at least one of them is finite.
 
     Raises:
-        ValueError: If none is.
+        ValueError: If none is finite.
     """
     if not bool(torch.isfinite(log_weight.max())):
         raise ValueError(

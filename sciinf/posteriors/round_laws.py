@@ -1,8 +1,8 @@
-r"""The laws that rounds around an answer are simulated from, and that of the rows of several rounds together.
+r"""Distributions that rounds around an answer are simulated from, and the mixture for the rows of several rounds.
 
-A round's law of z is normal, k times as wide as the newest answer, and a fifth of it twice as wide again. Where the
-posterior is normal and the prior flat, the effective share of the draws is (1 - k^-4)^(D / 2): the narrower the law,
-the less a network has to learn, and k is the least that leaves `_SHARE`, but no less than `_NARROWEST`.
+A round's distribution of z is normal, k times as wide as the newest answer. A fifth of it is twice as wide again. If
+the posterior is normal and the prior flat, the effective share of the draws is (1 - k^-4)^(D / 2). The narrower the
+distribution, the less a network has to learn. So k is the least that leaves `_SHARE`, but no less than `_NARROWEST`.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from sciinf.core.files import read_json, write_json
 from sciinf.posteriors.around import Mixture, law_around
 from sciinf.posteriors.truncated import observation_hash
 
-_FARTHER = 0.2  # share of a round's simulations that are from a law twice as wide
+_FARTHER = 0.2  # This share of a round's simulations is from a distribution twice as wide.
 _SHARE, _NARROWEST = 0.6, 1.5
-_AROUND = 20_000  # draws that a law is fitted to
-_STREAM = 2**31 + 5  # no campaign has this many blocks, so none shares these random numbers
+_AROUND = 20_000  # A distribution is fitted to this many draws.
+_STREAM = 2**31 + 5  # No campaign has this many blocks, so none shares these random numbers.
 
 
 def widths(size: int) -> tuple[tuple[float, float], ...]:
-    """Weight and width of each of the laws of a round, for so many continuous parameters."""
+    """Weight and width of each normal part of a round's distribution, for `size` continuous parameters."""
     k = max(_NARROWEST, (1 - _SHARE ** (2 / max(size, 1))) ** -0.25)
     return (1 - _FARTHER, k), (_FARTHER, 2 * k)
 
 
 def mixed(laws: Sequence[Mixture], stores: Sequence[Store]) -> Mixture:
-    """The law of the rows of several rounds together."""
+    """Distribution of the rows of several rounds together."""
     total = sum(len(store) for store in stores)
     parts = [
         (weight * len(store) / total, part)
@@ -42,7 +42,7 @@ def mixed(laws: Sequence[Mixture], stores: Sequence[Store]) -> Mixture:
 
 
 def law_in(file: Path, posterior: Posterior, x: X) -> Mixture:
-    """What a round is simulated from, kept in a file so that another machine's rounding does not move it.
+    """Distribution that a round is simulated from, kept in a file so that another machine's rounding does not move it.
 
     Raises:
         ValueError: If the answer does not vary, or is not finite.
@@ -64,7 +64,7 @@ def law_in(file: Path, posterior: Posterior, x: X) -> Mixture:
 
 
 def kept_law(file: Path, prior: Prior, x: X) -> Mixture | None:
-    """The law in a file, if it is of this observation."""
+    """The distribution in a file, if it is for this observation; otherwise None."""
     try:
         data: Mapping[str, Any] = read_json(file)
         return Mixture.from_json(prior, data) if data["observation"] == observation_hash(x) else None

@@ -1,4 +1,4 @@
-"""What all rounds of simulations for one observation share: their folders, seeds, and the rows of several campaigns."""
+"""Shared functions of all rounds of simulations for one observation: folders, seeds, and rows of several campaigns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sciinf.core.simulator import FILES, recorded, unlike
 from sciinf.posteriors.truncated import observation_hash
 from sciinf.training import Recipe
 
-ROUND = 2**31 + 1  # no campaign has this many blocks, so none shares these random numbers
+ROUND = 2**31 + 1  # No campaign has this many blocks, so none shares these random numbers.
 _READ = 65_536
 _KEPT = "observation.safetensors"
 
@@ -31,7 +31,7 @@ def round_folder(out: Path, number: int) -> Path:
 
 
 def round_seed(seed: int, number: int) -> int:
-    """A campaign's seed for each round, which no round shares with another or with the user's own campaigns."""
+    """Seed of a round's campaign, different from those of other rounds and of the user's own campaigns."""
     return int(np.random.SeedSequence(seed, spawn_key=(ROUND, number)).generate_state(1, np.uint64)[0]) >> 1
 
 
@@ -41,10 +41,10 @@ def campaigns_of(stores: Sequence[Store]) -> frozenset[str]:
 
 
 def _check_same(estimator: Estimator, simulator: Simulator) -> None:
-    """Refuse an estimator that is not the simulator's.
+    """Refuse an estimator that does not fit the simulator.
 
     Raises:
-        ValueError: If it is for another prior or other observables.
+        ValueError: If the estimator is for another prior or other observables.
     """
     if estimator.prior.to_json() != simulator.prior.to_json():
         raise ValueError(
@@ -62,7 +62,7 @@ def _check_same(estimator: Estimator, simulator: Simulator) -> None:
 def settings_of(
     simulator: Simulator, x: X, simulations: int | Sequence[int], estimator: Estimator, recipe: Recipe, seed: int
 ) -> dict[str, Any]:
-    """What rounds are made with, as JSON values.
+    """Settings that rounds are made with, as JSON values.
 
     Raises:
         ValueError: If the estimator is for another prior or other observables than the simulator's.
@@ -79,17 +79,17 @@ def settings_of(
 
 
 def claim(file: Path, settings: Mapping[str, Any], x: X, simulator: Simulator, *, accept_changes: bool = False) -> None:
-    """Note what the rounds in a folder are of, before the first, and refuse a folder with others.
+    """Write down the settings of the rounds in a folder before the first round, and refuse a folder with other rounds.
 
     Args:
-        file: Where the settings go, in the folder of the rounds; the observation goes beside it.
-        settings: What the rounds are made with, as JSON values.
+        file: File for the settings, in the folder of the rounds. The observation goes beside it.
+        settings: Settings that the rounds are made with, as JSON values.
         x: The observation, name -> (1, *event).
-        simulator: What simulates.
-        accept_changes: Whether its files may be others than those noted.
+        simulator: Simulator of the rounds.
+        accept_changes: Whether the simulator's files may differ from those noted.
 
     Raises:
-        ValueError: If the folder holds rounds of something else; the message says what differs.
+        ValueError: If the folder holds rounds with other settings; the message says what differs.
     """
     from safetensors.torch import save
 
@@ -112,10 +112,10 @@ def claim(file: Path, settings: Mapping[str, Any], x: X, simulator: Simulator, *
 
 
 def claimed(out: Path, digest: str, way_on: str) -> X:
-    """The observation that a folder's rounds are of.
+    """The observation that a folder's rounds are for.
 
     Raises:
-        ValueError: If it is damaged or missing.
+        ValueError: If the observation's file is damaged or missing.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -141,13 +141,14 @@ def gather(
     """The rows of several campaigns as one store; failed rows are left out.
 
     Args:
-        stores: The campaigns, the newest last.
-        path: Where the store goes; one found there goes on.
-        simulator: What simulated them.
-        proposal: The law of all rows together, as JSON values.
-        contains: Which parameters (n, D) of the campaigns before the newest belong to it; all where left out.
-        newest_too: Whether those of the newest are asked about as well. A truncated prior's are inside, whatever the
-            rounding of log q.
+        stores: Stores of the campaigns, the newest last.
+        path: Folder of the new store. A store found there is continued.
+        simulator: Simulator of the campaigns.
+        proposal: Distribution of all rows together, as JSON values.
+        contains: Function that tells which parameters (n, D) of the campaigns before the newest belong to the store.
+            Default: all.
+        newest_too: Whether `contains` is applied to the newest campaign as well. Parameters of a truncated prior are
+            always inside, whatever the rounding of log q.
     """
     newest = stores[-1]
     if (path / "store.json").is_file():

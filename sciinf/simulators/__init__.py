@@ -1,6 +1,7 @@
-"""Simulators in: wrappers, equations, state spaces with filters, symmetries of data.
+"""Building blocks of simulators: wrappers, differential equations, state-space models with filters, data symmetries.
 
-`dynamics` has integrators, processes in time and grids, all batched: no row depends on another. A model of hidden
-states is told once (`dynamics.state_space`), and filters of `samplers` give its likelihood. `poses` are parameters that
-move data as a whole.
+`dynamics` has integrators, processes in time and grids. All of them are batched, and no row of a batch depends on
+another. A model of hidden states is written once (`dynamics.state_space`), and the filters in `samplers` compute its
+likelihood. `poses` are parameters that shift or rotate the data as a whole. `wrappers` make simulators of functions,
+programs and models.
 """

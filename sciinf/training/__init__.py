@@ -1,13 +1,13 @@
-"""Training: from a store, an estimator and a recipe to a fit; and the estimators.
+"""The training floor: `train` makes a fit from a store, an estimator and a recipe; the estimators stand beside it.
 
-`fitting` is the door, `loop` its epochs and `step` one step. Rows come from a store (`rows`), a store that is still
-being filled (`followed`) or a simulator (`online`). A step touches the host once an epoch: batches are picked by index
-on the device, and gradient norms and losses stay there.
+`fitting` offers `train`, `loop` runs the epochs and `step` does one step. Training rows come from a store (`rows`), a
+store that is still being filled (`followed`) or a simulator (`online`). The host waits for the device once an epoch:
+batches are picked by index on the device, and gradient norms and losses stay there.
 
-Processes that torchrun starts (`launched`) each take a slice of every batch, and one all-reduce of the gradients comes
-between `backward` and clipping. All decide by numbers that are the same in all to the last bit, begin with the first
-one's weights, and compare weights at each validation. The first process alone writes and speaks. Rows that are made
-meanwhile, by a simulator or a campaign, are refused.
+Processes that torchrun starts (`launched`) each take a slice of every batch. One all-reduce sums their gradients
+between `backward` and clipping. All processes decide by numbers that are equal in all of them to the last bit. They
+begin with the first process's weights, and compare weights at each validation. Only the first process writes files and
+messages. Several processes cannot train on rows that are made during training, by a simulator or a campaign.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sciinf.core.lazy import offered
 
 if TYPE_CHECKING:
+    from sciinf.training.distillation import distil as distil
     from sciinf.training.fitting import train as train, train_ensemble as train_ensemble
     from sciinf.training.recipe import Recipe as Recipe
 

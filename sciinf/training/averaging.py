@@ -1,4 +1,4 @@
-r"""Averages of the weights along the training, and any other average from a few of them, after it.
+r"""Averages of the weights during training, and averages of any length that are made from a few of them afterwards.
 
 The exponential average of decay b follows w_t as a_t = b' a_{t-1} + (1 - b') w_t, with b' = min(b, (1 + t)/(10 + t)),
 so that it forgets the first steps. Its length in steps is fixed beforehand, though the best one depends on the task.
@@ -13,8 +13,8 @@ Its relative width, the standard deviation of p_g,t over t, is
     sigma = sqrt((g + 1) / ((g + 2)^2 (g + 3))),  so that  g^3 + 7 g^2 + (16 - sigma^-2) g + 12 - sigma^-2 = 0.
 
 Averages are linear in the trajectory. With snapshots a_i of profiles p_i = p_{g_i, t_i} (two exponents, of sigma 0.05
-and 0.10, at up to 32 times), an average of any profile p is close to sum_i c_i a_i, where c makes sum_i c_i p_i the
-least-squares fit of p among those with sum_i c_i = 1, which leave weights that do not move where they are:
+and 0.10, at up to 32 times), an average of any profile p is close to sum_i c_i a_i. The weights c make sum_i c_i p_i
+the least-squares fit of p among those with sum_i c_i = 1. This condition leaves constant weights unchanged. So
 
     A c + l 1 = b,  1^T c = 1,
 
@@ -48,31 +48,31 @@ SNAPSHOTS = 32
 
 
 class Average(ABC):
-    """What is kept beside the weights, (K, P), while they are trained."""
+    """Average of the weights, (K, P), that is updated while they are trained."""
 
     @abstractmethod
     def update(self, weights: Tensor, step: int) -> None:
-        """Take in the weights after step `step`, counted from 1."""
+        """Add the weights after step `step`, counted from 1."""
 
     @abstractmethod
     def validated(self, weights: Tensor) -> Tensor:
-        """The weights whose validation loss counts during training."""
+        """Weights whose validation loss counts during training."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """Its tensors, live, for a checkpoint."""
+        """References to the average's tensors (not copies), for a checkpoint."""
 
     @abstractmethod
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave."""
+        """Restore the tensors that `state` gave."""
 
 
 class ExponentialAverage(Average):
-    """The exponential average, which is what is validated and kept.
+    """The exponential average, which is itself validated and kept.
 
     Args:
-        weights: At the start, (K, P).
-        decay: b, between 0 and 1.
+        weights: Weights at the start, (K, P).
+        decay: Decay b, between 0 and 1.
     """
 
     def __init__(self, weights: Tensor, decay: float) -> None:
@@ -92,15 +92,15 @@ class ExponentialAverage(Average):
 
 
 class PostHoc(Average):
-    """Two power-function averages with snapshots on disk, from which others are made after training.
+    """Two power-function averages with snapshots on disk, from which averages of any length are made after training.
 
-    At most 32 snapshots are kept, evenly spaced: when there are more, every second one is dropped and the spacing
+    At most 32 snapshots are kept, evenly spaced. When there are more, every second one is dropped and the spacing
     doubles.
 
     Args:
-        weights: At the start, (K, P).
-        folder: Where the snapshots go; made when the first is written.
-        writes: Whether they are written; another process does where not.
+        weights: Weights at the start, (K, P).
+        folder: Folder for the snapshots, made when the first one is written.
+        writes: Whether this process writes the snapshots. If not, another process writes them.
     """
 
     def __init__(self, weights: Tensor, folder: Path, *, writes: bool = True) -> None:
@@ -118,11 +118,11 @@ class PostHoc(Average):
         return weights
 
     def keep(self, step: int, *, last: bool) -> None:
-        """Take a snapshot if it is time: called now and then, after the same steps whatever was interrupted.
+        """Write a snapshot if one is due. Must be called after the same steps even if the training was interrupted.
 
         Args:
-            step: Steps done.
-            last: Whether this is the end, which is always kept.
+            step: Number of steps done.
+            last: Whether the training ends here. The last snapshot is always kept.
         """
         self._calls += 1
         if self._calls % self._stride and not last:
@@ -139,14 +139,15 @@ class PostHoc(Average):
         """Averages of any length, each (K, P).
 
         Args:
-            targets: Relative width sigma and step at which the average ends, at most that of the last snapshot.
+            targets: Pairs of relative width sigma and the step at which the average ends, at most that of the last
+                snapshot.
 
         Raises:
             ValueError: If a snapshot is damaged or gone.
         """
         bases = [(sigma, step) for step in self.steps for sigma in TRACKS]
         weights = coefficients(bases, targets).reshape(len(self.steps), len(TRACKS), len(targets))
-        # on the CPU, for not every device has float64
+        # The sums are taken on the CPU, because not every device has float64.
         sums = [torch.zeros(self.tracks.shape[1:], dtype=torch.float64) for _ in targets]
         for step, rows in zip(self.steps, weights, strict=True):
             tracks = self._read(step).double()
@@ -163,7 +164,7 @@ class PostHoc(Average):
         self._calls, self._stride, *self.steps = state["snapshots"].tolist()
 
     def clear(self) -> None:
-        """Remove the snapshots, and what a write that was killed has left."""
+        """Remove the snapshots, and files that a killed write has left."""
         if self._writes:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -198,7 +199,7 @@ def _hash(tracks: Tensor) -> str:
 
 
 def exponent(width: float) -> float:
-    """The exponent g >= 0 of a relative width sigma.
+    """The exponent g >= 0 of the power-function average with relative width sigma.
 
     Raises:
         ValueError: If no exponent of at least 0 has this width: it must lie in (0, 1 / sqrt(12)].
@@ -212,11 +213,11 @@ def exponent(width: float) -> float:
 def coefficients(
     bases: Sequence[tuple[float, float]], targets: Sequence[tuple[float, float]]
 ) -> Float[np.ndarray, "base target"]:
-    """Weights c of the snapshots whose sum is closest to each target.
+    """Weights c of the snapshots whose sum is closest to each target average.
 
     Args:
         bases: Relative width and step of each snapshot.
-        targets: The same of the averages wanted.
+        targets: Relative width and step of each average wanted.
     """
     count = len(bases)
     system = np.ones((count + 1, count + 1))
@@ -231,7 +232,7 @@ def coefficients(
 def overlaps(
     ones: Sequence[tuple[float, float]], others: Sequence[tuple[float, float]]
 ) -> Float[np.ndarray, "one other"]:
-    """The inner products int p_i p_j ds of the profiles of (sigma, t), in units of 1 over the latest t."""
+    """Inner products int p_i p_j ds of the profiles of (sigma, t), in units of 1 over the latest t."""
     latest = max(t for _, t in (*ones, *others))
     g, t = (np.array(v)[:, None] for v in zip(*((exponent(s), t / latest) for s, t in ones), strict=True))
     h, u = (np.array(v)[None] for v in zip(*((exponent(s), t / latest) for s, t in others), strict=True))

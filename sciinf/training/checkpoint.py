@@ -1,4 +1,4 @@
-"""An unfinished training on disk: named groups of tensors and a JSON header, replaced whole now and then."""
+"""Checkpoint of an unfinished training: a file of named groups of tensors and a JSON header, replaced as a whole."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from sciinf.core.files import write_bytes
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 
-SHARE = 0.05  # of the time, at most, goes into writing
+SHARE = 0.05  # Writing takes at most this share of the time.
 
 
 class Checkpoints:
-    """Keeps the latest state of a training in memory and, as often as is cheap, on disk.
+    """The latest state of a training, kept in memory and, as often as is cheap, written to disk.
 
-    A training that raises calls `flush` and loses nothing since its latest state; one that is killed loses what came
-    since the latest file: about twenty times what it takes to write one, or what lies between two validations where
-    that is more, for only then is there a state to keep.
+    A training that raises calls `flush`, and loses nothing since its latest state. A training that is killed loses what
+    came since the latest file. This is about twenty times the time of one write, or the time between two validations if
+    that is longer, because there is a state to keep only after a validation.
 
     Args:
-        path: The file.
+        path: The checkpoint file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,27 +37,27 @@ class Checkpoints:
         self._due = 0.0
 
     def keep(self, about: Mapping[str, Any], groups: Groups) -> bool:
-        """Take a copy of a state, and write it if that is due.
+        """Keep a copy of a state, and write it if a write is due.
 
         Args:
-            about: Plain JSON values; not changed afterwards.
-            groups: Group -> name -> tensor; a group's name has no slash.
+            about: Header, as plain JSON values. It must not be changed afterwards.
+            groups: Tensors by group and name: group -> name -> tensor. A group's name has no slash.
 
         Returns:
-            Whether it was written.
+            Whether the state was written.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the file cannot be written.
         """
         copied = {g: {name: value.detach().clone() for name, value in vs.items()} for g, vs in groups.items()}
         self._kept = (about, copied)
         return time.monotonic() >= self._due and self.flush()
 
     def flush(self) -> bool:
-        """Write what is kept and not yet on disk; whether there was anything.
+        """Write the state that is kept and not yet on disk, and return whether there was one.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the file cannot be written.
         """
         if self._kept is None:
             return False
@@ -69,21 +69,22 @@ class Checkpoints:
         return True
 
     def clear(self) -> None:
-        """Remove the file: the training is done."""
+        """Remove the file, because the training is done."""
         self._kept = None
         self.path.unlink(missing_ok=True)
 
 
 def write_checkpoint(path: Path, about: Mapping[str, Any], groups: Groups) -> None:
-    """Write durably, with a digest of everything: a kill or a full disk leaves the checkpoint before.
+    """Write a checkpoint durably, with a digest of everything. After a kill or on a full disk the checkpoint before
+    remains.
 
     Args:
-        path: The file.
-        about: Plain JSON values.
-        groups: Group -> name -> tensor; a group's name has no slash.
+        path: The checkpoint file.
+        about: Header, as plain JSON values.
+        groups: Tensors by group and name: group -> name -> tensor. A group's name has no slash.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     from safetensors.torch import save
 
@@ -97,18 +98,18 @@ def write_checkpoint(path: Path, about: Mapping[str, Any], groups: Groups) -> No
 
 
 def read_checkpoint(path: Path, inputs: str, device: str) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """The header and the groups of a training, on a device.
+    """Header and groups of tensors of an unfinished training.
 
     Args:
-        path: The file.
-        inputs: What the header must have as `inputs`; a checkpoint of another training is not read.
-        device: Where the tensors go.
+        path: The checkpoint file.
+        inputs: Digest that the header must have as `inputs`. A checkpoint of another training is not read.
+        device: Device for the tensors.
 
     Returns:
-        Header and groups; None if there is no checkpoint of this training.
+        Header and groups, or None if there is no checkpoint of this training.
 
     Warns:
-        UserWarning: If the file is damaged, or of another training.
+        UserWarning: If the file is damaged, or belongs to another training.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -137,7 +138,7 @@ def read_checkpoint(path: Path, inputs: str, device: str) -> tuple[dict[str, Any
 
 
 def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
-    """Of a header and tensors on the CPU."""
+    """SHA-256 of a header and of tensors on the CPU."""
     found = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         found.update(name.encode())

@@ -1,25 +1,27 @@
-r"""A trained score posterior whose draws take a few evaluations.
+r"""Distillation of a trained score posterior into a student network whose draws take only a few evaluations.
 
 From level s_k to s_{k+1} of a short grid the teacher goes in M small steps, y_k to y_{k+1}. The student makes the same
-way in one step of DDIM, y_{k+1} = r y_k + (1 - r) D, r = s_{k+1} / s_k, so what it is to give is
+way in one step of DDIM, y_{k+1} = r y_k + (1 - r) D, r = s_{k+1} / s_k. So the output that the student has to learn is
 
     D*_k = (y_{k+1} - r y_k) / (1 - r),
 
-and it minimises, over draws of (theta, x), k and noise e, with y_k = z + s_k e and N(m, S) the linear guess,
+and the student minimises, over draws of (theta, x), k and noise e, with y_k = z + s_k e and N(m, S) the linear guess,
 
     (1 - r)^2 | (S + s_{k+1}^2 I)^{-1/2} (D(y_k, s_k; x) - D*_k) |^2 / D,
 
-the error of y_{k+1} at its own scale. The student has the teacher's network and begins with its weights. Densities
-remain the teacher's.
+the error of y_{k+1} at its own scale. The student has the teacher's network and begins with the teacher's weights.
+Densities remain those of the teacher.
 
-This is progressive distillation with all halvings at once: the teacher is asked M times per row. With `stages` it is
-the paper's: in each training after the first the student learns to make one step of two steps of DDIM, at the levels
-where its teacher stops, and is the teacher of the next. L stages begin with a student of `steps` 2^L steps, which
-learns from the first teacher as above: that teacher's own draws in so few steps of DDIM are far too narrow.
+This is progressive distillation with all halvings at once: the teacher is evaluated M times per row. With `stages` the
+method is that of the paper. In each training after the first, the student learns to make one step out of two steps of
+DDIM, at the levels where its teacher stops. It is then the teacher of the next training. L stages begin with a student
+of `steps` 2^L steps, which learns from the first teacher as above. That teacher's own draws in so few steps of DDIM are
+far too narrow.
 
-**A check of the student.** For held-out x its draws are compared with the teacher's, made of the same noise. Of each
-coordinate of z the fit's record has the student's variance over the teacher's, a geometric mean over x, and the
-distance of their means in sds, a root mean square over x without what chance adds, each with its standard error.
+**A check of the student.** For held-out x the student's draws are compared with the teacher's draws from the same
+noise. For each coordinate of z the fit's record has two figures, each with its standard error. One is the student's
+variance over the teacher's, a geometric mean over x. The other is the distance of their means in sds, a root mean
+square over x without the part that chance adds.
 
 References:
     | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022),
@@ -52,26 +54,28 @@ from sciinf.training import train
 from sciinf.training.estimators._denoising import DenoisedDensity, Denoising
 from sciinf.training.recipe import Recipe
 
-_ROWS, _DRAWS, _FEWEST = 128, 64, 16  # held-out x at most, draws for each, and x at least
-_NARROW, _OFF = 0.81, 0.15  # of a variance (a tenth of an sd), and sds of a mean, that a student may be off by
-_BY_CHANCE = 0.01  # that a student whose draws are its teacher's is doubted, at most
+# The check uses at most 128 held-out x, with 64 draws for each, and needs at least 16 of them.
+_ROWS, _DRAWS, _FEWEST = 128, 64, 16
+# Tolerances of the check: a ratio of variances (a tenth of an sd), and a distance of means in sds.
+_NARROW, _OFF = 0.81, 0.15
+_BY_CHANCE = 0.01  # Largest probability of doubting a student whose draws are those of its teacher.
 
 
 class FewSteps(Estimator, Adjusting):
-    """The student, teacher included.
+    """A student estimator that draws in a few evaluations, together with its teacher.
 
     Args:
-        teacher: Trained; a copy is kept as it is.
-        of: Digest of the teacher's fit, which tells students apart.
-        steps: Evaluations of a draw.
-        small: M, steps of the teacher for one of the student.
-        grid: Where the student stops.
-        before: The student of the stage before, whose M steps are of DDIM; the teacher itself, by steps of second
-            order, where left out.
+        teacher: Trained estimator that denoises. The student keeps an unchanged copy of it.
+        of: Digest of the teacher's fit, by which students of different teachers are told apart.
+        steps: Number of network evaluations for one draw.
+        small: M, the number of the teacher's steps for one step of the student.
+        grid: Grid of noise levels at which the student stops.
+        before: Student of the stage before, whose M steps of DDIM are the target. If left out, the target is the
+            teacher's M steps, of second order.
 
     Raises:
         TypeError: If the teacher does not denoise.
-        ValueError: If a number is no int of at least 1.
+        ValueError: If `steps` or `small` is no int of at least 1.
     """
 
     learns: Learns = "noise"
@@ -102,7 +106,7 @@ class FewSteps(Estimator, Adjusting):
             called_without(self, "before")
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Nothing: all standardisation is the teacher's."""
+        """Do nothing, because the student uses the teacher's standardisation."""
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         shift = int(torch.randint(self.steps, (1,), generator=generator, device=generator.device))
@@ -116,7 +120,7 @@ class FewSteps(Estimator, Adjusting):
         return torch.cat(losses)
 
     def _step(self, batch: Batch, k: int, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """The loss of rows at step k."""
+        """Loss of each row at step k of the grid."""
         path = self.student.diffusion.schedule
         before, after = self.levels()[k : k + 2]
         with torch.no_grad():
@@ -140,7 +144,7 @@ class FewSteps(Estimator, Adjusting):
 
     @torch.no_grad()
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """Compare the student's draws with the teacher's for held-out rows, see `compared`."""
+        """Compare the student's draws with the teacher's for held-out rows (see `compared`)."""
         x = {name: value[:_ROWS] for name, value in next(iter(batches())).x.items()}
         student, teacher = (
             self.teacher.to_z(one.condition(x).sample(_DRAWS, generator=torch.Generator().manual_seed(0)))
@@ -149,12 +153,15 @@ class FewSteps(Estimator, Adjusting):
         return compared(student, teacher, self.coordinates())
 
     def coordinates(self) -> list[str]:
-        """What the coordinates of z are called: as parameters, unless some of these are tied to each other."""
+        """Names of the coordinates of z: the parameters' names, or numbers if parameters are tied to each other."""
         size = self.prior.bijection.size
         return list(self.prior.names) if size == len(self.prior) else [f"coordinate {k}" for k in range(size)]
 
     def levels(self, finer: int = 1) -> list[float]:
-        """s_0 > ... > s_steps, or those of as many times as many steps, among which they are."""
+        """Noise levels of the student's grid, or of a grid with `finer` times as many steps.
+
+        The levels are s_0 > ... > s_steps. The finer grid contains the levels of the coarse one.
+        """
         solver = self.student.solver
         if not isinstance(solver, Exponential):
             raise TypeError("the student's steps are those of Exponential(steps, 1)")
@@ -168,7 +175,7 @@ class FewSteps(Estimator, Adjusting):
 
 
 class FewStepDensity(Density):
-    """The student's draws and the teacher's densities."""
+    """Density that samples with the student and evaluates log densities with the teacher."""
 
     def __init__(self, student: DenoisedDensity, teacher: DenoisedDensity) -> None:
         self.student, self.teacher = student, teacher
@@ -183,25 +190,26 @@ class FewStepDensity(Density):
 def compared(
     student: Float[Tensor, "draw row dim"], teacher: Float[Tensor, "draw row dim"], names: Sequence[str]
 ) -> dict[str, float]:
-    """A student's draws of z beside its teacher's.
+    """Compare a student's draws of z with its teacher's draws.
 
     Args:
-        student: Its draws for each of some observations.
-        teacher: The teacher's.
-        names: Of the coordinates of z.
+        student: The student's draws for each of some observations.
+        teacher: The teacher's draws for the same observations.
+        names: Names of the coordinates of z.
 
     Returns:
-        For each coordinate NAME `student_variance_NAME` and `student_off_NAME`, see above, and the standard errors of
-        the logarithm of the one (`student_variance_error_NAME`) and of the square of the other
-        (`student_off_error_NAME`); with `student_rows`, the number of observations. Empty below 16 observations with
-        finite draws.
+        For each coordinate NAME, the figures `student_variance_NAME` and `student_off_NAME` (see the module). Also
+        `student_variance_error_NAME`, the standard error of the logarithm of the first, `student_off_error_NAME`, the
+        standard error of the square of the second, and `student_rows`, the number of observations. Empty if fewer than
+        16 observations have finite draws.
     """
     z = torch.stack([student, teacher]).double().cpu()
     z = z[:, :, z.isfinite().all(-1).all(0).all(0)]
     if (rows := z.shape[2]) < _FEWEST:
         return {}
     variance = z.var(1).clamp_min(torch.finfo(z.dtype).tiny)
-    first, second = (half.mean(1).diff(dim=0)[0] for half in z.chunk(2, 1))  # apart, so that chance adds nothing
+    # The draws are halved, so that the product of both differences has no part that chance adds.
+    first, second = (half.mean(1).diff(dim=0)[0] for half in z.chunk(2, 1))
     ratio, off = (variance[0] / variance[1]).log(), first * second / variance.mean(0)
     found = {"student_rows": float(rows)}
     for name, log, square in zip(names, ratio.T, off.T, strict=True):
@@ -213,9 +221,9 @@ def compared(
 
 
 def faults(found: Mapping[str, float], names: Sequence[str]) -> list[str]:
-    """What `compared` found against a student, in words; empty where the teacher's draws could be so by chance.
+    """Faults of a student in words, from the figures of `compared`; empty if chance alone could explain the figures.
 
-    Of students whose draws are their teachers', at most one in a hundred has any.
+    Of students whose draws have the teacher's distribution, at most one in a hundred has any fault.
     """
     if "student_rows" not in found:
         return []
@@ -244,13 +252,14 @@ def distil(
     """Train a student whose draws take `steps` evaluations.
 
     Args:
-        fit: Of a `Score` or a `Matching`.
+        fit: Fit of a `Score` or a `Matching`, the teacher.
         rows: Simulations, those of the fit or others.
         out: Folder of the new fit.
-        steps: Evaluations of a draw.
-        stages: How many times the number of steps is halved, each time by a training more, after one of a student of
-            `steps` 2^stages steps. The students before the last are kept in folders `stage_<steps>` of `out`.
-        recipe: How to train, each time; on stored rows twice as long as other estimators that denoise where left out.
+        steps: Number of network evaluations for one draw.
+        stages: How many times the number of steps is halved. Each halving is one more training, after the training of
+            a student of `steps` 2^stages steps. All students but the last are kept in folders `stage_<steps>` of `out`.
+        recipe: How to train, each time. If left out, training on stored rows takes twice as many epochs as for other
+            estimators that denoise.
         seed: Seeds the training.
 
     Returns:
@@ -260,8 +269,8 @@ def distil(
         TypeError, ValueError: As `FewSteps` and `train`.
 
     Warns:
-        Doubt: If, for held-out simulations and by more than chance, an sd of the student's draws is a tenth off the
-            teacher's, or a mean .15 sds.
+        Doubt: If, for held-out simulations and by more than chance, an sd of the student's draws is off by a tenth of
+            the teacher's, or a mean by .15 sds.
     """
     if not isinstance(fit.estimator, Denoising):
         raise TypeError(f"{type(fit.estimator).__name__} has no steps to save; distil a Score or a Matching")

@@ -1,13 +1,13 @@
-"""train: estimator + Store + Recipe -> Fit. The only training loop there is.
+"""Training of an estimator on simulations (`train`, `train_ensemble`), and a check of the trained network.
 
-The rows are kept on the training device where they fit and streamed from the store where they do not, or simulated
-while the network trains, or read as a campaign commits them (`training.followed`). The last rows of a store, or the
-first of one that is followed, are a fixed validation set, scored in full, and the weights with the best validation loss
-win. Checkpoints make a killed training go on where it was, to the same bits, but for one that follows. The parts are in
-`sciinf.campaigns`: recipe, schedule, optimisers, step, averaging, loop; launched and parallel where several processes,
-started by torchrun, train together.
+The rows are kept on the training device if they fit, and are streamed from the store otherwise. They may also be
+simulated while the network trains, or be read as a campaign commits them (`training.followed`). A fixed validation set
+is scored as a whole: the last rows of a store, or the first rows of a store that is followed. The weights with the best
+validation loss are kept. A killed training goes on from its checkpoint, to the same bits, unless it follows a campaign.
+The parts are in `sciinf.training`: recipe, schedule, optimisers, step, averaging and loop. `launched` and `parallel`
+are for several processes, started by torchrun, that train together.
 
-What a network that has been trained does on rows it was not trained on: so that a training that failed says so.
+The trained network is tried on held-out rows (`looked_at`), so that a training that failed is reported.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from sciinf.core import (
 )
 from sciinf.core.component import to_json
 from sciinf.core.files import local_path, versions
-from sciinf.core.memory import retain_freed
 from sciinf.core.simulator import recorded
 from sciinf.core.surrogate import ALIKE, UNLIKE
 from sciinf.networks.spectral import FourierNet
@@ -48,6 +47,7 @@ from sciinf.training.followed import Followed, following
 from sciinf.training.launched import joined, on_own_device
 from sciinf.training.learner import Single, Stacked, stream
 from sciinf.training.loop import VALIDATION, Loop
+from sciinf.training.memory import retain_freed
 from sciinf.training.online import Simulated
 from sciinf.training.parallel import Processes
 from sciinf.training.range_test import searched
@@ -80,29 +80,29 @@ def train(
     follow: bool = False,
     progress: bool = True,
 ) -> Fit:
-    """Train an estimator on a store of simulations, or on a simulator that runs meanwhile.
+    """Train an estimator on a store of simulations, or on a simulator that runs during training.
 
-    Where torchrun has started several processes that call it, each with the same arguments, they train one network
-    together (`training.parallel`): on shares of the same batches, on a store that all can read, into a folder that all
-    can see. Losses are those of one process but for rounding; where the loss draws noise, but for a seed; and a loss
-    that compares rows of a batch compares those of a share, which is told unless the loss draws noise as well. Each
-    process holds or reads all rows.
+    If torchrun has started several processes that call this function with the same arguments, they train one network
+    together (`training.parallel`). They work on shares of the same batches, on a store that all can read, into a folder
+    that all can see. The losses equal those of one process up to rounding. If the loss draws noise, they differ as with
+    another seed. A loss that compares the rows of a batch compares those of a share; a message says so, unless the loss
+    draws noise as well. Each process holds or reads all rows.
 
     Args:
-        estimator: A newly built estimator; it stays as it is, for a copy is trained.
-        store: Simulations; rows that failed are left out. Or a simulator, whose rows are then made on the training
-            device as they are needed, each used as often as what it costs suggests (`training.training_inputs`); or
-            such rows as you like them (`training.online.Simulated`).
+        estimator: A newly built estimator. A copy is trained, and the estimator itself is not changed.
+        store: Simulations to train on. Failed rows of a store are left out. A simulator makes rows on the training
+            device when they are needed, and each row is used as often as its cost suggests
+            (`training.training_inputs`). `training.online.Simulated` sets these choices.
         out: Folder for `fit.json`, `model.safetensors` and `history.csv`. A finished fit of the same estimator, store,
-            recipe and seed is read back; an unfinished one goes on from its last checkpoint.
-        recipe: How to train. What is None in it is chosen from the rows (`Recipe.resolved`, or `fresh_recipe` of
+            recipe and seed is read back. An unfinished one goes on from its last checkpoint.
+        recipe: How to train. An entry of None is chosen from the rows (`Recipe.resolved`, or `fresh_recipe` of
             `training.training_inputs` for rows of a simulator).
-        seed: Seeds shuffling and whatever noise the loss draws; and the rows of a simulator.
-        processes: How many cores share a step (`Recipe.processes`, where left out); the result is the same on any.
-        follow: Whether a campaign still fills the store, and training is to begin before it ends. The first rows are
-            then held out, the last half of the epochs sees all rows that were asked for, and training waits where
-            they are not there yet (`training.followed`). The result depends on when rows came, as on another seed. It
-            is known by the campaign and the rows asked for: the same call, later, reads it back.
+        seed: Seed for the shuffling, for noise that the loss draws, and for the rows of a simulator.
+        processes: Number of cores that share a step (default: `Recipe.processes`). The result does not depend on it.
+        follow: Whether training begins while a campaign still fills the store. The first rows are then held out, and
+            the last half of the epochs sees all rows that were asked for. Training waits for rows that are not there
+            yet (`training.followed`). The result depends on when rows came, as on a seed. The fit is identified by the
+            campaign and the number of rows asked for, so the same call later reads it back.
         progress: Whether to report progress on the standard error.
 
     Returns:
@@ -110,25 +110,27 @@ def train(
 
     Raises:
         ValueError: If the store's parameters or observables are not the estimator's, or fewer than 18 training rows or
-            2 validation rows are usable. Or if more than half of a simulator's rows fail (those that raise are left
-            out like others), it does not return what its observables promise, or runs on another device. Or if the seed
-            is no int of at least 0, or the recipe's device cannot be used here. Or if processes were started to train
-            together and differ in what they train, train on a simulator, or have fewer rows in a batch than there are.
-            Or if a store that is followed becomes that of another campaign, or has a damaged block.
-        ConnectionError: If another of these processes is gone; the same call goes on, on any number of them.
-        TypeError: If the estimator or the recipe is none, the estimator has an argument that cannot be written down,
-            `store` is none of these, or no Store where it is followed, or a simulator returns no tensors.
+            2 validation rows are usable. If more than half of a simulator's rows fail (rows that raise are left out
+            like other failed rows), it does not return what its observables promise, or it runs on another device. If
+            the seed is no int of at least 0, or the recipe's device cannot be used here. If processes were started to
+            train together and differ in what they train, train on a simulator, or have fewer rows in a batch than
+            there are processes. If a store that is followed becomes that of another campaign, or has a damaged block.
+        ConnectionError: If another of these processes has ended. The same call goes on, on any number of processes.
+        TypeError: If `estimator` is no estimator, or has an argument that cannot be written down. If `recipe` is no
+            Recipe, or `store` is none of the types above, or no Store although it is to be followed. If a simulator
+            returns no tensors.
         MemoryError: If the rows of a simulator do not fit in memory.
         FloatingPointError: If the loss is no longer finite.
-        FileNotFoundError: If one of several processes does not see what the first one wrote.
-        RuntimeError: If the weights of several processes come apart: a loss changed them otherwise than by slopes.
-        BaseException: What the estimator's loss raises; an unfinished training is kept.
+        FileNotFoundError: If one of several processes does not see the files that the first one wrote.
+        RuntimeError: If the weights of several processes come apart, because a loss changed them other than by
+            gradients.
+        BaseException: Any error that the estimator's loss raises. The unfinished training is kept.
 
     Warns:
-        UserWarning: If a finished fit or a checkpoint in the folder is damaged, or of another training, which then
-            replaces it; if rows of a simulator failed; if the step does not compile; or if draws for held-out rows are
-            not finite or far from the truth, or a surrogate's fields off by more than 10 %; or if few rows of a store
-            that is followed were there to standardise by.
+        UserWarning: If a finished fit or a checkpoint in the folder is damaged, or belongs to another training, which
+            is then replaced. If rows of a simulator failed. If the step does not compile. If draws for held-out rows
+            are not finite or far from the truth, or a surrogate's fields are off by more than 10 %. If a store that is
+            followed had few rows for standardisation.
     """
     recipe = on_cores(recipe, processes)
     check_call([estimator], recipe, seed)
@@ -182,31 +184,32 @@ def train_ensemble(
     processes: int | Literal["auto"] | None = None,
     progress: bool = True,
 ) -> list[Fit]:
-    """Train several estimators at once, which takes much less time than one after the other.
+    """Train several estimators (members) at once, which takes much less time than training them one after the other.
 
-    Member k is trained as `train(estimators[k], ..., seed=seed + k)` would, up to rounding: with its own shuffling,
-    gradient norm, best weights and patience. There are two exceptions. Rows that are streamed from a store come in
-    another order, for the members divide the memory between them (`training.rows.Rows`, `readers`). And where a loss
-    draws noise, the members' draws differ, but all come from the stream of the first member's seed.
+    Member k is trained as `train(estimators[k], ..., seed=seed + k)` would train it, up to rounding: with its own
+    shuffling, gradient norm, best weights and patience. There are two exceptions. Rows that are streamed from a store
+    come in another order, because the members divide the memory between them (`training.rows.Rows`, `readers`). And if
+    a loss draws noise, the members' draws differ, but all come from the stream of the first member's seed.
 
     Args:
-        estimators: Built by the same call but for their `seed`; they stay as they are.
-        store: As for `train`.
-        out: Folder for a folder `member_<k>` each, which is what `train` writes.
-        recipe: How to train. With "auto", what is found for the first member holds for all.
-        seed: Seed of the first member; the others count on from it.
-        processes: As for `train`.
+        estimators: Estimators built by the same call except for their `seed`. They are not changed.
+        store: Simulations to train on, as for `train`.
+        out: Folder in which each member gets a folder `member_<k>`, with the files that `train` writes.
+        recipe: How to train. If an entry is "auto", the value found for the first member holds for all.
+        seed: Seed of the first member. The others count on from it.
+        processes: Number of cores that share a step, as for `train`.
         progress: Whether to report progress on the standard error.
 
     Returns:
-        One fit per member.
+        The fits, one per member.
 
     Raises:
-        ValueError: As for `train`; or if the estimators differ in more than their seed, or not in it.
+        ValueError: As for `train`; or if the estimators differ in more than their seed, or have the same seed.
         TypeError: As for `train`; or if the estimators are no sequence.
 
     Warns:
-        UserWarning: As for `train`; or if the members cannot be trained at once, and so one after the other.
+        UserWarning: As for `train`; or if the members cannot be trained at once. They are then trained one after the
+            other.
     """
     recipe = on_cores(recipe, processes)
     check_call(estimators, recipe, seed)
@@ -256,7 +259,7 @@ def train_ensemble(
 
 
 def _announce(source: Source, recipe: Recipe, *, shown: bool) -> None:
-    """Say how much will be simulated, which nothing but the number of epochs bounds."""
+    """Report how many rows will be simulated, which only the number of epochs limits."""
     if shown and isinstance(source, Simulated):
         epochs = recipe.epochs or 1
         telling.tell(
@@ -276,7 +279,7 @@ def _warn_of_failures(source: Source) -> None:
 
 
 def _obstacle(estimators: Sequence[Learned], source: Source) -> str | None:
-    """Why the members cannot be trained at once; None if they can."""
+    """Reason why the members cannot be trained at once, or None if they can."""
     try:
         learner = Stacked(copy.deepcopy(list(estimators)))
         rows = next(iter(source.ordered(8, validation=True)))
@@ -289,7 +292,7 @@ def _obstacle(estimators: Sequence[Learned], source: Source) -> str | None:
 
 
 def _released(loop: Loop, member: int, inputs: str) -> tuple[Learned, dict[str, Any]]:
-    """A member as it has been trained, and what is to be said about it."""
+    """A trained member, and the record of its training."""
     estimator, source = loop.learner.release(member), loop.source
     told = looked_at(estimator, lambda: source.ordered(VALIDATION, validation=True))
     return estimator, told | {
@@ -303,7 +306,7 @@ def _released(loop: Loop, member: int, inputs: str) -> tuple[Learned, dict[str, 
 
 
 def _check_together(processes: Processes, store: object) -> None:
-    """Refuse rows that are made meanwhile: each process would simulate, or see, others."""
+    """Refuse rows that are made during training, because each process would simulate, or see, different rows."""
     if not isinstance(store, Store):
         way_out = "simulate into a store, `sciinf simulate SIM.py -n ROWS --out STORE`, and train on it when it is done"
         refuse_together(processes, "training on rows that are made meanwhile", way_out)
@@ -312,8 +315,8 @@ def _check_together(processes: Processes, store: object) -> None:
 def _check_same(
     processes: Processes, store: Store | Simulated | Followed, out: Sequence[Path], recipe: Recipe, inputs: str
 ) -> None:
-    """Refuse processes that were started together and train different things."""
-    rows = f"{store.digest} {recipe.memory}"  # which set the order of rows that are streamed
+    """Refuse processes that were started together but train different things."""
+    rows = f"{store.digest} {recipe.memory}"  # Both set the order of rows that are streamed.
     folders = " ".join(map(str, out))
     check_same_work(processes, {"the store or the memory for it": rows, "the folder": folders, "the training": inputs})
 
@@ -321,7 +324,7 @@ def _check_same(
 def _with_rows(
     estimator: Learned, store: Store | Simulator | Simulated, out: Path, recipe: Recipe, seed: int
 ) -> tuple[Store | Simulated, Recipe]:
-    """What to train on and how, where that has not been said."""
+    """The rows to train on and the recipe, both chosen here for a simulator and filled in for rows of `Simulated`."""
     if isinstance(store, Simulator):
         return prepared(estimator, store, out, recipe=recipe, seed=seed)
     if isinstance(store, Store):
@@ -346,7 +349,7 @@ def _opened(store: Store | Simulated | Followed, recipe: Recipe, readers: int = 
 
 
 def _unread(store: Store | Simulated) -> Store | Simulated:
-    """The same rows; those of a simulator with nothing simulated and nothing counted yet."""
+    """The same rows; rows of a simulator are reset, so that nothing is simulated or counted yet."""
     return store.again() if isinstance(store, Simulated) else store
 
 
@@ -357,7 +360,7 @@ def _simulator_of(store: Store | Simulated | Followed) -> dict[str, str]:
 
 
 def _standardised(estimator: Learned, source: Source, recipe: Recipe) -> Learned:
-    """A copy on the training device, with statistics of the training rows."""
+    """Copy of the estimator on the training device, with statistics of the training rows."""
     copied = copy.deepcopy(estimator).to(recipe.device)
     copied.standardise(lambda: source.ordered(65_536, validation=False))
     if any(not math.isfinite(float(b.cpu().double().sum())) for b in copied.buffers()):
@@ -376,23 +379,25 @@ def _threads(recipe: Recipe) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-COARSE = 0.1  # error of a surrogate on held-out rows, relative, above which it is hardly a surrogate
-ABSURD = 3.0  # sds, that the median draw may be off: of a calibrated posterior, E (draw - truth)^2 <= 2 sd^2, at most 2
+COARSE = 0.1  # A surrogate with a larger relative error on held-out rows is of little use.
+# Largest distance of the median draw, in sds. For a calibrated posterior E (draw - truth)^2 <= 2 sd^2, so at most 2.
+ABSURD = 3.0
 _ROWS, _DRAWS, _FEWEST = 64, 8, 16
 
 
 def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-    """Adjust it to held-out rows where it can be, and try what it is for on a few of them.
+    """Adjust a trained network to held-out rows if it can be adjusted, and try it on a few of them.
 
     Args:
-        learned: Trained, with its best weights.
-        batches: Each call is a pass over the held-out rows.
+        learned: Trained network, with its best weights.
+        batches: Function whose every call is one pass over the held-out rows.
 
     Returns:
-        What the fit's record is to say of it. Of a surrogate `relative_error`, the mean of |u - f| / |u|, or of one
-        that draws `spread_skill`, the spread of draws over the error of their mean, and `spread_of_waves`. Of an
-        estimator with quick draws `draws_not_finite`, their share, and `draws_off`, the distance of the median draw
-        from the truth, in sds of the held-out parameters, of the parameter where it is largest.
+        Figures for the fit's record. For a surrogate: `relative_error`, the mean of |u - f| / |u|. For a surrogate that
+        draws: `spread_skill`, the spread of draws over the error of their mean, and `spread_of_waves`. For an estimator
+        with quick draws: `draws_not_finite`, the share of such draws, and `draws_off`. The latter is the distance of
+            the
+        median draw from the truth, in sds of the held-out parameters, for the parameter where it is largest.
     """
     learned.eval()
     told = learned.adjust(batches) if isinstance(learned, Adjusting) else {}
@@ -405,7 +410,8 @@ def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[
 @torch.no_grad()
 def _drawn(estimator: Estimator, rows: Batch) -> dict[str, float]:
     density = estimator.condition(rows.x)
-    if not isinstance(density, Density) or isinstance(density, PairedDensity):  # draws of the latter are long chains
+    # Draws of a PairedDensity are long chains, so they are not tried here.
+    if not isinstance(density, Density) or isinstance(density, PairedDensity):
         return {}
     found = density.sample(_DRAWS, generator=torch.Generator().manual_seed(0)).cpu()
     bijection = estimator.prior.bijection
@@ -417,11 +423,11 @@ def _drawn(estimator: Estimator, rows: Batch) -> dict[str, float]:
 
 
 def tell(fit: Fit) -> None:
-    """Say what the record of a new fit has of it.
+    """Report what the record of a new fit says about held-out rows.
 
     Warns:
-        UserWarning: If draws are not finite, or far from the truth, or the fields of a surrogate off by more than 10 %,
-            or its draws too alike or unlike.
+        UserWarning: If draws are not finite or far from the truth, or the fields of a surrogate are off by more than 10
+            %, or its draws are too alike or unlike.
     """
     if isinstance(fit.learned, Surrogate) and "spread_skill" in fit.record:
         _tell_spread(fit.learned, fit.record["spread_skill"])
@@ -462,7 +468,7 @@ def _tell_error(surrogate: Surrogate, error: float) -> None:
 
 
 def _larger(surrogate: Surrogate) -> str:
-    """What its network could have more of, and options of it that are off."""
+    """Advice in words: how to enlarge a surrogate's network, and which of its options are off."""
     words, space = "a network of more width", surrogate.observables[surrogate.target].shape[2:]
     nets = [part for part in surrogate.modules() if isinstance(part, FourierNet)]
     if any(2 * m < n for net in nets for m, n in zip(net.modes, space, strict=True)):

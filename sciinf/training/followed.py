@@ -1,19 +1,20 @@
-r"""Training rows of a store that a campaign goes on filling: training begins before the campaign ends.
+r"""Training rows of a store that a campaign is still filling, so that training begins before the campaign ends.
 
-Of N rows asked for, the first H = round(f N) by number are held out, f the recipe's fraction; the network trains on the
+Of N rows asked for, the first H = round(f N) by number are held out, f the recipe's fraction. The network trains on the
 other T = N - H. Both are settled when the training begins: rows that come later never move between them. An epoch has
-floor(T / b) steps of b rows from first to last, so that the schedule is that of a training after the fact. Epoch n of E
-reads the rows committed when it begins, in one random order of them after the other, each row as often as any other or
-once more; and it begins when
+floor(T / b) steps of b rows from first to last, so its schedule is that of a training after the campaign. Epoch n of E
+reads the rows committed when it begins, in one random order after the other, each row as often as any other or
+once more. The epoch begins when
 
     share of the N rows that is there >= min(1, r (n + 1) / E),    r = `RATE`,
 
-so that the last 1 - 1 / r of the epochs see all rows. Patience counts from the first of these. A row that comes early
-is therefore seen more often than one that comes late, and what that costs is measured in `benchmarks/scale_follow.py`.
+so that the last 1 - 1 / r of the epochs see all rows. Patience counts from the first of these epochs. A row that comes
+early is therefore seen more often than a row that comes late. `benchmarks/scale_follow.py` measures the cost of this.
 
-Standardisation is that of the rows there at the start, which are noted, with what was held out, in `followed.json`
-beside the checkpoint: a training that was killed goes on with the same of both. It does not go on to the same bits,
-for more rows are there by then. Which blocks have come is told in `campaigns.arrivals`.
+Standardisation uses the rows that are there at the start. They and the held-out rows are noted in `followed.json`
+beside the checkpoint. A training that was killed goes on with the same standardisation and the same held-out rows. Its
+result is not the same to the bit, because more rows are there by then. `campaigns.arrivals` tells which blocks have
+come.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ from sciinf.training.source import Source, in_order
 from sciinf.training.training_inputs import inputs_digest
 
 RATE = 2.0
-LEAST, SHARE = 5_000, 0.1  # training rows, or share of them, that are there before training begins
-FEW = 1_000  # usable rows that standardise well
-PATIENCE = 10.0  # seconds that an epoch waits before it says so
+LEAST, SHARE = 5_000, 0.1  # Training begins with at least this number and this share of the training rows.
+FEW = 1_000  # This many usable rows are enough for standardisation.
+PATIENCE = 10.0  # An epoch waits this many seconds before it reports that it waits.
 FILE = "followed.json"
 
 
@@ -58,15 +59,15 @@ def following(
     seed: int,
     shown: bool = True,
 ) -> Followed:
-    """The rows for a training that follows a store: those of the training that a folder holds unfinished, or new ones.
+    """Training rows that follow a growing store: those of an unfinished training in the folder, or new ones.
 
     Args:
-        built: The estimator's description.
-        store: That grows.
+        built: Description of the estimator.
+        store: Store that a campaign is filling.
         out: Folder of the fit.
         recipe: How to train.
-        seed: Of the training.
-        shown: Whether it says what is waited for.
+        seed: Seed of the training.
+        shown: Whether to report what the training waits for.
 
     Raises:
         TypeError: If `store` is no Store.
@@ -93,22 +94,23 @@ def following(
 
 
 def identity(campaign: str, rows: int) -> str:
-    """What a training that follows is known by in place of a digest of rows: the campaign, and rows asked for."""
+    """Digest that identifies the rows of a training that follows a campaign: campaign and number of rows asked for."""
     return sha256_of(f"followed {campaign} {rows}")
 
 
 @final
 class Followed(Source):
-    """Rows of a store that grows; the first ones, by number, are for validation. See the module.
+    """Rows of a store that grows; the first rows, by number, are for validation. See the module.
 
-    Nothing is read before `begin`, which waits. `digest` is that of the campaign and of the rows asked for.
+    Nothing is read before `begin`, which waits for rows. `digest` is the digest of the campaign and of the number of
+    rows asked for.
 
     Args:
-        store: That grows.
-        file: Where the note is kept.
-        note: What is settled already: `rows` and, of a training that goes on, all that `followed.json` has.
-        recipe: Which share is held out, on what device, in what memory.
-        shown: Whether it says what is waited for.
+        store: Store that a campaign is filling.
+        file: File of the note.
+        note: Facts that are settled already: `rows` and, for a training that goes on, all entries of `followed.json`.
+        recipe: Recipe, for the held-out fraction, the device and the memory.
+        shown: Whether to report what the training waits for.
 
     Raises:
         ValueError: If the rows asked for are too few to train on.
@@ -139,13 +141,13 @@ class Followed(Source):
         self.stream = Stream(store, self.device)
 
     def begin(self) -> None:
-        """Wait for the rows that are held out and for some to train on, and settle what does not change from now on.
+        """Wait for the held-out rows and for some training rows, and settle all that does not change from now on.
 
         Raises:
-            ValueError: If a block is damaged, too few rows did not fail, or held-out rows are others than before.
+            ValueError: If a block is damaged, too few rows did not fail, or the held-out rows are not those of before.
 
         Warns:
-            UserWarning: If few rows standardise.
+            UserWarning: If the data are standardised by few rows.
         """
         for v, count in self._counts.items():
             self._shelves[v] = ArrivingRows(count, self.store, self.device, kept=self._kept[v])
@@ -197,20 +199,21 @@ class Followed(Source):
             telling.tell(f"following the store: {words}; the data are standardised by the other {self._start:,}")
 
     def pace(self, epochs: int) -> None:
-        """Say how many epochs there will be, which settles how many rows each waits for."""
+        """Set the number of epochs, which settles how many rows each epoch waits for."""
         self._epochs, self._epoch = epochs, -1
         self.settled = max(0, math.ceil(epochs / RATE) - 1)
 
     def needed(self, number: int) -> int:
-        """Rows that are there before an epoch begins, of those that `pace` was told of."""
+        """Number of rows that must be there before an epoch begins, given the number of epochs that `pace` set."""
         return math.ceil(self.rows * min(1.0, RATE * (number + 1) / self._epochs))
 
     def epoch(self, number: int, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Shuffled training batches of the rows there when the epoch begins; see `Source.epoch`."""
+        """Shuffled training batches of the rows that are there when the epoch begins; see `Source.epoch`."""
         if self._epochs and number != self._epoch:
             self._advance(number)
         shelf, steps = self._shelves[False], self.train // size
-        count = shelf.rows if self._epochs else self._start  # a search for the recipe is the same when it is repeated
+        # A search for the recipe uses the rows of the start, so that it gives the same when it is repeated.
+        count = shelf.rows if self._epochs else self._start
         if shelf.memory is not None:
             yield from repeated(shelf.memory.rows(slice(0, count)), size, steps, generator)
             return
@@ -221,7 +224,7 @@ class Followed(Source):
             yield from islice(batches, steps)
 
     def ordered(self, size: int, *, validation: bool) -> Generator[Batch, None, None]:
-        """The validation rows, or the training rows there at the start, in order."""
+        """The validation rows in order, or the training rows that were there at the start."""
         shelf, size = self._shelves[validation], min(size, self._largest)
         count = self.held_out if validation else self._start
         if shelf.memory is not None:
@@ -233,8 +236,10 @@ class Followed(Source):
             yield from batches
 
     def record(self) -> dict[str, Any]:
-        """What a store's rows say of themselves (`training.rows.Rows.record`), of all rows that were read; and, under
-        "followed", what they are known by, how many were there when, and the seconds of waiting.
+        """Record of all rows that were read, with the entries of `training.rows.Rows.record` and an entry "followed".
+
+        "followed" has the digest that identifies the rows, how many rows were there at which epoch, and the seconds of
+        waiting.
         """
         read = sorted(self.arrivals.read.items())
         lines = "".join(f"{index} {entry.rows} {entry.content}\n" for index, entry in read)
@@ -257,11 +262,11 @@ class Followed(Source):
         return told
 
     def clear(self) -> None:
-        """Remove the note: the training is done."""
+        """Remove the note file, because the training is done."""
         self._file.unlink(missing_ok=True)
 
     def _advance(self, number: int) -> None:
-        """Wait until an epoch may begin, and read what has come: the rows of this epoch."""
+        """Wait until an epoch may begin, and read the rows that have come: they are the rows of this epoch."""
         self._read(need := self.needed(number), f"epoch {number} begins with {need:,}")
         self._epoch = number
         before = [one for one in self._seen if one[0] < number]
@@ -271,7 +276,7 @@ class Followed(Source):
             self._write()
 
     def _read(self, rows: int, words: str) -> None:
-        """Read what has come, and wait until so many rows have."""
+        """Read the rows that have come, and wait until there are `rows` of them."""
         arrivals = self.arrivals
         said = f"of {self.rows:,} are there, {words}"
         for _ in arrivals.polls(lambda: f"{arrivals.there:,} {said}", patience=PATIENCE):
@@ -280,7 +285,7 @@ class Followed(Source):
                 break
 
     def _take(self, only: list[int] | None = None) -> None:
-        """Read the blocks that have come into the part that each row belongs to."""
+        """Read the blocks that have come, and add each row to its part: training or validation."""
         for index, theta, outcome in self.arrivals.news(only):
             first = index * self.store.block
             number = torch.arange(first, first + len(theta))
@@ -294,18 +299,18 @@ class Followed(Source):
 
 @final
 class ArrivingRows:
-    """Rows of one part, as they come: on the device, or where they lie in the store.
+    """Rows of the training or the validation part, as they come: kept on the device, or read from the store.
 
     Args:
-        rows: How many there may be.
-        store: Where they lie.
-        device: Where batches go.
-        kept: Whether they are kept on the device.
+        rows: Largest number of rows.
+        store: Store that holds the rows.
+        device: Device for the batches.
+        kept: Whether the rows are kept on the device.
 
     Attributes:
-        rows: How many there are.
-        memory: Room for all; None where they stay in the store.
-        parts: Where they lie.
+        rows: Number of rows that have come.
+        memory: Tensors with room for all rows, or None if the rows stay in the store.
+        parts: Places of the rows in the store.
     """
 
     def __init__(self, rows: int, store: Store, device: torch.device, *, kept: bool) -> None:
@@ -313,7 +318,7 @@ class ArrivingRows:
         self.memory = empty(rows, store.prior, store.observables).to(device) if kept else None
 
     def add(self, index: int, theta: Tensor, outcome: Outcome, wanted: Tensor) -> None:
-        """Take the wanted rows, bool (rows,), of a block."""
+        """Add the wanted rows of a block; `wanted` is bool (rows,)."""
         count = int(wanted.sum())
         if not count:
             return
@@ -327,7 +332,7 @@ class ArrivingRows:
         self.rows += count
 
     def first(self, rows: int) -> list[Part]:
-        """The parts that came first and have so many rows together."""
+        """The parts that came first and together have at least `rows` rows."""
         found, count = list[Part](), 0
         for part in self.parts:
             if count >= rows:
@@ -338,7 +343,7 @@ class ArrivingRows:
 
 
 def repeated(rows: Batch, size: int, steps: int, generator: torch.Generator) -> Iterator[Batch]:
-    """Batches of one random order of rows after the other: each row as often as any other, or once more."""
+    """Batches of one random order of the rows after the other: each row comes as often as any other, or once more."""
     left = torch.empty(0, dtype=torch.int64, device=rows.theta.device)
     for _ in range(steps):
         while len(left) < size:
@@ -349,10 +354,10 @@ def repeated(rows: Batch, size: int, steps: int, generator: torch.Generator) -> 
 
 
 def _noted(file: Path, key: str) -> dict[str, Any]:
-    """The note in a folder, if it is of the same training.
+    """The note of the same training in a file; empty if there is none.
 
     Raises:
-        ValueError: If it is damaged.
+        ValueError: If the note is damaged.
     """
     try:
         note = read_json(file)
@@ -362,7 +367,7 @@ def _noted(file: Path, key: str) -> dict[str, Any]:
 
 
 def _holds(out: Path, inputs: str) -> bool:
-    """Whether a folder holds a finished fit of these inputs."""
+    """Whether a folder holds a finished fit of these training inputs."""
     try:
         return read_json(out / "fit.json")["inputs"] == inputs
     except (FileNotFoundError, ValueError, KeyError, TypeError):

@@ -1,7 +1,7 @@
-"""The processes that a launcher such as torchrun has started, told by the environment as it tells it to PyTorch.
+"""Processes that a launcher such as torchrun has started, found by the environment variables that PyTorch uses.
 
-`WORLD_SIZE` processes have the numbers `RANK`, of which `LOCAL_RANK` counts those on one machine, and find each other
-at `MASTER_ADDR` and `MASTER_PORT`. A program that has begun a process group of torch itself is taken as it is.
+`WORLD_SIZE` processes have the numbers `RANK`, and `LOCAL_RANK` counts those on one machine. They find each other
+at `MASTER_ADDR` and `MASTER_PORT`. If a program has begun a process group of torch itself, that group is used.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sciinf.core.telling import hushed
 from sciinf.training.parallel import Processes, Several, SingleProcess
 from sciinf.training.recipe import Recipe
 
-TIMEOUT = timedelta(minutes=10)  # that one waits for another; a process that dies is noticed at once
+TIMEOUT = timedelta(minutes=10)  # A process waits this long for another. A process that dies is noticed at once.
 
 
 def launched() -> int:
-    """How many processes a launcher started to train together; 1 where none did.
+    """Number of processes that a launcher started to train together, or 1 without a launcher.
 
     Raises:
-        ValueError: If the environment says how many, and not which one this is or where the others are.
+        ValueError: If the environment gives the number of processes, but not this process's number or the address.
     """
     from torch import distributed
 
@@ -49,17 +49,17 @@ def launched() -> int:
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """The processes that train together, this one alone where no launcher started more; all of them must come here.
+    """Context with the processes that train together, or this process alone; all processes must enter it.
 
-    Within, Ctrl-C and SIGTERM raise `KeyboardInterrupt` where there are several, so that a launcher that ends them ends
-    them cleanly, and all but the first are silent.
+    Inside, with several processes, Ctrl-C and SIGTERM raise `KeyboardInterrupt`, so that a launcher can end them
+    cleanly. All processes but the first are silent.
 
     Args:
-        device: Where to train, as a recipe says it.
+        device: Device to train on, as in a recipe.
 
     Raises:
         ValueError: If the environment is incomplete, or processes cannot train together on such a device.
-        ConnectionError: If the others do not come.
+        ConnectionError: If the other processes do not come.
     """
     if launched() == 1:
         yield SingleProcess()
@@ -79,10 +79,10 @@ def joined(device: str) -> Iterator[Processes]:
 
 
 def own_device(device: str) -> str:
-    """The device that is this process's own: of CUDA devices the one of its number on its machine.
+    """The device of this process: the CUDA device with the process's number on its machine, or the CPU.
 
     Raises:
-        ValueError: If several processes cannot have devices such as this one.
+        ValueError: If several processes cannot have such devices.
     """
     kind = torch.device(device)
     if kind.type == "cpu":
@@ -102,24 +102,25 @@ def own_device(device: str) -> str:
 
 
 def on_own_device(recipe: Recipe, processes: Processes) -> Recipe:
-    """The recipe for the device of this process."""
+    """The recipe with the device of this process."""
     return recipe if processes.count == 1 else replace(recipe, device=own_device(recipe.device))
 
 
-@functools.cache  # a signal may end the process between its asking and its telling, which then asks again
+# The answer is cached: a signal may end the process after it has asked and before it reports, and it then asks again.
+@functools.cache
 def speaks_first() -> bool:
-    """Whether this process is the first to tell of a failure; the others then need not. It waits for none of them."""
+    """Whether this process is the first to report a failure, so that the others need not. It waits for no process."""
     if not _store.cache_info().currsize or (store := _store()) is None:
         return True
     try:
         return store.add(f"failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
-    except (RuntimeError, ValueError):  # it went with the process that kept it
+    except (RuntimeError, ValueError):  # The store is gone with the process that kept it.
         return True
 
 
 @functools.cache
 def _store() -> Any:
-    """What the launcher keeps for its processes; None where the program began the group itself."""
+    """The launcher's key-value store for its processes, or None if the program began the group itself."""
     from torch import distributed
     from torch.distributed.rendezvous import rendezvous
 

@@ -1,13 +1,13 @@
-r"""What is trained: one estimator, or K of the same construction side by side.
+r"""Learners: one estimator to be trained, or K estimators of the same construction side by side.
 
-All trainable weights lie in one matrix w, (K, P), one row per estimator, and their slopes in another, so that a norm,
-a step of the optimiser, an average or a copy is one operation, however many tensors the network has. Of a single
-estimator (K = 1) the parameters are views into w. Of several, the loss is one function of (row of w, batch), mapped
+All trainable weights lie in one matrix w, (K, P), one row per estimator, and their gradients in another. So a norm,
+a step of the optimiser, an average or a copy is one operation, however many tensors the network has. For a single
+estimator (K = 1) the parameters are views into w. For several, the loss is one function of (row of w, batch), mapped
 over rows:
 
     L_k = mean_i loss(w_k; theta_ki, x_ki),   dL/dw = sum_k dL_k/dw has row k = dL_k/dw_k,
 
-so the members share nothing but the time they take.
+so the members do not influence each other.
 
 References:
     | functorch: composable function transforms in PyTorch, model ensembling,
@@ -31,21 +31,22 @@ from sciinf.training.source import Source
 
 
 def stream(seed: int, number: int, device: str) -> torch.Generator:
-    """A generator of its own for each (seed, number): a counter, not a draw."""
+    """Random generator for each (seed, number). The number is a counter, not a random draw."""
     return torch.Generator(device).manual_seed(stream_seed(seed, number))
 
 
 def stream_seed(seed: int, number: int, process: int = 0) -> int:
-    """The seed of `stream`, in 0..2**63 - 1; of the first process of several it is that of one alone."""
+    """Seed of `stream`, in 0..2**63 - 1. Process 0 has the same seed as a training by one process."""
     said = f"{seed}/{number}/{process}" if process else f"{seed}/{number}"
     return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big") >> 1
 
 
 class Learner(ABC):
-    """K estimators with their trainable weights in one matrix.
+    """K estimators (members) with their trainable weights in one matrix.
 
-    `weights` is (K, P), with its slopes in `weights.grad`; `matrices` says where its matrices lie; `buffers` maps names
-    to (K, ...), what is not trained by descent: standardisation, running statistics, frozen parameters.
+    `weights` is (K, P), with its gradients in `weights.grad`. `matrices` gives the places of its matrices. `buffers`
+    maps names to tensors (K, ...) that are not trained by descent: standardisation, running statistics, frozen
+    parameters.
     """
 
     members: int
@@ -54,10 +55,10 @@ class Learner(ABC):
 
     @property
     def slopes(self) -> Float[Tensor, "member weight"]:
-        """The slopes of the weights, which stay where they are.
+        """Gradients of the weights, in a tensor whose place in memory does not change.
 
         Raises:
-            RuntimeError: If a loss has set them to None.
+            RuntimeError: If a loss has set the gradients to None.
         """
         if self.weights.grad is None:
             raise RuntimeError("the slopes of the weights are gone; a loss must not set them to None")
@@ -65,37 +66,40 @@ class Learner(ABC):
 
     @abstractmethod
     def epoch(self, source: Source, number: int, size: int, seeds: Sequence[int]) -> Generator[Batch, None, None]:
-        """Training batches of one epoch, each member's own shuffling: (size, ...) for one, (K, size, ...) for more."""
+        """Training batches of one epoch, shuffled for each member.
+
+        A batch has the shape (size, ...) for one member and (K, size, ...) for several.
+        """
 
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "member batch"]:
-        """Loss per member and row; a batch without an axis of members is shared by them."""
+        """Loss per member and row; a batch without an axis of members is shared by all of them."""
 
     @abstractmethod
     def buffers(self) -> Mapping[str, Tensor]:
-        """The buffers, each with a leading axis of members; to read."""
+        """The buffers, each with a leading axis of members, for reading only."""
 
     @abstractmethod
     def set_buffers(self, buffers: Mapping[str, Tensor]) -> None:
-        """Put back what `buffers` gave."""
+        """Restore the buffers that `buffers` gave."""
 
     @abstractmethod
     def mode(self, *, training: bool) -> None:
-        """Training or evaluation."""
+        """Set the estimators to training or evaluation mode."""
 
     @abstractmethod
     def release(self, member: int) -> Learned:
-        """An estimator with weights of its own, those of a member now."""
+        """The estimator of one member, with its current weights in its own tensors."""
 
 
 class Single(Learner):
-    """One estimator; its parameters become views into the matrix of weights.
+    """One estimator, whose parameters become views into the matrix of weights.
 
     Args:
-        estimator: Taken over, on its device.
+        estimator: Estimator to train, on its device. It is changed.
 
     Raises:
-        ValueError: If it has nothing to train.
+        ValueError: If the estimator has nothing to train.
         TypeError: If its trainable parameters differ in dtype.
     """
 
@@ -131,10 +135,10 @@ class Single(Learner):
 
 
 class Stacked(Learner):
-    """Several estimators of the same construction, differing in weights and buffers alone.
+    """Several estimators of the same construction, which differ only in weights and buffers.
 
     Args:
-        estimators: At least one, on one device.
+        estimators: At least one estimator, all on one device.
 
     Raises:
         ValueError: If their parameters or buffers differ in name or shape.
@@ -199,7 +203,7 @@ class Stacked(Learner):
 
 
 class _Call(nn.Module):
-    """The loss where torch asks for a module's call."""
+    """Module whose call is an estimator's loss, because torch asks for a module."""
 
     def __init__(self, estimator: Learned) -> None:
         super().__init__()
@@ -214,13 +218,13 @@ def _trainable(estimator: Learned) -> dict[str, nn.Parameter]:
 
 
 def _fixed(estimator: Learned) -> dict[str, Tensor]:
-    """Buffers, and parameters that are not trained."""
+    """Buffers of an estimator, and its parameters that are not trained."""
     frozen = {name: value.detach() for name, value in estimator.named_parameters() if not value.requires_grad}
     return {**dict(estimator.named_buffers()), **frozen}
 
 
 def _matrix(rows: Sequence[Sequence[nn.Parameter]]) -> nn.Parameter:
-    """The weights of each row's tensors, end to end: (K, P)."""
+    """Parameter (K, P) whose rows are the given tensors, laid end to end."""
     if not rows[0]:
         raise ValueError("the estimator has no parameter that requires a gradient, so there is nothing to train")
     if len(dtypes := {value.dtype for row in rows for value in row}) > 1:
@@ -241,13 +245,13 @@ def _parts(matrix: Tensor, named: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def check_alike(members: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse an ensemble whose members differ in what is said of them.
+    """Refuse an ensemble whose members have different descriptions.
 
     Args:
-        members: What each has under each name; at least one member.
+        members: Description of each member, by name; at least one member.
 
     Raises:
-        ValueError: If one is not as the first; the message names what differs.
+        ValueError: If a member differs from the first; the message names the entries.
     """
     first, *rest = members
     for index, other in enumerate(rest, 1):
@@ -259,6 +263,6 @@ def check_alike(members: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _shapes(estimator: Learned) -> dict[str, Any]:
-    """Shape and dtype of every parameter and buffer."""
+    """Shape and dtype of every parameter and buffer of an estimator."""
     named = [*estimator.named_parameters(), *estimator.named_buffers()]
     return {name: (tuple(value.shape), value.dtype) for name, value in named}

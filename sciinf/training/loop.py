@@ -1,8 +1,9 @@
-"""The training loop: epochs of steps, a validation now and then, the best weights so far, and a checkpoint.
+"""The training loop: epochs of steps, occasional validations, the best weights so far, and a checkpoint.
 
-A loop trains one estimator or several at once. Each member has its own shuffling, its own best weights and its own
-patience: when that is over its best weights stay as they are, while the others go on, whatever becomes of its loss.
-Several processes may train together (`training.parallel`): each runs this loop, and the first of them writes.
+A loop trains one estimator (member) or several at once. Each member has its own shuffling, its own best weights and its
+own patience. When a member's patience is over, its best weights no longer change, while the other members go on. Its
+loss is then ignored. Several processes may train together (`training.parallel`): each runs this loop, and the first of
+them writes the files.
 """
 
 from __future__ import annotations
@@ -33,22 +34,23 @@ from sciinf.training.step import Step, step_settings
 from sciinf.training.together import average_changed, begin_alike, copied, tell_of_rows_compared
 
 COLUMNS = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds")
-VALIDATION = 4096  # rows at a time
+VALIDATION = 4096  # Validation works on this many rows at a time.
 _Value = TypeVar("_Value")
 
 
 class Loop:
-    """State of one training, saved as it goes.
+    """State of one training, which is saved while the training runs.
 
     Args:
-        learner: What is trained; standardised.
-        source: The rows.
-        recipe: Resolved.
-        seeds: One per member.
-        folders: One per member, for its history; the checkpoint goes beside that of the first, or above them all.
-        inputs: Digest of what the training follows from.
-        shown: Whether it says on the standard error how it goes.
-        processes: Those that train together; this one alone where left out.
+        learner: Standardised estimator or estimators to train.
+        source: Source of the training and validation rows.
+        recipe: Resolved recipe.
+        seeds: Seeds, one per member.
+        folders: Folders for the histories, one per member. The checkpoint goes into the only folder, or into the parent
+            folder of several.
+        inputs: Digest of the training inputs.
+        shown: Whether to report progress on the standard error.
+        processes: Processes that train together. Default: this process alone.
     """
 
     def __init__(
@@ -118,14 +120,14 @@ class Loop:
         self.learner.set_buffers(self._best_buffers)
 
     def clear(self) -> None:
-        """Remove what only an unfinished training needs."""
+        """Remove the files that only an unfinished training needs."""
         if self.processes.first:
             self._checkpoints.clear()
         if isinstance(self.average, PostHoc):
             self.average.clear()
 
     def record(self, member: int) -> dict[str, Any]:
-        """What is to be said about a member's training."""
+        """Record of a member's training, for its fit."""
         history = self.histories[member]
         record = {
             "history": history,
@@ -156,7 +158,7 @@ class Loop:
             shown = self._show(shown)
 
     def _compile(self) -> None:
-        """Compile the step; the trial that takes leaves what a loss keeps in buffers as it was."""
+        """Compile the step. The trial changes buffers that the loss updates, so they are restored."""
         if self._shown:
             telling.tell("compiling the step, which can take minutes")
         buffers = {name: value.clone() for name, value in self.learner.buffers().items()}
@@ -180,7 +182,7 @@ class Loop:
         return f"Recipe(learning_rate={self.schedule.peak:.1e})"
 
     def _epoch(self) -> list[float]:
-        """One pass over the training rows; the mean loss of each member."""
+        """Do one pass over the training rows, and return the mean loss of each member."""
         self.learner.mode(training=True)
         self._noise.manual_seed(stream_seed(self.seeds[0], 2 * self.epochs + 1, self.processes.rank))
         step, average, weights = self.step, self.average, self.learner.weights
@@ -204,7 +206,7 @@ class Loop:
         return means
 
     def _judge(self, train_losses: Sequence[float], started: float) -> None:
-        """Validate, keep what is better, and add to the histories of members that have not stopped."""
+        """Validate, keep better weights, and add a row to the history of each member that has not stopped."""
         self.processes.keep_alike(self.learner.weights)
         weights = (
             self.learner.weights.detach() if self.average is None else self.average.validated(self.learner.weights)
@@ -227,23 +229,23 @@ class Loop:
 
     @torch.no_grad()
     def validate(self, weights: Tensor) -> list[float]:
-        """Mean loss of each member over the validation rows, with weights (K, P) in place of its own."""
+        """Mean loss of each member over the validation rows, with the given weights (K, P) instead of the learner's."""
         self.learner.mode(training=False)
         own = self.learner.weights
         kept = None if weights.data_ptr() == own.data_ptr() else own.detach().clone()
         own.data.copy_(weights)
         batches, seed = enumerate(self.source.ordered(VALIDATION, validation=True)), self.seeds[0]
         taken = ((number, batch) for number, batch in batches if self.processes.takes(number))
-        # -1, -4, -7 ...: -2 and -3 are those of `range_test`
+        # The random streams are numbered -1, -4, -7 ..., because `range_test` uses -2 and -3.
         losses = self.step.losses_of_rows(taken, lambda k: stream(seed, -1 - 3 * k, self.recipe.device))
         if kept is not None:
             own.data.copy_(kept)
-        # on the CPU, for not every device has float64; one copy waits for the device once
+        # The sum is taken on the CPU, because not every device has float64. One copy waits for the device only once.
         found = torch.cat(losses, dim=-1).cpu() if losses else torch.zeros(self.learner.members, 0)
         return (self.processes.total(found.double().sum(-1)) / self.source.held_out).tolist()
 
     def _choose(self, average: PostHoc) -> None:
-        """Take the average of the weights that validates best, if it does better than the best weights."""
+        """Take the average of the weights that validates best, if its loss is lower than that of the best weights."""
         for end in sorted({self.epochs, *(epoch + 1 for epoch in self.best_epoch if epoch >= 0)}):
             found = self._synthesised(average, end * self._steps)
             for width, weights in zip(LENGTHS, found, strict=True):
@@ -254,7 +256,7 @@ class Loop:
                         self._take(member, weights)
 
     def _synthesised(self, average: PostHoc, step: int) -> list[Tensor]:
-        """Averages of all lengths that end at a step, of the snapshots that the first process has written."""
+        """Averages of all lengths that end at a step, made from the snapshots that the first process has written."""
         targets = [(width, step) for width in LENGTHS]
         _, made = self.processes.told(lambda: ({}, {"averages": _numbered(average.synthesise(targets))}))
         return [made["averages"][name].to(self.recipe.device) for name in _numbered(LENGTHS)]
@@ -272,7 +274,7 @@ class Loop:
         return now
 
     def _left(self) -> float:
-        """Seconds that the epochs left take, as the last ones did."""
+        """Estimated seconds of the remaining epochs, at the speed of the last epochs."""
         return (self._total - self.epochs) / self._every * self.histories[0][-1]["seconds"]
 
     def _write_histories(self) -> None:
@@ -326,7 +328,7 @@ class Loop:
 
 
 def _table(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """The content of `history.csv`."""
+    """Content of `history.csv`, as bytes."""
     lines = [",".join(COLUMNS)] + [",".join(f"{row[c]:.6g}" for c in COLUMNS) for row in history]
     return ("\n".join(lines) + "\n").encode()
 

@@ -1,4 +1,4 @@
-r"""Muon: weight matrices move along their momentum made orthogonal; all other weights as AdamW moves them.
+r"""Muon optimiser: weight matrices move along their orthogonalised momentum, and all other weights as under AdamW.
 
 With gradient G of a matrix W (r x c), decay b of the momentum, weight decay l and learning rate h,
 
@@ -6,10 +6,10 @@ With gradient G of a matrix W (r x c), decay b of the momentum, weight decay l a
     X_0 = U / |U|_F,    X_{i+1} = (a I + p X_i X_i^T + q (X_i X_i^T)^2) X_i,    (a, p, q) = (3.4445, -4.7750, 2.0315)
     W_{k+1} = (1 - h l) W_k - h 0.2 sqrt(max(r, c)) X_3.
 
-Each step of the quintic (Newton-Schulz) brings the singular values nearer to one, so that no direction of the matrix
-starves. The factor of X gives a move the root mean square of AdamW's, so one learning rate serves both.
+Each step of the quintic (Newton-Schulz) brings the singular values nearer to one, so that every direction of the matrix
+moves. The factor of X gives a move the root mean square of AdamW's moves, so one learning rate serves both.
 
-All weights are one parameter (K, P), K members side by side; where its matrices lie is told by `Span`. The momentum is
+All weights are one parameter (K, P), K members side by side. `Span` tells where the matrices lie in it. The momentum is
 AdamW's own first moment, hence a state of AdamW is a state of Muon.
 
 References:
@@ -31,15 +31,15 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
-STEPS = 3  # more make the singular values more alike, cost more, and trained no better on the benchmark tasks
-LEAST = 16  # smallest side of what counts as a matrix: thinner ones are mostly maps of few inputs
-_SIZE = 0.2  # root mean square of AdamW's moves
+STEPS = 3  # More steps make the singular values more alike, but trained no better on the benchmark tasks.
+LEAST = 16  # Smallest side of a matrix for Muon. Thinner matrices are mostly maps of few inputs.
+_SIZE = 0.2  # This is the root mean square of AdamW's moves.
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 
 
 @dataclass(frozen=True)
 class Span:
-    """Where matrices lie among the weights: columns `start` to `stop` hold them, (number, rows, columns) end to end."""
+    """Place of equal matrices among the weights: columns `start` to `stop` hold (number, rows, columns), end to end."""
 
     start: int
     stop: int
@@ -48,11 +48,11 @@ class Span:
 
 
 def spans(shapes: Iterable[Sequence[int]]) -> list[Span]:
-    """Where the matrices lie among tensors laid end to end.
+    """Places of the matrices among tensors that are laid end to end.
 
     Args:
-        shapes: Their shapes, in order. Those of two axes or more whose last two are at least 16 long hold matrices,
-            one or several.
+        shapes: Shapes of the tensors, in order. A tensor holds one or several matrices if it has at least two axes and
+            the last two are at least 16 long.
     """
     found, start = [], 0
     for shape in shapes:
@@ -64,13 +64,13 @@ def spans(shapes: Iterable[Sequence[int]]) -> list[Span]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for the matrices of one parameter, AdamW for the rest of it.
+    """Muon for the matrices of one parameter, and AdamW for its other weights.
 
     Args:
         weights: The parameter, (K, P).
-        matrices: Where its matrices lie.
+        matrices: Places of its matrices.
         lr: Learning rate h, a number or a tensor without axes on the parameter's device.
-        weight_decay: l.
+        weight_decay: Weight decay l.
 
     Raises:
         ValueError: If a number is negative.
@@ -94,7 +94,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step."""
+        """Do one step of the optimiser."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -139,11 +139,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Float[Tensor, "matrix row column"], steps: int = STEPS) -> Float[Tensor, "matrix row column"]:
-    """Matrices with the same singular vectors and singular values brought towards one, by the quintic above.
+    """Matrices with the same singular vectors, and with singular values moved towards one by the quintic of the
+    module.
 
     Args:
-        matrices: Each of its own scale; zeros stay zeros.
-        steps: How often to apply the quintic; after five, values of any share above 0.01 of the norm are in 0.65-1.25.
+        matrices: Matrices, each of any scale. A matrix of zeros stays so.
+        steps: How often to apply the quintic. After five steps, singular values of more than 0.01 of the norm lie
+            between 0.65 and 1.25.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -156,7 +158,7 @@ def orthogonal(matrices: Float[Tensor, "matrix row column"], steps: int = STEPS)
 
 
 def _taken(values: Tensor, where: Sequence[Span]) -> Tensor:
-    """The columns of the spans, a copy (K, sum)."""
+    """Copy of the columns of the spans, (K, sum of their lengths)."""
     return torch.cat([values[:, span.start : span.stop] for span in where], dim=1)
 
 

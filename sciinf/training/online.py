@@ -1,20 +1,20 @@
 r"""Training rows from a simulator that runs on the training device while the network trains.
 
-A buffer of B rows is divided into R pieces of P = B / R rows. Piece k = 0, 1, 2, ... is simulated from counters of its
-own and kept in slot k mod R, so that epoch n sees the pieces n, ..., n + R - 1: before every epoch but the first, the
-oldest piece gives way to a fresh one. An epoch is one pass over the buffer, hence
+A buffer of B rows is divided into R pieces of P = B / R rows. Piece k = 0, 1, 2, ... is simulated from its own counters
+and kept in slot k mod R, so that epoch n sees the pieces n, ..., n + R - 1. Before every epoch but the first, a fresh
+piece replaces the oldest one. An epoch is one pass over the buffer, hence
 
     every row is used R times and then never again;    n epochs take B + (n - 1) P simulations.
 
-(The R - 1 pieces that epoch 0 begins with beside its last are used less often, and so are the R - 1 that come last.)
-Which rows epoch n sees follows from (seed, n, B, R) and the rows per batch alone: a training that was killed simulates
-the pieces its buffer held, and goes on. Rows never leave the device, and nothing is written to disk.
+(Of the pieces of epoch 0 all but the last are used less often, and so are the last R - 1 pieces of the training.)
+The rows of epoch n follow from (seed, n, B, R) and the rows per batch alone: a training that was killed simulates
+the pieces of its buffer again, and goes on. Rows never leave the device, and nothing is written to disk.
 
-How often a row is used follows from what simulating and training cost (`training.reuse.choose_reuse`), which is
+How often a row is used follows from the costs of simulating and training (`training.reuse.choose_reuse`). They are
 measured on a copy of the estimator before the training begins (`training.training_inputs`).
 
-Failed rows are simulated again, with further counters, until a piece is full: what the buffer holds are draws of
-(theta, x) given success, as the usable rows of a store are.
+Failed rows are simulated again, with further counters, until a piece is full. So the buffer holds draws of (theta, x)
+given success, as the usable rows of a store do.
 
 References:
     | Self-improving reactive agents based on reinforcement learning, planning and teaching (Lin, 1992), for replay,
@@ -44,25 +44,25 @@ from sciinf.training.reuse import HELD_OUT
 from sciinf.training.source import Source, in_order, shuffled
 
 BUFFER, BYTES = 65_536, 4 * 2**30
-_SPARE = 16  # rows simulated beyond what is missing, so that a few failures seldom need a third attempt
-_THETA, _NOISE = 0, 1  # as in a campaign's blocks
-_TRAINING, _HELD_OUT = 1 << 48, 2 << 48  # where the counters of either begin; no campaign has so many blocks
+_SPARE = 16  # Rows simulated beyond the missing ones, so that a few failures seldom need a third attempt.
+_THETA, _NOISE = 0, 1  # The random streams have the same numbers as in a campaign's blocks.
+_TRAINING, _HELD_OUT = 1 << 48, 2 << 48  # Counters begin here, because no campaign has so many blocks.
 _ATTEMPT = 1 << 40
 
 
 class Simulated(Source):
-    """Rows of a simulator, made on the training device as they are needed.
+    """Rows of a simulator, made on the training device when they are needed.
 
     Args:
-        simulator: What to run. Its rows must not depend on anything but theta and the generator.
-        seed: Seeds parameters and noise; other seeds, and stores of the same seed, have other rows.
-        device: Where rows are simulated and kept.
-        buffer: Rows kept, rounded up to a multiple of `reuse`, and rows of an epoch; 65,536 or what takes 4 GiB where
-            left out.
+        simulator: Simulator to run. Its rows must depend only on theta and the generator.
+        seed: Seed for parameters and noise. Other seeds, and stores of the same seed, have other rows.
+        device: Device on which rows are simulated and kept.
+        buffer: Number of rows kept, which is also the number of rows of an epoch. It is rounded up to a multiple of
+            `reuse`. Default: 65,536, or fewer if they would take more than 4 GiB.
         reuse: How many times a row is used (`choose_reuse`).
-        held_out: Rows of the fixed validation set.
-        block: Rows simulated at a time: `simulator.block` where left out, or "auto" to measure, which makes the rows
-            depend on the machine. It is halved when memory runs out; `record()` says what it is.
+        held_out: Number of rows of the fixed validation set.
+        block: Number of rows simulated at a time. Default: `simulator.block`. "auto" measures it, which makes the rows
+            depend on the machine. It is halved when memory runs out; `record()` gives the value.
 
     Nothing is simulated before rows are asked for, which raises
         ValueError, TypeError: If the simulator does not return what its observables promise, or more than half of its
@@ -70,7 +70,7 @@ class Simulated(Source):
         MemoryError: If the buffer, or the simulation of a single row, does not fit in memory.
 
     Raises:
-        TypeError: If the simulator is none.
+        TypeError: If `simulator` is no Simulator.
         ValueError: If a number is out of range.
     """
 
@@ -101,9 +101,9 @@ class Simulated(Source):
         self.train, self.held_out = self._piece * reuse, held_out
         self.digest = self._digest()
         self._tally = Tally(simulator.name)
-        self._last = reuse - 1  # the latest piece that was wanted
-        self._slots = [-1] * reuse  # the piece in each
-        self._buffers: tuple[Batch, Batch] | None = None  # training, validation
+        self._last = reuse - 1  # This is the latest piece that was wanted.
+        self._slots = [-1] * reuse  # Each slot holds the piece of this number.
+        self._buffers: tuple[Batch, Batch] | None = None  # The first holds training rows, the second validation rows.
 
     def epoch(self, number: int, size: int, generator: torch.Generator) -> Iterator[Batch]:
         if not 1 <= size <= self.train:
@@ -116,20 +116,20 @@ class Simulated(Source):
         yield from in_order(rows, size)
 
     def again(self) -> Simulated:
-        """The same rows, none of which has been simulated or counted yet."""
+        """A new source of the same rows, with nothing simulated or counted yet."""
         settings = {"buffer": self.train, "reuse": self.reuse, "held_out": self.held_out, "block": self._told}
         return Simulated(self.simulator, seed=self.seed, device=self.device, **settings)
 
     def rows_of(self, epochs: int) -> int:
-        """Rows that so many epochs and the validation set take, failed ones not counted."""
+        """Number of simulated rows for some epochs and the validation set, without failed rows."""
         return self.train + (epochs - 1) * self._piece + self.held_out
 
     def record(self) -> dict[str, Any]:
-        """Where the rows came from: what a store says, and how they were made.
+        """Record of the rows: the entries of a store's record, and how the rows were made.
 
-        "rows" and "used" are the rows of all epochs so far and those held out, whichever process simulated them. This
-        object has simulated "simulated" rows, those counted that were not needed or were made a second time, and
-        "failed" of these failed.
+        "rows" and "used" count the rows of all epochs so far and the held-out rows, whichever process simulated them.
+        "simulated" counts all rows that this object has simulated, also those that were not needed or were made a
+        second time. "failed" counts those of them that failed.
         """
         used = (self._last + 1) * self._piece + self.held_out
         return {
@@ -147,7 +147,7 @@ class Simulated(Source):
         }
 
     def _opened(self) -> tuple[Batch, Batch]:
-        """The buffer and the validation rows, which are simulated when first asked for."""
+        """The training buffer and the validation rows, which are simulated when they are first asked for."""
         if self._buffers is None:
             buffers = self._empty(self.train), self._empty(self.held_out)
             self._fill(buffers[1], slice(0, self.held_out), _HELD_OUT, 0)
@@ -155,7 +155,7 @@ class Simulated(Source):
         return self._buffers
 
     def _hold(self, number: int) -> Batch:
-        """The buffer, with the pieces of an epoch."""
+        """The buffer, filled with the pieces of an epoch."""
         rows, _ = self._opened()
         wanted = range(number, number + self.reuse)
         self._last = max(self._last, wanted[-1])
@@ -163,13 +163,14 @@ class Simulated(Source):
             slot, block = missing[0] % self.reuse, self.block
             self._slots[slot] = -1
             self._fill(rows, slice(slot * self._piece, (slot + 1) * self._piece), _TRAINING, missing[0])
-            if self.block != block:  # whatever an epoch holds was simulated in blocks of the same size
+            # All rows of an epoch must be simulated in blocks of the same size, so the slots are emptied.
+            if self.block != block:
                 self._slots = [-1] * self.reuse
             self._slots[slot] = missing[0]
         return rows
 
     def _fill(self, rows: Batch, place: slice, stream: int, piece: int) -> None:
-        """Simulate a piece into its place, a block at a time; all of it in smaller blocks where one does not fit."""
+        """Simulate a piece into its place, block by block. If a block does not fit in memory, use smaller blocks."""
         count = place.stop - place.start
         while True:
             parts = -(-count // self.block)
@@ -194,7 +195,7 @@ class Simulated(Source):
                 torch.cuda.empty_cache()
 
     def _part(self, rows: Batch, place: slice, counter: int) -> None:
-        """Simulate until as many rows have succeeded as there is place for."""
+        """Simulate until enough rows have succeeded to fill the place."""
         want, done, attempt = place.stop - place.start, 0, 0
         while done < want:
             size = want if attempt == 0 else min(want, 2 * (want - done) + _SPARE)
@@ -208,15 +209,15 @@ class Simulated(Source):
             done, attempt = done + len(kept), attempt + 1
 
     def _simulate(self, size: int, number: int) -> tuple[Batch, Tensor, Iterable[str]]:
-        """Rows on the device, the indices of those that succeeded, and why others did not."""
+        """Simulated rows on the device, the indices of those that succeeded, and the messages of those that failed."""
         theta = self.simulator.prior.sample(size, generator=generator_for(self.seed, number, _THETA))
         here = theta.to(self.device)
         noise = generator_for(self.seed, number, _NOISE, device=self.device)
         try:
-            result = self.simulator(here.clone(), generator=noise)  # a copy: it may work in place
+            result = self.simulator(here.clone(), generator=noise)  # The simulator may change its copy in place.
         except (MemoryError, torch.OutOfMemoryError):
             raise
-        except (Exception, SystemExit):  # rows that raise are found as in a campaign, in halves
+        except (Exception, SystemExit):  # As in a campaign, rows that raise are found by halving the block.
             result = Attempt(self.simulator, theta, self.seed, number, self.device).outcome()
         outcome = self._checked(result, size)
         ok = torch.ones(size, dtype=torch.bool, device=self.device)
@@ -231,7 +232,7 @@ class Simulated(Source):
         return Batch(here, x), ok.nonzero().flatten(), outcome.messages.values()
 
     def _checked(self, result: Any, size: int) -> Outcome:
-        """The result as it is where it keeps the promise of the observables; else by way of what campaigns do."""
+        """The result itself if it fits the observables; otherwise the result normalised as in a campaign."""
         observables = self.simulator.observables
         outcome = result if isinstance(result, Outcome) else Outcome({next(iter(observables)): result})
         outcome = Outcome(result) if isinstance(result, Mapping) else outcome
@@ -242,7 +243,7 @@ class Simulated(Source):
         return normalise(result, observables, size, where=f"simulator {self.simulator.name!r}")
 
     def _empty(self, rows: int) -> Batch:
-        """Place for rows on the device."""
+        """Tensors of zeros on the device, as place for rows."""
         observables = self.simulator.observables
         try:
             theta = torch.zeros(rows, len(self.simulator.prior), device=self.device)
@@ -258,7 +259,10 @@ class Simulated(Source):
         return Batch(theta, x)
 
     def _digest(self) -> str:
-        """SHA-256 of what the rows follow from; a simulator in no file is known by its name, prior and observables."""
+        """SHA-256 of all that determines the rows.
+
+        A simulator without a file is identified by its name, prior and observables.
+        """
         said = {
             "simulator": [identity(self.simulator), self.simulator.prior.to_json()],
             "observables": {name: spec.to_json() for name, spec in self.simulator.observables.items()},
@@ -277,7 +281,7 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
 
 
 def _fits(value: Any, spec: Observable, rows: int) -> bool:
-    """Whether a value is stored as it is: a tensor of the promised shape, floating point or of the promised dtype."""
+    """Whether a value is stored unchanged: a tensor of the promised shape, floating point or of the promised dtype."""
     if not _has_shape(value, (rows, *spec.shape)):
         return False
     both = value.is_floating_point() and spec.torch_dtype.is_floating_point
@@ -289,5 +293,5 @@ def _has_shape(value: Any, shape: tuple[int, ...]) -> bool:
 
 
 def default_buffer(simulator: Simulator) -> int:
-    """Rows of a buffer where nothing is said: 65,536, or what takes 4 GiB."""
+    """Default number of rows of a buffer: 65,536, or fewer if they would take more than 4 GiB."""
     return max(1, min(BUFFER, BYTES // row_bytes(simulator.prior, simulator.observables)))

@@ -1,7 +1,7 @@
 r"""Optimisers: AdamW, AdamW with AMSGrad's maximum, Adan, and Muon (`training.muon`).
 
-Adan looks ahead like Nesterov, but with gradients at the present weights only. With gradient g_k, decay rates b1, b2,
-b3, weight decay l and learning rate r,
+Adan looks ahead like Nesterov's method, but uses gradients at the present weights only. With gradient g_k, decay rates
+b1, b2, b3, weight decay l and learning rate r,
 
     d_k = g_k - g_{k-1}
     m_k = (1 - b1) m_{k-1} + b1 g_k
@@ -9,18 +9,18 @@ b3, weight decay l and learning rate r,
     n_k = (1 - b3) n_{k-1} + b3 (g_k + (1 - b2) d_k)^2
     theta_{k+1} = (theta_k - r (m_k + (1 - b2) v_k) / (sqrt(n_k) + eps)) / (1 + l r),
 
-all per element, started from m_0 = g_0, v_0 = 0, v_1 = d_1, n_0 = g_0^2, which needs no correction of bias.
+all per element. It starts from m_0 = g_0, v_0 = 0, v_1 = d_1, n_0 = g_0^2, which needs no correction of bias.
 
 **Another batch.** For small rates r the steps of Adam follow a stochastic equation in the time r^2 per step. Batches k
-times as large follow the same one with
+times as large follow the same equation with
 
     r -> r sqrt(k),    1 - beta -> k (1 - beta),    eps -> eps / sqrt(k)
 
-(Malladi et al., for RMSprop and Adam; taken for AMSGrad as well). Decoupled decay takes r l per step, and k r l in k
-steps, so l -> l sqrt(k), which is ours. It is a limit. It holds where steps are short, where k (1 - beta_1) is well
-below 1, and where noise makes up most of the gradients' squares (Wang & Aitchison): not for batches so large that their
-gradient is nearly the exact one. From k (1 - beta_1) = 1 on there is no such beta_1, and the rule is refused. The norm
-at which gradients are clipped is not scaled.
+(Malladi et al., for RMSprop and Adam; used here for AMSGrad as well). Decoupled decay takes r l per step, and k r l in
+k steps, so l -> l sqrt(k), which is our own addition. The rule is a limit. It holds if steps are short, if k (1 -
+beta_1) is well below 1, and if noise makes up most of the gradients' squares (Wang & Aitchison). It fails for batches
+so large that their gradient is nearly exact. From k (1 - beta_1) = 1 on there is no such beta_1, and the rule is
+refused. The norm at which gradients are clipped is not scaled.
 
 References:
     | Decoupled Weight Decay Regularization (Loshchilov & Hutter, 2019), https://arxiv.org/abs/1711.05101
@@ -43,20 +43,20 @@ from torch import Tensor, nn
 from sciinf.training.muon import Muon, Span
 
 NAMES = ("adamw", "amsgrad", "adan", "muon")
-SCALED = ("adamw", "amsgrad")  # there is a rule for other batches
-BETAS, EPS = (0.9, 0.999), 1e-8  # of usual batches
-LARGEST_FACTOR = 10  # 1 / (1 - BETAS[0]): from here on the rule has no first beta
+SCALED = ("adamw", "amsgrad")  # These optimisers have a rule for other batches.
+BETAS, EPS = (0.9, 0.999), 1e-8  # These values are for usual batches.
+LARGEST_FACTOR = 10  # This is 1 / (1 - BETAS[0]): from here on the rule has no first beta.
 
 
 class Adan(torch.optim.Optimizer):
-    """Adan, for a list of parameters at once, which must all have a gradient at every step or at none.
+    """The Adan optimiser. At every step, all parameters of the list must have a gradient, or none.
 
     Args:
-        parameters: What is optimised.
+        parameters: Tensors to optimise.
         lr: Learning rate r, a number or a tensor without axes on the parameters' device.
-        betas: Decay rates (b1, b2, b3), between 0 and 1 each, as the paper counts them.
-        eps: Kept from dividing by nothing.
-        weight_decay: l.
+        betas: Decay rates (b1, b2, b3) in the paper's convention, each between 0 and 1.
+        eps: Positive number that prevents division by zero.
+        weight_decay: Weight decay l.
 
     Raises:
         ValueError: If a number is out of range.
@@ -82,7 +82,7 @@ class Adan(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; parameters without a gradient stay."""
+        """Do one step of the optimiser; parameters without a gradient do not change."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -104,7 +104,7 @@ class Adan(torch.optim.Optimizer):
             [state[name] for state in states] for name in ("average", "difference", "square", "previous")
         )
         steps = [state["step"] for state in states]
-        count = int(steps[0])  # on the CPU: waits for nothing
+        count = int(steps[0])  # The step count is on the CPU, so nothing waits for the device.
         b1, b2, b3 = group["betas"]
         change = torch._foreach_sub(slopes, previous if count else slopes)
         torch._foreach_lerp_(average, slopes, b1 if count else 1.0)
@@ -133,19 +133,19 @@ def optimiser(
     weight_decay: float,
     batch_scaling: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """An optimiser by the name a recipe calls it.
+    """The optimiser of a given name.
 
     Args:
         name: "adamw", "amsgrad", "adan" or "muon".
-        weights: What is optimised, (K, P).
-        matrices: Where its matrices lie, which Muon treats in a way of their own.
-        lr: Learning rate; a tensor on the parameters' device where the step is to be captured as a CUDA graph.
+        weights: Weights to optimise, (K, P).
+        matrices: Places of the matrices among the weights, which Muon treats in its own way.
+        lr: Learning rate. It must be a tensor on the parameters' device if the step is to be captured as a CUDA graph.
         weight_decay: Decoupled weight decay.
-        batch_scaling: k: a batch over one that the usual betas and epsilon are for. They are scaled by the rule above;
-            lr and weight_decay are taken as they are.
+        batch_scaling: k, the ratio of the batch to the batch that the usual betas and epsilon are for. They are scaled
+            by the rule above; lr and weight_decay are used as given.
 
     Raises:
-        ValueError: If the name is unknown, or there is no rule for it, or for so large batches.
+        ValueError: If the name is unknown, or there is no rule for this optimiser or for such large batches.
     """
     if batch_scaling != 1.0 and name not in SCALED:
         raise ValueError(f"the rule for other batches is for {' and '.join(SCALED)}, not for {name!r}")
@@ -165,16 +165,16 @@ def optimiser(
 
 
 def tensors_of(chosen: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as named tensors, to be saved."""
+    """State of an optimiser as named tensors, to be saved."""
     state = chosen.state_dict()["state"]
     return {f"{index}/{name}": value for index, values in state.items() for name, value in values.items()}
 
 
 def load_tensors(chosen: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `tensors_of` gave."""
+    """Restore an optimiser's state from the tensors that `tensors_of` gave."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split("/")
-        # the count goes to the CPU; an optimiser that wants it on the device moves it there
+        # The step count goes to the CPU. An optimiser that needs it on the device moves it there.
         state.setdefault(int(index), {})[name] = value.cpu() if name == "step" else value
     chosen.load_state_dict({**chosen.state_dict(), "state": state})

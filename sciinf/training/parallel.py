@@ -1,19 +1,20 @@
-r"""Processes, on one machine or several, that train one network together: the same batches, one sum of slopes a step.
+r"""Processes, on one machine or several, that train one network together: the same batches, one sum of gradients a
+step.
 
 A launcher such as torchrun starts the same program N times. Of each batch of B rows, process r works on the rows
-B r // N up to B (r + 1) // N, n_r of them, which differ in number by one at most. With l_i the loss of row i and w the
-weights,
+B r // N up to B (r + 1) // N. Their numbers n_r differ by one at most. With l_i the loss of row i and w the weights,
 
     dL/dw = 1/B sum_i dl_i/dw = sum_r g_r,    g_r = d/dw (n_r / B) mean_{i of r} l_i,
 
-so the slopes of the whole batch are a sum over processes, whatever the sizes: one all-reduce of the matrix of slopes,
-between backward and clipping. All else is as in one process. Every process has the same weights and takes the same
-steps, and decides by the same numbers. The batches of validation rows are dealt out whole, with the noise that each has
-in one process. The first process alone writes and speaks.
+so the gradient of the whole batch is a sum over processes, whatever the sizes. One all-reduce of the matrix of
+gradients comes between backward and clipping. All else is as in one process. Every process has the same weights, takes
+the same steps, and decides by the same numbers. Each batch of validation rows goes to one process, as a whole, with the
+noise that it has in a training by one process. Only the first process writes files and messages.
 
-What is not as in one process: the last digits, for sums are taken in another order; what a loss draws, for each
-process has a stream of its own; and a loss that compares rows of a batch (`training.estimators.ratio`), which sees the
-n_r rows of its process. Curves of the latter two differ as with another seed.
+Three things differ from one process. The last digits differ, because sums are taken in another order. Random numbers
+of a loss differ, because each process has its own stream. And a loss that compares rows of a batch
+(`training.estimators.ratio`) sees only the n_r rows of its process. In the last two cases, loss curves differ as with
+another seed.
 
 References:
     | PyTorch Distributed: Experiences on Accelerating Data Parallel Training (Li et al., 2020),
@@ -36,13 +37,14 @@ from sciinf.core import Batch
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-APART = 1e-3  # of itself and of the median weight, by which a weight may have come apart; rounding is far below
+# Largest difference of a weight between processes, relative to itself plus the median weight. Rounding is far below.
+APART = 1e-3
 Told = tuple[Any, Mapping[str, Mapping[str, Tensor]]]
 """Plain JSON, and groups of named tensors."""
 
 
 class Processes(ABC):
-    """Those that train one network; `rank` is this one's number of `count`, and `local` of them are on this machine."""
+    """The processes that train one network: `rank` of `count`, with `local` processes on this machine."""
 
     rank: int
     count: int
@@ -50,11 +52,11 @@ class Processes(ABC):
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this process is the first, which writes files and messages."""
         return self.rank == 0
 
     def share(self, batch: Batch) -> Batch:
-        """The rows of a batch that are this process's: of (batch, ...), or of (member, batch, ...).
+        """This process's rows of a batch, which is (batch, ...) or (member, batch, ...).
 
         Raises:
             ValueError: If the batch has fewer rows than there are processes.
@@ -72,32 +74,35 @@ class Processes(ABC):
         return Batch(batch.theta[own], {name: value[own] for name, value in batch.x.items()})
 
     def takes(self, number: int) -> bool:
-        """Whether this process works on the batch of this number, of those that are dealt out whole."""
+        """Whether this process works on the batch of this number, for batches that go to one process as a whole."""
         return number % self.count == self.rank
 
     @abstractmethod
     def add_up(self, slopes: Float[Tensor, "member weight"]) -> None:
-        """Put the sum over processes in place of the slopes, on their device."""
+        """Replace the gradients by their sum over processes, on their device."""
 
     @abstractmethod
     def total(self, values: Float[Tensor, " number"]) -> Float[Tensor, " number"]:
-        """The sum over processes of a few numbers, the same to the last bit in each."""
+        """Sum of a few numbers over processes, the same to the last bit in each process."""
 
     @abstractmethod
     def told(self, make: Callable[[], Told]) -> Told:
-        """What the first process makes, in all of them; tensors are on the CPU where there are several."""
+        """Send the result of `make`, called in the first process, to all processes.
+
+        With several processes, the tensors of the result are on the CPU.
+        """
 
     @abstractmethod
     def keep_alike(self, weights: Float[Tensor, "member weight"]) -> None:
-        """Put the first process's weights in place, which may differ by what machines round.
+        """Replace the weights by those of the first process, which may differ by rounding.
 
         Raises:
-            RuntimeError: If they differ by more.
+            RuntimeError: If the weights differ by more than rounding.
         """
 
 
 class SingleProcess(Processes):
-    """This process alone."""
+    """A training by this process alone."""
 
     def __init__(self) -> None:
         self.rank, self.count, self.local = 0, 1, 1
@@ -116,12 +121,12 @@ class SingleProcess(Processes):
 
 
 class Several(Processes):
-    """Processes that a launcher started, as one of them sees them.
+    """Processes that a launcher started, as seen by one of them.
 
     Args:
-        words: The group of all of them by which numbers and words go, on the CPU: gloo.
-        slopes: That by which slopes go, on the device: nccl between CUDA devices, gloo else.
-        local: How many of them are on this machine.
+        words: Process group for numbers and messages, on the CPU: gloo.
+        slopes: Process group for gradients, on the device: nccl between CUDA devices, otherwise gloo.
+        local: Number of the processes on this machine.
     """
 
     def __init__(self, words: ProcessGroup, slopes: ProcessGroup, local: int) -> None:
@@ -162,7 +167,7 @@ class Several(Processes):
 
         theirs = weights.detach().clone()
         _answered(lambda: distributed.broadcast(theirs, 0, group=self._slopes))
-        size = theirs.abs() + theirs.abs().median()  # one large weight hides no other
+        size = theirs.abs() + theirs.abs().median()  # Each weight has its own scale, so a large one hides no other.
         off = ((theirs - weights.detach()).abs() > APART * size).any()
         if float(self.total(off[None])[0]):
             raise RuntimeError(
@@ -172,7 +177,7 @@ class Several(Processes):
         weights.detach().copy_(theirs)
 
     def _sent(self, data: bytes) -> bytes:
-        """The first process's bytes."""
+        """Send the first process's bytes to all processes."""
         from torch import distributed
 
         size = torch.tensor([len(data)])
@@ -185,10 +190,10 @@ class Several(Processes):
 
 
 def _answered(call: Callable[[], Any]) -> None:
-    """Do something together with the others.
+    """Call an operation that all processes take part in.
 
     Raises:
-        ConnectionError: If one of them has gone.
+        ConnectionError: If one of the processes has ended.
     """
     try:
         call()

@@ -1,25 +1,27 @@
-r"""A learning rate and a batch from a few hundred steps on a copy of the estimator. No clock decides anything.
+r"""Search for a learning rate and a batch size by a few hundred steps on a copy of the estimator, without any timing.
 
 Learning rate. Over S = 100 steps the rate grows from 1e-5 to 1 by the same factor each time. The losses l_s are
-smoothed, m_s = 0.9 m_{s-1} + 0.1 l_s over 1 - 0.9^{s+1}, and training is called divergent at the first step after the
+smoothed, m_s = 0.9 m_{s-1} + 0.1 l_s over 1 - 0.9^{s+1}. Training is called divergent at the first step after the
 minimum of m where
 
     m_s > min m + (m_0 - min m) / 2.
 
-A sixteenth of the rate there is taken: four times a stable run's rate is where the smoothed loss has its minimum, which
-lags behind, and twice to four times that where it has come back up. It agrees, within a factor of two, with the best
-rates found by training to the end, and less of it is left to chance than with the point of steepest descent.
+The result is a sixteenth of the rate at that step. The smoothed loss lags behind, so its minimum lies at four times the
+rate of a stable run. The loss has come back up at two to four times the rate of the minimum. This choice agrees, within
+a factor of two, with the best rates found by training to the end. It depends less on chance than the point of steepest
+descent does.
 
 Batch. With per-row gradients of mean G and covariance Sigma, the gradient of B rows has mean G and covariance
-Sigma / B. Steps on more rows than the noise scale tr(Sigma) / |G|^2 are hardly better than steps on as many; steps on
-fewer are mostly noise. It is estimated without bias from M = 16 gradients g_i of b rows each,
+Sigma / B. Steps on more rows than the noise scale tr(Sigma) / |G|^2 are hardly better than steps on as many rows as
+that. Steps on fewer rows are mostly noise. The noise scale is estimated without bias from M = 16 gradients g_i of b
+rows each,
 
     tr(Sigma) / b ~ sum_i |g_i - g|^2 / (M - 1),    |G|^2 ~ |g|^2 - tr(Sigma) / (b M),    g = mean g_i,
 
-after a short schedule that ends at a rate of nothing: before, the gradients are those of weights that swing across
-narrow valleys, not of the way along them. The noise scale grows with training, so it bounds the batch from
-above. The batch is a power of two, and as large at most as leaves nine steps in an epoch; of fewer than 288 rows it is
-32, or all of them where they are fewer.
+after a short schedule that ends at a learning rate of zero. Before the schedule has ended, the weights swing across
+narrow valleys, and their gradients do not point along the valleys. The noise scale grows with training, so the batch
+that training could use is bounded from above by it. The batch is a power of two, and leaves at least nine steps in an
+epoch. With fewer than 288 rows the batch is 32, or all rows if there are fewer than 32.
 
 References:
     | Cyclical Learning Rates for Training Neural Networks (Smith, 2017), https://arxiv.org/abs/1506.01186
@@ -50,20 +52,22 @@ LOWEST, HIGHEST = 1e-5, 1.0
 SAFETY = 16.0
 GRADIENTS, SMALL = 16, 50
 FEWEST, MOST = 32, 8192
-STEPS_LEFT = 9  # in an epoch, at least
+STEPS_LEFT = 9  # An epoch has at least this many steps.
 
 
 def searched(estimator: Learned, source: Source, recipe: Recipe, seed: int) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe filled in (`Recipe.resolved`), with what is "auto" in it found by a search, and how.
+    """The resolved recipe (`Recipe.resolved`), its "auto" entries replaced by searched values, and a record of the
+    search.
 
     Args:
-        estimator: Standardised, on the training device; it stays as it is.
+        estimator: Estimator, standardised and on the training device. It is not changed.
         source: The training rows.
-        recipe: Whose batch or learning rate may be "auto".
-        seed: Seeds the batches, which are none of the training's own.
+        recipe: Recipe whose batch or learning rate may be "auto".
+        seed: Seeds the batches of the search, which differ from the batches of the training.
 
     Returns:
-        The recipe; and, as plain JSON values under "search", what was measured.
+        The recipe, and a record of the measurements as plain JSON values under "search". The record is empty if nothing
+        was "auto".
     """
     found: dict[str, Any] = {}
     about: dict[str, Any] = {"learns": estimator.learns, "parameters": len(estimator.prior)}
@@ -83,10 +87,10 @@ def searched(estimator: Learned, source: Source, recipe: Recipe, seed: int) -> t
 
 
 def divergence(losses: Sequence[float]) -> tuple[int | None, list[float]]:
-    """The step at which training on a rising rate diverges, and the smoothed losses.
+    """The step at which training on a rising learning rate diverges, and the smoothed losses.
 
     Returns:
-        None for the step if the loss has not fallen at all before it rises.
+        The step and the smoothed losses. The step is None if the loss has not fallen at all before it rises.
     """
     smooth, total, weight = [], 0.0, 0.0
     for loss in losses:
@@ -102,16 +106,16 @@ def divergence(losses: Sequence[float]) -> tuple[int | None, list[float]]:
 
 
 def noise_scale(gradients: torch.Tensor, rows: int) -> tuple[float, float]:
-    """tr(Sigma) and |G|^2 from gradients (M, P) of `rows` rows each; the second may come out negative."""
+    """Estimates of tr(Sigma) and |G|^2 from gradients (M, P) of `rows` rows each; the second may be negative."""
     mean = gradients.mean(0)
     spread = (gradients - mean).square().sum() / (len(gradients) - 1)
     return float(spread * rows), float(mean.square().sum() - spread / len(gradients))
 
 
 def batch_of(scale: float, rows: int) -> int:
-    """The power of two next to a noise scale that leaves nine steps in an epoch of `rows` rows.
+    """The batch size: the power of two nearest to a noise scale that leaves nine steps in an epoch of `rows` rows.
 
-    Of fewer than 288 rows it is 32, or all of them where they are fewer.
+    With fewer than 288 rows the batch is 32, or all rows if there are fewer than 32.
     """
     most = max(FEWEST, min(MOST, rows // STEPS_LEFT))
     nearest = 2 ** round(math.log2(min(max(scale, FEWEST), most)))
@@ -145,7 +149,8 @@ def _batch(estimator: Learned, source: Source, recipe: Recipe, seed: int) -> tup
             weights.grad = torch.zeros_like(weights) if weights.grad is None else weights.grad.zero_()
             step.losses(batch).sum().backward()
             gradients.append(weights.grad[0].clone())
-    trace, squared = noise_scale(torch.stack(gradients).cpu().double(), rows)  # not every device has float64
+    # The sums are taken on the CPU, because not every device has float64.
+    trace, squared = noise_scale(torch.stack(gradients).cpu().double(), rows)
     scale = trace / squared if squared > 0 else math.inf
     batch = batch_of(scale, source.train)
     return batch, {"batch": batch, "noise_scale": scale, "trace": trace, "gradient_squared": squared}
@@ -159,7 +164,7 @@ def _step(estimator: Learned, recipe: Recipe, seed: int) -> Step:
 
 
 def _batches(step: Step, source: Source, size: int, seed: int) -> Generator[Batch, None, None]:
-    """Batches of one epoch after the other, without end."""
+    """Yield training batches, epoch after epoch, without end."""
     for number in itertools.count():
         with closing(step.learner.epoch(source, number, size, [stream_seed(seed, -2)])) as batches:
             yield from batches

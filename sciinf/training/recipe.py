@@ -1,4 +1,4 @@
-"""How to train, and what is chosen where nothing is said."""
+"""Training settings (`Recipe`), and the rules that choose the settings that are left out."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from sciinf.core.checks import is_whole
 from sciinf.training.optimisers import LARGEST_FACTOR, NAMES, SCALED
 from sciinf.training.schedule import FLOORS, scaled_rate
 
+# Number of steps for 9,000 training rows.
 _STEPS: Mapping[Learns, int] = {
     "densities": 1_500,
     "summaries": 1_500,
     "noise": 2_000,
     "fields": 6_000,
     "noisy fields": 4_000,
-}  # for 9,000 rows
-_POWERS: Mapping[Learns, tuple[float, float, float]] = {  # of rows: up to 9,000, up to 18,000, and beyond
+}
+# The steps grow with these powers of the number of rows: up to 9,000 rows, up to 18,000, and beyond.
+_POWERS: Mapping[Learns, tuple[float, float, float]] = {
     "densities": (1 / 4, 0.3, 1 / 2),
     "summaries": (1 / 4, 0.3, 1 / 2),
     "noise": (1 / 3, 0.4, 0.4),
     "fields": (1 / 3, 0.4, 0.4),
     "noisy fields": (1 / 3, 0.4, 0.4),
 }
-_BATCHES: Mapping[Learns, tuple[int, int, int]] = {  # rows of a batch at least, steps of an epoch, rows at most
+# Fewest rows of a batch, number of steps of an epoch, and most rows of a batch.
+_BATCHES: Mapping[Learns, tuple[int, int, int]] = {
     "densities": (50, 36, 500),
     "summaries": (50, 90, 200),
     "noise": (50, 36, 1_000),
@@ -42,45 +45,50 @@ _DECAY: Mapping[Learns, float] = {
     "fields": 1e-4,
     "noisy fields": 0.02,
 }
-_RATE, _LEAST_RATE, _ROWS = 8e-3, 0.5, 9  # peak of the schedule, the least share of it, rows / D^2 that have it whole
-_VALIDATION_SHARE = 0.05  # of the cost of training, at most, goes into validation
-_FORWARD = 1 / 3  # what a row costs in validation, of what it costs in training: one pass of three
+# Peak of the schedule, its least share for few rows, and the rows / D^2 from which the whole peak is used.
+_RATE, _LEAST_RATE, _ROWS = 8e-3, 0.5, 9
+_VALIDATION_SHARE = 0.05  # Validation costs at most this share of the training.
+_FORWARD = 1 / 3  # Validating a row costs a third of training on it: one pass of three.
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. None means: chosen from the numbers of rows and parameters (`resolved`).
+    """Training settings. An entry of None is chosen from the numbers of rows and parameters (`resolved`).
 
     Args:
-        epochs: Passes over the training rows; the schedule of the learning rate spans them all.
-        batch: Rows per step; "auto" takes it from the noise of the gradients (`training.range_test`).
-        learning_rate: Peak of the schedule; "auto" takes it from a short range test.
-        schedule: "one-cycle", "cosine" or "constant" (`training.schedule`), each after a linear warm-up.
+        epochs: Number of passes over the training rows. The schedule of the learning rate spans them all.
+        batch: Rows per step. "auto" chooses the number from the noise of the gradients (`training.range_test`).
+        learning_rate: Peak of the learning-rate schedule. "auto" finds it by a short range test.
+        schedule: Learning-rate schedule: "one-cycle", "cosine" or "constant" (`training.schedule`), each after a linear
+            warm-up.
         warm_up: Fraction of the steps before the peak.
-        optimiser: "adamw", "amsgrad" (AdamW with AMSGrad's maximum), "adan" or "muon"; None: "muon" for rows that
-            are simulated during training or denoised, which are not learnt by heart so soon, "adamw" for others.
+        optimiser: "adamw", "amsgrad" (AdamW with AMSGrad's maximum), "adan" or "muon". None chooses "muon" for
+            rows that are simulated during training and for estimators that denoise, because these learn rows by heart
+            less soon, and "adamw" for others.
         weight_decay: Decoupled weight decay.
         clip: Largest gradient norm.
-        patience: Epochs without a better validation loss after which training stops.
-        validation_fraction: Rows of a store held out, from its end.
-        validate_every: Epochs between validations, the last epoch's apart.
-        ema: Average of the weights: a decay per step (the average is then what is validated and kept; 0 for none), or
-            "post-hoc" for one whose length is chosen by the validation loss after training (`training.averaging`).
+        patience: Number of epochs without a better validation loss after which training stops.
+        validation_fraction: Fraction of a store's rows that is held out, from the end of the store.
+        validate_every: Number of epochs between validations. The last epoch is always validated.
+        ema: Average of the weights. A number is a decay per step: the average is then validated and kept, and 0 means
+            no average. "post-hoc" chooses the length of the average by the validation loss after training
+            (`training.averaging`).
         precision: "bfloat16" runs the step under autocast.
-        compile: Compile the loss with torch.compile; falls back to eager, saying why.
-        graph: On a CUDA device, capture the step as a CUDA graph (falls back to eager, saying why).
-        processes: How many cores share the compiled loops of a step on a CPU, by lanes of 250 rows or more
-            (`networks.kernels.lanes`); "auto" tries whether all there are make it faster. The result is the same on any
-            number. They are threads of this process. Processes that train together are started by torchrun
+        compile: Whether to compile the loss with torch.compile. If that fails, the step runs eagerly, with a warning.
+        graph: Whether to capture the step as a CUDA graph on a CUDA device. If that fails, the step runs eagerly, with
+            a warning.
+        processes: Number of cores that share the compiled kernels of a step on a CPU, in lanes of 250 rows or more
+            (`networks.kernels.lanes`). "auto" tries whether all available cores are faster. The result is the same with
+            any number. The cores are threads of this process. Processes that train together are started by torchrun
             (`training.train`).
-        threads: CPU threads of an operation; these networks are too small to gain from more than one.
-        device: Where to train, as torch names it: "cpu", "cuda", "cuda:1", "mps".
-        memory: Bytes of simulations to keep on the device; beyond, rows are streamed from the store.
-        batch_scaling: k: a batch over one that the usual learning rate, weight decay, betas and epsilon are for, less
-            than 10. All of them are then scaled by it (`training.optimisers`), but for a learning rate or a weight
-            decay that is given, so that a larger batch takes about the same way in fewer steps. "rule": `batch` over
-            the usual batch. Where left out, the learning rate alone is scaled. For "adamw" and "amsgrad"; not beside
-            batch="auto".
+        threads: Number of CPU threads of one operation. These networks are too small to gain from more than one.
+        device: Device to train on, as torch names it: "cpu", "cuda", "cuda:1", "mps".
+        memory: Bytes of simulations to keep on the device. Beyond this, rows are streamed from the store.
+        batch_scaling: k, the ratio of the batch to the batch that the usual learning rate, weight decay, betas and
+            epsilon are for; less than 10. All of these are then scaled by k (`training.optimisers`), except a learning
+            rate or a weight decay that is given. A larger batch then takes about the same path in fewer steps. "rule"
+            means `batch` over the usual batch. If left out, only the learning rate is scaled. For "adamw" and
+            "amsgrad"; not together with batch="auto".
     """
 
     epochs: int | None = None
@@ -142,10 +150,16 @@ class Recipe:
             raise ValueError('Recipe(batch="auto", batch_scaling=...): give a batch, or leave `batch_scaling` out')
 
     def factor(self, batch: int, usual: int, optimiser: str) -> float:
-        """k of batches of some rows, by those that the usual numbers are for. The rate is scaled by its root.
+        """k, the ratio of the batch to the usual batch. The learning rate is scaled by the square root of k.
+
+        Args:
+            batch: Rows per step.
+            usual: Rows per step that the usual numbers are for.
+            optimiser: Name of the optimiser.
 
         Raises:
-            ValueError: If `batch_scaling` asks for a rule that this optimiser has not, or k is too large for it.
+            ValueError: If `batch_scaling` asks for a rule that this optimiser does not have, or k is too large for the
+                rule.
         """
         if self.batch_scaling is None:
             return batch / usual
@@ -166,24 +180,31 @@ class Recipe:
     def resolved(
         self, rows: int, held_out: int | None = None, *, learns: Learns = "densities", parameters: int = 1
     ) -> Recipe:
-        """The recipe with every None filled in for a number of training and validation rows, and of parameters.
+        """The recipe with every None filled in, for a number of training rows, of validation rows and of parameters.
 
-        Chosen on the benchmark tasks at 1,000, 10,000 and 100,000 simulations: about 36 steps an epoch of 50 to 500
-        rows each, and more steps where there are more rows; 1,500 steps for 9,000 rows, a number that goes with
-        rows^(1/4) below, rows^0.3 up to 18,000 rows and their root beyond, until eight epochs take more; a peak of
-        8e-3, which goes with the root of the batch where another one is given; a weight decay of 0.2, less above 9,000
-        rows, with rows^(-2/3); and an average over a twentieth of the training. Small batches and the weight decay are
-        what keeps the network from learning its rows by heart. For D parameters and fewer than 9 D^2 rows the peak is
-        rows / (9 D^2) of this, but half at least (problems of 5 to 40 parameters). Validation comes after so many
-        epochs that it costs a twentieth of the training at most. What is "auto" is filled in likewise: it is where the
-        search for it begins.
-        Summaries of sets, series or images cost more than the density that sees them. Above 1,800 rows their steps
-        have fewer rows, .4 times as many from 4,500 on, and the peak goes with the root of that: they learn as much in
-        half the time.
-        What learns noise has 2,000 steps for 9,000 rows, which go with rows^(1/3) and rows^0.4, of up to 1,000 rows
-        each, Muon and a tenth of the weight decay (`Learned.learns`). What learns fields has 6,000 such steps, of a
-        fiftieth of the rows each (8 to 32), and hardly any weight decay; of fields that
-        noise is added to 4,000, by Muon, with the weight decay of noise.
+        The values were chosen on the benchmark tasks at 1,000, 10,000 and 100,000 simulations. For densities they are:
+
+        * About 36 steps an epoch of 50 to 500 rows each, and more steps where there are more rows.
+        * 1,500 steps for 9,000 rows. Below, the number grows with rows^(1/4), up to 18,000 rows with rows^0.3, and
+          beyond with the square root of the rows, until eight epochs take more steps.
+        * A peak learning rate of 8e-3. If another batch is given, the peak grows with the square root of the batch. For
+          D parameters and fewer than 9 D^2 rows the peak is rows / (9 D^2) of this, but half at least (measured on
+          problems of 5 to 40 parameters).
+        * A weight decay of 0.2. Above 9,000 rows it falls with rows^(-2/3). Small batches and the weight decay keep the
+          network from learning its rows by heart.
+        * An average of the weights over a twentieth of the training.
+        * Validation after so many epochs that it costs at most a twentieth of the training.
+
+        An "auto" entry is filled in likewise: the value is where the search begins.
+
+        Summaries of sets, series or images cost more than the density that uses them. Above 1,800 rows their steps have
+        fewer rows, .4 times as many from 4,500 rows on. The peak is then scaled by the square root of that factor. Such
+        networks learn as much in half the time.
+
+        Estimators that learn noise take 2,000 steps for 9,000 rows, which grow with rows^(1/3) and then rows^0.4, of up
+        to 1,000 rows each. They use Muon and a tenth of the weight decay (`Learned.learns`). Networks that learn fields
+        take 6,000 such steps, of a fiftieth of the rows each (8 to 32), and hardly any weight decay. For fields to
+        which noise is added the number is 4,000, by Muon, with the weight decay of noise.
         """
         usual = _usual_batch(learns, rows)
         batch = min(self.batch if isinstance(self.batch, int) else usual, max(rows, 1))
@@ -214,11 +235,14 @@ class Recipe:
         return replace(filled, patience=patience, validate_every=every, ema=ema, optimiser=optimiser)
 
     def said(self) -> Mapping[str, Any]:
-        """What a training's result follows from: all but where and how fast it runs. (With less memory than the rows
-        take, the order of the rows is another, and the result differs as with another seed.)
+        """Settings that determine the result of a training: all but the settings of where and how fast it runs.
+
+        If `memory` is less than the rows take, the order of the rows changes, and the result differs as with another
+        seed.
         """
         where = ("device", "processes", "threads", "memory", "graph")
-        unsaid = () if self.batch_scaling else ("batch_scaling",)  # so that what was trained without it stays known
+        # An unset `batch_scaling` is left out, so that fits made before it existed are still recognised.
+        unsaid = () if self.batch_scaling else ("batch_scaling",)
         return {name: value for name, value in vars(self).items() if name not in (*where, *unsaid)}
 
 
@@ -236,7 +260,7 @@ def _from(value: object, low: int | float, high: int | float) -> bool:
 
 
 def _refused(device: object) -> str:
-    """Why torch has no such device; "" if it has."""
+    """Reason why torch does not know such a device, or an empty text if torch knows it."""
     if not isinstance(device, str):
         return "its name, a str"
     try:
@@ -247,7 +271,7 @@ def _refused(device: object) -> str:
 
 
 def absent(device: str | torch.device) -> str:
-    """Why a device cannot be used on this machine; "" if it can."""
+    """Reason why a device cannot be used on this machine, or an empty text if it can be used."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -1,13 +1,13 @@
-r"""How often to use a row that is simulated during training, by what simulating and training take.
+r"""How often to use a row that is simulated during training, from the costs of simulating and training.
 
 With c_sim and c_train the seconds to simulate a row and to train on one, R uses of a row take R c_train + c_sim. Let
-its r-th use be worth exp(-(r - 1) / R*) of its first; R uses are then worth about R - R (R - 1) / (2 R*), and the most
-is learned per second where
+its r-th use be worth exp(-(r - 1) / R*) of its first use. R uses are then worth about R - R (R - 1) / (2 R*), and the
+network learns most per second where
 
     R^2 = 2 R* c_sim / c_train,
 
 to leading order, with R* = 15, which was found for the repetition of text: `choose_reuse`. Rows that cost nothing are
-used once; rows that take as long to simulate as to train on, five times.
+used once. Rows that take as long to simulate as to train on are used five times.
 
 References:
     | Scaling data-constrained language models (Muennighoff et al., 2023), for what repeated rows are worth,
@@ -31,18 +31,18 @@ from sciinf.training.recipe import Recipe
 from sciinf.training.step import WARM_UP, Step, step_settings
 
 _ROUNDS, _STEPS = 3, 4
-WORTH, MOST = 15.0, 50  # R*, and the largest reuse factor chosen
+WORTH, MOST = 15.0, 50  # These are R* and the largest reuse factor.
 LEAST_BUFFER, HELD_OUT = 16_384, 5_000
 SETTINGS = ("reuse", "buffer", "held_out", "block")
 
 
 def training_seconds_per_row(estimator: Learned, rows: Batch, recipe: Recipe) -> float:
-    """Seconds of training per row: the fastest of three rounds of steps on a copy, after some that warm up.
+    """Seconds of training per row: the fastest of three rounds of steps on a copy, after a few warm-up steps.
 
     Args:
-        estimator: What is to be trained; it stays as it is.
+        estimator: Estimator to be trained. It is not changed.
         rows: One batch.
-        recipe: Resolved. The step is measured as its optimiser, precision and device have it, not compiled.
+        recipe: Resolved recipe. The step is measured with its optimiser, precision and device, but not compiled.
     """
     copied = copy.deepcopy(estimator).to(recipe.device)
     copied.standardise(lambda: iter([rows]))
@@ -51,12 +51,12 @@ def training_seconds_per_row(estimator: Learned, rows: Batch, recipe: Recipe) ->
     step = Step(learner, step_settings(recipe), torch.Generator(recipe.device).manual_seed(0))
     rate = float(recipe.learning_rate or 0.0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the training itself says what does not work
+        warnings.simplefilter("ignore")  # The training itself warns later.
         for _ in range(WARM_UP + 1):
             step(rows, rate)
     times = []
     for _ in range(_ROUNDS):
-        step.total.tolist()  # waits for the device
+        step.total.tolist()  # This waits for the device.
         started = time.perf_counter()
         for _ in range(_STEPS):
             step(rows, rate)
@@ -95,22 +95,22 @@ def online_settings(
     simulated: Callable[[int], int],
     largest: int,
 ) -> dict[str, int | float]:
-    """The settings of `training.online.Simulated` for an estimator, and the costs they follow from.
+    """Settings of `training.online.Simulated` for an estimator, and the costs that they follow from.
 
-    A piece is a block that the simulator does best, or more. The first buffer is at most a third of all rows that will
+    A piece is a block of the simulator's best size, or more. The first buffer is at most a third of all rows that will
     be simulated, so that an expensive simulator does not keep the training waiting.
 
     Args:
-        estimator: What is to be trained; it stays as it is.
-        simulator: What is to run.
+        estimator: Estimator to be trained. It is not changed.
+        simulator: Simulator to run.
         rows: One batch.
-        recipe: Resolved.
+        recipe: Resolved recipe.
         seed: Seed of the rows.
-        simulated: Rows that will be simulated in all, by the reuse factor.
-        largest: Rows of the largest buffer.
+        simulated: Function from the reuse factor to the total number of rows that will be simulated.
+        largest: Number of rows of the largest buffer.
 
     Returns:
-        Integers for `SETTINGS`, and "simulation" and "training seconds per row".
+        Integers for `SETTINGS`, and "simulation seconds per row" and "training seconds per row".
 
     Raises:
         MemoryError, ValueError, TypeError: As for `seconds_per_row`.

@@ -1,18 +1,18 @@
-"""The rows of a store for training: a training and a validation part, in memory or streamed.
+"""Training and validation rows of a store, in memory or streamed from disk.
 
-Rows that do not fit in the memory given, of M bytes, are streamed. Each epoch takes the training rows in parts of
-blocks, in random order; as many parts as fill a buffer of g = (M - V) / 8 bytes are one group, whose rows are shuffled
-and cut into batches. V is what the validation rows take where they fit in M / 2 and are kept; else V = 0 and they are
-streamed too. There are two such buffers, filled by turns in a background thread, and a batch is a copy. So rows take V
-+ 2 g, two batches, and 8 bytes for the place of each row of a group in its order: at most a quarter of M - V and two
-batches; streamed validation rows take a batch. The rest is for what the network makes of a batch, several times its
+Rows that do not fit in the given memory, of M bytes, are streamed. Each epoch takes the training rows in parts of
+blocks, in random order. As many parts as fill a buffer of g = (M - V) / 8 bytes are one group. The rows of a group are
+shuffled and cut into batches. V is the size of the validation rows if they fit in M / 2 and are kept; otherwise V = 0
+and they are streamed too. Two such buffers are filled by turns in a background thread, and a batch is a copy. So rows
+take V + 2 g, two batches, and 8 bytes for the place of each row of a group in its order: at most a quarter of M - V and
+two batches. Streamed validation rows take a batch. The rest is for what the network makes of a batch, several times its
 size.
 
 A group has eight parts or more, from anywhere in the store. Every shard is verified once, when the rows are opened,
 and again only when its file has changed.
 
-The thread works ahead (`read_ahead`): at most two items exist at a time, and it is asked for item i + 2 only when the
-consumer is done with item i, which it is when it comes back for item i + 1. With r the time to make an item and u the
+The thread works ahead (`read_ahead`). At most two items exist at a time. The thread makes item i + 2 only when the
+consumer has finished with item i, which it has when it asks for item i + 1. With r the time to make an item and u the
 time it is in use, n items take r + n max(r, u) instead of n (r + u), on machines where the two do not share a
 processor.
 """
@@ -35,21 +35,21 @@ from sciinf.training.source import Source, in_order, shuffled
 
 T = TypeVar("T")
 
-ITEMS = 2  # made and not yet done with
+ITEMS = 2  # At most this many items are made and still in use.
 
 
 def read_ahead(source: Callable[[threading.Event], Generator[T, None, None]]) -> Generator[T, None, None]:
-    """The items of a source, each made in a background thread while the one before is in use.
+    """The items of a source, each made in a background thread while the item before is in use.
 
-    Close the iterator (`contextlib.closing`) where it may not be exhausted: the thread has ended when it is closed,
-    exhausted or collected, or has raised. An interpreter that exits ends it too.
+    Close the iterator (`contextlib.closing`) if it may not be exhausted. The thread has ended when the iterator is
+    closed, exhausted or collected, or has raised. An interpreter that exits ends the thread too.
 
     Args:
-        source: takes an event and returns a generator. It runs in the thread, and should return soon after the event
-            is set, which says that no more items are wanted.
+        source: Function that takes an event and returns a generator. The generator runs in the thread. It should return
+            soon after the event is set, which means that no more items are wanted.
 
     Raises:
-        BaseException: Whatever the source raises, when its turn comes.
+        BaseException: Any error that the source raises, when the turn of that item comes.
     """
     stop, permits = threading.Event(), threading.Semaphore(ITEMS)
     made: SimpleQueue[tuple[str, Any]] = SimpleQueue()
@@ -98,26 +98,27 @@ def _make(
 
 
 FEWEST_TRAIN, FEWEST_VALIDATION = 18, 2
-SHARES = 8  # buffers that the memory would hold
-PARTS = 8  # of a group, at least
-SMALLEST = 2**20  # bytes of a buffer, however little memory is given
-LARGEST = 2**24  # bytes of a batch in order, because networks need several times as much for it
+SHARES = 8  # The memory would hold this many buffers.
+PARTS = 8  # A group has at least this many parts.
+SMALLEST = 2**20  # Bytes of a buffer, even if less memory is given.
+LARGEST = 2**24  # Bytes of a batch in order, because networks need several times as much memory for it.
 
 
 class Rows(Source):
-    """The rows of a store that did not fail; the last ones, by position, are for validation.
+    """The rows of a store that did not fail; the last rows, by position, are for validation.
 
-    What is read is settled when it is built: rows that are simulated later do not count. The batches of an epoch
-    depend on the store, the generator's state and the size of a batch; where rows are streamed, on `memory` and
-    `readers` too, for these set how many are shuffled at a time.
+    The rows are settled when this object is built: rows that are simulated later do not count. The batches of an epoch
+    depend on the store, the generator's state and the size of a batch. If rows are streamed, the batches depend on
+    `memory` and `readers` too, because these set how many rows are shuffled at a time.
 
     Args:
         store: The simulations.
-        fraction: Share of the store, failed rows counted, that is held out.
-        device: Where the batches go.
-        memory: Bytes of rows to have in memory, on the device where all rows fit. Beyond, they are streamed from the
-            store through buffers that together with the batches made of them stay below it (each has at least 1 MiB).
-        readers: Epochs that will be open at a time, which share the memory.
+        fraction: Share of the store that is held out. Failed rows are counted too.
+        device: Device for the batches.
+        memory: Bytes of rows to have in memory, on the device if all rows fit. Beyond this, rows are streamed from the
+            store. The buffers, together with the batches made from them, then stay below this size. Each buffer has at
+            least 1 MiB.
+        readers: Number of epochs that will be open at a time and share the memory.
 
     Raises:
         ValueError: If fewer than 18 training rows or 2 validation rows did not fail, or a block is damaged.
@@ -152,7 +153,12 @@ class Rows(Source):
         self._parts = {v: [p for part in found for p in part.split(self._piece)] for v, found in parts.items()}
 
     def _shortage(self, total: int, last: int) -> str:
-        """What to do about too few rows of `total`, of which the `last` are held out, failed rows counted in both."""
+        """Message about too few usable rows, with advice.
+
+        Args:
+            total: Number of rows of the store, failed rows counted.
+            last: Number of held-out rows, failed rows counted.
+        """
         cure = "simulate more rows"
         if self.train >= FEWEST_TRAIN and last >= FEWEST_VALIDATION:
             cure = (
@@ -165,7 +171,7 @@ class Rows(Source):
         )
 
     def epoch(self, number: int, size: int, generator: torch.Generator) -> Generator[Batch, None, None]:
-        """Shuffled training batches; see `Source.epoch`. Close the iterator where it may not be exhausted."""
+        """Shuffled training batches; see `Source.epoch`. Close the iterator if it may not be exhausted."""
         rows = self._memory.get(False)
         if rows is None:
             with closing(self._streamed(False, size, generator)) as batches:
@@ -174,7 +180,7 @@ class Rows(Source):
         yield from shuffled(rows, size, generator)
 
     def ordered(self, size: int, *, validation: bool) -> Generator[Batch, None, None]:
-        """All rows of one part in order, in batches of at most `size`; of fewer where rows are wide or streamed."""
+        """All rows of one part in order, in batches of at most `size`; wide or streamed rows get smaller batches."""
         rows, size = self._memory.get(validation), min(size, self._largest)
         if rows is None:
             with closing(self._streamed(validation, size, None)) as batches:
@@ -183,9 +189,7 @@ class Rows(Source):
         yield from in_order(rows, size)
 
     def record(self) -> dict[str, Any]:
-        """Digest and seed of the store, its proposal where it has one, its rows, how many of them are usable, and how
-        many of those are held out.
-        """
+        """Digest, seed and proposal (if any) of the store, its number of rows, and how many are usable and held out."""
         return dict(self._record)
 
     def _streamed(self, validation: bool, size: int, generator: torch.Generator | None) -> Generator[Batch, None, None]:
@@ -195,11 +199,11 @@ class Rows(Source):
 
 @final
 class Stream:
-    """Rows read from a store while the batches before are in use.
+    """Reader that yields batches from a store, and reads the next rows while a batch is in use.
 
     Args:
-        store: Where they lie.
-        device: Where the batches go.
+        store: Store that holds the rows.
+        device: Device for the batches.
     """
 
     def __init__(self, store: Store, device: torch.device) -> None:
@@ -208,12 +212,12 @@ class Stream:
     def batches(
         self, groups: Sequence[Sequence[Part]], size: int, generator: torch.Generator | None = None
     ) -> Generator[Batch, None, None]:
-        """Batches on the device. Close the iterator where it may not be exhausted.
+        """Batches on the device. Close the iterator if it may not be exhausted.
 
         Args:
-            groups: The parts that are in memory at a time, one group after the other.
+            groups: Groups of parts. One group is in memory at a time, one after the other.
             size: Rows per batch, of which only the last may be shorter.
-            generator: Shuffles the rows within each group; in order without one.
+            generator: Shuffles the rows within each group. Without one, rows come in order.
 
         Raises:
             ValueError: If a block is damaged.
@@ -225,7 +229,7 @@ class Stream:
             yield from dealt(moved, size, generator)
 
     def _filled(self, groups: Sequence[Sequence[Part]], stop: threading.Event) -> Generator[Batch, None, None]:
-        """The rows of each group, in two buffers by turns."""
+        """The rows of each group, read into two buffers by turns."""
         rows = max(sum(part.rows for part in group) for group in groups)
         store, pinned = self.store, self.device.type == "cuda"
         buffers = [empty(rows, store.prior, store.observables, pinned=pinned) for _ in groups[:2]]
@@ -239,7 +243,7 @@ class Stream:
             yield buffer.rows(slice(0, end))
 
     def _moved(self, groups: Iterator[Batch]) -> Generator[Batch, None, None]:
-        """Groups on the device; a buffer goes back to be filled when the copy of it is done."""
+        """Copy each group to the device; a buffer is filled again only after its copy is done."""
         for group in groups:
             if self.device.type != "cuda":
                 yield group.to(self.device)

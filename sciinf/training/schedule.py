@@ -1,14 +1,14 @@
-r"""The learning rate as a function of the step, and nothing else.
+r"""Learning-rate schedules: the learning rate as a function of the step alone.
 
 With S steps in all, W = round(w S) of them (at least one) warm-up, and the peak rate r, step s = 0, 1, ..., S - 1 has
 
     rate(s) = r (s + 1) / W                                                    for s < W,
     rate(s) = r (f + (1 - f) (1 + cos(pi u)) / 2),  u = (s - W) / (S - W)      after,
 
-where f = 0 for "one-cycle", f = 0.1 for "cosine", and "constant" stays at r after the warm-up. "one-cycle" ends at
-nothing and is best where the number of steps is known; "cosine" keeps learning to the end; "constant" suits averages
-of the weights, which take over what the falling rate does. When the batch grows by a factor b the peak is scaled by
-sqrt(b): the noise of the step, not the step, is then what stays the same under an adaptive optimiser.
+where f = 0 for "one-cycle", f = 0.1 for "cosine", and "constant" stays at r after the warm-up. "one-cycle" ends at a
+rate of zero and is best if the number of steps is known. "cosine" keeps learning to the end. "constant" suits averages
+of the weights, which have the effect of a falling rate. When the batch grows by a factor b the peak is scaled by
+sqrt(b). Under an adaptive optimiser this keeps the noise of the step constant, not the step itself.
 
 References:
     | Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates (Smith & Topin, 2018),
@@ -28,13 +28,13 @@ FLOORS = {"one-cycle": 0.0, "cosine": 0.1, "constant": 1.0}
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate of each step.
+    """The learning rate of each step, with a linear warm-up.
 
     Args:
         shape: "one-cycle", "cosine" or "constant".
-        peak: Largest rate.
-        steps: Steps in all, at least 1.
-        warm_up: Fraction of them over which the rate rises.
+        peak: Largest learning rate.
+        steps: Total number of steps, at least 1.
+        warm_up: Fraction of the steps over which the rate rises.
     """
 
     shape: str
@@ -47,7 +47,7 @@ class Schedule:
             raise ValueError(f"the schedule {self.shape!r} is not known; expected one of {list(FLOORS)}")
 
     def __call__(self, step: int) -> float:
-        """The rate of a step, counted from 0."""
+        """Learning rate of a step, counted from 0."""
         rise = max(1, round(self.warm_up * self.steps))
         if step < rise:
             return self.peak * (step + 1) / rise
@@ -57,5 +57,5 @@ class Schedule:
 
 
 def scaled_rate(rate: float, batch: float, other: float) -> float:
-    """The rate for batches of `other` rows that goes with `rate` for batches of `batch` rows: the root rule."""
+    """Learning rate for batches of `other` rows, from `rate` for batches of `batch` rows, by the square-root rule."""
     return rate * math.sqrt(other / batch)

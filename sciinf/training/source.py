@@ -1,4 +1,4 @@
-"""Where training rows come from: the rows of a store, or a simulator that runs while the network trains."""
+"""Sources of training rows: the rows of a store, or a simulator that runs while the network trains."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sciinf.core import Batch
 class Source(ABC):
     """Training and validation rows, as batches on the training device.
 
-    `train` and `held_out` are the numbers of rows of one epoch and of the fixed validation set; `settled` is the first
-    epoch that has all rows, from which patience counts, or -1 where all have.
+    `train` is the number of rows of one epoch, and `held_out` that of the fixed validation set. `settled` is the first
+    epoch that has all rows, from which patience counts, or -1 if all epochs have all rows.
     """
 
     train: int
@@ -25,32 +25,32 @@ class Source(ABC):
 
     @abstractmethod
     def epoch(self, number: int, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Shuffled training batches of `size` rows; an incomplete last one is left out.
+        """Shuffled training batches of `size` rows; an incomplete last batch is left out.
 
         Args:
-            number: Which epoch, from 0; the batches depend on it, the generator's state and the source alone, so that
-                a training that was killed goes on with the same ones.
+            number: Number of the epoch, from 0. The batches depend only on it, the generator's state and the source, so
+                a training that was killed goes on with the same batches.
             size: Rows per batch.
-            generator: Shuffles, on the CPU.
+            generator: Generator for the shuffling, on the CPU.
         """
 
     @abstractmethod
     def ordered(self, size: int, *, validation: bool) -> Iterator[Batch]:
-        """All rows of the validation set, or rows enough for statistics of the training rows, in a fixed order."""
+        """All rows of the validation set, or enough training rows for statistics, in a fixed order."""
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
-        """Where the rows came from, as plain JSON values: what `fit.json` says under "store"."""
+        """Origin of the rows, as plain JSON values: the entry "store" of `fit.json`."""
 
 
 def shuffled(rows: Batch, size: int, generator: torch.Generator) -> Iterator[Batch]:
-    """Rows in memory, each at most once, in batches of `size`; an incomplete last one is left out."""
+    """Rows in memory, each at most once, in batches of `size`; an incomplete last batch is left out."""
     order = torch.randperm(len(rows), generator=generator, device=generator.device).to(rows.theta.device)
     for start in range(0, len(rows) - size + 1, size):
         yield take(rows, order[start : start + size])
 
 
 def in_order(rows: Batch, size: int) -> Iterator[Batch]:
-    """Rows in memory in batches of `size`, views of them; the last may be shorter."""
+    """Rows in memory as batches of `size`, which are views; the last batch may be shorter."""
     for start in range(0, len(rows), size):
         yield rows.rows(slice(start, start + size))

@@ -1,19 +1,20 @@
-r"""One step of training: loss, slopes, clipping, optimiser. Nothing in it waits for the device.
+r"""One step of training: loss, gradients, clipping and optimiser, without any wait for the device.
 
-With slopes g_k of member k and the largest norm c, the slopes are scaled by min(1, c / |g_k|); the norm stays on the
-device, as does the running sum of the losses. Three ways to run it: as written ("eager"), with the loss compiled, and
-on a CUDA device as a captured graph, which replays all kernels of a step at once: the inputs are then copied into
-buffers of their own, the learning rate is a tensor on the device and the generator is registered with the graph. The
-first steps are run as they are, on a stream of their own, before the capture, which itself computes nothing: so the
+With gradients g_k of member k and the largest norm c, the gradients are scaled by min(1, c / |g_k|). The norm stays on
+the device, as does the running sum of the losses. There are three ways to run a step: eagerly, with the loss compiled,
+and on a CUDA device as a captured graph, which replays all kernels of a step at once. For a graph, the inputs are
+copied into fixed buffers, the learning rate is a tensor on the device, and the generator is registered with the graph.
+The first steps are run eagerly, on a separate stream, before the capture. The capture itself computes nothing, so the
 training is the same whether or not the capture succeeds.
 
-On a CPU the compiled loops of a step are shared by cores (`networks.kernels.lanes`), with the same result on any
-number. Where it is for the step to choose, a batch is timed on one core and on all, one after the other and again: the
-first one, and three later ones, for another program may have been in the way. On x86, slopes nearer to 0 than 1e-38 are
-0: a network that has been trained for long is full of them, and each costs far more than others.
+On a CPU the compiled kernels of a step are shared by cores (`networks.kernels.lanes`), with the same result on any
+number. If the step is to choose the number, a batch is timed on one core and on all cores by turns. The first batch and
+three later batches are timed, because another program may have used the cores meanwhile. On x86, gradients nearer to 0
+than 1e-38 are set to 0: a network that has been trained for long has many of them, and each costs far more time than
+other numbers.
 
-Where several processes train together (`training.parallel`), each has the slopes of its rows of the batch, and a sum
-over processes comes before the clipping. Of such a step the graph has all up to that sum, which gloo cannot capture.
+When several processes train together (`training.parallel`), each computes the gradients of its rows of the batch. A sum
+over processes comes before the clipping. The graph of such a step ends before that sum, which gloo cannot capture.
 
 References:
     | On the difficulty of training recurrent neural networks (Pascanu et al., 2013), https://arxiv.org/abs/1211.5063
@@ -43,19 +44,20 @@ from sciinf.training.optimisers import optimiser
 from sciinf.training.parallel import Processes, SingleProcess
 from sciinf.training.recipe import Recipe
 
-WARM_UP = 3  # steps before a capture, which libraries use to set themselves up
-_ASKED = (0, 100, 1_000, 10_000)  # steps before which a batch is timed
-_TRIED = 5  # times, on one core and on several
-_WORTH = 0.9  # share of one core's time that several may take at most
+WARM_UP = 3  # Eager steps before a capture, in which libraries set themselves up.
+_ASKED = (0, 100, 1_000, 10_000)  # A batch is timed before each of these steps.
+_TRIED = 5  # A batch is timed this many times, on one core and on several.
+_WORTH = 0.9  # Several cores are used if they take at most this share of one core's time.
 _X86 = ("x86_64", "AMD64")
-_SHARED = 2**15 + 1  # numbers, so many that torch's threads share them
+_SHARED = 2**15 + 1  # A tensor of this many numbers is shared by torch's threads.
 
 
 @contextmanager
 def flushed() -> Iterator[None]:
-    """Numbers too small to have all their digits are 0 in what this thread computes, on x86, where they are slow.
+    """Set denormal numbers to 0 in the computations of this thread, on x86, where they are slow.
 
-    A thread that is started meanwhile would keep that for good, so torch starts its own before.
+    A denormal number is too small to have all its digits. A thread that is started inside this context would keep the
+    setting for good. So torch is made to start its threads before.
     """
     if platform.machine() not in _X86:
         yield
@@ -72,7 +74,7 @@ def flushed() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """How a step is done; see `Recipe`."""
+    """Settings of one training step; see `Recipe` for their meaning."""
 
     optimiser: str
     weight_decay: float
@@ -84,7 +86,7 @@ class StepSettings:
 
 
 def step_settings(recipe: Recipe) -> StepSettings:
-    """What a resolved recipe says about the step."""
+    """The settings of the training step that a resolved recipe contains."""
     return StepSettings(
         optimiser=recipe.optimiser or "adamw",
         weight_decay=recipe.weight_decay or 0.0,
@@ -97,17 +99,17 @@ def step_settings(recipe: Recipe) -> StepSettings:
 
 
 class Step:
-    """Steps of training.
+    """Training steps for a learner: call it with a batch and a learning rate.
 
     Args:
-        learner: What is trained.
-        settings: How.
-        generator: For what the loss draws, on the learner's device; reseed it as you like between steps.
-        shown: Whether it says on how many cores it works where that is for it to choose.
-        processes: Those that step together, on a share of each batch; this one alone where left out.
+        learner: Estimator or estimators to train.
+        settings: Settings of the step.
+        generator: Random numbers for the loss, on the learner's device. It may be reseeded between steps.
+        shown: Whether to report the number of cores where the step chooses it.
+        processes: Processes that step together, each on a share of each batch. Default: this process alone.
 
     Attributes:
-        total: Sum of the training losses since it was last zeroed, (K,); of several processes this one's part of it.
+        total: Sum of the training losses since it was last zeroed, (K,). With several processes, this process's part.
     """
 
     def __init__(
@@ -141,7 +143,7 @@ class Step:
         self._losses = self.total
 
     def __call__(self, batch: Batch, rate: float) -> None:
-        """Step on a batch, of the same size each time, at a learning rate."""
+        """Do one step on a batch, of the same size each time, at a learning rate."""
         for group in self.optimiser.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
@@ -155,30 +157,30 @@ class Step:
         self._steps += 1
 
     def losses(self, batch: Batch) -> Float[Tensor, " member"]:
-        """Mean loss of each member."""
+        """Mean loss of each member over a batch."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.half):
             return self.learner.loss(batch, self.generator).mean(-1)
 
     def losses_of_rows(
         self, batches: Iterable[tuple[int, Batch]], noise: Callable[[int], torch.Generator]
     ) -> list[Float[Tensor, "member batch"]]:
-        """Losses of rows, without slopes.
+        """Loss of each row, without gradients.
 
         Args:
-            batches: The rows, each batch with its number.
-            noise: The generator of a batch, by its number.
+            batches: Batches of rows, each with its number.
+            noise: Function from the number of a batch to the generator for its loss.
 
         Returns:
-            Those of each batch.
+            One tensor of losses per batch.
         """
         with torch.no_grad(), shared(self._cores or 1):
             return [self.learner.loss(batch, noise(number)) for number, batch in batches]
 
     def prepare(self, batch: Batch) -> None:
-        """Compile the loss, trying it on a batch.
+        """Compile the loss, and try the compiled loss on a batch.
 
         Warns:
-            UserWarning: If it does not compile, with the reason; the step is then run as written.
+            UserWarning: If the loss does not compile, with the reason. The step then runs eagerly.
         """
         compiled, batch = torch.compile(self.losses), self._own(batch)
         try:
@@ -188,7 +190,7 @@ class Step:
             warnings.warn(f"the step does not compile, so it runs eagerly: {reason(error)}", stacklevel=2)
 
     def _own(self, batch: Batch) -> Batch:
-        """The rows of a batch that are this process's; how many of all is kept."""
+        """This process's rows of a batch; the share that they are of the batch is stored."""
         share = self.processes.share(batch)
         self._part = share.theta.shape[-2] / batch.theta.shape[-2]
         return share
@@ -201,7 +203,7 @@ class Step:
         self._move(losses)
 
     def _move(self, losses: Float[Tensor, " member"]) -> None:
-        """Move the weights by the slopes of the whole batch."""
+        """Update the weights by the gradients of the whole batch."""
         self.processes.add_up(self.learner.slopes)
         with flushed():
             clip(self.learner.slopes, self.settings.clip)
@@ -209,17 +211,18 @@ class Step:
         self.total += losses
 
     def _slopes(self, batch: Batch) -> Float[Tensor, " member"]:
-        """The losses, with their slopes in those of the weights: of several processes, this one's part of both."""
+        """Losses of a batch; their gradients go into `learner.slopes`. With several processes, this process's part."""
         self.learner.slopes.zero_()
         losses = self._forward(batch)
         if self.processes.count > 1:
             losses = losses * self._part
-        with flushed():  # slopes alone: data may be as small, until they are standardised
+        # Only gradients are flushed to 0: data may be as small until they are standardised.
+        with flushed():
             losses.sum().backward()
         return losses.detach()
 
     def _chosen(self, batch: Batch) -> int:
-        """How many cores; each number is timed at its best. All is then as it was."""
+        """Number of cores to use, from the fastest trial of each number. The learner and the generator are restored."""
         cores = cores_here() // self.processes.local
         if self.device.type != "cpu" or cores < 2:
             return 1
@@ -285,13 +288,16 @@ class Step:
 
 
 def clip(slopes: Float[Tensor, "member weight"], largest: float) -> None:
-    """Scale each row to a norm of at most `largest`, in place; a row that is not finite becomes NaN all over."""
+    """Scale each row to a norm of at most `largest`, in place.
+
+    If a row has a value that is not finite, all its values become NaN.
+    """
     norm = torch.linalg.vector_norm(slopes, dim=1, keepdim=True)
     slopes.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
 
 
 def reason(error: BaseException) -> str:
-    """The first words of an error, on one line."""
+    """The first two lines of an error's message as one line, or the name of its type if there is no message."""
     return " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""What processes that train together see to beyond the sum of slopes: one beginning, one set of buffers, one recipe."""
+"""Agreements of processes that train together, besides the sum of gradients: same start, buffers, recipe and fit."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sciinf.training.parallel import Processes
 from sciinf.training.recipe import Recipe
 from sciinf.training.source import Source
 
-ROWS = 256  # on which it is tried whether a loss compares rows
+ROWS = 256  # A trial on this many rows shows whether a loss compares rows.
 _SHARED = "the folder must lie on a disk that all machines see"
-NEAR = 1e-3  # relative difference of losses that rounding does not make
+NEAR = 1e-3  # Rounding does not cause a relative difference of losses this large.
 
 
 def check_same_work(processes: Processes, said: Mapping[str, str]) -> None:
     """Refuse processes that train different things.
 
     Args:
-        processes: All of them.
-        said: What must be the same in all, by what it is called.
+        processes: All processes that train together.
+        said: Values that must be the same in all processes, by their names.
 
     Raises:
-        ValueError: If something is not; the message says what.
+        ValueError: If a value differs; the message names it.
     """
     if processes.count == 1:
         return
@@ -42,18 +42,19 @@ def check_same_work(processes: Processes, said: Mapping[str, str]) -> None:
 
 
 def refuse_together(processes: Processes, what: str, way_out: str) -> None:
-    """Refuse what one process must do alone.
+    """Refuse an operation that one process must do alone.
 
     Raises:
-        ValueError: If there are several.
+        ValueError: If there are several processes.
     """
     if processes.count > 1:
         raise ValueError(f"{what} works in one process alone, and {processes.count} train together here: {way_out}")
 
 
 def same_recipe(processes: Processes, recipe: Recipe, search: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """The first process's recipe, on this one's device, and what its search found: each has searched, and machines may
-    round otherwise.
+    """The first process's recipe, on this process's device, and the record of the first process's search.
+
+    Each process has searched, and machines may round differently.
     """
     if processes.count == 1:
         return recipe, search
@@ -62,7 +63,7 @@ def same_recipe(processes: Processes, recipe: Recipe, search: dict[str, Any]) ->
 
 
 def begin_alike(processes: Processes, learner: Learner) -> None:
-    """Give all the first process's weights and buffers, which an estimator may have drawn."""
+    """Give all processes the first process's weights and buffers, because an estimator may have drawn its own."""
     if processes.count == 1:
         return
     _, groups = processes.told(lambda: (None, {"weights": {"now": learner.weights}, "buffers": learner.buffers()}))
@@ -71,21 +72,21 @@ def begin_alike(processes: Processes, learner: Learner) -> None:
 
 
 def copied(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of buffers, for what a training changes in them."""
+    """Copies of buffers, to compare them later with what a training has changed."""
     return {name: value.clone() for name, value in buffers.items()}
 
 
 def average_changed(processes: Processes, learner: Learner, before: Mapping[str, Tensor]) -> None:
-    """Put the mean over processes in place of what an epoch has changed in buffers, running statistics say.
+    """Replace buffers that an epoch has changed, such as running statistics, by their mean over processes.
 
     Args:
-        processes: All of them.
-        learner: What is trained.
+        processes: All processes that train together.
+        learner: The learner that is trained.
         before: Its buffers at the beginning of the epoch.
 
     Raises:
-        ValueError: If a buffer of whole numbers or truths has changed otherwise in one process than in another, for
-            which there is no mean.
+        ValueError: If a buffer of integers or booleans has changed differently in the processes, because it has no
+            mean.
     """
     if processes.count == 1 or not before:
         return
@@ -107,9 +108,10 @@ def average_changed(processes: Processes, learner: Learner, before: Mapping[str,
 
 
 def tell_of_rows_compared(processes: Processes, learner: Learner, source: Source, device: str) -> None:
-    """Say where a loss compares the rows of a batch, of which each process sees its share: it is then another loss.
+    """Report if a loss compares the rows of a batch, because each process then computes another loss, on its share
+    alone.
 
-    It is tried on a few rows, whole and in part. A loss that draws is not judged.
+    The loss is tried on a few rows, whole and in part. A loss that draws noise is not judged.
     """
     if processes.count == 1:
         return
@@ -129,10 +131,10 @@ def tell_of_rows_compared(processes: Processes, learner: Learner, source: Source
 
 
 def all_found(processes: Processes, found: Sequence[Fit | None]) -> list[Fit]:
-    """The fits that are there already, if the first process finds all of them; none else.
+    """The fits that are there already, if the first process finds all of them; otherwise an empty list.
 
     Raises:
-        FileNotFoundError: If this process lacks some that the first one finds.
+        FileNotFoundError: If this process lacks some fits that the first one finds.
     """
     fits = [fit for fit in found if fit is not None]
     there, _ = processes.told(lambda: (len(fits) == len(found), {}))
@@ -142,10 +144,10 @@ def all_found(processes: Processes, found: Sequence[Fit | None]) -> list[Fit]:
 
 
 def written(processes: Processes, save: Callable[[], Fit], read: Callable[[], Fit | None]) -> Fit:
-    """The fit that the first process saves, which the others read when it is there.
+    """The fit that the first process saves; the other processes read it when it is there.
 
     Raises:
-        FileNotFoundError: If one of them does not find it.
+        FileNotFoundError: If one of them does not find the fit.
     """
     made = save() if processes.first else None
     first, _ = processes.told(lambda: (None if made is None else [str(made.folder), made.digest], {}))

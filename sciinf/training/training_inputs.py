@@ -1,6 +1,6 @@
-"""What a training follows from: whether the call makes sense, its digest, and what its folder holds of it already.
+"""Inputs of a training: checks of the call, the digest of the inputs, and the fit that its folder may already hold.
 
-What a training on a simulator begins with is here as well: its rows, how often each is used, and the recipe.
+For a training on a simulator, the rows, their reuse and the recipe are prepared here as well.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from sciinf.training.reuse import SETTINGS, online_settings
 from sciinf.training.schedule import scaled_rate
 
 FRESH_BATCH, RATE, STEPS, FEWEST_EPOCHS = 500, 0.012, 7_500, 8
-DECAY = 0.01  # fresh rows cannot be learnt by heart, so weights need hardly decay
+DECAY = 0.01  # Fresh rows cannot be learnt by heart, so weights need hardly decay.
 
 
 def fresh_recipe(recipe: Recipe, source: Simulated) -> Recipe:
-    """A recipe with what is None in it filled in for rows made during training; "auto" is left to its search.
+    """A recipe with every None filled in for rows made during training; "auto" entries are left to the search.
 
-    S = 7500 / sqrt(R) steps of b = 500 / R^0.2 rows, whatever the size of the buffer, for which b S / R rows are
-    simulated: the dearer a row, the more steps it is to serve. The schedule is seen through to its end: no patience.
+    The training has S = 7500 / sqrt(R) steps of b = 500 / R^0.2 rows, whatever the size of the buffer, for which b S /
+    R rows are simulated. So an expensive row serves more steps. The schedule runs to its end, without patience.
 
     Args:
         recipe: How to train.
-        source: The rows, which say R.
+        source: The rows, with their reuse factor R.
     """
     batch = min(_batch(recipe, source.reuse), source.train)
     steps = STEPS / math.sqrt(source.reuse)
@@ -61,17 +61,17 @@ def prepared(
     recipe: Recipe | None = None,
     seed: int = 0,
 ) -> tuple[Simulated, Recipe]:
-    """What an estimator is trained on and how, given a simulator and nothing else.
+    """Rows and recipe for training an estimator on a simulator.
 
-    The costs of simulating and of training are measured, and what follows from them (rows simulated at a time, reuse,
-    size of the buffer) is kept in `online.json`, so that a training that is repeated or goes on in the same folder has
-    the same rows. Another estimator, simulator, recipe or seed is measured anew.
+    The costs of simulating and of training are measured. The settings that follow (rows simulated at a time, reuse,
+    size of the buffer) are kept in `online.json`. A training that is repeated, or goes on in the same folder, then has
+    the same rows. For another estimator, simulator, recipe or seed they are measured again.
 
     Args:
-        estimator: What is to be trained; a copy is measured.
-        simulator: What is to run.
-        folder: Where the numbers are kept.
-        recipe: How to train; `Recipe()` where left out. What is None in it is filled in by `fresh_recipe`.
+        estimator: Estimator to be trained. A copy is measured.
+        simulator: Simulator to run.
+        folder: Folder in which the settings are kept.
+        recipe: How to train. Default: `Recipe()`. Every None is filled in by `fresh_recipe`.
         seed: Seed of the training and of the rows.
 
     Returns:
@@ -94,7 +94,7 @@ def prepared(
 
 
 def _kept(file: Path, key: str) -> dict[str, Any] | None:
-    """The numbers in a file if they are whole and were measured for the same training."""
+    """The settings in a file, if they are whole and were measured for the same training."""
     try:
         known = read_json(file)
         if known["for"] != key:
@@ -110,7 +110,7 @@ def _kept(file: Path, key: str) -> dict[str, Any] | None:
 
 
 def _measured(estimator: Learned, simulator: Simulator, recipe: Recipe, seed: int) -> dict[str, int | float]:
-    """Costs per row, and the settings that follow."""
+    """Costs per row, and the settings that follow from them."""
     batch, largest = _batch(recipe, 1), default_buffer(simulator)
     first = Simulated(simulator, seed=seed, device=recipe.device, buffer=batch, held_out=1)
     (rows,) = first.ordered(batch, validation=False)
@@ -128,13 +128,13 @@ def _batch(recipe: Recipe, reuse: int) -> int:
 
 
 def on_cores(recipe: Recipe | None, processes: int | Literal["auto"] | None) -> Recipe:
-    """The recipe on a number of cores."""
+    """The recipe with the given number of cores for a step."""
     recipe = recipe or Recipe()
     return replace(recipe, processes=processes) if isinstance(recipe, Recipe) and processes is not None else recipe
 
 
 def check_call(estimators: Sequence[Learned], recipe: Recipe, seed: int) -> None:
-    """Refuse what is no estimator, recipe or seed, and a device that is not here."""
+    """Refuse arguments that are no estimator, recipe or seed, and a device that is not available here."""
     if not isinstance(estimators, Sequence):
         raise TypeError(f"an ensemble is a list of estimators, got {type(estimators).__name__}")
     for estimator in estimators:
@@ -151,11 +151,11 @@ def check_call(estimators: Sequence[Learned], recipe: Recipe, seed: int) -> None
 
 
 def warn_of_replacing(out: Path, built: Any, inputs: str, rows: str, seed: int) -> None:
-    """Say that a folder holds another fit, and what is other."""
+    """Warn that a folder holds another fit, and name what differs."""
     try:
         known = read_json(out / "fit.json")
         if known["inputs"] == inputs:
-            return  # read back, or damaged, as `finished` says
+            return  # The fit is read back, or `finished` warns that it is damaged.
         followed = known["store"].get("followed", {})
         parts = [
             name
@@ -167,7 +167,7 @@ def warn_of_replacing(out: Path, built: Any, inputs: str, rows: str, seed: int) 
             if old != new
         ]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return  # nothing that could be lost
+        return  # The folder holds no fit that could be lost.
     other = ", ".join(parts) or "recipe or set of members"
     warnings.warn(
         f"{out} holds a fit with another {other}; it stays until this training is finished, and is then replaced: "
@@ -187,7 +187,7 @@ def check_members(built: Sequence[Any]) -> None:
 
 
 def finished(out: Path, built: Any, inputs: str, device: str) -> Fit | None:
-    """The fit in a folder if it came from the same inputs and is whole."""
+    """The fit in a folder, if it came from the same inputs and is whole; otherwise None."""
     try:
         if read_json(out / "fit.json")["inputs"] != inputs:
             return None
@@ -200,7 +200,7 @@ def finished(out: Path, built: Any, inputs: str, device: str) -> Fit | None:
 
 
 def _modules(built: Any) -> Sequence[str]:
-    """Modules of the components in an estimator's description."""
+    """Names of the modules of the components in an estimator's description."""
     if isinstance(built, list):
         return [module for value in built for module in _modules(value)]
     if not isinstance(built, dict):
@@ -210,17 +210,17 @@ def _modules(built: Any) -> Sequence[str]:
 
 
 def inputs_digest(built: Any, rows: str, recipe: Recipe, seed: int) -> str:
-    """SHA-256 of what a training follows from: the estimator as it was built, the rows' digest, recipe and seed."""
+    """SHA-256 of the inputs of a training: the estimator's description, the rows' digest, the recipe and the seed."""
     inputs = {"estimator": without_coords(built), "store": rows, "recipe": recipe.said(), "seed": seed}
     return sha256_of(inputs)
 
 
 def check_same(estimator: Learned, store: Store | Simulator | Simulated) -> None:
-    """Refuse rows of other parameters or observables than the estimator's.
+    """Refuse rows whose parameters or observables differ from the estimator's.
 
     Raises:
-        TypeError: If `store` is nothing to train on.
-        ValueError: If they differ; the message says in what.
+        TypeError: If `store` is no Store, Simulator or Simulated.
+        ValueError: If parameters or observables differ; the message names the difference.
     """
     if not isinstance(store, Store | Simulator | Simulated):
         raise TypeError(

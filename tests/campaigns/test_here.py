@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sciinf import Normal, Observable, Prior, Simulator, Store, simulate
+from sciinf import Normal, Observable, Prior, Simulator, simulate
+from sciinf.campaigns import Store
 from sciinf.campaigns.campaign import Campaign
 from sciinf.campaigns.workers import Here
 

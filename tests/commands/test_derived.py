@@ -11,7 +11,8 @@ import torch
 from command_line import call
 from trainings import FILES
 
-from sciinf import Store, load_answer
+from sciinf import load_answer
+from sciinf.campaigns import Store
 from sciinf.core.files import read_json
 
 DERIVED = """

@@ -18,7 +18,8 @@ from command_line import call
 from conftest import LINE
 from watching import watched
 
-from sciinf import Store, infer, load_simulator
+from sciinf import infer, load_simulator
+from sciinf.campaigns import Store
 from sciinf.core.progress import Progress, Reached, heard_by, reach, stage, staged
 from sciinf.interfaces.commands import live_page, steps
 from sciinf.interfaces.commands.caller import PythonCall

@@ -9,30 +9,30 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command_line import call
 
-from sciinf.interfaces.commands.serve import source_of
+from sciinf.interfaces.commands.serve import ServeOptions, source_of
 
-GIVEN: dict[str, Any] = {"device": "cpu", "simulator": None, "without_simulator": False, "accept_changes": False}
+OPTIONS = ServeOptions()
 
 
 def test_the_simulator_is_the_one_that_a_question_would_use(line: Path, line_made: Path) -> None:
     run, there = line / "run", line_made / "line.py"
-    own, named = source_of(str(run), GIVEN), source_of(str(run), {**GIVEN, "simulator": str(line / "line.py")})
+    own, named = source_of(str(run), OPTIONS), source_of(str(run), replace(OPTIONS, simulator=str(line / "line.py")))
     assert (own.simulator, own.without) == (str(there), "")  # the one that the run remembers
     said = json.loads((run / "provenance.json").read_text())
     (run / "provenance.json").write_text(json.dumps({**said, "simulator": {"file": str(there), "mark": "0"}}))
-    foreign = source_of(str(run), GIVEN)
+    foreign = source_of(str(run), OPTIONS)
     assert foreign.simulator == ""
     assert foreign.without
     assert (named.simulator, named.without) == (str(line / "line.py"), "")
-    left = source_of(str(run), {**GIVEN, "without_simulator": True})
+    left = source_of(str(run), replace(OPTIONS, without_simulator=True))
     assert (left.simulator, left.without) == ("", "it was left out")
-    assert source_of(str(run / "fit"), GIVEN).name == "run"
+    assert source_of(str(run / "fit"), OPTIONS).name == "run"
 
 
 def test_another_simulator_is_refused(line: Path) -> None:

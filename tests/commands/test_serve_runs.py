@@ -11,6 +11,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from served import serving
 
 from sciinf import load_answer
 from sciinf.interfaces.commands.remembered import options_of_run, remember_options
-from sciinf.interfaces.commands.serve import source_of
+from sciinf.interfaces.commands.serve import ServeOptions, source_of
 from sciinf.interfaces.serve.models import Model
 from sciinf.interfaces.serve.stored import NOT_MADE
 
-GIVEN: dict[str, Any] = {"device": "cpu", "simulator": None, "without_simulator": False, "accept_changes": True}
+OPTIONS = ServeOptions(accept_changes=True)
 READER = """
 
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_options_reach_the_reader_in_their_types(read: Path, tmp_path: Path) -> 
     words = ["--observation", read / "seen.csv", "--simulator", sim, "--accept-changes", "--out", tmp_path / "out"]
     asked = call("query", run, *words)
     assert asked.code == 0, asked.err
-    source = source_of(str(run), {**GIVEN, "simulator": str(sim)})
+    source = source_of(str(run), replace(OPTIONS, simulator=str(sim)))
     json.dumps(source.to_json())  # it goes to the workers as text
     found = Model(source).read([str(read / "seen.csv")], {})["x"].numpy()
     assert np.allclose(found, [0.1, 1.3, 1.8, 3.1, 3.7])
@@ -63,7 +64,7 @@ def test_options_reach_the_reader_in_their_types(read: Path, tmp_path: Path) -> 
 
 
 def test_a_needed_option_that_nobody_remembers_is_named(read: Path) -> None:
-    model = Model(source_of(str(read / "run"), {**GIVEN, "simulator": str(read / "line.py")}))
+    model = Model(source_of(str(read / "run"), replace(OPTIONS, simulator=str(read / "line.py"))))
     with pytest.raises(ValueError, match=r"line.py needs --dark PATH to read data"):
         model.read([str(read / "seen.csv")], {})
 
@@ -71,7 +72,7 @@ def test_a_needed_option_that_nobody_remembers_is_named(read: Path) -> None:
 @pytest.mark.slow
 def test_a_simulator_that_changes_later_is_not_used(line: Path) -> None:
     run, file = line / "run", line / "line.py"
-    source = source_of(str(run), {**GIVEN, "simulator": str(file)})
+    source = source_of(str(run), replace(OPTIONS, simulator=str(file)))
     before, theta = Model(source).digest, {"theta": {"slope": 1.0, "offset": 2.0}}
     with serving([source]) as client:
         client.get("/models")
@@ -83,7 +84,7 @@ def test_a_simulator_that_changes_later_is_not_used(line: Path) -> None:
         assert (checked.status_code, "has changed since" in checked.json()["error"]) == (409, True)
         made = client.post("/models/run/simulate", json=theta)
         assert (made.status_code, "has changed since" in made.json()["error"]) == (409, True)
-    assert Model(source_of(str(run), {**GIVEN, "simulator": str(file)})).digest != before
+    assert Model(source_of(str(run), replace(OPTIONS, simulator=str(file)))).digest != before
 
 
 @pytest.mark.slow

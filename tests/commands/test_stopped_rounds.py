@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from command_line import call
 
-from sciinf import Store, infer, load_answer
+from sciinf import infer, load_answer
+from sciinf.campaigns import Store
 from sciinf.diagnostics.right import Kind, local_check
 from sciinf.interfaces.commands import refine
 from sciinf.interfaces.run_events import events_from

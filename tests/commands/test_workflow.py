@@ -17,6 +17,7 @@ from sciinf.core import observe
 from sciinf.core.files import read_json
 from sciinf.interfaces.commands import steps, workflow
 from sciinf.interfaces.commands.caller import CommandLine, PythonCall
+from sciinf.interfaces.commands.infer_options import InferOptions
 from sciinf.interfaces.commands.until_calibrated import SimulationPlan
 
 MADE = ("simulations", "calibration_simulations", "fit", "answers", "calibration.json", "reference.safetensors")
@@ -72,12 +73,9 @@ def test_columns_may_have_other_names(line: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @briefly_trained(20)
 def test_each_step_says_how_it_goes_unless_it_is_not_to(line: Path, tmp_path: Path, capsys: Any) -> None:
-    simulator, given = (
-        load_simulator(line / "line.py"),
-        {"estimator": "flow", "workers": 1, "engine": None, "device": "cpu", "seed": 5},
-    )
+    simulator = load_simulator(line / "line.py")
     for shown in (True, False):
-        how = {**given, "accept_changes": False, "progress": shown}
+        how = InferOptions(n=100, seed=5, progress=shown)
         steps.attempt(simulator, tmp_path / str(shown), how, SimulationPlan(100, 100))
         said = capsys.readouterr().err
         heard = [words in said for words in ("100 of 100 simulations,", "training  epoch", "simulations calibrated on")]

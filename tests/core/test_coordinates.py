@@ -13,7 +13,8 @@ import pandas
 import pytest
 import torch
 
-from sciinf import Flow, Normal, Observable, Prior, Recipe, Store, build_posterior, query, simulate, train, wrappers
+from sciinf import Flow, Normal, Observable, Prior, Recipe, build_posterior, query, simulate, train, wrappers
+from sciinf.campaigns import Store
 from sciinf.diagnostics.boxes import Box, box_words
 
 PELTS = Observable(

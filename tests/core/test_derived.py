@@ -12,12 +12,12 @@ import pytest
 import torch
 from astropy import units
 
-from sciinf import Answer, Draws, Normal, Observable, Prior, Simulator, load_simulator, wrappers
-from sciinf.core import Trust
+from sciinf import Answer, Normal, Observable, Prior, Simulator, load_simulator, wrappers
+from sciinf.core import Draws, Trust
 from sciinf.core.code import mark, only_code
 from sciinf.core.derived import check_derived, with_derived
-from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
 from sciinf.core.estimates import disagreement, estimates
+from sciinf.interfaces.draws_file import content_hash, read_draws_h5, write_draws_h5
 
 PRIOR = Prior(a=(Normal(0.0, 1.0), "km"), b=(Normal(5.0, 1.0), "km"))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sciinf.core.draws import Draws
-from sciinf.core.draws_file import read_draws_h5, write_draws_h5
+from sciinf.interfaces.draws_file import read_draws_h5, write_draws_h5
 
 
 def some_draws(dtype: torch.dtype = torch.float32, **extra: float) -> Draws:

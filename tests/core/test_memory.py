@@ -13,7 +13,7 @@ SCRIPT = """
 import ctypes, resource, sys
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # no huge pages, of which a few hold everything
 import torch
-from sciinf.core.memory import retain_freed
+from sciinf.training.memory import retain_freed
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -15,10 +15,10 @@ from torch.distributions import Normal as TorchNormal
 
 from sciinf.core import Answer, Choice, Counts, Draws, Each, Normal, Only, Prior, Probabilities, Trust, Uniform
 from sciinf.core.categories import Categories, categories_of
-from sciinf.core.draws_file import content_hash, read_draws_h5, write_draws_h5
 from sciinf.core.estimates import disagreement, estimate_from_json, estimates
 from sciinf.core.given import prior_given
 from sciinf.core.probabilities import exists_words, told
+from sciinf.interfaces.draws_file import content_hash, read_draws_h5, write_draws_h5
 
 PRIOR = Prior(model=Choice(SIR=0.7, SEIR=0.3), beta=Normal(0.0, 1.0), sigma=Only(Normal(5.0, 1.0), "1/d", model="SEIR"))
 nan = math.nan

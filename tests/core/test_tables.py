@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from sciinf import Store, load_answer, load_fit, load_simulator
+from sciinf import load_answer, load_fit, load_simulator
+from sciinf.campaigns import Store
 from sciinf.core import Draws
 from sciinf.core.tables import digits, html
 

@@ -16,10 +16,10 @@ from sciinf.campaigns.storage.place import FileRange
 from sciinf.campaigns.storage.selection import Batch, Part, layouts, read_rows
 from sciinf.campaigns.storage.shard import read_shard
 from sciinf.core.draws import Draws
-from sciinf.core.draws_file import read_draws_h5, write_draws_h5
 from sciinf.core.observable import Observable
 from sciinf.core.paths import HiddenPaths
 from sciinf.core.within import own_dataset
+from sciinf.interfaces.draws_file import read_draws_h5, write_draws_h5
 from sciinf.interfaces.paths_file import read_paths, write_paths
 from sciinf.interfaces.predictive_file import Predicted, read_predictive, write_predictive
 from sciinf.interfaces.surveys.block import read_block

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import distributions as td
 
-from sciinf import Observable, Posterior, Prior, Simulator, query
-from sciinf.core import Draws, Level
+from sciinf import Observable, Prior, Simulator, query
+from sciinf.core import Draws, Level, Posterior
 from sciinf.diagnostics.limits import check_limits
 
 LIMIT = 1.25641898

@@ -11,7 +11,8 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from sciinf import Flow, Observable, Recipe, Store, build_posterior, load_simulator, query, simulate, train
+from sciinf import Flow, Observable, Recipe, build_posterior, load_simulator, query, simulate, train
+from sciinf.campaigns import Store
 from sciinf.core import Outcome, Posterior, Prior, Simulator, X
 from sciinf.diagnostics.calibration import calibrate
 from sciinf.diagnostics.ood import check_observation, make_reference, p_values

@@ -15,7 +15,8 @@ from documents import FEW, command, follow
 from torch.distributions import Normal
 
 import sciinf
-from sciinf import Observable, Prior, Simulator, Store, build_posterior, load_simulator, simulate, train
+from sciinf import Observable, Prior, Simulator, build_posterior, load_simulator, simulate, train
+from sciinf.campaigns import Store
 from sciinf.core.simulator import load_module
 from sciinf.interfaces.answer import load_answer
 from sciinf.wrappers import Sensors, observed

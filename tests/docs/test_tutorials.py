@@ -14,7 +14,8 @@ from brief import briefly_trained
 from documents import FEW, blocks, fewer, follow
 
 import sciinf.lab
-from sciinf import Store, load_answer, load_answers
+from sciinf import load_answer, load_answers
+from sciinf.campaigns import Store
 from sciinf.core.simulator import load_module
 
 ROOT = Path(__file__).parent.parent.parent

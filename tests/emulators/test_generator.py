@@ -181,7 +181,7 @@ def test_it_goes_on_beyond_the_frames_where_they_follow_each_other(fits):
     assert long.shape == (40, 12, 1, 16)
     once = ready(built(world(), order=AtOnce()), rows)
     assert once.rollout(rows.theta, rows.x, 3, generator=generator()).shape == (40, 3, 1, 16)
-    with pytest.raises(ValueError, match=r"5 frames were learned at once, and 6 are asked for: use Frames\(\)"):
+    with pytest.raises(ValueError, match=r"5 frames were learned at once, and 6 are requested: use Frames\(\)"):
         once.rollout(rows.theta, rows.x, 6, generator=generator())
 
 
@@ -378,7 +378,7 @@ def test_what_does_not_fit_is_refused():
     for make, says in (
         (lambda: Generator(prior, fields, target="v"), "no observable 'v'"),
         (lambda: Generator(prior, fields, given=[Frame(0, "w")]), "no observable 'w'"),
-        (lambda: Generator(prior, fields, given=[Frame(0), Frame(0)]), "goes on from one frame, and 2 were given"),
+        (lambda: Generator(prior, fields, given=[Frame(0), Frame(0)]), "a Generator starts from one frame, and 2 were given"),
         (lambda: Generator(prior, fields, given=[], order=Frames(1)), "there is none to go on from: give a Frame"),
         (lambda: Generator(prior, {**fields, "initial": Observable((2, 16))}), "has 2 channels"),
         (lambda: Generator(prior, fields, Patches(5)), "do not divide"),

@@ -14,7 +14,7 @@ def test_layouts_that_do_not_fit_are_told():
     for theta, x, says in (
         (rows.theta[:, :1], rows.x, r"theta has shape \(24, 1\): \(batch, 2\) is needed, a column for each of"),
         (rows.theta[0], rows.x, r"theta has shape \(2,\)"),
-        (rows.theta, {}, "'initial' is missing: the generator goes on from initial"),
+        (rows.theta, {}, "'initial' is missing: the generator needs the fields initial"),
         (rows.theta, {"initial": rows.x["initial"][..., :8]}, r"'initial' has shape \(24, 1, 8\): \(batch, 1, 16\)"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -88,7 +88,7 @@ def test_blurs_that_make_no_sense_are_refused():
         ({"noise": 0.2, "at_use": 0.3}, "at most that"),
         ({"noise": 0.2, "at_use": -0.1}, "at_use must be a number"),
         ({"noise": "0.2"}, "noise must be a number"),
-        ({"noise": 0.2, "random": 0.6}, "random is True or False, got 0.6: the largest sd is noise="),
+        ({"noise": 0.2, "random": 0.6}, "random is True or False, got 0.6: set the largest sd by noise="),
     ):
         with pytest.raises(ValueError, match=words):
             Stepwise(Decay().prior, Decay().observables, Fourier(4, 3, layers=1), **told)

@@ -96,7 +96,7 @@ def test_an_event_beside_measurements_and_more_than_one_start_are_refused(world)
     for one, what, says in ((law, lambda u: u, "Measured, an Event"), (start, event, "fit.surrogate")):
         with pytest.raises(TypeError, match=says):
             conditioned(one, theta, start, what, 100, generator=generator())
-    with pytest.raises(TypeError, match="of Measured and Event"):
+    with pytest.raises(TypeError, match="a Product takes Measured and Event"):
         Product([seen, event])  # pyright: ignore[reportArgumentType]
     two = {name: value.expand(2, -1, -1) for name, value in start.items()}
     for one, other in ((theta, two), (theta.expand(2, -1), start)):

@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_refused():
         Stable(8, 4).build((1, 1), (), 1)
     with pytest.raises(ValueError, match="2 directions, the fields have 1"):
         Stable(8, (4, 4)).build((1, 1), (16,), 1)
-    with pytest.raises(ValueError, match="from 1 channels to 2 is not from frame to frame"):
+    with pytest.raises(ValueError, match="1 channels are fewer than 2"):
         Stable(8, 4).build((1, 2), (16,), 1)
     with pytest.raises(ValueError, match="limit is a positive number"):
         Stable(8, 4, limit=0.0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sciinf import Flow, Score, build_posterior, infer_sequentially, load_fit, query, simulate, wrappers
+from sciinf import Flow, Score, build_posterior, load_fit, query, simulate, wrappers
 from sciinf.core import (
     Batch,
     Choice,
@@ -23,6 +23,7 @@ from sciinf.core import (
 )
 from sciinf.core.posterior import Posterior
 from sciinf.interfaces.commands import steps
+from sciinf.posteriors import infer_sequentially
 from sciinf.posteriors.compositional import Compositional
 from sciinf.posteriors.truncated import TruncatedPrior
 from sciinf.training import train

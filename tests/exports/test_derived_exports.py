@@ -10,8 +10,8 @@ import pytest
 import torch
 from astropy.table import QTable
 
-from sciinf import Draws, Prior, Simulator, wrappers
-from sciinf.core import Observable
+from sciinf import Prior, Simulator, wrappers
+from sciinf.core import Draws, Observable
 from sciinf.core.derived import with_derived
 from sciinf.interfaces.exports import read_draws, to_datatree, write_bilby, write_draws, write_getdist, write_netcdf
 

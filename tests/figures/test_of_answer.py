@@ -10,8 +10,8 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from sciinf import Answer, Calibration, Normal, Prior, wrappers
-from sciinf.core import Draws, Estimate, Observable, Strange, Trust
+from sciinf import Answer, Normal, Prior, wrappers
+from sciinf.core import Calibration, Draws, Estimate, Observable, Strange, Trust
 from sciinf.core.derived import with_derived
 from sciinf.core.findings import Level
 from sciinf.interfaces.figures.style import MUTED, VERMILION

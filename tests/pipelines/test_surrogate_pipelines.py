@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from sciinf import Recipe, Store
+from sciinf import Recipe
+from sciinf.campaigns import Store
 from sciinf.core import load_simulator
 from sciinf.core.simulator import load_module
 from sciinf.simulators.dynamics.random_field import Waves

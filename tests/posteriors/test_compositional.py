@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import distributions as td
 
-from sciinf import Compositional, Flow, Observable, Prior, Recipe, Score, Store, query, simulate, train
+from sciinf import Compositional, Flow, Observable, Prior, Recipe, Score, query, simulate, train
+from sciinf.campaigns import Store
 from sciinf.core import DensityUnavailable, Level, Simulator
 from sciinf.networks.diffusion.joined import Bridging, Jacobian
 from sciinf.networks.diffusion.solver import Exponential

@@ -117,7 +117,7 @@ def test_data_that_no_state_gives_have_no_likelihood() -> None:
 
 
 def test_bad_chains_are_named() -> None:
-    with pytest.raises(ValueError, match="a rate is -1"):
+    with pytest.raises(ValueError, match="a rate of jumps is -1"):
         transitions(-torch.ones(1, 2, 2).double(), torch.ones(1).double())
     with pytest.raises(ValueError, match="time goes back by 1"):
         transitions(torch.ones(1, 2, 2).double(), -torch.ones(1).double())

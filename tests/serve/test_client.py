@@ -33,7 +33,7 @@ SEEN, OTHER = [0.2, 1.4, 1.9, 3.2, 3.8], [2.2, 1.1, 1.0, -0.1, -0.9]
 def runs(line_made: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A run, and another of the same network that was calibrated on fewer simulations."""
     copy = shutil.copytree(line_made / "run", tmp_path_factory.mktemp("runs") / "copy")
-    store = sciinf.Store(copy / "calibration_simulations")
+    store = sciinf.campaigns.Store(copy / "calibration_simulations")
     sciinf.calibrate(sciinf.build_posterior(sciinf.load_fit(copy / "fit")), store, copy, rows=150, progress=False)
     return [line_made / "run", copy]
 

@@ -21,8 +21,8 @@ from served import serving, source
 from starlette.testclient import TestClient
 
 from sciinf import load_answer
-from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.files import SEAL
+from sciinf.interfaces.draws_file import read_draws_h5
 from sciinf.interfaces.question import QueryOptions
 from sciinf.interfaces.serve.answering import whole_answer
 from sciinf.interfaces.serve.limits import Limits

@@ -15,10 +15,11 @@ import pytest
 import torch
 from watched_folder import Watched
 
-from sciinf import Normal, Observable, Outcome, Prior, Simulator, simulate
+from sciinf import Normal, Observable, Prior, Simulator, simulate
 from sciinf.campaigns.simulation import repair
 from sciinf.campaigns.storage.folder import LocalFolder
 from sciinf.campaigns.store import Store
+from sciinf.core import Outcome
 from sciinf.core.files import write_json
 from sciinf.diagnostics.checking import check_store
 

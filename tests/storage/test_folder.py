@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from sciinf import Normal, Observable, Outcome, Prior, Simulator
+from sciinf import Normal, Observable, Prior, Simulator
 from sciinf.campaigns.storage import journal
 from sciinf.campaigns.storage.folder import LocalFolder
 from sciinf.campaigns.storage.shard import write_shard
 from sciinf.campaigns.store import Store
+from sciinf.core import Outcome
 from sciinf.core.files import write_bytes
 from sciinf.diagnostics.checking import check_store
 
@@ -279,7 +280,8 @@ FULL = """
 import os, subprocess, sys
 from pathlib import Path
 import torch
-from sciinf import Normal, Observable, Outcome, Prior, Simulator
+from sciinf import Normal, Observable, Prior, Simulator
+from sciinf.core import Outcome
 from sciinf.campaigns.store import Store
 
 class Plain(Simulator):

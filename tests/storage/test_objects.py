@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from sciinf.campaigns.storage import objects
-from sciinf.campaigns.storage.address import folder_at
 from sciinf.campaigns.storage.folder import Changed, Folder, LocalFolder, Unreachable, absolute
-from sciinf.campaigns.storage.objects import Objects
+from sciinf.campaigns.storage.objects import Objects, folder_at
 from sciinf.core.loading import load_module
 
 object_server: Any = load_module(Path(__file__).parents[2] / "benchmarks" / "object_server.py")

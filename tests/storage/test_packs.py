@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sciinf import Normal, Observable, Outcome, Prior, Simulator
+from sciinf import Normal, Observable, Prior, Simulator
 from sciinf.campaigns.storage.folder import Listing, LocalFolder
 from sciinf.campaigns.store import Store
+from sciinf.core import Outcome
 
 PER, BLOCK = 4, 5
 

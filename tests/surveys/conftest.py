@@ -8,19 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sciinf import (
-    Calibration,
-    Flow,
-    Recipe,
-    Simulator,
-    Store,
-    build_posterior,
-    calibrate,
-    load_simulator,
-    simulate,
-    train,
-)
-from sciinf.core import Fit, Outcome, Posterior, Status, X
+from sciinf import Flow, Recipe, Simulator, build_posterior, calibrate, load_simulator, simulate, train
+from sciinf.campaigns import Store
+from sciinf.core import Calibration, Fit, Outcome, Posterior, Status, X
 
 ROWS, BLOCK = 300, 70
 

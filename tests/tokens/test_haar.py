@@ -178,7 +178,7 @@ def test_what_does_not_suit_is_refused():
     for make, says in (
         (lambda: Haar(0), "levels"),
         (lambda: Haar(2, size=0), "size"),
-        (lambda: Haar(2, kept=3), "has 2 scales of differences, and no 3"),
+        (lambda: Haar(2, kept=3), "has 2 scales of differences, and cannot keep 3"),
         (lambda: Haar(2, kept=-1), "kept"),
         (lambda: Haar(2).build(1, ()), "one to three directions"),
         (lambda: Haar(1).build(1, (8,) * 4), "one to three directions"),

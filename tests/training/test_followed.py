@@ -286,7 +286,8 @@ def test_the_command_follows(full, ball, tmp_path):
 
 LATE = """
 import sys, time
-from sciinf import Store, load_simulator, simulate
+from sciinf import load_simulator, simulate
+from sciinf.campaigns import Store
 sim = load_simulator(sys.argv[1])
 full = Store(sys.argv[2])
 store = Store.create(sys.argv[3], sim, seed=1, block=100, rows=2000)

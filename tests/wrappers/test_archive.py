@@ -13,7 +13,8 @@ import pytest
 import torch
 from emulators.fields import Decay
 
-from sciinf import Normal, Recipe, Store, Uniform, simulate, train, wrappers
+from sciinf import Normal, Recipe, Uniform, simulate, train, wrappers
+from sciinf.campaigns import Store
 from sciinf.campaigns import archive as module
 from sciinf.campaigns.storage import bounded
 from sciinf.campaigns.storage.archive_block import stepped

@@ -291,15 +291,15 @@ def refused(statement):
         (lambda a: numpyro.factor("f", -a), "numpyro.factor"),
         (lambda a: numpyro.sample("z", dist.Normal(a, 1.0), obs=0.5), "already holds its data"),
         (lambda a: numpyro.param("p", 1.0), "numpyro.param"),
-        (lambda a: numpyro.sample("w", dist.Dirichlet(jnp.ones(3))), "law Dirichlet"),
-        (lambda a: numpyro.sample("w", dist.Poisson(3.0)), "law Poisson"),
+        (lambda a: numpyro.sample("w", dist.Dirichlet(jnp.ones(3))), "distribution Dirichlet"),
+        (lambda a: numpyro.sample("w", dist.Poisson(3.0)), "distribution Poisson"),
         (lambda a: numpyro.sample("w", dist.Uniform(0.0, jnp.abs(a))), "'w' whose law depends"),
         (lambda a: numpyro.sample("w", dist.Uniform(0.0, jnp.where(a > 1.5, 2.0, 1.0))), "'w' whose law depends"),
         (lambda a: float(a), "cannot be compiled"),
         (lambda a: numpyro.sample("key", dist.Normal(0.0, 1.0)), "'key'"),
         (
             lambda a: numpyro.sample("w", dist.TruncatedDistribution(dist.Logistic(0.0, 1.0), low=0.0)),
-            "law Logistic",
+            "distribution Logistic",
         ),
     ],
 )

@@ -1,1 +1,1 @@
-"""What one block of simulations looks like on disk, below the store that holds many."""
+"""Files of a store on disk: blocks of simulations, journals, packs, and the folders that hold them."""

@@ -1,17 +1,16 @@
-"""One block of simulations as bytes: parameters and status exactly, numbers of fields within a tolerance.
+"""One block of simulations as bytes: parameters and status are exact, and numbers of fields are within a tolerance.
 
-A number u with tolerance e is a whole number U of steps d,
+A number u with tolerance e is stored as a whole number U of steps d,
 
-    U = round(u / d),     d = (e - 2 r) / (T + 0.51),     R within T of U (`campaigns.storage.bounded`),     read back:
-    R d,
+    U = round(u / d),     d = (e - 2 r) / (T + 0.51),     R within T of U (`campaigns.storage.bounded`),
 
-where r is the step of the observable's dtype at its largest value, and T = 128 mostly. R d is rounded to that dtype,
-and off by (T + 1/2) d + r at most, which is less than e. R comes of integers alone, and one product with d and one
-rounding make of it the same number on every machine. It never leaves the range of the observable. Rows that failed have
-parameters, status and a message, and no data.
+and R d is the number that is read back. Here r is the step of the observable's dtype at its largest value, and T is 128
+in most cases. R d is rounded to that dtype. Its error is at most (T + 1/2) d + r, which is less than e. R is computed
+with integers alone. One product with d and one rounding then give the same number on every machine. The number never
+leaves the range of the observable. Rows that failed have parameters, status and a message, and no data.
 
-Where a tolerance is less than rounding, 2.4e-7 of the largest value in single precision, or than 4e-9 of the range, or
-where the range is zero, numbers are kept exactly.
+Numbers are kept exactly in three cases: the tolerance is less than rounding, which is 2.4e-7 of the largest value in
+single precision; the tolerance is less than 4e-9 of the range; or the range is zero.
 """
 
 from __future__ import annotations
@@ -32,21 +31,21 @@ from sciinf.campaigns.storage.outcome import failed_outcome, status_of
 from sciinf.core.observable import Observable, Outcome, Status
 from sciinf.core.prior import Prior
 
-_APART = ("channel", "item")  # axes along which nothing is smooth
-_AXES = 3  # of space, at most; those before them are taken apart
+_APART = ("channel", "item")  # Axes along which numbers are not smooth.
+_AXES = 3  # Most axes of space; axes before them become part of the batch.
 
 
 @dataclass(frozen=True)
 class Kept:
-    """How an observable is kept.
+    """How the numbers of an observable are stored in an archive.
 
     Attributes:
-        tolerance: In its units; 0 where it is kept exactly.
-        step: d.
-        bound: T, in steps.
-        low: The smallest value.
-        high: The largest.
-        error: The largest found, over all numbers.
+        tolerance: Largest allowed error in the observable's units; 0 if the numbers are exact.
+        step: Step d.
+        bound: Bound T, in steps; 0 if the numbers are exact.
+        low: Smallest value.
+        high: Largest value.
+        error: Largest error that was found over all numbers.
     """
 
     tolerance: float = 0.0
@@ -58,7 +57,7 @@ class Kept:
 
 
 def stepped(tolerance: float, low: float, high: float, spec: Observable) -> Kept:
-    """Step and bound for a tolerance; exact where it is too small for them."""
+    """Step and bound for a tolerance; exact storage if the tolerance is too small for them."""
     largest = max(-low, high)
     kind = np.finfo(spec.dtype)
     rounding = largest * float(kind.eps) + float(kind.smallest_subnormal)
@@ -72,7 +71,7 @@ def stepped(tolerance: float, low: float, high: float, spec: Observable) -> Kept
 def packed(
     theta: Tensor, outcome: Outcome, observables: Mapping[str, Observable], kept: Mapping[str, Kept]
 ) -> list[bytes]:
-    """theta, status, messages, and the good rows of each observable."""
+    """Encode a block: theta, status, messages, and the rows of each observable that did not fail."""
     status = status_of(outcome)
     messages = json.dumps({str(row): text for row, text in outcome.messages.items()}).encode()
     parts = [_exact(theta.numpy()), _exact(status.numpy()), zlib.compress(messages, 9)]
@@ -95,7 +94,7 @@ def unpacked(
     observables: Mapping[str, Observable],
     kept: Mapping[str, Kept],
 ) -> tuple[Tensor, Outcome]:
-    """What `packed` took, as near as it kept it."""
+    """Decode what `packed` returned: theta and outcome, with numbers within their tolerances."""
     stream = io.BytesIO(data)
     theta, status, messages, *parts = (stream.read(length) for length in lengths)
     flags = torch.from_numpy(_restored(status, "uint8", (rows,)))
@@ -106,7 +105,7 @@ def unpacked(
         if how.bound:
             order, laid = _layout(spec, shape[0])
             whole = decoded(part, laid, how.bound).reshape([shape[axis] for axis in order])
-            with np.errstate(over="ignore"):  # near the largest number there is: what is beyond it is clipped
+            with np.errstate(over="ignore"):  # Near the dtype's largest number; overflow is clipped.
                 values = np.clip(whole.transpose(np.argsort(order)) * how.step, how.low, how.high)
             x[name][good] = torch.from_numpy(values).to(spec.torch_dtype)
         else:
@@ -117,9 +116,10 @@ def unpacked(
 
 
 def _layout(spec: Observable, rows: int) -> tuple[list[int], tuple[int, ...]]:
-    """The order of axes, and the shape (batch, frame, *space) of what is so ordered.
+    """The order of axes, and the shape (batch, frame, *space) of an array with its axes in this order.
 
-    Time is the frames' axis where there is space beside it; channels and items lie in the batch, with the rows.
+    The time axis becomes the frames if there are axes of space too. Channels and items become part of the batch,
+    together with the rows.
     """
     axes = list(range(1, 1 + len(spec.shape)))
     dims = dict(zip(axes, spec.dims, strict=True)) if spec.dims else {}
@@ -139,13 +139,13 @@ def _layout(spec: Observable, rows: int) -> tuple[list[int], tuple[int, ...]]:
 
 
 def _exact(array: np.ndarray) -> bytes:
-    """An array's bytes, little-endian, those of one place in its numbers together."""
+    """Compressed bytes of an array, little-endian: first the first byte of every number, then the second, and so on."""
     small = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
     return zlib.compress(small.reshape(-1).view(np.uint8).reshape(-1, small.itemsize).T.tobytes(), 6)
 
 
 def _restored(data: bytes, dtype: str, shape: Sequence[int]) -> np.ndarray:
-    """The array of `_exact`."""
+    """Decode the array that `_exact` encoded."""
     kind = np.dtype(dtype).newbyteorder("<")
     planes = np.frombuffer(zlib.decompress(data), np.uint8).reshape(kind.itemsize, -1)
     return np.ascontiguousarray(planes.T).view(kind).reshape(tuple(shape)).astype(dtype)

@@ -1,7 +1,8 @@
-"""Whether the fit in a run folder is the run's own, or files of two runs lie together.
+"""Check whether the fit in a run folder belongs to this run, or files of two runs were mixed.
 
-A fit says which simulations it was trained on: by their digest, and by simulator and seed. The run folder holds these
-simulations, and `provenance.json` the digests of what was made there. A folder that holds neither cannot tell.
+A fit records the simulations on which it was trained: their digest, and their simulator and seed. The run folder holds
+these simulations, and `provenance.json` holds the digests of what the run made. A folder with neither of them cannot be
+checked.
 """
 
 from __future__ import annotations
@@ -11,22 +12,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sciinf.campaigns.storage.address import store_at
 from sciinf.campaigns.storage.description import read_description
+from sciinf.campaigns.storage.objects import store_at
 from sciinf.core.files import read_json
 from sciinf.core.fit import campaign_of
 
-_STORES = ("simulations", "training")  # the second one in the folder of a round
+_STORES = ("simulations", "training")  # The second one is in the folder of a round.
 
 
 def foreign_fit(run: Path, fit: Mapping[str, Any]) -> str:
-    """Why a fit is not that of the run folder that it lies in, and the way out; "" if it is, or nothing tells.
+    """Explain why a fit does not belong to its run folder, and the way out; "" if it belongs there or this is unknown.
 
-    A run may have got more simulations since it was trained. So simulations of the same simulator and seed are its own.
+    A run may have got more simulations since it was trained. So a fit belongs to the run if its simulator and seed are
+    those of the run's simulations.
 
     Args:
         run: The run folder.
-        fit: What `fit.json` says.
+        fit: Content of `fit.json`.
     """
     said = _digests(run)
     trained, simulator = fit.get("store"), fit.get("simulator")
@@ -61,7 +63,7 @@ def _digests(run: Path) -> Mapping[str, Any]:
 
 
 def _campaign(folder: Path) -> tuple[Mapping[str, str], int] | None:
-    """Simulator and seed of a store; None where there is none, or it cannot be read."""
+    """Simulator and seed of a store; None if there is no store, or it cannot be read."""
     with suppress(OSError, ValueError, KeyError):
         if (store := store_at(folder)) is not None:
             data = read_description(store)

@@ -1,40 +1,43 @@
-r"""Arrays of whole numbers kept so that none is off by more than a bound T, in few bits, read back by integers alone.
+r"""Compress arrays of whole numbers with a bound T on each error, in few bits. Decoding uses integers alone.
 
-Numbers U are visited from coarse to fine, and each is predicted from numbers that are already known *as they will be
-read back*, R. What is kept is how many bins of 2 T + 1 it is off its prediction P,
+Numbers U are visited from coarse to fine. Each number is predicted from known numbers *as they will be read back*, R.
+The encoder stores how many bins of width 2 T + 1 a number is away from its prediction P,
 
     n = floor((U - P + T) / (2 T + 1)),     R = P + (2 T + 1) n,     |U - R| <= T.
 
-**Order.** Frame 0, then every 2^k-th, ..., then every second one. In a frame the grid of spacing 2 s is filled up to
-that of spacing s, s = ..., 4, 2, 1: first the points that are between others along one axis, then those along two.
+**Order.** Frame 0 comes first, then every 2^k-th frame, ..., then every second frame. In a frame the grid of spacing 2
+s is refined to the grid of spacing s, s = ..., 4, 2, 1. The points come first that are between known points along one
+axis, then those along two.
 
-**Prediction.** Along an axis a point lies between a and b, beyond which are a' and b'. The base is the cubic through
-them, B = (9 (a + b) - (a' + b')) / 16, on average over the axes it lies between points along. What B lacks is a
-combination of differences (cubic from linear, axis from axis, and for each known frame beside it the same there, the
-base there from here, and the truth there from its base), fitted by least squares; its coefficients are kept.
+**Prediction.** Along an axis a point lies between its neighbours a and b, beyond which are a' and b'. The base is the
+cubic through them, B = (9 (a + b) - (a' + b')) / 16. B is averaged over the axes along which the point lies between
+known points. A linear combination of differences is added to B. This combination is fitted by least squares, and its
+coefficients are stored. The differences are: cubic from linear prediction; one axis from another axis; and three for
+each known neighbouring frame. These three are the same differences in that frame, the base there from the base here,
+and the truth there from its base.
 
-**Contexts.** How far off P may be is told, by a second such fit, from the sizes of these differences and of the
-n beside it. Numbers of one context have frequencies of their own in the entropy coder.
+**Contexts.** A second fit estimates how far off P may be, from the sizes of these differences and of the neighbouring
+n. Numbers of one context have frequencies of their own in the entropy coder.
 
-No number is ever a float when they are read, so that they come out the same on every machine. The fits, too, come out
-the same on all of them (`campaigns.storage.exact_fits`), and with them what is written, but for what zlib makes of it.
+The decoder never uses floats, so its numbers are the same on every machine. The fits are also the same on every machine
+(see below). So the encoded bytes are the same too, except for the parts that zlib compresses.
 
-Small whole numbers in as few bits as their frequencies allow: range asymmetric numeral systems, in many lanes.
-
-A symbol s of frequency f_s out of M = 2^14, with c_s the sum of the frequencies before it, changes a state x to
+**Entropy coder.** Small whole numbers are stored in as few bits as their frequencies allow, by range asymmetric numeral
+systems in many lanes. A symbol s has frequency f_s out of M = 2^14, and c_s is the sum of the frequencies before it.
+The symbol changes a state x to
 
     x' = M (x div f_s) + c_s + (x mod f_s),
 
-which adds log2(M / f_s) bits; states stay in [2^16, 2^32), and what is above is written as words of 16 bits. Decoding
-finds s from x' mod M and undoes it, last symbol first, so encoding goes from the last to the first. Each symbol has a
-context, which both sides know before it is decoded, and each context its own frequencies. Symbols are dealt to `lanes`
-with a state each, so that numpy does a step of all lanes at once. There is no arithmetic here but that of integers.
+which adds log2(M / f_s) bits. States stay in [2^16, 2^32), and higher bits are written as words of 16 bits. The decoder
+finds s from x' mod M and undoes the steps, last step first. So the encoder goes from the last symbol to the first.
+Each symbol has a context, which both sides know before the symbol is decoded. Each context has its own frequencies.
+Symbols are dealt to `lanes`, each with a state of its own, so that numpy computes a step of all lanes at once. The
+coder uses only arithmetic of integers.
 
-Least squares of whole numbers, the same to the last bit on every machine.
-
-Sums of products are exact: numbers are cut to 16 bits, and 2^20 products of 2^32 fit in the 53 bits of a float64, so
-that no order of adding them matters. The normal equations are solved one operation at a time, in plain Python, whose
-floats are those of IEEE 754 everywhere.
+**Exact fits.** Least squares of whole numbers give the same result to the last bit on every machine. Sums of products
+are exact: numbers are cut to 16 bits, and 2^20 products of 2^32 fit in the 53 bits of a float64. So the order of
+addition does not matter. The normal equations are solved one operation at a time in plain Python, whose floats follow
+IEEE 754 everywhere.
 
 References:
     | Optimizing Error-Bounded Lossy Compression for Scientific Data by Dynamic Spline Interpolation (Zhao et al.,
@@ -60,15 +63,15 @@ import numpy as np
 
 LARGEST = 2**31
 """What the numbers may span: beyond it sums of products could leave 64 bits."""
-_FRACTION = 20  # bits of a coefficient, at most
-_COARSE = 6  # bits of sizes below one, that contexts tell apart
-_FEW = 16  # points for a coefficient, or it is not fitted
+_FRACTION = 20  # Most fractional bits of a coefficient.
+_COARSE = 6  # Fractional bits of the sizes that contexts distinguish.
+_FEW = 16  # Fewest points per coefficient for a fit.
 _HEAD = struct.Struct("<qBI4Q")
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """How numbers lie, (batch, frame, *space), and for each axis of space whether its last point meets its first."""
+    """Shape of the numbers, (batch, frame, *space), and for each axis of space whether it is periodic."""
 
     shape: tuple[int, ...]
     wraps: tuple[bool, ...]
@@ -80,16 +83,19 @@ class _Grid:
 
 @dataclass(frozen=True)
 class _Pass:
-    """Points that are predicted together: of some frames, those between others along the axes `odd`."""
+    """Points that are predicted together: points of some frames that lie between known points along the axes `odd`."""
 
     frames: range
-    beside: tuple[int, ...]  # known frames are this far from them
+    beside: tuple[int, ...]  # Distances to the known frames beside these frames.
     step: int
     odd: tuple[int, ...]
     axes: int
 
     def at(self, shift: int = 0, even: int | None = None) -> tuple[slice, ...]:
-        """The points, in frames that are shifted; or their neighbours along one of the axes `odd`."""
+        """Index of the points of the pass, in frames shifted by `shift`.
+
+        With `even`, the index of the neighbours of these points along this axis of `odd`.
+        """
         first = self.frames.start + shift
         frames = slice(first, first + len(self.frames) * self.frames.step, self.frames.step)
         starts = [self.step if axis in self.odd and axis != even else 0 for axis in range(self.axes)]
@@ -97,14 +103,14 @@ class _Pass:
 
 
 def encoded(values: np.ndarray, bound: int) -> bytes:
-    """Numbers within a bound.
+    """Encode an array of whole numbers so that each decoded number is within a bound of the original.
 
     Args:
-        values: int64, (batch, frame, *space).
-        bound: An int of at least 1.
+        values: Numbers, int64 (batch, frame, *space).
+        bound: Largest error of a number, an integer of at least 1.
 
     Raises:
-        ValueError: If they span more than `LARGEST`.
+        ValueError: If the range of the numbers is larger than `LARGEST`.
     """
     if not values.size:
         return b""
@@ -119,7 +125,7 @@ def encoded(values: np.ndarray, bound: int) -> bytes:
 
 
 def decoded(data: bytes, shape: Sequence[int], bound: int) -> np.ndarray:
-    """What `encoded` wrote, int64 of that shape; shape and bound are those that it was given."""
+    """Decode what `encoded` wrote, an int64 array of the given shape. Shape and bound must be those of the encoder."""
     if not data:
         return np.zeros(tuple(shape), dtype=np.int64)
     told = _Told(data, bound)
@@ -127,7 +133,7 @@ def decoded(data: bytes, shape: Sequence[int], bound: int) -> np.ndarray:
 
 
 def _wraps(values: np.ndarray) -> tuple[bool, ...]:
-    """For each axis of space, whether the last point is about as near the first as neighbours are."""
+    """Whether each axis of space looks periodic: its last point is about as near its first as neighbours are."""
     found = []
     for axis in range(2, values.ndim):
         numbers, points = np.moveaxis(values, axis, 0), values.shape[axis]
@@ -138,9 +144,9 @@ def _wraps(values: np.ndarray) -> tuple[bool, ...]:
 
 
 def _visit(grid: _Grid, bound: int, told: _Numbers) -> np.ndarray:
-    """All numbers as they will be read back, pass by pass."""
+    """Visit all points pass by pass; return the numbers as they will be read back."""
     known = np.zeros(grid.shape, dtype=np.int64)
-    sizes = np.zeros(grid.shape, dtype=np.int64)  # of n, for what comes after
+    sizes = np.zeros(grid.shape, dtype=np.int64)  # Sizes of n, for the contexts of later points.
     width = 2 * bound + 1
     for step in _passes(grid):
         where = step.at()
@@ -168,7 +174,7 @@ def _passes(grid: _Grid) -> Iterator[_Pass]:
 
 
 def _frames(count: int) -> Iterator[tuple[range, tuple[int, ...]]]:
-    """Frames that are known together, and how far off those beside them are that are known by then."""
+    """Yield frames that are predicted together, and the distances to known frames beside them."""
     yield range(min(1, count)), ()
     step = 1
     while 2 * step < count:
@@ -186,7 +192,7 @@ def _frames(count: int) -> Iterator[tuple[range, tuple[int, ...]]]:
 def _look(
     known: np.ndarray, sizes: np.ndarray, grid: _Grid, step: _Pass, bound: int
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Base of the points of a pass, the differences that correct it, and what tells how far off they may be."""
+    """Base of the points of a pass, the differences that correct the base, and the sizes that choose the contexts."""
     here = known[step.at()]
     base, near, features = _between(known, grid, step, 0)
     marks, weighed = [], list(features)
@@ -207,7 +213,10 @@ def _look(
 def _between(
     known: np.ndarray, grid: _Grid, step: _Pass, shift: int
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Base, sums of two neighbours for each axis, and differences of cubic from linear and of axes."""
+    """Base of the points in shifted frames, sums of their two neighbours along each axis, and differences as features.
+
+    The features are differences of the cubic from the linear prediction, and of axes from each other.
+    """
     near, features = [], []
     total = np.zeros_like(known[step.at(shift)])
     for axis in step.odd:
@@ -224,7 +233,11 @@ def _between(
 def _sides(
     array: np.ndarray, grid: _Grid, step: _Pass, shift: int, axis: int, *, kept: bool = False
 ) -> tuple[np.ndarray, ...]:
-    """The two points on either side along an axis; beyond an edge they go on straight, or stay what the last one is."""
+    """The two known points on either side of each point along an axis: before, left, right, after.
+
+    Beyond an edge, points are extrapolated linearly, or repeat the last point (`kept`). A periodic axis continues at
+    its other end.
+    """
     points = np.moveaxis(array[step.at(shift, even=axis)], 2 + axis, 0)
     count, total = len(points), grid.space[axis]
     wanted = len(range(step.step, total, 2 * step.step))
@@ -238,17 +251,17 @@ def _sides(
 
 
 class _Numbers(ABC):
-    """The side that writes or reads."""
+    """Encoder or decoder, which share the passes and differ in how they get the numbers of a pass."""
 
     @abstractmethod
     def bins(
         self, where: tuple[slice, ...], base: np.ndarray, features: Sequence[np.ndarray], marks: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Predictions of the points of a pass, and how many bins the points are off them."""
+        """Predictions of the points of a pass, and the number of bins between each point and its prediction."""
 
 
 class _Telling(_Numbers):
-    """What a writer decides and notes, pass by pass."""
+    """Encoder: chooses coefficients, contexts and symbols pass by pass, and collects them."""
 
     def __init__(self, values: np.ndarray, bound: int) -> None:
         self.values, self.bound, self.edges = values, bound, _edges(bound)
@@ -277,7 +290,7 @@ class _Telling(_Numbers):
         return predicted, n
 
     def _combined(self, features: Sequence[np.ndarray], wanted: np.ndarray) -> np.ndarray | int:
-        """The combination of differences that is nearest to what is wanted."""
+        """The linear combination of features that is nearest to the wanted values."""
         if not _fitted(features, wanted.size):
             return 0
         largest = max(int(np.abs(one).max()) for one in features)
@@ -287,7 +300,7 @@ class _Telling(_Numbers):
         return _combination(features, whole, bits)
 
     def _context(self, marks: Sequence[np.ndarray], sizes: np.ndarray) -> np.ndarray:
-        """Contexts that tell how far off predictions are."""
+        """Context of each point of a pass, which says how far off its prediction may be."""
         if not _fitted(marks, sizes.size):
             return _contexts(marks, _COARSE, [1 << _COARSE] * len(marks), self.edges)
         *found, rest = relative(marks, sizes, self.bound)
@@ -297,7 +310,7 @@ class _Telling(_Numbers):
         return _contexts(marks, bits, whole, self.edges)
 
     def written(self, centre: int, grid: _Grid) -> bytes:
-        """All of it."""
+        """All collected parts as bytes."""
         lanes = lanes_for(sum(map(len, self.symbols)))
         tables = frequencies(self.symbols, self.contexts, len(self.edges) + 1)
         parts = [
@@ -312,7 +325,7 @@ class _Telling(_Numbers):
 
 
 class _Told(_Numbers):
-    """The same, read."""
+    """Decoder: reads the numbers that `_Telling` has written, pass by pass."""
 
     def __init__(self, data: bytes, bound: int) -> None:
         self.bound, self.edges = bound, _edges(bound)
@@ -329,7 +342,7 @@ class _Told(_Numbers):
     def bins(
         self, where: tuple[slice, ...], base: np.ndarray, features: Sequence[np.ndarray], marks: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        del where  # comes of itself
+        del where  # The decoder reads in order and needs no positions.
         predicted, bits, whole = base, _COARSE, [1 << _COARSE] * len(marks)
         if _fitted(features, base.size):
             fraction, *times = self._next(f"<B{len(features)}i")
@@ -369,13 +382,13 @@ def _combination(features: Sequence[np.ndarray], whole: Sequence[int], bits: int
 
 
 def _edges(bound: int) -> np.ndarray:
-    """Where contexts part: sizes from bound / 16 on, two to each doubling, times 2^6."""
+    """Limits between contexts: sizes from bound / 16 on, two limits per doubling, times 2^6."""
     count = 2 * (40 - bound.bit_length())
     return np.array([(bound << 2 + k // 2) * (1448 if k % 2 else 1024) >> 10 for k in range(count)], dtype=np.int64)
 
 
 def _shifts(edges: np.ndarray, bound: int) -> np.ndarray:
-    """How many low bits of a number are kept as they are, in each context."""
+    """Number of low bits of a symbol that are stored unchanged, for each context."""
     sizes = [0, *(edges // ((2 * bound + 1) << _COARSE)).tolist()]
     return np.array([max(0, size.bit_length() - 4) for size in sizes], dtype=np.int64)
 
@@ -392,18 +405,18 @@ SYMBOLS = 256
 _BITS = 14
 _WHOLE = 1 << _BITS
 _WORD = 16
-_LEAST = 1 << _WORD  # of a state
-_TO_A_LANE = 8192  # symbols: a lane costs two bytes
+_LEAST = 1 << _WORD  # Smallest state of the coder.
+_TO_A_LANE = 8192  # Symbols per lane, because each lane costs two bytes.
 _MOST_LANES = 2048
 
 
 def lanes_for(count: int) -> int:
-    """How many lanes suit so many symbols."""
+    """Number of lanes that suits a number of symbols."""
     return min(_MOST_LANES, max(1, count // _TO_A_LANE))
 
 
 def frequencies(symbols: Sequence[np.ndarray], contexts: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """Frequencies of symbols in their contexts, uint16 (count, 256), rows summing to 2^14, or 0 where nothing is."""
+    """Frequencies of symbols in each context, uint16 (count, 256). Each row sums to 2^14, or to 0 if it is empty."""
     told = np.zeros((count, SYMBOLS), dtype=np.int64)
     for some, where in zip(symbols, contexts, strict=True):
         told += np.bincount(where.astype(np.int64) * SYMBOLS + some, minlength=count * SYMBOLS).reshape(told.shape)
@@ -411,20 +424,20 @@ def frequencies(symbols: Sequence[np.ndarray], contexts: Sequence[np.ndarray], c
     for row, counts in zip(found, told, strict=True):
         if total := int(counts.sum()):
             row[:] = np.where(counts > 0, np.maximum(1, counts * _WHOLE // total), 0)
-            while excess := int(row.sum()) - _WHOLE:  # what rounding left goes to the most frequent
+            while excess := int(row.sum()) - _WHOLE:  # The most frequent symbol takes up the rounding.
                 most = int(row.argmax())
                 row[most] -= min(excess, int(row[most]) // 2)
     return found.astype(np.uint16)
 
 
 def encode(symbols: Sequence[np.ndarray], contexts: Sequence[np.ndarray], tables: np.ndarray, lanes: int) -> bytes:
-    """Groups of symbols, uint8 (n,), with their contexts (n,), to be decoded group by group.
+    """Encode groups of symbols, uint8 (n,), with their contexts (n,), so that they can be decoded group by group.
 
     Args:
-        symbols: The groups.
-        contexts: Of each symbol, a row of `tables`.
-        tables: From `frequencies` of the same.
-        lanes: How many symbols to take together.
+        symbols: Groups of symbols.
+        contexts: Context of each symbol, a row number of `tables`, in the same groups.
+        tables: Result of `frequencies` for the same groups.
+        lanes: Number of symbols that are encoded together.
     """
     size, starts = _flat(tables)
     state = np.full(lanes, _LEAST, dtype=np.uint64)
@@ -444,12 +457,12 @@ def encode(symbols: Sequence[np.ndarray], contexts: Sequence[np.ndarray], tables
 
 
 class Symbols:
-    """What `encode` wrote, group by group.
+    """Decoder of the symbols that `encode` wrote, group by group.
 
     Args:
-        data: Its bytes.
-        tables: Those it was given.
-        lanes: Those it was given.
+        data: Bytes that `encode` returned.
+        tables: Tables that were given to `encode`.
+        lanes: Number of lanes that was given to `encode`.
     """
 
     def __init__(self, data: bytes, tables: np.ndarray, lanes: int) -> None:
@@ -464,7 +477,7 @@ class Symbols:
         self.at = 0
 
     def take(self, contexts: np.ndarray) -> np.ndarray:
-        """The next group of symbols, uint8 (n,), in contexts (n,)."""
+        """Decode the next group of symbols, uint8 (n,), in contexts (n,)."""
         lanes, found = len(self.state), np.empty(len(contexts), dtype=np.uint8)
         context = contexts.astype(np.int64)
         for first in range(0, len(contexts), lanes):
@@ -483,21 +496,21 @@ class Symbols:
 
 
 def _flat(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies and the sums before them, uint64 (contexts * 256,)."""
+    """Frequencies of all contexts, and the sums of the frequencies before each symbol, uint64 (contexts * 256,)."""
     size = tables.astype(np.uint64)
     return size.ravel(), (np.cumsum(size, axis=1, dtype=np.uint64) - size).ravel()
 
 
-_SAMPLE = 2**20  # numbers that a fit sees
+_SAMPLE = 2**20  # Most numbers that a fit uses.
 
 
 def nearest(features: Sequence[np.ndarray], wanted: np.ndarray) -> list[float]:
-    """Coefficients of the combination of features, int64 arrays of one shape, that is nearest to what is wanted."""
+    """Least-squares coefficients of features, int64 arrays of one shape, for an array of wanted values."""
     return _solved(*_products(features, wanted))
 
 
 def not_negative(features: Sequence[np.ndarray], wanted: np.ndarray) -> list[float]:
-    """The same without features whose coefficients come out negative, until none does."""
+    """Non-negative least-squares coefficients: features with negative coefficients are dropped until none is left."""
     square, right = _products(features, wanted)
     kept = list(range(len(right)))
     while True:
@@ -509,16 +522,19 @@ def not_negative(features: Sequence[np.ndarray], wanted: np.ndarray) -> list[flo
 
 
 def relative(features: Sequence[np.ndarray], wanted: np.ndarray, least: int) -> list[float]:
-    """As `not_negative`, of errors in proportion to what a first fit says, plus `least`; nothing may be negative."""
+    """Non-negative coefficients that fit relative errors: relative to a first fit plus `least`.
+
+    All features and wanted values must be non-negative.
+    """
     about = np.full(wanted.shape, least << 10, dtype=np.int64)
     for one, feature in zip(not_negative(features, wanted), features, strict=True):
-        about += min(round(one * 2**10), 2**58 // max(1, int(feature.max()))) * feature  # below 2^63 in all
+        about += min(round(one * 2**10), 2**58 // max(1, int(feature.max()))) * feature  # All below 2^63.
     about >>= 10
     return not_negative([(one << 10) // about for one in features], (wanted << 10) // about)
 
 
 def _products(features: Sequence[np.ndarray], wanted: np.ndarray) -> tuple[list[list[float]], list[float]]:
-    """Sums of products, of features with each other and with what is wanted."""
+    """Sums of products of features with each other, and of features with the wanted values."""
     every = -(-wanted.size // _SAMPLE)
     rough = np.stack([_cut(one.ravel()[::every]) for one in (*features, wanted)])
     found = (rough @ rough.T).tolist()
@@ -526,13 +542,13 @@ def _products(features: Sequence[np.ndarray], wanted: np.ndarray) -> tuple[list[
 
 
 def _cut(numbers: np.ndarray) -> np.ndarray:
-    """Their leading 16 bits."""
+    """Numbers as float64, without the bits below the leading 16 bits of the largest number."""
     over = max(0, int(np.abs(numbers).max()).bit_length() - 16)
     return (numbers >> over).astype(np.float64) * 2.0**over
 
 
 def _solved(square: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
-    """x of (A + a little) x = b for a symmetric A that is not negative, in an order of operations that is fixed."""
+    """Solution x of (A + a small diagonal) x = b for a positive semidefinite A, with a fixed order of operations."""
     n = len(right)
     rows = [[*square[i], right[i]] for i in range(n)]
     for k in range(n):

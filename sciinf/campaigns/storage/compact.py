@@ -1,16 +1,16 @@
-"""Many small files become few: blocks into packs, journals into one.
+"""Turn many small files of a store into few: blocks into packs, and journals into one journal.
 
-The order makes a kill at any moment harmless, and running it again finishes what was left:
+The order of the steps makes a kill at any moment harmless, and another run finishes what was left:
 
-1. `store.json` says that there may be packs, so that versions which know of none refuse the store.
+1. `store.json` says that there may be packs, so that versions without support for packs refuse the store.
 2. The blocks of a finished folder are read, compared with what was committed, and written into one tar, durably.
-3. The tar is read back and compared. Its index is written, durably: from now on the pack counts.
-4. The files of its blocks are removed. Until then a block is there twice, which changes nothing.
-5. Journals are given other names, so that nobody adds to them, and their lines written into one journal, without those
-   that an index says. They are removed after that is durable.
+3. The tar is read back and compared. Its index is written, durably. From now on the pack counts.
+4. The files of its blocks are removed. Until then a block exists twice, which changes nothing.
+5. Journals are renamed, so that no writer adds to them. Their lines are written into one journal, without the lines
+   that an index repeats. The old journals are removed after the new one is durable.
 
-Readers that knew where a file was look again when it is gone. Writers of other blocks are not in the way: a block that
-is shorter than the others, which a growing campaign would replace, stays a file.
+A reader looks again if a file is gone from its known place. Writers of other blocks are not disturbed. A block that is
+shorter than the others stays a file, because a growing campaign would replace it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _FEWEST = 2
 
 @dataclass(frozen=True)
 class Compacted:
-    """What was done: blocks that were packed, the packs made of them, files removed, and journals merged into one.
+    """Result of compacting a store: blocks packed, packs made of them, files removed, and journals merged into one.
 
-    `left` are blocks that stay files: of folders that are not finished, short, alone, or damaged. A damaged one keeps
-    none of the others in its folder from being packed.
+    `left` is the number of blocks that stay files: blocks of folders that are not finished, and short, single or
+    damaged blocks. A damaged block does not keep the other blocks of its folder from being packed.
     """
 
     blocks: int
@@ -52,7 +52,7 @@ class Compacted:
 
     @property
     def words(self) -> str:
-        """The same in a sentence."""
+        """The result in a sentence."""
         done = f"{self.blocks:,} blocks into {self.packs:,} packs, {self.journals:,} journals into one"
         rest = f"; {self.left:,} blocks stay files: their folder is not full yet, or they are short, alone or damaged"
         return done + rest * bool(self.left)
@@ -62,13 +62,13 @@ def compact(known: Blocks, blocks: int, rows_of: Callable[[int], int], rows: int
     """Pack the blocks of a store, and merge its journals.
 
     Args:
-        known: Its blocks.
-        blocks: How many there are when it is complete.
-        rows_of: Rows of each when it is complete; the last may be shorter.
-        rows: Rows of the others.
+        known: Blocks of the store.
+        blocks: Number of blocks of the complete store.
+        rows_of: Function that gives the number of rows of a block when it is complete; the last block may be shorter.
+        rows: Number of rows of every block but the last.
 
     Raises:
-        ValueError: If lines of journals or indexes of packs are damaged, which are to be repaired first.
+        ValueError: If lines of journals or indexes of packs are damaged; they must be repaired first.
         OSError: If a pack cannot be written, or does not hold what was written; all blocks are where they were.
     """
     folder, shelf = known.folder, known.shelf
@@ -97,14 +97,14 @@ def compact(known: Blocks, blocks: int, rows_of: Callable[[int], int], rows: int
 
 
 def _ready(known: Blocks, indices: Sequence[int]) -> tuple[deque[int], list[int]]:
-    """Blocks to be packed, and those that are in a pack already, though their files are there."""
+    """Blocks to be packed, and blocks that are in a pack already although their files still exist."""
     loose = [index for index in indices if index in known.shelf.loose]
     again = [index for index in loose if index in known.shelf.packs and _packed_well(known, index)]
     return deque(index for index in loose if index not in set(again)), again
 
 
 def _packed_well(known: Blocks, index: int) -> bool:
-    """Whether the newest pack that has a block holds what its file does."""
+    """Whether the newest pack with a block holds the same bytes as the block's file."""
     try:
         place, packed = known.shelf.places(index)[0], known.shelf.packs.places(index)[0]
         return place.sha256() == packed.sha256()
@@ -113,10 +113,10 @@ def _packed_well(known: Blocks, index: int) -> bool:
 
 
 def _pack(known: Blocks, pack: str, queue: deque[int]) -> list[tuple[int, Hashable]]:
-    """One pack of as many of the blocks as it may hold; which, and what told that their files were as they were read.
+    """Write one pack of as many queued blocks as fit; return the packed blocks and the stamps of their files when read.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the pack cannot be written.
     """
     folder = known.folder
     tar, members, stamps = f"{PACKS}/{pack}.tar", list[tuple[Entry, int, int]](), list[Hashable]()
@@ -135,7 +135,10 @@ def _pack(known: Blocks, pack: str, queue: deque[int]) -> list[tuple[int, Hashab
 def _files(
     known: Blocks, queue: deque[int], members: list[tuple[Entry, int, int]], stamps: list[Hashable]
 ) -> Iterator[tuple[str, bytes]]:
-    """Files for a pack, each compared with what was committed; notes what is known of them, and where they begin."""
+    """Yield name and bytes of files for a pack, each compared with what was committed.
+
+    Entries with offsets and sizes are appended to `members`, and the files' stamps to `stamps`.
+    """
     at, most = 0, MOST if known.folder.path("") else min(MOST, MOST_SENT)
     while queue and at < most:
         index = queue.popleft()
@@ -144,7 +147,7 @@ def _files(
             stamp, data = known.folder.stamp(name), known.folder.read(name)
             entry = known.judge(index, data)
         except (FileNotFoundError, ValueError):
-            continue  # another process has packed it; or it is damaged, and stays where it is
+            continue  # Another process has packed the block, or it is damaged and stays where it is.
         members.append((entry, at + OVERHEAD, len(data)))
         stamps.append(stamp)
         at += OVERHEAD + len(data) + -len(data) % OVERHEAD
@@ -152,9 +155,12 @@ def _files(
 
 
 def _remove(known: Blocks, index: int, stamp: Hashable) -> bool:
-    """Remove the file of a block that is in a pack, unless it was replaced since."""
+    """Remove the file of a block that is in a pack; return whether it was removed.
+
+    A file that was replaced since stays.
+    """
     name = known.shelf.naming.file(SHARDS, index)
-    with suppress(FileNotFoundError):  # another process was faster
+    with suppress(FileNotFoundError):  # Another process was faster.
         if stamp is None or known.folder.stamp(name) == stamp:
             known.folder.remove(name)
             known.shelf.forget(index)
@@ -163,7 +169,7 @@ def _remove(known: Blocks, index: int, stamp: Hashable) -> bool:
 
 
 def _merge(known: Blocks) -> int:
-    """One journal of all, without what the indexes of packs say; how many there were."""
+    """Merge all journals into one, without lines that indexes of packs repeat; return the number of journals before."""
     folder, told = known.folder, _told(known)
     names = sorted(folder.names(JOURNAL))
     if len(names) < 2 and not any(
@@ -176,7 +182,7 @@ def _merge(known: Blocks) -> int:
     if kept:
         folder.create(merged, b"".join(line + b"\n" for line in dict.fromkeys(kept)))
     for name, text in texts.items():
-        with suppress(FileNotFoundError):  # another process merges it, too
+        with suppress(FileNotFoundError):  # Another process merges the same journal.
             for line in folder.read(name)[len(text) :].split(b"\n"):
                 if _kept(line, told):
                     folder.append(merged, line)
@@ -185,15 +191,15 @@ def _merge(known: Blocks) -> int:
 
 
 def _settled(folder: Folder, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Journals to which nobody adds any more: their names from now on, and what is in them."""
+    """Rename journals so that no writer adds to them; yield the new name and the content of each."""
     for name in names:
-        with suppress(FileNotFoundError):  # another process merges it, too
+        with suppress(FileNotFoundError):  # Another process merges the same journal.
             settled = folder.settle(name)
             yield settled, folder.read(settled)
 
 
 def _told(known: Blocks) -> dict[int, list[Entry]]:
-    """What the indexes of packs say."""
+    """Entries in the indexes of packs: block -> entries."""
     found: dict[int, list[Entry]] = {}
     for pack in known.shelf.packs.known:
         for member in read_index(known.folder, pack):
@@ -203,7 +209,7 @@ def _told(known: Blocks) -> dict[int, list[Entry]]:
 
 
 def _kept(line: bytes, told: dict[int, list[Entry]]) -> bool:
-    """Whether a line is whole, and no index says the same."""
+    """Whether a journal's line is whole, and no index repeats it."""
     return parsed(line) is not None and not _said(line, told)
 
 

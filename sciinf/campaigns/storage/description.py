@@ -1,4 +1,4 @@
-"""`store.json`: what makes a campaign the same campaign."""
+"""Description of a campaign in `store.json`, which decides whether two campaigns are the same."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ SCHEMA = 2
 _MOST_BLOCKS, _MOST_ROWS = 10**7, 10**8
 _SIMULATOR, _ACCEPTED = "simulator", "accepted"
 _IDENTITY = (_SIMULATOR, "prior", "observables", "seed", "block")
-_FOLDERS = "folders"  # no part of the identity
-_PROPOSAL = "proposal"  # there, and then part of the identity, only where theta is not drawn from the prior
+_FOLDERS = "folders"  # Not part of the campaign's identity.
+# This key exists, and is part of the identity, only if theta is not drawn from the prior.
+_PROPOSAL = "proposal"
 
 
 def describe(
     simulator: Simulator, seed: int, block: int, rows: int, proposal: Proposal | Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What `store.json` says of a campaign.
+    """Description of a campaign, the content of `store.json`.
 
     Raises:
-        TypeError: If the prior or the proposal cannot be written down.
-        ValueError: If there are no observables, or one's name cannot name a dataset beside the others.
+        TypeError: If the prior or the proposal cannot be written as JSON.
+        ValueError: If there are no observables, an observable's name cannot name a dataset beside the others, or the
+            numbers of rows and blocks are too large.
     """
     _check_names(simulator.observables)
     if reason := _absurd(rows, block):
@@ -59,17 +61,17 @@ def describe(
 def facts_of(
     prior: Prior, observables: Mapping[str, Observable], counts: Mapping[Status, int], seed: int
 ) -> list[tuple[str, str]]:
-    """What a campaign is of, and what became of its rows, a name and words for each."""
+    """Facts about a campaign and its failed rows, for display: a name and words for each."""
     failed = [(s.name.lower().replace("_", " "), f"{n:,}") for s, n in counts.items() if s is not Status.OK and n]
     named_units = named(dict(zip(prior.names, prior.units, strict=True)))
     return [("parameters", named_units), ("observables", event_of(observables)), *failed, ("seed", str(seed))]
 
 
 def read_description(folder: Folder) -> dict[str, Any]:
-    """`store.json` of a folder, as it was written.
+    """Content of a folder's `store.json`, as it was written.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is no `store.json`.
         ValueError: If it is damaged, or a newer version wrote it.
     """
     path = f"{folder.name}/{FILE}"
@@ -90,16 +92,16 @@ def read_description(folder: Folder) -> dict[str, Any]:
 
 
 def naming(description: Mapping[str, Any]) -> Naming:
-    """How the files of a store are spread over folders."""
+    """Rule that spreads the files of a store over folders."""
     return Naming(description.get(_FOLDERS, 0))
 
 
 def with_packs(folder: Folder) -> None:
-    """Let a store's description say that blocks may lie in packs, which versions that read format 1 know nothing of.
+    """Update a store's description so that blocks may lie in packs. Versions that read format 1 then refuse the store.
 
     Raises:
-        ValueError: If it is damaged.
-        OSError: If it cannot be written.
+        ValueError: If the description is damaged.
+        OSError: If the description cannot be written.
     """
 
     def packed() -> dict[str, Any] | None:
@@ -110,7 +112,10 @@ def with_packs(folder: Folder) -> None:
 
 
 def _absurd(rows: Any, block: Any) -> str:
-    """Why no campaign has such numbers; "" if one may. Each block is a file and is listed."""
+    """Why no campaign can have such numbers of rows; "" if one can.
+
+    The number of blocks is limited, because each block is a file and is listed.
+    """
     if not is_whole(rows, 1) or not is_whole(block, 1):
         return f"it has {rows!r} rows in blocks of {block!r}, expected positive whole numbers"
     if -(-rows // block) > _MOST_BLOCKS or block > _MOST_ROWS:
@@ -122,20 +127,22 @@ def _absurd(rows: Any, block: Any) -> str:
 
 
 def campaign(description: Mapping[str, Any]) -> str:
-    """SHA-256 of what makes a campaign the same, written into each of its files."""
+    """SHA-256 of what makes a campaign the same, which is written into each of its files."""
     identity = {key: description[key] for key in (*_IDENTITY, _PROPOSAL) if key in description}
     return sha256_of(identity)
 
 
 def claim(folder: Folder, wanted: Mapping[str, Any], simulator: Simulator) -> str:
-    """Write a campaign's description, or make sure that the one which is there is of the same campaign; let it grow.
+    """Write a campaign's description, or check that the existing one is of the same campaign.
+
+    The existing description gets more rows if more rows are wanted.
 
     Returns:
-        What `campaign` gives for the one that is there.
+        Result of `campaign` for the description in the folder.
 
     Raises:
-        ValueError: If it is of another campaign, or damaged.
-        OSError: If it cannot be written.
+        ValueError: If the existing description is of another campaign, or damaged.
+        OSError: If the description cannot be written.
     """
     if not there(folder, FILE):
         folder.create(FILE, json_bytes(wanted))
@@ -143,7 +150,7 @@ def claim(folder: Folder, wanted: Mapping[str, Any], simulator: Simulator) -> st
 
     def grown() -> dict[str, Any] | None:
         nonlocal held
-        found = read_description(folder)  # another process may have written its own in the meantime
+        found = read_description(folder)  # Another process may have written it meanwhile.
         check_same(folder.name, found, wanted, simulator)
         held = campaign(found)
         more = {**found, "rows": wanted["rows"], "versions": wanted["versions"]}
@@ -154,8 +161,9 @@ def claim(folder: Folder, wanted: Mapping[str, Any], simulator: Simulator) -> st
 
 
 def _rewrite(folder: Folder, wanted: Callable[[], dict[str, Any] | None]) -> None:
-    """Write what `wanted` makes of the description that is there, until it wants no more; alone, or anew where somebody
-    else was faster.
+    """Replace a description by what `wanted()` returns, until it returns None.
+
+    Other processes are locked out. If another process was faster all the same, `wanted()` is called again.
     """
     with alone(folder.path("")):
         while (data := wanted()) is not None:
@@ -167,13 +175,13 @@ def check_same(path: str, found: Mapping[str, Any], wanted: Mapping[str, Any], s
     """Refuse to mix two campaigns.
 
     Args:
-        path: The store's folder.
-        found: What it describes.
-        wanted: What is asked for.
-        simulator: Whose simulations are asked for.
+        path: Folder of the store, for the message.
+        found: Description in the folder.
+        wanted: Description of the requested campaign.
+        simulator: Simulator of the requested campaign.
 
     Raises:
-        ValueError: If they are not the same; the message says what differs.
+        ValueError: If the campaigns are not the same; the message says what differs.
     """
     differences = {
         key: _difference(found.get(key), wanted.get(key))
@@ -204,10 +212,10 @@ def check_same(path: str, found: Mapping[str, Any], wanted: Mapping[str, Any], s
 
 
 def without_coords(value: Any) -> Any:
-    """A description without what stands along the axes of observables: nothing is computed from that.
+    """A description without the coordinates along the axes of observables, because nothing is computed from them.
 
     Args:
-        value: Plain JSON values; observables in it are known by their shape and dims.
+        value: Plain JSON values. A mapping is an observable if it has a shape and dims.
     """
     if isinstance(value, list):
         return [without_coords(one) for one in value]
@@ -218,17 +226,20 @@ def without_coords(value: Any) -> Any:
 
 
 def stale(found: Mapping[str, Any], simulator: Simulator) -> str:
-    """What tells a simulator from the one a store was begun with, and from those accepted since; "" if nothing does."""
+    """Differences between a simulator and the store's recorded ones, in words; "" if it equals one of them.
+
+    The recorded ones are the simulator with which the store was begun, and those accepted since.
+    """
     each = [unlike(before, simulator) for before in (*found.get(_ACCEPTED, ()), found[_SIMULATOR])]
     return "" if "" in each else each[0]
 
 
 def accept(folder: Folder, simulator: Simulator) -> None:
-    """Note in a store's description that a simulator stands for the one it was begun with, though its files changed.
+    """Record in a store's description that a simulator with changed files stands for the one that began the store.
 
     Raises:
-        ValueError: If more than its files has changed.
-        OSError: If it cannot be written.
+        ValueError: If more than the simulator's files has changed.
+        OSError: If the description cannot be written.
     """
     given = recorded(simulator)
 
@@ -256,7 +267,10 @@ def _difference(found: Any, wanted: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value in words: digests by their beginnings, laws as they are written, observables by shape and unit."""
+    """A value in words, at most 303 characters.
+
+    Digests are cut to 12 characters. Distributions are written as calls, and observables as name, shape and unit.
+    """
     text = value[:12] if isinstance(value, str) and len(value) == 64 else _plain(value)
     return text if len(text) <= 300 else text[:300] + "..."
 

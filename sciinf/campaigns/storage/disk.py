@@ -1,5 +1,6 @@
-"""Names in a folder of the file system: made by one of several writers, grown by whole lines, durable when a call
-returns.
+"""Durable files in a folder of the file system: each is created by one of several writers, or grows by whole lines.
+
+A change is durable when the call returns.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from pathlib import Path
 
 from sciinf.core.files import temporary_of
 
-_PATIENCE = 60.0  # s in which another process has made a file, on the slowest disk
+_PATIENCE = 60.0  # Seconds in which another process makes a file, on the slowest disk.
 _PAUSE = 0.01
 
 
 def created(path: Path, data: bytes) -> bool:
-    """Write a file durably unless it is there; whether it was written. Of several writers, one writes.
+    """Write a file durably unless it exists; return whether it was written. Of several writers, only one writes.
 
     Raises:
-        OSError: If it cannot be written; nothing half-written stays behind.
+        OSError: If the file cannot be written; no partial file stays behind.
     """
     if path.exists():
         return False
@@ -36,7 +37,7 @@ def created(path: Path, data: bytes) -> bool:
             os.link(temporary, path)
             written = True
         except FileExistsError:
-            written = os.stat(temporary).st_nlink == 2  # NFS may do it and lose the answer
+            written = os.stat(temporary).st_nlink == 2  # NFS may link the file and lose the answer.
         except OSError:
             written = _renamed(temporary, path)
     finally:
@@ -46,7 +47,10 @@ def created(path: Path, data: bytes) -> bool:
 
 
 def _renamed(temporary: Path, path: Path) -> bool:
-    """The same where a file has one name alone: whoever makes a folder beside it may rename."""
+    """Create a file as `created` does, on file systems without hard links.
+
+    The writer that makes a folder beside the file may rename.
+    """
     turn, started = path.with_name(f".{path.name}.made"), time.monotonic()
     while True:
         try:
@@ -71,12 +75,12 @@ def _renamed(temporary: Path, path: Path) -> bool:
 
 @contextmanager
 def alone(folder: Path | None) -> Iterator[None]:
-    """Keep out everybody else who asks for the same, until the end or the death of this process.
+    """Lock out other processes that ask for the same lock, until the context or this process ends.
 
-    File systems that cannot (some of networks) keep nobody out; what was written is to be compared afterwards.
+    Some network file systems have no locks and lock out nobody. So compare afterwards what was written.
 
     Args:
-        folder: The folder; None where it lies in no file system, and nobody is kept out.
+        folder: Folder to lock; None if it lies in no file system, and nothing is locked.
     """
     if folder is None:
         yield
@@ -91,7 +95,7 @@ def alone(folder: Path | None) -> Iterator[None]:
 
 
 def added(path: Path, line: bytes) -> bool:
-    """Add a line to a file; whether the file is still the one of this name."""
+    """Add a line to a file; return whether the file still has this name afterwards."""
     new = not path.exists()
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
@@ -114,7 +118,7 @@ def added(path: Path, line: bytes) -> bool:
 
 
 def make(path: Path) -> None:
-    """Make a folder, durably, with those above it."""
+    """Make a folder and its parents, durably."""
     if path.is_dir():
         return
     missing = [path, *(above for above in path.parents if not above.is_dir())]
@@ -124,7 +128,7 @@ def make(path: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable (fsync)."""
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -1,4 +1,4 @@
-"""Writing that fails with a reason and a way out."""
+"""Errors of writing a store, with a reason and a way out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sciinf.campaigns.storage.folder import Unreachable
 
 @contextmanager
 def writing(path: object) -> Iterator[None]:
-    """Say what an error of the operating system means for the store in `path`, as messages call it; its errno stays."""
+    """Explain an operating system's error in terms of the store in `path`, as messages name it; the errno is kept."""
     try:
         yield
     except Unreachable:

@@ -1,4 +1,4 @@
-"""What is found wrong in a store: blocks that are damaged, simulations that failed."""
+"""Faults found in a store: damaged blocks and failed simulations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sciinf.core.observable import Status
 
 @dataclass(frozen=True)
 class Damage:
-    """A block that was committed and can no longer be read: which, its file, and what is wrong."""
+    """A block that was committed and can no longer be read: its number, its file, and the reason."""
 
     block: int
     file: Path
@@ -23,7 +23,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Failure:
-    """A simulation that failed: its row in the store, its parameters (D,), what became of it and why."""
+    """A simulation that failed: its row in the store, its parameters (D,), its status and the reason."""
 
     row: int
     theta: Tensor
@@ -33,9 +33,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class StoreReport:
-    """The state of a store: rows there and asked for, what became of them, and what is damaged or missing.
+    """State of a store: rows present and rows wanted, rows by status, and damaged or missing blocks.
 
-    `landed` is how many rows were added while it was read: a campaign runs.
+    `landed` is the number of rows that a running campaign added while the store was read.
     """
 
     rows: int

@@ -1,7 +1,8 @@
-"""Where the files of a store lie: a folder of the file system, or what behaves like one.
+"""Folder that holds the files of a store: a folder of the file system, or one that behaves like it.
 
-Names are relative, with slashes. A file is there whole or not at all, whoever is killed and whenever: it is created or
-replaced in one step, and durable when the call returns. Only journals grow, by whole lines.
+File names are relative, with slashes. A file is present whole or not at all, whichever process is killed at whatever
+moment. A file is created or replaced in one step, and is durable when the call returns. Only journals grow, by whole
+lines.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from typing import Any, final
 from sciinf.campaigns.storage.disk import added, created, make, sync
 from sciinf.core.files import sweep, write_bytes, write_through
 
-_LAST = 256  # bytes of a journal that tell it from another one of its name
-_SETTLED = 10**10  # ns; what was changed later than this before it was listed may change again at the same time stamp
+_LAST = 256  # Last bytes read of a journal, which distinguish it from another one of this name.
+# Nanoseconds. A folder changed more recently than this before a listing may change again with the same time stamp.
+_SETTLED = 10**10
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies right in a folder.
+    """Names directly in a folder.
 
     Args:
-        names: Of files and folders, without that of the folder; unfinished files are left out.
-        stamp: What changes when a name comes or goes; None where that cannot be relied on.
-        leftovers: Whether there are unfinished files, which may be those of writers that died.
+        names: Names of files and folders, without the folder's own name; unfinished files are left out.
+        stamp: Value that changes when a name is added or removed; None if it cannot be relied on.
+        leftovers: Whether there are unfinished files, perhaps of writers that died.
     """
 
     names: frozenset[str] = frozenset()
@@ -39,60 +41,60 @@ class Listing:
 
 @final
 class Changed(OSError):
-    """A file was replaced by somebody else since it was read: read it again, and decide anew."""
+    """Error: another process has replaced a file since it was read. The caller must read it again and decide anew."""
 
 
 @final
 class Unreachable(OSError):
-    """A service does not answer, or does not let us in: nothing is known of its files, and none is damaged for it."""
+    """Error: a service does not answer, or denies access. The state of its files is unknown; none counts as damaged."""
 
 
 class Folder(ABC):
     """Files by name, each whole or absent.
 
     Attributes:
-        name: The folder as messages call it.
+        name: Name of the folder in messages.
     """
 
     name: str
 
     @abstractmethod
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes of a file, or those from `start` up to `stop` of it.
+        """Bytes of a file, or the bytes from `start` up to `stop`.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            OSError: If it cannot be read.
+            OSError: If the file cannot be read.
         """
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file durably unless it is there; whether it was written. Of several writers, one writes.
+        """Write a file durably unless it exists; return whether it was written. Of several writers, only one writes.
 
         Raises:
-            OSError: If it cannot be written; nothing half-written stays behind.
+            OSError: If the file cannot be written; no partial file stays behind.
         """
 
     @abstractmethod
     def replace(self, name: str, data: bytes) -> None:
-        """Write a file durably, in place of what is there.
+        """Write a file durably, in place of an existing one.
 
         Raises:
-            Changed: If somebody else has replaced it since this folder read it, where that can be told.
-            OSError: If it cannot be written; what was there stays.
+            Changed: If another process has replaced the file since this folder read it, where this can be detected.
+            OSError: If the file cannot be written; the existing file stays.
         """
 
     @abstractmethod
     def commit(self, name: str, data: bytes, stays: Callable[[bytes], bool]) -> bytes:
-        """Write a file that others may be writing, too; what is there afterwards.
+        """Write a file that other processes may write at the same time; return the content of the file afterwards.
 
-        Where files cannot be replaced without others reading both, the first writer wins: what is there then stays if
-        it is as good.
+        If other processes could read both versions of a replaced file, the first writer wins. An existing file then
+        stays if it is as good.
 
         Args:
-            name: The file.
-            data: What it should hold.
-            stays: Whether what is there, where that is something else, is as good.
+            name: Name of the file.
+            data: Content to write.
+            stays: Function that says whether other content of an existing file is as good as `data`.
 
         Raises:
             OSError: As for `replace`.
@@ -100,41 +102,45 @@ class Folder(ABC):
 
     @abstractmethod
     def write(self, name: str, parts: Iterable[bytes]) -> None:
-        """`replace` by parts, one after the other, of a file that is larger than memory.
+        """Write a file that is larger than memory, part after part, in place of an existing one.
 
         Raises:
-            OSError: As for `replace`; what `parts` raises is passed on, and what was there stays.
+            OSError: As for `replace`. An exception from `parts` is passed on, and the existing file stays.
         """
 
     @abstractmethod
     def append(self, name: str, line: bytes) -> None:
-        """Add a line to a file durably; one that is torn is ended first. Of several files, `news` reads each line.
+        """Add a line to a file durably. A torn last line of the file is ended first.
+
+        `news` reads the lines of several files.
 
         Args:
-            name: The file, to which nobody else adds. Where files do not grow, the line is a file of its own below it.
-            line: Without its end.
+            name: Name of the file, to which no other process adds. Where files cannot grow, the line becomes a file of
+                its own below this name.
+            line: The line without its end.
 
         Raises:
-            OSError: If it could not be written whole; what is there of it is a torn line.
+            OSError: If the line could not be written whole; a torn line then stays in the file.
         """
 
     @abstractmethod
     def news(self, inside: str, seen: dict[str, Any]) -> Iterator[tuple[str, int, bytes]]:
-        """What was added to the files of a folder since they were last read, up to the last line that has its end.
+        """Yield what was added to the files of a folder since the last call, up to the last complete line.
 
         Args:
-            inside: The folder, such as "journal".
-            seen: Name of each file -> what was read of it, which is brought up to date; begin with {}.
+            inside: Name of the folder, such as "journal".
+            seen: Name of each file -> position read so far, which is updated; begin with {}.
 
         Yields:
-            Name of a file, where the new bytes begin in it (0 for a file that is new, or another one of this name), and
-            they.
+            Name of a file, position of the new bytes in the file, and the new bytes. The position is 0 for a new file,
+                or another file of this name.
         """
 
     @abstractmethod
     def settle(self, name: str) -> str:
-        """Give a file another name, so that nobody adds to it any more; that name. Lines that are being written go
-        into it or into a new file of the old name, and are not lost.
+        """Rename a file so that no process adds to it any more; return the new name.
+
+        Lines that are being written are not lost: they go into this file or into a new file of the old name.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -142,20 +148,23 @@ class Folder(ABC):
 
     @abstractmethod
     def names(self, inside: str) -> Iterator[str]:
-        """Names of all files below one, such as "shards", unfinished ones left out; in no particular order."""
+        """Names of all files below a folder, such as "shards", in no particular order.
+
+        Unfinished files are left out.
+        """
 
     @abstractmethod
     def listed(self, inside: str, before: Listing | None = None) -> Listing:
-        """What lies right in a folder; nothing if there is no such folder.
+        """List the names directly in a folder; an empty listing if there is no such folder.
 
         Args:
-            inside: The folder.
-            before: What lay there when last listed, which is returned if it cannot have changed since.
+            inside: Name of the folder.
+            before: Previous listing of the folder, which is returned if the folder cannot have changed since.
         """
 
     @abstractmethod
     def stamp(self, name: str) -> Hashable:
-        """What changes when a file does.
+        """Value that changes whenever a file changes.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -171,24 +180,24 @@ class Folder(ABC):
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
 
     @abstractmethod
     def prepare(self, inside: str) -> None:
-        """Make a folder that files can be written into, and sweep up what dead writers have left in it.
+        """Create a folder for files, and remove unfinished files of dead writers in it.
 
         Raises:
-            OSError: If it cannot be made.
+            OSError: If the folder cannot be created.
         """
 
     def path(self, name: str) -> Path | None:
-        """Where a file lies, or would, in the file system; None where it lies elsewhere, and `read` reads it."""
+        """Path of a file in the file system, existing or not; None for a file elsewhere, which only `read` can read."""
         return None
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read of a journal: which file it was, how far, and the last bytes up to there, with a line's hash."""
+    """How far a journal was read: stamp of the file, end position, and the last bytes with a line's hash."""
 
     stamp: Hashable = None
     start: int = 0
@@ -200,8 +209,8 @@ class LocalFolder(Folder):
     """A folder of the file system.
 
     Args:
-        root: Where it is, as seen from the working directory of now: a simulator may go elsewhere, for a while or for
-            good. Folders within it are made as they are needed.
+        root: Path of the folder, relative to the present working directory. A simulator may change the working
+            directory later. Subfolders are created when they are needed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -223,7 +232,7 @@ class LocalFolder(Folder):
         write_bytes(path, data)
 
     def commit(self, name: str, data: bytes, stays: Callable[[bytes], bool]) -> bytes:
-        self.replace(name, data)  # writers of the same block write the same bytes
+        self.replace(name, data)  # Writers of the same block write the same bytes.
         return data
 
     def write(self, name: str, parts: Iterable[bytes]) -> None:
@@ -239,7 +248,7 @@ class LocalFolder(Folder):
     def append(self, name: str, line: bytes) -> None:
         path = self.root / name
         make(path.parent)
-        while not added(path, line):  # it was settled between opening and writing
+        while not added(path, line):  # The file was settled between opening and writing.
             continue
 
     def news(self, inside: str, seen: dict[str, Any]) -> Iterator[tuple[str, int, bytes]]:
@@ -250,7 +259,7 @@ class LocalFolder(Folder):
             return
         for file in files:
             name = f"{inside}/{file}"
-            with suppress(FileNotFoundError):  # merged into another
+            with suppress(FileNotFoundError):  # The journal was merged into another one.
                 found, read = os.stat(self.root / name), seen.get(name, _Read())
                 stamp = found.st_ino, found.st_size, found.st_mtime_ns
                 if stamp == read.stamp:
@@ -258,7 +267,7 @@ class LocalFolder(Folder):
                 start, data = read.start, self.read(name, read.start - len(read.last))
                 if data.startswith(read.last):
                     data = data[len(read.last) :]
-                else:  # it was settled, and its writer has begun another
+                else:  # The journal was settled, and its writer has begun another one.
                     start, data = 0, self.read(name)
                 data = data[: data.rfind(b"\n") + 1]
                 last = (read.last + data if start else data)[-_LAST:]
@@ -310,20 +319,20 @@ class LocalFolder(Folder):
 
 
 def absolute(folder: Folder) -> str:
-    """What names the same folder from any other working directory."""
+    """Name of a folder that is valid from any other working directory."""
     path = folder.path("")
     return folder.name if path is None else str(path.resolve())
 
 
 def on_disk(folder: Folder, what: str) -> Path:
-    """Where a folder lies in the file system, from any working directory.
+    """Path of a folder in the file system, valid from any working directory.
 
     Args:
         folder: The folder.
-        what: What is to be kept there, in words.
+        what: What the folder is needed for, in words, such as "SLURM jobs keep their logs and hints".
 
     Raises:
-        ValueError: If it lies elsewhere.
+        ValueError: If the folder is not in the file system.
     """
     path = folder.path("store.json")
     if path is None:
@@ -344,7 +353,7 @@ def there(folder: Folder, name: str) -> bool:
 
 
 def journal_text(folder: Folder, name: str) -> bytes:
-    """What is in a journal; nothing where it was merged into another one."""
+    """Content of a journal; empty if the journal was merged into another one."""
     try:
         return folder.read(name)
     except FileNotFoundError:

@@ -1,12 +1,11 @@
 """Journals: one append-only file of JSON lines per writing process, which acknowledges the blocks it committed.
 
-A line stands for a block only after the block's file is durable, so whatever a journal says can be relied on. It
-carries a hash of itself, as our JSON files do (`core.files`). A line torn by a kill or a full disk ends before its
-closing brace and is passed over; one that was changed is named. The file of the block that it stood for is judged by
-itself.
+A line is written only after the block's file is durable, so a journal can be relied on. Each line carries a hash of
+itself, as sciinf's JSON files do (`core.files`). A line torn by a kill or a full disk ends before its closing brace and
+is skipped. A line that was changed is reported. The block of such a line is judged by its own file.
 
-Journals are called HOST-PID-RANDOM.jsonl. Host name and process number are the same in many containers that write into
-one store; the random part is drawn once for each process, anew after a fork.
+Journals are called HOST-PID-RANDOM.jsonl. Host name and process number may be the same in many containers that write
+into one store. So the random part is drawn once for each process, and anew after a fork.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ JOURNAL = "journal"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is known of one committed block.
+    """Record of one committed block.
 
     Args:
-        block: Its number.
-        sha256: SHA-256 of its file.
-        rows: Rows it holds.
+        block: Number of the block.
+        sha256: SHA-256 of the block's file.
+        rows: Number of rows in the block.
         content: SHA-256 of theta, x and status (`shard.content_hash`).
-        seconds: Wall seconds it took to simulate.
-        counts: Rows by status, those that occur.
-        conditions: Versions, processor and device it was made with; none from earlier versions.
+        seconds: Wall seconds that the simulation took.
+        counts: Number of rows for each status that occurs.
+        conditions: Versions, processor and device of the simulation; empty from earlier versions of sciinf.
     """
 
     block: int
@@ -69,7 +68,7 @@ class Entry:
 
 @functools.lru_cache(4096)
 def _counts(items: tuple[tuple[str, Any], ...]) -> Mapping[Status, int]:
-    """One object for equal counts: a million blocks have few that differ."""
+    """Counts by status from JSON, as one shared object for equal counts: a million blocks have few different ones."""
     return {Status[name.upper()]: int(n) for name, n in items}
 
 
@@ -79,10 +78,10 @@ def _conditions(items: tuple[tuple[Any, Any], ...]) -> Mapping[str, str]:
 
 
 class Journals:
-    """All journals of a store: append to one's own, read everybody's.
+    """All journals of a store: this process appends to its own journal, and reads those of all processes.
 
     Args:
-        folder: The store's.
+        folder: Folder of the store.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -95,17 +94,17 @@ class Journals:
         """Write one line durably.
 
         Raises:
-            OSError: If it could not be written whole; readers then pass over what is there of it.
+            OSError: If the line could not be written whole; readers then skip the partial line.
         """
         name = f"{JOURNAL}/{platform.node() or 'host'}-{os.getpid()}-{_token(os.getpid())}.jsonl"
         self.folder.append(name, json.dumps(sealed(entry.to_json())).encode())
 
     def news(self) -> list[Entry]:
-        """The entries added, by anybody, since the last call. After a merge of journals some come once more.
+        """Entries that any process has added since the last call. After a merge of journals some entries come again.
 
         Warns:
-            UserWarning: If a line was changed, which is then passed over and named in `damaged`; or if lines carry no
-                hash, as those of older versions.
+            UserWarning: If a line was changed, which is then skipped and named in `damaged`; or if lines carry no hash,
+                like those of older versions.
         """
         entries = []
         for name, start, data in self.folder.news(JOURNAL, self._seen):
@@ -115,7 +114,7 @@ class Journals:
         return entries
 
     def mend(self) -> None:
-        """Take the lines that were changed out of the journals."""
+        """Remove the changed lines from the journals."""
         for name in self.folder.names(JOURNAL):
             lines = self.folder.read(name).split(b"\n")
             kept = [line for line in lines if not _changed(line)]
@@ -132,8 +131,8 @@ class Journals:
             except ValueError as error:
                 self.damaged.append(f"line {number} of {path}: {error}")
                 warnings.warn(
-                    f"line {number} of {path} is damaged and passed over: {error}. The file of the block it stood for "
-                    f"is judged by itself; `sciinf check {self.folder.name} --repair SIM.py` takes the line out",
+                    f"line {number} of {path} is damaged and passed over: {error}. The file of the line's block is "
+                    f"judged by itself; `sciinf check {self.folder.name} --repair SIM.py` removes the line",
                     stacklevel=1,
                 )
                 continue
@@ -141,8 +140,8 @@ class Journals:
                 continue
             if not found[1]:
                 warnings.warn(
-                    f"lines of the journals in {self.folder.name}/{JOURNAL} carry no hash, as those of older versions: "
-                    "whether they were changed cannot be told",
+                    f"lines of the journals in {self.folder.name}/{JOURNAL} carry no hash, like those of older "
+                    "versions: changes of the lines cannot be detected",
                     stacklevel=1,
                 )
             yield found[0]
@@ -150,18 +149,18 @@ class Journals:
 
 @functools.cache
 def _token(pid: int) -> str:
-    """What tells this process from those with the same number in other containers."""
+    """Random token that distinguishes this process from processes with the same number in other containers."""
     os.register_at_fork(after_in_child=_token.cache_clear)
     return secrets.token_hex(4)
 
 
 def parsed(line: bytes) -> tuple[Entry, bool] | None:
-    """The entry in a line, and whether the line carries its hash; None for a line that is torn.
+    """Entry in a line, and whether the line carries its hash; None for a torn line.
 
     Raises:
-        ValueError: If it was changed.
+        ValueError: If the line was changed.
     """
-    if b"{" not in line or line.count(b"{") > line.count(b"}"):  # no string of ours has a brace
+    if b"{" not in line or line.count(b"{") > line.count(b"}"):  # No string in a journal has a brace.
         return None
     try:
         data, known = opened(json.loads(line))

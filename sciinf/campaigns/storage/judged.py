@@ -1,18 +1,17 @@
-"""What is known of the blocks of a store: what was acknowledged, and whether files are what was.
+"""Which blocks of a store are present, and whether their files are those that were committed.
 
-A file's bytes are compared with journals and indexes before HDF5 sees them. One that nobody acknowledged, because its
-writer died between rename and acknowledgement, counts if the hash written in it holds.
+A file's bytes are compared with journals and indexes before HDF5 reads them. A file without an acknowledgement counts
+if the hash written in it is correct. Its writer may have died between rename and acknowledgement.
 
-**Cache.** Blocks that were fetched from a service are kept in a folder of this machine, so that each is fetched once. A
-file is called by the SHA-256 of its bytes, which are compared with it whenever it is read. So a cache cannot give what
-a store does not acknowledge: of a block that was replaced the new bytes are asked for, by another name. Nothing is ever
-removed; the folder may be deleted at any time.
+**Cache.** Blocks that were fetched from a service are kept in a folder of this machine, so that each block is fetched
+once. A cached file is named by the SHA-256 of its bytes, which are compared with this hash on every read. So a cache
+cannot return bytes that the store does not acknowledge. If a block was replaced, the new bytes have another name and
+are fetched. Nothing is ever removed from the cache; its folder may be deleted at any time.
 
-Which blocks of a store are there, and where: in files of their own, or in packs.
-
-A folder is listed again only when something in it has come or gone, so that looking costs one call to the file system
-for each thousand blocks. Files are listed before packs, and a file is removed only after its pack is there: a block
-that is being packed is seen in one of the two, or in both.
+**Shelf.** `Shelf` finds the blocks that are present, and their places: in files of their own, or in packs. A folder is
+listed again only if a name in it was added or removed. So checking costs one call to the file system for each thousand
+blocks. Files are listed before packs, and a file is removed only after its pack is present. So a block that is being
+packed is seen in its file, in its pack, or in both.
 """
 
 from __future__ import annotations
@@ -44,24 +43,24 @@ VARIABLE = "SCIINF_CACHE"
 
 @final
 class Cache:
-    """A folder of blocks.
+    """Local cache of blocks, by the hash of their bytes.
 
     Args:
-        root: Where it is.
+        root: Folder of the cache.
     """
 
     def __init__(self, root: Path) -> None:
         self.root, self._full = root, False
 
     def get(self, sha256: str) -> bytes | None:
-        """The bytes that have a hash; None where they are not there, or changed."""
+        """Bytes that have a given hash; None if they are absent or changed."""
         with suppress(OSError):
             data = self._file(sha256).read_bytes()
             return data if sha256_of(data) == sha256 else None
         return None
 
     def put(self, sha256: str, data: bytes) -> None:
-        """Keep bytes by their hash, if there is room.
+        """Store bytes under their hash, if there is room.
 
         Warns:
             UserWarning: Once, if they cannot be written.
@@ -80,27 +79,27 @@ class Cache:
 
 
 def cache() -> Cache | None:
-    """The folder that the environment names, if it does.
+    """Cache in the folder that the environment variable `SCIINF_CACHE` names; None if it is not set.
 
     Raises:
-        ValueError: If it is no folder of the file system.
+        ValueError: If the variable names no folder of the file system.
     """
     root = os.environ.get(VARIABLE)
     return Cache(local_path(root)) if root else None
 
 
-_RECENT = 60.0  # s within which a file that replaced another is acknowledged, on the slowest disk
+_RECENT = 60.0  # Seconds in which a replaced file is acknowledged, on the slowest disk.
 _LOOKS, _WAIT = 6, 0.5
 
 
 class Blocks:
-    """The blocks of a store.
+    """Blocks of a store: which are present, what journals say of them, and whether their files are valid.
 
     Args:
-        folder: Where they are.
-        naming: How files are spread over folders.
-        campaign: Whose they must be.
-        observables: What they hold.
+        folder: Folder of the store.
+        naming: Rule that spreads files over folders.
+        campaign: Digest of the campaign to which the blocks must belong.
+        observables: Observables in the blocks.
     """
 
     def __init__(self, folder: Folder, naming: Naming, campaign: str, observables: Mapping[str, Observable]) -> None:
@@ -108,54 +107,54 @@ class Blocks:
         self.journals, self.shelf = Journals(folder), Shelf(folder, naming)
         self._lines: dict[int, list[Entry]] = {}
         self._adopted: dict[int, Entry] = {}
-        self._present: dict[int, Entry] = {}  # of each block that is there, as far as is known without reading it
-        self._doubtful: set[int] = set()  # there, and to be read: nobody acknowledged them, or journals disagree
-        self._disputed: set[int] = set()  # of them, those on which journals disagree, until they are looked at
+        self._present: dict[int, Entry] = {}  # Entries of present blocks, as known without reading them.
+        self._doubtful: set[int] = set()  # Present and to be read: not acknowledged, or journals disagree.
+        self._disputed: set[int] = set()  # Doubtful blocks on which journals disagree, until checked.
         self._verified: dict[int, tuple[Hashable, FileRange, Entry]] = {}
         self.cache = cache() if folder.path("") is None else None
-        self._last = 0  # the largest block that was acknowledged
+        self._last = 0  # The largest acknowledged block number.
 
     def refresh(self, blocks: int) -> set[int]:
-        """Take note of what other processes have committed since; the blocks of which more or other is known now.
+        """Read what other processes have committed since the last call; return the blocks whose entries have changed.
 
         Args:
-            blocks: How many there may be.
+            blocks: Largest possible number of blocks.
         """
         touched = {entry.block for entry in self.journals.news() if self._learn(entry)}
         self._disputed |= self._doubtful & self._lines.keys()
-        changed, members = self.shelf.refresh(max(blocks, self._last + 1))  # another process may have let it grow
+        changed, members = self.shelf.refresh(max(blocks, self._last + 1))  # The store may have grown.
         news = touched | changed | self._take(members) | {k for k in self._doubtful if k not in self._lines}
         self._settle(news)
         return news
 
     def add(self, entry: Entry) -> None:
-        """Take note of a block that this process has committed."""
+        """Record a block that this process has committed."""
         self.shelf.note(entry.block)
         self._learn(entry)
         self._settle({entry.block})
 
     def present(self) -> Mapping[int, Entry]:
-        """Blocks whose files are there, and what is known of them, unverified except where journals disagree."""
-        for index in sorted(self._disputed):  # once, for each takes a look at its file
+        """Blocks whose files are present, with their entries, unverified except where journals disagree."""
+        for index in sorted(self._disputed):  # Only once, because each check reads a file.
             try:
                 self._present[index] = self.verify(index)
                 self._disputed.discard(index)
             except ValueError:
-                if index in self.shelf:  # else it was found to be gone
+                if index in self.shelf:  # Otherwise the check found that the file is gone.
                     self._present[index] = self._lines[index][-1]
         return self._present
 
     def history(self, index: int) -> list[Entry]:
-        """What is known of a block, oldest first, its file damaged or not."""
+        """Entries of a block, oldest first, whether its file is damaged or not."""
         adopted = [self._adopted[index]] if index in self._adopted else []
         return self._lines.get(index) or adopted
 
     def readable(self) -> list[int]:
-        """Blocks that reading must deliver: all that were committed, and all files that are there."""
+        """Blocks that a reader must deliver: all committed blocks, and all blocks whose files are present."""
         return sorted(self._lines.keys() | self._present.keys() | self._doubtful)
 
     def damaged(self) -> list[Damage]:
-        """Blocks that are deleted or do not have the content that was committed; reads every file."""
+        """Blocks that are deleted or whose content is not what was committed. This reads every file."""
         found = [damage for index in self.readable() if (damage := self._damage(index)) is not None]
         for _ in range(_LOOKS):
             late = {damage.block for damage in found if self._unacknowledged(damage.block)}
@@ -173,11 +172,11 @@ class Blocks:
         return None
 
     def _growing(self, index: int) -> bool:
-        """Whether a short block was made longer just now, and is about to be acknowledged."""
+        """Whether a short block was just made longer, and will soon be acknowledged."""
         return index in self._lines and self._unacknowledged(index) > self._lines[index][-1].rows
 
     def _unacknowledged(self, index: int) -> int:
-        """Rows of a file that was replaced just now by a whole one, whose line may be on its way; 0 of any other."""
+        """Rows of a valid file that just replaced another one and may soon be acknowledged; 0 for any other file."""
         place = self.shelf.places(index)[0]
         try:
             recent = index in self._lines and self.folder.age(place.name) < _RECENT
@@ -186,10 +185,10 @@ class Blocks:
             return 0
 
     def entry(self, index: int) -> Entry:
-        """What is known of a block, verified.
+        """Entry of a block, verified.
 
         Raises:
-            ValueError: If it is damaged; the message names it.
+            ValueError: If the block is damaged; the message names it.
         """
         try:
             return self.verify(index)
@@ -197,14 +196,14 @@ class Blocks:
             raise self.damage(index, str(error)) from error
 
     def damage(self, index: int, reason: str) -> ValueError:
-        """What is said of a damaged block."""
+        """Error that describes a damaged block and the way out."""
         return ValueError(
             f"{self.shelf.places(index)[0].words} is damaged: {reason}. Simulate it again with "
             f"`sciinf check {self.folder.name} --repair SIM.py`; the other blocks are not affected"
         )
 
     def checked(self, index: int, read: Callable[[FileRange], Any]) -> Any:
-        """What is read from a block after it has been verified, wherever it lies by then."""
+        """Verify a block, and return what `read` reads from it, even if the block moves to another place meanwhile."""
         try:
             if self.folder.path("") is None:
                 return read(self._held(index))
@@ -212,7 +211,7 @@ class Blocks:
             try:
                 return read(self._verified[index][1])
             except OSError:
-                if not self._moved(index):  # packed since
+                if not self._moved(index):  # Otherwise the block was packed meanwhile.
                     raise
                 self.verify(index)
                 return read(self._verified[index][1])
@@ -222,10 +221,10 @@ class Blocks:
             raise self.damage(index, str(error)) from error
 
     def verify(self, index: int) -> Entry:
-        """What is known of a block, read once as long as size, time and place of its file stay the same.
+        """Entry of a block, verified. The file is read again only if its size, time or place has changed.
 
         Raises:
-            ValueError: If it is damaged.
+            ValueError: If the block is damaged.
         """
         try:
             return self._verify(index)
@@ -235,14 +234,14 @@ class Blocks:
             return self._verify(index)
 
     def stamp(self, index: int) -> Hashable:
-        """What changes when the bytes of a block do, as they were when it was verified."""
+        """Value that changes when the bytes of a block change, as last verified; None before the first verification."""
         return self._verified[index][2].sha256 if index in self._verified else None
 
     def adopt(self, index: int, data: bytes) -> Entry:
-        """What a file says of itself.
+        """Entry of a block from its file alone.
 
         Raises:
-            ValueError: If it is no file of this block and store, or its arrays do not have the hash written in it.
+            ValueError: If the file is not of this block and store, or its arrays do not have the hash written in it.
         """
         block, campaign, content, status = embedded(data, self.observables)
         if block != index or campaign != self.campaign:
@@ -250,22 +249,22 @@ class Blocks:
         return Entry(index, sha256_of(data), len(status), content, 0.0, counted(status))
 
     def judge(self, index: int, data: bytes) -> Entry:
-        """What is known of bytes that should be a block.
+        """Entry of a block for bytes that should be this block's file.
 
         Raises:
-            ValueError: If they are not what was committed.
+            ValueError: If the bytes are not what was committed.
         """
         if index not in self._lines:
             return self.adopt(index, data)
         return self._acknowledged(index, sha256_of(data))
 
     def mend(self) -> None:
-        """Take changed lines out of journals, and write indexes of packs anew that are damaged or lost."""
+        """Remove changed lines from journals, and write damaged or lost indexes of packs anew."""
         self.journals.mend()
         self.shelf.packs.mend(self.judge, lambda index: index in self._present)
 
     def _held(self, index: int) -> FileRange:
-        """A block that does not lie in the file system, in memory, compared with what was committed each time."""
+        """A block outside the file system, read into memory and compared each time with what was committed."""
         try:
             return self._fetched(index)
         except ValueError:
@@ -293,7 +292,7 @@ class Blocks:
         raise errors[0]
 
     def _kept(self, index: int) -> bytes | None:
-        """The bytes of a block that were acknowledged, if this machine has them and journals agree."""
+        """Cached bytes of an acknowledged block; None if they are not on this machine or journals disagree."""
         found = {entry.sha256 for entry in self._lines.get(index, ())}
         return self.cache.get(found.pop()) if self.cache is not None and len(found) == 1 else None
 
@@ -302,7 +301,7 @@ class Blocks:
             self.cache.put(entry.sha256, data)
 
     def _verify(self, index: int) -> Entry:
-        """The first of its places that holds what was committed."""
+        """Entry of a block, from the first of its places with the committed content."""
         errors = list[ValueError]()
         for place in self.shelf.places(index):
             try:
@@ -331,7 +330,7 @@ class Blocks:
         raise ValueError("its content is not what was committed")
 
     def _moved(self, index: int) -> bool:
-        """Whether a block lies elsewhere than was known, or more is known of it, now that we look again."""
+        """Look again at a block; return whether its places have changed or it has more entries."""
         before, known = self.shelf.places(index), len(self._lines.get(index, ()))
         touched = {entry.block for entry in self.journals.news() if self._learn(entry)}
         changed, members = self.shelf.look(index)
@@ -339,7 +338,7 @@ class Blocks:
         return self.shelf.places(index) != before or len(self._lines.get(index, ())) != known
 
     def _learn(self, entry: Entry) -> bool:
-        """Take a line; whether it says anything new."""
+        """Record an entry; return whether it is new."""
         lines = self._lines.setdefault(entry.block, [])
         if entry in lines:
             return False
@@ -348,14 +347,14 @@ class Blocks:
         return True
 
     def _take(self, members: Iterable[Member]) -> set[int]:
-        """What packs say; their blocks."""
+        """Record the entries of packs; return their blocks."""
         for member in members:
             if member.entry is not None:
                 self._learn(member.entry)
         return {member.block for member in members}
 
     def _settle(self, indices: set[int]) -> None:
-        """Decide anew whether blocks are there."""
+        """Decide again which of some blocks are present."""
         for index in sorted(indices):
             self._present.pop(index, None)
             self._doubtful.discard(index)
@@ -373,21 +372,21 @@ class Blocks:
             try:
                 self._present[index] = self._adopted[index] = self._verify(index)
             except ValueError:
-                continue  # never acknowledged and not whole: `missing` and `damaged` name it
+                continue  # Never acknowledged and not whole: `missing` and `damaged` name it.
 
 
 def counted(status: Tensor | None) -> dict[Status, int]:
-    """Rows by status, those that occur."""
+    """Number of rows for each status that occurs."""
     flags = [] if status is None else status.tolist()
     return {Status(value): n for value, n in sorted(Counter(flags).items())}
 
 
 class Shelf:
-    """Where the blocks of a store lie.
+    """Places of the blocks of a store, in files and packs.
 
     Args:
-        folder: The store's.
-        naming: How files are spread over folders.
+        folder: Folder of the store.
+        naming: Rule that spreads files over folders.
     """
 
     def __init__(self, folder: Folder, naming: Naming) -> None:
@@ -400,10 +399,10 @@ class Shelf:
         return index in self.loose or index in self.packs
 
     def refresh(self, blocks: int) -> tuple[set[int], list[Member]]:
-        """Look again; blocks whose files came or went, and what new packs say.
+        """List the folders again; return the blocks that were added, removed or packed, and the blocks of new packs.
 
         Args:
-            blocks: How many there may be.
+            blocks: Largest possible number of blocks.
         """
         changed = set[int]()
         for inside in self.naming.every(SHARDS, blocks):
@@ -416,31 +415,31 @@ class Shelf:
         return [inside for inside, listing in self._listings.items() if listing.leftovers]
 
     def note(self, index: int) -> None:
-        """A block was written just now."""
+        """Record that the file of a block was just written."""
         self.loose.add(index)
         self._inside.setdefault(self.naming.folder(SHARDS, index), set()).add(index)
 
     def forget(self, index: int) -> None:
-        """The file of a block was removed just now."""
+        """Record that the file of a block was just removed."""
         self.loose.discard(index)
         self._inside.get(self.naming.folder(SHARDS, index), set()).discard(index)
 
     def places(self, index: int) -> list[FileRange]:
-        """Where a block lies, the place that counts first; where its file would lie, if nowhere."""
+        """Places of a block, the one that counts first; if the block is absent, the place where its file would be."""
         packed = self.packs.places(index)
         own = [FileRange(self.folder, self.naming.file(SHARDS, index))]
         return own + packed if index in self.loose else packed or own
 
     def look(self, index: int) -> tuple[set[int], list[Member]]:
-        """The same of the folder of one block."""
+        """List the folder of one block again; return the same as `refresh`."""
         changed, members = self._look(self.naming.folder(SHARDS, index)), self.packs.news(self.loose)
         return changed | {member.block for member in members}, members
 
     def _look(self, inside: str) -> set[int]:
-        """Blocks whose files came or went in a folder."""
+        """List a folder again; return the blocks whose files were added or removed."""
         before, known = self._listings.get(inside), self._inside.setdefault(inside, set())
         if self.folder.path("") is None and self.naming.folders and len(known) >= self.naming.folders:
-            return set()  # all are there, and to list them again is slow
+            return set()  # All files are present, and listing them again is slow.
         listing = self.folder.listed(inside, before)
         if listing is before:
             return set()

@@ -1,29 +1,27 @@
-"""A store's files as objects of an S3 service: `s3://BUCKET/PREFIX`.
+"""Files of a store as objects of an S3 service, at `s3://BUCKET/PREFIX`.
 
-An object is there whole or not at all, and there is no rename. What a folder does by renaming is done here by
-conditional puts: one with `If-None-Match: *` creates an object unless it is there, one with `If-Match: ETAG` replaces
-it only as it was read. So of several writers one writes, nobody overwrites, and nothing is deleted but by `remove`. A
-line of a journal is an object of its own, `journal/WRITER/NUMBER.json`.
+An object is present whole or not at all, and an S3 service has no rename. Conditional puts take the place of renames. A
+put with `If-None-Match: *` creates an object unless it exists. A put with `If-Match: ETAG` replaces an object only if
+it has not changed since it was read. So only one of several writers writes, no process overwrites another's object, and
+only `remove` deletes objects. A line of a journal is an object of its own, `journal/WRITER/NUMBER.json`.
 
-A put that was answered by an error may have been done all the same. It is tried again
-(`campaigns.storage.object_requests`), and the next try then finds the object there: it is taken for one's own if the
-bytes are the same. 409 says that another put of the same key was on its way, and obstore tells it as an object that is
-there; so it is read, and where nothing is there the put is tried again. That the service keeps the conditions is tried
-by each process at its first put.
+A put that was answered by an error may have been done all the same. It is tried again (`Requests`), and the next try
+then finds the object. The object counts as this process's own if its bytes are the same. Status 409 says that another
+put of the same key was in progress; obstore reports it as an object that exists. So the object is read, and the put is
+tried again if there is no object. Each process tests at its first put whether the service obeys the conditions.
 
-Address and rights come from the environment as obstore reads it (`AWS_ENDPOINT_URL`, `AWS_REGION`,
-`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, ...). A process that was forked from one that has read or written here
-cannot go on: obstore has threads, which a fork does not copy. Ours are all spawned.
+Address and access rights come from the environment, as obstore reads it (`AWS_ENDPOINT_URL`, `AWS_REGION`,
+`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, ...). A process that was forked from one that has read or written objects
+cannot continue: obstore has threads, and a fork does not copy them. All processes of sciinf are spawned.
 
 References: Amazon S3 User Guide, "How to prevent object overwrites with conditional writes"; obstore 0.12.
 
-Requests to an S3 service: which errors pass and are met by trying again, and what the others mean.
+**Requests.** `Requests` decides which errors are temporary and are tried again, and explains the other errors.
 
-503, 429, a refused or broken connection and a time-out pass, mostly. They are met by trying again after pauses that
-grow, for `patience` seconds and three times at least; for less where the service has never answered, because its
-address may be a wrong one. What stays is told with the way out. No error of obstore gets out of here, and none becomes
-`FileNotFoundError` but that of an object that is not there: a missing bucket would otherwise look like a store that has
-not begun.
+503, 429, a refused or broken connection and a time-out are usually temporary. They are tried again after growing
+pauses, for `patience` seconds and at least three times. The time is shorter if the service has never answered, because
+its address may be wrong. A lasting error is reported with the way out. No error of obstore leaves this module. Only a
+missing object becomes `FileNotFoundError`: a missing bucket would otherwise look like a store that has not begun.
 """
 
 from __future__ import annotations
@@ -38,26 +36,55 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, final
 
-from sciinf.campaigns.storage.folder import Changed, Folder, Listing, Unreachable, journal_text
+from sciinf.campaigns.storage.folder import Changed, Folder, Listing, LocalFolder, Unreachable, journal_text, there
+from sciinf.core.files import is_remote, shown
+
+_OBJECTS = re.compile("s3:/+")
+
+
+def folder_at(path: str | Path) -> Folder:
+    """Folder that a path names: one of the file system, or `s3://BUCKET/PREFIX`.
+
+    Raises:
+        ValueError: If the path is an address of another kind, or one without a bucket or prefix.
+        ImportError: If the path is on s3://, and the package that reads objects is not installed.
+    """
+    if not is_remote(path):
+        return LocalFolder(Path(path))
+    if not _OBJECTS.match(str(path)):
+        raise ValueError(
+            f"{shown(path)}: simulations lie in a folder of the file system, or in objects at s3://BUCKET/X"
+        )
+    from sciinf.campaigns.storage.objects import Objects
+
+    return Objects(_OBJECTS.sub("s3://", str(path), count=1))
+
+
+def store_at(path: str | Path) -> Folder | None:
+    """Folder that a path names, if a store has been begun there; None if there is no store."""
+    folder = folder_at(path)
+    return folder if there(folder, "store.json") else None
+
 
 PATIENCE = 180.0
 """Seconds for which errors that pass are met by trying again."""
-_AT_ONCE = 16  # lines of journals that are read at a time
-_NUMBERS: dict[tuple[str, str], Iterator[int]] = {}  # of the lines that this process has written
+_AT_ONCE = 16  # Lines of journals that are read at the same time.
+_NUMBERS: dict[tuple[str, str], Iterator[int]] = {}  # Numbers of lines written by this process.
 _LINE = re.compile(r"/\d{8}\.json$")
-_PAGE = 1000  # names
-_LONGEST = 120  # s that one request may take, with all its bytes
+_PAGE = 1000  # Names in one page of a listing.
+_LONGEST = 120  # Seconds that one request may take, with all its bytes.
 
 
 @final
 class Objects(Folder):
-    """Objects below a prefix of a bucket.
+    """Folder whose files are objects below a prefix of a bucket.
 
     Args:
-        url: `s3://BUCKET/PREFIX`.
-        patience: Seconds for which errors that pass are met by trying again; `PATIENCE` where left out.
+        url: Address `s3://BUCKET/PREFIX`.
+        patience: Seconds for which requests with temporary errors are tried again; `PATIENCE` by default.
 
     Raises:
         ValueError: If the address has no bucket, or no prefix.
@@ -70,7 +97,7 @@ class Objects(Folder):
             raise ValueError(f"{url} names no folder; expected s3://BUCKET/PREFIX, such as s3://my-bucket/runs/first")
         self.name = f"s3://{bucket}/{prefix}"
         self._client = _client(bucket, prefix)
-        self._tags: dict[str, str | None] = {}  # of files that may be replaced, as they were read
+        self._tags: dict[str, str | None] = {}  # Tags of replaceable files when last read.
         self._requests = Requests(self.name, bucket, PATIENCE if patience is None else patience)
         self._keeps = self._matches = False
 
@@ -83,10 +110,12 @@ class Objects(Folder):
         return found
 
     def create(self, name: str, data: bytes) -> bool:
-        """As a `Folder` does. After a put that was answered by an error, also true where somebody wrote the same bytes.
+        """Create an object, as `Folder.create` does.
+
+        After a put that was answered by an error, the result is also true if another process wrote the same bytes.
 
         Raises:
-            OSError: If it cannot be written, or the service does not keep `If-None-Match`.
+            OSError: If the object cannot be written, or the service does not obey `If-None-Match`.
         """
         from obstore.exceptions import AlreadyExistsError
 
@@ -108,11 +137,11 @@ class Objects(Folder):
         return written
 
     def replace(self, name: str, data: bytes) -> None:
-        """As a `Folder` does, where the object is as this folder read it last.
+        """Replace an object, as `Folder.replace` does, if it has not changed since this folder read it last.
 
         Raises:
-            Changed: If somebody else has replaced it since.
-            OSError: If it cannot be written, or the service does not keep `If-Match`.
+            Changed: If another process has replaced it since.
+            OSError: If the object cannot be written, or the service does not obey `If-Match`.
         """
         try:
             before, tag = None, self._tags.get(name)
@@ -125,10 +154,12 @@ class Objects(Folder):
             self._swap(name, data, before, tag)
 
     def commit(self, name: str, data: bytes, stays: Callable[[bytes], bool]) -> bytes:
-        """As a `Folder` does: the first writer wins. What is there is replaced only where it may not stay.
+        """Write an object, as `Folder.commit` does: the first writer wins.
+
+        An existing object is replaced only if it may not stay.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the object cannot be written.
         """
         while not self.create(name, data):
             try:
@@ -137,25 +168,27 @@ class Objects(Folder):
                     return found
                 self._swap(name, data, found, tag)
             except (Changed, FileNotFoundError):
-                continue  # somebody else was faster: what is there now may be good, or it was packed
+                continue  # Another process was faster: its object may be good, or was packed.
             break
         return data
 
     def write(self, name: str, parts: Iterable[bytes]) -> None:
-        """As a `Folder` does, but in memory, and in one request: it is not to be large."""
+        """Write an object, as `Folder.write` does, but in memory and in one request. So it must not be large."""
         self.replace(name, b"".join(parts))
 
     def append(self, name: str, line: bytes) -> None:
         writer, known = name.removesuffix(".jsonl"), (self.name, name)
         numbers = _NUMBERS.setdefault(known, itertools.count())
         while not self.create(f"{writer}/{next(numbers):08d}.json", line):
-            continue  # a number that another store of this process has taken
+            continue  # Another `Store` of this process has taken the number.
 
     def news(self, inside: str, seen: dict[str, Any]) -> Iterator[tuple[str, int, bytes]]:
-        """As a `Folder` does; `seen` has the numbers of lines, and what is yielded is named by its writer.
+        """Yield new lines, as `Folder.news` does, but named by their writers.
+
+        `seen` has the numbers of lines.
 
         Raises:
-            OSError: If it cannot be read.
+            OSError: If the lines cannot be read.
         """
         below, lines = self._below(inside), list[tuple[str, int, int, bytes]]()
         for writer in sorted(below.common):
@@ -167,7 +200,7 @@ class Objects(Folder):
                     data = b"\n".join([*pool.map(functools.partial(journal_text, self), files), b""])
                 lines.append((name, start, int(files[-1].removesuffix(".json")[-8:]) + 1, data))
         if below.common:
-            below = self._below(inside)  # a line that is gone by now is in one of these
+            below = self._below(inside)  # A line that is gone by now is in one of the merged journals.
         for name, data in self._whole_journals(inside, seen, below).items():
             seen[name] = len(data)
             yield name, 0, data
@@ -176,12 +209,12 @@ class Objects(Folder):
             yield name, start, data
 
     def settle(self, name: str) -> str:
-        """The same name: each line is an object of its own, to which nobody adds."""
+        """Return the same name, because each line is an object of its own, to which no process adds."""
         self._look(name)
         return name
 
     def names(self, inside: str) -> Iterator[str]:
-        """As a `Folder` does; asked for page by page, each of which is tried again by itself."""
+        """Names as `Folder.names` gives them, requested page by page. Each page is tried again by itself."""
         yield from self._listed(inside, "")
 
     def listed(self, inside: str, before: Listing | None = None) -> Listing:
@@ -201,12 +234,15 @@ class Objects(Folder):
         self._requests.tried(f"remove {name}", lambda: obstore.delete(self._client, name))
 
     def prepare(self, inside: str) -> None:
-        """Nothing: names of objects need no folders, and none is ever unfinished."""
+        """Do nothing: names of objects need no folders, and no object is ever unfinished."""
 
     # --- one request ------------------------------------------------------------------------------------------------
 
     def _whole_journals(self, inside: str, seen: Mapping[str, Any], below: _Below) -> dict[str, bytes]:
-        """Journals that are one object, new ones: merged, or of a folder that was copied here. Nobody adds to them."""
+        """New journals that are single objects: merged journals, or those of a folder that was copied here.
+
+        No process adds to such journals.
+        """
         found, gone = dict[str, bytes](), False
         for name in (f"{inside}/{file}" for file in sorted(below.objects) if file.endswith(".jsonl")):
             if name not in seen:
@@ -215,19 +251,19 @@ class Objects(Folder):
                     found[name] = data[: data.rfind(b"\n") + 1]
                 except FileNotFoundError:
                     gone = True
-        if gone:  # merged into another, which is there by now
+        if gone:  # A journal was merged into another one, which exists by now.
             found |= self._whole_journals(inside, {**seen, **found}, self._below(inside))
         return found
 
     def _listed(self, inside: str, after: str) -> Iterator[str]:
-        """Names below one that come after another, in their order."""
+        """Yield the names below a folder that come after a given name, in order."""
         page = [after] * _PAGE
-        while len(page) == _PAGE:  # a shorter one is the last
+        while len(page) == _PAGE:  # A shorter page is the last one.
             page = self._requests.tried(f"list {inside}", lambda last=page[-1]: self._page(inside, last))
             yield from page
 
     def _below(self, inside: str) -> _Below:
-        """What lies right below a name."""
+        """Names directly below a folder."""
         import obstore
 
         found = self._requests.tried(
@@ -250,7 +286,7 @@ class Objects(Folder):
         return found.bytes().to_bytes(), found.meta["e_tag"]
 
     def _whole(self, name: str) -> tuple[bytes, str | None]:
-        """The bytes of an object, and what tells them from those of another version of it."""
+        """Bytes of an object, and the tag of its version."""
         return self._requests.tried(f"read {name}", lambda: self._get(name, 0, None))
 
     def _look(self, name: str) -> Any:
@@ -263,7 +299,7 @@ class Objects(Folder):
             except FileNotFoundError:
                 if last:
                     raise
-                self.read(name)  # says whether there is a bucket, which the answer to a look does not
+                self.read(name)  # Only a read tells a missing bucket from a missing object.
         return None
 
     def _put(self, name: str, data: bytes, mode: Any) -> None:
@@ -274,7 +310,7 @@ class Objects(Folder):
             self._tags[name] = tag
 
     def _swap(self, name: str, data: bytes, before: bytes | None, tag: str | None) -> None:
-        """Replace an object unless it has another tag by now."""
+        """Replace an object unless its tag has changed."""
         from obstore.exceptions import PreconditionError
 
         if not self._matches:
@@ -287,21 +323,21 @@ class Objects(Folder):
             try:
                 self._put(name, data, {"e_tag": tag})
             except PreconditionError as error:
-                if self._whole(name)[0] != data:  # else the put was done that was answered by an error
+                if self._whole(name)[0] != data:  # Otherwise a put that was answered by an error was done.
                     words = f"{self.name}/{name} was changed by somebody else"
                     raise Changed(errno.EAGAIN, words, name) from error
 
         self._requests.tried(f"write {name}", put)
 
     def _mine(self, name: str, data: bytes, error: Exception) -> bool:
-        """Whether an object that is said to be there has these bytes."""
+        """Whether an object that is said to exist has the given bytes."""
         try:
             return self._get(name, 0, None)[0] == data
         except FileNotFoundError:
-            raise TimeoutError(f"another put of it came to nothing ({first_line(error)})") from error
+            raise TimeoutError(f"another put of this object failed ({first_line(error)})") from error
 
     def _refused(self, name: str, data: bytes, mode: Any, refusal: type[Exception]) -> None:
-        """Make sure that the service refuses a put whose condition does not hold; `data` is what is there."""
+        """Test that the service refuses a put whose condition is false; `data` is the existing content."""
         try:
             self._put(name, data, mode)
         except refusal:
@@ -314,7 +350,7 @@ class Objects(Folder):
 
 @dataclass(frozen=True)
 class _Below:
-    """Names right below one: those that others lie below, and objects."""
+    """Names directly below a folder: prefixes that have names below them, and objects."""
 
     common: frozenset[str]
     objects: frozenset[str]
@@ -330,31 +366,31 @@ def _client(bucket: str, prefix: str) -> Any:
 
     plain = any(os.environ.get(f"AWS_ENDPOINT{end}", "").startswith("http://") for end in ("", "_URL", "_URL_S3"))
     options: Any = {"timeout": timedelta(seconds=_LONGEST), **({"allow_http": True} if plain else {})}
-    never: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}  # tries are counted here
+    never: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}  # `Requests` counts the tries.
     return S3Store(bucket, prefix=prefix, client_options=options, retry_config=never)
 
 
 T = TypeVar("T")
-_FIRST, _LONGEST_PAUSE = 0.1, 15.0  # s between two tries
-_CONTACT = 15.0  # s for an address that has never answered
-_LEAST = 3  # tries
+_FIRST, _LONGEST_PAUSE = 0.1, 15.0  # Shortest and longest pause between two tries, in seconds.
+_CONTACT = 15.0  # Seconds of tries for an address that has never answered.
+_LEAST = 3  # Fewest tries.
 _PASSING = {408, 429, 500, 502, 503, 504}
-_METADATA = "169.254."  # where obstore looks for rights that the environment does not give
+_METADATA = "169.254."  # Address where obstore looks for credentials that the environment does not give.
 
 
 @final
 class Final(Exception):
-    """What no further try can change."""
+    """Error that no further try can change."""
 
 
 @final
 class Requests:
-    """Requests to one bucket.
+    """Requests to one bucket, with repeated tries.
 
     Args:
-        name: The folder as messages call it.
-        bucket: The bucket.
-        patience: Seconds for which errors that pass are met by trying again.
+        name: Name of the folder in messages.
+        bucket: Name of the bucket.
+        patience: Seconds for which requests with temporary errors are tried again.
     """
 
     def __init__(self, name: str, bucket: str, patience: float) -> None:
@@ -362,16 +398,16 @@ class Requests:
         self._answered = False
 
     def tried(self, what: str, request: Callable[[], T], otherwise: Mapping[int, T] | None = None) -> T:
-        """What a request gives, tried again after errors that pass.
+        """Result of a request, which is tried again after temporary errors.
 
         Args:
-            what: What it does, in words: "read store.json".
-            request: Makes it, once.
-            otherwise: HTTP status -> what it stands for where it is no error.
+            what: What the request does, in words: "read store.json".
+            request: Function that makes the request once.
+            otherwise: HTTP status -> result for a status that is no error here.
 
         Raises:
-            FileNotFoundError: If the object is not there.
-            Unreachable: If the service refuses for longer than is waited for, or for good; it says the way out.
+            FileNotFoundError: If the object does not exist.
+            Unreachable: If the service refuses for longer than `patience`, or for good; the message says the way out.
         """
         started, pause = time.monotonic(), _FIRST
         for number in itertools.count(1):
@@ -389,7 +425,7 @@ class Requests:
                 limit = self.patience if self._answered else min(self.patience, _CONTACT)
                 if number >= _LEAST and time.monotonic() - started + pause > limit:
                     raise self._given_up(what, error, time.monotonic() - started) from None
-            time.sleep(pause * random.uniform(0.5, 1.0))  # writers that were refused together come back apart
+            time.sleep(pause * random.uniform(0.5, 1.0))  # Random, so that writers refused together come back apart.
             pause = min(2 * pause, _LONGEST_PAUSE)
         raise AssertionError("the tries have no end")
 
@@ -399,16 +435,16 @@ class Requests:
         text = str(error)
         if isinstance(error, TimeoutError):
             return True
-        if status == 409:  # OperationAborted, ConditionalRequestConflict: something else was on its way
+        if status == 409:  # OperationAborted or ConditionalRequestConflict: another request was in progress.
             return True
         if not isinstance(error, GenericError) or re.search("builder error|redirect", text):
             return False
-        if _METADATA in text:  # no rights in the environment, or a pause of the service that gives them
+        if _METADATA in text:  # No credentials in the environment, or their service pauses.
             return self._answered
         return status is None or status in _PASSING
 
     def _told(self, what: str, error: Exception) -> Exception:
-        """What a lasting error means and what to do about it."""
+        """Exception that explains a lasting error and says what to do about it."""
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         text, where = str(error), f"{self.name}: cannot {what}"
@@ -445,13 +481,13 @@ class Requests:
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status in an error of obstore, which has it in its text alone."""
+    """HTTP status of an obstore error, which has it only in its text; None if there is none."""
     found = re.search(r"status code: (\d{3})", str(error))
     return int(found[1]) if found else None
 
 
 def first_line(error: Exception) -> str:
-    """What obstore says before it shows the insides of the error."""
+    """First line of an obstore error, before the internals of the error."""
     text = str(error).split("\n\nDebug source")[0]
     code = re.search(r"<Code>(\w+)</Code>", text)
     return text.split(": <?xml")[0].strip().splitlines()[0] + (f" ({code[1]})" if code else "")

@@ -1,4 +1,4 @@
-"""The one place where a simulator's result is checked and brought into the form that is stored."""
+"""Check a simulator's result and bring it into the form that is stored. This is done only here."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ LONGEST_MESSAGE = 2000
 def normalise(
     result: Any, observables: Mapping[str, Observable], rows: int, *, where: str = "the simulator"
 ) -> Outcome:
-    """A simulator's result as an outcome on the CPU whose every row has a status.
+    """A simulator's result as an outcome on the CPU, with a status for every row.
 
     Names, shapes and dtypes are those of the observables. A row with a value that is not finite becomes
     `Status.NON_FINITE`. Failed rows hold NaN in floats and zero in integers and booleans, whatever the simulator
-    left there, and each has a message.
+    returned there. Each failed row has a message.
 
     Args:
-        result: A mapping of observable name -> array (rows, *event), an `Outcome`, or a bare array where there is one
+        result: Mapping of observable name -> array (rows, *event), or an `Outcome`, or a bare array if there is one
             observable.
-        observables: What is expected.
-        rows: How many rows are expected.
-        where: Who made it, for error messages ("block 3 of 'lotka_volterra'").
+        observables: Expected observables.
+        rows: Expected number of rows.
+        where: Source of the result, for error messages ("block 3 of 'lotka_volterra'").
 
     Raises:
         TypeError: If the result is no mapping, or an observable is no array of real numbers.
@@ -59,18 +59,18 @@ def normalise(
 
 
 def failed_outcome(observables: Mapping[str, Observable], rows: int, status: Status, message: str) -> Outcome:
-    """An outcome in which every row failed for the same reason."""
+    """Outcome in which every row failed for the same reason."""
     x = {name: torch.full((rows, *o.shape), _filler(o), dtype=o.torch_dtype) for name, o in observables.items()}
     return Outcome(x, torch.full((rows,), int(status), dtype=torch.uint8), dict.fromkeys(range(rows), clip(message)))
 
 
 def status_of(outcome: Outcome) -> Tensor:
-    """`Status` of every row, uint8 (rows,); all `Status.OK` where the simulator knows of no failure."""
+    """`Status` of every row, uint8 (rows,); all `Status.OK` if the simulator reports no failures."""
     return _status(outcome.status, len(next(iter(outcome.x.values()))), "an outcome")
 
 
 def join(outcomes: Iterable[Outcome]) -> Outcome:
-    """Normalised outcomes one after the other as one."""
+    """Concatenate normalised outcomes into one outcome."""
     parts = list(outcomes)
     status = [status_of(part) for part in parts]
     messages: dict[int, str] = {}
@@ -83,7 +83,7 @@ def join(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def clip(message: str) -> str:
-    """A message no longer than what is stored, without NUL and lone surrogates, which HDF5's strings cannot hold."""
+    """A message cut to the stored length, without NUL and lone surrogates, which HDF5's strings cannot hold."""
     return message.replace("\0", "\\0").encode(errors="backslashreplace").decode()[:LONGEST_MESSAGE]
 
 
@@ -136,7 +136,7 @@ def _messages(messages: Mapping[int, str], rows: int, where: str) -> dict[int, s
 
 
 def _not_finite(value: Tensor, spec: Observable) -> Tensor:
-    """Which rows hold a value that is not finite in the dtype it is stored in."""
+    """Mask of the rows with a value that is not finite in the stored dtype."""
     if not value.is_floating_point():
         return torch.zeros(len(value), dtype=torch.bool)
     stored = value.to(spec.torch_dtype) if spec.torch_dtype.is_floating_point else value

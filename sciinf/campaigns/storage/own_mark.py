@@ -1,7 +1,8 @@
-"""A mark that only this user can make, on the path of a file whose code is run because a folder of ours names it.
+"""A mark on the path of a code file that a store names, which only this user can make.
 
-A folder from elsewhere could name any file. So the path carries an HMAC-SHA-256 made with a key of this user's, which
-lies in the user's folder for settings of programs, or in the folder that `SCIINF_STATE` names.
+sciinf runs the code of a file that a store's folder names. A folder from elsewhere could name any file. So the path
+carries an HMAC-SHA-256, made with a key of this user. The key lies in the user's folder for settings of programs, or in
+the folder that `SCIINF_STATE` names.
 """
 
 from __future__ import annotations
@@ -13,27 +14,27 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-_KEY = 32  # bytes
+_KEY = 32  # Length of the key in bytes.
 _OF_THIS_PROCESS = secrets.token_bytes(_KEY)
 
 
 def mark_of(path: str) -> str:
-    """The mark of a path."""
+    """This user's mark of a path."""
     return hmac.new(_key(), path.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def is_marked(path: str, mark: object) -> bool:
-    """Whether this user made a mark of a path."""
+    """Whether a mark of a path was made by this user."""
     return hmac.compare_digest(os.fsencode(str(mark)), os.fsencode(mark_of(path)))
 
 
 def _key() -> bytes:
-    """The user's own, made when it is first needed; one of this process alone where none can be kept."""
+    """The user's key, created when it is first needed; a key of this process alone if no key can be stored."""
     from click import get_app_dir
 
     file = Path(os.environ.get("SCIINF_STATE") or get_app_dir("sciinf")) / "key"
     with suppress(OSError):
-        if not file.is_file() or file.stat().st_size < _KEY:  # a short one is what a full disk left
+        if not file.is_file() or file.stat().st_size < _KEY:  # A full disk leaves a short file.
             file.parent.mkdir(parents=True, exist_ok=True)
             own = file.with_name(f"key.{os.getpid()}")
             own.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
 """Packs: the files of many blocks in one plain tar, `packs/000-1-TOKEN.tar`, with an index beside it.
 
-Any tar program reads a pack; unpacked in the store's folder, its files lie where they lay. The index,
-`packs/000-1-TOKEN.json`, says of each block in it what its journal line said, and where its bytes are. A pack counts
-from the moment its index is there, and is never changed. One without an index is being written, or its writer died. But
-if a block of it lies nowhere else, its index was lost, and the pack is read through. The first number is that of the
-blocks, by thousands; of several packs with the same block the one with the largest second number counts. The token
-makes names unique, so that two processes may pack one store at once.
+Any tar program reads a pack. If a pack is unpacked in the store's folder, its files lie where they lay before. The
+index, `packs/000-1-TOKEN.json`, holds for each block the content of its journal line, and the position of its bytes. A
+pack counts from the moment its index exists, and is never changed. A pack without an index is being written, or its
+writer died. But if a block is in no other place, the pack's index was lost, and the pack is read through. The first
+number of the name is that of the blocks, by thousands. If several packs hold the same block, the one with the largest
+second number counts. The token makes names unique, so that two processes may pack one store at the same time.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from sciinf.core.files import json_of, sealed
 SCHEMA = 1
 OVERHEAD = tarfile.BLOCKSIZE
 """Bytes before each file in a tar; a file takes a multiple of it."""
-_LEFT = 3_600.0  # s after which nobody writes the index of a pack any more
+_LEFT = 3_600.0  # Seconds after which no process writes the index of a pack any more.
 _COLUMNS = ("block", "sha256", "rows", "content", "seconds", "counts")
 
 
 @dataclass(frozen=True)
 class Member:
-    """A block in a pack: its number, where it begins and how long it is, and what is known of it, if that is."""
+    """A block in a pack: its number, start and size of its bytes, and its entry, if known."""
 
     block: int
     start: int
@@ -42,7 +42,7 @@ class Member:
 
 
 def number_of(pack: str) -> tuple[int, int, str]:
-    """Which thousand of blocks, which pack of it, and the token, of a pack's name without folder and ending."""
+    """Parts of a pack's name (without folder and ending): thousand of blocks, serial number, and token."""
     thousand, _, rest = pack.partition("-")
     serial, _, token = rest.partition("-")
     return int(thousand), int(serial), token
@@ -52,39 +52,39 @@ class Packs:
     """All packs of a store.
 
     Args:
-        folder: The store's.
+        folder: Folder of the store.
     """
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self.damaged: dict[str, str] = {}
         self.known: set[str] = set()
-        self._awaited: dict[str, list[Member]] = {}  # of indexes whose tar was not seen: no listing is of one moment
+        self._awaited: dict[str, list[Member]] = {}  # Indexes listed without their tar: a listing is not atomic.
         self._listing: Listing | None = None
         self._places: dict[int, list[tuple[str, int, int]]] = {}
-        self._spare: set[str] = set()  # packs without an index, all of whose blocks are elsewhere
+        self._spare: set[str] = set()  # Packs without an index whose blocks are all elsewhere.
 
     def __contains__(self, index: int) -> bool:
         return index in self._places
 
     def places(self, index: int) -> list[FileRange]:
-        """Where a block lies, the place that counts first."""
+        """Places of a block in packs, the one that counts first."""
         found = self._places.get(index, ())
         return [FileRange(self.folder, f"{PACKS}/{pack}.tar", start, size) for pack, start, size in found]
 
     def serial(self, thousand: int) -> int:
-        """The number for the next pack of a thousand of blocks."""
+        """Serial number for the next pack of a thousand of blocks."""
         numbers = map(number_of, self.known | self._awaited.keys())
         return 1 + max((number[1] for number in numbers if number[0] == thousand), default=0)
 
     def without_index(self) -> list[str]:
-        """Packs that have no index: one is being written, or its writer died."""
+        """Packs that have no index: a pack is being written, or its writer died."""
         names = self.folder.listed(PACKS).names
         packs = {name.removesuffix(".tar") for name in names if name.endswith(".tar")}
         return sorted(pack for pack in packs if f"{pack}.json" not in names)
 
     def news(self, loose: Collection[int]) -> list[Member]:
-        """Blocks of packs that are new since the last call.
+        """Blocks of packs that were added or deleted since the last call.
 
         Args:
             loose: Blocks that have files of their own.
@@ -117,7 +117,7 @@ class Packs:
         return found
 
     def _place(self, pack: str, members: Sequence[Member]) -> None:
-        """Note where the blocks of a pack lie."""
+        """Record the places of a pack's blocks."""
         self.known.add(pack)
         for member in members:
             places = self._places.setdefault(member.block, [])
@@ -125,7 +125,7 @@ class Packs:
             places.sort(key=lambda place: number_of(place[0]), reverse=True)
 
     def _gone(self, pack: str) -> list[Member]:
-        """The blocks of a pack whose tar was deleted: they lie there no more."""
+        """Blocks of a pack whose tar was deleted; their places in it are removed."""
         lost = [index for index, places in self._places.items() if any(place[0] == pack for place in places)]
         for index in lost:
             self._places[index] = [place for place in self._places[index] if place[0] != pack]
@@ -134,11 +134,12 @@ class Packs:
         return [Member(index, 0, 0, None) for index in lost]
 
     def mend(self, judge: Callable[[int, bytes], Entry], elsewhere: Callable[[int], bool]) -> None:
-        """Write indexes anew that are damaged, or were lost; a pack without one that no block needs is removed.
+        """Write damaged or lost indexes anew; remove packs without an index that no block needs.
 
         Args:
-            judge: What is known of a block by its number and bytes; raises ValueError for a damaged one.
-            elsewhere: Whether a block is there, whatever a pack without index holds.
+            judge: Function of a block's number and bytes that returns its entry, and raises ValueError for a damaged
+                block.
+            elsewhere: Function that says whether a block is present apart from packs without an index.
         """
         spare = [pack for pack in self.without_index() if pack not in self.damaged]
         lost = [pack for pack in spare if self.folder.age(f"{PACKS}/{pack}.tar") > _LEFT]
@@ -163,7 +164,7 @@ class Packs:
             return self._read_through(pack, f"damaged ({error})")
 
     def _without(self, pack: str, loose: Collection[int]) -> list[Member]:
-        """The blocks of a pack that has no index, if it is needed for one of them."""
+        """Blocks of a pack without an index, if one of them is in no other place; else nothing."""
         if all(member.block in loose or member.block in self for member in scan(self.folder, pack)):
             self._spare.add(pack)
             return []
@@ -172,7 +173,7 @@ class Packs:
         return members
 
     def _read_through(self, pack: str, what: str) -> list[Member]:
-        """The blocks of a pack, whatever its index says."""
+        """Blocks of a pack, read from its tar, because its index is damaged or lost."""
         self.damaged[pack] = f"the index of the pack {pack} is {what}"
         warnings.warn(
             f"the index of the pack {pack} of {self.folder.name} is {what}; the pack is read through instead, and "
@@ -183,11 +184,11 @@ class Packs:
 
 
 def read_index(folder: Folder, pack: str) -> list[Member]:
-    """The blocks in a pack, by its index.
+    """Blocks of a pack according to its index.
 
     Raises:
-        ValueError: If it is damaged, or a newer version wrote it.
-        OSError: If it cannot be read.
+        ValueError: If the index is damaged, or a newer version wrote it.
+        OSError: If the index cannot be read.
     """
     name = f"{PACKS}/{pack}.json"
     data: Any = json_of(folder.read(name), f"{folder.name}/{name}")
@@ -203,7 +204,7 @@ def read_index(folder: Folder, pack: str) -> list[Member]:
 
 
 def index_of(members: Sequence[tuple[Entry, int, int]]) -> bytes:
-    """The index of a pack: entries with where each block begins and its size."""
+    """Bytes of the index of a pack, from the entry, start and size of each block."""
     conditions: dict[str, int] = {}
     rows = [(entry.to_json(), start, size) for entry, start, size in members]
     texts = [json.dumps(row.get("conditions", {}), sort_keys=True) for row, _, _ in rows]
@@ -220,7 +221,7 @@ def index_of(members: Sequence[tuple[Entry, int, int]]) -> bytes:
 
 
 def scan(folder: Folder, pack: str) -> list[Member]:
-    """The blocks in a pack, by its tar alone; what is known of each is left to its file. Damage ends it early."""
+    """Blocks of a pack according to its tar alone, without entries. Damage ends the list early."""
     name, found, at = f"{PACKS}/{pack}.tar", list[Member](), 0
     while True:
         try:
@@ -236,7 +237,7 @@ def scan(folder: Folder, pack: str) -> list[Member]:
 
 
 def tar_of(files: Iterator[tuple[str, bytes]]) -> Iterator[bytes]:
-    """A plain tar of files, in parts; its bytes depend on names and content alone."""
+    """Yield the parts of a plain tar of files; its bytes depend only on names and contents."""
     for name, data in files:
         about = tarfile.TarInfo(name)
         about.size, about.mode = len(data), 0o644

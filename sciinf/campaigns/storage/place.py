@@ -1,7 +1,7 @@
-"""Where the bytes of one block lie: a file of their own, or a part of a pack.
+"""Place of the bytes of one block: a file of its own, or a part of a pack.
 
-Rows are read past HDF5 where a file lies in the file system, at offsets of the file. Elsewhere the block's bytes are
-read into memory first.
+Rows in the file system are read directly at offsets of the file, without HDF5. Elsewhere the block's bytes are first
+read into memory.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from sciinf.core.files import sha256_of, shown
 
 @dataclass(frozen=True)
 class FileRange:
-    """A file, or `size` bytes of one.
+    """A file with one block, or the range of bytes in a file that holds one block.
 
     Args:
-        folder: The store's.
-        name: Of the file.
-        start: Where the block begins in it.
-        size: Its bytes; all where None.
-        held: They themselves, where they were read into memory.
+        folder: Folder of the store.
+        name: Name of the file.
+        start: Position in the file where the block begins.
+        size: Length of the block in bytes; None for the rest of the file.
+        held: Bytes of the block, if they were read into memory; else None.
     """
 
     folder: Folder
@@ -39,7 +39,7 @@ class FileRange:
 
     @property
     def path(self) -> Path:
-        """The file, as messages call it."""
+        """Path of the file, as messages name it."""
         return Path(self.folder.name, self.name)
 
     @property
@@ -48,7 +48,7 @@ class FileRange:
         return shown(self.path) if self.size is None else f"{shown(self.path)} (from byte {self.start} on)"
 
     def stamp(self) -> Hashable:
-        """What changes when the block does, or lies elsewhere.
+        """Value that changes when the block changes or moves to another place.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -56,24 +56,24 @@ class FileRange:
         return self.name, self.start, self.folder.stamp(self.name)
 
     def data(self) -> bytes:
-        """The block's bytes.
+        """Bytes of the block.
 
         Raises:
-            OSError: If they cannot be read.
+            OSError: If the bytes cannot be read.
         """
         if self.held is not None:
             return self.held
         return self.folder.read(self.name, self.start, None if self.size is None else self.start + self.size)
 
     def sha256(self) -> str:
-        """Of the block's bytes, in pieces where they lie in the file system."""
+        """SHA-256 of the block's bytes, which are read in pieces if they are in the file system."""
         if self.folder.path(self.name) is None:
             return sha256_of(self.data())
         with ExitStack() as stack:
             return hashlib.file_digest(self.opened(stack), "sha256").hexdigest()  # type: ignore[arg-type]
 
     def opened(self, stack: ExitStack) -> RawIOBase | io.BytesIO:
-        """The block as an open file, closed with the stack."""
+        """The block as an open binary file, which the stack closes."""
         path = self.folder.path(self.name)
         if path is None:
             return stack.enter_context(io.BytesIO(self.data()))
@@ -81,7 +81,7 @@ class FileRange:
         return raw if self.size is None else Window(raw, self.start, self.size)
 
     def hdf5(self, stack: ExitStack) -> Any:
-        """The block as HDF5 sees it, closed with the stack. The caller has verified it."""
+        """The block as an open HDF5 file, which the stack closes. The caller must have verified the block."""
         import h5py
 
         path = self.folder.path(self.name)
@@ -95,9 +95,9 @@ class Window(RawIOBase):
     """A part of an open file, which behaves like a file of its own.
 
     Args:
-        raw: The file, unbuffered.
-        start: Where the part begins.
-        size: Its bytes.
+        raw: The open file, unbuffered.
+        start: Position in the file where the part begins.
+        size: Length of the part in bytes.
     """
 
     def __init__(self, raw: io.FileIO, start: int, size: int) -> None:

@@ -1,10 +1,10 @@
-"""Which rows of a store are read, how they are mixed and cut into batches, and how they get from a file into memory.
+"""Select rows of a store, shuffle them, cut them into batches, and read them from files into memory.
 
-Rows to be shuffled come in groups that fit in memory: the parts of the blocks in random order, then the rows of each
-group in random order. Floats lie in their file as they do in memory, but for a checksum after each chunk
-(`campaigns.storage.shard`), so any run of rows is read straight to where it is wanted, past HDF5's checks: the caller
-has verified the file as a whole. Where the chunks lie (`ChunkLayout`) is looked up once, for opening a file with HDF5
-takes longer than reading a megabyte.
+Rows to be shuffled are read in groups that fit in memory. The parts of the blocks are put in random order, and then the
+rows of each group. Floats lie in a file as they do in memory, except for a checksum after each chunk
+(`campaigns.storage.shard`). So any consecutive rows are read directly to their destination, without HDF5's checks. The
+caller has verified the file as a whole. The positions of the chunks (`ChunkLayout`) are looked up once per file,
+because opening a file with HDF5 takes longer than reading a megabyte.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ GROUP_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Part:
-    """Rows wanted of a block: of rows [start, stop) those that a mask (stop - start,) names, or all where it is None.
+    """Selected rows of one block: rows [start, stop), or those of them in a mask (stop - start,), if it is not None.
 
-    `rows` is how many that is.
+    `rows` is the number of selected rows.
     """
 
     block: int
@@ -47,7 +47,7 @@ class Part:
 
     @classmethod
     def of(cls, block: int, start: int, wanted: np.ndarray) -> Part:
-        """The part of the rows that a mask names, of which `start` is the first; as short a range as holds them."""
+        """Part of a block with the rows in a mask, whose first row is `start`. Its range is as short as possible."""
         found = np.flatnonzero(wanted)
         if not len(found):
             return cls(block, start, start, None, 0)
@@ -56,12 +56,12 @@ class Part:
         return cls(block, start + first, start + end, mask, len(found))
 
     def only(self, flags: np.ndarray) -> Part:
-        """Those rows of the part that flags (rows of the block,) has too."""
+        """The selected rows that are also in a mask of the block's rows, bool (rows of the block,)."""
         kept = flags[self.start : self.stop]
         return self.of(self.block, self.start, kept if self.wanted is None else kept & self.wanted)
 
     def split(self, most: int) -> Iterator[Part]:
-        """The same rows in parts of about equal size and at most `most` rows."""
+        """Split the selected rows into parts of about equal size, with at most `most` rows each."""
         count = -(-(self.stop - self.start) // max(1, most))
         edges = [self.start + (self.stop - self.start) * i // max(1, count) for i in range(count + 1)]
         for start, stop in pairwise(edges):
@@ -72,11 +72,11 @@ class Part:
 
 
 def select(rows: Rows | None, sizes: Sequence[tuple[int, int]]) -> list[Part]:
-    """The parts of the blocks that hold the rows asked for, in the blocks' order.
+    """Parts of the blocks that hold the requested rows, in the order of the blocks.
 
     Args:
-        rows: Positions over all blocks, one after the other; all where None.
-        sizes: (block, rows) of each block.
+        rows: Positions of rows, counted over all blocks; all rows if None.
+        sizes: Number of rows in each block, as (block, rows).
 
     Raises:
         ValueError: If a position does not exist.
@@ -95,9 +95,9 @@ def select(rows: Rows | None, sizes: Sequence[tuple[int, int]]) -> list[Part]:
 
 
 def grouped(parts: Sequence[Part], limit: int, generator: torch.Generator | None = None) -> list[list[Part]]:
-    """The parts in random order, in groups of at most `limit` rows (a larger part is alone).
+    """Put parts in random order and join them into groups of at most `limit` rows. A larger part is a group alone.
 
-    Without a generator they stay in order, each a group of its own.
+    Without a generator the parts stay in order, and each part is a group.
     """
     if generator is None:
         return [[part] for part in parts]
@@ -114,14 +114,14 @@ def grouped(parts: Sequence[Part], limit: int, generator: torch.Generator | None
 
 
 def dealt(groups: Iterable[Batch], size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
-    """The rows of groups in batches of `size`, of which only the last may be shorter.
+    """Yield the rows of groups in batches of `size` rows; only the last batch may be shorter.
 
-    A batch may reach over groups, and shares no memory with them.
+    A batch may have rows of several groups, and shares no memory with them.
 
     Args:
-        groups: One after the other; each is done with when the next is asked for.
+        groups: Groups of rows, one after the other. A group may be overwritten when the next one is requested.
         size: Rows per batch.
-        generator: Shuffles the rows within each group; in order without one.
+        generator: Random generator that shuffles the rows within each group; without one the rows stay in order.
     """
     pieces: list[Batch] = []
     held = 0
@@ -141,12 +141,12 @@ def dealt(groups: Iterable[Batch], size: int, generator: torch.Generator | None 
 
 
 def take(batch: Batch, index: Tensor) -> Batch:
-    """Rows by position, an int64 tensor on the batch's device; a copy."""
+    """Copy of the rows at given positions, an int64 tensor on the batch's device."""
     return Batch(batch.theta.index_select(0, index), {k: v.index_select(0, index) for k, v in batch.x.items()})
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """Batches one after the other as one."""
+    """Concatenate batches into one batch."""
     if len(batches) == 1:
         return batches[0]
     x = {name: torch.cat([batch.x[name] for batch in batches]) for name in batches[0].x}
@@ -161,22 +161,22 @@ def row_bytes(prior: Prior, observables: Mapping[str, Observable]) -> int:
 
 
 def empty(rows: int, prior: Prior, observables: Mapping[str, Observable], *, pinned: bool = False) -> Batch:
-    """Memory for rows of simulations, in the dtypes they are stored in; page-locked for copies to a GPU if pinned."""
+    """Uninitialised batch for rows of simulations in their stored dtypes; page-locked for copies to a GPU if pinned."""
     x = {n: torch.empty(rows, *o.shape, dtype=o.torch_dtype, pin_memory=pinned) for n, o in observables.items()}
     return Batch(torch.empty(rows, len(prior), dtype=prior.dtype, pin_memory=pinned), x)
 
 
 def read_status(place: FileRange) -> np.ndarray:
-    """Which rows of a block's file did not fail, bool (rows,). The caller has verified the file."""
+    """Mask of the rows of a block's file that did not fail, bool (rows,). The caller must have verified the file."""
     with ExitStack() as stack:
         return own_dataset(place.hdf5(stack), "status")[()] == int(Status.OK)
 
 
 @dataclass(frozen=True)
 class ChunkLayout:
-    """Where the rows of an array lie in its file: those of chunk i, `chunk` of them or what is left, from offsets[i].
+    """Positions of an array's rows in its file: chunk i begins at byte offsets[i] and holds `chunk` rows or the rest.
 
-    `total` is the rows of all chunks together.
+    `total` is the number of rows of all chunks together.
     """
 
     total: int
@@ -185,7 +185,7 @@ class ChunkLayout:
 
 
 def layouts(place: FileRange, into: Batch) -> dict[str, ChunkLayout]:
-    """Where the arrays of a block's file lie that are there as they are in memory, by name; others are left out.
+    """Layouts of the arrays in a block's file that are stored as they are in memory, by name. Others are left out.
 
     Raises:
         OSError, KeyError: If the file is no shard.
@@ -210,11 +210,11 @@ def read_rows(place: FileRange, found: Mapping[str, ChunkLayout], part: Part, in
     """Read a part of a block's file into rows [at, at + part.rows) of a batch.
 
     Args:
-        place: The file, which the caller has verified.
-        found: Its `layouts`. An array that is not among them is read by HDF5.
-        part: Which rows.
-        into: On the CPU.
-        at: Row of the batch.
+        place: Place of the file, which the caller must have verified.
+        found: Result of `layouts` for the file. HDF5 reads the arrays that are not in it.
+        part: Rows to read.
+        into: Batch that receives the rows, on the CPU.
+        at: First row of the batch to write.
 
     Raises:
         OSError, KeyError, ValueError: If the file is no shard, or too short.
@@ -236,12 +236,12 @@ def read_rows(place: FileRange, found: Mapping[str, ChunkLayout], part: Part, in
 
 
 def _arrays(batch: Batch) -> dict[str, Tensor]:
-    """The tensors of a batch by the names of their arrays in a file."""
+    """Tensors of a batch: name of the array in a file -> tensor."""
     return {"theta": batch.theta, **{f"x/{name}": value for name, value in batch.x.items()}}
 
 
 def _read(raw: RawIOBase | BytesIO, layout: ChunkLayout, start: int, out: np.ndarray) -> None:
-    """Rows from `start` on into an array."""
+    """Read consecutive rows, from row `start` on, into an array."""
     size, stop = out.nbytes // max(1, len(out)), start + len(out)
     if stop > layout.total:
         raise ValueError(f"it has {layout.total} rows, rows {start} to {stop - 1} were asked for")

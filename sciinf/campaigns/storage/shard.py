@@ -1,20 +1,22 @@
 """One block of simulations as one HDF5 file, built in memory so that it reaches the disk whole or not at all.
 
-`theta` (rows, D) in the prior's dtype with attributes names and units; `x/<name>` (rows, *event) in the observable's
-dtype with attributes unit, dims and scale; `status` (rows,) uint8; `messages/row` and `messages/text` for the rows that
-failed. The root's attributes are schema, block, campaign (which store it belongs to) and content (SHA-256 of the
-arrays). The bytes depend on nothing else, so that a block simulated again gives the same file.
+`theta` (rows, D) has the prior's dtype, with attributes names and units. `x/<name>` (rows, *event) has the observable's
+dtype, with attributes unit, dims and scale. `status` (rows,) is uint8. `messages/row` and `messages/text` hold the
+messages of the rows that failed. The root's attributes are schema, block, campaign (digest of the store's campaign) and
+content (SHA-256 of the arrays). The bytes depend on nothing else, so a block that is simulated again gives the same
+file.
 
-Floats are stored as they are with a checksum per chunk, because compression costs ten times the reading time for a
-quarter of the space; integers and booleans compress well and are.
+Floats are stored uncompressed with a checksum per chunk, because compression costs ten times the reading time for a
+quarter of the space. Integers and booleans compress well and are compressed.
 
-Files are made in memory by the library's own calls, for small files cost more in h5py's objects than in HDF5. Types and
-property lists are made once. Calls and settings are those of h5py's `create_dataset` and `attrs`, and so are the bytes.
+Files are made in memory by direct calls of the HDF5 library, because for small files h5py's objects cost more than
+HDF5. Types and property lists are made once. Calls and settings are those of h5py's `create_dataset` and `attrs`, and
+the bytes are the same too.
 
-**Forms.** Most of what a block of cheap rows costs is HDF5. Files that hold sound rows of floats alone differ in
-numbers, and not in structure. HDF5 writes the first one and says where the numbers lie, and those of the next file are
-put into a copy at the same places, with their checksums. The first `_CHECKED` copies are compared with what HDF5 writes
-of the same numbers, and after one that differs HDF5 writes all files.
+**Forms.** For blocks of cheap rows, most of the cost is HDF5. Files that hold only floats of rows without failures have
+the same structure and differ only in their numbers. HDF5 writes the first such file and says where the numbers lie. For
+the next file, its numbers and checksums are put into a copy at the same places. The first `_CHECKED` copies are
+compared with what HDF5 writes for the same numbers. If a copy differs, HDF5 writes all files from then on.
 """
 
 from __future__ import annotations
@@ -35,17 +37,19 @@ from sciinf.core.observable import Observable, Outcome, X
 from sciinf.core.prior import Prior
 from sciinf.core.within import own_dataset
 
-LARGEST = 2**17  # bytes of numbers, beyond which it matters little what HDF5 costs, and checksums would take memory
+# Most bytes of numbers in a form. In larger files HDF5's cost matters little, and checksums would take memory.
+LARGEST = 2**17
 _CHECKED = 3
-_MARK = 0x5C11_1F00_B10C_0000  # a block's number that stands nowhere else in a file
+_MARK = 0x5C11_1F00_B10C_0000  # Placeholder for a block's number that occurs nowhere else in a file.
 
 
 @final
 class Form:
-    """Files of one structure.
+    """Files with the same structure, which differ only in numbers.
 
     Args:
-        written: What HDF5 writes: number of the block, its content hash, its numbers by the dataset's path -> the file.
+        written: Function that writes a file with HDF5: (number of the block, content hash, dataset's path -> numbers)
+            -> bytes of the file.
     """
 
     def __init__(self, written: Callable[[int, str, Mapping[str, NDArray[Any]]], bytes]) -> None:
@@ -55,12 +59,13 @@ class Form:
         self._usable = True
 
     def file(self, block: int, content: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
-        """The file of a block.
+        """Bytes of a block's file.
 
         Args:
-            block: Its number.
-            content: Its content hash.
-            arrays: Path of each dataset -> its numbers: floats in one chunk; what is no float is the same in all files.
+            block: Number of the block.
+            content: Content hash of the block.
+            arrays: Path of each dataset -> its numbers. Floats are in one chunk; other arrays are the same in all
+                files.
         """
         if self._usable and not self._data:
             self._learn(content, arrays)
@@ -74,7 +79,7 @@ class Form:
         return data
 
     def _learn(self, content: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Have a file written, and look where numbers lie in it."""
+        """Write a file with HDF5, and find the positions of the numbers in it."""
         import h5py
 
         data, mark, text = self._written(_MARK, content, arrays), struct.pack("=q", _MARK), content.encode()
@@ -97,7 +102,7 @@ class Form:
 
 
 def fletcher32(raw: bytes) -> int:
-    """The checksum that HDF5 puts behind a chunk of an even number of bytes: sums, modulo 65,535, of 16-bit words."""
+    """Checksum that HDF5 adds to a chunk of an even number of bytes: sums, modulo 65,535, of 16-bit words."""
     words = np.frombuffer(raw, ">u2").astype(np.uint64)
     from_here_on = np.arange(len(words), 0, -1, dtype=np.uint64)
     low, high = int(words.sum()), int((words * from_here_on).sum())
@@ -113,11 +118,11 @@ def _put(image: bytearray, at: int, data: bytes) -> None:
 class Image:
     """An HDF5 file in memory.
 
-    A dataset's chunks go into the file when the dataset is closed, which is when nobody holds it any more. So the order
-    of the bytes depends on how long a caller holds what `dataset` returns.
+    HDF5 writes a dataset's chunks when the dataset is closed, that is, when no variable refers to it any more. So the
+    order of the bytes depends on how long a caller holds the result of `dataset`.
 
     Attributes:
-        root: The group in which everything lies.
+        root: Root group of the file.
     """
 
     def __init__(self) -> None:
@@ -126,7 +131,7 @@ class Image:
         self.root: Any = h5.h5f.create(repr(self._bytes).encode(), h5.h5f.ACC_TRUNC, fapl=access)
 
     def group(self, name: str) -> Any:
-        """A new group in the root."""
+        """Create a group in the root."""
         return _hdf5().h5g.create(self.root, name.encode())
 
     def dataset(
@@ -138,14 +143,14 @@ class Image:
         chunks: tuple[int, ...] = (),
         packed: bool = False,
     ) -> Any:
-        """A new dataset in a group, which takes attributes: in one piece, or in chunks of rows.
+        """Create a dataset in a group, in one piece or in chunks of rows; the result takes attributes.
 
         Args:
             group: The root, or a group.
-            name: Of the dataset; None for one that gets its path later.
-            array: What it holds; text as objects (`text`).
+            name: Name of the dataset; None for a dataset that gets its path later.
+            array: Content of the dataset; text as objects (`text`).
             chunks: Shape of a chunk; () for one piece.
-            packed: Whether chunks are compressed; else they have a checksum.
+            packed: Whether chunks are compressed; otherwise they have a checksum.
         """
         h5, (stored, held) = _hdf5(), _types(array.dtype)
         called = None if name is None else name.encode()
@@ -154,28 +159,28 @@ class Image:
         return made
 
     def linked(self, name: str, array: NDArray[Any]) -> None:
-        """A dataset in one piece at a path, such as "messages/row", whose groups are made where they are not there."""
+        """Create a dataset in one piece at a path, such as "messages/row", with the missing groups of the path."""
         _hdf5().h5o.link(self.dataset(self.root, None, array), self.root, name.encode(), lcpl=_with_groups())
 
     def attribute(self, of: Any, name: str, value: NDArray[Any]) -> None:
-        """An attribute of a group or dataset."""
+        """Create an attribute of a group or dataset."""
         stored, held = _types(value.dtype)
         _hdf5().h5a.create(of, name.encode(), stored, _space(value.shape)).write(value, mtype=held)
 
     def close(self) -> bytes:
-        """The bytes of the file, whoever still holds what is in it."""
+        """Close the file and return its bytes, even if a caller still holds an object in it."""
         self.root.close()
         return self._bytes.getvalue()
 
 
 def text(value: str | tuple[str, ...]) -> NDArray[Any]:
-    """Text as HDF5 takes it."""
+    """Text as an array for HDF5."""
     return np.array(value, dtype=object)
 
 
 @functools.cache
 def _hdf5() -> Any:
-    """h5py, whose modules of HDF5's own calls are compiled, so that checkers of types see nothing of them."""
+    """The module h5py, as `Any`: type checkers cannot see its compiled modules of direct HDF5 calls."""
     import h5py
 
     return h5py
@@ -183,7 +188,7 @@ def _hdf5() -> Any:
 
 @functools.cache
 def _types(dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """What numbers or text (objects) are in a file, and in memory."""
+    """HDF5 types of numbers or text (objects), in the file and in memory."""
     h5 = _hdf5()
     kind = h5.string_dtype() if dtype.kind == "O" else dtype
     return h5.h5t.py_create(kind, logical=True), h5.h5t.py_create(kind)
@@ -234,7 +239,7 @@ _About = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, Observable], .
 
 
 def content_hash(theta: Tensor, x: X, status: Tensor) -> str:
-    """SHA-256 over theta, x and status, names, dtypes and shapes included; the order of the names is immaterial."""
+    """SHA-256 over theta, x and status, with names, dtypes and shapes; the order of the names does not matter."""
     digest = hashlib.sha256()
     arrays = {"theta": theta, "status": status, **{f"x/{name}": value for name, value in x.items()}}
     for name in sorted(arrays):
@@ -247,15 +252,15 @@ def content_hash(theta: Tensor, x: X, status: Tensor) -> str:
 def write_shard(
     prior: Prior, observables: Mapping[str, Observable], campaign: str, block: int, theta: Tensor, outcome: Outcome
 ) -> tuple[bytes, str]:
-    """The file of one block, and its content hash.
+    """Bytes of the file of one block, and its content hash.
 
     Args:
-        prior: Names and units of theta.
-        observables: Units, dims and scales of x.
-        campaign: Identity of the store.
-        block: The block's number.
-        theta: (rows, D), in the prior's dtype, on the CPU.
-        outcome: Normalised (`campaigns.storage.outcome.normalise`).
+        prior: Prior with names and units of theta.
+        observables: Observables with units, dims and scales of x.
+        campaign: Digest of the store's campaign.
+        block: Number of the block.
+        theta: Parameters, (rows, D), in the prior's dtype, on the CPU.
+        outcome: Normalised outcome (`campaigns.storage.outcome.normalise`).
     """
     status = outcome.status if outcome.status is not None else torch.zeros(len(theta), dtype=torch.uint8)
     content = content_hash(theta, outcome.x, status)
@@ -269,7 +274,7 @@ def write_shard(
 
 
 def _only_numbers_differ(arrays: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether files of sound rows with arrays like these, all of them floats in one chunk, have one structure."""
+    """Whether files of such arrays have one structure: floats in one chunk, and no failed rows."""
     *numbers, status = arrays.values()
     floats = all(array.dtype.kind == "f" and array.size for array in numbers)
     small = len(status) <= _CHUNK_ROWS and sum(array.nbytes for array in numbers) <= LARGEST
@@ -278,7 +283,7 @@ def _only_numbers_differ(arrays: Mapping[str, NDArray[Any]]) -> bool:
 
 @functools.lru_cache(8)
 def _form(about: _About, kinds: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]) -> Form:
-    """The form of blocks that differ in numbers alone: of one campaign, with arrays of the same shapes and dtypes."""
+    """Form of the blocks of one campaign whose arrays have the same shapes and dtypes."""
     return Form(lambda block, content, arrays: _by_hdf5(about, block, content, arrays, {}))
 
 
@@ -291,7 +296,8 @@ def _by_hdf5(
         image.attribute(image.root, name, np.array(value, np.int64))
     for name, words in (("campaign", campaign), ("content", content)):
         image.attribute(image.root, name, text(words))
-    dataset = _write(image, image.root, "theta", arrays["theta"])  # held until the next is there: bytes are in order
+    # A dataset is held until the next one exists, so that their bytes are in order.
+    dataset = _write(image, image.root, "theta", arrays["theta"])
     for name, words in (("names", names), ("units", units)):
         image.attribute(dataset, name, text(words) if words else np.zeros(0))
     inside = image.group("x")
@@ -306,10 +312,10 @@ def _by_hdf5(
 
 
 def read_shard(data: bytes, observables: Mapping[str, Observable]) -> tuple[Tensor, Outcome]:
-    """theta and outcome of a file's bytes, which the caller has verified.
+    """Read theta and outcome from a file's bytes, which the caller must have verified.
 
     Raises:
-        OSError, KeyError: If the bytes are no shard, or lead out of themselves.
+        OSError, KeyError: If the bytes are no shard, or refer to data outside the file.
     """
     import h5py
 
@@ -327,10 +333,10 @@ def read_shard(data: bytes, observables: Mapping[str, Observable]) -> tuple[Tens
 
 
 def embedded(data: bytes, observables: Mapping[str, Observable]) -> tuple[int, str, str, Tensor]:
-    """Block, campaign, content hash and status of a file that no journal vouches for, its content verified.
+    """Block, campaign, content hash and status of a file that no journal acknowledges, with its content verified.
 
     Raises:
-        ValueError: If it is no shard of this version, or its arrays do not have the hash it names.
+        ValueError: If the file is no shard of this version, or its arrays do not have the hash written in it.
     """
     import h5py
 

@@ -1,1 +1,1 @@
-"""Further ways to tell how strange data are, each learned from fresh simulations: one file, one way."""
+"""Further scores of how strange data are, each learned from fresh simulations, one file each."""

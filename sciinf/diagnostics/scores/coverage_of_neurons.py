@@ -1,18 +1,19 @@
-r"""Coverage of neurons: in what states the network's neurons were in simulations, and how rare those of new data are.
+r"""Coverage of neurons: how rare the states of the network's neurons are for new data, among those in simulations.
 
-The states in the paper are of a classifier's neurons a, with p its classes and v the uniform law,
+The states in the paper are of a classifier's neurons a, with p its class probabilities and v the uniform
+distribution,
 
     s = sigmoid(c a * dKL(v || p) / da),
 
-the value of a neuron times what it does to how sure the network is. A posterior has no classes. So a perceptron reads
-its learned summary h(x), and says a normal law of the unbounded parameters, mean and sd, learned from one draw of the
-posterior for each simulation. How sure it is, is the entropy H of that law, in the place of KL, and the neurons are
-those of h and of the perceptron's hidden layer:
+the value of a neuron times its effect on how certain the network is. A posterior has no classes. So a perceptron
+reads its learned summary h(x), and gives a normal distribution of the unbounded parameters, as mean and sd. It
+learns from one draw of the posterior for each simulation. The entropy H of that distribution measures certainty, in
+place of KL. The neurons are those of h and of the perceptron's hidden layer:
 
     s = sigmoid(c a * dH / da / sd(a dH / da)).
 
-With k(s) a histogram of the states of a neuron in simulations, in shares of an even one, coverage is min(k(s), r) / r
-with r = 1, and the distance is 1 less its mean over all neurons.
+Let k(s) be a histogram of the states of a neuron in simulations, relative to a uniform histogram. Then coverage is
+min(k(s), r) / r with r = 1, and the distance is 1 minus the mean of the coverage over all neurons.
 
 References:
     | Neuron activation coverage: rethinking out-of-distribution detection and generalization (Liu, Tian, Li, Ma, Li,
@@ -40,10 +41,10 @@ _LEAST, _MOST = -6.0, 4.0
 
 @dataclass(frozen=True)
 class NeuronCoverage(DataScore):
-    """How rare the states of the network's neurons are."""
+    """Data score: how rare the states of the network's neurons are."""
 
     def fit(self, posterior: Posterior, x: X, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """What it learns from simulations, name -> (n, *event)."""
+        """Learn from simulations, name -> (n, *event); return the learned tensors."""
         h = posterior.features(x).double()
         theta = posterior.draw_batched(x, 1, generator=generator)[0]
         z = bent(posterior.prior.bijection.forward(theta.double()).nan_to_num()).float()
@@ -66,7 +67,7 @@ class NeuronCoverage(DataScore):
         return learned | {"covered": (counts * _BINS / len(state) / _ENOUGH).clamp_max(1.0)}
 
     def distances(self, posterior: Posterior, learned: Mapping[str, Tensor], x: X) -> Tensor:
-        """How strange each of a batch of data is, (batch,)."""
+        """Strangeness of each data set of a batch, (batch,)."""
         place = _places(learned, _signals(learned, _standard(learned, posterior.features(x).double())))
         return 1 - learned["covered"].double().gather(1, place.T).mean(0)
 
@@ -77,7 +78,7 @@ def _standard(learned: Mapping[str, Tensor], h: Tensor) -> Tensor:
 
 
 def _signals(learned: Mapping[str, Tensor], u: Tensor) -> Tensor:
-    """a dH / da of each neuron, those of the summary first, (batch, neurons)."""
+    """Product a dH / da of each neuron, those of the summary first, (batch, neurons)."""
     weights = part(learned, "network/")
     with torch.enable_grad():
         given = u.detach().clone().requires_grad_()
@@ -88,6 +89,6 @@ def _signals(learned: Mapping[str, Tensor], u: Tensor) -> Tensor:
 
 
 def _places(learned: Mapping[str, Tensor], signals: Tensor) -> Tensor:
-    """In which bin the state of each neuron is, (batch, neurons)."""
+    """Bin of the state of each neuron, (batch, neurons)."""
     state = torch.sigmoid(_STEEP * signals / learned["scale"])
     return (state * _BINS).long().clamp(0, _BINS - 1)

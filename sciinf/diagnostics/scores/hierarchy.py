@@ -1,15 +1,17 @@
-r"""Likelihood ratio of a hierarchical variational autoencoder: what data owe to its lowest latent numbers alone.
+r"""Likelihood ratio of a hierarchical variational autoencoder, with and without its lowest latent variables.
 
-With latent numbers z1 (of details) and z2 (of the whole),
+With latent variables z1 (of details) and z2 (of the whole),
 
     p(x, z1, z2) = p(x | z1) p(z1 | z2) p(z2),    q(z1, z2 | x) = q(z1 | x) q(z2 | z1),
 
-all normal, means and sds by perceptrons, is trained by the bound L on log p(x). Where the model has to make z1 from z2,
+all normal, with means and sds by perceptrons, the model is trained by the bound L on log p(x). If the model has to
+generate z1 from z2, the bound is
 
     L>1 = E_{q(z1|x) q(z2|z1) p(z1'|z2)} [log p(x | z1') + log p(z2) - log q(z2 | z1)],
 
-and the distance is L - L>1. Of data like those that it learned from, z2 says nearly all that is needed; of others the
-details alone make up what it does not know. The noise of the expectations is drawn once and is the same for all data.
+and the distance is L - L>1. For data like the training simulations, z2 contains nearly all that is needed. For other
+data, only the details can describe the parts that the model does not know. The noise of the expectations is drawn
+once and is the same for all data.
 
 References:
     | Hierarchical VAEs know what they don't know (Havtorn, Frellsen, Hauberg, Maaloe, 2021),
@@ -33,16 +35,16 @@ from sciinf.diagnostics.scores.score import DataScore, Numbers, bent, named, par
 _DETAILS, _WHOLE = 16, 4
 _HIDDEN, _STEPS = 128, 1_500
 _DRAWS = 16
-_LEAST, _MOST = -4.0, 2.0  # logarithms of sds
+_LEAST, _MOST = -4.0, 2.0  # Bounds on the logarithms of sds.
 _ROWS = 1_024
 
 
 @dataclass(frozen=True)
 class HierarchicalRatio(DataScore):
-    """How much of data a hierarchical model of them explains by details alone."""
+    """Data score: how much of the data a hierarchical model explains by details alone."""
 
     def fit(self, posterior: Posterior, x: X, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """What it learns from simulations, name -> (n, *event)."""
+        """Learn from simulations, name -> (n, *event); return the learned tensors."""
         numbers = Numbers(posterior.observables).fit(x)
         u, there = numbers(x)
         u, size = bent(u).float(), u.shape[1]
@@ -65,7 +67,7 @@ class HierarchicalRatio(DataScore):
         return numbers.tensors | named(descended(begun, loss, _STEPS), "network/") | {"noise": noise}
 
     def distances(self, posterior: Posterior, learned: Mapping[str, Tensor], x: X) -> Tensor:
-        """How strange each of a batch of data is, (batch,)."""
+        """Strangeness of each data set of a batch, (batch,)."""
         u, there = Numbers(posterior.observables, learned)(x)
         weights, found = part(learned, "network/"), []
         for rows, present in zip(bent(u).float().split(_ROWS), there.float().split(_ROWS), strict=True):
@@ -75,7 +77,7 @@ class HierarchicalRatio(DataScore):
 
 
 def _bounds(weights: Mapping[str, Tensor], u: Tensor, there: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """L and L>1 of each row, with one draw each, (batch,); L alone is right where noise has no part for z1'."""
+    """L and L>1 of each row, with one draw each, (batch,); without noise for z1', both are L."""
 
     def law(name: str, given: Tensor) -> tuple[Tensor, Tensor]:
         mean, log = applied(part(weights, f"{name}/"), given).chunk(2, dim=1)

@@ -1,4 +1,4 @@
-"""The scores there are, by the names that files know them by."""
+"""The available data scores, by the names that files use for them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _PREFIX = "scores/"
 
 
 def check_scores(scores: Sequence[DataScore] | None) -> None:
-    """Raise for what cannot be learned.
+    """Raise an error for scores that cannot be learned.
 
     Raises:
-        TypeError: If one is no score.
-        ValueError: If two are of one kind.
+        TypeError: If an item is not a known score.
+        ValueError: If two items are of the same kind.
     """
     for score in scores or ():
         if not isinstance(score, DataScore) or score.name not in SCORES:
@@ -37,7 +37,10 @@ def check_scores(scores: Sequence[DataScore] | None) -> None:
 
 
 def learned_of(scores: Sequence[DataScore], posterior: Posterior, x: X) -> dict[str, Tensor]:
-    """What scores learn from simulations, name -> (n, *event), as plain tensors, the same each time."""
+    """Learn each score from simulations, name -> (n, *event); return plain tensors.
+
+    The result is the same each time.
+    """
     found = {}
     for score in scores:
         learned = score.fit(posterior, x, generator=torch.Generator().manual_seed(0))
@@ -46,12 +49,15 @@ def learned_of(scores: Sequence[DataScore], posterior: Posterior, x: X) -> dict[
 
 
 def names_of(learned: Mapping[str, Tensor]) -> list[str]:
-    """Of the scores that were learned, in their order here."""
+    """Names of the scores that were learned, in the order of `SCORES`."""
     return [name for name in SCORES if part(learned, f"{_PREFIX}{name}/")]
 
 
 def distances_of(learned: Mapping[str, Tensor], posterior: Posterior, x: X) -> Tensor:
-    """How strange each of a batch of data is by each score that was learned, in their order here, (batch, scores)."""
+    """Strangeness of each data set of a batch by each learned score, (batch, scores).
+
+    The scores are in the order of `SCORES`.
+    """
     found = [torch.zeros(len(next(iter(x.values()))), 0, dtype=torch.float64)]
     for name in names_of(learned):
         of = part(learned, f"{_PREFIX}{name}/")

@@ -1,13 +1,13 @@
-r"""Diffusion time estimation: how much noise has been added to these data, as far as a network can tell.
+r"""Diffusion time estimation: the amount of noise that a network believes was added to the data.
 
-Simulations are noised as a diffusion would, for a time t that is uniform on 0..T,
+Simulations are noised as in a diffusion, for a time t that is uniform on 0..T,
 
     x_t = sqrt(a_t) x + sqrt(1 - a_t) e,    a_t = prod_{s <= t} (1 - b_s),    b from 1e-4 to .01,
 
-and a perceptron learns from x_t alone in which of B bins t lies, by cross-entropy. The distance of data is the mean of
-the bin that it says of them as they are: what lies off the simulations looks noised. x are the standardised numbers.
-How far each is from what the others say of it would have heavy tails, which noise makes lighter: what is strange would
-look less noised than what is not.
+and a perceptron learns from x_t alone in which of B bins t lies, by cross-entropy. The distance of data is the mean
+of the bin that the perceptron predicts for the unchanged data: data away from the simulations look noised. x are the
+standardised numbers. The distance of each number from its prediction by the others would not do. It would have heavy
+tails, which noise makes lighter, so strange data would look less noised than normal data.
 
 References:
     | On diffusion modeling for anomaly detection (Livernoche, Jain, Hezaveh, Ravanbakhsh, 2023),
@@ -34,10 +34,10 @@ _WIDTHS, _STEPS = (256, 256), 1_000
 
 @dataclass(frozen=True)
 class DiffusionTime(DataScore):
-    """How much noise data seem to have had added."""
+    """Data score: how much noise the data seem to contain."""
 
     def fit(self, posterior: Posterior, x: X, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """What it learns from simulations, name -> (n, *event)."""
+        """Learn from simulations, name -> (n, *event); return the learned tensors."""
         numbers = Numbers(posterior.observables).fit(x)
         u = bent(numbers(x)[0]).float()
         kept = torch.linspace(_FIRST, _LAST, _TIMES).neg().add(1).cumprod(0)
@@ -53,7 +53,7 @@ class DiffusionTime(DataScore):
         return numbers.tensors | named(descended(begun, loss, _STEPS), "network/")
 
     def distances(self, posterior: Posterior, learned: Mapping[str, Tensor], x: X) -> Tensor:
-        """How strange each of a batch of data is, (batch,)."""
+        """Strangeness of each data set of a batch, (batch,)."""
         u, _ = Numbers(posterior.observables, learned)(x)
         told = applied(part(learned, "network/"), bent(u)).double().softmax(1)
         return told @ torch.arange(_BINS, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Small networks as plain tensors, and how they are fitted: Adam, with a rate that rises and falls."""
+"""Small networks as plain tensors, and their training: Adam, with a learning rate that rises and falls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BATCH = 256
 
 
 def drawn(widths: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
-    """Weights of a perceptron of these widths, input first; the last layer begins near 0."""
+    """Initial weights of a perceptron with these layer widths, input first; the last layer is near 0."""
     found = {}
     for k, (size, out) in enumerate(pairwise(widths)):
         scale = math.sqrt((1.0 if k < len(widths) - 2 else 0.01) / size)
@@ -27,13 +27,13 @@ def drawn(widths: Sequence[int], generator: torch.Generator) -> dict[str, Tensor
 def applied(
     weights: Mapping[str, Tensor], u: Tensor, *, dropped: float = 0.0, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Its output for rows u (batch, K), float32.
+    """Output of a perceptron for rows u (batch, K), float32.
 
     Args:
-        weights: What `drawn` or `descended` gave.
-        u: (batch, K).
-        dropped: Share of the hidden units to leave out at random, while it learns.
-        generator: Source of that randomness.
+        weights: Result of `drawn` or `descended`.
+        u: Input rows, (batch, K).
+        dropped: Share of the hidden units to leave out at random, during training.
+        generator: Source of randomness for `dropped`.
     """
     last = len(weights) // 2 - 1
     h = u.float()
@@ -48,12 +48,12 @@ def applied(
 def descended(
     weights: Mapping[str, Tensor], loss: Callable[[Mapping[str, Tensor]], Tensor], steps: int
 ) -> dict[str, Tensor]:
-    """Weights that make a loss small; each call of it sees another batch.
+    """Train weights to make a loss small; each call of the loss uses another batch.
 
     Args:
-        weights: Where to begin.
-        loss: Weights -> a number.
-        steps: How often it is called.
+        weights: Initial weights.
+        loss: Weights -> loss.
+        steps: Number of calls of the loss.
     """
     moving = {name: value.clone().requires_grad_() for name, value in weights.items()}
     optimiser = torch.optim.AdamW(moving.values(), lr=_RATE, weight_decay=_DECAY)
@@ -69,5 +69,5 @@ def descended(
 
 
 def some(count: int, generator: torch.Generator) -> Tensor:
-    """The rows of a batch, of so many."""
+    """Random row indices of one batch, from `count` rows."""
     return torch.randint(count, (BATCH,), generator=generator)

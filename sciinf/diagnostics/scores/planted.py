@@ -1,38 +1,43 @@
-r"""Planted faults: a network that tells simulations from simulations with a fault says of new data which they are like.
+r"""Planted faults: a network learns to tell simulations with a planted fault from others, and scores new data.
 
-Faults of generic kinds, places and sizes are planted in fresh simulations. With x a simulation and x' one with a fault,
-phi(x) what is seen of data and f a perceptron,
+Faults of generic kinds, places and sizes are planted in fresh simulations. Let x be a simulation, x' one with a
+fault, phi(x) the features of the data and f a perceptron. Then
 
     E[log(1 + exp f(phi(x))) + log(1 + exp -f(phi(x')))]
 
-is least for f = log p(x') / p(x), which is the best test of such faults together. The distance is log(1 + exp f).
+is least for f = log p(x') / p(x), which is the best test of all these faults together. The distance is log(1 + exp
+f).
 
-What is seen: with z = (u - m) / s how far each number is from what the others say of it, in its sds, the numbers u, z
-and log s where they are few; the largest |z|, the mean, size and likelihood of all; and along every axis how much
-neighbours differ, how often they are equal, and means, sizes and slopes of the parts at each index.
+The features use z = (u - m) / s, the distance of each number from its prediction by the others, in its sds. They
+are:
 
-**What the others say** of a number is a mean and an sd, learned from simulations. Of up to 64 numbers a perceptron is
-shown those that are left when some are hidden at random, and which; it says mean m and sd s of the hidden ones, which
-makes E sum_hidden [log s + (u - m)^2 / 2 s^2] small. Then each number is hidden in turn. Of more, the numbers are as if
-normal with q leading axes and the same variance r beside them,
+- the numbers u, z and log s, where there are few numbers;
+- the largest |z|, and the mean, size and likelihood of all z;
+- along every axis: how much neighbours differ, how often they are equal, and means, sizes and slopes of the parts at
+  each index.
+
+**The prediction by the others** of a number is a mean and an sd, learned from simulations. For up to 64 numbers, a
+perceptron gets the numbers that remain when some are hidden at random, and the mask. It predicts mean m and sd s of
+the hidden numbers, by minimising E sum_hidden [log s + (u - m)^2 / 2 s^2]. Then each number is hidden in turn. More
+numbers are modelled as normal, with q leading axes and the same variance r in all other directions,
 
     P = (A A^T + r I)^-1,   m_k = u_k - (P u)_k / P_kk,   s_k = P_kk^(-1/2).
 
-**Faults** are what may go wrong with a measurement of any kind, in any place and size. Of every simulation one
-observable is damaged. A part of it is drawn: along each axis one index, a window from one random index to another, or
-the whole, each as often. With s the sd that the other numbers leave a number, and e a size,
+**Faults** are errors that can happen to a measurement of any kind, in any place and size. In every simulation one
+observable is damaged. A part of it is drawn: along each axis one index, a window from one random index to another,
+or the whole axis, with equal probability. With s the sd that the other numbers leave for a number, and e a size,
 
-| kind | what becomes of a number y of the part |
+| kind | result for a number y of the part |
 |---|---|
-| number | y + e s, of one number anywhere |
+| number | y + e s, for one number anywhere |
 | level | y + e s |
 | drift | y + e s t, t from -1 to 1 along an axis |
-| size | y + e s times a normal number |
+| size | y + e s times a normal random number |
 | repeated | the number at the part's first index of an axis |
 
-These are the kinds that `diagnostics.localise` names. e has a random sign, and its size is log-uniform from what the
-best test of a part of k numbers could just see, min(1, 3 / sqrt(k)), to 30. What is rounded or counted is rounded
-after, and what no longer differs from the simulation is no fault and left out.
+These are the kinds that `diagnostics.localise` names. e has a random sign. Its size is log-uniform from min(1, 3 /
+sqrt(k)), which the best test of a part of k numbers could just detect, to 30. Rounded or counted numbers are rounded
+again afterwards. Simulations that the fault did not change are left out.
 
 References:
     | MADE: Masked autoencoder for distribution estimation (Germain et al., 2015), https://arxiv.org/abs/1502.03509
@@ -65,17 +70,19 @@ _COUNTS = 1e9
 
 
 def planted(numbers: Numbers, x: X, sd: Tensor, kinds: Sequence[Fault], generator: torch.Generator) -> X:
-    """Simulations with a fault each, those that a fault has not changed left out.
+    """Plant a fault in each simulation; simulations that a fault has not changed are left out.
 
     Args:
-        numbers: How data are standardised.
+        numbers: Standardisation of the data.
         x: Simulations, name -> (n, *event).
-        sd: What the other numbers leave of each, in the units of `numbers`, (n, J); 0 where it never changes.
-        kinds: Of fault, each as often.
+        sd: Sd that the other numbers leave for each number, in the units of `numbers`, (n, J); 0 where it never
+            changes.
+        kinds: Kinds of fault, drawn with equal probability.
         generator: Source of randomness.
     """
     fine = {name: value.double() if value.is_floating_point() else value for name, value in x.items()}
-    y = numbers.standard(fine, dtype=torch.float64)  # which gives back the very numbers, so that equal ones stay so
+    # Double precision gives back the very same numbers, so that equal numbers stay equal.
+    y = numbers.standard(fine, dtype=torch.float64)
     unit, first = sd * numbers.scale[1], 0
     names, count = list(y), len(sd)
     which = torch.randint(len(names), (count,), generator=generator)
@@ -96,13 +103,13 @@ def planted(numbers: Numbers, x: X, sd: Tensor, kinds: Sequence[Fault], generato
 
 
 def _as_measured(numbers: Numbers, name: str, old: Tensor, y: Tensor, new: Tensor) -> Tensor:
-    """Standardised numbers as the simulator makes them: rounded, counted, or zero below all that was seen."""
+    """Convert standardised numbers to the simulator's form: rounded, counted, or zero below all observed numbers."""
     standard = numbers.standard
     value = standard.inverse({name: new})[name]
     if standard.specs[name].scale == "log":
         value = torch.where(value <= 1.001 * float(standard.get_buffer(f"{name}_floor")), 0.0, value)
     seen = old[old.isfinite()]
-    if old.dtype != torch.bool and bool((seen == seen.round()).all()):  # whole numbers, whatever their dtype
+    if old.dtype != torch.bool and bool((seen == seen.round()).all()):  # These are whole numbers of any dtype.
         value = value.round().clamp_min(0.0 if bool((seen >= 0).all()) else -math.inf)
     if old.dtype == torch.bool:
         made = value > 0.5
@@ -114,7 +121,7 @@ def _as_measured(numbers: Numbers, name: str, old: Tensor, y: Tensor, new: Tenso
 
 
 def _spoilt(y: Tensor, noise: Tensor, kinds: Sequence[Fault], generator: torch.Generator) -> Tensor:
-    """Numbers (n, *event) with a fault each."""
+    """Plant a fault in each row of numbers (n, *event)."""
     count, shape = len(y), y.shape[1:]
     inside = _parts(count, shape, generator)
     which = torch.randint(len(kinds), (count,), generator=generator)
@@ -142,7 +149,7 @@ def _spoilt(y: Tensor, noise: Tensor, kinds: Sequence[Fault], generator: torch.G
 
 
 def _along_axis(kind: Fault, y: Tensor, shift: Tensor, inside: Tensor, axis: int) -> Tensor:
-    """A drift along an axis, or the first number of the part again and again."""
+    """Faults of a part along an axis: a drift, or the first number of the part repeated."""
     shape = [-1 if a == axis else 1 for a in range(y.ndim)]
     place = torch.arange(y.shape[axis]).reshape(shape)
     first = torch.where(inside, place, y.shape[axis]).amin(axis, keepdim=True).clamp_max(y.shape[axis] - 1)
@@ -153,7 +160,7 @@ def _along_axis(kind: Fault, y: Tensor, shift: Tensor, inside: Tensor, axis: int
 
 
 def _parts(count: int, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Whether a number is in the part, (count, *shape)."""
+    """Whether each number is in the damaged part, (count, *shape)."""
     inside = torch.ones(count, *shape, dtype=torch.bool)
     for axis, n in enumerate(shape):
         kind = torch.randint(3, (count, 1), generator=generator)
@@ -166,19 +173,19 @@ def _parts(count: int, shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def _wide(value: Tensor, y: Tensor) -> Tensor:
-    """One value for each row, over its numbers."""
+    """Reshape one value per row so that it broadcasts over the numbers of the row."""
     return value.reshape(-1, *[1] * (y.ndim - 1))
 
 
 FEW = 64
-_WIDTH, _DESCENT = 128, 1_000  # of the network that says what the others say
-_LEAST, _MOST = -6.0, 4.0  # logarithms of sds
+_WIDTH, _DESCENT = 128, 1_000  # Width and training steps of the perceptron that predicts numbers from the others.
+_LEAST, _MOST = -6.0, 4.0  # Bounds on the logarithms of sds.
 _AXES, _ROWS_EACH = 128, 10
-_PASS = 4_096  # rows through the perceptron at once, so that they stay in the cache
+_PASS = 4_096  # Rows in one pass through the perceptron, so that they stay in the cache.
 
 
 def fit_others(u: Tensor, present: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """What is learned of rows u (n, J), present where 1."""
+    """Learn to predict each number from the others, given rows u (n, J); `present` is 1 for present numbers."""
     return _perceptron(u, present, generator) if u.shape[1] <= FEW else _axes(u)
 
 
@@ -210,13 +217,15 @@ def _perceptron(u: Tensor, present: Tensor, generator: torch.Generator) -> dict[
 
 
 def _each_hidden(weights: Mapping[str, Tensor], u: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """The perceptron of rows in which one number is hidden, at that number. Hiding it takes its part from the first
-    layer, and of the last layer two outputs are needed: that is a third of the work of J perceptrons of each row.
+    """Predict each number by a pass of the perceptron in which only this number is hidden.
+
+    Hiding a number subtracts its part from the first layer, and only two outputs of the last layer are needed. This
+    takes a third of the work of J passes of the perceptron for each row.
     """
     size, kept = u.shape[1], present.float()
     seen, (values, marks) = bent(u).float() * kept, weights["weight0"].split(size)
     whole = seen @ values + kept @ marks + weights["bias0"]
-    h = silu(whole[:, None] - seen[..., None] * values - kept[..., None] * marks)  # (n, J, hidden)
+    h = silu(whole[:, None] - seen[..., None] * values - kept[..., None] * marks)  # The shape is (n, J, hidden).
     h = silu(h @ weights["weight1"] + weights["bias1"])
     mean, log = (torch.einsum("njh,hj->nj", h, each) for each in weights["weight2"].split(size, dim=1))
     middle, width = weights["bias2"].split(size)
@@ -233,23 +242,23 @@ def _axes(u: Tensor) -> dict[str, Tensor]:
 
 
 _HIDDEN, _STEPS = 128, 500
-_DROPPED = 0.5  # of the hidden units, while it learns: faults are many, simulations are few
-_POOL, _NUMBERS = 30_000, 8_000_000  # faults, and numbers in them, at most
+_DROPPED = 0.5  # Share of hidden units dropped in training, because there are many faults and few simulations.
+_POOL, _NUMBERS = 30_000, 8_000_000  # Largest number of faults, and of numbers in them.
 _ROWS = 2_048
-_FEW = 200  # numbers up to which each is seen
-_EACH = 64  # indices of an axis up to which each is seen
+_FEW = 200  # Up to this count of numbers, each number is a feature.
+_EACH = 64  # Up to this many indices of an axis, each index gives features.
 _TOP, _SOME = 10, 5
 
 
 @dataclass(frozen=True)
 class PlantedFaults(DataScore):
-    """How much data are like simulations that a fault was planted in.
+    """Data score: how much the data resemble simulations with a planted fault.
 
     Args:
-        kinds: Faults to plant, some of "number", "level", "drift", "size" and "repeated".
+        kinds: Kinds of fault to plant, some of "number", "level", "drift", "size" and "repeated".
 
     Raises:
-        ValueError: If there is none, or one that is not known.
+        ValueError: If `kinds` is empty, or contains an unknown kind.
     """
 
     kinds: tuple[Fault, ...] = FAULTS
@@ -259,7 +268,7 @@ class PlantedFaults(DataScore):
             raise ValueError(f"kinds are some of {FAULTS}, got {self.kinds!r}")
 
     def fit(self, posterior: Posterior, x: X, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """What it learns from simulations, name -> (n, *event)."""
+        """Learn from simulations, name -> (n, *event); return the learned tensors."""
         numbers = Numbers(posterior.observables).fit(x)
         u, there = numbers(x)
         learned = numbers.tensors | named(fit_others(u, there, generator), "others/")
@@ -278,7 +287,7 @@ class PlantedFaults(DataScore):
         return learned | {"centre": centre} | named(descended(begun, loss, _STEPS), "network/")
 
     def distances(self, posterior: Posterior, learned: Mapping[str, Tensor], x: X) -> Tensor:
-        """How strange each of a batch of data is, (batch,)."""
+        """Strangeness of each data set of a batch, (batch,)."""
         seen = _seen_in_parts(Numbers(posterior.observables, learned), learned, x)
         mean, sd = learned["centre"]
         return softplus(applied(part(learned, "network/"), bent((seen - mean) / sd))[:, 0].double())
@@ -286,7 +295,7 @@ class PlantedFaults(DataScore):
     def _faults(
         self, numbers: Numbers, learned: Mapping[str, Tensor], x: X, noise: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """What is seen of simulations with a fault, in sds (n, J) of the noise of each number."""
+        """Features of simulations with a fault; `noise` is the sd of each number that scales the faults, (n, J)."""
         count, size = noise.shape
         found, wanted = [], min(_POOL, max(4 * _ROWS, _NUMBERS // size))
         for _ in range(0, wanted, _ROWS):
@@ -303,7 +312,7 @@ def _seen_in_parts(numbers: Numbers, learned: Mapping[str, Tensor], x: X) -> Ten
 
 
 def _seen(numbers: Numbers, learned: Mapping[str, Tensor], x: X) -> Tensor:
-    """What the network sees of data, (batch, features), float64."""
+    """Features that the network receives for data, (batch, features), float64."""
     u, there = numbers(x)
     mean, log = others(part(learned, "others/"), u, there)
     z = bent((u - mean) / log.exp()) * there
@@ -325,7 +334,7 @@ def _seen(numbers: Numbers, learned: Mapping[str, Tensor], x: X) -> Tensor:
 
 
 def _along(z: Tensor, value: Tensor) -> list[Tensor]:
-    """What is seen along the first axis of an event: z and the numbers themselves, (batch, n, ...)."""
+    """Features along the first axis of an event, from z and from the numbers themselves, (batch, n, ...)."""
     count, n = z.shape[:2]
     flat, step = z.reshape(count, n, -1), value.reshape(count, n, -1).diff(dim=1)
     equal = (step == 0).double().mean(1).amax(1, keepdim=True)

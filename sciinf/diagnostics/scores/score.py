@@ -1,7 +1,7 @@
-"""The contract of a score: learned from fresh simulations, it says of data how strange they are.
+"""Interface of a data score: learned from fresh simulations, it measures how strange data are.
 
-A score is told some simulations and nothing of what it will be asked about. `diagnostics.ood` ranks what it says of an
-observation among what it says of other simulations, so that p is right for the model's own data, whatever the score is.
+A score learns from some simulations and knows nothing of the data to be scored. `diagnostics.ood` ranks the score of
+an observation among the scores of other simulations. So p is right for the model's own data, for any score.
 """
 
 from __future__ import annotations
@@ -18,45 +18,48 @@ from sciinf.core import Batch, Observable, Posterior, X
 from sciinf.core.summary import expand_mask
 from sciinf.networks.summaries.standardise import Standardise
 
-MOST = 4_096  # numbers in a data set, beyond which nothing is learned
+MOST = 4_096  # With more numbers in a data set than this, no score is learned.
 _CONSTANT = 1e-6
 _BEND = 3.0
 
 
 class DataScore(ABC):
-    """How strange data are. What it has learned are plain tensors, so that a file can keep them."""
+    """Measure of how strange data are; its learned state is plain tensors, so that a file can store it."""
 
     @property
     def name(self) -> str:
-        """Its class, by which a file knows it."""
+        """Name of the score's class, by which a file identifies it."""
         return type(self).__name__
 
     @abstractmethod
     def fit(self, posterior: Posterior, x: X, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """What it learns from simulations, the same for the same generator.
+        """Learn from simulations; the result is the same for the same generator.
 
         Args:
-            posterior: What was learned of the parameters.
+            posterior: Posterior that was learned for the parameters.
             x: Fresh simulations, name -> (n, *event).
             generator: Source of randomness.
         """
 
     @abstractmethod
     def distances(self, posterior: Posterior, learned: Mapping[str, Tensor], x: X) -> Float[Tensor, " batch"]:
-        """How strange each of a batch of data is, from 0, float64; each by itself, with no randomness."""
+        """Strangeness of each data set of a batch, from 0, float64.
+
+        Each data set is scored alone, without randomness.
+        """
 
 
 def fits(observables: Mapping[str, Observable]) -> bool:
-    """Whether data are of few enough numbers."""
+    """Whether data have few enough numbers to learn a score."""
     return sum(math.prod(spec.shape) for spec in Standardise(observables).specs.values()) <= MOST
 
 
 class Numbers:
-    """Data as rows of J numbers of mean 0 and sd 1; 0 where one is missing, or the same in all simulations.
+    """Data as rows of J numbers with mean 0 and sd 1; 0 where a number is missing or equal in all simulations.
 
     Args:
-        observables: What the simulator produces.
-        learned: What `tensors` gave, to see data as before.
+        observables: Observables that the simulator produces.
+        learned: Earlier result of `tensors`, to standardise data as before.
     """
 
     def __init__(self, observables: Mapping[str, Observable], learned: Mapping[str, Tensor] | None = None) -> None:
@@ -68,12 +71,12 @@ class Numbers:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What was learned, as plain tensors."""
+        """Learned standardisation, as plain tensors."""
         of = {f"standardise/{k}": v.contiguous() for k, v in self.standard.state_dict().items()}
         return of | {"scale": self.scale}
 
     def fit(self, x: X) -> Numbers:
-        """Learn what numbers are measured by."""
+        """Learn the standardisation of the numbers."""
         count = len(next(iter(x.values())))
         self.standard.fit(lambda: iter((Batch(torch.empty(count, 0), x),)))
         y = self.flat(self.standard(x, dtype=torch.float64))
@@ -85,30 +88,30 @@ class Numbers:
         return torch.cat([value.reshape(len(value), -1) for value in z.values()], dim=1)
 
     def __call__(self, x: X) -> tuple[Tensor, Tensor]:
-        """The numbers, (batch, J), and 1 where one is present and varies."""
+        """Standardised numbers, (batch, J), and a mask: 1 where a number is present and varies."""
         y = self.standard(x, dtype=torch.float64)
         mean, sd = self.scale
         there = self.flat({name: self.present(x, name) for name in y}) * (sd > _CONSTANT)
         return torch.where(there > 0, (self.flat(y) - mean) / sd.clamp_min(_CONSTANT), 0.0), there
 
     def present(self, x: X, name: str) -> Tensor:
-        """1 where a number of an observable is present, (batch, *event)."""
+        """Mask of an observable, 1 where a number is present, (batch, *event)."""
         shape = x[name].shape
         mask = expand_mask(x[self.standard.masks[name]], shape) if name in self.standard.masks else None
         return torch.ones(shape, dtype=torch.float64) if mask is None else mask.to(torch.float64)
 
 
 def bent(u: Tensor) -> Tensor:
-    """u up to 3 in size, growing with its logarithm beyond: what is far out stays finite, and far out."""
+    """u where |u| is at most 3; beyond, it grows with the logarithm, so that values far out stay finite and far out."""
     size = u.abs()
     return torch.where(size > _BEND, u.sign() * (_BEND + (size - _BEND + 1).clamp_min(1).log()), u)
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose names begin so, without it."""
+    """Tensors whose names begin with `prefix`, named without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The same under names that begin so."""
+    """Tensors with `prefix` added to their names."""
     return {f"{prefix}{k}": v.contiguous() for k, v in tensors.items()}

@@ -1,4 +1,4 @@
-"""Laws of hidden paths, with their way to the path of one series: one paper, one file."""
+"""Distributions of hidden paths, each with its approximate posterior given one series: one paper, one file."""
 
 from __future__ import annotations
 

@@ -1,28 +1,29 @@
-r"""Steps of a path by Bayes' rule: the prior's noise, times what later values say.
+r"""Posterior steps of a path by Bayes' rule: the prior's noise, times the likelihood of later values.
 
-A step of the prior goes from z to z' = F + G e, e ~ N(0, I), G diagonal. Later values speak of z' as if it had been
-seen, as N(y, Lambda^{-1}), and the step of the posterior is
+A step of the prior goes from z to z' = F + G e, e ~ N(0, I), G diagonal. Later values act like an observation of z'
+with distribution N(y, Lambda^{-1}). The step of the posterior is
 
     q(z' | z) ~ N(z'; F, G^2) N(z'; y, Lambda^{-1}),
     e ~ N(m, A^{-1}),     A = I + G Lambda G,     m = A^{-1} G Lambda (y - F),
     KL = 1/2 (|m|^2 + tr A^{-1} - S + log det A).
 
-y and Lambda are a network's, which reads the later values backwards in time, F, and how long it is until the next
-value. That much noise is still to come, of sd n, so that Lambda^{-1} = P^{-1} + n^2, P of the network. As the step's
-length h goes to 0, with G = g sqrt(h), A goes to I, and m / sqrt(h) to v = g Lambda (y - z): the equation has the drift
-f + g v then, and KL is Girsanov's 1/2 int |v|^2 dt. Where nothing later was seen, Lambda is 0.
+A network gives y and Lambda. Its inputs are the later values, read backwards in time, F, and the time until the next
+value. The noise until that value has sd n. So Lambda^{-1} = P^{-1} + n^2, where the network gives P. As the step's
+length h goes to 0, with G = g sqrt(h), A goes to I, and m / sqrt(h) goes to v = g Lambda (y - z). The equation then has
+the drift f + g v, and KL is Girsanov's 1/2 int |v|^2 dt. Where no later value was observed, Lambda is 0.
 
-That y and Lambda may depend on F makes this an approximation that can bend, not one of Gaussians alone. KL and ratio
-are exact for the steps as they are.
+Because y and Lambda may depend on F, the path of the posterior need not be Gaussian. KL and log ratio are exact for the
+discrete steps.
 
 Reference:
     | Scalable gradients for stochastic differential equations (Li et al., 2020), https://arxiv.org/abs/2001.01328
 
-A whole series read at once, for processes whose posterior at a time depends on all that was seen, before and after.
+`SeriesReader` reads a whole series, for processes whose posterior at a time depends on all observations, before and
+after.
 
-Two recurrent cells go through the series, one forwards and one backwards. Each sees, at each time, the embedding of the
-values, whether there were any, the logarithm of 1 + the time since the last step, controls, and what is known of the
-row. Cells in a loop, not `nn.GRU`: only these can be trained side by side (`train_ensemble`).
+Two recurrent cells go through the series, one forwards and one backwards. At each time, each cell sees the embedding of
+the values, whether there were any, the logarithm of 1 + the time since the last step, controls, and the context of the
+row. The cells run in a loop, not as `nn.GRU`, because only cells can be trained side by side (`train_ensemble`).
 
 Reference:
     | Learning phrase representations using RNN encoder-decoder for statistical machine translation (Cho et al., 2014),
@@ -41,13 +42,19 @@ from torch.nn import functional
 
 from sciinf.emulators.processes.process import Series, Sizes
 
-_MOST = 6.0  # nats, of what the root of a precision can be multiplied by
-_LEAST = 1e-3  # mean steps: what is added to the time left before its root is taken
+_MOST = 6.0  # Limit of the logarithm of the factor of a precision's root.
+_LEAST = 1e-3  # Mean steps that are added to the time left, so that the gradient of its root is finite.
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What a network read of later values: at each time (row, W), when the next comes, and whether any does."""
+    """Features that a network read from later values.
+
+    Attributes:
+        read: Features at each time, (row, W).
+        next: Time of the next value, (row, time).
+        any: Whether a later value exists, as 0 or 1, (row, time).
+    """
 
     read: tuple[Float[Tensor, "row width"], ...]
     next: Float[Tensor, "row time"]
@@ -56,7 +63,14 @@ class Heard:
 
 @dataclass(frozen=True)
 class Told:
-    """What they say at one time: what was read (row, W), time left (row, 1), sd of the noise in it (row, S)."""
+    """Information of later values for one time.
+
+    Attributes:
+        read: Features of the later values, (row, W).
+        left: Time until the next value, (row, 1).
+        sd: Sd of the noise in that time, (row, S).
+        any: Whether a later value exists, as 0 or 1.
+    """
 
     read: Tensor
     left: Tensor
@@ -75,15 +89,15 @@ class New:
 
 @final
 class LaterValues(nn.Module):
-    """What later values say of a path.
+    """A network that gives the noise of posterior steps, given the values at later times.
 
     Args:
-        sizes: Of the series.
-        states: S.
-        width: Of the hidden layers.
-        memory: How many numbers more than S are known of the path.
-        ends: Whether a series ends with its last value: times and controls after it are not looked at, and change
-            nothing of the path until then.
+        sizes: Sizes of the series.
+        states: S, the number of components of the state.
+        width: Width of the hidden layers.
+        memory: Number of further values of the path, beside S, that the network sees.
+        ends: Whether a series ends with its last value. If True, times and controls after it are ignored, and do not
+            change the path up to it.
     """
 
     def __init__(self, sizes: Sizes, states: int, width: int, *, memory: int, ends: bool = False) -> None:
@@ -97,7 +111,7 @@ class LaterValues(nn.Module):
         nn.init.zeros_(self.say.bias)
 
     def read_of(self, series: Series) -> Heard:
-        """Later values, read backwards in time."""
+        """Features of later values, read backwards in time."""
         if self.ends:
             series = _ended(series)
         times = None if series.times is None else -series.times.flip(1)
@@ -107,7 +121,7 @@ class LaterValues(nn.Module):
         begun = there.cumsum(1) > 0 if self.ends else None
         context = series.context[:, None].expand(-1, series.length, -1)
         parts = [self.reader(backwards, begun=begun).flip(1), series.read, context]
-        if series.controls is not None:  # those that act on the way to each time
+        if series.controls is not None:  # The controls of the time before act on the way to each time.
             parts.append(torch.cat([series.controls[:, :1], series.controls[:, :-1]], 1))
         coming = torch.where(series.there, series.clock(), torch.inf).flip(1).cummin(1).values.flip(1)
         any_of = coming.isfinite()
@@ -115,14 +129,14 @@ class LaterValues(nn.Module):
         return Heard(read, torch.where(any_of, coming, series.clock()), any_of.float())
 
     def noise(self, ahead: Tensor, sd: Tensor, white: Tensor, memory: Tensor, told: Told | None) -> New:
-        """Noise of a step.
+        """Noise of one step, from the posterior or from the prior.
 
         Args:
-            ahead: F, where the step goes without it, (row, S).
+            ahead: F, the next state without noise, (row, S).
             sd: G, (row, S).
-            white: N(0, I), (row, S).
-            memory: What else is known of the path, (row, memory).
-            told: What later values say; None for nothing: then it is the prior's.
+            white: Standard normal noise, (row, S).
+            memory: Further values of the path, (row, memory).
+            told: Information of later values; None for a step of the prior.
         """
         if told is None:
             none = torch.zeros_like(white[:, 0])
@@ -138,7 +152,10 @@ class LaterValues(nn.Module):
 
 
 def _ended(series: Series) -> Series:
-    """Series whose times stop at the last value, and whose controls do before it: those after it act later."""
+    """The series with all times after the last value set to the time of that value.
+
+    Controls from the last value on are 0: they act only later.
+    """
     clock, there = series.clock(), series.there
     last = torch.where(there, clock, clock[:, :1]).amax(1, keepdim=True)
     followed = torch.cat([there.flip(1).cumsum(1).flip(1)[:, 1:] > 0, torch.zeros_like(there[:, :1])], 1)
@@ -147,8 +164,9 @@ def _ended(series: Series) -> Series:
 
 
 def new_noise(white: Tensor, off: Tensor, root: Tensor, sd: Tensor, told: Told) -> New:
-    """e of the posterior, where it was told that z' is `off` from where it would be: with Lambda =
-    L (I + L' n^2 L)^{-1} L', P = L L', n the sd of the noise that is still to come.
+    """Noise e of a posterior step, given that later values place z' at a distance `off` from F.
+
+    Here Lambda = L (I + L' n^2 L)^{-1} L', P = L L', and n is the sd of the noise until the next value.
     """
     count = off.shape[-1]
     if count == 1:
@@ -159,7 +177,7 @@ def new_noise(white: Tensor, off: Tensor, root: Tensor, sd: Tensor, told: Told) 
     else:
         eye = torch.eye(count, dtype=off.dtype, device=off.device)
         wide = told.sd[..., None] * root
-        information = (sd[..., None] * root) @ torch.linalg.solve(eye + wide.mT @ wide, root.mT)  # G Lambda
+        information = (sd[..., None] * root) @ torch.linalg.solve(eye + wide.mT @ wide, root.mT)  # This is G Lambda.
         lower = torch.linalg.cholesky_ex(eye + information * sd[:, None, :])[0]
         inverse = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
         m = (inverse.mT @ (inverse @ (information @ off[..., None])))[..., 0]
@@ -172,13 +190,13 @@ def new_noise(white: Tensor, off: Tensor, root: Tensor, sd: Tensor, told: Told) 
 
 @final
 class SeriesReader(nn.Module):
-    """Numbers at each time that know of the whole series.
+    """A recurrent network that gives features at each time, which depend on the whole series.
 
     Args:
-        sizes: Of the series.
-        width: Of each cell; there are twice as many numbers at each time.
-        ahead: Whether later values are read as well; without, numbers at a time know of the past alone, and there are
-            `width` of them.
+        sizes: Sizes of the series.
+        width: Width of each cell; with `ahead` there are twice as many features at each time.
+        ahead: Whether later values are read as well. If False, features at a time depend on the past alone, and there
+            are `width` of them.
     """
 
     def __init__(self, sizes: Sizes, width: int, *, ahead: bool = True) -> None:
@@ -188,12 +206,12 @@ class SeriesReader(nn.Module):
         self.width, self.outputs = width, width * len(self.cells)
 
     def forward(self, series: Series, *, begun: Tensor | None = None) -> Float[Tensor, "row time output"]:
-        """Read them.
+        """Features of the series at each time.
 
         Args:
-            series: Of rows.
-            begun: Where reading has begun, bool (row, time): until then it knows of nothing. None for everywhere; only
-                for a reader of the past alone.
+            series: The series of a batch of rows.
+            begun: Whether reading has begun, bool (row, time). Until then the state stays 0. None if reading begins at
+                the first time. Only for a reader of the past alone.
         """
         inputs = self._inputs(series).unbind(1)
         found = [torch.stack(self._through(self.cells[0], inputs, begun), 1)]

@@ -1,4 +1,4 @@
-r"""A path that controls drive, by an equation whose weights differ from row to row and wander: treatments.
+r"""A path driven by controls (treatments), with an equation whose weights differ from row to row and may change.
 
     z(t_1) = m(c) + s(c) b,     dz = f_w(z, c) dX,     X = (t, controls),
 
@@ -8,30 +8,31 @@ r"""A path that controls drive, by an equation whose weights differ from row to 
 
     KL = KL_1 + 1/2 E int |v|^2 dt,     b ~ N(0, I),   w(t_1) ~ N(0, I).
 
-c is what is known of a row. w, a few numbers of each row, says how this row's equation is unlike the others': how fast
-a patient clears a drug, how strongly it acts. With r near 0 a row keeps its w (`wander=False`: r is 0), with a large r
-it forgets it. Given w the path is certain; given nothing of the row, w is stationary. W_0, W_d, m, s and r are the same
-for all rows.
+c is the context of a row. The few weights w of each row say how the equation of this row differs from the others': how
+fast a patient clears a drug, how strongly the drug acts. With r near 0 a row keeps its w (`wander=False`: r is 0); with
+a large r the row forgets w. Given w and b, the path is deterministic. Without observations, w is stationary. W_0, W_d,
+m, s and r are the same for all rows.
 
-**Controls** come in two kinds. One that is in force from its time on (a rate, a temperature) has dX = u dt; one that is
-given at once (a dose: `impulses`) has dX = u at its time, before anything else of the step. A dose of 0 moves nothing.
-A step goes by Heun's rule, with w as it is at its two ends; v acts by Bayes' rule (`bayes_steps`), so that KL is exact
-for the steps as they are, and Girsanov's for short ones.
+**Controls** come in two kinds. A control that is in force from its time on (a rate, a temperature) has dX = u dt. A
+control that is given at once (a dose: `impulses`) has dX = u at its time, before the rest of the step. A dose of 0
+changes nothing. A step follows Heun's rule, with w at the two ends of the step. v acts by Bayes' rule (`bayes_steps`).
+So the KL is exact for the discrete steps, and becomes Girsanov's KL for short steps.
 
-**Controls may have been chosen by what was seen**: a dose after a look at the last value. Three things follow, and
-are built in: a control acts on later times of the path alone; the decoder does not see controls, for the dose of a time
-tells what its value was; and times and controls after the last value tell the posterior nothing. So after the last
-value the posterior is the prior, driven by the controls that you write there.
+**Controls may have been chosen after a look at the values**: a dose after a look at the last value, for instance. This
+module takes three precautions. A control acts on later times of the path alone. The decoder does not see controls,
+because the dose of a time would reveal the value of that time. And times and controls after the last value have no
+effect on the posterior. So after the last value the posterior is the prior, driven by the controls that you supply
+there.
 
-**What it does not do.** "What if another dose had been given?" is answered by this model's own equation. That is what
-would happen only if controls were chosen by chance, by values that are in the record and by what is known of the row
-(c), and by nothing else. A hidden cause of both doses and values is not corrected for, and nothing here can tell
-whether there is one. Where values are missing that those who chose had seen, that is such a cause. Controls unlike
-those of the training rows are answered as well, by networks that saw none like them; those far beyond are told.
+**What it does not do.** "What if another dose had been given?" is answered by this model's own equation. The answer is
+what would happen only if controls were chosen by chance, by recorded values and by the context of the row (c), and by
+nothing else. A hidden cause of both doses and values is not corrected for, and nothing here can detect such a cause.
+Missing values are such a cause, if those who chose the controls had seen them. Controls unlike those of the training
+rows are answered as well, by networks that saw none like them; those far beyond cause a warning.
 
-**It is an approximation.** In the paper the weights of one network have a posterior, which carries how little its data
-say. Here w is of each row: W_0, W_d, m, s and r are numbers without an uncertainty. With few rows, intervals are too
-narrow by what is not known of them. q is a network's.
+**It is an approximation.** In the paper the weights of one network have a posterior, which represents the uncertainty
+from limited data. Here each row has its own w, and W_0, W_d, m, s and r are point estimates. With few rows, intervals
+are too narrow, because they ignore the uncertainty of these estimates. q comes from a network.
 
 References:
     | Bayesian neural controlled differential equations for treatment effect estimation (Hess et al., 2023),
@@ -55,26 +56,26 @@ from sciinf.core.prior import global_seed
 from sciinf.emulators.processes.bayes_steps import Heard, LaterValues, Told
 from sciinf.emulators.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
-_SLOW = 0.01  # r at first, per mean step
-_LEAST = 1e-12  # variance of a step of no time: its slope is finite
+_SLOW = 0.01  # Initial r, per mean step.
+_LEAST = 1e-12  # Variance of a step of length 0, so that the gradient of its sd is finite.
 
 
 class Controlled(Process):
-    """A path that controls drive, with weights of each row's own.
+    """A path driven by controls, with an equation whose weights differ from row to row.
 
     Args:
-        states: S, how many numbers the path has at a time.
-        weights: How many numbers of a row say how its equation is unlike the others'. With 0 rows differ by their first
-            state alone, and the path is certain from there.
-        wander: Whether these numbers wander; a row keeps its own where they do not.
-        impulses: Which controls are amounts that are given at once, by their places among all controls; others are in
-            force from their time on.
-        steps: Between one time and the next.
+        states: S, the number of components of the path at a time.
+        weights: Number of weights of a row, which say how its equation differs from the others'. With 0, rows differ by
+            their first state alone, and the path is deterministic from there.
+        wander: Whether these weights change over time. If False, a row keeps its weights.
+        impulses: Controls that are amounts given at once, by their positions among all controls. The other controls are
+            in force from their time on.
+        steps: Integration steps between one time and the next.
         hidden: Width of the equation's hidden layer.
-        width: Of the posterior's networks.
+        width: Width of the posterior's networks.
 
     Raises:
-        ValueError: If a number is out of its range; when it is built, if there is no such control.
+        ValueError: If a number is out of its range; when it is built, if a control in `impulses` does not exist.
 
     Examples:
         >>> process = Controlled(2, impulses=(0,)).build(Sizes(features=3, context=0, controls=1), seed=0)
@@ -105,8 +106,8 @@ class Controlled(Process):
     def build(self, sizes: Sizes, *, seed: int) -> LearnedProcess:
         if unknown := [each for each in self.impulses if each >= sizes.controls]:
             raise ValueError(
-                f"impulses names {unknown}, and there are {sizes.controls} controls, from 0 on: these are the series "
-                "in LatentDynamics(given=...), one after the other"
+                f"impulses names {unknown}, and there are {sizes.controls} controls, numbered from 0: these are the "
+                "series in LatentDynamics(given=...), in that order"
             )
         with global_seed(torch.Generator().manual_seed(seed)):
             return LearnedControlled(self, sizes)
@@ -114,11 +115,11 @@ class Controlled(Process):
 
 @final
 class LearnedControlled(LearnedProcess):
-    """The equation and its posterior with their weights.
+    """The controlled equation and its posterior with their weights.
 
     Args:
-        made: Its recipe.
-        sizes: Of what it is given.
+        made: The recipe of the process.
+        sizes: Sizes of the process's inputs.
     """
 
     decodes_controls: ClassVar[bool] = False
@@ -147,13 +148,13 @@ class LearnedControlled(LearnedProcess):
         return self._path(series, None, generator).z
 
     def rates(self) -> Float[Tensor, " weight"]:
-        """r: how fast rows forget their weights, per mean step; 0 where they keep them."""
+        """r of each weight, the rate at which rows forget it, per mean step; 0 where rows keep their weights."""
         return self.field.bias.new_zeros(self.weights) if self.log_rate is None else self.log_rate.exp()
 
     def speed(
         self, z: Float[Tensor, "row state"], w: Float[Tensor, "row weight"], context: Float[Tensor, "row context"]
     ) -> Float[Tensor, "row state path"]:
-        """f_w at states: what time, and one unit of each control, do to them."""
+        """f_w at states: the rate of change of z per unit of time, and per unit of each control."""
         read = torch.cat([z, torch.tanh(self.bend(torch.cat([z, context], -1)))], -1)
         each = self.field(read).unflatten(-1, (1 + self.weights, self.states, -1))
         return (torch.cat([torch.ones_like(z[:, :1]), w], -1)[..., None, None] * each).sum(1)
@@ -189,23 +190,23 @@ class LearnedControlled(LearnedProcess):
         return Latent(torch.stack(states, 1), kl, ratio)
 
     def _heun(self, z: Tensor, w: tuple[Tensor, Tensor], context: Tensor, moved: Tensor) -> Float[Tensor, "row state"]:
-        """z when time and controls have moved by these, along a line."""
+        """z after a linear change of time and controls by `moved`, by Heun's rule."""
         first = (self.speed(z, w[0], context) * moved[:, None]).sum(-1)
         second = (self.speed(z + first, w[1], context) * moved[:, None]).sum(-1)
         return z + 0.5 * (first + second)
 
     def _amounts(self, series: Series, k: int) -> Float[Tensor, "row control"]:
-        """Controls from the k-th time on, 0 where they are 0 in their own units."""
+        """Controls that act from the k-th time on, shifted so that 0 means 0 in their own units."""
         if series.controls is None:
             return self.at_once.expand(len(series), -1) * 0.0
         return series.controls[:, k] if series.nought is None else series.controls[:, k] - series.nought
 
     def _spread(self, length: Float[Tensor, "row one"]) -> Float[Tensor, "row weight"]:
-        """sd of the noise of w after a length of time."""
+        """Sd of the noise that w gains in a length of time."""
         return (-torch.expm1(-2 * self.rates() * length) + _LEAST).sqrt()
 
     def _told(self, later: Heard | None, k: int, time: Tensor) -> Told | None:
-        """What is said at a time before the k-th, or at it."""
+        """Information of later values for a time after the (k-1)-th and up to the k-th; None for the prior."""
         if later is None:
             return None
         left = (later.next[:, k] - time).clamp_min(0.0)[:, None]

@@ -1,32 +1,32 @@
-r"""A Markov jump process: a hidden state that is one of K, and jumps at rates that are learned.
+r"""A Markov jump process: a hidden state that is one of K, and jumps at learned rates.
 
     z(t_1) ~ p_0(c),     z jumps from i to j at the rate r_ij(c),
 
-c what is known of a row. The posterior is a jump process as well, with rates r^q_ij(t) that depend on time, and its law
-solves the master equation
+c is the context of a row. The posterior is a jump process as well, with rates r^q_ij(t) that depend on time. Its
+distribution solves the master equation
 
     dq_j / dt = sum_i q_i r^q_ij - q_j sum_i r^q_ji.
 
-Its KL to the prior is never left out of the bound,
+Its KL to the prior is always part of the bound,
 
     KL = KL(q_0 || p_0) + int sum_i q_i sum_{j != i} [r^q_ij log(r^q_ij / r_ij) - r^q_ij + r_ij] dt.
 
-**The rates.** What later values say of a state is b_i(t), the probability of these values from state i on. The exact
-posterior has the rates r^q_ij = r_ij b_j(t) / b_i(t), and starts from q_0 ~ p_0 b(t_1). So has ours. Between values b
-solves the backward equation, b(t_k) = exp(R (t_{k+1} - t_k)) b(t_{k+1}), R the matrix of the r_ij. At a value b is
-multiplied by exp(phi(h_k)), phi a network of what the encoder made of that value. With these rates the master equation
-and the integral have closed forms: with P = exp(R (t_{k+1} - t_k)),
+**The rates.** Let b_i(t) be the probability of all later values, given state i at time t. The exact posterior has the
+rates r^q_ij = r_ij b_j(t) / b_i(t), and starts from q_0 ~ p_0 b(t_1). The posterior here has the same form. Between
+values b solves the backward equation, b(t_k) = exp(R (t_{k+1} - t_k)) b(t_{k+1}), where R is the matrix of the r_ij. At
+a value b is multiplied by exp(phi(h_k)), where the network phi reads the encoder's features of that value. With these
+rates the master equation and the integral have closed forms: with P = exp(R (t_{k+1} - t_k)),
 
     q(z_{k+1} = j | z_k = i) = P_ij b_j / sum_l P_il b_l =: Q_ij,
     KL = KL_0 + sum_k sum_ij q_i(t_k) Q_ij log(Q_ij / P_ij),
 
-whatever phi is: no step has to be chosen. Where phi is the log likelihood of the value in each state, up to a constant,
-the posterior is exact. In the paper a network gives the rates themselves, from the whole series; these are of the exact
-posterior's form, and the network has to learn what one value says, and nothing of time.
+whatever phi is. No integration step has to be chosen. Where phi is the log likelihood of the value in each state, up to
+a constant, the posterior is exact. In the paper a network gives the rates themselves, from the whole series. Here the
+rates have the exact posterior's form, so the network only learns the information of one value, and nothing about time.
 
-The state is one of K numbers z_j, of which one is 1. Draws carry no slope, so `Latent.marginals` tells q(z_k = j) with
-its slopes, and the expectation over them is exact. Many series, or many parameters, are why one would learn this: of
-one series with known rates, `simulators.samplers.forward` has all of it without training.
+The state is a one-hot vector of K numbers z_j. No gradients go through draws. So `Latent.marginals` holds q(z_k = j),
+through which gradients go, and the expectation over states is exact. Learning this process pays for many series or many
+parameters. For one series with known rates, `simulators.samplers.forward` gives the exact answer without training.
 
 References:
     | Neural Markov jump processes (Seifner, Sanchez, 2023), https://arxiv.org/abs/2305.19744
@@ -46,17 +46,17 @@ from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
 from sciinf.emulators.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
-_LEAST = 1e-30  # probability whose logarithm is taken
-_FIRST = 0.3  # rate at which a state is left at first, in 1 / mean step
+_LEAST = 1e-30  # Smallest probability whose logarithm is taken.
+_FIRST = 0.3  # Initial total rate of leaving a state, in 1 / mean step.
 
 
 @final
 class MarkovJump(Process):
-    """A state that is one of K.
+    """A Markov jump process with K states.
 
     Args:
-        states: K.
-        hidden: Width of the networks' hidden layers, beside a linear part; 0 for linear ones.
+        states: K, the number of states.
+        hidden: Width of the networks' hidden layers, beside a linear part; 0 for linear networks.
 
     Raises:
         ValueError: If there are not at least 2 states.
@@ -83,8 +83,8 @@ class LearnedJump(LearnedProcess):
     """The jump process with its networks.
 
     Args:
-        made: Its recipe.
-        sizes: Of what it is given.
+        made: The recipe of the process.
+        sizes: Sizes of the process's inputs.
     """
 
     def __init__(self, made: MarkovJump, sizes: Sizes) -> None:
@@ -97,11 +97,11 @@ class LearnedJump(LearnedProcess):
     def rates(
         self, context: Float[Tensor, "*batch context"], controls: Float[Tensor, "*batch control"] | None = None
     ) -> Float[Tensor, "*batch state state"]:
-        """r_ij, from i to j, in 1 / mean step, float64; 0 on the diagonal.
+        """r_ij, the rate of jumps from i to j, in 1 / mean step, float64; 0 on the diagonal.
 
         Args:
-            context: What is known of rows.
-            controls: And along time, where anything is.
+            context: Conditioning values of rows.
+            controls: Conditioning values along time, if there are any.
         """
         found = self.rate(context if controls is None else torch.cat([context, controls], -1))
         log = found.double().unflatten(-1, (self.states, self.states)) + math.log(_FIRST / (self.states - 1))
@@ -125,7 +125,7 @@ class LearnedJump(LearnedProcess):
         return self._drawn(start, steps, start, steps, generator).z
 
     def _prior(self, series: Series) -> tuple[Float[Tensor, "row state"], Float[Tensor, "row step state state"]]:
-        """Log probabilities of the first state, and of each from each over every step; float64."""
+        """Log probabilities of the first state, and of the transitions over every step; float64."""
         known = series.context[:, None].expand(-1, series.length - 1, -1)
         rates = self.rates(known, None if series.controls is None else series.controls[:, :-1])
         matrix = rates - torch.diag_embed(rates.sum(-1))
@@ -135,7 +135,7 @@ class LearnedJump(LearnedProcess):
     def _drawn(
         self, first: Tensor, steps: Tensor, prior: Tensor, prior_steps: Tensor, generator: torch.Generator
     ) -> Latent:
-        """A path by log probabilities of the first state and of each step, beside those of the prior."""
+        """A path, its KL and its log ratio, from log probabilities of the posterior and of the prior."""
         shape = (prior_steps.shape[1] + 1, len(first), 1)
         at = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device).to(first.device)
         law, state = first.exp(), _picked(first.exp(), at[0])
@@ -154,7 +154,7 @@ class LearnedJump(LearnedProcess):
 
 
 def _picked(law: Float[Tensor, "row state"], at: Float[Tensor, "row one"]) -> Float[Tensor, "row state"]:
-    """One state of each row: where a uniform number falls."""
+    """One state of each row, drawn from `law` by a uniform number, as a one-hot vector."""
     upper = law.detach().cumsum(-1)
     reached = (at * upper[:, -1:] >= upper).sum(-1, keepdim=True).clamp_max(law.shape[-1] - 1)
     return (torch.arange(law.shape[-1], device=law.device) == reached).to(law)

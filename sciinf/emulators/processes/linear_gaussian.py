@@ -1,25 +1,27 @@
-r"""A path that moves linearly with Gaussian noise, and evidence that a network makes Gaussian.
+r"""A path that moves linearly with Gaussian noise, and observations that a network turns into Gaussian factors.
 
     z_1 ~ N(m, V),     dz = (F z + g_k) dt + N(0, D dt),     so     z_{k+1} = A_k z_k + b_k + N(0, Q_k),
     A_k = exp(F dt_k),     b_k = integral_0^dt_k exp(F s) ds g_k,     g_k = B [c, u_k]  where there are controls,
-    q(z) ~ p(z) prod_{k seen} psi_k(z_k),     psi_k(z) = exp(h_k^T z - z^T W_k z / 2),     W_k = L_k L_k^T,
+    q(z) ~ p(z) prod_{k seen} psi_k(z_k),     psi_k(z) = exp(h_k^T z - z^T W_k z / 2),     W_k = L_k L_k^T.
 
-h_k and L_k from a network that sees the values of time k alone. What puts times together is exact: `messages` finds
-q, its draws and its KL to p. A time that was not seen has no psi, so gaps cost nothing, and q at a gap is what p makes
-of its neighbours. For Gaussian values of a linear decoder q can be the exact posterior; else it is an approximation.
+h_k and L_k come from a network that sees the values of time k alone. The combination of all times is exact: `messages`
+finds q, its draws and its KL to p. A time without an observation has no factor psi. So gaps cost nothing, and q in a
+gap follows from p and the neighbouring times. For Gaussian values of a linear decoder, q can be the exact posterior.
+Otherwise q is an approximation.
 
-`LinearGaussian` is stationary but for its start. In coordinates in which its covariance is I,
+`LinearGaussian` is stationary, except for the distribution of its first state. In coordinates in which its covariance
+is I,
 
-    F = K - K^T - (R R^T + e I) / 2,     D = R R^T + e I,     Q(dt) = I - A A^T,
+    F = K - K^T - (R R^T + e I) / 2,     D = R R^T + e I,     Q(dt) = I - A A^T.
 
-so it never explodes, and any linear Gaussian process that is stationary is one of these. K and R may depend on what is
-known of the row. `Koopman` has one F for all rows, of any kind, and diagonal D,
+So the path never diverges, and every stationary linear Gaussian process has this form. K and R may depend on the
+context of the row. `Koopman` has one F for all rows, without restrictions, and a diagonal D,
 
-    Q(dt) = X A^T,     [A X; 0 A^-T] = exp([F D; 0 -F^T] dt),
+    Q(dt) = X A^T,     [A X; 0 A^-T] = exp([F D; 0 -F^T] dt).
 
-and may hold the moduli of the eigenvalues of A = exp(F), of one step, near 1: with sd s each adds (|lambda| - 1)^2 /
-(2 s^2) nats once for the whole training set, as a prior N(1, s^2) would. The paper fits A to each batch by least
-squares; then what is said of a row depends on its neighbours, so here A is learned.
+It can hold the moduli of the eigenvalues lambda of A = exp(F), for one step, near 1. With sd s each eigenvalue adds
+(|lambda| - 1)^2 / (2 s^2) nats, once for the whole training set, as a prior N(1, s^2) would. The paper fits A to each
+batch by least squares. The prediction for a row then depends on the other rows of its batch, so here A is learned.
 
 References:
     | Revisiting structured variational autoencoders (Zhao, Linderman, 2023), https://arxiv.org/abs/2305.16543
@@ -44,18 +46,18 @@ from sciinf.core.prior import global_seed
 from sciinf.emulators.processes.messages import GaussianChain, Smoothed, lower, smoothed
 from sciinf.emulators.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
-_LEAST = 1e-8  # variance that a step adds at least, of 1
-_DAMPED = 1e-4  # e
-_WIDTH = 16  # of the network of the evidence, where parameters or controls may change what values mean
-_SLOWEST, _FASTEST = 0.15, 1.5  # radians a step, of pairs of states at first
-_ABOUT = 0.1  # D at first
+_LEAST = 1e-8  # Least variance that a step adds; the stationary variance is 1.
+_DAMPED = 1e-4  # Least damping e.
+_WIDTH = 16  # Hidden width of the network of the factors psi, if there are parameters or controls.
+_SLOWEST, _FASTEST = 0.15, 1.5  # Initial angular speeds of pairs of states, in radians per step.
+_ABOUT = 0.1  # Initial D.
 
 
 class LinearGaussian(Process):
-    """A stationary linear process, which may depend on what is known of the row.
+    """A stationary linear Gaussian process, which may depend on the context of the row.
 
     Args:
-        states: S.
+        states: S, the number of components of the state.
 
     Examples:
         >>> process = LinearGaussian(4).build(Sizes(features=3, context=0, controls=0), seed=0)
@@ -74,13 +76,13 @@ class LinearGaussian(Process):
 
 
 class UnitCircle(Component):
-    """Eigenvalues of a step whose moduli are near 1: what moves neither dies out nor explodes.
+    """A prior that holds the moduli of a step's eigenvalues near 1, so that modes neither decay nor grow.
 
     Args:
-        sd: How near.
+        sd: Sd of the moduli around 1.
 
     Raises:
-        ValueError: If it is not positive.
+        ValueError: If sd is not positive.
     """
 
     def __init__(self, sd: float = 0.01) -> None:
@@ -90,11 +92,11 @@ class UnitCircle(Component):
 
 
 class Koopman(Process):
-    """One linear map for all rows, whose eigenvalues can be read off.
+    """A process with one linear map for all rows, whose eigenvalues can be read from the fit.
 
     Args:
-        states: S.
-        eigenvalues: What is known of their moduli; nothing where left out.
+        states: S, the number of components of the state.
+        eigenvalues: Prior of the moduli of the eigenvalues; no prior if None.
     """
 
     def __init__(self, states: int = 4, *, eigenvalues: UnitCircle | None = None) -> None:
@@ -107,23 +109,26 @@ class Koopman(Process):
 
 
 class _Motion(nn.Module, ABC):
-    """How states move: F and D. Parameters are vectors, which optimisers for matrices leave alone."""
+    """The motion of states, given by the matrices F and D.
+
+    Parameters are vectors, which optimisers for matrices leave alone.
+    """
 
     states: int
 
     @abstractmethod
     def field(self, context: Float[Tensor, "row context"]) -> Float[Tensor, "row state state"]:
-        """F, float64, (row or 1, S, S)."""
+        """The matrix F, float64, (row or 1, S, S)."""
 
     @abstractmethod
     def noise(
         self, field: Tensor, step: Float[Tensor, "row step"], matrix: Float[Tensor, "row step state state"]
     ) -> Float[Tensor, "row step state state"]:
-        """Q of steps, whose A is `matrix`."""
+        """The covariance Q of the noise of steps; `matrix` is A of these steps."""
 
     @abstractmethod
     def penalty(self) -> Float[Tensor, ""]:
-        """Nats, once for the training set."""
+        """Penalty in nats, counted once for the training set."""
 
 
 @final
@@ -184,11 +189,11 @@ class _Free(_Motion):
 
 @final
 class LearnedChain(LearnedProcess):
-    """A linear process with its weights.
+    """A linear Gaussian process with its weights.
 
     Args:
-        sizes: Of what it is given.
-        motion: How its states move.
+        sizes: Sizes of the process's inputs.
+        motion: How states move: F and D.
     """
 
     def __init__(self, sizes: Sizes, motion: _Motion) -> None:
@@ -215,7 +220,7 @@ class LearnedChain(LearnedProcess):
         return self.motion.penalty()
 
     def smoothed(self, series: Series, *, generator: torch.Generator) -> Smoothed:
-        """The law of the path given what was seen: means and covariances at each time, and a draw, float64."""
+        """The distribution of the path given observations: means and covariances at each time, and a draw, float64."""
         parts = [series.read, series.context[:, None].expand(-1, series.length, -1)]
         found = self.evidence(torch.cat(parts if series.controls is None else [*parts, series.controls], -1))
         found = torch.where(series.there[..., None], found, 0.0).double()
@@ -223,7 +228,7 @@ class LearnedChain(LearnedProcess):
         return smoothed(self.chain(series), found[..., : self.states], root @ root.mT, generator=generator)
 
     def chain(self, series: Series) -> GaussianChain:
-        """The prior, at the times of rows, in float64."""
+        """The prior at the times of the rows, in float64."""
         field, step = self.motion.field(series.context), series.steps().double()
         start = lower(self.start.double(), self.states)
         eye = torch.eye(self.states, dtype=start.dtype, device=start.device)
@@ -241,13 +246,13 @@ class LearnedChain(LearnedProcess):
         return GaussianChain(first.double(), covariance, matrix, shift, noise)
 
     def eigenvalues(self) -> Complex[Tensor, " state"]:
-        """Of A for a step of 1, where everything that is known of the row has its mean."""
+        """Eigenvalues of A for a step of 1, where all conditioning values of the row have their means."""
         context = self.start.new_zeros(1, self.context)
         return torch.linalg.eigvals(self.motion.field(context)[0]).exp().detach()
 
 
 def _told(context: int, numbers: int) -> nn.Module | None:
-    """What is known of the row adds to numbers: nothing at first."""
+    """A linear map from the context to an addition to parameters; it is 0 at first. None without context."""
     if not context:
         return None
     told = nn.Linear(context, numbers, bias=False)
@@ -256,7 +261,7 @@ def _told(context: int, numbers: int) -> nn.Module | None:
 
 
 def _moved(field: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """A and the integral of exp(F s), of each step."""
+    """The matrix A, and the integral of exp(F s), for each step."""
     size = field.shape[-1]
     eye = torch.eye(size, dtype=field.dtype, device=field.device).expand_as(field)
     nothing = torch.zeros_like(field)
@@ -266,12 +271,12 @@ def _moved(field: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _about(size: int, diagonal: float) -> Tensor:
-    """Entries of a lower triangular matrix that is diagonal."""
+    """Entries of a lower triangular matrix that is diagonal, with equal diagonal entries."""
     rows, columns = torch.tril_indices(size, size)
     return diagonal * (rows == columns).float()
 
 
 def _speeds(states: int) -> Tensor:
-    """Of pairs of states at first, from slow to fast."""
+    """Initial angular speeds of pairs of states, from slow to fast."""
     pairs = states // 2
     return torch.logspace(math.log10(_SLOWEST), math.log10(_FASTEST), pairs) if pairs > 1 else torch.full((pairs,), 0.5)

@@ -1,18 +1,19 @@
-r"""Gaussian chains with Gaussian evidence at each time: the law of the whole path, all times at once.
+r"""Gaussian chains with Gaussian evidence at each time: the distribution of the whole path, all times at once.
 
-A chain z_1 ~ N(m_1, V), z_{k+1} = A_k z_k + b_k + N(0, Q_k) has mean path mu, and y = z - mu has a precision matrix
-J_0 of blocks next to the diagonal only,
+A chain z_1 ~ N(m_1, V), z_{k+1} = A_k z_k + b_k + N(0, Q_k) has a mean path mu. The precision matrix J_0 of y = z - mu
+has blocks on and next to the diagonal only,
 
     J_0[k, k] = Q_{k-1}^{-1} + A_k^T Q_k^{-1} A_k,    J_0[k, k + 1] = -A_k^T Q_k^{-1}    (V in place of Q_0).
 
-Evidence psi_k(z) = exp(h_k^T z - z^T W_k z / 2), W_k positive semidefinite, makes of it q(z) = p(z) prod_k psi_k / Z:
-y ~ N(J^{-1} g, J^{-1}), J = J_0 + W, g = h - W mu, and
+Evidence is a factor psi_k(z) = exp(h_k^T z - z^T W_k z / 2), W_k positive semidefinite. With evidence the distribution
+is q(z) = p(z) prod_k psi_k / Z: y ~ N(J^{-1} g, J^{-1}), J = J_0 + W, g = h - W mu, and
 
     log Z = c + g^T J^{-1} g / 2 + (log det J_0 - log det J) / 2,   KL(q || p) = E_q[sum_k log psi_k] - log Z.
 
-**All times at once.** Given those at even places, states at odd places are independent of each other: they are
-eliminated together, which leaves a chain of half the length; and so on, to one. On the way back each is drawn given its
-two neighbours. That is what Kalman's filter and smoother find, in 2 log T rounds in place of 2 T. All in float64.
+**All times at once.** Given the states at even places, states at odd places are independent of each other. They are
+eliminated together, which leaves a chain of half the length. This is repeated until one state is left. On the way back
+each state is drawn given its two neighbours. The result is that of Kalman's filter and smoother, in 2 log T rounds in
+place of 2 T. All computations are in float64.
 
 References:
     | On direct methods for solving Poisson's equations (Buzbee, Golub, Nielson, 1970),
@@ -32,14 +33,16 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class GaussianChain:
-    """A Gaussian chain of T states. First axes may be 1 long where all rows, or all steps, have the same; float64.
+    """A Gaussian chain of T states, float64.
+
+    An axis of rows or steps may be 1 long, where all rows or all steps have the same value.
 
     Args:
-        mean: Of the first state, (row, S).
-        covariance: Of the first state, (row, S, S).
-        matrix: A, (row, T - 1, S, S).
-        shift: b, (row, T - 1, S).
-        noise: Q, (row, T - 1, S, S).
+        mean: Mean of the first state, (row, S).
+        covariance: Covariance of the first state, (row, S, S).
+        matrix: Transition matrices A, (row, T - 1, S, S).
+        shift: Shifts b of the transitions, (row, T - 1, S).
+        noise: Covariances Q of the transitions' noise, (row, T - 1, S, S).
     """
 
     mean: Tensor
@@ -49,7 +52,7 @@ class GaussianChain:
     noise: Tensor
 
     def path(self, length: int) -> Float[Tensor, "row time state"]:
-        """The mean of each state: the maps of 1, 2, 4, ... steps, one after the other, applied to the first."""
+        """The mean of each state, computed by composing the maps of 1, 2, 4, ... steps."""
         rows = max(len(self.matrix), len(self.shift), len(self.mean))
         size = self.mean.shape[-1]
         matrix, shift = self.matrix.expand(-1, length - 1, -1, -1), self.shift.expand(-1, length - 1, -1)
@@ -65,7 +68,7 @@ class GaussianChain:
         return torch.cat([self.mean[:, None].expand(rows, 1, size), after.expand(rows, -1, -1)], 1)
 
     def drawn(self, rows: int, length: int, *, generator: torch.Generator) -> Float[Tensor, "row time state"]:
-        """A path of each row."""
+        """Draw a path of each row from the chain."""
         size = (length, rows, self.mean.shape[-1])
         noise = torch.randn(size, generator=generator, device=generator.device).to(self.mean)
         first, roots = torch.linalg.cholesky(self.covariance), torch.linalg.cholesky(self.noise)
@@ -80,14 +83,14 @@ class GaussianChain:
 
 @dataclass(frozen=True)
 class Smoothed:
-    """The law of a path given evidence, and a draw of it.
+    """The distribution of a path given evidence, and a draw from it.
 
     Args:
-        mean: (row, T, S).
-        covariance: Of each state, (row, T, S, S).
-        draw: A path, (row, T, S).
-        kl: Of the law to the chain's, (row,).
-        log_ratio: Log density of the draw in the law less that in the chain's, (row,).
+        mean: Mean of each state, (row, T, S).
+        covariance: Covariance of each state, (row, T, S, S).
+        draw: A path drawn from the distribution, (row, T, S).
+        kl: KL of this distribution to the chain's, (row,).
+        log_ratio: Log density of the draw given evidence, minus its log density in the chain, (row,).
     """
 
     mean: Tensor
@@ -104,13 +107,13 @@ def smoothed(
     *,
     generator: torch.Generator,
 ) -> Smoothed:
-    """The law of the path of a chain, given evidence.
+    """The distribution of the path of a chain given evidence, and a draw from it.
 
     Args:
-        chain: Its law without.
-        pull: h.
-        precision: W, positive semidefinite; 0, as h, where there is no evidence.
-        generator: For the draw.
+        chain: The chain, which is the distribution without evidence.
+        pull: Linear terms h of the evidence; 0 where there is none.
+        precision: Precision matrices W of the evidence, positive semidefinite; 0 where there is none.
+        generator: Source of the noise of the draw.
     """
     rows, length, size = pull.shape
     middle = chain.path(length).expand(rows, -1, -1)
@@ -127,7 +130,7 @@ def smoothed(
 
 
 def _information(chain: GaussianChain, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """J_0: its blocks on the diagonal (row, T, S, S) and to the right of it (row, T - 1, S, S), and log det J_0."""
+    """Blocks of J_0 on the diagonal (row, T, S, S) and right of it (row, T - 1, S, S), and log det J_0."""
     steps = length - 1
     first, root = torch.linalg.cholesky(chain.covariance), torch.linalg.cholesky(chain.noise)
     inverse = torch.cholesky_inverse(root)
@@ -145,13 +148,16 @@ def _information(chain: GaussianChain, length: int) -> tuple[Tensor, Tensor, Ten
 def _eliminated(
     diagonal: Tensor, beside: Tensor, g: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Mean and a draw (row, T, S), covariances of each and of neighbours, and log det J, of N(J^{-1} g, J^{-1})."""
+    """Mean, draw, covariances and log det J of N(J^{-1} g, J^{-1}).
+
+    Mean and draw are (row, T, S). The covariances are those of each state, and those of neighbours.
+    """
     length, size = g.shape[1:]
     if length == 1:
         root = torch.linalg.cholesky(diagonal)
         mean = torch.cholesky_solve(g[..., None], root)[..., 0]
         return mean, mean + _spread(root, noise[:, :1]), torch.cholesky_inverse(root), beside, _log_det(root)
-    count = length // 2  # of states at odd places; where T is even, the last of them has no right neighbour
+    count = length // 2  # Number of states at odd places. Where T is even, the last has no right neighbour.
     even, short = length - count, 1 - length % 2
     left, right = beside[:, ::2], _longer(beside[:, 1::2], short)
     root = torch.linalg.cholesky(diagonal[:, 1::2])
@@ -169,8 +175,9 @@ def _eliminated(
     )
     means, draws = means + own[..., 0], draws + own[..., 0] + _spread(root, noise[:, :count])
     across, beyond = _longer(across, short), _longer(covariance, short)[:, at_right]
-    before = -(covariance[:, at_left] @ to_left.mT + across @ to_right.mT)  # of the left neighbour and this
-    after = -(to_left @ across + to_right @ beyond)  # of this and the right neighbour
+    # Covariances of each state at an odd place with its left and with its right neighbour.
+    before = -(covariance[:, at_left] @ to_left.mT + across @ to_right.mT)
+    after = -(to_left @ across + to_right @ beyond)
     here = torch.cholesky_inverse(root) - to_left @ before - to_right @ after.mT
     return (
         _between(mean, means),
@@ -182,30 +189,33 @@ def _eliminated(
 
 
 def lower(entries: Float[Tensor, "*batch entry"], size: int, diagonal: int = 0) -> Float[Tensor, "*batch m m"]:
-    """Lower triangular matrices of their entries, by a fixed product: nothing is written into."""
+    """Lower triangular matrices with the given entries.
+
+    They are built by a product with a fixed matrix, without in-place writes.
+    """
     rows, columns = torch.tril_indices(size, size, diagonal, device=entries.device)
     place = functional.one_hot(rows * size + columns, size * size).to(entries)
     return (entries @ place).unflatten(-1, (size, size))
 
 
 def _longer(part: Tensor, by: int) -> Tensor:
-    """With so many zeros behind along the second axis."""
+    """The tensor with `by` zeros appended along the second axis."""
     return functional.pad(part, (0, 0) * (part.ndim - 2) + (0, by))
 
 
 def _later(part: Tensor) -> Tensor:
-    """With a zero before along the second axis."""
+    """The tensor with one zero in front along the second axis."""
     return functional.pad(part, (0, 0) * (part.ndim - 2) + (1, 0))
 
 
 def _between(even: Tensor, odd: Tensor) -> Tensor:
-    """Those at even places, and at odd ones, in their order."""
+    """Entries of even places and of odd places, interleaved in their order."""
     count = odd.shape[1]
     return torch.cat([torch.stack([even[:, :count], odd], 2).flatten(1, 2), even[:, count:]], 1)
 
 
 def _spread(root: Tensor, noise: Tensor) -> Tensor:
-    """N(0, (L L^T)^{-1})."""
+    """Draws of N(0, (L L^T)^{-1}), from standard normal noise."""
     return torch.linalg.solve_triangular(root.mT, noise[..., None], upper=True)[..., 0]
 
 
@@ -218,5 +228,5 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 def _at(part: Tensor, k: int) -> Tensor:
-    """Of the k-th step."""
+    """The part that belongs to the k-th step."""
     return part[:, k if part.shape[1] > 1 else 0]

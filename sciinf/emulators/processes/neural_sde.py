@@ -1,37 +1,40 @@
-r"""A neural stochastic differential equation: a path that a learned drift moves, and noise drives.
+r"""A neural stochastic differential equation: a path with a learned drift, driven by noise.
 
-    z(t_1) ~ N(m(c), diag s(c)^2),     dz = f(z, c, u) dt + g(c) dB,
+    z(t_1) ~ N(m(c), diag s(c)^2),     dz = f(z, c, u) dt + g(c) dB.
 
-c what is known of a row, u what is known along time, B Brownian or fractional motions (`driving`), one for each number
-of z. f is learned, or known, or known with a learned residual: a scientist's own equation, and what it lacks. g is
-learned, and does not depend on z, so that Ito's and Stratonovich's equations are one.
+c is the context of a row, and u are the controls along time. B are Brownian or fractional motions (`Driver`), one for
+each component of z. f is learned, or known, or a known drift with a learned residual: a scientist's own equation plus
+what it lacks. g is learned, and does not depend on z, so Ito's and Stratonovich's equations are the same.
 
-**Steps.** Between two times there are `steps` of equal length h. A step goes from z to where the drift alone would take
-it, by Runge and Kutta's rule of order 4, which is to be exact enough, and adds the noise of the step,
+**Steps.** Between two times there are `steps` of equal length h. A step first moves z by the drift alone, with the
+Runge-Kutta rule of order 4, whose error is taken to be negligible. Then it adds the noise of the step,
 
     F = z + int_0^h f dt + g pull,      z' = F + G e,      G = g s,      e ~ N(0, I).
 
-This chain is the prior. What follows is exact for it at any number of steps; more steps bring it to the equation.
+This discrete chain is the prior. All statements below are exact for this chain with any number of steps; more steps
+bring it closer to the equation.
 
-**The posterior** adds a drift that knows of later values (`bayes_steps`): each step is the prior's times what they say
-of z', by Bayes' rule, and its KL becomes Girsanov's as h goes to 0. The first value is drawn the same way, with F = m
-and G = s. Where nothing later was seen, the posterior is the prior: so are forecasts.
+**The posterior** adds a drift that depends on later values (`bayes_steps`). Each step is the prior's step times the
+likelihood of later values as a function of z', by Bayes' rule. Its KL becomes Girsanov's as h goes to 0. The first
+value is drawn the same way, with F = m and G = s. Where no later value was observed, the posterior is the prior:
+forecasts are such draws.
 
-**Cheap drifts.** With `penalty`, training adds what the drift costs a solver (`networks.solver_cost`): local errors or
-stiffness of one step from each time, as the rms or mean over rows and times, with slopes through the path. A drift that
-is taken out, to be solved by itself, then takes fewer evaluations. The bound that is told has no penalty in it.
+**Cheap drifts.** With `penalty`, training adds the cost of the drift for a solver (`networks.solver_cost`): local
+errors or stiffness of one step from each time, as the rms or mean over rows and times, with gradients through the path.
+A drift that is solved by itself later then takes fewer evaluations. The reported bound does not contain the penalty.
 
-Where drift and decoder are linear and the noise is Brownian, the exact posterior has this form. In general it is an
-approximation: the bound is below the log likelihood, and what is learned of drift and noise is drawn to where the
-posterior fits well.
+Where drift and decoder are linear and the noise is Brownian, the exact posterior has this form. In general q is an
+approximation: the bound is below the log likelihood, and the learned drift and noise are biased to where the posterior
+fits well.
 
-The noise that drives a hidden path: Brownian motion, or fractional motion as a few processes with one source.
+**The noise** of a hidden path is Brownian motion, or fractional motion as a few processes with one source.
 
-In a step of length h the motion of one number of the path moves by
+In a step of length h the motion of one component of the path moves by
 
-    dB = pull + s e,     e ~ N(0, 1),
+    dB = pull + s e,     e ~ N(0, 1).
 
-pull what it remembers of its past, s the sd of what is new. A Brownian motion remembers nothing, s = sqrt(h).
+pull is the part that the motion's memory of its past determines, and s is the sd of the new part. A Brownian motion has
+no memory, and s = sqrt(h).
 
 Fractional motion of Hurst index H is the sum of K processes, B_H ~ sum_k w_k Y_k, dY_k = -gamma_k Y_k dt + dW, all
 driven by one and the same W (`simulators.dynamics.noise.MarkovFractional`). Over a step, exactly,
@@ -42,13 +45,12 @@ so with R R = C, n = R xi, xi ~ N(0, I_K), and with v = R w
 
     pull = sum_k w_k (e^{-gamma_k h} - 1) Y_k,     s = |v|,     e = v . xi / |v|.
 
-Where a posterior moves and narrows e alone, the rest of xi keeps its prior: xi' = xi + (v / |v|) (e' - e). This is no
-approximation of the prior, and the exact KL of such a posterior.
+A posterior changes the mean and the sd of e alone. The components of xi orthogonal to v keep their prior: xi' = xi + (v
+/ |v|) (e' - e). The prior needs no approximation for this, and the KL of such a posterior is exact.
 
-The weights w depend smoothly on H. They are computed at Chebyshev's points of H, and are the polynomial through these
-in between, so that H can be learned by descent. It is kept from 0.1 to 0.95: rougher motions need faster processes
-than six (`MarkovFractional.error`). The motion is Riemann and Liouville's: at the first time of a row it remembers
-nothing.
+The weights w depend smoothly on H. They are computed at Chebyshev's points of H and interpolated by a polynomial, so
+that H can be learned by gradient descent. H stays between 0.1 and 0.95: rougher motions need faster processes than six
+(`MarkovFractional.error`). The motion is of the Riemann-Liouville type: at the first time of a row it has no memory.
 
 Reference:
     | Variational inference for SDEs driven by fractional noise (Daems et al., 2024), https://arxiv.org/abs/2310.12975
@@ -87,22 +89,22 @@ Known = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
 
 @final
 class NeuralSDE(Process):
-    """A path of a stochastic differential equation.
+    """A path of a stochastic differential equation with a learned, known or partly known drift.
 
     Args:
-        states: S, how many numbers the path has at a time.
-        known: A drift that is known, `known(theta, z, t)` -> (row, S), a function of a module: theta name -> (row,)
-            in the prior's units, z (row, S), t (row,) and the result in the simulator's units. A learned drift is added
-            to it. Give `LatentDynamics(columns=...)` too: which numbers of z are seen. Without `TARGET_times` the unit
-            of time is the step.
-        scales: How large each number of the path is, about, in its unit; 1 where left out.
-        unknown: Numbers of the path whose drift has a learned part; all where left out, () for none.
-        noise: What drives it; `Brownian()` where left out.
-        steps: Between one time and the next.
+        states: S, the number of components of the path at a time.
+        known: A known drift, `known(theta, z, t)` -> (row, S), a function of a module. theta maps name -> (row,) in the
+            prior's units; z is (row, S) and t is (row,). z, t and the result are in the simulator's units. A learned
+            drift is added to it. Give `LatentDynamics(columns=...)` too: the components of z that are observed. Without
+            `TARGET_times` the unit of time is the step.
+        scales: Approximate size of each component of the path, in its unit; 1 if None.
+        unknown: Components of the path whose drift has a learned part; all if None, () for none.
+        noise: The noise that drives the path; `Brownian()` if None.
+        steps: Integration steps between one time and the next.
         hidden: Width of the drift's two hidden layers, beside a linear part; 0 for a linear drift.
-        width: Of the hidden layers of the posterior's networks.
-        penalty: Weight of what the drift costs a solver, in nats a row.
-        penalised: "sum" (local errors) or "stiffness".
+        width: Width of the hidden layers of the posterior's networks.
+        penalty: Weight of the drift's cost for a solver, in nats per row.
+        penalised: Kind of cost: "sum" (local errors) or "stiffness".
 
     Raises:
         ValueError: If a number is out of its range.
@@ -141,7 +143,7 @@ class NeuralSDE(Process):
         unknown = range(states) if unknown is None else unknown
         if not all(0 <= k < states for k in unknown) or (known is None and len(unknown) < states):
             raise ValueError(
-                f"unknown is {list(unknown)}: expected some of 0..{states - 1}, and all of them where no drift is known"
+                f"unknown is {list(unknown)}: expected some of 0..{states - 1}, and all of them without a known drift"
             )
         self.known, self.scales, self.unknown = known, scales, unknown
         self.states, self.noise, self.steps = states, noise or Brownian(), steps
@@ -157,11 +159,11 @@ class NeuralSDE(Process):
 
 @final
 class LearnedSDE(LearnedProcess):
-    """The equation with its networks.
+    """The stochastic differential equation with its networks.
 
     Args:
-        made: Its recipe.
-        sizes: Of what it is given.
+        made: The recipe of the process.
+        sizes: Sizes of the process's inputs.
     """
 
     scales: Tensor
@@ -183,13 +185,13 @@ class LearnedSDE(LearnedProcess):
         self.later = LaterValues(sizes, count, made.width, memory=count * self.driver.terms)
 
     def drift(self, z: Float[Tensor, "row state"], series: Series, k: int, time: Tensor) -> Float[Tensor, "row state"]:
-        """f at states, in `scales` a mean step.
+        """The drift f at states, in `scales` per mean step.
 
         Args:
-            z: States, in `scales`.
-            series: Of the same rows.
-            k: The number of the time before, for controls.
-            time: In mean steps, (row or 1,).
+            z: States, in units of `scales`.
+            series: Inputs of the same rows.
+            k: Index of the time before `time`, whose controls act.
+            time: Time in mean steps, (row or 1,).
         """
         parts = [z, series.context] if series.controls is None else [z, series.context, series.controls[:, k]]
         found = torch.zeros_like(z) if self.flow is None else self.flow(torch.cat(parts, -1)) @ self.places
@@ -201,13 +203,13 @@ class LearnedSDE(LearnedProcess):
         rate = self.known(theta, z * self.scales, origin + unit * time)
         if rate.shape != z.shape:
             raise ValueError(
-                f"the known drift of states {tuple(z.shape)} is {tuple(rate.shape)}; it is to be of the same shape: a "
-                "parameter is (row,), theta['a'][:, None] goes with states, z[:, 0] is one number of them"
+                f"the known drift of states {tuple(z.shape)} is {tuple(rate.shape)}; it must have the same shape: a "
+                "parameter is (row,), theta['a'][:, None] multiplies states, and z[:, 0] is one component"
             )
         return found + rate * unit[:, None] / self.scales
 
     def diffusion(self, context: Float[Tensor, "row context"]) -> Float[Tensor, "row state"]:
-        """g: sd of the noise of a mean step, of Brownian motion, in `scales`."""
+        """The diffusion g: sd of the noise of one mean step of Brownian motion, in units of `scales`."""
         return 0.5 * self.scale(context).exp()
 
     def posterior(self, series: Series, *, generator: torch.Generator) -> Latent:
@@ -217,14 +219,14 @@ class LearnedSDE(LearnedProcess):
         return self._path(series, None, generator).z
 
     def cost(self, series: Series, z: Float[Tensor, "row time state"]) -> Float[Tensor, ""]:
-        """The penalty of one step from each time but the last, of as many rows as there are such steps."""
+        """The penalty of one step from each time but the last, as an average over all such steps of all rows."""
         count = series.length - 1
         if not self.penalty or not count:
             return z.new_zeros(())
         known = {name: getattr(series, name) for name in ("theta", "unit", "origin", "context")}
         told = {name: value.repeat_interleave(count, 0) for name, value in known.items() if value is not None}
         controls = None if series.controls is None else series.controls[:, :-1].flatten(0, 1)[:, None]
-        rows = replace(series, controls=controls, **told)  # all that a drift reads
+        rows = replace(series, controls=controls, **told)  # A drift reads no other fields.
         start = series.clock()[:, :-1].flatten()[:, None]
         length = (series.steps() / self.steps).expand(len(series), -1).flatten()[:, None]
         paid = COSTS[self.penalised](
@@ -263,7 +265,7 @@ class LearnedSDE(LearnedProcess):
         return Latent(self.scales * torch.stack(states, 1), kl, ratio)
 
     def _ahead(self, z: Tensor, series: Series, k: int, time: Tensor, h: Tensor) -> Tensor:
-        """z a step later, without noise, by Runge and Kutta's rule of order 4."""
+        """z after one step without noise, by the Runge-Kutta rule of order 4."""
         length, middle = h[:, None], time + 0.5 * h
         first = self.drift(z, series, k, time)
         second = self.drift(z + 0.5 * length * first, series, k, middle)
@@ -272,24 +274,24 @@ class LearnedSDE(LearnedProcess):
         return z + length / 6 * (first + 2 * second + 2 * third + fourth)
 
     def _told(self, later: Heard | None, k: int, time: Tensor, weights: Tensor, g: Tensor) -> Told | None:
-        """What is said at a time before the k-th, or at it."""
+        """Information of later values for a time after the (k-1)-th and up to the k-th; None for the prior."""
         if later is None:
             return None
         left = (later.next[:, k] - time).clamp_min(0.0)
         return Told(later.read[k], left[:, None], g * self.driver.spread(weights, left), later.any[:, k])
 
 
-_LOW, _HIGH, _POINTS = 0.1, 0.95, 24  # of H, and how many points the weights are computed at
-_BEYOND = 1.05  # of the horizon, from which on a row is told to be too long
-_NONE = 1e-20  # variance of a step of no time: its slope is finite
+_LOW, _HIGH, _POINTS = 0.1, 0.95, 24  # Range of H, and the number of points where the weights are computed.
+_BEYOND = 1.05  # Rows longer than so many horizons cause a warning.
+_NONE = 1e-20  # Variance of a step of length 0, so that the gradient of its sd is finite.
 
 
 @dataclass(frozen=True)
 class MotionStep:
-    """One step of the motions of all rows; of Brownian motion K is 0.
+    """One step of the motions of all rows; for Brownian motion K is 0.
 
     Args:
-        sd: s, (row or 1, 1).
+        sd: s, the sd of the new noise, (row or 1, 1).
         along: v / |v|, (row, K), float64.
         back: w_k (e^{-gamma_k h} - 1), (row, K), float64.
         decay: e^{-gamma_k h}, (row or 1, K), float64.
@@ -303,11 +305,11 @@ class MotionStep:
     root: Tensor
 
     def pull(self, memory: Float[Tensor, "row state term"]) -> Float[Tensor, "row state"]:
-        """What memory moves the motions by."""
+        """Part of the motions' step that their memory determines."""
         return (self.back[:, None] * memory).sum(-1).float()
 
     def first(self, white: Float[Tensor, "row state noise"]) -> Float[Tensor, "row state"]:
-        """e of white noise xi."""
+        """The component e of white noise xi that moves the path."""
         if not self.along.shape[-1]:
             return white[..., 0]
         return (self.along[:, None] * white.double()).sum(-1).float()
@@ -318,7 +320,7 @@ class MotionStep:
         white: Float[Tensor, "row state noise"],
         new: Float[Tensor, "row state"],
     ) -> Float[Tensor, "row state term"]:
-        """Memory after the step, of noise xi whose e is replaced by `new`."""
+        """Memory after the step, for noise xi whose component e is replaced by `new`."""
         if not self.along.shape[-1]:
             return memory
         along, white = self.along[:, None], white.double()
@@ -327,46 +329,50 @@ class MotionStep:
 
 
 class Driver(nn.Module, ABC):
-    """Motions, one for each number of the path, with what is learned of them.
+    """Motions that drive a path, one for each component, with their learned parameters.
 
     Attributes:
-        terms: K, how many numbers a motion remembers.
+        terms: K, the number of values that a motion remembers.
     """
 
     terms: int
 
     @abstractmethod
     def weights(self, context: Float[Tensor, "row context"]) -> Float[Tensor, "row term"]:
-        """w of each row, float64."""
+        """The weights w of each row, float64."""
 
     @abstractmethod
     def step(self, weights: Float[Tensor, "row term"], length: Float[Tensor, "#row"]) -> MotionStep:
-        """A step of lengths (row or 1,)."""
+        """One step of the motions, with lengths (row or 1,)."""
 
     @abstractmethod
     def spread(self, weights: Float[Tensor, "row term"], length: Float[Tensor, " row"]) -> Float[Tensor, "row one"]:
-        """s of a step of lengths (row,)."""
+        """The sd s of a step with lengths (row,)."""
 
     @abstractmethod
     def seen(self, memory: Float[Tensor, "row state term"]) -> Float[Tensor, "row number"]:
-        """What a network sees of memory, about 1 large."""
+        """Memory as an input of a network, scaled to be of order 1."""
 
     def check(self, span: float) -> None:
-        """Warn where a row is longer, in mean steps, than the motion is made for."""
+        """Warn if a row is longer, in mean steps, than the motion is valid for."""
         return None
 
 
 class Noise(Component, ABC):
-    """What drives a path."""
+    """Recipe of the noise that drives a path."""
 
     @abstractmethod
     def build(self, context: int) -> Driver:
-        """The motions, for so many numbers that are known of a row."""
+        """The motions of a process.
+
+        Args:
+            context: Number of conditioning values of a row.
+        """
 
 
 @final
 class Brownian(Noise):
-    """Without memory."""
+    """Brownian motion: noise without memory."""
 
     def build(self, context: int) -> Driver:
         return _Brownian()
@@ -374,15 +380,16 @@ class Brownian(Noise):
 
 @final
 class Fractional(Noise):
-    """With a memory: roughness that is learned, or given.
+    """Fractional Brownian motion: noise with memory, whose roughness is learned or given.
 
     Args:
-        horizon: The longest time from the first value of a row to the last, in mean steps: of n values, n - 1, and more
-            where times are irregular or rows are forecast. Later than that the motion is no longer near a fractional
-            one: at ten times the horizon its sd may be three times too large. Who asks about such a row is warned.
-        hurst: H, from 0.1 to 0.95; where left out it is learned, as a function of what is known of the row.
-        terms: K, 6 at most.
-        fastest: The largest speed, in 1 / horizon; 10 for each mean step where left out.
+        horizon: The longest time from the first value of a row to the last, in mean steps. For n values this is n - 1,
+            and more where times are irregular or rows are forecast. After the horizon the motion no longer approximates
+            a fractional one: at ten times the horizon its sd may be three times too large. A query for a longer row
+            causes a warning.
+        hurst: The Hurst index H, from 0.1 to 0.95; if None, it is learned as a function of the context of the row.
+        terms: Number K of processes whose sum is the motion, 6 at most.
+        fastest: The largest rate gamma, in 1 / horizon; if None, 10 for each mean step.
 
     Raises:
         ValueError: If H or the horizon is out of its range.
@@ -439,7 +446,7 @@ class _Fractional(Driver):
         self.head = Linear(context, 1, scale=0.0) if made.hurst is None else None
 
     def index(self, context: Float[Tensor, "row context"]) -> Float[Tensor, " row"]:
-        """H of each row, float64."""
+        """The Hurst index H of each row, float64."""
         if self.head is None:
             return torch.full((len(context),), self.hurst or 0.5, dtype=torch.float64, device=context.device)
         return _LOW + (_HIGH - _LOW) * self.head(context)[:, 0].double().sigmoid()
@@ -465,7 +472,7 @@ class _Fractional(Driver):
         if span > _BEYOND * self.horizon:
             warnings.warn(
                 f"a row spans {span:.3g} mean steps, and the motion is near a fractional one for {self.horizon:g}: "
-                f"beyond that it is another, too wide or too narrow. Train with Fractional(horizon={math.ceil(span)})",
+                f"after that its sd is too large or too small. Train with Fractional(horizon={math.ceil(span)})",
                 stacklevel=4,
             )
 

@@ -1,43 +1,46 @@
-r"""A path that is drawn at all times at once: noise of each time by itself, made one path by state-space layers.
+r"""A path that is drawn at all times at once: independent noise at each time, joined to one path by state-space layers.
 
-    e_0, e_1, ..., e_T ~ N(0, I) independently,    z_1..z_T = layers(e_0; e_1..e_T),
+    e_0, e_1, ..., e_T ~ N(0, I) independently,    z_1..z_T = layers(e_0; e_1..e_T).
 
-each layer a diagonal complex recurrence over time with a gate (`emulators.processes.recurrences`), whose first states
-e_0 gives. So z is no Markov chain and has whatever memory the layers learn, but no draw waits for the one before: a
-path of T times takes some log T products of small matrices. The layers' last states are all that a path needs to go on
-(`resumed`).
+Each layer is a diagonal complex recurrence over time with a gate (`Recurrence`). e_0 gives the first states of the
+layers. So z is not a Markov chain, and has whatever memory the layers learn. No draw waits for the one before: a path
+of T times takes about log T products of small matrices. To continue a path, only the last states of the layers are
+needed (`resumed`).
 
-The posterior reads the series forwards and backwards with such layers, to f_1..f_T, and makes e of noise n ~ N(0, I):
+The posterior reads the series forwards and backwards with such layers, which gives features f_1..f_T. From these and
+noise n ~ N(0, I) it makes e:
 
-    e_t = m_t + s_t n_t,     log s_t, a_t = functions of f_t,     m_t = a_t + g_t(n_1..n_{t-1}, f_1..f_T),
+    e_t = m_t + s_t n_t,     log s_t, a_t = functions of f_t,     m_t = a_t + g_t(n_1..n_{t-1}, f_1..f_T).
 
-g layers over the noise before t. Given that noise, e_t is Gaussian, so that with d numbers at a time
+g has layers over the noise before t. Given that noise, e_t is Gaussian. So with d noise components at a time,
 
     KL(q || p) = E_q sum_t (|m_t|^2 + |s_t|^2 - d) / 2 - sum log s_t,
 
-of which the draw's own sum is an unbiased estimate. Without g the numbers of the noise would be independent given the
-series. They are far from it where values are seen with little noise: what one of them is too large, the next ones make
-good, and a posterior without g pays for that at each time (of an autoregression, up to the difference between the
-entropies of a value and of its step). The paper has no g.
+and the sum for one draw is an unbiased estimate. Without g, the noise components would be independent given the series.
+In the exact posterior they are strongly correlated where values are observed with little noise: if one is too large,
+the next ones correct it. A posterior without g pays for that at each time. For an autoregression, the cost is up to the
+difference between the entropies of a value and of its step. The paper has no g.
 
-What is not exact: q is no exact posterior, so that `bound` lies below the log likelihood. Paths at unequal times are
-laws for just these times: one more time among them makes the law of the others another one.
+Two approximations remain. q is not the exact posterior, so `bound` lies below the log likelihood. And a distribution of
+paths at unequal times is valid for these times only: one more time among them changes the distribution of the other
+times.
 
-Diagonal linear recurrences over time, in parallel: scans by chunks, and a block of network that is made of one.
+**Recurrences.** Diagonal linear recurrences over time are computed in parallel, by scans over chunks; a block of the
+network contains one recurrence.
 
 A state h in C^N decays and turns at rates a in C^N, Re a < 0, and is driven by v,
 
     h_t = exp(a (t_k - t_{k-1})) h_{t_{k-1}} + v_t,      so that      h_t = sum_{s <= t} exp(a (t - s)) v_s.
 
-Of C times side by side that is a product with the lower triangular matrix exp(a (t_j - t_i)), of which no entry is
-above one in size. The states at the ends of the chunks follow the same recurrence, over longer times, and are found by
-the same scan: T times take log T / log C matrix products. No step waits for the one before it.
+For a chunk of C times, this is a product with the lower triangular matrix exp(a (t_j - t_i)). No entry of this matrix
+exceeds one in absolute value. The states at the ends of the chunks follow the same recurrence, over longer times, and
+are found by the same scan. So T times take log T / log C matrix products. No step waits for the one before.
 
 A block takes x (row, time, width) to
 
-    y = Re(C h) + D x,     v = sqrt(1 - exp(2 Re(a) gap)) B x,     y + W gelu(V y + context),
+    y = Re(C h) + D x,     v = sqrt(1 - exp(2 Re(a) gap)) B x,     y + W gelu(V y + context).
 
-where the root keeps the size of h whatever the gaps are, and rates may depend on a context of each row.
+The root keeps the size of h constant whatever the gaps are. Rates may depend on the context of each row.
 
 References:
     | Parallelizing autoregressive generation with variational state space models (Lambrechts et al., 2024),
@@ -64,21 +67,22 @@ from sciinf.core.checks import check_positive
 from sciinf.core.prior import global_seed
 from sciinf.emulators.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
-_WIDEST = 5.0  # of |log s|
+_WIDEST = 5.0  # Limit of |log s|.
 
 
 class Parallel(Process):
-    """Paths drawn at all times at once.
+    """A path that is drawn at all times at once, by state-space layers over independent noise.
 
     Args:
-        states: S, numbers of the path at a time.
-        noise: d, numbers of noise at a time.
-        width: Of the layers.
-        recurrences: N, complex states of each layer.
-        layers: Of the prior; the posterior has as many each way, and one over the noise.
-        longest: Over how many mean steps the slowest states decay at first.
-        correlated: Whether there is g, without which the noise of the posterior is independent over time, as in the
-            paper.
+        states: S, the number of components of the path at a time.
+        noise: d, the number of noise components at a time.
+        width: Width of the layers.
+        recurrences: N, the number of complex states of each layer.
+        layers: Number of layers of the prior. The posterior has as many in each direction, and one layer over the
+            noise.
+        longest: Initial decay time of the slowest states, in mean steps.
+        correlated: Whether the posterior has g. If False, the noise of the posterior is independent over time, as in
+            the paper.
 
     Raises:
         ValueError: If a number is below 1.
@@ -106,11 +110,11 @@ class Parallel(Process):
 
 @dataclass(frozen=True)
 class Carried:
-    """What a path needs to go on.
+    """The state from which a path continues.
 
     Args:
         states: The last state of each layer, complex (row, N).
-        since: When that was, (row, 1); None for one step before what follows.
+        since: Time of these states, (row, 1); None for one step before the continuation.
     """
 
     states: tuple[Tensor, ...]
@@ -119,7 +123,7 @@ class Carried:
 
 @final
 class LearnedParallel(LearnedProcess):
-    """The layers with their weights."""
+    """The state-space layers of prior and posterior with their weights."""
 
     def __init__(self, plan: Parallel, sizes: Sizes) -> None:
         super().__init__()
@@ -158,12 +162,12 @@ class LearnedParallel(LearnedProcess):
     def resumed(
         self, series: Series, carried: Carried | None, *, generator: torch.Generator
     ) -> tuple[Float[Tensor, "row time state"], Carried]:
-        """A path of the prior that goes on from where another ended, and what is needed to go on from its own end.
+        """A path of the prior that continues another path, and the state from which it can be continued in turn.
 
         Args:
-            series: Context, times and controls; times in the same unit and from the same origin as before.
-            carried: What came with the path before; None begins one.
-            generator: For the noise.
+            series: Context, times and controls. Times have the same unit and origin as those of the path before.
+            carried: The state that was returned with the path before; None starts a new path.
+            generator: Source of the noise.
         """
         rows, like = len(series), self.leave.weight
         if carried is None:
@@ -174,11 +178,11 @@ class LearnedParallel(LearnedProcess):
 
     @property
     def width(self) -> int:
-        """Of the layers, and numbers of e_0."""
+        """Width of the layers, and the number of components of e_0."""
         return self.enter.out_features
 
     def _begun(self, start: Tensor) -> Carried:
-        """The layers' first states."""
+        """Initial states of the layers, from e_0."""
         parts = self.begin(start).chunk(2 * len(self.layers), -1)
         return Carried(tuple(torch.complex(*parts[k : k + 2]) for k in range(0, len(parts), 2)))
 
@@ -198,7 +202,7 @@ class LearnedParallel(LearnedProcess):
         return 1.0 if series.times is None else series.times
 
     def _features(self, series: Series) -> Tensor:
-        """f, of what was seen before and after each time."""
+        """Features f at each time, from observations before and after."""
         parts = [series.read, series.there[..., None].to(series.seen)]
         if series.controls is not None:
             parts.append(series.controls)
@@ -218,7 +222,7 @@ class _Drawn:
 
 
 def _gaussian(mean: Tensor, log_sd: Tensor, noise: Tensor) -> _Drawn:
-    """Numbers N(mean, sd^2) made of noise, their KL to N(0, I), and the log ratio of densities of just these."""
+    """Samples of N(mean, sd^2) made of noise, their KL to N(0, I), and the log ratio of the densities there."""
     log_sd = _WIDEST * torch.tanh(log_sd / _WIDEST)
     value, over = mean + log_sd.exp() * noise, tuple(range(1, noise.ndim))
     kl = (0.5 * (mean.square() + (2 * log_sd).exp() - 1) - log_sd).sum(over)
@@ -236,15 +240,15 @@ def scanned(
     since: Float[Tensor, "some 1"] | None = None,
     chunk: int = CHUNK,
 ) -> Complex[Tensor, "row time state"]:
-    """The states h at all times.
+    """The states h of the recurrence at all times.
 
     Args:
-        rate: a, per unit of time, of each row or of all (some is 1 then).
-        drive: v.
-        times: Of each row or of all; or the step, where steps are equal.
-        carry: The state before the first time; zero where left out.
-        since: When that was, for times that are given; with a step, one step before.
-        chunk: C.
+        rate: Rates a, per unit of time, for each row; the first axis is 1 long if all rows have the same rates.
+        drive: Driving values v at each time.
+        times: Times of each row, or of all rows; or the step as a number, where steps are equal.
+        carry: State before the first time; zero if None.
+        since: Time of `carry`, if `times` is a tensor. With equal steps, `carry` is one step before.
+        chunk: Number C of times in a chunk.
     """
     rows, count, size = drive.shape
     if carry is not None:
@@ -274,13 +278,13 @@ def scanned(
 
 
 def _within(rate: Tensor, drive: Tensor, times: Tensor | float) -> Tensor:
-    """States in chunks (row, chunk, time, state) that begin at zero."""
+    """States within chunks (row, chunk, time, state), each of which starts from state zero."""
     size = drive.shape[2]
     place = torch.arange(size, device=drive.device)
     late = place[:, None] >= place
     if not isinstance(times, Tensor):
         ages = (place[:, None] - place).clamp_min(0) * times
-        matrix = torch.exp(rate[:, :, None, None] * ages) * late  # (some, state, time, time)
+        matrix = torch.exp(rate[:, :, None, None] * ages) * late  # The shape is (some, state, time, time).
         return (
             torch.einsum("rnji,rkin->rkjn", matrix.expand(len(drive), -1, -1, -1), drive)
             if len(rate) > 1
@@ -288,18 +292,20 @@ def _within(rate: Tensor, drive: Tensor, times: Tensor | float) -> Tensor:
         )
     at = times.unflatten(1, (-1, size))
     ages = torch.where(late, at[..., :, None] - at[..., None, :], 0.0)
-    matrix = torch.exp(rate[:, None, :, None, None] * ages[:, :, None]) * late  # (some, chunk, state, time, time)
+    # The matrix has the shape (some, chunk, state, time, time).
+    matrix = torch.exp(rate[:, None, :, None, None] * ages[:, :, None]) * late
     return torch.einsum("rknji,rkin->rkjn", matrix.expand(len(drive), -1, -1, -1, -1), drive)
 
 
 class Recurrence(nn.Module):
-    """One block, of as many outputs as inputs.
+    """A block of the network around one diagonal recurrence, with as many outputs as inputs.
 
     Args:
-        width: Of x and of what comes of it.
-        states: N.
-        features: Of the context that rates and the gate follow; 0 for none.
-        longest: Time over which the slowest states decay, in the unit of times; the fastest do in a fifth of a unit.
+        width: Width of the input x and of the output.
+        states: N, the number of complex states.
+        features: Number of context features on which rates and the gate depend; 0 for none.
+        longest: Initial decay time of the slowest states, in the unit of times. The fastest states decay in a fifth of
+            a unit.
     """
 
     def __init__(self, width: int, states: int, features: int, longest: float) -> None:
@@ -317,7 +323,7 @@ class Recurrence(nn.Module):
             nn.init.zeros_(self.follow.weight)
 
     def rates(self, context: Float[Tensor, "row feature"]) -> Complex[Tensor, "some state"]:
-        """a of each row; of all at once where there is no context."""
+        """The rates a of each row; one set of rates for all rows if there is no context."""
         decay, angle = self.log_decay[None], self.angle[None]
         if self.follow is not None:
             more, turned = self.follow(context).chunk(2, -1)
@@ -332,18 +338,19 @@ class Recurrence(nn.Module):
         carry: Complex[Tensor, "row state"] | None = None,
         since: Float[Tensor, "some 1"] | None = None,
     ) -> tuple[Float[Tensor, "row time width"], Complex[Tensor, "row state"]]:
-        """What comes of x, and the state after its last time, from which to go on.
+        """Output of the block, and the state after the last time, from which it can continue.
 
         Args:
             x: Input.
-            times: Of each row or of all, or the step.
-            context: What rates and the gate follow.
-            carry: The state before the first time, which is otherwise as large as the states later are, and of x alone.
-            since: When that was, as of `scanned`.
+            times: Times of each row or of all rows, or the step as a number.
+            context: Context features on which rates and the gate depend.
+            carry: State before the first time. If None, the first state comes from x alone and is as large as later
+                states.
+            since: Time of `carry`, as in `scanned`.
         """
         rate = self.rates(context)
         gaps = times if not isinstance(times, Tensor) else _gaps(times, since)[..., None]
-        size = -torch.expm1(2 * rate.real[:, None] * gaps)  # of (some, time, state)
+        size = -torch.expm1(2 * rate.real[:, None] * gaps)  # The shape is (some, time, state).
         if carry is None:
             first = torch.arange(x.shape[1], device=x.device)[:, None] == 0
             size = torch.where(first, 1.0, size)

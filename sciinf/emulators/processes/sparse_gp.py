@@ -1,30 +1,31 @@
-r"""Paths that are Gaussian processes over time, known through a few inducing points.
+r"""Paths that are Gaussian processes over time, represented by a few inducing points.
 
-    z_s(t) = m_s + f_s(t),   f_s ~ GP(0, k(|t - t'| / l_s)),   m = linear in what is known of row and time,
+    z_s(t) = m_s + f_s(t),   f_s ~ GP(0, k(|t - t'| / l_s)),   m = linear in what is known of row and time.
 
-k Matern's covariance of variance 1. With u_s = f_s at M times of each row's own, spread evenly from its first to its
-last, K = L L^T their covariance, u = L v and b_t = L^-1 k(u's times, t),
+k is Matern's covariance with variance 1. u_s is f_s at M inducing times. Each row has its own inducing times, spread
+evenly from its first to its last time. With K = L L^T the covariance of u, u = L v and b_t = L^-1 k(inducing times, t),
 
     f_t = b_t^T v + r_t,    v ~ N(0, I),    r ~ N(0, k(t, t') - b_t^T b_t'),    jointly over all times, exactly.
 
-An encoder that gave each z_t a law of its own would undo the correlations that the process has. So it gives evidence on
-each time alone, a Gaussian factor exp(h_t^T z_t - z_t^T P_t z_t / 2), P_t positive (S, S), and the process puts it
-together by conjugacy, over all times and components at once:
+An encoder with an independent distribution for each z_t would lose the correlations of the process. So the encoder
+gives information on each time alone: a Gaussian factor exp(h_t^T z_t - z_t^T P_t z_t / 2), P_t positive definite (S,
+S). The process combines these factors by conjugacy, over all times and components at once:
 
     q(v) = N(Q^-1 g, Q^-1),   Q = I + sum_t B_t P_t B_t^T,   g = sum_t B_t (h_t - P_t m_t),   q(f | v) = p(f | v),
 
-B_t = diag(b_t1..b_tS). KL(q || p) is that of v, in closed form. With a linear decoder, Gaussian noise and an inducing
-point at each time (`spacing=1`, equal steps) the right factors make q the exact posterior. With fewer points it is
-their best law, and what lies between them is told by them alone.
+B_t = diag(b_t1..b_tS). KL(q || p) is the KL of v, in closed form. With a linear decoder, Gaussian noise and an inducing
+point at each time (`spacing=1`, equal steps), the right factors make q the exact posterior. With fewer points, q is the
+best distribution of v, and the path between the points follows from v alone.
 
-How uncertain what is shared is: the lengths l_s have a lognormal prior and a lognormal q, one draw at each call, whose
-KL is `shared`. The paper samples these and all weights by stochastic gradient Hamiltonian Monte Carlo. There is none
-here: it would be a training loop of its own, and a simulator gives rows enough to know the weights; where it does not,
-an ensemble (`train_ensemble`) tells how unsure they are. **Weights are one best value**: a single fit does not know its
-own doubt.
+**Uncertainty of shared quantities.** The lengths l_s have a lognormal prior and a lognormal q,
+with one draw at each call; their KL is `shared`. The paper samples these lengths and all weights by stochastic gradient
+Hamiltonian Monte Carlo. This module does not: that would need a separate training loop, and a simulator usually gives
+enough rows to determine the weights. Where it does not, an ensemble (`train_ensemble`) shows how uncertain the weights
+are. **Weights are point estimates**: a single fit does not show its own uncertainty.
 
-Draws of r need a Cholesky factor for T times: one for all rows where steps are equal and l does not follow the row,
-else one for each. So the points save work on rows, not on length; some hundred times are fine, thousands are not.
+Draws of r need a Cholesky factor for T times. If steps are equal and l does not depend on the row, one factor serves
+all rows; otherwise each row needs its own. So the inducing points save work for each row, but not for long series. Some
+hundred times are fine; thousands are too slow.
 
 References:
     | Fully Bayesian autoencoders with latent sparse Gaussian processes (Tran et al., 2023),
@@ -46,18 +47,18 @@ from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
 from sciinf.emulators.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
-_JITTER = 1e-6  # of a variance of 1
-_LOG_SD = 1.0  # of a length, before anything was seen
+_JITTER = 1e-6  # Diagonal term for Cholesky factors; the variance is 1.
+_LOG_SD = 1.0  # Prior sd of the logarithm of a length.
 
 
 class SparseGP(Process):
-    """Independent Gaussian processes over time.
+    """A path of independent Gaussian processes over time.
 
     Args:
-        states: S, how many.
-        spacing: Mean steps between inducing points; 1 for one at each time.
-        length: Median of the lengths l under their prior, in mean steps.
-        smoothness: Of Matern's covariance: 0.5 (rough, Ornstein-Uhlenbeck), 1.5 or 2.5 (smooth).
+        states: S, the number of Gaussian processes.
+        spacing: Mean steps between inducing points; 1 for one point at each time.
+        length: Prior median of the correlation lengths l, in mean steps.
+        smoothness: Smoothness of Matern's covariance: 0.5 (rough, Ornstein-Uhlenbeck), 1.5 or 2.5 (smooth).
 
     Raises:
         ValueError: If a number is out of its range.
@@ -80,7 +81,7 @@ class SparseGP(Process):
 
 @final
 class LearnedSparseGP(LearnedProcess):
-    """The processes with what is learned of them."""
+    """The Gaussian processes with their learned mean, lengths and factors."""
 
     def __init__(self, plan: SparseGP, sizes: Sizes) -> None:
         super().__init__()
@@ -135,7 +136,7 @@ class LearnedSparseGP(LearnedProcess):
         return self.mean(torch.cat(parts if series.controls is None else [*parts, series.controls], -1))
 
     def _evidence(self, series: Series) -> tuple[Tensor, Tensor]:
-        """h and P of each time, (row, T, S) and (row, T, S, S); 0 where nothing was seen."""
+        """h and P of the Gaussian factor at each time, (row, T, S) and (row, T, S, S); 0 where nothing was observed."""
         read = torch.cat([series.read, series.context[:, None].expand(-1, series.length, -1)], -1)
         pull, half = self.factor(read).double().split([self.states, self.states**2], -1)
         half = half.unflatten(-1, (self.states, self.states)) + torch.eye(self.states, device=half.device)
@@ -143,7 +144,10 @@ class LearnedSparseGP(LearnedProcess):
         return torch.where(there, pull, 0.0), torch.where(there[..., None], half @ half.mT, 0.0)
 
     def _covariances(self, series: Series, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """b of each time (row or 1, S, M, T), and the Cholesky factor of r's covariance (row or 1, S, T, T)."""
+        """The vectors b of all times, and the Cholesky factor of r's covariance.
+
+        Their shapes are (row or 1, S, M, T) and (row or 1, S, T, T).
+        """
         doubt = torch.randn(self.states, generator=generator, device=generator.device).to(self.log_length)
         log_length = (self.log_length + self.log_doubt.exp() * doubt)[None]
         if self.follow is not None:
@@ -168,7 +172,7 @@ class LearnedSparseGP(LearnedProcess):
         return more * torch.exp(-far)
 
     def _along(self, points: Tensor, rest: Tensor, v: Tensor, generator: torch.Generator) -> Tensor:
-        """f at all times, (row, T, S)."""
+        """The path f at all times, (row, T, S)."""
         size = (*v.shape[:2], rest.shape[-1], 1)
         noise = torch.randn(size, generator=generator, dtype=v.dtype, device=generator.device).to(v)
         return (torch.einsum("rsit,rsi->rst", points, v) + (rest @ noise)[..., 0]).mT

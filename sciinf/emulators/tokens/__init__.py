@@ -1,4 +1,4 @@
-"""Fields as tokens: codes that turn one into the other, orders of frames, turns of tokens, and laws of tokens."""
+"""Fields as tokens: codes from fields to tokens and back, and distributions of tokens, drawn at once or in turns."""
 
 from __future__ import annotations
 

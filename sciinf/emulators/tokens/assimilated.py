@@ -1,13 +1,13 @@
-r"""The linear guess of innovations from what sensors see of fields.
+r"""Linear estimate of innovations from sensors' readings of fields.
 
-Frames are an affine function of innovations z, f(z) = f(0) + J z, whose linear part z is taken to be N(0, I). Sensors
-see y = M f(z) + e at some points, M picks them, e ~ N(0, R). The mean of z then solves
+Frames are an affine function of innovations z, f(z) = f(0) + J z, and z is taken to be N(0, I). Sensors observe y = M
+f(z) + e at some points. M selects these points, and e ~ N(0, R). The mean of z then solves
 
     (I + J^T M^T R^{-1} M J) z = J^T M^T R^{-1} (y - M f(0)),
 
-the Kalman filter's update over all frames at once. Conjugate gradients, each step of which takes J and J^T once, are
-exact after as many steps as points are seen; a few do, for what is left is learned. Where the law is linear and
-Gaussian z is the posterior mean; elsewhere it is a place to begin.
+the Kalman filter's update over all frames at once. Conjugate gradients solve it. Each step applies J and J^T once. The
+result is exact after as many steps as observed points; a few steps are enough, because the network learns the rest.
+Where the distribution is linear and Gaussian, the exact z is the posterior mean. Elsewhere it is a starting point.
 
 References:
     | A New Approach to Linear Filtering and Prediction Problems (Kalman, 1960), https://doi.org/10.1115/1.3662552
@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 _STEPS = 4
-_SOLVED = 1e-8  # of the squared right-hand side, where a row is done
+_SOLVED = 1e-8  # A row is solved when its squared residual is this fraction of the squared right-hand side.
 
 
 @torch.no_grad()
@@ -36,14 +36,14 @@ def guessed(
     *,
     steps: int = _STEPS,
 ) -> Float[Tensor, "batch ..."]:
-    """z of what is seen.
+    """Linear estimate of z from what sensors observe.
 
     Args:
-        fields: f, affine, from z to fields, each row by itself.
-        seen: y - M f(0), in the layout of fields; what is not seen does not count.
-        precision: The diagonal of R^{-1}, 0 where nothing is seen.
-        like: Any z.
-        steps: Of conjugate gradients.
+        fields: f, an affine function from z to fields, each row separately.
+        seen: y - M f(0), in the layout of fields; values without an observation have no effect.
+        precision: The diagonal of R^{-1}, 0 where nothing is observed.
+        like: Any tensor with the shape of z.
+        steps: Number of conjugate-gradient steps.
     """
     nothing = torch.zeros_like(like)
     base = fields(nothing)

@@ -1,18 +1,18 @@
-r"""Codes: fields to tokens and back.
+r"""Codes from fields to tokens and back.
 
 A field on a grid, (channel, *space), becomes N tokens of w numbers each, with a place in the unit box. These codes are
-linear with orthonormal rows, t = Q u, u ~ Q^T t, so that nothing has to be trained for them:
+linear with orthonormal rows, t = Q u, u ~ Q^T t, and need no training of a network:
 
 | code | a token | Q |
 |---|---|---|
 | `Patches` | a piece of the grid | the identity: tokens are the field itself |
 | `Pod` | some of the strongest modes of the training fields, without a place | their leading eigenvectors |
 | `Haar` (`haar`) | differences of neighbours, or means, of one scale | wavelets |
-| `Points` (`points`) | what is known at a station | the identity |
+| `Points` (`points`) | the values at a station | the identity |
 
-`Patches` lose nothing, and move with the field. `Pod` keeps `rank` numbers, and what that leaves out is lost. Wavelets
-within a piece would be a rotation of its numbers, and laws are learned of numbers that are turned and scaled until they
-are uncorrelated (`emulators.tokens.innovations`), where no rotation makes a difference.
+`Patches` lose nothing, and are translated with the field. `Pod` keeps `rank` numbers and loses the rest. Wavelets
+within a piece would only rotate its numbers. Distributions are learned of numbers that are rotated and scaled until
+they are uncorrelated (`emulators.tokens.innovations`), so this rotation would make no difference.
 
 References:
     | Turbulence and the dynamics of coherent structures (Sirovich, 1987), https://doi.org/10.1090/qam/910462
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from sciinf.core.checks import check_positive, check_whole
 from sciinf.core.component import Component
 
-_TOGETHER = 2_048  # numbers, of which a covariance is found and kept
+_TOGETHER = 2_048  # Limit of the numbers whose joint covariance is computed.
 
 Level = tuple[Float[Tensor, "channel ..."], Float[Tensor, "channel ..."]]
 Passes = Callable[[], Iterator[Float[Tensor, "batch channel *space"]]]
@@ -43,13 +43,14 @@ class FieldTokens(nn.Module, ABC):
     """A code for fields of one layout.
 
     Attributes:
-        channels: Of fields.
-        space: Points of fields in each direction.
-        places: (token, axis), in the unit box.
-        width: Numbers in a token.
-        counts: Of pieces of the grid in each direction, which are tokens of one kind; () where tokens are no pieces.
-        scales: Of each token, 0 the coarsest; () where tokens have none.
-        on_grid: Whether fields are on a grid, so that they can be moved along it.
+        channels: Number of channels of fields.
+        space: Number of points of fields in each direction.
+        places: Places of tokens, (token, axis), in the unit box.
+        width: Number of components of a token.
+        counts: Number of pieces of the grid in each direction, which are tokens of one kind; () if tokens are no
+            pieces.
+        scales: Scale of each token, 0 the coarsest; () if tokens have none.
+        on_grid: Whether fields are on a grid, so that they can be translated along it.
     """
 
     on_grid: ClassVar[bool] = True
@@ -79,23 +80,23 @@ class FieldTokens(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, tokens: Float[Tensor, "*batch token width"]) -> Float[Tensor, "*batch channel *space"]:
-        """Fields of tokens."""
+        """Fields from tokens."""
 
     @abstractmethod
     def look(self, fields: Passes, level: Level | None = None) -> None:
-        """Take from training fields what the code depends on.
+        """Learn from training fields what the code depends on.
 
         Args:
-            fields: Each call is a pass over them.
+            fields: Each call is a pass over the fields.
             level: Mean and sd by which they were standardised, for each channel in the simulator's units.
         """
 
 
 class Code(Component, ABC):
-    """How a code is built.
+    """Recipe of a code from fields to tokens.
 
     Attributes:
-        learned_of: Name of the observable whose frames alone it is for; "" where it is for any fields.
+        learned_of: Name of the observable whose frames alone the code is for; "" if it is for any fields.
     """
 
     learned_of: str = ""
@@ -110,25 +111,25 @@ class Code(Component, ABC):
 
 
 def check_together(numbers: int, what: str, instead: str) -> None:
-    """Refuse more numbers than the covariance of all together is affordable for, where tokens are of unlike kinds.
+    """Refuse more numbers than the limit for a joint covariance, for tokens of unlike kinds.
 
     Args:
-        numbers: In all tokens of a field.
-        what: The code, for the message.
-        instead: The way out.
+        numbers: Number of components in all tokens of a field.
+        what: Name of the code, for the message.
+        instead: Advice for the message.
 
     Raises:
         ValueError: If there are more than 2,048.
     """
     if numbers > _TOGETHER:
         raise ValueError(
-            f"{what} makes {numbers:,} numbers of a field, and laws of such tokens need the covariance of all of them: "
-            f"{_TOGETHER:,} at most. Instead, {instead}"
+            f"{what} makes {numbers:,} numbers of a field. Such tokens need the covariance of all of them, and that is "
+            f"for {_TOGETHER:,} at most. Instead, {instead}"
         )
 
 
 class Patches(Code):
-    """Pieces of the grid.
+    """A code whose tokens are pieces of the grid.
 
     Args:
         size: Points of a piece, in each direction.
@@ -151,15 +152,15 @@ class Patches(Code):
 
 
 class Pod(Code):
-    """The strongest modes of the training fields (proper orthogonal decomposition, principal components).
+    """A code by the strongest modes of the training fields (proper orthogonal decomposition, principal components).
 
     Args:
-        rank: How many.
-        width: Of them to a token.
+        rank: Number of modes.
+        width: Number of modes in a token.
 
     Raises:
         ValueError: If either is no int of at least 1, or the width does not divide the rank; when built, if fields have
-            fewer numbers than that.
+            fewer numbers than the rank.
     """
 
     def __init__(self, rank: int = 64, *, width: int = 8) -> None:
@@ -177,7 +178,7 @@ class Pod(Code):
 
 @final
 class _Pieces(FieldTokens):
-    """Pieces of a grid; a field without space is one."""
+    """The code that `Patches` builds; a field without space is one piece."""
 
     def __init__(self, channels: int, space: Sequence[int], size: int) -> None:
         if any(n % size for n in space):
@@ -191,7 +192,7 @@ class _Pieces(FieldTokens):
         self.size = size
 
     def look(self, fields: Passes, level: Level | None = None) -> None:
-        del fields, level  # pieces are what they are
+        del fields, level  # Pieces need no training.
 
     def encode(self, fields: Float[Tensor, "*batch channel *space"]) -> Float[Tensor, "*batch token width"]:
         lead, axes = fields.shape[: fields.ndim - 1 - len(self.space)], len(self.space)
@@ -210,7 +211,7 @@ class _Pieces(FieldTokens):
 
 @final
 class _Modes(FieldTokens):
-    """Leading modes of the training fields about their mean."""
+    """The code that `Pod` builds: leading modes of the training fields about their mean."""
 
     modes: Tensor
     mean: Tensor
@@ -224,7 +225,7 @@ class _Modes(FieldTokens):
         self.register_buffer("mean", torch.zeros(numbers))
 
     def look(self, fields: Passes, level: Level | None = None) -> None:
-        del level  # modes have no units
+        del level  # Modes do not depend on units.
         numbers = self.modes.shape[1]
         count, total = 0, torch.zeros(numbers, dtype=torch.float64)
         squares = torch.zeros(numbers, numbers, dtype=torch.float64)

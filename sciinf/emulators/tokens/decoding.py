@@ -1,10 +1,11 @@
-r"""Laws whose tokens are drawn in turns: what is known is shown, and what is next is asked for.
+r"""Distributions whose tokens are drawn in turns, each turn given the tokens of the turns before.
 
-With the turn w_i of each token i (`emulators.tokens.turns`), a law is asked at turn k for tokens with w_i = k, given
-those with w_i < k: their values, 0 elsewhere, and a mask are more of what is given at each place. Training takes for
-each row the turn of a token that is picked at random, so that each turn counts by its number of tokens, and the loss is
-of tokens that are sought alone: of a law that gives a density it is -log q of all tokens, per number, on average. Of
-tokens that queue at random any that is left may be next, and where each is drawn by itself all of them count.
+Let w_i be the turn of token i (`emulators.tokens.turns`). At turn k the distribution gives the tokens with w_i = k,
+given those with w_i < k. Two inputs are added at each place: the values of the known tokens, 0 elsewhere, and a mask of
+the known tokens. For each row, training takes the turn of a randomly chosen token, so that each turn counts by its
+number of tokens. The loss is that of the requested tokens alone. For a distribution with a density, the loss is on
+average -log q of all tokens, per number. If the order of tokens is random, any of the remaining tokens may be next. If
+also each token is drawn separately, the loss counts all remaining tokens.
 
 References:
     | Autoregressive Image Generation without Vector Quantization (Li et al., 2024), https://arxiv.org/abs/2406.11838
@@ -23,22 +24,22 @@ from sciinf.emulators.tokens.turns import Turns
 
 
 class Turned(TokenLaw):
-    """A law in turns.
+    """A distribution of tokens that are drawn in turns.
 
     Args:
-        law: Of the tokens of a turn.
-        turns: Which.
-        scales: Of tokens; () where they have none.
+        law: Distribution of the tokens of a turn.
+        turns: Turns of the tokens.
+        scales: Scale of each token; () if they have none.
     """
 
     def __init__(self, law: TokenLaw, turns: Turns, scales: tuple[int, ...] = ()) -> None:
         self.law, self.turns, self.scales, self.together = law, turns, tuple(scales), law.together
 
     def build(self, network: TokenTransformer, widths: Widths, places: Tensor, *, edges: bool, seed: int) -> LearnedLaw:
-        """The law with new weights.
+        """The distribution with new weights.
 
         Raises:
-            ValueError: If such tokens have no such turns.
+            ValueError: If the turns do not suit such tokens.
         """
         numbers, given, condition = widths
         plan = self.turns.plan(len(places), self.scales)
@@ -48,14 +49,14 @@ class Turned(TokenLaw):
 
 
 class InTurns(LearnedLaw):
-    """What `Turned` builds.
+    """The learned distribution that `Turned` builds.
 
     Args:
-        law: Of the tokens of a turn.
-        plan: Turn of the first token in the queue, of the second, ...
-        numbers: Of a token.
-        shuffled: Whether the queue is random.
-        together: Whether the law draws tokens of a turn together, and so has to know which they are.
+        law: Distribution of the tokens of a turn.
+        plan: Turn of each token, in the order of the queue.
+        numbers: Number of components of a token.
+        shuffled: Whether the order of the queue is random.
+        together: Whether tokens of a turn are drawn jointly, so that the network needs a mask of them.
     """
 
     plan: Tensor
@@ -70,7 +71,7 @@ class InTurns(LearnedLaw):
     def loss(
         self, tokens: Tensor, given: Tensor, condition: Tensor, *, generator: torch.Generator, sought: Sought = None
     ) -> Tensor:
-        del sought  # each turn has its own
+        del sought  # Each turn has its own set of requested tokens.
         rows, count, own = len(tokens), tokens.shape[1], generator.device
         when = self._when(torch.rand((rows, self.queue), generator=generator, device=own).to(tokens))
         picked = torch.randint(count, (rows, 1), generator=generator, device=own).to(tokens.device)
@@ -100,7 +101,7 @@ class InTurns(LearnedLaw):
         return tokens
 
     def _when(self, queue: Float[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
-        """The turn of each token, which queue in the order of those numbers, or in their own."""
+        """The turn of each token; the order of the queue is that of the random numbers, or of the tokens themselves."""
         if not self.shuffled:
             return self.plan.expand(len(queue), -1)
         return self.plan[queue.argsort(1).argsort(1)]

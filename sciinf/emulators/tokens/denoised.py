@@ -1,14 +1,14 @@
-r"""Each token by itself, by a small diffusion given what the network says of it.
+r"""Separate tokens, each drawn by a small diffusion given a feature that the network computes for it.
 
-The network gives a feature f_i of each token z_i from what is known, in one pass, and a head, a small network that is
-the same for all tokens, learns to remove noise from one:
+The network computes a feature f_i of each token z_i from the conditioning values, in one pass. A head, a small network
+that is the same for all tokens, learns to remove noise from one token:
 
     p(z | known) = prod_i p(z_i | f_i),    D(z_i + s e, s; f_i) = E[z_i | z_i + s e, f_i].
 
-The numbers of a token depend on each other in any way, and follow any law; tokens that are drawn at once are
-independent, given what is known, and so this is a law for tokens in turns (`emulators.tokens.turns`). The network is
-passed once for a turn, the head once for each step of the solver. In training each token is shown at several levels of
-noise, for the head costs little.
+The components of a token may depend on each other in any way, and have any distribution. Tokens that are drawn at once
+are independent given the conditioning values. So this distribution is for tokens in turns (`emulators.tokens.turns`).
+The network is evaluated once for a turn, and the head once for each step of the solver. Training shows each token at
+several noise levels, because the head costs little.
 
 References:
     | Autoregressive Image Generation without Vector Quantization (Li et al., 2024), https://arxiv.org/abs/2406.11838
@@ -34,14 +34,14 @@ from sciinf.networks.modulated import Modulated
 
 
 class Denoised(TokenLaw):
-    """Each token by itself, by diffusion.
+    """A distribution of independent tokens, each drawn by diffusion.
 
     Args:
-        diffusion: Path, levels and what the head is asked for; as `Joint`'s where left out.
-        solver: From noise to tokens; as `Joint`'s where left out.
-        width: Of features, and of the head inside.
-        blocks: Of the head.
-        levels: Of noise, at which each token is shown at each step of training.
+        diffusion: Noise schedule, training levels and target of the head; that of `JointTokens` if None.
+        solver: Solver from noise to tokens; that of `JointTokens` if None.
+        width: Width of features, and of the head inside.
+        blocks: Number of blocks of the head.
+        levels: Number of noise levels at which a training step shows each token.
 
     Raises:
         ValueError: If one of the last three is no int of at least 1.
@@ -67,7 +67,7 @@ class Denoised(TokenLaw):
 
 
 class _Heads(LearnedLaw):
-    """What `Denoised` builds, with a built network, for tokens of a shape, (token, number)."""
+    """The distribution that `Denoised` builds, with a built network, for tokens of a shape (token, number)."""
 
     def __init__(self, law: Denoised, network: TokenNetwork, shape: tuple[int, int], seed: int) -> None:
         super().__init__()

@@ -1,25 +1,25 @@
-r"""Haar's wavelets as a code: means of cells of the grid from coarse to fine, without training.
+r"""Haar wavelets as a code: means of cells of the grid from coarse to fine, without training.
 
-Along each direction two neighbours a, b become their mean and their difference, both orthonormal,
+Along each direction two neighbours a, b become their scaled sum and difference, which are orthonormal,
 
     s = (a + b) / sqrt 2,    d = (a - b) / sqrt 2.
 
-In D directions that gives 2^D bands of half as many points in each direction: one of means, which is halved again, and
-2^D - 1 of differences. L levels leave
+In D directions this gives 2^D bands with half as many points in each direction: one band of means, which is halved
+again, and 2^D - 1 bands of differences. After L levels the scales are
 
 | scale | bands | points in each direction |
 |---|---|---|
 | 0 | means | n / 2^L |
 | l = 1, ..., L | 2^D - 1 of differences | n / 2^(L - l + 1) |
 
-and a token is a piece of one band, of the same size at all scales. The map Q from a field to all of them is a rotation,
-|det Q| = 1: a law of tokens is a law of fields, with the same density. Where scales above k are left out, what is
-decoded is the mean of the field over each cell of 2^(L - k) points in each direction.
+and a token is a piece of one band, of the same size at all scales. The map Q from a field to all bands is orthogonal,
+|det Q| = 1. So a distribution of tokens is a distribution of fields, with the same density. If scales above k are left
+out, the decoded field is the mean of the field over each cell of 2^(L - k) points in each direction.
 
-A field that is moved by 2^L points, times the points of a piece, has its tokens moved by one in every band. Tokens of
-several scales are of several kinds, so they know their places, with the band as one more direction, and laws take the
-covariance of all numbers together (`emulators.tokens.innovations`): there may be 2,048 of them. Means alone (`kept=0`)
-are pieces of one kind, of any number.
+If a field is translated by 2^L times the size of a piece, in points, its tokens are translated by one place in every
+band. Tokens of several scales are of several kinds, so they know their places, with the band as one more direction.
+Distributions use the covariance of all numbers together (`emulators.tokens.innovations`), so there may be at most 2,048
+numbers. Means alone (`kept=0`) are pieces of one kind; their number is not limited.
 
 References:
     | A Theory for Multiresolution Signal Decomposition: The Wavelet Representation (Mallat, 1989),
@@ -44,17 +44,17 @@ _DIRECTIONS = 3
 
 
 class Haar(Code):
-    """Wavelets of a grid in one to three directions.
+    """A code by wavelets of a grid in one to three directions.
 
     Args:
-        levels: How often the grid is halved.
-        kept: Scales of differences that are kept, the coarsest first; all where left out, so that nothing is lost.
+        levels: Number of times that the grid is halved.
+        kept: Number of scales of differences that are kept, the coarsest first; all if None, so that nothing is lost.
         size: Points of a token in its band, in each direction.
 
     Raises:
-        ValueError: If levels or size is no int of at least 1, or kept none from 0 to levels; when built, if there are
-            no directions or more than three, size times 2^levels does not divide the points of one, or tokens of
-            several scales have more than 2,048 numbers.
+        ValueError: If levels or size is no int of at least 1, or kept is not an int from 0 to levels. When built, if
+            there are no directions or more than three, size times 2^levels does not divide the points of a direction,
+            or tokens of several scales have more than 2,048 numbers.
 
     Examples:
         >>> code = Haar(2).build(1, (64,))
@@ -68,7 +68,7 @@ class Haar(Code):
         if kept is not None:
             check_whole("kept", kept, 0)
             if kept > levels:
-                raise ValueError(f"Haar({levels}) has {levels} scales of differences, and no {kept} to be kept")
+                raise ValueError(f"Haar({levels}) has {levels} scales of differences, and cannot keep {kept}")
         self.levels, self.kept, self.size = levels, levels if kept is None else kept, size
 
     def build(self, channels: int, space: Sequence[int]) -> FieldTokens:
@@ -88,7 +88,7 @@ class Haar(Code):
 
 @final
 class _Wavelets(FieldTokens):
-    """See `Haar`."""
+    """The code that `Haar` builds."""
 
     def __init__(self, channels: int, space: tuple[int, ...], of: Haar) -> None:
         cuts, places, scales = list[FieldTokens](), list[Tensor](), list[int]()
@@ -106,10 +106,10 @@ class _Wavelets(FieldTokens):
             super().__init__(channels, space, torch.cat(places), means.width, scales=tuple(scales))
         else:
             super().__init__(channels, space, means.places, means.width, means.counts, scales=tuple(scales))
-        self.levels, self.kept, self.cuts = of.levels, of.kept, tuple(cuts)  # which have no weights
+        self.levels, self.kept, self.cuts = of.levels, of.kept, tuple(cuts)  # The cuts have no weights to register.
 
     def look(self, fields: Passes, level: Level | None = None) -> None:
-        del fields, level  # nothing is learned
+        del fields, level  # Wavelets need no training.
 
     def encode(self, fields: Float[Tensor, "*batch channel *space"]) -> Float[Tensor, "*batch token width"]:
         found = list[Tensor]()
@@ -134,16 +134,16 @@ class _Wavelets(FieldTokens):
         return fields
 
     def _cut(self, scale: int, bands: Tensor) -> Tensor:
-        """Tokens of a scale, of its bands (band, *batch, channel, *space)."""
+        """Tokens of one scale, from its bands (band, *batch, channel, *space)."""
         return self.cuts[scale].encode(bands).movedim(0, -3).flatten(-3, -2)
 
     def _joined(self, scale: int, tokens: Tensor, bands: int) -> Tensor:
-        """Bands of a scale, of its tokens."""
+        """Bands of one scale, from its tokens."""
         return self.cuts[scale].decode(tokens.unflatten(-2, (bands, -1)).movedim(-3, 0))
 
 
 def _halved(fields: Tensor, axes: int) -> tuple[Tensor, Tensor]:
-    """Means of a level, and its bands of differences (band, ...)."""
+    """Means of one level, and its bands of differences (band, ...)."""
     bands = fields[None]
     for axis in range(-axes, 0):
         one, other = bands.unflatten(axis, (-1, 2)).unbind(axis)
@@ -152,7 +152,7 @@ def _halved(fields: Tensor, axes: int) -> tuple[Tensor, Tensor]:
 
 
 def _doubled(means: Tensor, differences: Tensor, axes: int) -> Tensor:
-    """The fields of which `_halved` makes these."""
+    """Fields from their means and differences; the inverse of `_halved`."""
     bands = torch.cat([means[None], differences])
     for axis in range(-1, -axes - 1, -1):
         mean, difference = bands.chunk(2)

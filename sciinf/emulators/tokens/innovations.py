@@ -1,26 +1,27 @@
-r"""What a frame brings that what is known does not tell linearly, in units in which it is uncorrelated and of sd 1.
+r"""Innovations: the part of a frame that known tokens do not predict linearly, in uncorrelated units of sd 1.
 
-Fields are smooth and change slowly: neighbouring points are nearly alike, and so are frames that follow each other.
-Noise that is added to points as they are would drown first what is fine or new, and what learns to remove it would
-hardly be asked for that. So laws are learned of innovations: of tokens t where tokens k are known at the same places,
-those of the frame before and of fields that stay,
+Fields are smooth and change slowly: neighbouring points are nearly alike, and so are consecutive frames. If noise is
+added to the points themselves, fine or new features vanish in it first. A denoiser would hardly be trained on such
+features. So distributions are learned of innovations. For tokens t with known tokens k at the same places (the frame
+before, and constant fields), the innovation is
 
     z = A (t - m - B (k - m_k)),    B the least squares of t on k,    A = S^{-1/2},
 
-m, m_k the means and S the covariance of what B leaves. Of pieces of a grid all of that is taken to be the same
-everywhere: with T_q, K_q the Fourier coefficients of tokens over places, B_q and S_q are matrices of a token's width
+m, m_k the means and S the covariance of the residual of B. For pieces of a grid, all of these are taken to be the same
+everywhere. With T_q, K_q the Fourier coefficients of tokens over places, B_q and S_q are matrices of a token's width
 for each wave q,
 
     B_q = E[T_q K_q^H] E[K_q K_q^H]^{-1},    S_q = E[T_q T_q^H] - B_q E[K_q T_q^H],
 
-so that few training fields suffice; A and B are then local, and move with the field. Of tokens that are no pieces all
-numbers together are one token at one place. S^{-1/2} then mixes tokens of all scales: where they are to be drawn from
-coarse to fine, A is the inverse of the Cholesky factor of S instead, so that z of a scale knows of no finer one. Of a
-linear equation with random forcing on a ring z is white noise,
-whatever came before.
+so that few training fields are enough. A and B are then local, and are translated with the field. Tokens that are no
+pieces are treated as one token at one place, with all their numbers. S^{-1/2} then mixes tokens of all scales. If they
+are to be drawn from coarse to fine, A is the inverse of the Cholesky factor of S instead, so that z of a scale does not
+depend on finer scales. For a linear equation with random forcing on a ring, z is white noise, whatever the frames
+before.
 
-Least squares on K numbers of N fields leave 1 - K/N of the variance there, and more for others. With fewer than 20
-fields for each number B is what needs no rows: the frame before stays as it is, and other fields tell nothing.
+Least squares on K numbers of N fields reduce the residual variance on these fields to 1 - K/N of its right value, and
+increase it on others. With fewer than 20 fields for each number, B is not fitted: the frame before stays as it is, and
+other fields have no effect.
 
 References:
     | Optimal Whitening and Decorrelation (Kessy et al., 2018), https://doi.org/10.1080/00031305.2016.1277159 (ZCA)
@@ -37,21 +38,21 @@ from torch import Tensor, nn
 
 from sciinf.emulators.tokens.code import FieldTokens
 
-_LEAST = 1e-10  # variance, of the largest, that is taken for none
-_STILL = 1e-12  # variance of standardised fields that is rounding
-_RIDGE = 1e-9  # of the mean variance of what is known
-_FIELDS_EACH = 20  # for each number that is known, at least, for least squares
+_LEAST = 1e-10  # Smallest variance, as a fraction of the largest.
+_STILL = 1e-12  # A variance of standardised fields below this is rounding.
+_RIDGE = 1e-9  # Ridge of the least squares, as a fraction of the mean variance of known tokens.
+_FIELDS_EACH = 20  # Least squares need so many fields for each known number.
 
 
 class Innovations(nn.Module):
-    """A change of units for a code's tokens, and back. It changes nothing until it has seen tokens.
+    """A change of units for a code's tokens, and its inverse. Before it has seen tokens, it is the identity.
 
     Args:
-        code: Theirs.
-        known: Width of what is known at each place.
-        follows: Whether the first of that are the tokens of the frame before.
-        nested: Whether scales of tokens stay apart, so that those of a scale follow from z of no finer one. Of pieces,
-            and where each scale is one token, as of Pod, units are the same either way.
+        code: The code of the tokens.
+        known: Width of the known tokens at each place.
+        follows: Whether the first of the known tokens are those of the frame before.
+        nested: Whether z of a scale must not depend on finer scales. For pieces, and where each scale is one token, as
+            in Pod, this makes no difference.
     """
 
     mean: Tensor
@@ -86,7 +87,7 @@ class Innovations(nn.Module):
     def see(
         self, tokens: Float[Tensor, "batch token width"], known: Float[Tensor, "batch token known"] | None = None
     ) -> None:
-        """Count tokens in, and what is known where they are."""
+        """Add tokens, and known tokens at the same places, to the statistics."""
         both = torch.cat([self._grouped(tokens), self._grouped(self._or_nothing(tokens, known))], -1).double()
         waves = self._waves(both)
         self.count += len(both)
@@ -94,9 +95,9 @@ class Innovations(nn.Module):
         self.products = self.products + torch.einsum("bqi,bqj->qij", waves, waves.conj())
 
     def settle(self) -> None:
-        """Take the units from what was seen."""
+        """Compute the units from the statistics."""
         mean, products, width = (self.total / self.count).mean(0), self.products / self.count, self.mean.shape[-1]
-        products[0] -= len(products) * mean[:, None] * mean  # the mean is in the longest wave alone
+        products[0] -= len(products) * mean[:, None] * mean  # Only the constant wave contains the mean.
         own, cross, known = products[:, :width, :width], products[:, width:, :width], products[:, width:, width:]
         variances = known.diagonal(dim1=-2, dim2=-1).real
         ridge = _RIDGE * variances.sum() / max(variances.numel(), 1) + 1e-30
@@ -117,10 +118,10 @@ class Innovations(nn.Module):
         self._begin()
 
     def _apart_by_scale(self, root: Tensor) -> tuple[Tensor, Tensor]:
-        """L^{-1} and L of S = L L^T, with numbers from coarse to fine, of its root S^{1/2}."""
+        """The inverse L^{-1} and L of S = L L^T, from its root S^{1/2}, with numbers from coarse to fine."""
         order = torch.tensor(self.scales, device=root.device).repeat_interleave(self.width).argsort(stable=True)
         sorted_rows = root.real[:, order]
-        factor = torch.linalg.qr(sorted_rows.mT).R.mT  # S^{1/2} S^{1/2}^T without squaring what is small
+        factor = torch.linalg.qr(sorted_rows.mT).R.mT  # A QR factorisation of S^{1/2} does not square small values.
         factor = factor * torch.where(factor.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[:, None]
         one = torch.eye(len(order), dtype=factor.dtype, device=factor.device).expand_as(factor)
         apart = torch.linalg.solve_triangular(factor, one, upper=False)
@@ -130,14 +131,14 @@ class Innovations(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "*batch token width"], known: Float[Tensor, "*batch token known"] | None = None
     ) -> Float[Tensor, "*batch token width"]:
-        """z of tokens, where others are known."""
+        """Innovations z of tokens, given the known tokens."""
         value = self._grouped(tokens)
         return self._apart(self._applied(self.there, value - self._guessed(self._or_nothing(tokens, known))))
 
     def inverse(
         self, z: Float[Tensor, "*batch token width"], known: Float[Tensor, "*batch token known"] | None = None
     ) -> Float[Tensor, "*batch token width"]:
-        """Tokens of z, where others are known."""
+        """Tokens from innovations z, given the known tokens."""
         return self._apart(self._applied(self.back, self._grouped(z)) + self._guessed(self._or_nothing(z, known)))
 
     def _or_nothing(self, tokens: Tensor, known: Tensor | None) -> Tensor:
@@ -149,7 +150,7 @@ class Innovations(nn.Module):
         return self.mean + self._applied(self.guess, self._grouped(known) - self.known_mean.to(known))
 
     def _grouped(self, tokens: Tensor) -> Tensor:
-        """Tokens that are no pieces as one."""
+        """Tokens as they are for pieces; all tokens joined to one, if they are no pieces."""
         return tokens if self.pieces else tokens.flatten(-2)[..., None, :]
 
     def _apart(self, tokens: Tensor) -> Tensor:
@@ -162,7 +163,7 @@ class Innovations(nn.Module):
         return found.flatten(-1 - len(self.counts), -2)
 
     def _waves(self, tokens: Tensor) -> Tensor:
-        """Fourier coefficients over places, unitary."""
+        """Fourier coefficients over places, by a unitary transform."""
         found = torch.fft.fftn(tokens.unflatten(-2, self.counts), dim=self._axes(), norm="ortho")
         return found.flatten(-1 - len(self.counts), -2)
 
@@ -171,18 +172,24 @@ class Innovations(nn.Module):
 
 
 class FrameChain:
-    """Frames that follow each other, as what each brings.
+    """A sequence of frames, represented by the innovations of each.
 
     Args:
-        first: Units of a frame before which none is known.
-        follows: Units of one that follows another.
+        first: Units of a frame without a known frame before.
+        follows: Units of a frame that follows another.
     """
 
     def __init__(self, first: Innovations, follows: Innovations) -> None:
         self.first, self.follows = first, follows
 
     def brought(self, before: Tensor | None, after: Sequence[Tensor], fixed: Tensor | None) -> list[Tensor]:
-        """What each frame brings, of tokens of frames that follow one, or none, where others are fixed."""
+        """Innovations of consecutive frames.
+
+        Args:
+            before: Tokens of the frame before them; None if there is none.
+            after: Tokens of the frames.
+            fixed: Tokens of constant fields; None if there are none.
+        """
         found = []
         for one in after:
             found.append(self.first(one, fixed) if before is None else self.follows(one, beside(before, fixed)))
@@ -190,7 +197,13 @@ class FrameChain:
         return found
 
     def continued(self, before: Tensor | None, brought: Sequence[Tensor], fixed: Tensor | None) -> list[Tensor]:
-        """Tokens of the frames that bring that."""
+        """Tokens of consecutive frames, from their innovations.
+
+        Args:
+            before: Tokens of the frame before them; None if there is none.
+            brought: Innovations of the frames.
+            fixed: Tokens of constant fields; None if there are none.
+        """
         found: list[Tensor] = []
         for z in brought:
             before = self.first.inverse(z, fixed) if before is None else self.follows.inverse(z, beside(before, fixed))
@@ -199,5 +212,5 @@ class FrameChain:
 
 
 def beside(before: Tensor, stays: Tensor | None) -> Tensor:
-    """What is known at the places of a frame: the one before, and what stays."""
+    """Known tokens at the places of a frame: the frame before, and constant fields."""
     return before if stays is None else torch.cat([before, stays], -1)

@@ -1,23 +1,24 @@
-r"""Laws of tokens given others: what is learned, and how it is drawn from.
+r"""Distributions of tokens given conditioning values: training losses, and how tokens are drawn.
 
-`JointTokens` is a diffusion of all tokens t of a block together: noise of level s is added to them, and the network,
-which sees all of them, what is given and the level, learns to take it away,
+`JointTokens` is a diffusion of all tokens t of a block together. Noise of level s is added to the tokens. The network
+sees all noisy tokens, the conditioning values and the level, and learns to remove the noise,
 
-    D(t + s e, s; given) = E[t | t + s e, given],
+    D(t + s e, s; given) = E[t | t + s e, given].
 
-from which a solver draws (`networks.diffusion.solver`). It starts from noise about the mean of t that D knows when
-there is nothing but noise: what is given may tell t to be far from 0, as in a front, and noise alone would have to be
-far larger than that. Tokens depend on each other in any way.
+A solver draws tokens with D (`networks.diffusion.solver`). It starts from noise about the mean of t that D predicts
+from pure noise. Conditioning values may place t far from 0, as in a front. Noise about 0 would have to be far larger
+than that distance. Tokens may depend on each other in any way.
 
-`MixtureTokens` takes all numbers z of the tokens to be independent, given what is known, each a mixture of normal laws
-whose shares, means and sds the network gives in one pass,
+`MixtureTokens` takes all components z of the tokens to be independent given the conditioning values. Each is a mixture
+of normal distributions. The network gives their shares, means and sds in one pass,
 
-    p(z | given) = sum_k w_k(given) N(z; m_k(given), s_k(given)),
+    p(z | given) = sum_k w_k(given) N(z; m_k(given), s_k(given)).
 
-ten times as fast to draw from. Of innovations (`emulators.tokens.innovations`), which are uncorrelated as they are,
-that is right where noise is added to a field, and wrong where one chance event moves many points. With `by_token` one k
-is drawn for all numbers of a token, and tokens are independent; drawn in turns (`emulators.tokens.decoding`) they are
-not. A law may be asked for some of the tokens alone, `sought`, and its loss is then of these.
+Drawing from it is ten times as fast. Innovations (`emulators.tokens.innovations`) are uncorrelated by construction. For
+these, independence is right where noise is added to a field, and wrong where one random event changes many points. With
+`by_token` one k is drawn for all components of a token, and tokens are independent; if they are drawn in turns
+(`emulators.tokens.decoding`), tokens of different turns are not. A distribution may be used for some of the tokens
+alone, `sought`, and its loss is then that of these tokens.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
@@ -47,14 +48,14 @@ from sciinf.networks.diffusion.solver import Denoiser, Exponential, Solver, with
 Sought = Bool[Tensor, "batch token"] | None
 Widths = tuple[int, int, int]
 _FREQUENCIES = 6
-_LEAST_LOG_SD = -7.0  # of a number whose sd over all rows is 1
+_LEAST_LOG_SD = -7.0  # Lower bound of the log sd of a component whose sd over all rows is 1.
 
 
 class LearnedLaw(nn.Module, ABC):
-    """A law of tokens with its network. Tokens have sd 1.
+    """A learned distribution of tokens with its network. Tokens have sd 1.
 
     Attributes:
-        noise: How many standard normal numbers a draw is a function of.
+        noise: Number of standard normal values that determine a draw.
     """
 
     noise: int
@@ -69,14 +70,14 @@ class LearnedLaw(nn.Module, ABC):
         generator: torch.Generator,
         sought: Sought = None,
     ) -> Float[Tensor, " batch"]:
-        """What is minimised for each row.
+        """The training loss of each row.
 
         Args:
-            tokens: Those of a block.
-            given: What is known at their places.
-            condition: What is known of the whole.
-            generator: For what is drawn.
-            sought: Tokens that count, at least one in each row; all where left out.
+            tokens: Tokens of a block.
+            given: Conditioning values at their places.
+            condition: Conditioning values of the whole block.
+            generator: Source of random draws.
+            sought: Mask of the tokens that count, at least one in each row; all if None.
         """
 
     @abstractmethod
@@ -89,17 +90,17 @@ class LearnedLaw(nn.Module, ABC):
         generator: torch.Generator | None = None,
         sought: Sought = None,
     ) -> Float[Tensor, "batch token number"]:
-        """Tokens, one draw for each row, as a function of standard normal numbers.
+        """Tokens, one draw for each row, as a function of standard normal noise.
 
         Args:
-            noise: Those numbers.
-            given: What is known at places of tokens.
-            condition: What is known of the whole.
-            generator: For noise on the way, where a solver draws any.
-            sought: Tokens that are asked for, all where left out; others mean nothing.
+            noise: Standard normal noise.
+            given: Conditioning values at the places of tokens.
+            condition: Conditioning values of the whole block.
+            generator: Source of further noise, for solvers that need it.
+            sought: Mask of the requested tokens, all if None; the other tokens of the result have no meaning.
 
         Raises:
-            ValueError: If there is none, and the solver is not known to do without.
+            ValueError: If `generator` is None, and the solver may need further noise.
         """
 
     @final
@@ -110,39 +111,39 @@ class LearnedLaw(nn.Module, ABC):
         *,
         generator: torch.Generator,
     ) -> Float[Tensor, "batch token number"]:
-        """Tokens, one draw for each row."""
+        """Draw tokens, one set for each row."""
         noise = torch.randn((len(given), self.noise), generator=generator, device=generator.device)
         return self.from_noise(noise.to(given), given, condition, generator=generator)
 
 
 class TokenLaw(Component, ABC):
-    """How a law is built.
+    """Recipe of a distribution of tokens.
 
     Attributes:
-        together: Whether tokens that are asked for at once are drawn together; else each by itself.
+        together: Whether tokens that are requested at once are drawn jointly; else each is drawn separately.
     """
 
     together: bool = False
 
     @abstractmethod
     def build(self, network: TokenTransformer, widths: Widths, places: Tensor, *, edges: bool, seed: int) -> LearnedLaw:
-        """The law with new weights.
+        """The distribution with new weights.
 
         Args:
-            network: What it learns with.
-            widths: Of tokens, of what is given at their places, and of conditions.
-            places: (token, axis), in the unit box.
+            network: Recipe of its network.
+            widths: Widths of tokens, of conditioning values at their places, and of conditions.
+            places: Places of tokens, (token, axis), in the unit box.
             edges: Whether the box has edges.
-            seed: Of the first weights.
+            seed: Seed of the initial weights.
         """
 
 
 class JointTokens(TokenLaw):
-    """All tokens of a block, or of a turn, together, by diffusion.
+    """A joint distribution of all tokens of a block, or of a turn, by diffusion.
 
     Args:
-        diffusion: Path, levels and what the network is asked for; EDM's at somewhat higher levels where left out.
-        solver: From noise to tokens; twelve steps of an exponential integrator of order three where left out.
+        diffusion: Noise schedule, training levels and target of the network. If None, EDM's at somewhat higher levels.
+        solver: Solver from noise to tokens. If None, twelve steps of an exponential integrator of order three.
     """
 
     together = True
@@ -160,16 +161,16 @@ class JointTokens(TokenLaw):
 
 
 def four_steps() -> JointTokens:
-    """`JointTokens` in a third of its passes: four steps of order two, from noise of 10 to noise of 0.1.
+    """`JointTokens` with a third of the network passes: four steps of order two, from noise of 10 to noise of 0.1.
 
-    They make tokens of sd 1 4 % too wide, and over the levels of `JointTokens` 9 %. For common draws, not for
-    rare events.
+    For tokens of sd 1, the drawn sd is 4 % too large; over the noise levels of `JointTokens` it would be 9 %. Use it
+    for typical draws, not for rare events.
     """
     return JointTokens(Diffusion(NoiseLevel(0.1, 10.0), levels=NormalLogs(0.0, 1.0)), Exponential(4, 2))
 
 
 class JointDenoiser(LearnedLaw):
-    """What `JointTokens` builds, with a built network, for tokens of a shape, (token, number)."""
+    """The diffusion that `JointTokens` builds, with a built network, for tokens of a shape (token, number)."""
 
     frequencies: Tensor
 
@@ -209,7 +210,10 @@ class JointDenoiser(LearnedLaw):
         return found.unflatten(1, self.shape)
 
     def denoiser(self, given: Tensor, condition: Tensor) -> Denoiser:
-        """D of tokens, flat, where others are known: those of all rows, or one row's for any number."""
+        """The denoiser D of flattened tokens, given their conditioning values.
+
+        The conditioning values are those of all rows, or of one row that serves any number of rows.
+        """
 
         def denoise(y: Tensor, level: Tensor) -> Tensor:
             known, whole = given.expand(len(y), -1, -1), condition.expand(len(y), -1)
@@ -220,7 +224,7 @@ class JointDenoiser(LearnedLaw):
         return denoise
 
     def _counted(self, sought: Tensor | None, like: Tensor) -> Tensor | None:
-        """1 for each number of a token that is sought, and 0 for others; None where all are."""
+        """A mask of the requested tokens, 1 or 0 for each component; None where all are requested."""
         return None if sought is None else sought.to(like).repeat_interleave(self.shape[1], 1)
 
     def _told(self, noisy: Tensor, log_level: Tensor, given: Tensor, condition: Tensor) -> Tensor:
@@ -231,12 +235,12 @@ class JointDenoiser(LearnedLaw):
 
 
 class MixtureTokens(TokenLaw):
-    """Each number of a block by itself, or each token, a mixture of normal laws.
+    """Independent components, or independent tokens, each with a mixture of normal distributions.
 
     Args:
-        components: How many of them.
-        by_token: Whether one of them is drawn for all numbers of a token, which then depend on each other; else for
-            each number.
+        components: Number of normal distributions in a mixture.
+        by_token: Whether one of them is drawn for all components of a token, which then depend on each other. If False,
+            one is drawn for each component.
 
     Raises:
         ValueError: If components is no int of at least 1.
@@ -250,7 +254,7 @@ class MixtureTokens(TokenLaw):
 
     def build(self, network: TokenTransformer, widths: Widths, places: Tensor, *, edges: bool, seed: int) -> LearnedLaw:
         numbers, given, condition = widths
-        choices = 1 if self.by_token else numbers  # of components, for a token
+        choices = 1 if self.by_token else numbers  # Number of choices among normal distributions for a token.
         outputs = (2 * numbers + choices) * self.components
         built = network.build((given, outputs, condition), places, edges=edges, seed=seed)
         return _Independent(built, (len(places), numbers), choices, self.components)
@@ -285,20 +289,21 @@ class _Independent(LearnedLaw):
         generator: torch.Generator | None = None,
         sought: Tensor | None = None,
     ) -> Tensor:
-        del generator, sought  # each comes by itself
+        del generator, sought  # Each token is drawn independently, so all of them are drawn.
         share, mean, log_sd = self._parts(given, condition)
         numbers = math.prod(self.shape)
         normal = noise[:, :numbers].unflatten(1, self.shape)
         if self.components == 1:
             return mean[..., 0] + log_sd[..., 0].exp() * normal
-        uniform = torch.special.ndtr(noise[:, numbers:].unflatten(1, (-1, self.choices, 1)))  # which component
+        # Uniform numbers choose the normal distribution.
+        uniform = torch.special.ndtr(noise[:, numbers:].unflatten(1, (-1, self.choices, 1)))
         at = (uniform > share.exp().cumsum(-1)[..., :-1]).sum(-1, keepdim=True).expand(-1, -1, self.shape[1], -1)
         return mean.gather(-1, at)[..., 0] + log_sd.gather(-1, at)[..., 0].exp() * normal
 
     def _parts(self, given: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logarithms of shares, means and logarithms of sds, each (batch, token, number, component).
+        """Log shares, means and log sds, each (batch, token, number, component).
 
-        Shares have one number where a component is drawn for a token.
+        With `by_token`, shares have one entry for all components of a token.
         """
         found = self.network(given, condition[:, None])
         if self.choices == self.shape[1]:
@@ -309,15 +314,15 @@ class _Independent(LearnedLaw):
 
 
 def check_pushes(solver: Solver, generator: torch.Generator | None) -> None:
-    """Refuse to draw without randomness by a solver that is not known to do without.
+    """Refuse to draw without a generator by a solver that may need further noise.
 
     Raises:
-        ValueError: If so.
+        ValueError: If there is no generator and the solver may need further noise.
     """
     if generator is None and not isinstance(solver, Exponential):
         raise ValueError(f"draws by {solver!r} are no function of the noise they start from: Exponential() is one")
 
 
 def mean_of(each: Float[Tensor, "batch token"], sought: Sought) -> Float[Tensor, " batch"]:
-    """The mean of each row's tokens that are sought, or of all."""
+    """The mean over each row's requested tokens, or over all tokens."""
     return each.mean(1) if sought is None else (each * sought).sum(1) / sought.sum(1)

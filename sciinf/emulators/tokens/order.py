@@ -1,12 +1,14 @@
-"""In what order frames are generated: how many at once, and how many before them are seen.
+"""Orders in which frames are generated: how many at once, and how many frames before them are used.
 
-With frames 0, 1, ... of a solution, the first of which may be given, a law of b frames that follow c others makes all:
+The frames of a solution are 0, 1, ...; the first may be given. One distribution of b frames that follow c others
+generates all frames:
 
-    p(u_1, u_2, ... | u_0) = prod_k p(u_{kb+1}, ..., u_{kb+b} | u_{kb-c+1}, ..., u_{kb}),
+    p(u_1, u_2, ... | u_0) = prod_k p(u_{kb+1}, ..., u_{kb+b} | u_{kb-c+1}, ..., u_{kb}).
 
-one factor with b all of them (`AtOnce`), or one for each block, the same for all (`Frames`): a solution then can go on
-for longer than those that were learned from. Before the first frame, the first is seen in place of earlier ones. Tokens
-of a block are drawn all at once, or in turns (`emulators.tokens.turns`).
+With `AtOnce`, b is the number of all frames and there is one factor. With `Frames`, there is one factor for each block,
+the same for all blocks. Then a generated solution can be longer than those of the training. Where earlier frames do not
+exist, the first frame takes their place. Tokens of a block are drawn all at once, or in turns
+(`emulators.tokens.turns`).
 
 References:
     | Video Diffusion Models (Ho et al., 2022), https://arxiv.org/abs/2204.03458 (all at once, and in blocks)
@@ -26,49 +28,53 @@ from sciinf.emulators.tokens.turns import Turns
 
 
 class Order(Component, ABC):
-    """An order of frames.
+    """An order in which frames are generated.
 
     Attributes:
-        turns: Of the tokens of a block; None where they are drawn all at once.
+        turns: Turns of the tokens of a block; None if they are drawn all at once.
     """
 
     turns: Turns | None = None
 
     @abstractmethod
     def sizes(self, frames: int) -> tuple[int, int]:
-        """How many frames are generated at once, of so many in all, and how many before them are seen."""
+        """Number of frames generated at once, and number of frames before them that are used.
+
+        Args:
+            frames: Number of frames of a solution.
+        """
 
 
 class AtOnce(Order):
-    """All frames at once.
+    """An order that generates all frames at once.
 
     Args:
-        turns: Of tokens, each of which holds all frames at its place; all at once where left out.
+        turns: Turns of tokens, each of which holds all frames at its place; all tokens at once if None.
 
     Raises:
-        TypeError: If turns are none.
+        TypeError: If `turns` is not an instance of `Turns`.
     """
 
     def __init__(self, turns: Turns | None = None) -> None:
         self.turns = _turns(self, turns)
         if turns is None:
-            called_with(self, args=(), kwargs={})  # as it was saved when it had no constructor
+            called_with(self, args=(), kwargs={})  # Older fits were saved when there was no constructor.
 
     def sizes(self, frames: int) -> tuple[int, int]:
         return frames, 1
 
 
 class Frames(Order):
-    """A block after the other, of frames that are evenly spaced.
+    """An order that generates block after block of evenly spaced frames.
 
     Args:
-        block: Frames that are generated at once.
-        context: Frames before them that are seen.
-        turns: Of tokens, each of which holds all frames of a block at its place; all at once where left out.
+        block: Number of frames that are generated at once.
+        context: Number of frames before them that are used.
+        turns: Turns of tokens, each of which holds all frames of a block at its place; all tokens at once if None.
 
     Raises:
         ValueError: If block or context is no int of at least 1.
-        TypeError: If turns are none.
+        TypeError: If `turns` is not an instance of `Turns`.
     """
 
     def __init__(self, block: int = 1, *, context: int = 1, turns: Turns | None = None) -> None:

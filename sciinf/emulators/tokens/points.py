@@ -1,12 +1,13 @@
-r"""Stations as a code: fields that are known at some points alone.
+r"""Stations as a code, for fields that are known at some points alone.
 
 A field of P stations, u of shape (channel, P), becomes P tokens t_i = u(x_i), one for each station, with its place x_i.
-Nothing is lost, and a law of tokens is a law of stations, with the same density: a joint law of u(x_1), ..., u(x_P), as
-a process has it at finitely many points. Which stations lie close to each other the network takes from their places.
+Nothing is lost, so a distribution of tokens is a distribution of stations, with the same density. It is a joint
+distribution of u(x_1), ..., u(x_P), like that of a stochastic process at finitely many points. The network infers from
+the places which stations lie close to each other.
 
-Stations lie anywhere, so that no two are alike: laws take the covariance of all numbers together
-(`emulators.tokens.innovations`), and there may be 2,048 of them. The box has edges: stations at 0.01 and at 0.99 are
-far apart.
+Stations lie anywhere, so no two are alike. Distributions use the covariance of all numbers together
+(`emulators.tokens.innovations`), so there may be at most 2,048 numbers. The box has edges: stations at 0.01 and at 0.99
+are far apart.
 
 References:
     | Neural Diffusion Processes (Dutordoir et al., 2022), https://arxiv.org/abs/2206.03992
@@ -26,17 +27,18 @@ from sciinf.emulators.tokens.code import Code, FieldTokens, Level, Passes, check
 
 
 class Points(Code):
-    """Stations, as tokens.
+    """A code whose tokens are stations.
 
     Fields are observables of shape (time, channel, station), and (channel, station) where they are given.
 
     Args:
-        at: Places of the stations in the unit box, a sequence of numbers for each, in the order of the field.
+        at: Places of the stations in the unit box, a sequence of coordinates for each station, in the order of the
+            field.
 
     Raises:
-        ValueError: If there are no stations, a place has not as many numbers as the others, or lies outside the unit
-            box, or two stations lie at the same place; when built, if fields have another number of stations, or more
-            than 2,048 numbers.
+        ValueError: If there are no stations, places differ in their number of coordinates, a place lies outside the
+            unit box, or two stations lie at the same place. When built, if fields have another number of stations, or
+            more than 2,048 numbers.
 
     Examples:
         >>> code = Points([(0.1, 0.2), (0.5, 0.5), (0.9, 0.3)]).build(2, (3,))
@@ -52,7 +54,7 @@ class Points(Code):
             if len(place) != len(each[0]):
                 raise ValueError(f"the first station has {len(each[0])} coordinates, and one has {len(place)}: {place}")
             if not all(0 <= x <= 1 for x in place):
-                raise ValueError(f"a station lies at {place}, outside the unit box: divide by the lengths of yours")
+                raise ValueError(f"a station lies at {place}, outside the unit box: divide by the lengths of your box")
         if len({tuple(place) for place in each}) < len(each):
             raise ValueError("two stations lie at the same place: give each once, with more channels")
         self.at = each
@@ -70,7 +72,7 @@ class Points(Code):
 
 @final
 class _Stations(FieldTokens):
-    """See `Points`."""
+    """The code that `Points` builds."""
 
     on_grid = False
 
@@ -78,7 +80,7 @@ class _Stations(FieldTokens):
         super().__init__(channels, (count,), at, channels)
 
     def look(self, fields: Passes, level: Level | None = None) -> None:
-        del fields, level  # stations are where they are
+        del fields, level  # Stations need no training.
 
     def encode(self, fields: Float[Tensor, "*batch channel *space"]) -> Float[Tensor, "*batch token width"]:
         return fields.mT

@@ -1,22 +1,22 @@
-r"""In what turns tokens of a block are drawn, one set after the other.
+r"""Turns in which the tokens of a block are drawn, one set after the other.
 
-With sets S_1, S_2, ... of the tokens z of a block, given what is known,
+With sets S_1, S_2, ... of the tokens z of a block, given the conditioning values,
 
     p(z | given) = prod_k p(z_{S_k} | z_{S_1}, ..., z_{S_{k-1}}, given),
 
-which is no approximation, whatever the sets. What a law leaves out within a set is: one that draws each token by itself
-(`Mixture`, `Denoised`) takes tokens of one set to be independent, given those before. One chance event that moves all
-points of a field is then told by the first tokens to the others. Neighbours depend on each other most, and so sets
-should hold tokens that are far apart, or any:
+which is exact, whatever the sets. An approximation can arise within a set. A distribution that draws each token
+separately (`MixtureTokens`, `Denoised`) takes the tokens of one set to be independent, given those before. If one
+random event changes all points of a field, the first tokens pass this information to the others. Neighbours depend on
+each other most, so a set should hold tokens that are far apart, or random ones:
 
 | turns | S_k |
 |---|---|
 | `Raster` | the next tokens in their order: along a grid, row by row, or in time |
-| `Shuffled` | some of those that are left, at random, for each draw anew |
+| `Shuffled` | some of the remaining tokens, at random, for each draw anew |
 | `Scales` | the tokens of one scale, from coarse to fine |
 
-`Shuffled` draws few tokens at first, when little is known, and many at last: of N tokens N - floor(N cos(pi k / 2K))
-are known after k of K sets, and each set has one at least.
+`Shuffled` draws few tokens at first, when little is known, and many at last. Of N tokens, N - floor(N cos(pi k / 2K))
+are known after k of K sets, and each set has at least one.
 
 References:
     | Autoregressive Image Generation without Vector Quantization (Li et al., 2024), https://arxiv.org/abs/2406.11838
@@ -38,32 +38,33 @@ from sciinf.core.component import Component
 
 
 class Turns(Component, ABC):
-    """Turns of tokens.
+    """The assignment of tokens to turns.
 
     Attributes:
-        shuffled: Whether tokens queue at random, for each draw anew; else in their own order.
+        shuffled: Whether tokens queue at random, for each draw anew; else they queue in their own order.
     """
 
     shuffled: bool = False
 
     @abstractmethod
     def plan(self, tokens: int, scales: tuple[int, ...]) -> tuple[int, ...]:
-        """The turn, 0, 1, ..., of the first token in the queue, of the second, and so on.
+        """The turn (0, 1, ...) of each token, in the order of the queue.
 
         Args:
-            tokens: How many there are.
-            scales: Of each token, 0 the coarsest; () where they have none.
+            tokens: Number of tokens.
+            scales: Scale of each token, 0 the coarsest; () if they have none.
 
         Raises:
-            ValueError: If such tokens have no such turns.
+            ValueError: If the turns do not suit such tokens.
         """
 
 
 class Raster(Turns):
-    """In their own order.
+    """Turns in the tokens' own order.
 
     Args:
-        step: Tokens of a set. They are neighbours: more than one is for a law that draws them together.
+        step: Number of tokens in a set. They are neighbours, so more than one is for a distribution that draws them
+            jointly.
 
     Raises:
         ValueError: If the step is no int of at least 1.
@@ -83,13 +84,13 @@ class Raster(Turns):
 
 
 class Shuffled(Turns):
-    """Random sets, small at first and large at last.
+    """Turns with random sets, small at first and large at last.
 
     Args:
-        steps: How many sets; one for each token where there are fewer of these.
+        steps: Number of sets; one set for each token if there are fewer tokens.
 
     Raises:
-        ValueError: If there is no int of at least 1.
+        ValueError: If steps is no int of at least 1.
 
     Examples:
         >>> Shuffled(4).plan(8, ())
@@ -114,7 +115,7 @@ class Shuffled(Turns):
 
 
 class Scales(Turns):
-    """From coarse to fine, all tokens of a scale in one turn.
+    """Turns from coarse to fine, with all tokens of a scale in one turn.
 
     Examples:
         >>> Scales().plan(4, (0, 1, 2, 2))

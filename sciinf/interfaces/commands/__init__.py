@@ -1,1 +1,1 @@
-"""What the command line needs beside the verbs: strings to objects, users' files, provenance."""
+"""Parts of the command line: strings made into objects, users' files, the workflow, and provenance."""

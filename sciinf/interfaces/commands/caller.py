@@ -1,4 +1,4 @@
-"""Who asked for a workflow, a command line or Python: what is said to them, recorded of them, and to be asked next."""
+"""Callers of a workflow (a command line or Python): how they are told of progress, and how their call is written."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Say = Callable[[str], None]
 
 
 class Caller(ABC):
-    """Who asked.
+    """The caller of a workflow, either a command line or a call in Python.
 
     Args:
-        asked: What they asked, in words, for the record of the run.
-        shown: Whether they want to hear how it goes.
+        asked: The command or call, as text, for the record of the run.
+        shown: Whether the caller wants to see the progress.
     """
 
     asked: str
@@ -32,20 +32,20 @@ class Caller(ABC):
 
     @abstractmethod
     def say(self, words: str) -> None:
-        """Tell them something while they wait."""
+        """Tell the caller something while the workflow runs."""
 
     @abstractmethod
     def show(self, answers: Sequence[Answer], page: str) -> None:
-        """Show them the answers, and where the report is."""
+        """Show the caller the answers and `page`, a line that says where the report is."""
 
     @abstractmethod
     def again(self, options: Mapping[str, object]) -> str:
-        """What they asked, with some options changed; these are named as on the command line: "-n", "--refine"."""
+        """Write the command or call with some options changed, named as on the command line: "-n", "--refine"."""
 
 
 @final
 class CommandLine(Caller):
-    """A command, as the shell gave it."""
+    """The caller is a command; its words are taken from the shell."""
 
     def __init__(self) -> None:
         self.words, self.shown, self.must_end = sys.argv[1:], True, True
@@ -66,11 +66,11 @@ class CommandLine(Caller):
 
 @final
 class PythonCall(Caller):
-    """A call of `sciinf.infer`, which returns the answer and so need not show it.
+    """The caller is a call of `sciinf.infer`, which returns the answer and displays it in notebooks only.
 
     Args:
-        arguments: What it was called with, name -> value as it is written, but for what was left out.
-        shown: Whether anything is said.
+        arguments: Arguments of the call: name -> value as it is written in Python, without those left out.
+        shown: Whether progress is reported.
     """
 
     def __init__(self, arguments: Mapping[str, str], *, shown: bool) -> None:
@@ -93,7 +93,7 @@ class PythonCall(Caller):
 
 
 def table_of(answers: Sequence[Answer]) -> str:
-    """The table of one answer, or of several."""
+    """Text of the table of one answer, or of the common table of several answers."""
     from sciinf.core.answer import answers_table
 
     named = {answer.name: answer for answer in answers}
@@ -101,7 +101,7 @@ def table_of(answers: Sequence[Answer]) -> str:
 
 
 def shown_in_notebook(answer: Answer) -> None:
-    """Display an answer below the cell of a notebook that runs; nothing elsewhere."""
+    """Display an answer below the running cell of a notebook; do nothing outside a notebook."""
     shell = sys.modules.get("IPython")
     running = shell.get_ipython() if shell is not None else None
     if running is not None and running.has_trait("kernel"):
@@ -109,7 +109,7 @@ def shown_in_notebook(answer: Answer) -> None:
 
 
 def _with(words: Sequence[str], option: str, value: str) -> list[str]:
-    """The words of a command with an option's value replaced, or added."""
+    """The words of a command, with the value of one option replaced, or the option added."""
     words = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{option}=") else [word])]
     if option in words[:-1]:
         place = len(words) - 2 - list(words[:-1])[::-1].index(option)

@@ -1,4 +1,4 @@
-"""What went wrong, in one sentence, whatever a library below raised; and who says it where several would."""
+"""Describe any error in one sentence, and decide which of several processes reports the error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MEANING = {
 
 
 def sentence(error: BaseException) -> str:
-    """An error as one line: its own words where they are meant for users, else what it means and where to look."""
+    """Describe an error in one line: by its own message if that is meant for users, else by its meaning."""
     words = " ".join(str(error).split())
     if isinstance(error, OSError) and _is_bare(error):
         return (
@@ -33,17 +33,18 @@ def sentence(error: BaseException) -> str:
 
 
 def _is_bare(error: OSError) -> bool:
-    """Whether a disk is full in the words of the operating system alone."""
-    from sciinf.core.files import NO_ROOM  # loads torch, and `--help` has no use for it
+    """Whether an error says that there is no room on the disk, in the words of the operating system alone."""
+    from sciinf.core.files import NO_ROOM  # Imported here because it loads torch, which `--help` does not need.
 
     return error.errno in NO_ROOM and error.strerror == os.strerror(error.errno)
 
 
 def check_launch(verb: str | None) -> None:
-    """Refuse verbs other than `train` where a launcher started several processes, each of which would do all of it.
+    """Refuse verbs other than `train` if a launcher started several processes, because each would do all the work.
 
     Raises:
-        click.UsageError: If the environment says that there are several; the others end in silence.
+        click.UsageError: If the environment says that there are several processes. Only the first process raises this
+        error; the others exit silently.
     """
     count = os.environ.get("WORLD_SIZE", "1")
     if verb not in (None, "train") and count.isdecimal() and int(count) > 1:
@@ -57,7 +58,7 @@ def check_launch(verb: str | None) -> None:
 
 
 def told_elsewhere() -> bool:
-    """Whether another of several processes that train together has told of a failure already."""
+    """Whether another of several processes that train together has already reported a failure."""
     count = os.environ.get("WORLD_SIZE", "1")
     if not count.isdecimal() or int(count) < 2:
         return False
@@ -67,5 +68,5 @@ def told_elsewhere() -> bool:
 
 
 def ended_by(error: BaseException) -> str:
-    """Why a run ended early, as those who watch it are told."""
+    """Sentence that says why a run ended early, for those who watch the run."""
     return "it was interrupted." if isinstance(error, KeyboardInterrupt) else sentence(error)

@@ -1,4 +1,4 @@
-"""The estimators that there are, told without loading them."""
+"""List the available estimators without importing them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import click
 
 
 def estimator_files() -> dict[str, Path]:
-    """The name of each file of `sciinf/training/estimators` that has an estimator, and the file."""
+    """The files of `sciinf/training/estimators` that define an estimator: name of the estimator -> file."""
     folder = Path(__file__).parents[2] / "training" / "estimators"
     return {file.stem: file for file in sorted(folder.glob("*.py")) if not file.name.startswith("_")}
 
 
 def known_estimators() -> dict[str, str]:
-    """What each says of itself in one line, by name."""
+    """One-line description of each estimator, from its file's docstring: name -> text."""
     told = {name: ast.get_docstring(ast.parse(file.read_text("utf-8"))) for name, file in estimator_files().items()}
     return {name: (words or "").partition("\n")[0] for name, words in told.items()}
 
 
 def estimators_told() -> str:
-    """One line for each."""
+    """Text with one line for each estimator: its name and its description."""
     known = known_estimators()
     width = max(map(len, known))
     return "\n".join(f"  {name:{width}}  {words}" for name, words in known.items())
@@ -32,7 +32,7 @@ def check_estimator(name: str) -> None:
     """Refuse a name that no estimator has.
 
     Raises:
-        ValueError: If there is none; the message says which there are.
+        ValueError: If no estimator has this name. The message lists all estimators.
     """
     known = estimator_files()
     if name not in known:
@@ -42,7 +42,7 @@ def check_estimator(name: str) -> None:
 
 
 def known_estimator(ctx: click.Context, parameter: click.Parameter, name: str) -> str:
-    """The name, if there is an estimator of that name."""
+    """Callback of --estimator: return the name if an estimator has this name, else raise an error of usage."""
     try:
         check_estimator(name)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""A first look, before anything is spent: is the simulator sound, and do its prior's data look like the observation?"""
+"""A first look before a run: is the simulator sound, and do data simulated from its prior look like the observation?"""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ if TYPE_CHECKING:
     from sciinf.core import Finding, Observation, Simulator, X
     from sciinf.interfaces.commands.observations import ObservationFile
 
-_SECONDS, _LONG = 2.0, 60.0  # that simulating may take: before a run, and where a look was asked for
-_FEW, _MOST = 64, 500  # simulations: for the faults of a simulator before a run, and for an observation
-_STREAM = 2**31 + 8  # no campaign has this many blocks, so none shares these random numbers
+# Seconds that simulating may take: before a run, and in `sciinf check`, where the user asked for this look.
+_SECONDS, _LONG = 2.0, 60.0
+# Numbers of simulations: to find faults of the simulator before a run, and to compare with an observation.
+_FEW, _MOST = 64, 500
+_STREAM = 2**31 + 8  # No campaign has this many blocks, so none shares these random numbers.
 
 
 def look_first(sim: Simulator, asked: Sequence[ObservationFile], *, simulated: bool = False) -> None:
-    """Stop before a run that would be worthless, and warn of what would make it poor.
+    """Stop a run that would be worthless before it begins, and warn of faults that would make its result poor.
 
-    Batches are of one size besides single simulations, for a simulator may be compiled for each. One that is slow is
-    looked at in two simulations at once, and no observation is compared with its data. Where a simulator knows how an
-    observation was seen (`Simulator.like`), each observation has simulations of its own, seen as it was.
+    Apart from single simulations all batches have one size, because a simulator may be compiled for each size. A slow
+    simulator is checked with two simulations at once, and its data are not compared with the observations. If the
+    simulator can imitate how an observation was seen (`Simulator.like`), each observation has simulations of its own.
+    These are seen in the same way.
 
     Args:
         sim: The simulator.
         asked: The observations.
-        simulated: Whether simulations are there already: then derived quantities alone are tried, which may be new.
+        simulated: Whether the run already has simulations. If so, only derived quantities are tested, because they may
+            be new.
 
     Raises:
-        TypeError: If a derived quantity is no function.
-        ValueError: If the simulator has a fault that would make what is learned wrong, a derived quantity fails, or
-            nothing can be seen as an observation was: its times go backwards.
+        TypeError: If a derived quantity is not a function.
+        ValueError: If the simulator has a fault that would make the learned posterior wrong, or if a derived quantity
+            fails. Also if the times of an observation go backwards, so that no data can be seen in the same way.
     """
     from sciinf.core.derived import check_derived
     from sciinf.diagnostics.checking import check_simulator
@@ -47,7 +51,8 @@ def look_first(sim: Simulator, asked: Sequence[ObservationFile], *, simulated: b
         return
     seconds = _seconds_each(sim)
     at_once = max(2, min(_FEW, int(_SECONDS / (5 * seconds))))
-    found = check_simulator(sim, rows=at_once, anew=False)  # there is one for what is trained on
+    # anew=False: no new process is needed here, because the run repeats some training simulations in one later.
+    found = check_simulator(sim, rows=at_once, anew=False)
     if found.fatal:
         raise ValueError(
             f"nothing was simulated, for {sim.name!r} would make the run worthless: {'; '.join(found.fatal)}. Mend it; "
@@ -68,18 +73,20 @@ def look_first(sim: Simulator, asked: Sequence[ObservationFile], *, simulated: b
 
 
 def look_at(sim: Simulator, x: Observation, out: Path | None) -> tuple[list[str], bool]:
-    """How an observation lies within what the prior predicts, in lines; with pictures where a folder is given.
+    """Compare an observation with data that the prior predicts: lines of text, and whether something lies outside.
 
-    The second is whether an observable lies outside it, or a number beyond a limit of the data.
+    The second result is True if an observable lies outside the prior's predictions, or if a number lies beyond a limit
+    of the data.
 
     Args:
-        sim: The simulator; what it predicts is seen as the observation was (`Simulator.like`).
+        sim: The simulator. Its data are seen as the observation was, if it can do that (`Simulator.like`).
         x: The observation.
-        out: Where `check.png` goes, or a `check_NAME.png` for each of several observables.
+        out: Folder for pictures: `check.png`, or a `check_NAME.png` for each of several observables. None for no
+            pictures.
 
     Raises:
-        OSError: If they cannot be written.
-        ValueError: If nothing can be seen as it was: its times go backwards.
+        OSError: If a picture cannot be written.
+        ValueError: If the times of the observation go backwards, so that no data can be seen in the same way.
     """
     from sciinf.diagnostics.prior_predictive import LEAST
     from sciinf.interfaces.figures.page import duration
@@ -99,7 +106,7 @@ def look_at(sim: Simulator, x: Observation, out: Path | None) -> tuple[list[str]
 
 
 def predicted(sim: Simulator, rows: int, at_once: int) -> X | None:
-    """Data simulated from draws of the prior, in whole batches of `at_once`; None where none are to be."""
+    """Simulate data from draws of the prior, in whole batches of `at_once`; None if `rows` is 0."""
     from sciinf.campaigns.block import generator_for, simulate_from
 
     if not rows:
@@ -111,10 +118,10 @@ def predicted(sim: Simulator, rows: int, at_once: int) -> X | None:
 
 
 def compared(sim: Simulator, x: Observation, data: X | None) -> tuple[Finding, ...]:
-    """What the prior's data say of an observation; nothing where there are none.
+    """Findings from comparing an observation with data of the prior; empty if there are no data.
 
-    Times and controls are left out: they were set, and no prior predicts them. That they are unlike those of the
-    simulations is told by `trust`, once a network is there.
+    Times and controls are left out: they were set, and no prior predicts them. Once there is a network, `trust` tells
+    whether they are unlike those of the simulations.
     """
     from sciinf.diagnostics.limits import check_limits
     from sciinf.diagnostics.prior_predictive import check_prior_predictive
@@ -127,14 +134,14 @@ def compared(sim: Simulator, x: Observation, data: X | None) -> tuple[Finding, .
 
 
 def _as_seen(sim: Simulator, x: Observation) -> Simulator:
-    """The simulator of data that are seen when, and under which controls, one observation was."""
+    """The simulator of data seen at the times, and under the controls, of one observation."""
     from sciinf.core.simulator import as_seen
 
     return as_seen(sim, {name: value[None] for name, value in x.items()})
 
 
 def _seconds_each(sim: Simulator) -> float:
-    """What a simulation takes, of two, the first of which may be slow for once."""
+    """Seconds that one simulation takes: the shorter of two timings, because the first call may be slow."""
     from sciinf.campaigns.block import generator_for, one_thread
 
     theta, seconds = sim.prior.sample(1, generator=generator_for(0, _STREAM)), []
@@ -148,7 +155,7 @@ def _seconds_each(sim: Simulator) -> float:
 
 
 def _rows(seconds: float, most: float) -> int:
-    """How many simulations tell, where time allows as many as are needed; else none."""
+    """Number of simulations that the time allows, at most `_MOST`; 0 if that is too few for a comparison."""
     from sciinf.diagnostics.prior_predictive import LEAST
 
     rows = min(_MOST, int(most / seconds))
@@ -156,7 +163,7 @@ def _rows(seconds: float, most: float) -> int:
 
 
 def _draw(sim: Simulator, x: Observation, data: X, out: Path) -> list[Path]:
-    """A picture of each observable, against data of the prior."""
+    """Draw a picture of each observable with data of the prior, and return the files."""
     from sciinf.interfaces.figures.checked import checked_of
     from sciinf.interfaces.figures.predictive import predictive
     from sciinf.interfaces.predictive_file import Predicted

@@ -1,4 +1,4 @@
-"""Options of a pipeline, or of `observe`: `--name value` for every keyword, of its default's type; their help."""
+"""Options of a pipeline or of `observe`: each keyword gives an option `--name value`, in the type of its default."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from sciinf.core.keywords import options_of, parameters_of, typed
 from sciinf.interfaces.commands.usage import meant
+from sciinf.interfaces.reader_keywords import options_of, parameters_of, typed
 
 __all__ = ["PipelineCommand", "keywords", "options_of", "parameters_of", "pipeline_of"]
 
@@ -19,11 +19,11 @@ _FLAGS = ("-q", "--quiet", "-v", "--verbose", "-h", "--help")
 
 
 def pipeline_of(path: str | Path) -> Callable[..., Any]:
-    """The `run` of a pipeline's file.
+    """Load the function `run` that a pipeline file defines.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        TypeError: If it defines no `run`.
+        TypeError: If the file defines no `run`.
     """
     from sciinf.core.simulator import load_module
     from sciinf.interfaces.commands.user_files import from_file
@@ -40,7 +40,10 @@ def pipeline_of(path: str | Path) -> Callable[..., Any]:
 
 
 def keywords(function: Callable[..., Any], tokens: Sequence[str], path: Path) -> dict[str, Any]:
-    """`--name value` pairs as keywords of a function, each of its default's type; `path` is of its file."""
+    """Turn `--name value` pairs into keyword arguments of a function, each in the type of its default.
+
+    Messages name `path`, the file of the function.
+    """
     parameters = parameters_of(function)
     found: dict[str, Any] = {}
     rest = list(tokens)
@@ -61,7 +64,7 @@ def keywords(function: Callable[..., Any], tokens: Sequence[str], path: Path) ->
 
 
 def _pipeline(args: Sequence[str]) -> int | None:
-    """Which word names the pipeline: the first that ends in .py and is no option's value."""
+    """Position of the word that names the pipeline: the first that ends in .py and is not the value of an option."""
     for place, word in enumerate(args):
         before = args[place - 1] if place else ""
         value = re.match("--?[A-Za-z]", before) and "=" not in before and before not in _FLAGS
@@ -71,11 +74,11 @@ def _pipeline(args: Sequence[str]) -> int | None:
 
 
 class PipelineCommand(click.Command):
-    """A command whose help lists the options of the pipeline that is named, too."""
+    """A command whose help also lists the options of the pipeline that the command names."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         place = _pipeline(args)
-        if place is not None:  # it comes first, or an option's value would be taken for it
+        if place is not None:  # The pipeline is put first, or click could take the value of an option for it.
             args = [args[place], *args[:place], *args[place + 1 :]]
         file = None if place is None else Path(args[0])
         ctx.meta[_PIPELINE] = file if file is not None and file.is_file() else None

@@ -1,7 +1,7 @@
-"""What goes on in a run, as `events.jsonl` in its folder (`interfaces.run_events`), for the service's live view.
+"""Write the events of a run into `events.jsonl` in its folder (`interfaces.run_events`), for the service's live view.
 
-A thread writes what is new once a second. So whoever simulates or trains is held up by nothing, and a job that tells
-thousands of times a second how far it is makes a line a second.
+A thread writes new events once a second. So simulation and training are not delayed. A job that reports its progress
+thousands of times a second makes one line a second.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from sciinf.interfaces.commands.caller import Caller
 from sciinf.interfaces.commands.errors import ended_by
 from sciinf.interfaces.run_events import EVENTS, LARGEST, RENEWED, line_of
 
-_EVERY = 1.0  # seconds between two looks
-_LOSSES = 50  # of one look, at most; some of more, evenly
+_EVERY = 1.0  # Seconds between two looks for new events.
+_LOSSES = 50  # Largest number of losses that one look writes; if there are more, they are thinned evenly.
 
 
 @final
 class LiveEvents(Listener):
-    """Writes what it hears while it is entered; no fault of the disk ends the run.
+    """Listener that writes the events of a run while its context is open; a fault of the disk does not end the run.
 
-    Nothing is written while the first stage has done nothing, so that a run that is refused leaves no trace.
+    Nothing is written before the first stage has done something, so that a refused run leaves no trace.
 
     Args:
         folder: The run folder.
-        title: What is inferred.
-        caller: Who asked.
+        title: Title of the run, which says what is inferred.
+        caller: Caller of the run.
     """
 
     def __init__(self, folder: Path, title: str, caller: Caller) -> None:
@@ -91,7 +91,7 @@ class LiveEvents(Listener):
                 self._write()
 
     def _look(self) -> None:
-        """Note what is new since the last look."""
+        """Queue the events that are new since the last look."""
         now, over = self._reached, self._job_over
         self._job_over = False
         if self._large():
@@ -123,25 +123,26 @@ class LiveEvents(Listener):
             return False
 
     def _write(self) -> None:
-        """Add the lines that wait, each whole; the next ones begin a line of their own, whatever was there."""
+        """Append the queued lines to the file, after a line break if the file ends within a line."""
         if not self._begun or self._failed:
             return
         lines, self._waiting = self._waiting, []
         try:
             if lines:
-                cut = not self._renewed and _cut(self.file)  # by a kill, while an earlier run wrote
+                # An earlier run that was killed while writing may have left an incomplete line.
+                cut = not self._renewed and _cut(self.file)
                 with self.file.open("ab") as opened:
                     opened.write(("\n" * cut + "".join(lines)).encode(errors="backslashreplace"))
                 self._renewed = time.monotonic()
             elif time.monotonic() - self._renewed >= RENEWED:
                 os.utime(self.file)
                 self._renewed = time.monotonic()
-        except OSError:  # no reason to lose a run; the page and the log tell of it, too
+        except OSError:  # A disk fault must not end the run; the page and the log report progress, too.
             self._failed = True
 
 
 def _cut(file: Path) -> bool:
-    """Whether the last line of a file has no end."""
+    """Whether the last line of a file is incomplete, without a line break at its end."""
     if not file.is_file() or not file.stat().st_size:
         return False
     with file.open("rb") as opened:

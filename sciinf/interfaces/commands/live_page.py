@@ -1,7 +1,7 @@
-"""The page of a run from its first second: `report.html` says how far it is, until the report takes its place.
+"""The page of a run from its first second: `report.html` shows the progress, until the report takes its place.
 
-A thread writes it anew every few seconds, so that its time of writing tells whether the run still goes on, however
-long a single simulation takes. It spends a hundredth of its time on that at most.
+A thread writes the page again every few seconds. So the modification time of the page tells whether the run still goes
+on, however long a single simulation takes. The thread spends at most a hundredth of the time on writing.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from sciinf.interfaces.commands.errors import ended_by
 from sciinf.interfaces.figures.progress_page import Course, Stage, is_progress, progress_page
 from sciinf.interfaces.run_answers import answer_folders, newest_answers
 
-_EVERY, _SELDOM = 2.0, 10.0  # seconds between two pages at least: without an answer, and with one, which is large
-_SHARE = 0.01  # of the time, at most, goes into pages
+# Least seconds between two writings of the page: without an answer, and with an answer, which makes the page large.
+_EVERY, _SELDOM = 2.0, 10.0
+_SHARE = 0.01  # Largest share of the time that may be spent on writing pages.
 
 
 @final
 class LivePage(Listener):
-    """Writes the page while it is entered, and leaves on it what ends a run early.
+    """Listener that writes the progress page while its context is open; if a run ends early, the page says why.
 
     Args:
         folder: The run folder.
-        title: What is inferred.
-        caller: Who asked.
+        title: Title of the run, which says what is inferred.
+        caller: Caller of the run.
     """
 
     def __init__(self, folder: Path, title: str, caller: Caller) -> None:
@@ -69,7 +70,7 @@ class LivePage(Listener):
             self._write(ended_by(error))
 
     def take_back(self) -> None:
-        """Leave the folder's page as it was before, for nothing was done."""
+        """Restore the earlier page of the folder when the context closes, because the run did nothing."""
         self._taken_back = True
 
     def begins(self, stage: str) -> None:
@@ -97,18 +98,18 @@ class LivePage(Listener):
                     self._write()
 
     def _count(self) -> None:
-        """How long the stage that runs has taken."""
+        """Update the seconds that the present stage has taken."""
         if self._runs:
             self._stages[-1] = replace(self._stages[-1], seconds=time.monotonic() - self._began)
 
     def _look(self) -> None:
-        """The report that followed a stage is shown below the page from now on, where it has taken its place."""
+        """If a report has replaced the page after a stage, show that report below the page from now on."""
         with suppress(OSError):
             if self._follows and (found := self.file.read_bytes()) != self._written:
                 self._report = found.decode()
 
     def _write(self, stopped: str = "") -> None:
-        started = time.thread_time()  # waiting for the disk holds nobody up
+        started = time.thread_time()  # CPU time only, because waiting for the disk does not slow the run.
         self._count()
         course = Course(
             title=self._title,
@@ -116,7 +117,7 @@ class LivePage(Listener):
             written=f"{datetime.now().astimezone():%H:%M:%S %Z on %d %B %Y}",
             stages=tuple(self._stages),
             reached=self._reached,
-            history=tuple(self._history),  # a copy, for it grows meanwhile
+            history=tuple(self._history),  # A copy, because the history grows meanwhile.
             stopped=stopped,
             earlier=self._earlier,
         )
@@ -124,7 +125,7 @@ class LivePage(Listener):
         try:
             write_bytes(self.file, page)
             self._written = page
-        except OSError as error:  # no reason to lose a run
+        except OSError as error:  # A page that cannot be written must not end the run.
             if not self._noted:
                 self._caller.say(f"note: {self.file} cannot be written ({error.strerror or error}); the rest goes on")
             self._noted = True
@@ -132,9 +133,9 @@ class LivePage(Listener):
 
 
 def _earlier_answers(folder: Path) -> str:
-    """The page of the answers that a run folder holds before its run goes on; "" if it cannot be made.
+    """The report of the answers that a run folder holds before its run continues; "" if it cannot be made.
 
-    The one in the folder is taken where it is a report, and not older than its answers.
+    The page in the folder is used if it is a report and is not older than the answers.
     """
     from sciinf import write_report
 

@@ -1,14 +1,13 @@
-"""`sciinf check`: faults of a simulator or a store, from the command line."""
+"""`sciinf check`: look for faults of a simulator or of a store, from the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sciinf.campaigns.simulation import repair as run_again
-from sciinf.campaigns.storage.address import store_at
+from sciinf.campaigns.storage.objects import store_at
 from sciinf.campaigns.store import Store
 from sciinf.core.files import is_remote
 from sciinf.core.telling import ANSWER, tell
@@ -18,34 +17,44 @@ from sciinf.interfaces.commands.observations import reader_options, reading
 from sciinf.interfaces.commands.user_files import user_simulator
 
 
-def look_for_faults(path: str, observation: Sequence[str], column: Mapping[str, str], given: Mapping[str, Any]) -> bool:
-    """Look, and say what was found.
+def look_for_faults(
+    path: str,
+    observation: Sequence[str],
+    column: Mapping[str, str],
+    *,
+    out: str | None,
+    repair: str | None,
+    device: str,
+) -> bool:
+    """Look for faults of a simulator or of a store, and print the findings.
 
     Args:
-        path: A simulator's file, or a folder of simulations.
+        path: The file of a simulator, or a folder of simulations.
         observation: Files of an observation.
-        column: Observable -> what it is called in the files.
-        given: Other options of the command.
+        column: Observable -> its name in the files.
+        out: Folder for a picture of the observation beside data of the prior; None for no picture.
+        repair: The simulator's file, if damaged blocks of a store are to be simulated again.
+        device: Device of those simulations.
 
     Returns:
-        Whether nothing is wrong.
+        Whether no fault was found.
 
     Raises:
-        ValueError: If options do not go together, or a file cannot be read.
+        ValueError: If options contradict each other, or a file cannot be read.
     """
-    stored, inside, repair = store_at(path) is not None, Path(path) / "simulations", given["repair"]
+    stored, inside = store_at(path) is not None, Path(path) / "simulations"
     if is_remote(path) and not stored:
         raise ValueError(f"{path} holds no simulations (no store.json)")
     if (inside / "store.json").is_file() and not (Path(path) / "__init__.py").is_file():
         raise ValueError(f"{path} is a run; name what is to be looked at: sciinf check {inside}")
     if repair is not None:
         if not stored:
-            raise ValueError(f"--repair is for a folder of simulations; {path} is none (no store.json)")
-        again = run_again(Store(path), user_simulator(repair), device=given["device"])
+            raise ValueError(f"--repair is for a folder of simulations; {path} holds none (no store.json)")
+        again = run_again(Store(path), user_simulator(repair), device=device)
         tell(f"simulated {len(again)} blocks again", ANSWER)
     if observation and stored:
         raise ValueError(f"--observation is for a simulator's file; {path} holds simulations")
-    if given["out"] is not None and not observation:
+    if out is not None and not observation:
         raise ValueError("--out draws an observation; name its files with --observation")
     simulator = None if stored else user_simulator(path)
     read = reading(simulator, {} if simulator is None else simulator.observables, column, reader_options(simulator))
@@ -57,7 +66,7 @@ def look_for_faults(path: str, observation: Sequence[str], column: Mapping[str, 
     else:
         found, outside = check_simulator(simulator), False
         if x is not None and found.ok:
-            looked, outside = look_at(simulator, x, None if given["out"] is None else Path(given["out"]))
+            looked, outside = look_at(simulator, x, None if out is None else Path(out))
             lines += looked
         told = () if x is None else x.findings
         lines += [f"{'declare':<16}{line}" for one in told if (line := one.figures.get("declare"))]

@@ -1,4 +1,4 @@
-"""How the files that a command was given are read: the options of its simulator's reader."""
+"""Options of a simulator's reader, with which a command reads the files of observations."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from typing import Any
 import click
 
 from sciinf.core.called import guess
-from sciinf.core.keywords import check_needed, parameters_of
 from sciinf.core.simulator import Simulator
 from sciinf.core.telling import tell
 from sciinf.interfaces.commands.keywords import keywords
 from sciinf.interfaces.commands.options import LEFT, FilesCommand
 from sciinf.interfaces.commands.usage import unknown
 from sciinf.interfaces.given_files import ObservationFile, observations, reader_of, reading
+from sciinf.interfaces.reader_keywords import check_needed, parameters_of
 
 
 def reader_options(simulator: Simulator | None, before: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The keywords of a simulator's reader, from the options that the command left to it.
+    """Keyword arguments of a simulator's reader, from the options that the command does not know itself.
 
     Args:
-        simulator: Whose reader it is; where there is none, there are no options.
-        before: Those of the run, name -> text, for what is not given now; that they are used is said.
+        simulator: The simulator whose reader is used. If None, there are no such options.
+        before: Options with which the run's data were read, name -> text. They are used for options not given now, and
+            a note says so.
 
     Raises:
-        click.UsageError: If nobody knows an option.
-        ValueError: If an option of the reader has no value, or another than it takes, or is missing for data; or if
-            an option of the commands has its name.
+        click.UsageError: If neither the command nor the reader knows an option.
+        ValueError: If an option of the reader has no value or a wrong one, or if a required option is missing when
+            files are read. Also if an option of the commands has the name of a reader's keyword.
     """
     ctx = click.get_current_context()
     left: list[str] = ctx.meta[LEFT]
@@ -37,7 +38,7 @@ def reader_options(simulator: Simulator | None, before: Mapping[str, str] | None
     if simulator is None:
         if words:
             raise click.UsageError(
-                f"there is no option {words[0]} without a simulator, whose `observe` may have it: --simulator SIM.py",
+                f"there is no option {words[0]} without a simulator; if its `observe` has it, give --simulator SIM.py",
                 ctx,
             )
         return {}
@@ -62,7 +63,7 @@ def _dashed(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check_free(reader: Callable[..., Any], file: Path, ctx: click.Context) -> None:
-    """Refuse a keyword of a reader that no option can give, for a command has one of that name."""
+    """Refuse a reader's keyword that no option can give, because a command has an option of the same name."""
     commands = ctx.parent.command.commands if ctx.parent and isinstance(ctx.parent.command, click.Group) else {}
     own = {
         word: name
@@ -75,16 +76,16 @@ def _check_free(reader: Callable[..., Any], file: Path, ctx: click.Context) -> N
         word = f"--{name.replace('_', '-')}"
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and word in own:
             raise ValueError(
-                f"{file.name}: what reads its data takes the keyword {name!r}, which no option can give: {word} is one "
+                f"{file.name}: its reader of data takes the keyword {name!r}, which no option can give: {word} is one "
                 f"of `sciinf {own[word]}` itself. Give the keyword another name, such as {name}_of_data"
             )
 
 
 def check_reader_options(simulator: Simulator, options: Mapping[str, Any]) -> None:
-    """Refuse what the simulator's reader does not take.
+    """Refuse options that the simulator's reader does not take.
 
     Raises:
-        ValueError: If so; the message says what it takes.
+        ValueError: If there is such an option. The message lists the options that the reader takes.
     """
     reader = reader_of(simulator)
     known = parameters_of(reader)
@@ -92,7 +93,7 @@ def check_reader_options(simulator: Simulator, options: Mapping[str, Any]) -> No
         if name not in known and name not in inspect.signature(reader).parameters:
             there = ", ".join(known) or "none"
             raise ValueError(
-                f"what reads data of {simulator.name!r} takes no {name!r}, it takes {there}{guess(name, known)}"
+                f"the reader of {simulator.name!r} takes no {name!r}, it takes {there}{guess(name, known)}"
             )
 
 

@@ -22,7 +22,8 @@ _SIMULATOR = "sciinf.simulator"
 class FilesCommand(click.Command):
     """A command whose --observation takes all the files that follow it.
 
-    Options that it does not know are left to the simulator's `observe` (`observations.reading`), which its help lists.
+    Options that the command does not know are left to the simulator's `observe` (`observations.reading`). The help of
+    the command lists these options, too.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -63,12 +64,12 @@ class FilesCommand(click.Command):
 
 
 def is_simulator(word: str) -> bool:
-    """Whether this names a Python file, or a folder that is a module."""
+    """Whether a word names a Python file, or a folder that is a module."""
     return (word.endswith(".py") and Path(word).is_file()) or (Path(word) / "__init__.py").is_file()
 
 
 def _show(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
-    """Set what the terminal shows, where an option asks for it: before the command or behind it."""
+    """Callback of --quiet and --verbose, before or behind the command: set how much the terminal shows."""
     if given:
         show_from(ANSWER if parameter.name == "quiet" else DETAIL)
 
@@ -85,10 +86,10 @@ observation = click.option(
 
 
 def needed_unless_many(ctx: click.Context, parameter: click.Parameter, files: Sequence[str]) -> Sequence[str]:
-    """Files of observations, which may be missing only where --observations has them.
+    """Callback of --observation: return the files, which may be missing only if --observations is given.
 
     Raises:
-        click.UsageError: If none are there, or both are.
+        click.UsageError: If neither of the two options is given, or both are.
     """
     many = ctx.params.get("observations")
     if not files and many is None:
@@ -122,7 +123,7 @@ may_observe = click.option(
 
 
 def named_columns(ctx: click.Context, parameter: click.Parameter, words: Sequence[str]) -> dict[str, str]:
-    """What is said as OBSERVABLE=COLUMN, by observable."""
+    """Callback of --column: read words OBSERVABLE=COLUMN into a mapping from observable to column."""
     pairs = [word.partition("=") for word in words]
     if wrong := [word for word, (name, _, column) in zip(words, pairs, strict=True) if not (name and column)]:
         raise click.BadParameter(f"{wrong[0]!r} is not OBSERVABLE=COLUMN, such as v=SAP_FLUX", ctx, parameter)
@@ -139,7 +140,7 @@ column = click.option(
 
 
 def labelled(ctx: click.Context, parameter: click.Parameter, words: Sequence[str]) -> dict[str, str]:
-    """Run folders by what their answers are called: as LABEL=DIR, or by the folder's name."""
+    """Callback of --beside: read words LABEL=DIR into label -> run folder; without a label, take the folder's name."""
     found: dict[str, str] = {}
     for word in words:
         label, sign, folder = word.partition("=")
@@ -164,7 +165,7 @@ seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=Tr
 
 
 def some_workers(ctx: click.Context, parameter: click.Parameter, value: int | str) -> int | str:
-    """A number of workers, or "auto"."""
+    """Callback of --workers: return a number of workers, or "auto"."""
     from sciinf.core.checks import check_workers
 
     with suppress(ValueError):
@@ -187,7 +188,7 @@ workers = click.option(
 
 
 def scheduler_of(ctx: click.Context, parameter: click.Parameter, address: str | None) -> Any:
-    """The engine of a Dask cluster whose scheduler has an address."""
+    """Callback of --scheduler: return the engine of the Dask cluster whose scheduler has this address."""
     if address is None:
         return None
     from sciinf.campaigns.cluster import Cluster
@@ -206,7 +207,7 @@ scheduler = click.option(
 
 
 def slurm_array(ctx: click.Context, parameter: click.Parameter, words: str | None) -> Any:
-    """The engine of a SLURM array, described as 'partition=.. time=.. jobs=..'."""
+    """Callback of --slurm: return the engine of a SLURM array, described as 'partition=.. time=.. jobs=..'."""
     if words is None:
         return None
     from sciinf.campaigns.slurm_array import SlurmArray
@@ -218,7 +219,7 @@ def slurm_array(ctx: click.Context, parameter: click.Parameter, words: str | Non
 
 
 def slurm(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option --slurm, which gives a command its `engine` as --scheduler does."""
+    """Add the option --slurm to a command; it sets the argument `engine`, as --scheduler does."""
 
     @functools.wraps(command)
     def run(*words: Any, slurm: Any, **given: Any) -> Any:
@@ -239,7 +240,7 @@ _SLURM = click.option(
 
 
 def known_device(ctx: click.Context, parameter: click.Parameter, device: str) -> str:
-    """The device, if there is one of that name."""
+    """Callback of --device: return the device, if this machine has it."""
     check_device(device)
     return device
 
@@ -248,7 +249,7 @@ def check_device(device: str) -> None:
     """Refuse a device that this machine does not have.
 
     Raises:
-        ValueError: If it has not.
+        ValueError: If this machine does not have the device.
     """
     if device != "cpu":
         from sciinf.training.recipe import absent
@@ -307,7 +308,7 @@ failures = click.option(
 
 
 def serving(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of `sciinf serve` alone."""
+    """Add the options that only `sciinf serve` has to a command."""
     for option in reversed(_SERVING):
         command = option(command)
     return command

@@ -1,4 +1,4 @@
-"""`sciinf query`: a fitted run asked from the command line."""
+"""`sciinf query`: ask a fitted run for answers, from the command line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import functools
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -34,108 +35,156 @@ from sciinf.interfaces.surveys.asking import own_folder, query_all
 _DRAWS = 2_000
 
 
-def survey_run(folder: str, observations: str, simulator: str | None, given: Mapping[str, Any]) -> Answers:
-    """Ask, and print the summary.
-
-    The simulator weights answers by its likelihood where it was named alone, for each row then takes as long as a
-    question.
+@dataclass(frozen=True, kw_only=True)
+class QueryRunOptions:
+    """Options of `sciinf query`.
 
     Args:
-        folder: The run.
+        table: Path of a table of all rows, for many observations; None for no table.
+        column: Observable -> its name in the files.
+        out: Folder of the answers; None for the run's own folder.
+        without_simulator: Whether the network answers by itself, without the simulator.
+        level: Level of the credible intervals, between 0 and 1.
+        ess: Effective sample size to reach where the answer is corrected by a likelihood.
+        budget: Largest number of draws for that.
+        failures: How failed simulations are treated, as in `query`.
+        as_json: Whether to print `answer.json` in place of the table.
+        draws: File of the draws of a single answer; of many, the number of draws to keep of each row.
+        seed: Seed of the draws.
+        device: Device of the networks.
+        accept_changes: Whether the simulator's files may have changed since the run was made.
+    """
+
+    table: str | None
+    column: Mapping[str, str]
+    out: str | None
+    without_simulator: bool
+    level: float
+    ess: float
+    budget: int
+    failures: Literal["exclude", "outcome", "model"]
+    as_json: bool
+    draws: str | None
+    seed: int
+    device: str
+    accept_changes: bool
+
+
+def survey_run(folder: str, observations: str, simulator: str | None, options: QueryRunOptions) -> Answers:
+    """Answer many observations by a fitted run, and print a summary.
+
+    The answers are weighted by the simulator's likelihood only if the user named the simulator. The reason is that each
+    row then takes as
+    long as a single question.
+
+    Args:
+        folder: The run folder.
         observations: A folder of simulations, or a file with a row for each observation.
-        simulator: Path of its file, if it was named.
-        given: Other options of the command.
+        simulator: Path of the simulator's file; None if the user named none.
+        options: Other options of the command.
 
     Raises:
-        click.UsageError: If options do not go together.
+        click.UsageError: If options contradict each other.
         ValueError: As `query_all` does.
     """
-    kept, started = _kept(given), time.time()
-    if given["table"] is not None:
-        check_table(given["table"], given["out"])
-    out, run = own_folder(given["out"]), Path(run_of(folder))
+    kept, started = _kept(options), time.time()
+    if options.table is not None:
+        check_table(options.table, options.out)
+    out, run = own_folder(str(options.out)), Path(run_of(folder))
     keep_log(out.root)
-    without = given["without_simulator"] or simulator is None
-    with contextlib.redirect_stdout(sys.stderr):  # what a simulator prints is no part of the answer
-        sim, fit, _ = asked_with(str(run), simulator, {**given, "without_simulator": without})
-        posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
+    without = options.without_simulator or simulator is None
+    with contextlib.redirect_stdout(sys.stderr):  # The answer must not contain what a simulator prints.
+        sim, fit, _ = asked_with(
+            str(run),
+            simulator,
+            without_simulator=without,
+            accept_changes=options.accept_changes,
+            device=options.device,
+        )
+        posterior = build_posterior(fit, sim, ess=options.ess, budget=options.budget)
         answers = query_all(
             posterior,
             observations,
             out,
             load_calibration(run) if (run / "calibration.json").is_file() else None,
-            level=given["level"],
+            level=options.level,
             draws=max(_DRAWS, kept),
             kept=kept,
-            seed=given["seed"],
-            failures=given["failures"],
+            seed=options.seed,
+            failures=options.failures,
             run=run,
         )
         write_picture(answers, out.root / "summary.png")
-    steps.record(out.root, given["seed"], started, sim)
-    if given["table"] is not None:
-        write_answers(answers, given["table"])
-    tell(json_text(answers.about) if given["as_json"] else answers.summary(), ANSWER)
+    steps.record(out.root, options.seed, started, sim)
+    if options.table is not None:
+        write_answers(answers, options.table)
+    tell(json_text(answers.about) if options.as_json else answers.summary(), ANSWER)
     return answers
 
 
-def _kept(given: Mapping[str, Any]) -> int:
-    """How many draws of each row to keep."""
-    if given["out"] is None:
+def _kept(options: QueryRunOptions) -> int:
+    """Number of draws to keep of each row, from the options; options that contradict each other are refused."""
+    if options.out is None:
         raise click.UsageError("--observations takes a folder for the answers: --out DIR")
-    if given["column"]:
-        raise click.UsageError("--column is for --observation; arrays of --observations are called as the observables")
-    if given["draws"] is None:
+    if options.column:
+        raise click.UsageError("--column is for --observation; in --observations, arrays are named as the observables")
+    if options.draws is None:
         return 0
-    if not str(given["draws"]).isdigit():
+    if not str(options.draws).isdigit():
         raise click.UsageError(
-            f"with --observations, --draws is how many draws of each row to keep, got {given['draws']!r}"
+            f"with --observations, --draws is how many draws of each row to keep, got {options.draws!r}"
         )
-    return int(given["draws"])
+    return int(options.draws)
 
 
-def query_run(folder: str, observation: Sequence[str], simulator: str | None, given: Mapping[str, Any]) -> list[Answer]:
-    """Ask, print the answers, and renew the page of the run.
+def query_run(folder: str, observation: Sequence[str], simulator: str | None, options: QueryRunOptions) -> list[Answer]:
+    """Ask a fitted run for the answers to some observations, print them, and write the run's report again.
 
     Args:
-        folder: The run.
+        folder: The run folder.
         observation: Files of the observations.
-        simulator: Path of its file; the run's own where None.
-        given: Other options of the command.
+        simulator: Path of the simulator's file. If None, the run's own simulator is used.
+        options: Other options of the command.
 
     Raises:
-        ValueError: If an observation does not fit, or as `query` does.
+        ValueError: If an observation does not fit the observables, or as `query` does.
     """
-    if given["table"] is not None:
-        raise ValueError("--table is of many observations, --observations; --draws writes the draws of one")
-    draws = None if given["draws"] is None else Path(given["draws"])
+    if options.table is not None:
+        raise ValueError("--table is of many observations (--observations); --draws writes the draws of a single one")
+    draws = None if options.draws is None else Path(options.draws)
     if draws is not None:
         check_kind(draws)
     if draws is not None and not draws.parent.is_dir():
         raise ValueError(f"{draws}: the folder {draws.parent} does not exist")
     folder = run_of(folder)
-    started, out = time.time(), None if given["out"] is None else Path(given["out"])
+    started, out = time.time(), None if options.out is None else Path(options.out)
     if out is None:
         keep_log(Path(folder))
-    with contextlib.redirect_stdout(sys.stderr):  # what a simulator prints is no part of the answer
-        sim, fit, without = asked_with(folder, simulator, given)
+    with contextlib.redirect_stdout(sys.stderr):  # The answer must not contain what a simulator prints.
+        sim, fit, without = asked_with(
+            folder,
+            simulator,
+            without_simulator=options.without_simulator,
+            accept_changes=options.accept_changes,
+            device=options.device,
+        )
         known = fit.estimator.observables
-        read = reading(sim, known, given["column"], reader_options(sim, options_of_run(Path(folder))))
+        read = reading(sim, known, options.column, reader_options(sim, options_of_run(Path(folder))))
         asked = observations(known, read, observation)
         if draws is not None and len(asked) > 1:
             raise ValueError(f"--draws writes the draws of one observation, got {len(asked)}; ask for each by itself")
-        posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
-        wanted = {name: given[name] for name in ("level", "failures", "seed")}
-        ask = functools.partial(ask_posterior, simulator=sim, **wanted)
+        posterior = build_posterior(fit, sim, ess=options.ess, budget=options.budget)
+        how: dict[str, Any] = {"level": options.level, "failures": options.failures, "seed": options.seed}
+        ask = functools.partial(ask_posterior, simulator=sim, **how)
         if out is not None:
             run_folder(str(out))
-        answers = steps.answers_to(asked, asking(Path(folder), posterior, ask, given["device"], sim, out))
+        answers = steps.answers_to(asked, asking(Path(folder), posterior, ask, options.device, sim, out))
     if draws is not None:
         write_draws(answers[0], draws)
-    steps.record(out or Path(folder), given["seed"], started, sim)
+    steps.record(out or Path(folder), options.seed, started, sim)
     tell_what_lacks(Path(folder), without)
     steps.report_of(out or Path(folder))
-    tell(steps.json_of(answers) if given["as_json"] else table_of(answers), ANSWER)
+    tell(steps.json_of(answers) if options.as_json else table_of(answers), ANSWER)
     for line in next_steps(answers, {}).splitlines():
         tell(line)
     return answers

@@ -1,9 +1,10 @@
-"""Refine an answer that is not right at its observation, by rounds of simulations around it; and ask what is there.
+"""Confirm an answer, or refine it by rounds of simulations around it; also ask the refined answers of a run.
 
-Where the local check saw no error, or cannot tell by itself whether there is one, a first round confirms the answer
-(`diagnostics.second`); if it does not, the rounds go on.
+An answer is refined if the local check finds that it is not right at its observation. If the local check saw no error,
+or cannot tell whether there is one, a first round may confirm the answer (`diagnostics.second`). If that round does not
+confirm it, the rounds go on and refine it.
 
-When rounds around an answer end: where one confirms the first answer, or where the refined one holds.
+The rounds end when the first one confirms the answer, or when the refined answer holds (`UntilSettled`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import itertools
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from sciinf.diagnostics.second import OWN, compared, decides, wrong_on_average
 from sciinf.interfaces.asking import Answerers, Near, nearest, recall, refined_in, remember, undecided_in
 from sciinf.interfaces.commands import steps
 from sciinf.interfaces.commands.caller import Caller, Say
+from sciinf.interfaces.commands.infer_options import InferOptions
 from sciinf.interfaces.run_answers import REFINED, ROUNDS_FILE, point_to_refined
 from sciinf.interfaces.run_answers import ROUNDS as INSIDE
 from sciinf.posteriors.changes import agree
@@ -37,24 +39,26 @@ if TYPE_CHECKING:
     from sciinf.posteriors.refined import Refined
 
 
-TIMES, LEAST = 4, 500  # simulations of all rounds in those of the run; of the first, at least
-_TRAININGS, _CALIBRATED = 1.5, 15.0  # what a row takes in a round, of what it took in the run; and in its calibration
-_ASIDE = "refined_before"  # folder of a run, where no question finds them
-FRESH = 3_000  # fresh simulations of the laws of the rounds, for the calibration, at most
+# Simulations of all rounds together, as a multiple of the run's, and the least number in the first round.
+TIMES, LEAST = 4, 500
+# Time per row of training in a round, and of calibrating a refined answer, as multiples of the times in the run.
+_TRAININGS, _CALIBRATED = 1.5, 15.0
+_ASIDE = "refined_before"  # Folder of a run for rounds that are put aside, where no question finds them.
+FRESH = 3_000  # Fresh simulations from the distributions of the rounds, to calibrate a refined answer.
 
 Ask = Callable[..., "Answer"]
 """`query`, but for the posterior, the observation, the calibration and what they are called."""
 
 
 def wrong_here(answer: Answer) -> bool:
-    """Whether an answer is not right at its observation, or may not be and no second network has to tell it first."""
+    """Whether an answer is wrong or doubtful at its observation, and no second network is needed to decide about it."""
     return to_confirm(answer) is None and any(map(doubted, answer.checks))
 
 
 def to_confirm(answer: Answer) -> Finding | None:
-    """The local check of an answer of which a second network has to tell whether it is right.
+    """The local check of an answer, if a second network has to tell whether the answer is right; else None.
 
-    None of a network that the calibration finds wrong on average.
+    The result is also None if the calibration finds the network wrong on average.
     """
     return None if wrong_on_average(answer.calibration) else undecided_in(answer)
 
@@ -65,46 +69,45 @@ def refine_all(
     run: Path,
     asked: Sequence[ObservationFile],
     answers: list[Answer],
-    given: Mapping[str, Any],
+    options: InferOptions,
     caller: Caller,
 ) -> None:
-    """Refine the answers that are not right at their observations, where that is asked for and can be done.
+    """Confirm or refine the answers that need it, if that is asked for and possible.
 
-    The run's own answer then says where the refined one lies, in its `answer.json`; the run's page shows the refined
-    one in its place.
+    The `answer.json` of the run's own answer then says where the refined answer lies. The page of the run shows the
+    refined answer in place of its own.
 
     Args:
         sim: The simulator.
-        fit: What was learned of the whole prior.
+        fit: The run's fit, for the whole prior.
         run: The run folder.
         asked: The observations.
-        answers: Their answers; each takes the place of the one before as soon as it is there.
-        given: The options of `infer`, with `n` and `fresh`, how many it simulated to train on and to calibrate, and
-            `started`, when it began.
-        caller: Who asked.
+        answers: Answers to the observations. Each is replaced in this list by its refined or confirmed answer.
+        options: Options of `infer`. Here `n` is the number of simulations that were made to train on.
+        caller: Caller of the workflow.
     """
-    going_on = [place for place, answer in enumerate(answers) if will_be_asked_again(answer, given)]
-    small = given["n"] < LEAST
+    going_on = [place for place, answer in enumerate(answers) if will_be_asked_again(answer, options)]
+    small = options.n < LEAST
     left = [answer.name for answer in answers if small and any(map(doubted, answer.checks))]
-    if left and given["refine"] == "auto":
+    if left and options.refine == "auto":
         are = "is" if len(left) == 1 else "are"
         caller.say(f"note: {', '.join(left)} {are} not refined, for that takes -n {LEAST} at least")
     if len(going_on) > 1:
         words = (
-            f"rounds of simulations around each: {sizes(given['n'])[0]:,} to confirm one, or up to "
-            f"{sum(sizes(given['n'])):,} to refine one that is not right"
+            f"rounds of simulations around each: {sizes(options.n)[0]:,} to confirm one, or up to "
+            f"{sum(sizes(options.n)):,} to refine one that is not right"
         )
         caller.say(f"{len(going_on)} answers get {words}; to leave them out: {caller.again({'--refine': 'off'})}")
-    known = refined_in(run, given["device"], sim, first=fit.digest, say=caller.say) if going_on else []
+    known = refined_in(run, options.device, sim, first=fit.digest, say=caller.say) if going_on else []
     for place in going_on:
         one, answer, started = asked[place], answers[place], time.time()
         near = _made_for(known, answer, one.x)
         if near is None:
-            near, answers[place] = refine(sim, fit, run, (one, answer), given, caller)
+            near, answers[place] = refine(sim, fit, run, (one, answer), options, caller)
             if near is None:
                 continue
             known.append(near)
-        answers[place], way_on = _answer(sim, near, (one, answer.name), given, caller, started)
+        answers[place], way_on = _answer(sim, near, (one, answer.name), options, caller, started)
         point_to_refined(run, answer.name, near[0], answers[place].name)
         staged()
         caller.show([answers[place]], f"report       {steps.report_of(run)}")
@@ -112,76 +115,89 @@ def refine_all(
             caller.say(line)
 
 
-def will_be_asked_again(answer: Answer, given: Mapping[str, Any]) -> bool:
-    """Whether rounds around an answer refine or confirm it: they are needed, asked for, and large enough."""
+def will_be_asked_again(answer: Answer, options: InferOptions) -> bool:
+    """Whether an answer will be refined or confirmed: it needs rounds, they are asked for, and n is large enough."""
     needed = wrong_here(answer) or to_confirm(answer) is not None
-    return needed and given["refine"] == "auto" and given["n"] >= LEAST
+    return needed and options.refine == "auto" and options.n >= LEAST
 
 
-def refining_command(answers: Sequence[Answer], given: Mapping[str, Any], caller: Caller) -> str:
-    """The command that confirms answers, or refines those that are not right; "" where that was done, or cannot be."""
+def refining_command(answers: Sequence[Answer], options: InferOptions, caller: Caller) -> str:
+    """The command that confirms or refines the answers that need it; "" if none needs it or if it was done already."""
     left = [one for one in answers if wrong_here(one) or to_confirm(one)]
-    if not left or (given["refine"] == "auto" and given["n"] >= LEAST):
+    if not left or (options.refine == "auto" and options.n >= LEAST):
         return ""
-    more = {"--refine": "auto", **({"-n": LEAST} if given["n"] < LEAST else {})}
-    planned = sizes(max(given["n"], LEAST))
+    more = {"--refine": "auto", **({"-n": LEAST} if options.n < LEAST else {})}
+    planned = sizes(max(options.n, LEAST))
     confirm = f", {planned[0]:,} to confirm it" if any(map(to_confirm, left)) else ""
     return f"{caller.again(more)} (up to {sum(planned):,} simulations around each to refine it{confirm})"
 
 
-def sizes(n: int) -> tuple[int, ...]:
-    """Simulations of each round that there may be after a run of n: four times as many in all, at most.
+def sizes(n: int, *, quick: bool = False) -> tuple[int, ...]:
+    """Numbers of simulations in the possible rounds after a run of n simulations, at most four times n in all.
 
-    The first has half as many, which is enough where the answer was nearly right. Each further one has as many as all
-    before it, so that what it moves the answer by is the error that is left; the last has what is left.
+    The first round has n / 2, and at least `LEAST`, which is enough if the answer was nearly right. Each further round
+    has as many as all rounds before it together. So the change of the answer in that round is the error that is left.
+    The last round has the simulations that remain.
+
+    With `quick` simulations, which take less time than the training, the second round has all simulations that remain.
+    Fewer networks are then trained, and the last one on the same rows in all.
     """
-    found, left = [max(LEAST, n // 2)], TIMES * n - max(LEAST, n // 2)
-    while left >= found[0]:
-        found.append(min(sum(found), left))
+    first = max(LEAST, n // 2)
+    found, left = [first], TIMES * n - first
+    while left >= first:
+        found.append(left if quick else min(sum(found), left))
         left -= found[-1]
     return tuple(found)
 
 
-def planned_in(folder: Path, n: int) -> tuple[int, ...]:
-    """Simulations of each round in the folder of a refined answer: as they were planned when they began, or `sizes`."""
-    return tuple(_said_of_rounds(folder).get("simulations", ())) or sizes(n)
+def planned_in(folder: Path, n: int, *, quick: bool = False) -> tuple[int, ...]:
+    """Numbers of simulations in the rounds of a refined answer: as recorded when the rounds began, or else `sizes`."""
+    return tuple(_said_of_rounds(folder).get("simulations", ())) or sizes(n, quick=quick)
+
+
+def are_quick(run: Path, fit: Fit) -> bool:
+    """Whether the simulations of all rounds would take less time than the training of the run's network took."""
+    from sciinf.campaigns import Store
+
+    store = Store(run / "simulations")
+    return TIMES * store.seconds <= fit.record["seconds"]
 
 
 def refine(
-    sim: Simulator, fit: Fit, run: Path, named: tuple[ObservationFile, Answer], given: Mapping[str, Any], caller: Caller
+    sim: Simulator, fit: Fit, run: Path, named: tuple[ObservationFile, Answer], options: InferOptions, caller: Caller
 ) -> tuple[Near | None, Answer]:
-    """Rounds of simulations around one answer (`sizes`), until it holds; one where that confirms the first answer.
+    """Simulate rounds around one answer (`sizes`) until the answer holds, or only one round if it confirms the answer.
 
-    It holds where the last round hardly moved it, and the local check has neither a WARNING nor a caution.
+    A refined answer holds if the last round hardly moved it, and the local check gives neither a WARNING nor a caution.
 
     Args:
         sim: The simulator.
-        fit: What was learned of the whole prior.
-        run: Its run folder; the rounds go into its `refined/NAME`, and go on there when they were stopped.
-        named: The observation, and its answer.
-        given: The options of `infer`.
-        caller: Who asked.
+        fit: The run's fit, for the whole prior.
+        run: The run folder. The rounds are kept in its `refined/NAME`, and go on there if they were stopped.
+        named: The observation and its answer.
+        options: Options of `infer`.
+        caller: Caller of the workflow.
 
     Returns:
-        The folder, and the posterior that was learned, unless the first answer was confirmed; and that answer, with
-        what the first round says of it.
+        The folder and posterior of the refined answer, and the first answer with what the first round says of it. The
+        former is None if the first answer was confirmed, or if no second network could be asked.
     """
     from sciinf import build_posterior
     from sciinf.interfaces.figures.page import duration
     from sciinf.posteriors.refined import refine_around
     from sciinf.training import Recipe
 
-    (one, answer), seed, first = named, given["seed"], build_posterior(fit)
+    (one, answer), seed, first = named, options.seed, build_posterior(fit)
     folder, undecided = run / REFINED / answer.name, to_confirm(answer)
     _put_aside(folder, fit, caller.say, whole=undecided is not None)
-    planned = planned_in(folder, given["n"])
-    _tell_begun(run, fit, folder, (answer, planned), given, caller)
+    planned = planned_in(folder, options.n, quick=are_quick(run, fit))
+    _tell_begun(run, fit, folder, (answer, planned), options, caller)
     stage(f"confirm {answer.name}" if undecided else f"refine {answer.name}, round 1 of up to {len(planned)}")
-    how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
+    how = options.simulating
     until, began = UntilSettled(sim, undecided, planned), time.monotonic()
 
     def holds(found: Refined) -> bool:
-        """Say what a round gained; after the last one, the answer itself is checked."""
+        """Report the result of a round, and return whether the rounds end; the first round may confirm the answer."""
         nonlocal answer, began
         settled, spent = until(found), time.monotonic() - began
         caller.say(f"round {until.ended}: {planned[until.ended - 1]:,} simulations, {spent:.0f} s; {until.words}")
@@ -191,15 +207,15 @@ def refine(
             staged()
             steps.report_of(run)
             if not settled:
-                took = duration(_seconds(run, fit, given["n"], planned) - _seconds(run, fit, given["n"], planned[:1]))
+                took = duration(_seconds(run, fit, options.n, planned) - _seconds(run, fit, options.n, planned[:1]))
                 caller.say(f"refining {answer.name} in up to {len(planned) - 1} more rounds, which may take {took}")
         if not settled:
             stage(f"refine {answer.name}, round {until.ended + 1} of up to {len(planned)}")
         began = time.monotonic()
         return settled
 
-    estimator = steps.build(given["estimator"], sim, seed)
-    how |= {"estimator": estimator, "recipe": Recipe(device=given["device"]), "until": holds}
+    estimator = steps.build(options.estimator, sim, seed)
+    how |= {"estimator": estimator, "recipe": Recipe(device=options.device), "until": holds}
     try:
         found = refine_around(sim, one.x, folder / INSIDE, first, simulations=planned, seed=seed, **how)
     except ValueError as error:
@@ -217,9 +233,9 @@ def refine(
 
 
 def _tell_begun(
-    run: Path, fit: Fit, folder: Path, asked: tuple[Answer, Sequence[int]], given: Mapping[str, Any], caller: Caller
+    run: Path, fit: Fit, folder: Path, asked: tuple[Answer, Sequence[int]], options: InferOptions, caller: Caller
 ) -> None:
-    """Say what rounds are made of an answer, of how many simulations each, and what they may take."""
+    """Tell the caller which rounds begin around an answer, with how many simulations, and how long they may take."""
     from sciinf.interfaces.figures.page import duration
 
     answer, planned = asked
@@ -229,7 +245,7 @@ def _tell_begun(
     else:
         planned = planned[:1]
         what = f"confirming it by a second network, from a round of {planned[0]:,} simulations around it,"
-    took, longest = (duration(_seconds(run, fit, given["n"], some)) for some in (planned[:2], planned))
+    took, longest = (duration(_seconds(run, fit, options.n, some)) for some in (planned[:2], planned))
     took += f", or up to {longest} if it takes all rounds" if len(planned) > 2 else ""
     caller.say(
         f"first answer for {answer.name} is there; {what} in {folder}. This may take {took}; Ctrl-C keeps the first "
@@ -238,19 +254,22 @@ def _tell_begun(
 
 
 def _seconds(run: Path, fit: Fit, n: int, planned: Sequence[int]) -> float:
-    """What so many rounds, and if there are several their calibration, may take, by what those of the run took."""
-    from sciinf import Store
+    """Estimated seconds of some rounds, and of the calibration after several rounds, from the times in the run."""
+    from sciinf.campaigns import Store
     from sciinf.core.files import read_json
 
     store, calibration = Store(run / "simulations"), read_json(run / "calibration.json")
     each, calibrating = store.seconds / max(len(store), 1), calibration["seconds"] / max(len(calibration["ranks"]), 1)
-    trained = sum(itertools.accumulate(planned)) / n  # in rows of the run
+    trained = sum(itertools.accumulate(planned)) / n  # Rows of all trainings, as a multiple of the rows of the run.
     spent = sum(planned) * each + _TRAININGS * trained * fit.record["seconds"]
     return spent + (FRESH * (each + _CALIBRATED * calibrating) if len(planned) > 1 else 0.0)
 
 
 def _made_for(known: Sequence[Near], answer: Answer, x: Observation) -> Near | None:
-    """A refined answer that is there already; a neighbour's rounds refine an answer, and confirm none."""
+    """A refined answer that exists already and serves for this observation; None if there is none.
+
+    Rounds around a nearby observation can refine this answer, but they cannot confirm it.
+    """
     near = nearest(known, x)
     if near is None or to_confirm(answer) is None:
         return near
@@ -258,20 +277,20 @@ def _made_for(known: Sequence[Near], answer: Answer, x: Observation) -> Near | N
 
 
 def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | None, out: Path | None = None) -> Ask:
-    """A question that refined answers near the observation answer, and the run's own posterior where there is none.
+    """Make a function that asks the posterior refined near an observation, or the run's own posterior if there is none.
 
     Args:
         run: The run folder.
-        first: The run's own posterior. Where it is corrected by a likelihood it answers alone.
-        ask: `query` but for the posterior, the observation, the calibration and where the answer goes.
-        device: Where networks go.
+        first: The run's own posterior. If it is corrected by a likelihood, it answers alone.
+        ask: `query` with all arguments set but the posterior, the observation, the calibration and the answer's folder.
+        device: Device of the networks.
         sim: The simulator, if there is one.
-        out: Where answers go; into the folder of what answered where left out.
+        out: Folder for the answers. When left out, an answer goes into the folder of the posterior that gave it.
     """
     known = Answerers(run, first, device, sim)
 
     def one(x: Observation, *, name: str, files: tuple[str, ...]) -> Answer:
-        """The answer to one question."""
+        """Answer the question about one observation."""
         asked = known.answering(x, name)
         if asked.posterior is not first:
             tell(f"note: {name} is answered by what was refined around {asked.folder.name}, in {asked.folder}")
@@ -283,7 +302,7 @@ def asking(run: Path, first: Posterior, ask: Ask, device: str, sim: Simulator | 
 
 
 def _said_of_rounds(folder: Path) -> dict[str, Any]:
-    """What the rounds in the folder of a refined answer say of themselves; empty where none were begun."""
+    """Content of the record that the rounds of a refined answer keep in its folder; empty if no round was begun."""
     from sciinf.core.files import read_json
 
     file = folder / INSIDE / ROUNDS_FILE
@@ -291,9 +310,9 @@ def _said_of_rounds(folder: Path) -> dict[str, Any]:
 
 
 def _put_aside(folder: Path, fit: Fit, say: Say, *, whole: bool = False) -> None:
-    """Give another name to rounds from another network or of another format, so that new ones can be made.
+    """Move rounds from another network, or of another format, to another folder, so that new rounds can be made.
 
-    And to a whole refined answer, where the first one is to be confirmed now.
+    With `whole`, a complete refined answer is moved, too, because the run's own answer is to be confirmed first.
     """
     from sciinf.posteriors.refined import SCHEMA
 
@@ -312,30 +331,30 @@ def _answer(
     sim: Simulator,
     found: Near,
     named: tuple[ObservationFile, str],
-    given: Mapping[str, Any],
+    options: InferOptions,
     caller: Caller,
     started: float,
 ) -> tuple[Answer, str]:
-    """Calibrate what was refined and ask it: the answer, and what to do next."""
+    """Calibrate a refined posterior and ask it: the result is the answer, and the next step as text."""
     from sciinf import calibrate, query, simulate
 
-    (folder, posterior), (one, name), seed = found, named, given["seed"]
+    (folder, posterior), (one, name), seed = found, named, options.seed
     stage(f"calibrate refined {name}")
-    how: dict[str, Any] = {key: given[key] for key in steps.SIMULATING}
+    how = options.simulating
     fresh = simulate(sim, folder / "calibration_simulations", FRESH, seed=seed + 1, proposal=posterior.mixture, **how)
-    checked = calibrate(posterior.local, fresh, folder, progress=given["progress"])
+    checked = calibrate(posterior.local, fresh, folder, progress=options.progress)
     stage(f"answer refined {name}")
     ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder)
-    answer = ask(one.x, name=name, files=one.files, **{key: given[key] for key in ("level", "failures", "seed")})
+    answer = ask(one.x, name=name, files=one.files, **options.asking)
     caller.say(f"refined answer for {name}, in {folder}")
-    way_on = _next(sim, folder, answer, given["n"], caller)
+    way_on = _next(sim, folder, answer, options.n, caller)
     steps.record(folder, seed, started, sim, caller, way_on=way_on)
     steps.report_of(folder)
     return answer, way_on
 
 
 def _next(sim: Simulator, folder: Path, answer: Answer, n: int, caller: Caller) -> str:
-    """What a refined answer's verdict asks for; "" where it can be relied on."""
+    """The next step that the verdict on a refined answer asks for, as text; "" if the answer can be relied on."""
     from sciinf.diagnostics.agreement import rows_needed
     from sciinf.interfaces.commands.steps import next_steps
 
@@ -350,25 +369,27 @@ def _next(sim: Simulator, folder: Path, answer: Answer, n: int, caller: Caller) 
     return next_steps([answer], ways)
 
 
-_DRAWS, _FEW = 2_000, 20  # that the local check is made around; simulations that tell what one costs
-_STREAM = 2**31 + 6  # no campaign has this many blocks, so none shares these random numbers
+# Draws around which the local check simulates, and number of simulations that are timed first.
+_DRAWS, _FEW = 2_000, 20
+_STREAM = 2**31 + 6  # No campaign has this many blocks, so none shares these random numbers.
 
 
 class UntilSettled:
-    """Asked after each round whether no further one is needed.
+    """Callable that decides after each round around an answer whether the rounds end.
 
     Args:
-        simulator: What is simulated.
-        check: The local check of the first answer where that is undecided, so that the first round confirms it or not;
-            None where the answer is to be refined anyway.
-        sizes: Simulations of each round that there may be.
+        simulator: The simulator.
+        check: Local check of the first answer, if it is undecided, so that the first round has to confirm the answer.
+            None if the answer is to be refined anyway.
+        sizes: Numbers of simulations in the possible rounds.
 
     Attributes:
-        check: What it has become.
-        differs: By how much the first round's answer differs from the first one, where that was asked.
-        own: Level of that answer's own local check; None where it was not needed.
-        ended: How many rounds have ended.
-        words: What the last one told.
+        check: The local check of the first answer, updated after the first round.
+        differs: Difference between the first round's answer and the first answer (`posteriors.changes`); None if the
+            two were not compared.
+        own: Level of the local check of the first round's answer; None if that check was not needed.
+        ended: Number of rounds that have ended.
+        words: Result of the last round, in words.
     """
 
     def __init__(self, simulator: Simulator, check: Finding | None, sizes: tuple[int, ...]) -> None:
@@ -379,7 +400,7 @@ class UntilSettled:
 
     @property
     def confirmed(self) -> bool:
-        """Whether the first answer was."""
+        """Whether the first round confirmed the first answer."""
         return self.differs is not None and self.check is not None and self.check.level == Level.GOOD
 
     def __call__(self, found: Refined) -> bool:
@@ -396,7 +417,7 @@ class UntilSettled:
         if self.ended == len(self.sizes):
             self.words = f"{_errs(found)}; no simulations are left"
             return True
-        if self.ended == 1:  # what it moved the answer by is the first network's error
+        if self.ended == 1:  # The change in the first round shows the error of the run's network, not the error left.
             self.words = f"{_errs(found)}; so another round follows"
             return False
         self.words, settled = gained(self.simulator, found)
@@ -405,14 +426,15 @@ class UntilSettled:
 
 
 def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
-    """What a round left, in words, with what the local check says; and whether no further one is needed.
+    """Words for the error that is left after a round and for the local check, and whether the rounds end.
 
-    A round whose answer errs is not the last, so that the check, which draws for thousands of data sets, is left. One
-    whose answer does not is, unless the check says that it is wrong, or may be.
+    If the remaining error is too large, another round follows. The local check is then left out, because it draws for
+    thousands of data sets. Otherwise the rounds end, unless the local check says that the answer is wrong or may be
+    wrong.
 
     Args:
         sim: The simulator.
-        found: The posterior after that round.
+        found: The posterior after the round.
     """
     if not agree(found.error):
         return _errs(found), False
@@ -421,7 +443,7 @@ def gained(sim: Simulator, found: Refined) -> tuple[str, bool]:
 
 
 def _checked(sim: Simulator, found: Refined) -> Finding:
-    """The local check of a round's answer, from fresh simulations around it."""
+    """The local check of a round's answer, made with fresh simulations around that answer."""
     from sciinf.campaigns.block import generator_for, simulate_from
     from sciinf.core import Finding
     from sciinf.core.simulator import as_seen
@@ -440,5 +462,5 @@ def _checked(sim: Simulator, found: Refined) -> Finding:
 
 
 def _errs(found: Refined) -> str:
-    """An answer's chance error, in words."""
+    """Words for the chance error of a refined answer."""
     return f"chance error, by how far this round moved the answer: {words_of(found.error)} (limits {limits()})"

@@ -1,7 +1,8 @@
-"""The simulator that a run was made with, found again without being told.
+"""Find the simulator that a run was made with, without asking the user for its file.
 
-`provenance.json` says where its file is. A folder from elsewhere could name any file, and code is run only because the
-user named it: so the path carries a mark made with a key of this user's, which no other folder has.
+`provenance.json` records where the file is. A run folder from elsewhere could name any file, but code may run only
+because the user named it. So the recorded path carries a mark made with a key of this user. A folder from elsewhere
+does not have this mark.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from sciinf.interfaces.commands.steps import OPTIONS, load_fit, same_simulator
 if TYPE_CHECKING:
     from sciinf.core import Fit, Simulator
 
-QUICK = 1.0  # seconds that a question may spend on whether the simulator is still the same
-_PREDICTIVE, _PATIENCE = 400, 60.0  # simulations that an answer is compared with, and seconds that nobody asked for
+QUICK = 1.0  # Seconds that a question may spend on checking that the simulator is still the same.
+# Simulations that an answer is compared with, and the seconds that they may take if the user did not ask for them.
+_PREDICTIVE, _PATIENCE = 400, 60.0
 
 
 def remembered(folder: Path, *, accept_changes: bool, **how: Any) -> tuple[Simulator | None, str]:
-    """The simulator of a run, if its file is there and unchanged; or why it is not used.
+    """Load the simulator of a run, if its file is there and unchanged; else say why it is not used.
 
     Args:
         folder: The run folder.
-        accept_changes: As for `same_simulator`.
-        how: Passed to `same_simulator`.
+        accept_changes: Whether a changed simulator is accepted, as in `same_simulator`.
+        how: Further arguments of `same_simulator`.
 
     Returns:
         The simulator and "", or None and the reason in words.
@@ -68,45 +70,51 @@ def remembered(folder: Path, *, accept_changes: bool, **how: Any) -> tuple[Simul
     return simulator, ""
 
 
-def asked_with(folder: str, simulator: str | None, given: Mapping[str, Any]) -> tuple[Simulator | None, Fit, str]:
-    """The simulator of a question, named or remembered or none; the run's fit; and why there is none.
+def asked_with(
+    folder: str, simulator: str | None, *, without_simulator: bool, accept_changes: bool, device: str
+) -> tuple[Simulator | None, Fit, str]:
+    """Load the simulator and the fit for a question, and give the reason if there is no simulator.
+
+    The simulator is the one that the user named, or else the one that the run remembers, or None.
 
     Args:
         folder: The run folder.
-        simulator: The file that was named; None where none was.
-        given: The options `without_simulator`, `accept_changes` and `device`.
+        simulator: The simulator's file that the user named; None if the user named none.
+        without_simulator: Whether to use no simulator, so that the network answers by itself.
+        accept_changes: Whether the simulator's files may have changed since the run was made.
+        device: Device of the networks.
 
     Raises:
-        click.UsageError: If a simulator was named, and is to be left out.
-        ValueError: If the simulator that was named is not the run's, or the fit is damaged.
+        click.UsageError: If a simulator was named, but is also to be left out.
+        ValueError: If the simulator that was named is not the run's, or if the fit is damaged.
     """
     from sciinf.interfaces.commands.user_files import user_simulator
 
-    run, changes = Path(folder), {"accept_changes": given["accept_changes"]}
-    if simulator is not None and given["without_simulator"]:
+    run = Path(folder)
+    if simulator is not None and without_simulator:
         raise click.UsageError("--simulator and --without-simulator were both given; leave one out")
     if simulator is not None:
         sim, without = user_simulator(simulator), ""
-    elif given["without_simulator"]:
+    elif without_simulator:
         sim, without = None, ""
     else:
-        sim, without = remembered(run, **changes)
-    fit = load_fit(folder, given["device"], simulator or (sim.source if sim else None))
+        sim, without = remembered(run, accept_changes=accept_changes)
+    fit = load_fit(folder, device, simulator or (sim.source if sim else None))
     if simulator is not None and sim is not None:
         stores = [run / name for name in ("simulations", "calibration_simulations")]
-        same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, **changes, seconds=QUICK)
+        same_simulator(sim, fit.simulator, f"the fit in {folder}", stores, accept_changes=accept_changes, seconds=QUICK)
     return sim, fit, without
 
 
 def remember_options(folder: Path, options: Mapping[str, Any]) -> None:
-    """Note in `provenance.json` how the run's data were read, so that a question reads others in the same way.
+    """Record in `provenance.json` how the run's data were read, so that later questions read data in the same way.
 
     Args:
         folder: The run folder, with its provenance.
-        options: Keywords of the simulator's reader. Those that no text can give are left out.
+        options: Keyword arguments of the simulator's reader. Those that cannot be given as text are left out.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If `provenance.json` cannot be written.
     """
     from sciinf.core.files import read_json, write_json
 
@@ -116,13 +124,13 @@ def remember_options(folder: Path, options: Mapping[str, Any]) -> None:
 
 
 def _whole(value: str | float | Path) -> str:
-    """An option as text, the path of a file as it is found from any folder."""
+    """An option as text; the path of a file is made absolute."""
     is_file = isinstance(value, str | Path) and Path(value).is_file()
     return str(Path(value).resolve()) if isinstance(value, str | Path) and is_file else str(value)
 
 
 def options_of_run(folder: Path) -> dict[str, str]:
-    """How the data of a run were read, name -> text; empty where it is not known."""
+    """Options with which the data of a run were read: name -> text; empty if they are not known."""
     from sciinf.core.files import read_json
 
     with suppress(OSError, ValueError, AttributeError):
@@ -133,7 +141,7 @@ def options_of_run(folder: Path) -> dict[str, str]:
 
 
 def _seconds_each(folder: Path) -> float:
-    """What a simulation of this run took; 0 where none is there to tell."""
+    """Seconds that one simulation of this run took; 0 if the run has no simulations."""
     from sciinf.campaigns.store import Store
 
     with suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The folder of a run: made, found, and what a question changes in it."""
+"""Make and find run folders, and print notes on what an answer or a report lacks."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from sciinf.core.telling import DETAIL, keep_log, tell
 
 
 def run_folder(out: str | Path) -> Path:
-    """The run folder, made if need be; from now on the log lies in it.
+    """Return the run folder, made if necessary; from now on the log is written into it.
 
     Raises:
-        OSError: If it cannot be made or written.
+        OSError: If the folder cannot be made or written.
     """
     from sciinf.core.files import local_path, sweep, versions
 
     folder = local_path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # has no name, so that two commands may look at once
+        with tempfile.TemporaryFile(dir=folder):  # The file has no name, so two commands may test the folder at once.
             pass
         for place in (folder, *folder.glob("*/"), *folder.glob("answers/*/")):
             sweep(place)
@@ -34,10 +34,10 @@ def run_folder(out: str | Path) -> Path:
 
 
 def run_of(folder: str) -> str:
-    """The run folder, also where its fit was named.
+    """Path of the run folder, also if the user named the folder of its fit.
 
     Raises:
-        FileNotFoundError: If it is a folder of runs; the message names them.
+        FileNotFoundError: If the folder is not a run but holds runs. The message names them.
     """
     from sciinf.core.files import local_path
 
@@ -54,7 +54,7 @@ def run_of(folder: str) -> str:
 
 
 def tell_what_lacks(folder: Path, without: str) -> None:
-    """What a question without a simulator lacks, and why there is none."""
+    """Print what an answer lacks if no simulator was used, and why none was used."""
     from sciinf.core.files import read_json
     from sciinf.interfaces.run_answers import answer_folders
 
@@ -62,7 +62,7 @@ def tell_what_lacks(folder: Path, without: str) -> None:
         return
     corrected = False
     for inside in answer_folders(folder).values():
-        with suppress(FileNotFoundError, ValueError, AttributeError):  # a damaged one, which says nothing
+        with suppress(FileNotFoundError, ValueError, AttributeError):  # A damaged answer is passed over.
             corrected |= bool(read_json(inside / "answer.json").get("amortised"))
     lacks = "not corrected by the likelihood, nor " * corrected or "not "
     tell(
@@ -72,7 +72,7 @@ def tell_what_lacks(folder: Path, without: str) -> None:
 
 
 def tell_report_is_older(folder: Path) -> None:
-    """Say where the report shows another calibration than the run has now."""
+    """Print a note if the report is older than the present calibration of the run."""
     page = folder / "report.html"
     if page.is_file() and page.stat().st_mtime < (folder / "calibration.json").stat().st_mtime:
         tell(f"note: report.html does not show this calibration; renew it with `sciinf report {folder}`")

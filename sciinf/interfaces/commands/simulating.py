@@ -1,19 +1,20 @@
-"""`sciinf simulate`: a campaign from the command line.
+"""`sciinf simulate`: run a campaign of simulations from the command line.
 
-Also `sciinf work`, one worker of many on a store, `sciinf simulate --plan`, which begins a campaign for them, and
-`sciinf compact`.
+Three more commands are here. `sciinf work` is one of many workers on a store. `sciinf simulate --plan` begins a
+campaign for such workers. `sciinf compact` turns the many small files of a store into few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sciinf import simulate as run_campaign
+from sciinf.campaigns.campaign import Engine
 from sciinf.campaigns.new_process import NewProcess
-from sciinf.campaigns.storage.address import store_at
 from sciinf.campaigns.storage.folder import absolute
+from sciinf.campaigns.storage.objects import store_at
 from sciinf.campaigns.store import Store
 from sciinf.campaigns.work import checked_share, noted, plan, work
 from sciinf.core.simulator import Simulator
@@ -24,18 +25,36 @@ from sciinf.interfaces.commands.steps import tell_cost
 from sciinf.interfaces.commands.user_files import user_simulator
 
 
-def work_on(folder: str, share: str, simulator: str | None, device: str | None, timeout: float | None) -> None:
-    """Simulate what a store lacks, beside other workers, and say what was done here.
+@dataclass(frozen=True, kw_only=True)
+class SimulateOptions:
+    """Options of `sciinf simulate`; they are described at `simulate`.
 
     Args:
-        folder: Of the store.
-        share: "I/N".
-        simulator: Path of the simulator's file; None for the one that the store notes.
-        device: Where it runs; None for what the store notes, or the CPU.
-        timeout: Seconds after which a block ends the worker; None for what the store notes.
+        plan: Whether to begin the store without simulating, for other workers.
+    """
+
+    seed: int
+    workers: int | Literal["auto"]
+    engine: Engine | None
+    device: str
+    block: str | None
+    timeout: float | None
+    accept_changes: bool
+    plan: bool
+
+
+def work_on(folder: str, share: str, simulator: str | None, device: str | None, timeout: float | None) -> None:
+    """Simulate the missing blocks of a store, beside other workers, and print what was done here.
+
+    Args:
+        folder: Folder of the store.
+        share: Which worker this is: "I/N" for worker I of N.
+        simulator: Path of the simulator's file; None for the file that the store records.
+        device: Device on which the simulator runs; None for the device that the store records, or else the CPU.
+        timeout: Seconds after which a block ends the worker; None for the limit that the store records.
 
     Raises:
-        ValueError: If the share makes no sense, or as `work` does.
+        ValueError: If the share is invalid, or as `work` does.
     """
     checked = checked_share(share)
     if store_at(folder) is None:
@@ -61,20 +80,21 @@ def work_on(folder: str, share: str, simulator: str | None, device: str | None, 
     tell(f"{made}; {store.folder.name} is complete", ANSWER)
 
 
-def tell_plan(sim: Simulator, path: Path, n: int, size: int | str | None, given: Mapping[str, Any]) -> None:
-    """Begin a campaign, and say how workers are started.
+def tell_plan(sim: Simulator, path: Path, n: int, size: Any, options: SimulateOptions) -> None:
+    """Begin a campaign without simulating, and print how its workers are started.
 
     Args:
-        sim: What will be run.
+        sim: The simulator.
         path: Folder of the store.
         n: Rows wanted in all.
-        size: Rows per block, as `plan` takes them.
-        given: Other options of `plan`.
+        size: Rows per block, in the form that `plan` takes.
+        options: Options of the command.
 
     Raises:
         ValueError: As `plan` does.
     """
-    store = plan(sim, path, n, block=size, **given)
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "device", "timeout", "accept_changes")}
+    store = plan(sim, path, n, block=size, **how)
     missing, where = len(store.missing()), absolute(store.folder)
     tell(
         f"{store.path}: {missing:,} of {store.blocks:,} blocks of {store.block:,} rows are to be simulated, by any "
@@ -88,15 +108,15 @@ def tell_plan(sim: Simulator, path: Path, n: int, size: int | str | None, given:
 
 
 def compact_store(path: str) -> None:
-    """Compact a store, and say what was done.
+    """Turn the many small files of a store into few, and print what was done.
 
     Args:
-        path: Its folder, or a run folder, whose simulations are then compacted.
+        path: Folder of the store, or a run folder, whose `simulations` are then compacted.
 
     Raises:
         FileNotFoundError: If there is no store.
-        ValueError: If it has to be repaired first.
-        OSError: If it cannot be written.
+        ValueError: If the store has to be repaired first.
+        OSError: If the store cannot be written.
     """
     inside = Path(path) / "simulations"
     store = Store(inside if (inside / "store.json").is_file() else path)
@@ -105,42 +125,36 @@ def compact_store(path: str) -> None:
     tell(f"{len(store):,} simulations in {store.path}", ANSWER)
 
 
-def simulate_from_file(simulator: str, n: int, out: str, block: str | None, given: Mapping[str, Any]) -> None:
-    """Run the campaign, and say what became of its rows.
+def simulate_from_file(simulator: str, n: int, out: str, options: SimulateOptions) -> None:
+    """Run a campaign of simulations, and print how many rows there are and how many failed.
 
     Args:
-        simulator: Path of its file.
+        simulator: Path of the simulator's file.
         n: Rows wanted in all.
         out: Folder of the store.
-        block: Rows per batch, a number or "auto"; None for the simulator's own.
-        given: Other options, as `simulate` takes them.
+        options: Options of the command.
 
     Raises:
-        ValueError: If `block` is neither, options contradict each other, or as `simulate` does.
+        ValueError: If `block` is neither a number nor "auto", if options contradict each other, or as `simulate` does.
     """
+    block = options.block
     if block is not None and block != "auto" and not (block.isdigit() and int(block) > 0):
         raise ValueError(f"--block takes a number of rows or 'auto', got {block!r}")
-    given = dict(given)
-    planned = given.pop("plan")
-    if planned and (given["engine"] is not None or given["workers"] != 1):
-        raise ValueError("--plan only begins the store; leave --workers, --scheduler and --slurm out, or --plan")
+    if options.plan and (options.engine is not None or options.workers != 1):
+        raise ValueError("--plan only begins the store; leave out either --plan, or --workers, --scheduler and --slurm")
     size: Any = int(block) if block is not None and block.isdigit() else block
     sim = user_simulator(simulator)
     tell_cost(sim, n, block=size if isinstance(size, int) else None)
-    if planned:
-        tell_plan(
-            sim,
-            Path(out),
-            n,
-            size,
-            {name: given[name] for name in given if name not in ("workers", "engine", "progress")},
-        )
+    if options.plan:
+        tell_plan(sim, Path(out), n, size, options)
         return
+    names = ("seed", "workers", "engine", "device", "timeout", "accept_changes")
+    how: dict[str, Any] = {name: getattr(options, name) for name in names}
     before = len(Store(out)) if store_at(out) is not None else 0
-    with NewProcess(sim, given["device"]) as new:
-        store = run_campaign(sim, Path(out), n, block=size, **given)
+    with NewProcess(sim, options.device) as new:
+        store = run_campaign(sim, Path(out), n, block=size, **how)
         if len(store) > before:
-            steps.check_elsewhere(new, store, accept_changes=given["accept_changes"])
+            steps.check_elsewhere(new, store, accept_changes=options.accept_changes)
     tell(f"{len(store):,} simulations in {store.folder.name}", ANSWER)
     for status, count in store.counts.items():
         if status != 0 and count:

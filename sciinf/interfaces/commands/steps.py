@@ -1,6 +1,6 @@
-"""What several commands do: build, train, load, compare with what is recorded, and end with provenance and report.
+"""Steps that several commands share: build, train, load, compare simulators, and write the provenance and the report.
 
-The record of a run, or of a survey, says where its results came from: versions, command, seeds, digests, seconds.
+The provenance of a run, or of a survey, says where the results came from: versions, command, seeds, digests, seconds.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sciinf.campaigns.new_process import NewProcess
     from sciinf.core import Answer, Calibration, Estimator, Fit, Prior, Simulator
     from sciinf.diagnostics.failures import Failures
+    from sciinf.interfaces.commands.infer_options import InferOptions
     from sciinf.interfaces.commands.observations import ObservationFile
     from sciinf.interfaces.commands.until_calibrated import SimulationPlan
 OPTIONS = "reader_options"
@@ -30,18 +31,18 @@ OPTIONS = "reader_options"
 
 
 def next_steps(answers: Sequence[Answer], commands: Mapping[Cause, Callable[[], str]]) -> str:
-    """A line for each cause that keeps answers from being relied on, the gravest first; "" where there is none.
+    """Text with a line for each cause that keeps answers from being relied on, the gravest first; "" if there is none.
 
     Args:
         answers: The answers.
-        commands: A cause -> what makes the command against it, with what it costs, or "" where nothing more can be
-            done about it. Any other cause is said as it is.
+        commands: Cause -> function that returns the command against the cause, with its cost, or "" if nothing more can
+            be done. The text of a cause that is not in this mapping is used as it is.
     """
     wanted: dict[Cause, list[str]] = {}
     for answer in sorted(answers, key=lambda one: -one.verdict.level.order):
         for cause in _wanted(answer):
             wanted.setdefault(cause, []).append(answer.name)
-    ways: dict[str, list[str]] = {}  # one command may be against several causes
+    ways: dict[str, list[str]] = {}  # One command may help against several causes.
     for cause, names in wanted.items():
         if way := commands[cause]() if cause in commands else str(cause):
             ways.setdefault(way, []).extend(names)
@@ -50,17 +51,17 @@ def next_steps(answers: Sequence[Answer], commands: Mapping[Cause, Callable[[], 
 
 
 def _wanted(answer: Answer) -> tuple[Cause, ...]:
-    """What has to change for an answer to be relied on, the gravest first.
+    """Causes that have to be removed before an answer can be relied on, the gravest first.
 
-    A network that sees data from around one observation alone has less to keep in its summary. So simulations there
-    are a way out where a summary loses something, too.
+    A network that is trained on data from around one observation has less to keep in its summary. So simulations around
+    the observation also help if a summary loses information.
     """
     causes = answer.verdict.causes
     return causes if Cause.SUMMARY not in causes or Cause.AROUND in causes else (*causes, Cause.AROUND)
 
 
-_DISK, _MEMORY = 20e9, 1e9  # bytes from which it is worth a line
-_TRAINED = 16  # bytes of a parameter in training: itself, its gradient and two averages
+_DISK, _MEMORY = 20e9, 1e9  # Bytes of disk and of memory from which a warning is printed.
+_TRAINED = 16  # Bytes of one parameter in training: its value, its gradient and two moving averages.
 
 
 def tell_cost(
@@ -71,14 +72,14 @@ def tell_cost(
     estimator: Estimator | None = None,
     say: Say = tell,
 ) -> None:
-    """One line where it is much.
+    """Print a warning if simulation and training need much disk or memory.
 
     Args:
-        simulator: What is run.
+        simulator: The simulator that is run.
         rows: Simulations in all.
-        block: Rows simulated at once; the simulator's own where left out.
-        estimator: What is trained, if anything.
-        say: Where the line goes.
+        block: Rows simulated at once; the simulator's own block size when left out.
+        estimator: The estimator that is trained, if any.
+        say: Function that receives the line.
     """
     from sciinf.campaigns.storage.selection import row_bytes
 
@@ -104,11 +105,11 @@ def _bytes(size: int) -> str:
 
 
 def simulator_mark(simulator: Simulator | None, before: Mapping[str, Any]) -> dict[str, Any]:
-    """What `provenance.json` says of a simulator.
+    """The entry of `provenance.json` on the simulator: the path of its file and the mark of this user.
 
     Args:
-        simulator: What the step was done with; None where it had none, and what was said before stays.
-        before: The provenance so far.
+        simulator: The simulator of the step. If it is None or in no file, the earlier entry stays.
+        before: Content of `provenance.json` so far.
     """
     if simulator is None or simulator.source is None:
         return {"simulator": before["simulator"]} if "simulator" in before else {}
@@ -124,17 +125,17 @@ def provenance(
     simulator: Simulator | None = None,
     way_on: str | None = None,
 ) -> dict[str, Any]:
-    """The content of `provenance.json`: the latest command, and under "history" all that worked on the folder.
+    """Content of `provenance.json`: the latest command, and under "history" all commands that worked on the folder.
 
     Args:
-        folder: The run folder, with everything but the report in it; or a folder of answers to many observations.
-        seed: The run's.
-        started: Seconds since 1970.
-        asked: The command, or the call, in words.
-        simulator: What it was done with, if anything; else the one that is remembered stays.
-        way_on: What was said to do next, "" for nothing; where it is None, what was said before stays.
+        folder: The run folder, complete but for the report; or a folder of answers to many observations.
+        seed: Seed of the run.
+        started: Start time of the command, in seconds since 1970.
+        asked: The command or call, as text.
+        simulator: The simulator that was used. If None, the earlier entry stays.
+        way_on: The next step that was told to the user, "" for none. If None, the earlier text stays.
     """
-    from sciinf import Store
+    from sciinf.campaigns import Store
     from sciinf.interfaces.run_answers import answer_folders
     from sciinf.interfaces.surveys.description import NAME
 
@@ -170,7 +171,7 @@ def provenance(
                 continue
             data["seconds"][name] = found.get("seconds")
             data["digests"][name] = found.get("digest") or found.get("inputs")
-            # each step has hashed what it read; hashing all simulations again would make every question wait
+            # Each step has hashed what it read. Hashing all simulations again would delay every question.
             if name == "fit":
                 data["digests"]["simulations"] = found["store"]["digest"]
             if name == "calibration":
@@ -179,7 +180,7 @@ def provenance(
 
 
 def _of_survey(data: dict[str, Any], survey: dict[str, Any]) -> dict[str, Any]:
-    """What is also said where the folder holds answers to many observations: which run answered, and what."""
+    """Add to the provenance which run answered which observations, if the folder holds answers to many observations."""
     from sciinf.interfaces.surveys.description import KIND
 
     if survey.get("kind") != KIND:
@@ -196,7 +197,7 @@ def _of_survey(data: dict[str, Any], survey: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """What a file says; a damaged one has nothing to say, with a warning."""
+    """Content of a JSON file; empty if the file is missing, or, with a warning, if it is damaged."""
     try:
         found = read_json(file)
         return found if isinstance(found, dict) else {}
@@ -207,12 +208,8 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
 
 
-SIMULATING = ("workers", "engine", "device", "accept_changes", "progress")
-"""Options of `infer` that `simulate` takes as they are."""
-
-
 def build(name: str | Estimator, simulator: Simulator, seed: int) -> Estimator:
-    """The estimator in `sciinf/training/estimators/NAME.py`, with its defaults; or one that was built already."""
+    """Build the estimator of `sciinf/training/estimators/NAME.py` with its defaults; a built estimator is returned."""
     import importlib
 
     from sciinf.core import Estimator
@@ -220,7 +217,7 @@ def build(name: str | Estimator, simulator: Simulator, seed: int) -> Estimator:
 
     if isinstance(name, Estimator):
         return name
-    if name == "flow" and simulator.prior.mixed:  # which no flow learns of
+    if name == "flow" and simulator.prior.mixed:  # A flow cannot learn discrete parameters.
         name = "mixed"
     check_estimator(name)
     return importlib.import_module(f"sciinf.training.estimators.{name}").build(
@@ -247,7 +244,7 @@ def train(
     follow: bool = False,
     progress: bool = True,
 ) -> Fit:
-    """Train with the default recipe, into `folder/fit`."""
+    """Train an estimator on a store with the default recipe, and write the fit into `folder/fit`."""
     from sciinf import Recipe
     from sciinf import train as fit
 
@@ -256,7 +253,10 @@ def train(
 
 
 def load_fit(folder: str, device: str, simulator: str | Path | None) -> Fit:
-    """The fit of a run folder, or in the folder itself; parts of it may be of the simulator that the user named."""
+    """Load the fit of a run folder, or the fit in the folder itself.
+
+    Parts of the fit may be defined in `simulator`, the simulator's file that the user named.
+    """
     from sciinf.posteriors.posterior import fit_of
 
     return fit_of(folder, device=device, trust=() if simulator is None else (Path(simulator),))
@@ -272,23 +272,24 @@ def same_simulator(
     device: str = "cpu",
     seconds: float | None = None,
 ) -> None:
-    """Refuse a simulator that is not the recorded one, or gives other data than the recorded one did.
+    """Refuse a simulator that is not the recorded one, or that gives other data than the recorded one did.
 
     Args:
-        simulator: The one at hand.
-        recorded: What was written down of the other.
-        what: Whose it is, for messages.
-        folders: Where simulations of it may lie; some of the first that does are made anew.
-        accept_changes: Whether to say only that files have changed, or that data come out otherwise.
-        device: Where it runs.
-        seconds: What looking again may cost; the default of `campaigns.again` where left out.
+        simulator: The present simulator.
+        recorded: Recorded identity of the earlier simulator.
+        what: What was made with the recorded simulator, in words, for messages.
+        folders: Folders that may hold simulations by the recorded simulator. Some simulations of the first store that
+            exists are made again and compared.
+        accept_changes: Whether changed files or changed data are accepted with a note, instead of an error.
+        device: Device on which the simulator runs.
+        seconds: Seconds that making simulations again may take; the default of `campaigns.again` when left out.
 
     Raises:
-        ValueError: If it is another; the message says what differs.
+        ValueError: If the simulator differs. The message says what differs.
     """
-    from sciinf import Store
+    from sciinf.campaigns import Store
     from sciinf.campaigns.again import checked_again
-    from sciinf.campaigns.storage.address import store_at
+    from sciinf.campaigns.storage.objects import store_at
     from sciinf.core.simulator import FILES, unlike
 
     stores = [Store(folder) for folder in folders if store_at(folder) is not None]
@@ -313,25 +314,24 @@ def same_simulator(
 
 
 def attempt(
-    sim: Simulator, folder: Path, given: Mapping[str, Any], plan: SimulationPlan, *, new: NewProcess | None = None
+    sim: Simulator, folder: Path, options: InferOptions, plan: SimulationPlan, *, new: NewProcess | None = None
 ) -> tuple[Fit, Calibration]:
-    """Simulate what is missing, train and calibrate, with the options of `infer`.
+    """Simulate the missing rows, train and calibrate, with the options of `infer`.
 
     Raises:
-        ValueError: If `new`, where one is given, gives other simulations, and that was not accepted.
+        ValueError: If the new process `new` is given and simulates other data, and that was not accepted.
     """
     from sciinf import build_posterior, calibrate, simulate
 
-    how: dict[str, Any] = {name: given[name] for name in SIMULATING}
-    seed = given["seed"]
+    how, seed = options.simulating, options.seed
     stage("simulate")
     store = simulate(sim, folder / "simulations", plan.train, seed=seed, **how)
     tell(f"{len(store):,} simulations took {store.seconds:.3g} s, seed {seed}", DETAIL)
     if new is not None:
-        check_elsewhere(new, store, accept_changes=given["accept_changes"])
+        check_elsewhere(new, store, accept_changes=options.accept_changes)
     stage("train")
-    estimator, shown = build(given["estimator"], sim, seed), given["progress"]
-    fit = train(estimator, store, folder, given["device"], seed, progress=shown)
+    estimator, shown = build(options.estimator, sim, seed), options.progress
+    fit = train(estimator, store, folder, options.device, seed, progress=shown)
     size = sum(p.numel() for p in fit.learned.parameters())
     tell(f"{size:,} parameters of {type(fit.learned).__name__} trained in {fit.record['seconds']:.3g} s", DETAIL)
     stage("calibrate")
@@ -340,22 +340,24 @@ def attempt(
 
 
 def check_elsewhere(new: NewProcess, store: Any, *, accept_changes: bool) -> None:
-    """Refuse simulations that a new process does not give, before anything is learned from them; say what was not told.
+    """Refuse simulations that a new process does not reproduce, before a network is trained on them.
+
+    A note says if the simulations were not compared, or if differences were accepted.
 
     Raises:
-        ValueError: If it gives others, and that was not accepted.
+        ValueError: If the new process simulates other data, and that was not accepted.
     """
     if words := new.checked(store, accept_changes=accept_changes):
         tell(f"note: {words}", DETAIL if new.without else NOTE)
 
 
 def answers_to(asked: Sequence[ObservationFile], ask: Callable[..., Answer]) -> list[Answer]:
-    """The answers for observations; `ask` is `query` but for the observation."""
+    """Ask for the answers to observations; `ask` is `query` with all arguments set but those of the observation."""
     return [ask(one.x, name=one.name, files=one.files) for one in asked]
 
 
 def json_of(answers: Sequence[Answer]) -> str:
-    """The content of one `answer.json`, or of several by their names."""
+    """JSON text of one answer, as in `answer.json`, or of several answers by their names."""
     from sciinf.core.files import json_text
 
     said = {answer.name: answer.to_json() for answer in answers}
@@ -372,14 +374,17 @@ def finish(
     way_on: str = "",
     simulator: Simulator | None = None,
 ) -> None:
-    """Provenance, with what to do next, report, and the answers for the caller."""
+    """Write the provenance, with the next step, and the report, and show the answers to the caller."""
     staged()
     record(folder, seed, started, simulator, caller, way_on=way_on)
     caller.show(answers, f"report       {report_of(folder)}")
 
 
 def report_of(folder: Path) -> str:
-    """Write the page of a run: where it is, or why it could not be written, which loses no answer."""
+    """Write the report of a run, and return its path, or the reason why it could not be written.
+
+    A report that cannot be written loses no answer.
+    """
     from sciinf import write_report
 
     try:
@@ -398,9 +403,10 @@ def record(
     *,
     way_on: str | None = None,
 ) -> None:
-    """Write `provenance.json`, which remembers the simulator and what was said to do next.
+    """Write `provenance.json`, which records the command, the simulator, and the next step told to the user.
 
-    Of a command where no caller is given; what was said before stays where nothing is.
+    Without a caller, the command is taken from the shell. Without a simulator, or without `way_on`, the earlier entry
+    stays.
     """
     from sciinf.core.files import write_json
 
@@ -409,6 +415,6 @@ def record(
 
 
 def tell_failures(found: Failures | None, prior: Prior) -> None:
-    """Say whether failing depends on the parameters, and where, if anything failed."""
+    """Print whether failing depends on the parameters, and where, if any simulations failed."""
     if found is not None:
         tell(f"failures: {found.words(prior)}", ANSWER)

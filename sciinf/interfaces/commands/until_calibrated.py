@@ -1,4 +1,4 @@
-"""More simulations: the command for them with its cost, or going on until the calibration passes."""
+"""Plan more simulations: the command for them with its cost, or further rounds until the calibration passes."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from sciinf.diagnostics.agreement import least_share, rows_needed
 from sciinf.interfaces.commands.caller import Caller, Say
 from sciinf.interfaces.figures.page import duration
 
-FRESH = 10_000  # fresh simulations, where no number was asked for: all for the check of observations,
-ROWS = 5_000  # and this many for the calibration
+FRESH = 10_000  # Default number of fresh simulations; all of them serve the check of observations.
+ROWS = 5_000  # Default number of fresh simulations that the calibration uses.
 _GROWTH = 16
 
 
 @dataclass(frozen=True)
 class SimulationPlan:
-    """How many simulations to train on, and how many fresh ones to calibrate with, where that was asked for."""
+    """Number of simulations to train on, and of fresh ones to calibrate with; `asked` is None for the default."""
 
     train: int
     asked: int | None = None
 
     @property
     def fresh(self) -> int:
-        """Fresh simulations to make."""
+        """Number of fresh simulations to make."""
         return self.asked or min(self.train, FRESH)
 
     @property
     def rows(self) -> int:
-        """Fresh simulations that the calibration looks at."""
+        """Number of fresh simulations that the calibration uses."""
         return self.asked or ROWS
 
 
 def next_plan(plan: SimulationPlan, found: Calibration) -> SimulationPlan:
-    """More fresh simulations where those there cannot tell, twice as many to train on where an error was seen."""
+    """Plan more fresh simulations if there are too few to tell, or twice as many to train on if an error was seen."""
     return more_fresh(plan, found) if found.state == "cannot tell" else more_to_train_on(plan)
 
 
 def more_fresh(plan: SimulationPlan, found: Calibration) -> SimulationPlan:
-    """A plan with as many fresh simulations as the calibration needs to tell."""
+    """Plan with as many fresh simulations as the calibration needs for a verdict."""
     return replace(plan, asked=rows_needed(len(found.p_values), found.rows, share=least_share(found)))
 
 
 def more_to_train_on(plan: SimulationPlan) -> SimulationPlan:
-    """A plan with twice as many simulations to train on."""
+    """Plan with twice as many simulations to train on."""
     return replace(plan, train=2 * plan.train)
 
 
@@ -56,13 +56,14 @@ def until_calibrated(
     """Train and calibrate, with more simulations each time, until the calibration passes.
 
     Args:
-        plan: What to begin with.
-        most: Largest number of simulations to train on, and of fresh ones; 16 times those of the plan when left out.
-        attempt: Simulates what is missing, trains and calibrates.
-        say: Tells how it goes.
+        plan: Numbers of simulations to begin with.
+        most: Largest number of simulations to train on, and of fresh ones. When left out, 16 times the larger of the
+            two numbers in the plan.
+        attempt: Function that simulates the missing rows, trains and calibrates.
+        say: Function that reports the progress.
 
     Returns:
-        The last plan, with its fit and its calibration, passed or not.
+        The last plan, with its fit and its calibration, whether the calibration passed or not.
     """
     limit = most or _GROWTH * max(plan.train, plan.fresh)
     while True:
@@ -84,14 +85,14 @@ def until_calibrated(
 def command_for(
     folder: Path, plan: SimulationPlan, following: SimulationPlan, options: tuple[str, str], caller: Caller
 ) -> str:
-    """The command, or call, with more simulations, and about how long they take.
+    """The command or call that makes more simulations, with an estimate of the time.
 
     Args:
         folder: The run folder.
-        plan: What it was made with.
-        following: What is to follow.
-        options: What the command calls the simulations to train on, and the fresh ones.
-        caller: Who asked.
+        plan: Numbers of simulations that the run was made with.
+        following: Numbers of simulations that the run is to have next.
+        options: Names of the options for the number of simulations to train on, and of fresh ones.
+        caller: Caller of the workflow.
     """
     counts = zip(options, (plan.train, plan.fresh), (following.train, following.fresh), strict=True)
     changed = {name: after for name, before, after in counts if after != before}
@@ -99,7 +100,7 @@ def command_for(
 
 
 def _cost(folder: Path, plan: SimulationPlan, following: SimulationPlan) -> str:
-    """How long the additional simulations, training and calibration take, by what those before took."""
+    """Estimated time of the additional simulations, training and calibration, from the times so far, as text."""
     from sciinf.core.files import read_json
 
     seconds = 0.0

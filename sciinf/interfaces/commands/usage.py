@@ -1,4 +1,4 @@
-"""Words that a command does not know or misses: what was meant, and what to write."""
+"""Explain errors of usage: an option that a command does not know, or a parameter that is missing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MISSING = {
 
 
 def explained(error: click.ClickException) -> click.ClickException:
-    """An error of usage with the way out, as far as it can be told."""
+    """An error of usage with a hint on what to write instead, if there is one."""
     if isinstance(error, click.NoSuchOption):
         return unknown(error.option_name, error.ctx)
     if isinstance(error, click.MissingParameter) and error.param is not None:
@@ -53,7 +53,7 @@ def explained(error: click.ClickException) -> click.ClickException:
 
 
 def meant(word: str, known: Iterable[str]) -> str | None:
-    """The option that a word may stand for: by its meaning, or else by its letters."""
+    """The option that a word may stand for, by its meaning or else by similar letters; None if there is none."""
     options, bare = list(known), word.lstrip("-").replace("_", "-").lower()
     by_meaning = [option for option, words in _MEANT.items() if option in options and bare in words.split()]
     letters = {option.lstrip("-"): option for option in options}
@@ -62,7 +62,7 @@ def meant(word: str, known: Iterable[str]) -> str | None:
 
 
 def unknown(word: str, ctx: click.Context | None, more: Iterable[str] = ()) -> click.UsageError:
-    """The error that a command does not know an option, nor does what takes `more`."""
+    """The error that an option is unknown; it suggests an option of the command, or one of `more`."""
     known = [*_options(ctx), *more]
     option = meant(word, known)
     way_out = f"did you mean {option}?" if option else f"there is {', '.join(known)}"

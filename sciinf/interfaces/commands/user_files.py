@@ -1,4 +1,4 @@
-"""Files with the user's own code: an error in one names the file and the line."""
+"""Load files with the user's own code, and name the file and the line if this code raises an error."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sciinf.core.simulator import Simulator, load_simulator
 
 
 def user_simulator(path: str) -> Simulator:
-    """The simulator in a file; what its own code raises names the file and the line.
+    """Load the simulator in a file; an error in the user's code names the file and the line.
 
     Raises:
-        ValueError: If the file does not run.
+        ValueError: If the code in the file raises an error.
     """
     return from_file(path, load_simulator)
 
 
 def from_file(path: str | Path, load: Callable[[Path], Any]) -> Any:
-    """What `load` makes of a user's file; an error in it, or in a file beside it, names file and line."""
+    """Load a user's file with `load`; an error in this file, or in a file beside it, names the file and the line."""
     file = Path(path).resolve()
     try:
         return load(file)

@@ -1,36 +1,34 @@
 """The whole default workflow: simulate, train, calibrate, answer, report, and refine where the local check fails.
 
-`infer` is it as a function, `sciinf infer` as a command; both are `follow`.
+`infer` is the workflow as a function, and `sciinf infer` is the workflow as a command. Both call `follow`.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sciinf.campaigns.campaign import Engine, check_engine
+from sciinf.campaigns.campaign import Engine
 from sciinf.campaigns.new_process import NewProcess
 from sciinf.core import Answer, Calibration, Cause, Estimator, Fit, Observation, Simulator, as_observation, observe
 from sciinf.core.called import hinted
-from sciinf.core.checks import check_whole, check_workers
 from sciinf.core.progress import heard_by, stage, staged
 from sciinf.core.telling import logged
 from sciinf.interfaces.asking import recall
 from sciinf.interfaces.commands import steps
 from sciinf.interfaces.commands.caller import Caller, PythonCall
-from sciinf.interfaces.commands.estimators import check_estimator
 from sciinf.interfaces.commands.first_look import look_first
+from sciinf.interfaces.commands.infer_options import InferOptions
 from sciinf.interfaces.commands.live_events import LiveEvents
 from sciinf.interfaces.commands.live_page import LivePage
 from sciinf.interfaces.commands.observations import ObservationFile, check_reader_options, observations
-from sciinf.interfaces.commands.options import check_device
 from sciinf.interfaces.commands.refine import refine_all, refining_command, will_be_asked_again
 from sciinf.interfaces.commands.remembered import remember_options
 from sciinf.interfaces.commands.run_folders import run_folder
@@ -44,11 +42,7 @@ from sciinf.interfaces.commands.until_calibrated import (
 )
 from sciinf.interfaces.commands.user_files import user_simulator
 
-_WHOLE = {"n": 100, "calibration": 100, "most": 100, "budget": 1, "seed": 0}
-_MAY_BE_NONE = ("calibration", "most")
-_YES_OR_NO = ("until_calibrated", "accept_changes", "progress")
-_COUNTS = ("-n", "--calibration")  # options: simulations to train on, and fresh ones
-_WORDS = {"refine": ("auto", "off"), "failures": ("exclude", "outcome", "model")}
+_COUNTS = ("-n", "--calibration")  # Options for the number of simulations to train on, and of fresh ones.
 
 
 @hinted("infer")
@@ -79,81 +73,104 @@ def infer(
 ) -> Answer:
     """Go from a simulator and an observation to the answer; the command `sciinf infer` as a function.
 
-    It simulates, trains, calibrates, answers and writes the report. Then it simulates around the answer: one round
-    confirms an answer that was not found wrong, and further ones refine one that is not right. All of it is kept in
-    the folder `out`: the same call goes on where it was stopped, and makes nothing twice.
+    The function simulates, trains, calibrates, answers and writes the report. Then it simulates around the answer. One
+    round confirms an answer that was not found wrong, and further rounds refine an answer that is not right. Everything
+    is kept in the folder `out`: the same call continues a run that was stopped, and makes nothing twice.
 
     Args:
         simulator: A simulator, or the path of a file that defines `simulator`.
-        observation: The real data: observable name -> array or astropy quantity of its event shape, in the
-            simulator's units where it has none of its own; the array alone where there is one observable; the path of
-            a file, or a list of the files that make up one observation.
-        n: Simulations to train on, 100 at least.
+        observation: The real data: observable name -> array or astropy quantity of its event shape. Values without a
+            unit are in the simulator's units. If there is one observable, the array alone will do. Files are given as
+            the path of a file, or as a list of the files that make up one observation.
+        n: Number of simulations to train on, 100 at least.
         out: Run folder.
-        calibration: Fresh simulations for the checks, 100 at least; as many as `n`, up to 10,000, when left out.
-        until_calibrated: Go on with more simulations until the calibration passes.
-        most: Simulations at which that stops; 16 times `n` when left out.
+        calibration: Number of fresh simulations for the checks, 100 at least; as many as `n`, up to 10,000, when left
+            out.
+        until_calibrated: Whether to go on with more simulations until the calibration passes.
+        most: Largest number of simulations with `until_calibrated`; 16 times the larger of `n` and the number of fresh
+            simulations when left out.
         refine: "auto", or "off" for no rounds around the answer.
-        ess: Effective sample size to reach where the answer is corrected by a likelihood.
-        budget: Largest number of draws spent on that, each with its likelihood.
-        seed: Seeds everything.
-        workers: Processes that simulate, as in `simulate`. With more than one the simulator must be in a file.
-        engine: Where simulations run in place of them, as in `simulate`: `Cluster(address)` for other machines.
-        device: Where networks are trained and the simulator runs: "cpu", "cuda", "cuda:1", "mps".
+        ess: Effective sample size to reach if the answer is corrected by a likelihood.
+        budget: Largest number of draws spent on this correction, each with its likelihood.
+        seed: Seed of all random numbers.
+        workers: Number of processes that simulate, as in `simulate`. With more than one, the simulator must be in a
+            file.
+        engine: Where simulations run instead of in these processes, as in `simulate`: `Cluster(address)` for other
+            machines.
+        device: Device on which networks are trained and the simulator runs: "cpu", "cuda", "cuda:1", "mps".
         estimator: The name of a file of `sciinf/training/estimators`, or a newly built estimator.
         level: Level of the credible intervals, between 0 and 1.
-        failures: What simulations that failed are, as in `query`.
-        accept_changes: Go on although files of the simulator have changed, or it gives other data than it did.
-        progress: Whether to say on the standard error how it goes.
-        name: What the observation is called; the name of its file, or "observation", when left out.
-        columns: Observable -> what it is called in the files, where that is another name; the option `--column`.
-        options: Further keywords of what reads the simulator's files, which are options of the command:
-            {"gps": 1126259462.4} for `--gps 1126259462.4`.
+        failures: How failed simulations are treated, as in `query`.
+        accept_changes: Whether to go on although files of the simulator have changed, or it gives other data than
+            before.
+        progress: Whether to report the progress on the standard error.
+        name: Name of the observation; the name of its file, or "observation", when left out.
+        columns: Observable -> its name in the files, if the two differ; the option `--column` of the command.
+        options: Further keyword arguments of the function that reads the simulator's files, which are options of the
+            command: {"gps": 1126259462.4} for `--gps 1126259462.4`.
 
     Returns:
-        The answer, confirmed or refined where it was; `print` shows it as the command does. `load_answer(out)` reads it
-        again.
+        The answer, confirmed or refined if rounds were made. `print` shows it as the command does. `load_answer(out)`
+        reads it again.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        TypeError: If the simulator is none.
-        ValueError: If an argument makes no sense, the observation does not fit the simulator, or the folder holds
+        TypeError: If `simulator` is neither a simulator nor a path, or `estimator` is neither an estimator nor a name.
+        ValueError: If an argument is invalid, the observation does not fit the simulator, or the folder holds
             simulations of another simulator or seed.
         OSError: If the folder cannot be written.
-        KeyboardInterrupt: On Ctrl-C before there is an answer; what was done is kept. Later the best answer so far is
-            returned, and the same call goes on.
+        KeyboardInterrupt: On Ctrl-C before there is an answer; finished work is kept. On Ctrl-C after that, the best
+            answer so far is returned, and the same call goes on.
 
     Warns:
-        UserWarning: As the steps do, such as for an observation unlike the simulations.
+        UserWarning: As the steps do, for example if the observation is unlike the simulations.
 
     Examples:
         >>> answer = infer("decay.py", "cell7.csv", n=20_000, out="runs/decay")  # doctest: +SKIP
         >>> answer.parameters["rate"].median  # doctest: +SKIP
     """
-    given = dict(locals())
     _check_named(simulator, name)
-    check_options(given)
+    chosen = InferOptions(
+        n=n,
+        calibration=calibration,
+        until_calibrated=until_calibrated,
+        most=most,
+        refine=refine,
+        ess=ess,
+        budget=budget,
+        seed=seed,
+        workers=workers,
+        engine=engine,
+        device=device,
+        estimator=estimator,
+        level=level,
+        failures=failures,
+        accept_changes=accept_changes,
+        progress=progress,
+        reader_options=options,
+    )
     sim = simulator if isinstance(simulator, Simulator) else user_simulator(str(simulator))
     asked = _asked(sim, observation, name, columns, options)
-    caller = PythonCall(_written(given), shown=progress)
+    others = {"simulator": simulator, "observation": observation, "out": out, "name": name, "columns": columns}
+    caller = PythonCall(_written({**vars(chosen), **others, "options": options}), shown=progress)
     with logged(caller.asked, command=False):
-        return follow(sim, [asked], out, given, caller)[0]
+        return follow(sim, [asked], out, chosen, caller)[0]
 
 
 def follow(
-    sim: Simulator, asked: Sequence[ObservationFile], out: str | Path, given: Mapping[str, Any], caller: Caller
+    sim: Simulator, asked: Sequence[ObservationFile], out: str | Path, options: InferOptions, caller: Caller
 ) -> list[Answer]:
-    """The workflow.
+    """Run the whole workflow for some observations: the first look, simulation, training, calibration and answers.
 
     Args:
         sim: The simulator.
         asked: The observations.
         out: The run folder.
-        given: The options of `infer`, name -> value.
-        caller: Who asked.
+        options: Options of `infer`.
+        caller: Caller of the workflow.
 
     Returns:
-        The answers, refined where they were.
+        The answers; an answer that was refined is the refined one.
     """
     folder, title = run_folder(out), f"{sim.name}: {asked[0].name}" if len(asked) == 1 else sim.name
     with ExitStack() as stack:
@@ -161,44 +178,43 @@ def follow(
         events = stack.enter_context(LiveEvents(folder, title, caller))
         stack.enter_context(heard_by(page, events))
         trained = (folder / "fit" / "fit.json").is_file()
-        new = None if trained else stack.enter_context(NewProcess(sim, given["device"]))
+        new = None if trained else stack.enter_context(NewProcess(sim, options.device))
         started = time.time()
         stage("look first")
         steps.tell_read(asked, caller.say)
         try:
-            tell_cost(sim, given["n"], estimator=steps.build(given["estimator"], sim, given["seed"]), say=caller.say)
+            tell_cost(sim, options.n, estimator=steps.build(options.estimator, sim, options.seed), say=caller.say)
             look_first(sim, asked, simulated=(folder / "simulations" / "store.json").is_file())
         except (ValueError, TypeError):
             page.take_back()
             raise
-        made = functools.partial(steps.attempt, sim, folder, given, new=new)
-        return _followed(sim, asked, folder, {**given, "started": started}, caller, made)
+        made = functools.partial(steps.attempt, sim, folder, options, new=new)
+        return _followed(sim, asked, folder, options, caller, made, started)
 
 
 def _followed(
     sim: Simulator,
     asked: Sequence[ObservationFile],
     folder: Path,
-    given: Mapping[str, Any],
+    options: InferOptions,
     caller: Caller,
     attempt: Callable[[SimulationPlan], tuple[Fit, Calibration]],
+    started: float,
 ) -> list[Answer]:
-    """The workflow, in a run folder that is there, of what was looked at."""
+    """Run the workflow after the first look: simulate, train, calibrate, answer and refine, in a given run folder."""
     from sciinf import build_posterior, query
 
-    started, seed = given["started"], given["seed"]
-    plan = SimulationPlan(given["n"], given["calibration"])
-    if given["until_calibrated"]:
-        plan, fit, checked = until_calibrated(plan, given["most"], attempt, caller.say)
+    seed, plan = options.seed, SimulationPlan(options.n, options.calibration)
+    if options.until_calibrated:
+        plan, fit, checked = until_calibrated(plan, options.most, attempt, caller.say)
     else:
         fit, checked = attempt(plan)
-    posterior = build_posterior(fit, sim, ess=given["ess"], budget=given["budget"])
-    how = {name: given[name] for name in ("level", "failures", "seed")}
-    ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder, **how)
+    posterior = build_posterior(fit, sim, ess=options.ess, budget=options.budget)
+    ask = functools.partial(query, posterior, calibration=checked, simulator=sim, out=folder, **options.asking)
     stage("answer")
     found = zip(asked, steps.answers_to(asked, ask), strict=True)
     answers = [recall(folder, posterior, one.x, answer, folder) for one, answer in found]
-    grown = {**given, "n": plan.train, "fresh": plan.fresh}
+    grown = replace(options, n=plan.train)
     ways = {
         Cause.AROUND: lambda: refining_command(answers, grown, caller),
         Cause.SIMULATIONS: lambda: command_for(folder, plan, more_to_train_on(plan), _COUNTS, caller),
@@ -208,7 +224,7 @@ def _followed(
     way_on = next_steps(left, ways)
     steps.finish(folder, answers, caller, seed=seed, started=started, way_on=way_on, simulator=sim)
     if any(one.files for one in asked):
-        remember_options(folder, given["options"] or {})
+        remember_options(folder, options.reader_options or {})
     stopped = ""
     try:
         refine_all(sim, fit, folder, asked, answers, grown, caller)
@@ -229,11 +245,11 @@ def _followed(
 
 
 def _check_named(simulator: Any, name: Any) -> None:
-    """Refuse what is no simulator, and a name that names no folder.
+    """Refuse an object that is no simulator, and a name that cannot be the name of a folder.
 
     Raises:
-        TypeError: If the simulator is none.
-        ValueError: If the name is none.
+        TypeError: If `simulator` is neither a simulator nor the path of its file.
+        ValueError: If `name` cannot be the name of a folder.
     """
     if not isinstance(simulator, Simulator | str | Path):
         raise TypeError(
@@ -241,41 +257,7 @@ def _check_named(simulator: Any, name: Any) -> None:
             "sciinf.wrappers.numpy"
         )
     if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w+@=-][\w+@=. -]*", name)):
-        raise ValueError(f"name names a folder, so it is of letters, digits and +-=@_. alone, got {name!r}")
-
-
-def check_options(given: Mapping[str, Any]) -> None:
-    """Refuse options of `infer` that make no sense, before hours are spent; those of the command and of the call.
-
-    Args:
-        given: Name -> value.
-
-    Raises:
-        TypeError: If the estimator is none.
-        ValueError: If another one makes no sense.
-    """
-    for name, least in _WHOLE.items():
-        if given[name] is not None or name not in _MAY_BE_NONE:
-            check_whole(name, given[name], least)
-    check_workers(given["workers"])
-    check_engine(given["engine"], given["workers"])
-    for name, words in _WORDS.items():
-        if given[name] not in words:
-            raise ValueError(f"{name} is one of {', '.join(map(repr, words))}, got {given[name]!r}")
-    for name, most in (("level", 1.0), ("ess", math.inf)):
-        if not isinstance(given[name], int | float) or isinstance(given[name], bool) or not 0 < given[name] < most:
-            raise ValueError(
-                f"{name} is a number above 0{f' and below {most:g}' if most == 1 else ''}, got {given[name]!r}"
-            )
-    for name in _YES_OR_NO:
-        if not isinstance(given[name], bool):
-            raise ValueError(f"{name} is True or False, got {given[name]!r}")
-    if not isinstance(given["estimator"], str | Estimator):
-        kind = type(given["estimator"]).__name__
-        raise TypeError(f"estimator is the name of one, such as 'flow', or one that was built, got {kind}")
-    if isinstance(given["estimator"], str):
-        check_estimator(given["estimator"])
-    check_device(given["device"])
+        raise ValueError(f"name names a folder; use letters, digits and +-=@_. only, got {name!r}")
 
 
 def _asked(
@@ -285,10 +267,11 @@ def _asked(
     columns: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> ObservationFile:
-    """One observation, from files or arrays.
+    """Make the one observation of a call, from files or from arrays.
 
     Raises:
-        ValueError: If it does not fit the simulator, the files hold several, or its reader does not take an option.
+        ValueError: If the observation does not fit the simulator, or if the files hold several observations. Also if
+            the simulator's reader does not take an option.
     """
     check_reader_options(sim, options or {})
     files = [observation] if isinstance(observation, str | Path) else observation
@@ -310,17 +293,17 @@ def _asked(
     return ObservationFile(name or "observation", (), Observation(values, *told))
 
 
-def _written(given: Mapping[str, Any]) -> dict[str, str]:
-    """The arguments of a call as they are written, without those left out."""
+def _written(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The arguments of a call as they are written in Python, without those at their defaults."""
     said = {}
     for name, parameter in inspect.signature(infer).parameters.items():
-        value = given[name]
+        value = arguments[name]
         if parameter.default is inspect.Parameter.empty or value != parameter.default:
             said[name] = repr(str(value) if isinstance(value, Path) else value)
-    if isinstance(given["simulator"], Simulator):
-        said["simulator"] = given["simulator"].name
-    if isinstance(given["estimator"], Estimator):
-        said["estimator"] = type(given["estimator"]).__name__
-    if not isinstance(given["observation"], str | Path):
+    if isinstance(arguments["simulator"], Simulator):
+        said["simulator"] = arguments["simulator"].name
+    if isinstance(arguments["estimator"], Estimator):
+        said["estimator"] = type(arguments["estimator"]).__name__
+    if not isinstance(arguments["observation"], str | Path):
         said["observation"] = "..."
     return said

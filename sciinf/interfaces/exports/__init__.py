@@ -1,4 +1,4 @@
-"""Answers out, to the tools each field already uses."""
+"""Exports of answers to the file formats and libraries that scientists of each field already use."""
 
 from __future__ import annotations
 

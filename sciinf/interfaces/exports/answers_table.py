@@ -1,8 +1,9 @@
-"""Answers to many observations as one table: `.ecsv`, `.fits`, `.h5` (or `.hdf5`), `.csv`. All of it is in memory.
+"""Answers to many observations as one table: `.ecsv`, `.fits`, `.h5` (or `.hdf5`), `.csv`. The table is in memory.
 
-A row for each observation, in order, those without an answer with NaN; the columns of `Answers.columns`, with units,
-and `calibration`, the verdict on the network, the same in each row, so that no reader misses it. What all of it says is
-in `.meta`, but for a `.csv`, whose header has the units: `name [unit]`.
+Each observation has a row, in order; a row without an answer holds NaN. The columns are those of `Answers.columns`,
+with units, and `calibration`. The column `calibration` has the verdict on the network, the same in each row, so that no
+reader misses it. The summary of all answers is in `.meta`. A `.csv` has no summary, and its header has the units as
+`name [unit]`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from sciinf.interfaces.surveys.answers import Answers
 if TYPE_CHECKING:
     from astropy.table import QTable
 
-_CARD = 70  # characters of a comment in FITS
+_CARD = 70  # Largest number of characters in a comment line in FITS.
 _FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".h5": "hdf5", ".hdf5": "hdf5", ".csv": "csv"}
 
 
 def survey_table(answers: Answers) -> QTable:
-    """All rows as a QTable: a quantity for each column with a unit."""
+    """All rows as a QTable, in which each column with a unit is a quantity."""
     from astropy import units
     from astropy.table import QTable
 
@@ -40,14 +41,14 @@ def survey_table(answers: Answers) -> QTable:
 
 
 def check_table(path: str | Path, made: str | Path | None = None) -> None:
-    """Refuse a file whose name does not say what it is to be, or whose folder is not there.
+    """Refuse a path whose suffix is no known kind of table, or whose folder does not exist.
 
     Args:
-        path: The file.
-        made: A folder that will be there.
+        path: Path of the table.
+        made: A folder that need not exist yet, because it will be made.
 
     Raises:
-        ValueError: If so.
+        ValueError: If the suffix is unknown, or the folder neither exists nor is `made`.
     """
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
@@ -57,11 +58,11 @@ def check_table(path: str | Path, made: str | Path | None = None) -> None:
 
 
 def write_answers(answers: Answers, path: str | Path) -> Path:
-    """Write all rows as one table; the suffix says how.
+    """Write all rows as one table, in the format that the suffix names.
 
     Args:
-        answers: The answers, complete.
-        path: The file.
+        answers: The answers to all observations; none may be missing.
+        path: Path of the table.
 
     Returns:
         The path.
@@ -74,13 +75,13 @@ def write_answers(answers: Answers, path: str | Path) -> Path:
     check_table(path)
     if not answers.complete:
         raise ValueError(
-            f"{answers.folder.name} has {len(answers):,} of {answers.rows:,} rows; let the same command go on first"
+            f"{answers.folder.name} has {len(answers):,} of {answers.rows:,} rows; run the same command again first"
         )
     kind, table = _FORMATS[path.suffix.lower()], survey_table(answers)
     if kind == "csv":
         write_bytes(path, _csv(answers, table))
         return path
-    if kind == "fits":  # which knows ASCII alone
+    if kind == "fits":  # FITS allows only ASCII.
         lines = [line.encode("ascii", "replace").decode() for line in answers.summary().splitlines()]
         table.meta = {"comments": [part for line in lines for part in textwrap.wrap(line, _CARD)]}
     more: dict[str, Any] = {"path": "answers", "serialize_meta": True} if kind == "hdf5" else {}

@@ -2,22 +2,23 @@
 
 Groups:
 
-    posterior             dims (chain, draw), one variable per parameter and derived quantity; equally weighted, dealt
-                          into four chains, for arviz compares chains (r_hat); with the attribute `units`, `derived` = 1
-                          where it is derived, and a label as `long_name`; a discrete parameter holds numbers, with
-                          `flag_values`, `labels` and `flag_meanings`; NaN says that a parameter does not exist in a
-                          draw, as the attribute `absent` then says
-    weighted_posterior    the draws as they are, with the variable `log_weight`; only where the weights differ
+    posterior             dims (chain, draw), one variable per parameter and derived quantity; draws of equal weight,
+                          dealt into four chains, because arviz compares chains (r_hat); the attributes are `units`,
+                          `derived` = 1 for a derived quantity, and the label as `long_name`; a discrete parameter holds
+                          numbers, with `flag_values`, `labels` and `flag_meanings`; NaN means that a parameter does not
+                          exist in a draw, and the attribute `absent` then says so
+    weighted_posterior    the original draws, with the variable `log_weight`; only if the weights differ
     observed_data         one variable per observable, of its event shape
-    constant_data         what was set and not seen, likewise: times of the data (`NAME_times`) and controls
-    posterior_predictive  dims (chain, draw, *event); only where the answer holds predictive draws; times and controls
-                          only where they are not those of the observation
-    hidden_paths          dims (draw, time), one variable per hidden quantity; only where the answer holds such
+    constant_data         one variable per observable that was set, not measured: times of the data (`NAME_times`) and
+                          controls
+    posterior_predictive  dims (chain, draw, *event); only if the answer holds predictive draws; times and controls
+                          only if they differ from those of the observation
+    hidden_paths          dims (draw, time), one variable per hidden quantity; only if the answer holds hidden paths
 
-arviz knows no weights, so of a weighted posterior as many draws are taken, by their weights, as come almost without
-repeats: what arviz then says about precision holds. The weighted draws stay beside it. Evidence, the answer's verdict
-(`verdict`, its level, and `sentence`) and what was found are attributes of the posterior. A slash in a name, which
-netCDF keeps for groups, becomes a dot.
+arviz has no weights, so a weighted posterior is resampled by its weights. The number of draws is the largest at which
+hardly any draw is repeated; then arviz's statements about precision hold. The weighted draws stay beside the resampled
+ones. Evidence, the answer's verdict (its level as `verdict`, and `sentence`) and its findings are attributes of the
+posterior. A slash in a name becomes a dot, because netCDF reserves slashes for groups.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from sciinf.networks.summaries.timed import set_names
 if TYPE_CHECKING:
     import xarray
 
-CHAINS = 4  # as few as arviz's diagnostics are made for
+CHAINS = 4  # The smallest number that arviz's diagnostics are made for.
 
 
 def to_datatree(
@@ -51,14 +52,14 @@ def to_datatree(
     n: int | None = None,
     generator: torch.Generator | None = None,
 ) -> xarray.DataTree:
-    """An answer in InferenceData layout.
+    """Convert an answer to InferenceData layout.
 
     Args:
-        source: An answer, or draws alone (then only the posterior is there).
-        observables: The simulator's observables, for units and names of axes; the answer's own when left out.
-        n: Draws in `posterior`; all of them by default, or as many weighted ones as come almost without repeats.
-            What four chains do not share evenly is left out.
-        generator: Source of randomness of the resampling; seed 0 when left out.
+        source: An answer, or draws. With draws, the tree holds only the posterior.
+        observables: The simulator's observables, for units and names of axes; by default those of the answer.
+        n: Number of draws in `posterior`. By default all draws, or, if they are weighted, as many as can be resampled
+            almost without repeats. Draws that cannot be shared evenly among four chains are left out.
+        generator: Random generator of the resampling; by default a generator with seed 0.
 
     Raises:
         TypeError: If the source is neither an answer nor draws.
@@ -89,7 +90,7 @@ def write_netcdf(
     n: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Path:
-    """Write `to_datatree(...)` as netCDF4, which `arviz.from_netcdf` reads.
+    """Write an answer, as `to_datatree` returns it, to a netCDF4 file, which `arviz.from_netcdf` reads.
 
     Returns:
         The path.
@@ -104,7 +105,10 @@ def write_netcdf(
 
 
 def _parameters(draws: Draws, theta: np.ndarray, chains: int) -> xarray.Dataset:
-    """(n, D) as one variable (chain, draw) per column; independent draws make chains wherever they are cut."""
+    """Dataset of draws (n, D), with one variable (chain, draw) per column.
+
+    Because the draws are independent, they may be cut into chains at any place.
+    """
     import xarray
 
     each = len(theta) // chains
@@ -118,7 +122,11 @@ def _parameters(draws: Draws, theta: np.ndarray, chains: int) -> xarray.Dataset:
 
 
 def _all_data(answer: Answer, specs: Mapping[str, Observable]) -> dict[str, xarray.Dataset]:
-    """The groups of data. What was set is no prediction: beside those it would look like one that is perfect."""
+    """The groups of the tree with observed, constant and predicted data.
+
+    Times and controls equal to the observation's are left out of the predictions, where they would look like perfect
+    predictions.
+    """
     given, names = answer.observation, set_names(specs)
     constant = {name: value for name, value in given.items() if name in names}
     same = [n for n, v in constant.items() if n in answer.predictive and (answer.predictive[n] == v).all()]
@@ -134,7 +142,7 @@ def _all_data(answer: Answer, specs: Mapping[str, Observable]) -> dict[str, xarr
 def _data(
     values: Mapping[str, np.ndarray], specs: Mapping[str, Observable], leading: tuple[str, ...]
 ) -> xarray.Dataset:
-    """Observables as variables (*leading, *event), with units and axes where the specification is known."""
+    """Dataset of observables as variables (*leading, *event), with units and axes if the observable is in `specs`."""
     import xarray
 
     variables, coords = {}, {}
@@ -161,6 +169,6 @@ def _variables(names: Iterable[str]) -> list[str]:
 
 
 def _attributes(source: Answer | Draws) -> dict[str, Any]:
-    """netCDF attributes have no booleans."""
+    """Attributes of the posterior's groups, with booleans as integers, because netCDF attributes have no booleans."""
     found = {key: int(value) if isinstance(value, bool) else value for key, value in facts(source).items()}
     return {"inference_library": "sciinf", "inference_library_version": version("sciinf"), **found}

@@ -1,10 +1,11 @@
 """Draws as astropy tables with units, and their files: `.ecsv`, `.fits`, `.h5`, `.csv`.
 
-Every table has one column per parameter and derived quantity, and the column `log_weight`. A column's description is
-its label, with "(derived)" where it is no parameter; a `.csv` has none. Parameters with labels are text, and what does
-not exist in a draw is masked; in a `.csv` it is empty. Values come back bit for bit. Units come back
-exactly from `.ecsv`, `.fits` and `.h5` (`QTable.read`); a `.csv` has no place for units, so its header says
-`name [unit]`, which `sciinf` and people read and other programs take as the column's name.
+Every table has one column per parameter and derived quantity, and the column `log_weight`. The description of a column
+is its label, with "(derived)" for a derived quantity; a `.csv` has no descriptions. The column of a discrete parameter
+holds labels as text. If a parameter does not exist in a draw, its entry is masked; in a `.csv`, the entry is empty.
+Values are read back bit for bit. Units are read back exactly from `.ecsv`, `.fits` and `.h5` (`QTable.read`). A `.csv`
+has no place for units, so its header has `name [unit]`: `sciinf` understands this, and other programs take it as the
+column's name.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 
 
 def to_table(source: Answer | Draws) -> QTable:
-    """Draws as a QTable: a quantity per parameter with a unit, a plain column per dimensionless one, `log_weight`.
+    """Convert draws to a QTable, with one column per parameter and derived quantity, and the column `log_weight`.
 
-    Evidence and, from an answer, its verdict and what was found are in `.meta`.
+    A column with a unit is a quantity, and a dimensionless one is plain. `.meta` holds the evidence and, from an
+    answer, its verdict and findings.
 
     Raises:
         TypeError: If the source is neither an answer nor draws.
@@ -55,7 +57,7 @@ def to_table(source: Answer | Draws) -> QTable:
 
 
 def _masked(values: np.ndarray) -> Any:
-    """A column as astropy takes it: masked where there is nothing."""
+    """A column for astropy, masked in those draws in which the parameter does not exist."""
     from astropy.table import MaskedColumn
     from astropy.utils.masked import Masked
 
@@ -67,13 +69,13 @@ def _masked(values: np.ndarray) -> Any:
 
 
 def write_table(source: Answer | Draws, path: str | Path) -> Path:
-    """Write draws as a table; the suffix says how: `.ecsv`, `.fits`, `.h5` (or `.hdf5`), `.csv`.
+    """Write draws as a table, in the format of the suffix: `.ecsv`, `.fits`, `.h5` (or `.hdf5`), `.csv`.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If the suffix is none of these.
+        ValueError: If the suffix is not in this list.
         OSError: If the file cannot be written; an older one stays as it was.
     """
     path = Path(path)
@@ -90,9 +92,10 @@ def _write_ecsv(source: Answer | Draws, path: Path) -> None:
 
 
 def _write_fits(source: Answer | Draws, path: Path) -> None:
-    """A FITS header has short upper-case keywords and one line of ASCII each; other characters become `?`.
+    """Write draws as a FITS table; in its header, characters that are not ASCII become `?`.
 
-    Labels of values, which must stay apart, are refused.
+    A FITS header has short upper-case keywords, each with one line of ASCII. Labels of discrete values must stay
+    distinct, so labels that are not ASCII are refused.
     """
     labels = [label for one in draws_of(source).categories.values() for label in one.labels]
     if foreign := [label for label in labels if not label.isascii()]:
@@ -107,7 +110,7 @@ def _write_fits(source: Answer | Draws, path: Path) -> None:
 
 
 def _write_h5(source: Answer | Draws, path: Path) -> None:
-    """Without `serialize_meta` units would vanish without a word."""
+    """Write draws as an HDF5 table; without `serialize_meta`, units would be lost silently."""
     table = to_table(source)
     write_through(
         path, lambda temporary: table.write(temporary, format="hdf5", path="draws", serialize_meta=True, overwrite=True)

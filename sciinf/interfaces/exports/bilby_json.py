@@ -1,11 +1,12 @@
 """Answers as bilby's `LABEL_result.json`, which `bilby.core.result.read_in_result` reads. bilby itself is not needed.
 
-bilby's posterior has no weights, so of weighted draws as many are taken, by their weights, as come almost without
-repeats; the draws as they are stand in `nested_samples` with the column `weights`. Derived quantities are columns too,
-and no search parameters. Priors are written in bilby's JSON form, as classes with numbers: its other form, strings,
-goes through `eval` when it is read. A law that bilby does not have becomes its base class `Prior`, which knows the
-bounds only; the exact prior stands in `meta_data`, as a string of JSON, because bilby cannot save lists of mappings as
-HDF5. A prior that is not known is written as base classes without bounds: bilby cannot save a result that has none.
+bilby's posterior has no weights, so weighted draws are resampled by their weights. Their number is the largest at which
+hardly any draw is repeated. The original draws stand in `nested_samples`, with the column `weights`. Derived quantities
+are columns too, but no search parameters. Priors are written in bilby's JSON form, as classes with numbers. bilby's
+other form is strings, which go through `eval` when they are read. A distribution that bilby does not have becomes
+bilby's base class `Prior`, which only has bounds. The exact prior stands in `meta_data` as a string of JSON, because
+bilby cannot save lists of mappings as HDF5. An unknown prior is written as base classes without bounds, because bilby
+cannot save a result without priors.
 """
 
 from __future__ import annotations
@@ -42,19 +43,19 @@ def write_bilby(
 
     Args:
         source: An answer or its draws.
-        path: The file; bilby expects `LABEL_result.json`.
-        label: bilby's label.
-        prior: The prior, for `result.priors` and the column `log_prior`; the answer's own when left out. Of draws
-            without it `result.priors` has names and units alone.
-        generator: Source of randomness of the resampling of weighted draws; seed 0 when left out.
+        path: Path of the file; bilby expects `LABEL_result.json`.
+        label: Label of the result in bilby.
+        prior: The prior, for `result.priors` and the column `log_prior`; by default that of the answer. For draws
+            without a prior, `result.priors` has only names and units.
+        generator: Random generator that resamples weighted draws; by default a generator with seed 0.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If the suffix is not `.json` (bilby chooses the reader, pickle among them, by the suffix), or the
-            prior is of other parameters, or there are discrete ones, which bilby's result does not know.
-        OSError: If the file cannot be written; an older one stays as it was.
+        ValueError: If the suffix is not `.json` (bilby chooses the reader, pickle among them, by the suffix). Or if the
+            prior is of other parameters, or some parameters are discrete, for which bilby's result has no form.
+        OSError: If the file cannot be written; an older file stays as it was.
     """
     draws, path = numbers_of(source, "bilby"), Path(path)
     if path.suffix.lower() != ".json":
@@ -87,7 +88,7 @@ def write_bilby(
 
 
 def _said(draws: Draws) -> dict[str, Any]:
-    """Units, and what is derived and labelled, if anything is."""
+    """Units of all columns; also the names of derived quantities, and the labels, if there are any."""
     more = {"derived": list(draws.derived), "labels": dict(draws.labels)}
     return {"units": dict(zip(draws.names, draws.units, strict=True)), **{k: v for k, v in more.items() if v}}
 
@@ -117,7 +118,10 @@ def _priors(draws: Draws, prior: Prior | None) -> dict[str, Any]:
 
 
 def _bilby_law(law: td.Distribution | None) -> tuple[str, dict[str, float]]:
-    """Name and arguments of bilby's class for a univariate law; the base class, with bounds, where it has none."""
+    """Name and arguments of bilby's class for a univariate distribution.
+
+    If bilby has no such class, the result is the base class `Prior` with bounds.
+    """
     if law is not None and type(law) in _LAWS:
         name, arguments = _LAWS[type(law)]
         return name, {key: float(value) for key, value in arguments(law).items()}

@@ -1,4 +1,4 @@
-"""What every exporter takes from an answer: its draws and its verdicts."""
+"""Parts of an answer that all exporters use: its draws, prior, verdict and findings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sciinf.core.records import said_of
 
 
 def draws_of(source: Answer | Draws) -> Draws:
-    """The draws of an answer, or the draws themselves.
+    """The draws of an answer; draws are returned as they are.
 
     Raises:
-        TypeError: If it is neither.
+        TypeError: If the source is neither an answer nor draws.
     """
     if isinstance(source, Answer):
         return source.draws
@@ -25,15 +25,15 @@ def draws_of(source: Answer | Draws) -> Draws:
 
 
 def numbers_of(source: Answer | Draws, program: str) -> Draws:
-    """The draws, for a format that knows numbers alone, each of them in every draw.
+    """The draws, for a format in which every parameter is a number in every draw.
 
     Args:
         source: An answer or its draws.
-        program: Whose format it is.
+        program: Name of the program whose format it is.
 
     Raises:
-        TypeError: If the source is neither.
-        ValueError: If there are discrete parameters; the message says what to export.
+        TypeError: If the source is neither an answer nor draws.
+        ValueError: If there are discrete parameters; the message says what to export instead.
     """
     draws = draws_of(source)
     if given := draws.most_probable():
@@ -47,10 +47,10 @@ def numbers_of(source: Answer | Draws, program: str) -> Draws:
 
 
 def prior_of(source: Answer | Draws, draws: Draws, prior: Prior | None) -> Prior | None:
-    """The prior that was given, or that the answer knows.
+    """The given prior, or else the answer's prior; None if there is neither.
 
     Raises:
-        ValueError: If it is of other parameters.
+        ValueError: If the prior is of other parameters than the draws.
     """
     found = source.prior if prior is None and isinstance(source, Answer) else prior
     names = draws.of_parameters().names
@@ -60,9 +60,9 @@ def prior_of(source: Answer | Draws, draws: Draws, prior: Prior | None) -> Prior
 
 
 def facts(source: Answer | Draws) -> dict[str, Any]:
-    """What must travel with the draws, as numbers, booleans and strings: the verdict, evidence, weights, findings.
+    """Facts that must accompany the draws, as numbers, booleans and strings: verdict, evidence, weights, findings.
 
-    "verdict" is its level and "sentence" the verdict itself, as in `answer.json`.
+    "verdict" is the level of the verdict, and "sentence" is the verdict in words, as in `answer.json`.
     """
     draws = draws_of(source)
     out: dict[str, Any] = {"effective_sample_size": draws.ess}

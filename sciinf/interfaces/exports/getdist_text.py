@@ -1,8 +1,9 @@
 """Draws as GetDist chains: `root_1.txt`, `root.paramnames`, `root.ranges`; getdist and anesthetic read them.
 
-A row of `root_1.txt` is: weight, -log posterior, parameters, derived quantities, whose names end in `*` there. The log
-posterior of a draw is not known to sciinf, and the column is 0. `root.properties.ini` says that the draws are
-independent and have no burn-in to remove, and has the answer's verdict as `sciinf_verdict` and `sciinf_sentence`.
+A row of `root_1.txt` has the weight, the -log posterior, the parameters and the derived quantities. In
+`root.paramnames`, names of derived quantities end in `*`. sciinf does not know the log posterior of a draw, so its
+column is 0. `root.properties.ini` says that the draws are independent and have no burn-in to remove. That file also has
+the answer's verdict as `sciinf_verdict` and `sciinf_sentence`.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ def write_getdist(source: Answer | Draws, root: str | Path, *, prior: Prior | No
     Args:
         source: An answer or its draws. Rows of weight zero are left out.
         root: Path without suffix, as `getdist.loadMCSamples(root)` takes it.
-        prior: Where its parameters are bounded, for `root.ranges`, which getdist's smoothing respects; all are
-            taken to be unbounded without it. The answer's own when left out.
+        prior: The prior, whose bounds go to `root.ranges`, which getdist's smoothing respects; by default that of the
+            answer. Without a prior, all parameters are taken to be unbounded.
 
     Returns:
         The root.
 
     Raises:
-        ValueError: If there are discrete parameters, if a name has whitespace or ends in `*` (which marks derived
-            parameters there), the prior is of other parameters, or there are other chains of the same root, which
-            getdist would read as well.
+        ValueError: If there are discrete parameters; if a name has whitespace or ends in `*`, which marks derived
+            parameters in getdist; if the prior is of other parameters; or if the folder has other chains of the same
+            root, which getdist would read as well.
         OSError: If a file cannot be written.
     """
     draws, root = numbers_of(source, "getdist"), Path(root)
@@ -67,7 +68,7 @@ def _beside(root: Path, end: str) -> Path:
 
 
 def _properties(source: Answer | Draws) -> str:
-    """That draws are independent, and the verdict of an answer, which getdist passes over."""
+    """Text of `root.properties.ini`: independence of the draws, and the verdict, which getdist ignores."""
     lines = ["sampler = uncorrelated", "burn_removed = T"]
     if isinstance(source, Answer):
         lines += [f"sciinf_{name} = {' '.join(words.split())}" for name, words in source.verdict.to_json().items()]
@@ -75,7 +76,7 @@ def _properties(source: Answer | Draws) -> str:
 
 
 def _ranges(draws: Draws, prior: Prior | None) -> str:
-    """One line per parameter: name, lower, upper; N where there is no bound."""
+    """Text of `root.ranges`: one line per parameter with its name, lower and upper bound; N for no bound."""
     limits = []
     for law in prior.laws if prior is not None else ():
         limits += [(None, None)] * law.event_shape[0] if law.event_shape else [bounds(law)]
@@ -85,11 +86,12 @@ def _ranges(draws: Draws, prior: Prior | None) -> str:
 
 
 _LATEX = {**{letter: f"\\{letter}" for letter in " _#%${}"}, "\\": r"\backslash ", "^": r"\wedge ", "~": r"\sim "}
-_LATEX |= {"&": "and", '"': "''", "`": "'"}  # which TeX or matplotlib does not take in formulas, as they are or escaped
+# TeX or matplotlib does not accept these characters in formulas, not even escaped.
+_LATEX |= {"&": "and", '"': "''", "`": "'"}
 
 
 def _label(name: str, unit: str) -> str:
-    r"""LaTeX without dollar signs: \mathrm{name}\,[unit]."""
+    r"""Label of a parameter in LaTeX, without dollar signs: \mathrm{name}\,[unit]."""
     label = r"\mathrm{" + "".join(_LATEX.get(letter, letter) for letter in name) + "}"
     if not unit:
         return label

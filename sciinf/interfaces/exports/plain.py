@@ -1,4 +1,4 @@
-"""Draws to and from a file, by its suffix."""
+"""Writes draws to a file, in the format that its suffix names, and reads them back."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sciinf.core.answer import Answer
 from sciinf.core.draws import Draws
-from sciinf.core.draws_file import read_draws_h5, write_draws_h5
 from sciinf.core.observable import Observable
+from sciinf.interfaces.draws_file import read_draws_h5, write_draws_h5
 from sciinf.interfaces.exports.arviz_layout import write_netcdf
 from sciinf.interfaces.exports.astropy_table import write_table
 from sciinf.interfaces.exports.bilby_json import write_bilby
@@ -19,10 +19,10 @@ KNOWN = (".h5", ".hdf5", ".nc", ".ecsv", ".fits", ".csv", ".json", "_1.txt")
 
 
 def check_kind(path: str | Path) -> None:
-    """Refuse a file whose name does not say what it is to be.
+    """Refuse a path whose ending is no known format of draws.
 
     Raises:
-        ValueError: If it ends in none of `KNOWN`.
+        ValueError: If the file's name ends in none of `KNOWN`.
     """
     name = Path(path).name.lower()
     if name.endswith(".txt") and not name.endswith("_1.txt"):
@@ -32,24 +32,24 @@ def check_kind(path: str | Path) -> None:
 
 
 def write_draws(source: Answer | Draws, path: str | Path, observables: Mapping[str, Observable] | None = None) -> Path:
-    """Write draws; the suffix says how.
+    """Write draws to a file, in the format that its suffix names.
 
-    `.h5` is the `draws.h5` of a run folder (`sciinf.core.draws_file`), `.nc` arviz's InferenceData layout, `.ecsv`,
-    `.fits` and `.csv` are tables (`sciinf.interfaces.exports.astropy_table`), `.json` is a result of bilby, and
-    `ROOT_1.txt` a chain of getdist with ROOT.paramnames, ROOT.ranges and ROOT.properties.ini beside it.
+    `.h5` is the format of `draws.h5` in a run folder (`interfaces.draws_file`), and `.nc` is arviz's InferenceData
+    layout. `.ecsv`, `.fits` and `.csv` are tables (`sciinf.interfaces.exports.astropy_table`). `.json` is a result of
+    bilby. `ROOT_1.txt` is a chain of getdist, with ROOT.paramnames, ROOT.ranges and ROOT.properties.ini beside it.
 
     Args:
         source: An answer or its draws.
-        path: The file.
-        observables: The simulator's observables, for the units and axes of the data in `.nc`; the answer's own when
-            left out.
+        path: Path of the file.
+        observables: The simulator's observables, for the units and axes of the data in `.nc`; by default those of the
+            answer.
 
     Returns:
         The path.
 
     Raises:
         ValueError: If the suffix is unknown.
-        OSError: If the file cannot be written; an older one stays as it was.
+        OSError: If the file cannot be written; an older file stays as it was.
     """
     path = Path(path)
     check_kind(path)
@@ -68,11 +68,11 @@ def write_draws(source: Answer | Draws, path: str | Path, observables: Mapping[s
 
 
 def read_draws(path: str | Path) -> Draws:
-    """Draws from the `.h5` that `write_draws` or a run wrote, bit for bit.
+    """Read draws, bit for bit, from an `.h5` file that `write_draws` or a run wrote.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a file, or damaged.
+        ValueError: If the file is of another kind, or is damaged.
     """
     path = Path(path)
     if path.suffix.lower() not in (".h5", ".hdf5"):

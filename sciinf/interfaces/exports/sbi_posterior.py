@@ -1,8 +1,9 @@
-"""A posterior of ours as one of sbi's, for sbi's diagnostics and plots. Importing this module imports sbi.
+"""Wraps a sciinf posterior as an sbi posterior, for sbi's diagnostics and plots. Importing this module imports sbi.
 
-sbi knows one tensor per observation. Where the simulator has one observable, x is that observable, (*event) or
-(batch, *event), or its values in one row; where it has several, x is one row with the values of each, flattened and
-side by side in the simulator's order, as `rows_of` makes it. sbi casts x to float32, so counts above 2^24 are rounded.
+In sbi, an observation is one tensor. If the simulator has one observable, x is that observable, (*event) or
+(batch, *event), or its values in one row. If the simulator has several observables, x is one row: the flattened values
+of each observable, side by side in the simulator's order, as `rows_of` makes it. sbi casts x to float32, so counts
+above 2^24 are rounded.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from sciinf.core.posterior import Posterior
 
 
 def to_sbi(posterior: Posterior, *, generator: torch.Generator | None = None) -> SbiPosterior:
-    """The posterior as an sbi `NeuralPosterior`.
+    """Wrap a posterior as an sbi `NeuralPosterior`.
 
     Args:
-        posterior: Any posterior of ours.
-        generator: Source of randomness. Left out, each call seeds its own from torch's global one, so that
-            `torch.manual_seed` and sbi's parallel diagnostics act on it as on sbi's own posteriors.
+        posterior: Any posterior of sciinf.
+        generator: Random generator of the draws. By default, each call makes a generator with a seed from torch's
+            global generator. So `torch.manual_seed` and sbi's parallel diagnostics work as with sbi's own posteriors.
 
     Raises:
         ValueError: If there are discrete parameters.
@@ -41,19 +42,20 @@ def to_sbi(posterior: Posterior, *, generator: torch.Generator | None = None) ->
 
 
 def rows_of(observables: Mapping[str, Observable], x: X) -> Tensor:
-    """A batch of observations, name -> (batch, *event), as sbi takes it: float32 (batch, values)."""
+    """Convert a batch of observations, name -> (batch, *event), to sbi's form: float32 (batch, values)."""
     return torch.cat([x[name].to(torch.float32).reshape(len(x[name]), -1) for name in observables], dim=1)
 
 
 def observations_of(observables: Mapping[str, Observable], rows: Tensor) -> dict[str, Tensor]:
-    """The observations, name -> (batch, *event), in what sbi passes around.
+    """Convert observations from sbi's form to name -> (batch, *event).
 
     Args:
-        observables: The simulator's.
-        rows: (values,), (batch, values), or, with one observable, (*event) or (batch, *event).
+        observables: The simulator's observables.
+        rows: Observations in sbi's form: (values,), (batch, values), or, with one observable, (*event) or
+            (batch, *event).
 
     Raises:
-        ValueError: If the shape is none of these.
+        ValueError: If `rows` has another shape.
     """
     widths = [math.prod(spec.shape) for spec in observables.values()]
     only = next(iter(observables.values())).shape if len(observables) == 1 else None
@@ -72,14 +74,14 @@ def observations_of(observables: Mapping[str, Observable], rows: Tensor) -> dict
 
 
 class PosteriorPotential(BasePotential):
-    """log p(theta | x_o), normalised, as sbi's potentials are called."""
+    """Potential for sbi: the normalised log density log p(theta | x_o)."""
 
     def __init__(self, posterior: Posterior) -> None:
         self.posterior = posterior
         BasePotential.__init__(self, prior=None, x_o=None, device="cpu")
 
     def __call__(self, theta: Tensor, track_gradients: bool = True) -> Tensor:
-        """theta (batch, D) -> (batch,), given one observation."""
+        """Log density of theta (batch, D) given one observation: (batch,)."""
         x = observations_of(self.posterior.observables, self.x_o)
         _refuse_trials(x)
         with torch.set_grad_enabled(track_gradients):
@@ -93,7 +95,7 @@ class PosteriorPotential(BasePotential):
 
 
 class UnboundedTransform(Transform):
-    """theta -> z in R^D by the prior's bijection, as `theta_transform` of sbi, whose `map()` climbs in z."""
+    """The prior's bijection theta -> z in R^D as sbi's `theta_transform`; sbi's `map()` maximises over z."""
 
     domain = constraints.real_vector
     codomain = constraints.real_vector
@@ -115,7 +117,10 @@ class UnboundedTransform(Transform):
 
 
 class SbiPosterior(NeuralPosterior):
-    """What `to_sbi` returns. `log_prob` and `potential` are the normalised log density."""
+    """A sciinf posterior as an sbi posterior, made by `to_sbi`.
+
+    `log_prob` and `potential` return the normalised log density.
+    """
 
     def __init__(self, posterior: Posterior, generator: torch.Generator | None) -> None:
         transform = UnboundedTransform(plain_bijection(posterior.prior, "a posterior of sbi"))
@@ -125,7 +130,7 @@ class SbiPosterior(NeuralPosterior):
         self._purpose = f"It draws from {posterior.name!r} of sciinf."
 
     def set_default_x(self, x: Any) -> SbiPosterior:
-        """Keep an observation for the calls that name none."""
+        """Set the observation for later calls without `x`."""
         _refuse_units(x)
         NeuralPosterior.set_default_x(self, x)
         return self
@@ -137,7 +142,7 @@ class SbiPosterior(NeuralPosterior):
         show_progress_bars: bool = True,
         **kwargs: Any,
     ) -> Tensor:
-        """Draws for one observation, (*sample_shape, D). Further keywords are sbi's own, and there are none here."""
+        """Draw samples for one observation, (*sample_shape, D). Further keywords, such as sbi's own, are refused."""
         _refuse_keywords(kwargs)
         _refuse_units(x)
         values = observations_of(self.posterior.observables, self._x_else_default_x(x))
@@ -145,7 +150,7 @@ class SbiPosterior(NeuralPosterior):
         return self.posterior.sample(tuple(sample_shape), values, generator=self._source())
 
     def sample_batched(self, sample_shape: Any, x: Tensor, show_progress_bars: bool = True, **kwargs: Any) -> Tensor:
-        """Draws for a batch of observations, (*sample_shape, batch, D)."""
+        """Draw samples for a batch of observations, (*sample_shape, batch, D)."""
         _refuse_keywords(kwargs)
         _refuse_units(x)
         values = observations_of(self.posterior.observables, torch.as_tensor(x))
@@ -175,12 +180,12 @@ def _refuse_trials(x: X) -> None:
     if count != 1:
         raise ValueError(
             f"x holds {count} observations, expected one; `sample_batched` and `log_prob_batched` take several, and "
-            "repeated observations of the same parameters belong into the simulator as one observable"
+            "repeated observations of the same parameters must be one observable of the simulator"
         )
 
 
 def _refuse_units(*values: Any) -> None:
-    """A tensor made of a quantity of astropy has its numbers, whatever their unit."""
+    """Refuse quantities of astropy, because a tensor made from a quantity keeps the numbers but loses the unit."""
     for value in values:
         if not isinstance(value, Tensor) and (unit := getattr(value, "unit", None)) is not None:
             raise TypeError(

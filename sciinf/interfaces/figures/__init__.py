@@ -1,1 +1,1 @@
-"""Figures of the report: each a function from plain data to a matplotlib Figure; pyplot is never touched."""
+"""Figures of the report: functions that take plain data and return matplotlib Figures, without pyplot."""

@@ -1,4 +1,4 @@
-"""Answers as tables in words: all numbers of one, or several beside each other; and what is to be said of them."""
+"""Tables of one answer with all its numbers, or of several answers side by side, and sentences about the numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from sciinf.interfaces.figures.verdicts import COLOURS, SYMBOLS
 
 
 def every_number(run: Run) -> str:
-    """All numbers of one answer, a row per parameter: median and interval first, for one stray draw can move a mean."""
+    """HTML table of all numbers of one answer, with one row per parameter; "" if there are no numbers.
+
+    Median and interval come first, because a single stray draw can move a mean.
+    """
     found = run.numbers
     if not found:
         return ""
@@ -41,12 +44,12 @@ def every_number(run: Run) -> str:
 
 
 def answer_words(run: Run) -> str:
-    """What is to be said of an answer's numbers, in plain text."""
+    """Sentences about the numbers of an answer, as plain text."""
     return _words(run, run.level) + _moves(run.numbers, run.level)
 
 
 def moved_words(run: Run) -> str:
-    """Which corrected intervals are others than those of the draws by more than chance; "" where none is."""
+    """Sentence on corrected intervals that differ from those of the draws by more than chance; "" if none does."""
     found = run.numbers
     moved = {
         n: e for n, e in found.items() if e.get("corrected") and e["corrected"]["moved"] > e["corrected"]["chance"]
@@ -59,7 +62,7 @@ def moved_words(run: Run) -> str:
 
 
 def answers_table(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> str:
-    """The answers of several observations, a row for each, and what the checks say of it."""
+    """HTML table of the answers to several observations, one row each, with the verdict of the checks."""
     each = {name: run.numbers for name, run in runs.items()}
     best = list(dict.fromkeys(name for run in runs.values() for name in run.probabilities))
     first = next((found for found in each.values() if found), {})
@@ -84,7 +87,7 @@ def answers_table(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> s
 
 
 def best_of(found: Probabilities | None) -> str:
-    """The most probable value with its probability; a dash where there is none."""
+    """Most probable value of a discrete parameter, with its probability; a dash if there is none."""
     if found is None or not found.exists > 0:
         return "–"
     k = found.ranked[0]
@@ -92,7 +95,7 @@ def best_of(found: Probabilities | None) -> str:
 
 
 def _state(verdict: Verdict) -> str:
-    """Whether to rely on an answer, in a few words, as markup."""
+    """HTML of the verdict on an answer, in a few words."""
     colour = COLOURS[verdict.level]
     symbol = f'<span class="symbol" aria-hidden="true">{SYMBOLS[colour]}</span>'
     why = f": {'; '.join(verdict.clauses)}" if verdict.level != Level.GOOD else ""
@@ -100,7 +103,11 @@ def _state(verdict: Verdict) -> str:
 
 
 def quantile_cells(e: Mapping[str, Any]) -> list[str]:
-    """Median and interval, each to two digits of its own width; dashes of what exists in no draw."""
+    """Texts of the median and of its interval; dashes if the parameter exists in no draw.
+
+    Each end is rounded to two significant digits of its distance from the median. The median is rounded to two
+    significant digits of the smaller distance.
+    """
     if e.get("exists", 1.0) <= 0:
         return ["–", "–"]
     middle, (low, high) = e["median"], e["interval"]
@@ -112,7 +119,7 @@ def quantile_cells(e: Mapping[str, Any]) -> list[str]:
 
 
 def _corrected(e: Mapping[str, Any]) -> str:
-    """The corrected interval to two digits of its width."""
+    """Text of the corrected interval, with two significant digits of half its width; a dash if there is none."""
     if not e.get("corrected"):
         return "–"
     low, high = e["corrected"]["interval"]
@@ -121,7 +128,7 @@ def _corrected(e: Mapping[str, Any]) -> str:
 
 
 def _moves(found: Mapping[str, Any], level: float) -> str:
-    """What corrected intervals are, and which of them moved by more than chance."""
+    """Sentences that explain corrected intervals, and name those that moved by more than chance."""
     each = {name: e["corrected"] for name, e in found.items() if e.get("corrected")}
     if not each:
         return ""

@@ -1,4 +1,4 @@
-"""Other answers beside one: a row for each parameter of each, how far apart they are, and what is to be said of it."""
+"""Other answers beside an answer: a table of their estimates and distances, and a paragraph on each."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ Others = Mapping[str, Answer | str | Path]
 
 
 def with_others(runs: Mapping[str, Run], others: Others) -> dict[str, Run]:
-    """Runs with further answers beside theirs.
+    """Runs, each with further answers added beside its own answer.
 
     Args:
-        runs: Name of each answer -> the run with it.
-        others: The further ones; of a run folder the answer of the same name, or its only one.
+        runs: Name of each answer -> the run with that answer.
+        others: Label -> further answer, or the run folder that holds it. Of a run folder, the answer of the same name
+            is taken, or its only answer.
 
     Raises:
-        FileNotFoundError: If a run folder holds no answer.
-        ValueError: If several answers are asked about and it is not known which goes with which, or parameters do not
-            go together.
+        FileNotFoundError: If a run folder among `others` holds no answer.
+        ValueError: If one of the runs has no answer. Also if there are several answers, and it is unclear which further
+            answer belongs to which. Also if the parameters of two answers cannot be compared.
     """
     found = {}
     for name, run in runs.items():
         if not run.answer:
-            raise ValueError(f"{run.folder} holds no answer that another could stand beside")
+            raise ValueError(f"{run.folder} holds no answer, so no other answer can be shown beside it")
         mine = load_answer(newest_answers(run.folder)[name])
         added = {label: as_beside(mine, _one(label, other, name, len(runs))) for label, other in others.items()}
         found[name] = replace(run, beside={**run.beside, **added})
@@ -59,7 +60,7 @@ def _one(label: str, other: Answer | str | Path, name: str, count: int) -> Answe
 
 
 def beside_part(run: Run) -> str:
-    """The other answers of one, as markup; "" where there are none."""
+    """HTML of the other answers beside the answer of a run; "" if there are none."""
     if not run.beside:
         return ""
     mine = {name: estimate_from_json(e) for name, e in (run.answer.get("parameters") or {}).items()}
@@ -91,7 +92,7 @@ _WARNING += "the ends of the interval."
 
 
 def _shown(estimate: Mapping[str, Any]) -> str:
-    """Median and what its interval reaches above and below, as markup."""
+    """HTML of a median and the two ends of its interval."""
     middle, interval = quantile_cells(estimate)
     low, _, high = interval.partition(" to ")
     ends = f'<span class="ends"><span>{escape(high)}</span> <span>{escape(low)}</span></span>'
@@ -99,7 +100,10 @@ def _shown(estimate: Mapping[str, Any]) -> str:
 
 
 def _said(label: str, other: OtherAnswer, words: str) -> str:
-    """What is to be said of one, as markup; what speaks against it stands out."""
+    """HTML paragraph about one other answer.
+
+    The paragraph is highlighted if the other answer has doubts, is not known to use the same data, or disagrees.
+    """
     kind = "moved" if other.doubts or other.data != "same" or "DISAGREE" in words else "caption"
     return f'<p class="{kind}"><b>{escape(label)}</b>: {escape(words[:1].lower() + words[1:])}</p>'
 

@@ -1,9 +1,10 @@
-r"""Calibration curves: nominal against found coverage, and the ranks of each parameter's truth.
+r"""Calibration curves: nominal against empirical coverage, and the ranks of each parameter's true value.
 
-Over N fresh simulations the rank of the truth among L draws is uniform on {0, ..., L} when the posterior is exact. With
-F_N the ranks' distribution function, F_N(z) - z is drawn against z, and with it the band that the whole curve of an
-exact posterior stays inside with probability 0.99. The band is made of binomial intervals of level 1 - gamma at the
-evaluation points, with gamma chosen by simulating uniform ranks (the second paper's algorithm 1).
+If the posterior is exact, the rank of the true value among L draws is uniform on {0, ..., L}. Let F_N be the
+distribution function of the ranks of N fresh simulations. F_N(z) - z is drawn against z with a simultaneous band. The
+whole curve of an exact posterior stays inside the band with probability 0.99. The band consists of binomial intervals
+of level 1 - gamma at the evaluation points. gamma is chosen by simulating uniform ranks (algorithm 1 of the second
+paper).
 
 References:
     | Validating Bayesian inference algorithms with simulation-based calibration (Talts et al., 2018),
@@ -31,19 +32,19 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.99
 PANELS = 24
 _POINTS = 64
-_LETTERS = 20  # of a title
-_UNIFORM = 4_000  # simulated sets of uniform ranks; the band's level is then right to 0.2 %
+_LETTERS = 20  # Longest title of a panel, in characters.
+_UNIFORM = 4_000  # Simulated sets of uniform ranks. They give the band's level to within 0.2 %.
 
 
 @dataclass(frozen=True)
 class RankCurve:
-    """A parameter's ranks as a curve with its band.
+    """Rank distribution of one parameter as a curve, with its simultaneous band.
 
     Args:
         z: Evaluation points in (0, 1).
         difference: Distribution function of the ranks minus z.
         low: Lower edge of the simultaneous band.
-        high: Upper edge.
+        high: Upper edge of the simultaneous band.
     """
 
     z: Float[np.ndarray, " k"]
@@ -57,13 +58,16 @@ class RankCurve:
         return bool(((self.difference >= self.low) & (self.difference <= self.high)).all())
 
 
-_NOTHING = RankCurve(*(np.full(1, value) for value in (0.5, 0.0, -0.5, 0.5)))  # of no rows at all
+_NOTHING = RankCurve(*(np.full(1, value) for value in (0.5, 0.0, -0.5, 0.5)))  # Curve for zero rows.
 
 
 def binomial_band(
     levels: Float[np.ndarray, " k"], rows: int, confidence: float = CONFIDENCE
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """Central interval of the fraction of `rows` that an exact posterior covers, at each level by itself."""
+    """Central interval of the fraction of `rows` that an exact posterior covers.
+
+    The interval holds at each of the `levels` by itself, not for all of them together.
+    """
     from scipy.stats import binom
 
     tail = (1 - confidence) / 2
@@ -73,17 +77,17 @@ def binomial_band(
 def rank_curves(
     ranks: Int[np.ndarray, "rows theta"], draws: int, *, confidence: float = CONFIDENCE, seed: int = 0
 ) -> list[RankCurve]:
-    """One curve per parameter.
+    """Curve of the rank distribution of each parameter, with its simultaneous band.
 
     Args:
-        ranks: Rank of the truth among the draws, each in 0..draws; -1 where the true parameter does not exist: its
-            curve and band are of the other rows.
-        draws: Draws per row.
-        confidence: Probability that an exact posterior's curve lies inside its band, for one parameter.
-        seed: Seeds the simulated ranks that set the band.
+        ranks: Rank of the true value among the draws, each in 0..draws. A rank of -1 means that the true parameter does
+            not exist. The curve and the band of that parameter are made of the other rows.
+        draws: Number of draws per row.
+        confidence: Probability that the curve of an exact posterior lies inside its band, for one parameter.
+        seed: Seed of the simulated ranks that set the band.
 
     Returns:
-        Curves and bands at up to 63 points.
+        One curve per parameter, with its band, at up to 63 points.
     """
     if bool((ranks < 0).any()):
         known = [column[column >= 0, None] for column in ranks.T]
@@ -114,17 +118,17 @@ def coverage_figure(
     rows: int,
     width: float = WIDTH,
 ) -> Figure:
-    """Found coverage against nominal, and their difference.
+    """Figure of empirical coverage against nominal coverage, and of their difference.
 
     Args:
         levels: Nominal credible levels.
-        coverage: Fraction of rows inside the highest-density region of each level; empty where there is no density.
-        tarp: The same for TARP's regions; empty where not computed.
-        rows: How many fresh simulations.
-        width: Of the figure, in inches.
+        coverage: Fraction of rows inside the highest-density region of each level; empty if there is no density.
+        tarp: Fraction of rows inside TARP's region of each level; empty if not computed.
+        rows: Number of fresh simulations.
+        width: Width of the figure, in inches.
 
     Returns:
-        A figure of two panels, beside each other or below, both with the binomial band.
+        A figure of two panels, side by side or one below the other, each with the binomial band.
     """
     from matplotlib.figure import Figure
 
@@ -166,7 +170,10 @@ def coverage_figure(
 
 @styled
 def ranks_figure(names: Sequence[str], curves: Sequence[RankCurve], width: float = WIDTH) -> Figure:
-    """Rank distribution of each parameter minus the uniform one, with its simultaneous band; at most 24 panels."""
+    """Figure of each parameter's rank distribution minus the uniform distribution, with its simultaneous band.
+
+    Each parameter has one panel, and at most the first 24 parameters are drawn.
+    """
     from matplotlib.figure import Figure
 
     names, curves = names[:PANELS], curves[:PANELS]

@@ -1,4 +1,4 @@
-"""An observable as figures need it: what was observed, what the posterior predicts, and what is strange."""
+"""Observables as figures need them: observation, posterior predictions and strange values."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from sciinf.networks.summaries.timed import TIMES, times_of
 
 @dataclass(frozen=True)
 class Along:
-    """What stands along one axis of an observable: numbers with a unit, or text."""
+    """Coordinates along one axis of an observable: numbers with a unit, or texts."""
 
     values: tuple[float, ...] | tuple[str, ...]
     unit: str = ""
 
     @property
     def places(self) -> Float[np.ndarray, " n"] | None:
-        """The numbers; None where it is text."""
+        """Coordinates as numbers; None if the coordinates are texts."""
         return None if isinstance(self.values[0], str) else np.asarray(self.values, dtype=float)
 
     def words(self, index: int) -> str:
-        """What stands at an index, with its unit: "hare", "0.5 m"."""
+        """Text of the coordinate at an index, with its unit, such as "hare" or "0.5 m"."""
         return coordinate_words(self.values, self.unit, index)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One observable's observation and predictive data, masked entries as NaN.
+    """Observation and predictive data of one observable, with masked entries as NaN.
 
     Args:
-        name: The observable.
-        unit: Its unit; "" for dimensionless.
-        dims: One name per axis; empty where the simulator names none.
-        scale: "linear" or "log".
-        observed: (*event).
-        predictive: (m, *event), simulated from the posterior.
-        strange: Which numbers are unlike what the others say of them, (*event); None where none is.
-        coords: Name of an axis -> what stands along it, where that is known.
+        name: Name of the observable.
+        unit: Unit of the values; "" if dimensionless.
+        dims: Name of each axis; empty if the simulator names none.
+        scale: Scale of the values, "linear" or "log".
+        observed: Observed values, (*event).
+        predictive: Data simulated from the posterior, (m, *event).
+        strange: Mask of the values that are unlike what the other values say of them, (*event); None if there are none.
+        coords: Name of an axis -> coordinates along this axis, where they are known.
     """
 
     name: str
@@ -58,7 +58,10 @@ class Checked:
 
     @property
     def axis(self) -> int | None:
-        """Along which of its axes it is a series: that of time, else the first whose coordinates are numbers."""
+        """Index of the axis along which the observable is a series; None if there is no such axis.
+
+        The axis is that of time, or else the first axis whose coordinates are numbers. Axes of length one do not count.
+        """
         long = [d for d, size in zip(self.dims, self.observed.shape, strict=False) if size > 1]
         numbers = (d for d in long if d in self.coords and self.coords[d].places is not None)
         found = "time" if "time" in long else next(numbers, None)
@@ -66,9 +69,9 @@ class Checked:
 
 
 def checked_of(predicted: Predicted) -> tuple[Checked, ...]:
-    """The observables of which data were predicted; no masks, times or controls. What a mask calls missing is NaN.
+    """Observables with predicted data, without masks, times and controls; missing values are NaN.
 
-    One that was predicted at its own times stands along these.
+    If an observable was predicted at its own times, these times are its coordinates.
     """
     out, times = [], times_of(predicted.observables)
     for name, observed in predicted.observation.items():
@@ -92,7 +95,7 @@ def _along(spec: Observable) -> dict[str, Along]:
 
 
 def _timed(predicted: Predicted, name: str) -> dict[str, Along]:
-    """Times of an observable's own, where what was predicted has the same times."""
+    """Times of an observable as coordinates of its first axis; empty unless the predictions have the same times."""
     times, spec = f"{name}{TIMES}", predicted.observables[name]
     if times not in times_of(predicted.observables) or not spec.dims or times not in predicted.predictive:
         return {}
@@ -103,7 +106,7 @@ def _timed(predicted: Predicted, name: str) -> dict[str, Along]:
 
 
 def with_strange(checked: Checked, where: Sequence[Strange]) -> Checked:
-    """An observable with its strange numbers marked."""
+    """Observable with its strange values marked."""
     found = [one for one in where if one.observable == checked.name]
     if not found:
         return checked
@@ -114,6 +117,9 @@ def with_strange(checked: Checked, where: Sequence[Strange]) -> Checked:
 
 
 def _masked(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Missing entries as NaN; the mask has the values' shape or its leading axes."""
+    """Values with NaN where the mask is false.
+
+    The mask has the shape of the values, or the shape of their leading axes.
+    """
     present = mask.astype(bool).reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
     return np.where(present, values, np.nan)

@@ -1,4 +1,4 @@
-"""One plain sentence for each check, and beneath it all that was found, with its picture."""
+"""Report part on the checks: one plain sentence for each check, with all details and a picture below."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ELSEWHERE = '<p><a href="#calibration">Pictures and all tests</a> are the same 
 
 
 def checks_part(run: Run, verdict: Verdict, *, pictures: bool = True) -> str:
-    """All checks of an answer.
+    """HTML of all checks of an answer.
 
     Args:
         run: The run with the answer.
-        verdict: What the checks say.
-        pictures: Whether the calibration is drawn here; several answers share its pictures.
+        verdict: Verdict with the findings of the checks.
+        pictures: Whether to draw the calibration here. Several answers share the pictures of their calibration.
     """
     parts = []
     for card in cards(verdict):
@@ -47,7 +47,7 @@ def _check(card: Card, drawn: str) -> str:
 
 
 def calibration_pictures(run: Run) -> str:
-    """How the network did on fresh simulations, in words, pictures and a table of all tests."""
+    """HTML on the network's results on fresh simulations: words, pictures and a table of all tests."""
     found = run.calibration
     if found is None:
         return absent(run.missing["calibration"])
@@ -95,7 +95,7 @@ def calibration_pictures(run: Run) -> str:
 
 
 def _reliability(found: Mapping[str, Reliability]) -> str:
-    """Whether probabilities of discrete parameters were right; "" where there are none."""
+    """HTML figure of whether probabilities of discrete parameters were right; "" if there are none."""
     if not found:
         return ""
     off = outside(found)

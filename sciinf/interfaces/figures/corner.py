@@ -1,4 +1,4 @@
-"""The corner plot: every parameter's marginal on the diagonal, every pair below it."""
+"""Corner plot: the marginal of every parameter on the diagonal, and every pair of parameters below the diagonal."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.gridspec import GridSpec
 
 LEVELS = (0.5, 0.9)
-_FEW = 5  # parameters up to which labels stand along their axes
+_FEW = 5  # With more parameters than this, labels no longer run along their axes.
 _LETTERS = 18
-_AN_INCH = 13  # letters to an inch
+_AN_INCH = 13  # Letters per inch.
 _SLANTED: dict[str, Any] = {"rotation": 45, "ha": "right", "va": "top", "rotation_mode": "anchor"}
 _LEVEL: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"}
 Curve = tuple[np.ndarray, np.ndarray]
@@ -28,7 +28,10 @@ Curve = tuple[np.ndarray, np.ndarray]
 def windows(
     theta: Float[np.ndarray, "n theta"], weights: Float[np.ndarray, " n"], truth: Sequence[float | None] = ()
 ) -> list[tuple[float, float]]:
-    """The range drawn for each parameter: the draws' (`density.limits`), stretched to show the truth where given."""
+    """Range of values drawn for each parameter.
+
+    It is the range of the draws (`density.limits`), stretched to contain the true value if one is given.
+    """
     found = [limits(column, weights) for column in theta.T]
     for i, value in enumerate(truth):
         if value is not None:
@@ -49,14 +52,14 @@ def corner(
     prior: Mapping[str, Curve] | None = None,
     truth: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Marginals and pairs of weighted draws.
+    """Corner plot of weighted draws: marginal densities and pairs.
 
     Args:
-        names: D names, of parameters and derived quantities.
-        units: One unit per name.
+        names: Names of D parameters and derived quantities.
+        units: Unit of each of the names.
         theta: Draws, (n, D).
-        weights: One weight per draw, of any sum.
-        labels: Name -> what stands on its axes in place of the name.
+        weights: Weight of each draw, (n,), with any sum.
+        labels: Name -> label on the axes in place of the name.
         prior: Name -> (grid, density) of the prior's marginal, drawn faintly behind the posterior's.
         truth: Name -> true value, drawn as lines.
 
@@ -99,7 +102,7 @@ def corner(
 
 
 def _widen(figure: Figure, grid: GridSpec) -> None:
-    """Wider margins where a label reaches beyond the figure."""
+    """Widen the margins where a label extends beyond the figure."""
     figure.draw_without_rendering()
     (width, height), box, place = figure.get_size_inches(), figure.get_tightbbox(), grid.get_subplot_params(figure)
     grid.update(
@@ -114,7 +117,10 @@ def _widen(figure: Figure, grid: GridSpec) -> None:
 
 
 def _title(name: str, unit: str, count: int, inches: float) -> str:
-    """An axis label; among many panels on two lines. A name that is longer than its place, such as a panel, is cut."""
+    """Label of an axis, on two lines if there are many panels.
+
+    A name that is longer than its place, such as a panel, is cut.
+    """
     lines = 1 if count <= _FEW else 2
     room = _LETTERS if lines == 2 else max(_LETTERS, int(_AN_INCH * inches) - len(label("", unit)))
     short = name if len(name) <= room else f"{name[: room - 1]}…"

@@ -1,4 +1,4 @@
-"""Smooth marginal densities of weighted draws, for drawing."""
+"""Smooth marginal densities of weighted draws, for figures."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from jaxtyping import Float
 
 _CELLS_1D = 256
 _CELLS_2D = 64
-_FEWEST = 8.0  # effective draws that hold up a region of its own; fewer are a speck
+_FEWEST = 8.0  # An island with fewer effective draws than this is a speck.
 
 
 def limits(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """The range that holds all but a thousandth of the weight, with a little room; never empty.
+    """Range that holds all but a thousandth of the weight, with a little room; its width is never zero.
 
     Where draws pile up at an edge, as at a bound of the prior, the range ends there.
     """
@@ -29,15 +29,17 @@ def limits(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]) ->
 def density_1d(
     values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"], window: tuple[float, float]
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """Kernel density on a grid over the window, reflected at its ends so that none leaks over a bound.
+    """Kernel density of one parameter on a grid over the window.
+
+    The kernel is reflected at the ends of the window, so that no mass leaks beyond a bound.
 
     Args:
-        values: Draws.
-        weights: Their weights, of any sum.
+        values: Draws of the parameter.
+        weights: Weight of each draw, with any sum.
         window: Smallest and largest value drawn.
 
     Returns:
-        Grid and density; the density integrates to the weight inside the window.
+        Grid and density. The density integrates to the fraction of the weight inside the window.
     """
     from scipy.ndimage import gaussian_filter1d
 
@@ -59,7 +61,7 @@ def density_2d(
     mass, x_edges, y_edges = np.histogram2d(pair[:, 0], pair[:, 1], bins=_CELLS_2D, range=windows, weights=weights)
     cells = np.array([x_edges[1] - x_edges[0], y_edges[1] - y_edges[0]])
     centred = (pair - weights @ pair) / cells
-    # Shaped like the draws, the kernel blurs a narrow ridge along itself, not across.
+    # The kernel has the shape of the draws, so it blurs a narrow ridge along the ridge, not across it.
     covariance = 0.64 * _ess(weights) ** (-1 / 3) * (centred.T * weights) @ centred + 0.6 * np.eye(2)
     smooth = _blur(mass, covariance)
     total = smooth.sum()
@@ -68,7 +70,7 @@ def density_2d(
 
 
 def _blur(mass: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Convolution with a normal kernel of this covariance in cells, reflected at the edges."""
+    """Convolution of a grid with a normal kernel, reflected at the edges; the covariance is in units of cells."""
     from scipy.signal import fftconvolve
 
     reach = min(int(np.ceil(3 * np.sqrt(covariance.diagonal().max()))), _CELLS_2D)
@@ -79,7 +81,7 @@ def _blur(mass: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 
 
 def thresholds(mass: Float[np.ndarray, "m m"], levels: tuple[float, ...]) -> list[float]:
-    """The density at the edge of each highest-density region, one per level, increasing; equal ones are merged."""
+    """Density at the edge of the highest-density region of each level, increasing; equal edges are merged."""
     ordered = np.sort(mass.ravel())[::-1]
     inside = np.cumsum(ordered)
     edges = {float(ordered[min(np.searchsorted(inside, level), len(ordered) - 1)]) for level in levels}
@@ -92,10 +94,10 @@ def regions(
     windows: tuple[tuple[float, float], tuple[float, float]],
     levels: tuple[float, ...],
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"], Float[np.ndarray, "m m"], dict[float, float]]:
-    """`density_2d` with the density at the edge of each level's region, and without specks.
+    """Grid and density as from `density_2d` but without specks, and the density at the edge of each level's region.
 
-    Specks are islands that few effective draws hold up. One heavy draw among weighted ones makes such an island, and it
-    says nothing of the posterior.
+    Specks are islands with few effective draws. A single draw of large weight makes such an island, which says nothing
+    about the posterior.
     """
     from scipy.ndimage import label
 
@@ -118,7 +120,10 @@ def _ess(weights: np.ndarray) -> float:
 
 
 def _spread(values: np.ndarray, weights: np.ndarray) -> float:
-    """The smaller of standard deviation and (interquartile range) / 1.35, so that tails and second modes stay sharp."""
+    """Width of the draws: the smaller of their standard deviation and their (interquartile range) / 1.35.
+
+    With this choice, tails and second modes stay sharp.
+    """
     order = np.argsort(values)
     mass = np.cumsum(weights[order])
     low, high = (values[order][min(np.searchsorted(mass, q), len(values) - 1)] for q in (0.25, 0.75))

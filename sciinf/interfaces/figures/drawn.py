@@ -1,4 +1,4 @@
-"""Draws of a law of fields beside a true solution: some of them, their mean, and how far they spread."""
+"""Figure of random draws of fields beside a true solution: some draws, their mean and their standard deviation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from sciinf.core import Observable
 from sciinf.interfaces.figures.style import WIDTH, label, look
 
-_FRAMES, _DRAWS = 4, 3  # shown, at most
+_FRAMES, _DRAWS = 4, 3  # Largest numbers of frames and of draws shown.
 
 
 def draw_drawn(
@@ -25,18 +25,18 @@ def draw_drawn(
     *,
     title: str = "",
 ) -> None:
-    """Write a picture: for some frames, a line of maps of the first channel.
+    """Write a picture with one line of maps for each of some frames, of the first channel.
 
     Args:
-        file: Where to, a PNG.
-        times: Of frames.
-        true: A solution of the solver.
+        file: Path of the PNG file to write.
+        times: Time of each frame.
+        true: True solution, made by the solver.
         drawn: Draws from the same start.
-        spec: The observable, whose unit is written at the maps.
-        title: What draws were asked for.
+        spec: Observable, whose unit is written at the maps.
+        title: Words above the maps on what the draws were asked for; "" for none.
 
     Raises:
-        ValueError: If there are fewer than two draws, or fields are not in two directions.
+        ValueError: If there are fewer than two draws, or the fields do not have two spatial dimensions.
     """
     if len(drawn) < 2 or drawn.ndim != 5:
         raise ValueError(f"two or more draws (time, channel, y, x) are needed, got an array {tuple(drawn.shape)}")
@@ -64,10 +64,13 @@ def draw_drawn(
 
 
 def _line(figure: Any, line: Sequence[Any], maps: Sequence[np.ndarray]) -> None:
-    """Fields in the colours of the true one, sds in their own."""
+    """Draw one line of maps.
+
+    Fields have the colour range of the true solution. The standard deviation has a range of its own.
+    """
     low, high = float(maps[0].min()), float(maps[0].max())
     colours = "viridis"
-    if low < 0 < high:  # white where there is nothing
+    if low < 0 < high:  # A symmetric range makes zero white.
         high = max(-low, high)
         low, colours = -high, "RdBu_r"
     for ax, field in zip(line, maps, strict=True):

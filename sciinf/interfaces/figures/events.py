@@ -1,4 +1,4 @@
-"""What runs inside an event are like: draws of a generator beside runs of the solver."""
+"""Figure of runs inside an event: draws of a generator beside runs of the solver."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sciinf.interfaces.figures.style import BLUE, INK, WIDTH, look
 
-_CURVES = 40  # at most
+_CURVES = 40  # Largest number of curves shown.
 _BANDS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -22,14 +22,14 @@ def draw_event(
     runs: Float[Tensor, "run time"],
     name: str,
 ) -> None:
-    """Write a picture: some of both as curves, and quantiles of both at each time.
+    """Write a picture of some draws and some solver runs as curves, and of the quantiles of both at each time.
 
     Args:
-        file: Where to, a PNG.
-        times: Of frames.
-        drawn: A number of each frame, in draws of the event.
-        runs: The same in the solver's runs that fell inside it, if there were any.
-        name: Of that number.
+        file: Path of the PNG file to write.
+        times: Time of each frame.
+        drawn: One number per frame, for each draw of the event.
+        runs: The same number for each run of the solver that fell inside the event; may be empty.
+        name: Name of this number, which labels the axis.
 
     Raises:
         ValueError: If there are no draws.

@@ -1,4 +1,4 @@
-"""Solutions of a differential equation beside what a surrogate says: truth, prediction, error, band."""
+"""Figure of a differential equation's solution beside a surrogate: truth, prediction, error and band."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from sciinf.simulators.dynamics.field_equation import FieldSource
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FRAMES = 4  # shown, at most
+_FRAMES = 4  # Largest number of frames shown.
 
 
 def draw_fields(file: Path, source: FieldSource, surrogate: Surrogate, rows: Batch, band: Band) -> None:
-    """Write a picture of the first of some solutions: in one direction as curves, in two as maps.
+    """Write a picture of the first solution: curves in one dimension, maps in two dimensions.
 
     Args:
-        file: Where to, a PNG.
-        source: The equation, whose grid and times are written at the axes.
-        surrogate: What predicts.
-        rows: True solutions, with what they start from.
-        band: Around predictions.
+        file: Path of the PNG file to write.
+        source: Differential equation, whose grid and times label the axes.
+        surrogate: Surrogate that makes the predictions.
+        rows: True solutions, with the inputs from which the surrogate predicts them.
+        band: Band around the predictions.
 
     Raises:
-        ValueError: If fields have no space, or more than two directions.
+        ValueError: If the fields have no spatial dimension, or more than two.
     """
     if len(source.grid.shape) not in (1, 2):
-        raise ValueError(f"fields in {len(source.grid.shape)} directions cannot be drawn; one or two can")
+        raise ValueError(f"fields in {len(source.grid.shape)} directions cannot be drawn, only those in one or two")
     one = rows.rows(slice(0, 1))
     true, found = (value[0].double().cpu().numpy() for value in (one.x[surrogate.target], predicted(surrogate, one)))
     width = band.half(surrogate, one.theta)[0].double().cpu().numpy()

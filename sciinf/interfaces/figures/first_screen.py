@@ -1,4 +1,4 @@
-"""The first screen: what was asked, the verdict in one sentence with the next command, and a mark for each finding."""
+"""First screen of the report: the question, the verdict with the next command, and a mark for each finding."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _NAMED = 12
 
 
 def title_of(run: Run, name: str) -> str:
-    """The simulator, and the observation where there is one."""
+    """Title of the page: the simulator's name, and the observation's name if there is one."""
     return f"{run.name}: {name}" if name and name != "answer" else run.name
 
 
 def about(run: Run, count: int = 1) -> str:
-    """The question in a line: observation, simulator, simulations, posterior, date.
+    """Line that sums up the question: observation, simulator, simulations, posterior, date.
 
     Args:
         run: The run with the answer.
-        count: How many answers are on the page.
+        count: Number of answers on the page.
     """
     files = [
         str(f).replace("\\", "/").rpartition("/")[2] for f in (run.answer.get("observation") or {}).get("files", ())
@@ -51,7 +51,7 @@ def about(run: Run, count: int = 1) -> str:
 
 
 def _values(run: Run) -> str:
-    """How many numbers were observed, and in which unit: "50 values of v [mV]", "16 of 21 values of counts"."""
+    """Number of observed values and their unit, such as "50 values of v [mV]" or "16 of 21 values of counts"."""
     said = []
     for one in run.checked[:3]:
         unit = pretty_unit(one.unit)
@@ -74,13 +74,16 @@ def _date(run: Run) -> str:
 
 
 def verdict_part(run: Run, verdict: Verdict, key: str = "", page: Path | None = None) -> str:
-    """The verdict on one answer: a sentence, the next command, where it was refined, and a mark for each finding.
+    """HTML of the verdict on one answer.
+
+    The verdict is a sentence. Below it stand the next command, a link between a refined answer and the earlier one, and
+    a mark for each finding.
 
     Args:
         run: The run with the answer.
-        verdict: Whether to rely on it.
-        key: Its anchor, where the page has several; what to do next is then said for all of them.
-        page: The folder that the page is in, where that is not the run's.
+        verdict: Verdict on the answer.
+        key: Anchor of the verdict if the page has several answers. The next command is then shown once for all answers.
+        page: Folder that contains the page; the run's folder when left out.
     """
     way_on = "" if key or verdict.level == Level.GOOD else _next([run])
     shown = "".join(
@@ -96,7 +99,10 @@ def verdict_part(run: Run, verdict: Verdict, key: str = "", page: Path | None = 
 
 
 def verdicts_part(runs: Mapping[str, Run], verdicts: Mapping[str, Verdict]) -> str:
-    """The verdict on several answers: how many can be relied on, which at each level, and the next commands."""
+    """HTML of the verdicts on several answers.
+
+    The text says how many answers can be relied on, which answers have each other level, and the next commands.
+    """
     by_level: dict[Level, list[str]] = {level: [] for level in reversed(Level)}
     for name, verdict in verdicts.items():
         by_level[verdict.level].append(name)
@@ -119,11 +125,11 @@ def _listed(names: Sequence[str]) -> str:
 
 _WAY_ON = re.compile(r"(?P<when>next[^:]*): (?P<what>.*?)(?P<cost> \((?:about|up to) [^()]*\))?")
 
-_COMMAND = re.compile(r"sciinf |infer\(")  # what is run; anything else is a sentence
+_COMMAND = re.compile(r"sciinf |infer\(")  # A command starts like this. Any other text is a sentence.
 
 
 def _next(runs: Iterable[Run]) -> str:
-    """What runs said to do next, each once, with its cost: commands, or a sentence."""
+    """HTML of the next steps that the runs recommend, each once with its cost: a command or a sentence."""
     lines, said_by = [], (str(run.provenance.get("next") or "").splitlines() for run in runs)
     for place, line in enumerate(dict.fromkeys(line for said in said_by for line in said)):
         said = _WAY_ON.fullmatch(line)
@@ -140,7 +146,7 @@ def _next(runs: Iterable[Run]) -> str:
 
 
 def _elsewhere(run: Run, page: Path) -> str:
-    """A link from a refined answer to the one that it replaces, or from that to the refined one."""
+    """HTML link from a refined answer to the answer that it replaces, or from that answer to the refined one."""
     if run.folder.parent.name == REFINED:
         first = run.folder.parents[1] / ANSWERS / run.folder.name
         if not (first / "answer.json").is_file():

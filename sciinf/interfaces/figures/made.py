@@ -1,4 +1,4 @@
-"""How an answer was made: training, simulations, provenance, and the words and papers for a methods section."""
+"""Report part on how an answer was made: training, simulations, provenance, methods text and references."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def history_figure(
     validation: Float[np.ndarray, " e"],
     width: float = WIDTH,
 ) -> Figure:
-    """Training and validation loss by epoch, the best epoch marked.
+    """Figure of training and validation loss by epoch, with the best epoch marked.
 
     Args:
-        epoch: Epoch, counted from zero.
-        train: Mean loss over the training rows, in nats.
-        validation: Mean loss over the held-out rows.
-        width: Of the figure, in inches.
+        epoch: Epoch numbers, counted from zero.
+        train: Mean loss over the training rows at each epoch, in nats.
+        validation: Mean loss over the held-out rows at each epoch, in nats.
+        width: Width of the figure, in inches.
 
     Returns:
-        A figure of one panel; the first epochs may run out of it where they are far above the rest.
+        A figure of one panel. Losses of the first epochs may lie outside the panel if they are far above the rest.
     """
     from matplotlib.figure import Figure
 
@@ -67,11 +67,12 @@ def history_figure(
 
 _STATUS = {Status.OK: "good", Status.NON_FINITE: "non-finite", Status.RAISED: "raised", Status.TIMED_OUT: "timed out"}
 
-_TOLD = ("command", "seconds", "seed", "seeds", "versions", "digests", "next")  # in tables, or below the verdict
+# These entries are shown in tables or below the verdict.
+_TOLD = ("command", "seconds", "seed", "seeds", "versions", "digests", "next")
 
 
 def made_part(run: Run) -> str:
-    """All of it, folded."""
+    """HTML of how an answer was made, in folded parts."""
     text, papers = methods_text(run)
     items = "".join(f"<li>{escape(paper.words)}</li>" for paper in papers)
     cited = f'<ol class="refs">{items}</ol>' + copied("bibtex", f"<pre>{escape(bibtex(papers))}</pre>")
@@ -108,7 +109,10 @@ def _training(run: Run) -> str:
 
 
 def _weights_kept(run: Run, epoch: int, loss: float) -> str:
-    """Which weights the fit has, and their validation loss; an average made after the training is that of no epoch."""
+    """Words about the weights that the fit kept, and their validation loss.
+
+    An average of weights made after the training belongs to no single epoch, so no epoch is named.
+    """
     average = str(run.fit.get("average") or "")
     if average.startswith("average"):
         kept, loss = f"The {average} was kept", float(run.fit.get("best_validation_loss", loss))
@@ -119,7 +123,10 @@ def _weights_kept(run: Run, epoch: int, loss: float) -> str:
 
 
 def _trained_on(run: Run) -> str:
-    """How many simulations the weights were fitted to; those held out only chose among the epochs."""
+    """Words about the number of simulations that the weights were fitted to.
+
+    Held-out simulations are counted apart, because they only select the epoch.
+    """
     store = run.fit.get("store") or {}
     used, held_out = store.get("used"), store.get("held_out")
     if not used:

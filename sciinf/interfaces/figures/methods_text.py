@@ -1,4 +1,4 @@
-"""What was done, in a paragraph to start a methods section from, with the papers to cite."""
+"""Methods text: a paragraph on what was done, for the start of a methods section, with the papers to cite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sciinf.core.simulator import BARE, SURROGATE
 from sciinf.interfaces.figures.run_folder import Run
 from sciinf.interfaces.figures.verdicts import verdict_of
 
-_TRUNCATED = "truncated prior"  # what `infer_sequentially` calls the law of its rounds
+_TRUNCATED = "truncated prior"  # Name that `infer_sequentially` gives to the distribution of its rounds.
 PAPERS: Mapping[str, str] = {
     "npe": "Papamakarios & Murray (2016), Fast ε-free inference of simulation models with Bayesian conditional density "
     "estimation, https://arxiv.org/abs/1605.06376",
@@ -109,20 +109,20 @@ ESTIMATORS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 
 @dataclass(frozen=True)
 class Paper:
-    """What is to be cited: the key that BibTeX knows it by, and its authors, year, title and link in one line."""
+    """Reference to cite: its BibTeX key, and its authors, year, title and link in one line."""
 
     key: str
     words: str
 
 
 def bibtex(papers: Sequence[Paper]) -> str:
-    """Papers as entries for BibTeX."""
+    """BibTeX entries of papers."""
     return "\n".join(_entry(paper) for paper in papers)
 
 
 def _entry(paper: Paper) -> str:
     found = re.fullmatch(r"(?P<authors>.+?) \((?P<year>\d{4})\), (?P<title>.+), (?P<url>https://\S+)", paper.words)
-    if found is None:  # software, which has no year
+    if found is None:  # Only software has no year.
         authors, _, title = paper.words.partition(", ")
         return f"@misc{{{paper.key},\n  author = {{{{{authors}}}}},\n  title = {{{{{title}}}}}\n}}\n"
     names = found["authors"].replace(" et al.", " and others").replace(" & ", " and ").replace(", ", " and ")
@@ -132,7 +132,7 @@ def _entry(paper: Paper) -> str:
 
 
 def methods_text(run: Run) -> tuple[str, list[Paper]]:
-    """The paragraph, plain text, and the papers behind what it names."""
+    """Paragraph for a methods section, as plain text, and the papers behind the methods that it names."""
     parts = [_simulations(run), (_surrogate(run), []), _fit(run), _calibration(run), _answer(run)]
     keys = [key for _, found in parts for key in found]
     version = run.provenance.get("versions", run.fit.get("versions", {})).get("sciinf", "")
@@ -164,14 +164,17 @@ def _simulations(run: Run) -> tuple[str, list[str]]:
 
 
 def _surrogate(run: Run) -> str:
-    """What made the data that the fit was trained on, where that was no solver."""
+    """Sentence on the surrogate that made the training data; "" if no surrogate made them."""
     recorded = run.fit.get("simulator") or {}
     surrogate = recorded.get(SURROGATE) or recorded.get(BARE)
     return f"Its data were made by a surrogate: {surrogate}." if surrogate else ""
 
 
 def _proposal(run: Run) -> str | None:
-    """The kind of law that the simulations trained on were drawn from; None for the prior, empty if it is not said."""
+    """Kind of distribution that the training simulations were drawn from.
+
+    The kind is None for the prior, and "" if it was not recorded.
+    """
     said = (run.fit.get("store") or {}).get("proposal")
     if not said:
         try:
@@ -210,7 +213,7 @@ def _fit(run: Run) -> tuple[str, list[str]]:
 
 
 def _flow(built: Mapping[str, Any]) -> tuple[str, str, list[str]]:
-    """What a flow is called in words, its classes, and the papers behind it and the flow within it."""
+    """Name of a flow in words, its class names, and the papers on this flow and on the flow inside it."""
     name, arguments = _class(built) or "SplineCoupling", built.get("arguments") or {}
     words, known = FLOWS.get(name, ("normalizing flow", ()))
     papers = list(known)
@@ -227,7 +230,7 @@ def _flow(built: Mapping[str, Any]) -> tuple[str, str, list[str]]:
 
 
 def epochs(run: Run) -> int:
-    """How many epochs the training took: the history has one row for each validation, not for each epoch."""
+    """Number of epochs of the training; the history has one row for each validation, not for each epoch."""
     if len(run.history):
         return int(run.history["epoch"][-1]) + 1
     history = run.fit.get("history") or ()
@@ -290,7 +293,7 @@ def _answer(run: Run) -> tuple[str, list[str]]:
 
 
 def weighted_by(posterior: str) -> tuple[str, bool]:
-    """What draws were weighted by, from a posterior's name, and whether the likelihood was among it."""
+    """Words on what the draws were weighted by, from a posterior's name, and whether a likelihood was among it."""
     success = "the probability that a simulation with these parameters succeeds, as a classifier has it"
     success = f"one over {success}" if "1 / P(success)" in posterior else success
     if "P(success)" not in posterior:

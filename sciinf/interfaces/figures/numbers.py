@@ -1,7 +1,7 @@
-"""The numbers of an answer at each credible level: as markup, as a bar within the prior, and as a table for a paper.
+"""Numerical summary of an answer at each credible level: as markup, as a bar within the prior, and as a LaTeX table.
 
-They are of all draws. The level that the answer was asked at is as `answer.json` has it; others are quantiles of
-`draws.h5`, by the same rule.
+The numbers are of all draws, except those of `numbers_pictured`. At the level that the answer was asked at, they are
+read from `answer.json`. At other levels, they are quantiles of `draws.h5`, by the same rule.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _LATEX |= {"☉": "$_\\odot$", "⊕": "$_\\oplus$", "°": "$^\\circ$", "Ω": "$\
 
 @dataclass(frozen=True)
 class PosteriorNumbers:
-    """Medians and central intervals.
+    """Medians and central intervals of the parameters, at several credible levels.
 
     Args:
-        names: D parameters.
-        labels: What each is called for people.
-        units: One per name.
-        medians: One per name; None where it is not finite.
+        names: Names of the D parameters.
+        labels: Display name of each parameter.
+        units: Unit of each parameter.
+        medians: Median of each parameter; None where it is not finite.
         levels: Credible levels, increasing.
         intervals: For each level, the interval of each parameter.
-        asked: Which of the levels the answer was asked at.
-        exists: With which probability each parameter exists; the numbers are of the draws in which it does.
+        asked: Index of the level that the answer was asked at.
+        exists: Probability that each parameter exists. Its other numbers are of the draws in which it exists.
     """
 
     names: tuple[str, ...]
@@ -55,12 +55,12 @@ class PosteriorNumbers:
 
 
 def numbers_of(run: Run) -> PosteriorNumbers:
-    """The numbers of an answer; the level asked at alone where its draws are not there."""
+    """Numerical summary of an answer; without draws, only at the level that the answer was asked at."""
     return _numbers(run.numbers, run.draws, run.level)
 
 
 def numbers_pictured(run: Run) -> PosteriorNumbers:
-    """The numbers of the draws that are pictured, where these are not all of them (`Run.pictured`)."""
+    """Numerical summary of the pictured draws (`Run.pictured`), which may be only some of all draws."""
     draws = run.pictured
     if draws is None or not run.given:
         return numbers_of(run)
@@ -92,7 +92,7 @@ def _numbers(found: Mapping[str, Any], draws: Draws | None, level: float) -> Pos
 
 
 def label_of(name: str, estimate: Mapping[str, Any]) -> str:
-    """What a parameter is called for people, from its estimate in `answer.json`."""
+    """Display name of a parameter, from its estimate in `answer.json`."""
     return str(estimate.get("label") or name)
 
 
@@ -101,7 +101,10 @@ def _finite(value: float) -> float | None:
 
 
 def widths(numbers: PosteriorNumbers, level: int, index: int) -> tuple[str, str, str]:
-    """Median, what the interval reaches above and below it, each to the digits that the nearer end asks for."""
+    """Texts of the median and of its distances to the upper and lower end of the interval.
+
+    All three are rounded to two significant digits of the smaller distance.
+    """
     middle, (low, high) = numbers.medians[index], numbers.intervals[level][index]
     if middle is None or low is None or high is None:
         return number(middle, None), "–", "–"
@@ -111,7 +114,7 @@ def widths(numbers: PosteriorNumbers, level: int, index: int) -> tuple[str, str,
 
 
 def value(numbers: PosteriorNumbers, index: int) -> str:
-    """One parameter at every level, as markup; the page shows the level that the reader chose."""
+    """HTML of one parameter's median and interval at every level; the page shows the level that the reader chose."""
     parts = []
     if numbers.exists[index] <= 0:
         return "–"
@@ -124,7 +127,10 @@ def value(numbers: PosteriorNumbers, index: int) -> str:
 
 
 def numbers_table(run: Run, numbers: PosteriorNumbers) -> str:
-    """A row per parameter: its value and, where the prior is known, a bar within it; "" where none is a number."""
+    """HTML table with one row per parameter: its value and, if the prior is known, a bar within the prior.
+
+    The text is empty if no parameter is a number.
+    """
     if not numbers.names:
         return ""
     outer = prior_ranges(run.prior)
@@ -143,7 +149,7 @@ def numbers_table(run: Run, numbers: PosteriorNumbers) -> str:
 
 
 def _name(name: str, label: str, derived: bool) -> str:
-    """A parameter as it is called for people, and beside that the name that files have for it, as markup."""
+    """HTML of a parameter's display name, followed by its name in files if the two differ."""
     own = "" if label == name else f' <code class="own">{escape(name)}</code>'
     return f"{escape(marked(label, derived))}{own}"
 
@@ -151,7 +157,7 @@ def _name(name: str, label: str, derived: bool) -> str:
 def _bar(
     numbers: PosteriorNumbers, index: int, outer: tuple[float, float] | None, raw: Mapping[str, Any] | None
 ) -> str:
-    """The interval at each level inside the prior's central 98 %, the uncorrected one as a thin line below it."""
+    """SVG of the interval at each level inside the prior's central 98 %; the uncorrected interval is a thin line."""
     middle = numbers.medians[index]
     if outer is None or middle is None or not outer[1] > outer[0]:
         return ""
@@ -177,7 +183,10 @@ def _bar(
 
 
 def level_choice(numbers: PosteriorNumbers, unlike: str = "") -> str:
-    """Radio buttons of the credible levels, for the script; the level asked at is chosen."""
+    """HTML radio buttons that choose the credible level, for the page's script.
+
+    At first, the level that the answer was asked at is chosen. `unlike` is a prefix of the HTML name.
+    """
     if len(numbers.levels) == 1:
         return ""
     parts = []
@@ -189,7 +198,7 @@ def level_choice(numbers: PosteriorNumbers, unlike: str = "") -> str:
 
 
 def latex_values(found: Mapping[str, Probabilities]) -> list[str]:
-    """Rows of a table for a paper: the probability of each value of discrete parameters."""
+    """LaTeX table rows with the probability of each value of the discrete parameters."""
     rows = []
     for name, one in found.items():
         for value, p, error in zip(one.values, one.probability, one.error, strict=True):
@@ -199,12 +208,12 @@ def latex_values(found: Mapping[str, Probabilities]) -> list[str]:
 
 
 def latex(numbers: PosteriorNumbers, level: int, values: Sequence[str] = ()) -> str:
-    """A table for a paper, as LaTeX: each value with what its interval reaches above and below.
+    """LaTeX table of medians, each with its distances to the upper and lower end of the interval.
 
     Args:
-        numbers: The numbers.
-        level: Which of their levels.
-        values: Rows that stand above, as `latex_values` gives them.
+        numbers: Numerical summary of the answer.
+        level: Index of the level to show.
+        values: Rows above those of the numbers, as `latex_values` returns them.
     """
     rows = list(values)
     for index, name in enumerate(numbers.labels):
@@ -217,13 +226,13 @@ def latex(numbers: PosteriorNumbers, level: int, values: Sequence[str] = ()) -> 
 
 
 def _in_latex(text: str) -> str:
-    """Text as LaTeX prints it, whatever is in it."""
+    """LaTeX source that prints a text, whatever characters the text contains."""
     escaped = "".join(_LATEX.get(c, c) for c in text)
     return re.sub(r"[⁻⁰¹²³⁴⁵⁶⁷⁸⁹⁄]+", lambda m: f"$^{{{_plain(m[0])}}}$", escaped)
 
 
 def _power(text: str) -> str:
-    """A number whose power of ten has superscript digits, in mathematics."""
+    """LaTeX source of a number in math mode, with its power of ten as an exponent."""
     return re.sub(r"×10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", lambda m: f"\\times 10^{{{_plain(m[1])}}}", text)
 
 
@@ -232,7 +241,7 @@ def _plain(superscripts: str) -> str:
 
 
 def drawn_intervals(numbers: PosteriorNumbers, names: Sequence[str]) -> list[list[tuple[float, float]]]:
-    """For each level the interval of each named parameter; NaN where it is not known."""
+    """For each level, the interval of each named parameter; NaN where the interval is unknown."""
     at = [numbers.names.index(name) if name in numbers.names else None for name in names]
     unknown = (math.nan, math.nan)
     found = []

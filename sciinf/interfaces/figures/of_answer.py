@@ -1,4 +1,4 @@
-"""`Answer.figure`: the report's figures of one answer, as matplotlib figures for a paper or a notebook."""
+"""Code of `Answer.figure`: the report's figures of one answer, as matplotlib figures for a paper or a notebook."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CORNER = 12
-_DOTS = 144  # to an inch, in a notebook
+_DOTS = 144  # Dots per inch of the image in a notebook.
 
 
 def figure_of(
     answer: Answer, kind: str, *, names: Sequence[str] | None = None, truth: Mapping[str, Any] | None = None
 ) -> Figure:
-    """See `Answer.figure`."""
+    """Figure of an answer; see `Answer.figure`."""
     if kind not in _DRAWN:
-        raise ValueError(f"a figure's kind is one of {', '.join(map(repr, _DRAWN))}, got {kind!r}")
+        raise ValueError(f"the kind of a figure is one of {', '.join(map(repr, _DRAWN))}, got {kind!r}")
     if isinstance(names, str):
         raise TypeError(f"names is a list of names; give names=[{names!r}]")
     if kind != "corner" and truth:
@@ -43,7 +43,7 @@ def figure_of(
     draws = answer.draws
     labels = {name: one.labels for name, one in draws.categories.items()}
     figure = _DRAWN[kind](answer, names, truth_in(truth, draws.names, draws.units, labels))
-    figure.set_facecolor("white")  # a page may be dark, and the letters are
+    figure.set_facecolor("white")  # The letters are dark, and the page may be dark, too.
     figure._repr_png_ = functools.partial(_png, figure)  # pyright: ignore[reportAttributeAccessIssue]
     return figure
 
@@ -72,7 +72,7 @@ def _corner(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, flo
 
 
 def _drawable(answer: Answer, given: Mapping[str, str], names: Sequence[str]) -> None:
-    """Refuse names that are not there where discrete parameters have their most probable values."""
+    """Raise ValueError for names that do not exist at the most probable values of the discrete parameters."""
     left = answer.draws.given(**given).names
     if gone := [name for name in names if name not in left]:
         raise ValueError(
@@ -99,7 +99,7 @@ def _prediction(answer: Answer, names: Sequence[str] | None, truth: Mapping[str,
     chosen = _known(names, list(found), "observable") if names is not None else list(found)
     if len(chosen) != 1:
         raise ValueError(
-            f"a prediction is drawn of one observable; give one of them: names=[{next(iter(found))!r}] "
+            f"a figure of predictions shows one observable; give one of them: names=[{next(iter(found))!r}] "
             f"(there are {', '.join(found)})"
         )
     return predictive(found[chosen[0]]).figure
@@ -115,7 +115,7 @@ def _paths(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, floa
 def _coverage(answer: Answer, names: Sequence[str] | None, truth: Mapping[str, float]) -> Figure:
     found = _calibration(answer)
     if names is not None:
-        raise ValueError("coverage is of all parameters together; leave names out, or draw kind 'ranks'")
+        raise ValueError("the coverage figure is of all parameters together; leave names out, or draw kind 'ranks'")
     return coverage_figure(found.levels, found.coverage, found.tarp, found.rows)
 
 
@@ -143,7 +143,7 @@ def _calibration(answer: Answer) -> Calibration:
 
 
 def _known(names: Sequence[str], known: Sequence[str], what: str) -> list[str]:
-    """Names, each of which is there, as a list."""
+    """List of the given names; ValueError if one of them is unknown."""
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"there is no {what} {unknown[0]!r}; there are {', '.join(known)}")
@@ -151,7 +151,7 @@ def _known(names: Sequence[str], known: Sequence[str], what: str) -> list[str]:
 
 
 def _png(figure: Figure) -> bytes:
-    """What a notebook shows."""
+    """PNG image of a figure, for display in a notebook."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=_DOTS, bbox_inches="tight")
     return image.getvalue()

@@ -1,7 +1,7 @@
-"""The HTML the figures stand in: every string from outside is escaped here, and nowhere is markup taken from data.
+"""HTML building blocks of the report page, which escape every text from outside.
 
-The page is one file. Its style sheet and its script lie beside this module; the content security policy allows that
-script alone, by its hash, and nothing that is fetched.
+Markup is never taken from data. The page is one file. Its style sheet and its script lie beside this module. The
+content security policy allows only this script, by its hash, and nothing that is fetched.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ SCREENS = ("narrow", "wide")
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """Plain text as a paragraph of a class."""
+    """HTML paragraph of plain text, with the CSS class `kind` if one is given."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
 def absent(sentence: str) -> str:
-    """Why something is not on the page."""
+    """HTML paragraph that says why a part is missing from the page."""
     return paragraph(sentence, "absent")
 
 
 def picture(drawings: Sequence[str], caption: str, title: str = "", places: Sequence[Any] = (), kind: str = "") -> str:
-    """A figure with its caption.
+    """HTML figure with a caption.
 
     Args:
-        drawings: Its markup for a narrow screen and, where it has one, for a wide one.
-        caption: Plain text.
-        title: What it is, plain text.
-        places: Where its axes lie in each drawing, for the script.
-        kind: Its class.
+        drawings: Markup of the drawing for narrow screens, followed by the drawing for wide screens if there is one.
+        caption: Caption, as plain text.
+        title: Title of the figure, as plain text; "" for none.
+        places: Positions of the axes in each drawing, for the page's script.
+        kind: CSS class of the figure.
     """
     head = f"<b>{escape(title)}</b> " if title else ""
     said = f' data-places="{escape(json.dumps(places, separators=(",", ":")))}"' if places else ""
@@ -56,15 +56,15 @@ def table(
     *,
     stacked: bool = False,
 ) -> str:
-    """A table; the first column heads its rows.
+    """HTML table whose first column holds the row headings.
 
     Args:
-        head: Column headings, plain text.
-        rows: Cells, plain text; a cell of a "markup" column is markup.
-        kinds: One per column: "" for words, "n" for numbers (right-aligned), "wrap" for sentences; and "markup" for
-            ours.
+        head: Column headings, as plain text.
+        rows: Cells of each row, as plain text. Cells of a "markup" column are inserted as markup.
+        kinds: Kind of each column: "" for words, "n" for numbers (right-aligned), "wrap" for sentences, and "markup"
+            for HTML made by this package.
         caption: What the table shows.
-        stacked: Whether a narrow screen shows the cells of a row below each other, each with its heading.
+        stacked: Whether narrow screens show the cells of a row below each other, each with its column heading.
     """
     top = "".join(f'<th scope="col"{_class(k)}>{escape(h)}</th>' for h, k in zip(head, kinds, strict=True))
     body = []
@@ -83,12 +83,15 @@ def table(
 
 
 def details(summary: str, content: str, *, opened: bool = False) -> str:
-    """A part that opens on demand."""
+    """HTML part that the reader unfolds by clicking its summary; `opened` unfolds it from the start."""
     return f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def section(key: str, title: str, content: str, kind: str = "", beside: str = "") -> str:
-    """A part of the page: its anchor, its heading with markup beside it, its content as markup, its class."""
+    """HTML section of the page: a heading followed by content.
+
+    `key` is the anchor and `kind` the CSS class. `content` is markup. `beside` is markup next to the heading.
+    """
     return (
         f'<section id="{escape(key)}"{_class(kind)}><div class="head"><h2>{escape(title)}</h2>{beside}</div>'
         f"{content}</section>"
@@ -96,7 +99,7 @@ def section(key: str, title: str, content: str, kind: str = "", beside: str = ""
 
 
 def copied(key: str, content: str) -> str:
-    """Markup with a button that copies its text."""
+    """Markup `content` with a button that copies its text; `key` is the HTML identifier of the content."""
     return (
         f'<div class="copied"><button type="button" class="copy script" data-copy="{escape(key)}">Copy</button>'
         f'<div id="{escape(key)}">{content}</div></div>'
@@ -104,7 +107,7 @@ def copied(key: str, content: str) -> str:
 
 
 def data_block(data: Mapping[str, Any]) -> str:
-    """Data for the script, in a block that is never run; nothing in it can end the block."""
+    """HTML block with JSON data for the page's script; the data are never executed and cannot end the block."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -112,14 +115,14 @@ def data_block(data: Mapping[str, Any]) -> str:
 
 
 def page(title: str, about: str, body: str, data: Mapping[str, Any], foot: str) -> str:
-    """The whole page.
+    """HTML of the whole page.
 
     Args:
-        title: Plain text.
-        about: A line under the title, plain text.
-        body: All parts, as markup.
-        data: What the script needs.
-        foot: Last words, plain text.
+        title: Title of the page, as plain text.
+        about: Line under the title, as plain text.
+        body: All parts of the page, as markup.
+        data: Data for the page's script.
+        foot: Text at the foot of the page, as plain text.
     """
     style, script = ((_HERE / name).read_text() for name in ("report.css", "report.js"))
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -151,7 +154,7 @@ def page(title: str, about: str, body: str, data: Mapping[str, Any], foot: str) 
 
 
 def number(value: float | None, sd: float | None) -> str:
-    """A number to two significant digits of its standard deviation; "–" where it is not finite."""
+    """Text of a number, rounded to two significant digits of its standard deviation; "–" if it is not finite."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0 and not sd:
@@ -167,7 +170,7 @@ def number(value: float | None, sd: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"; "–" where unknown."""
+    """Text of a duration in seconds, such as "0.4 s", "12 s", "3 min 20 s" or "2 h 5 min"; "–" if unknown."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
     if seconds < 9.95:

@@ -1,4 +1,4 @@
-"""Hidden paths: for each quantity the bands of its draws at each time, and the data where they have its unit."""
+"""Figures of hidden paths: bands of posterior draws over time, with the observations that have the same unit."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = 6
-_INNER, _DRAWN = 0.5, 3  # level of the inner band; single paths that are drawn
-_JUMPS = 0.2  # share of steps without a change from which on a path is drawn in steps
+_INNER, _DRAWN = 0.5, 3  # Level of the inner band, and number of single paths drawn.
+_JUMPS = 0.2  # A path is drawn as steps if more than this share of its increments is zero.
 
 
 @styled
@@ -33,14 +33,15 @@ def paths_figure(
     seen: Mapping[str, tuple[str, np.ndarray]] | None = None,
     width: float = COLUMN,
 ) -> Figure:
-    """A panel for each hidden quantity.
+    """Figure with one panel for each named hidden quantity.
 
     Args:
-        paths: All of them.
-        names: Which are drawn.
-        seen: Observable -> its unit and values at the times, NaN where missing; drawn where a quantity has its unit.
-            That numbers have none tells nothing where there are several quantities.
-        width: Of the figure, in inches.
+        paths: All hidden paths of the answer.
+        names: Names of the hidden quantities to draw.
+        seen: Observable -> its unit and its values at the times, NaN where missing. An observable is drawn in the
+            panels of quantities with the same unit. With several quantities, observables without a unit are not drawn,
+            because a missing unit does not show where they belong.
+        width: Width of the figure, in inches.
     """
     from matplotlib.figure import Figure
 
@@ -62,7 +63,7 @@ def paths_figure(
 
 
 def _panel(axes: Axes, path: HiddenPath, seen: Mapping[str, np.ndarray]) -> None:
-    later = np.diff(path.times) > 0  # where a time stands twice, equal values tell nothing
+    later = np.diff(path.times) > 0  # Equal values at a repeated time do not show steps.
     jumps = bool(np.mean((np.diff(path.draws) == 0)[:, later]) > _JUMPS) if later.any() else False
     for level, alpha in ((path.level, 0.16), (_INNER, 0.26)):
         low, high = (path.quantile((1 + side * level) / 2) for side in (-1, 1))
@@ -83,7 +84,10 @@ def _panel(axes: Axes, path: HiddenPath, seen: Mapping[str, np.ndarray]) -> None
 def seen_in(
     observation: Mapping[str, np.ndarray], observables: Mapping[str, Observable]
 ) -> dict[str, tuple[str, np.ndarray]]:
-    """Observables that are one number at each time -> unit and values, NaN where missing."""
+    """Observables with one number at each time: name -> (unit, values), with NaN for missing values.
+
+    Masks, times and controls are left out.
+    """
     found, times = {}, times_of(observables)
     for name, values in observation.items():
         beside = name.endswith("_mask") or name in times or name not in observables or observables[name].control
@@ -94,12 +98,12 @@ def seen_in(
 
 
 def paths_part(paths: HiddenPaths, seen: Mapping[str, tuple[str, np.ndarray]], prefix: str = "") -> str:
-    """The pictures for narrow and for wide screens, with what they show.
+    """HTML of the hidden-path figures for narrow and wide screens, with a caption.
 
     Args:
-        paths: Some.
-        seen: As in `paths_figure`.
-        prefix: Goes before identifiers, where the page has several answers.
+        paths: Hidden paths of the answer, at least one.
+        seen: Observables to draw beside the paths, as in `paths_figure`.
+        prefix: Prefix of the HTML identifiers, used if the page has several answers.
     """
     names = list(paths)[:MOST]
     words = (

@@ -1,9 +1,10 @@
-"""The posterior as a corner of parameters that the reader chooses, with prior, truth and other answers laid over.
+"""HTML corner plot of the posterior for parameters that the reader chooses, with prior, truth and other answers.
 
-The corner as panels of markup: each shape fills its box, whatever its size, and all text is the page's own.
+The corner consists of panels of markup. Each shape fills its panel at any size, and all text is text of the page.
 
-Every marginal and every pair is there, and those that are chosen are laid out as a grid; the page's script chooses
-others. Shapes are drawn on a board of 200 by 200 that is stretched to the panel, with lines that keep their width.
+Every marginal and every pair is in the page, and the chosen parameters are laid out as a grid. The page's script
+changes the choice. Shapes are drawn on a board of 200 by 200 units that is stretched to the panel. Lines keep their
+width.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from sciinf.interfaces.figures.prior_curves import prior_marginals
 from sciinf.interfaces.figures.run_folder import Run
 from sciinf.interfaces.figures.style import plain
 
-MOST = 20  # parameters that the reader can choose among
-_FEW = 10  # chips that are always shown
-_COMPACT = 3  # parameters shown at first where there is less room
-_OTHERS = 5  # answers for other observations, laid over
+MOST = 20  # Largest number of parameters that the reader can choose among.
+_FEW = 10  # With more checkboxes than this, the reader has to unfold them.
+_COMPACT = 3  # Parameters shown at first where there is less room.
+_OTHERS = 5  # Largest number of overlaid answers for other observations.
 
 
 def posterior_part(
@@ -44,15 +45,15 @@ def posterior_part(
     most: int = MOST,
     compact: bool = False,
 ) -> str:
-    """The corner, and chips that choose its parameters.
+    """HTML of the corner plot, with checkboxes that choose its parameters.
 
     Args:
-        run: The run with the answer. Of several models, or numbers of things, the most probable is drawn.
-        numbers: The numbers of the draws that are pictured.
+        run: The run with the answer. With several models, or unknown numbers of components, the most probable is drawn.
+        numbers: Numerical summary of the pictured draws.
         truth: Parameter -> true value.
-        others: Runs with the answers for other observations.
-        most: Parameters that can be chosen, at most; of the first.
-        compact: Whether there is room for fewer and smaller panels only.
+        others: Name of another observation -> the run with its answer.
+        most: Largest number of parameters to choose among; the first parameters are taken.
+        compact: Whether there is room only for fewer and smaller panels.
     """
     draws = run.pictured
     if draws is None:
@@ -87,7 +88,10 @@ def posterior_part(
 
 
 def drawable(run: Run, most: int = MOST) -> tuple[np.ndarray, np.ndarray]:
-    """The pictured draws of the first parameters that are finite and have weight, (n, D), and their weights, (n,)."""
+    """Pictured draws, (n, D), of the first `most` parameters, and their weights, (n,).
+
+    Only finite draws with positive weight are kept.
+    """
     draws = run.pictured
     if draws is None:
         return np.zeros((0, 0)), np.zeros(0)
@@ -103,7 +107,7 @@ def _same(other: Run, run: Run) -> bool:
 
 
 def _which(run: Run) -> str:
-    """Which draws are pictured, where these are not all of them."""
+    """HTML paragraph on which draws are pictured; "" if all draws are pictured."""
     if run.draws is None or not run.given:
         return ""
     share, count = share_of(run.draws, run.given).replace("+-", "±"), len(run.draws.given(**run.given))
@@ -115,9 +119,9 @@ def _which(run: Run) -> str:
 
 
 def _before(run: Run) -> dict[str, tuple[float, float, float]]:
-    """The uncorrected answer: name -> (low, median, high)."""
+    """Central interval of each parameter before the draws were weighted: name -> (low, median, high)."""
     found: dict[str, tuple[float, float, float]] = {}
-    if run.given:  # it is of all draws, and these are some
+    if run.given:  # The earlier answer is of all draws, but only some are pictured.
         return {}
     for name, e in with_interval(run.answer.get("amortised") or {}).items():
         ends = (e["interval"][0], e["median"], e["interval"][1])
@@ -127,7 +131,7 @@ def _before(run: Run) -> dict[str, tuple[float, float, float]]:
 
 
 def _chips(drawn: Drawn) -> str:
-    """Which parameters are drawn, for the script."""
+    """HTML checkboxes that choose the drawn parameters, for the page's script; "" for a single parameter."""
     labels = drawn.labels
     if len(labels) < 2:
         return ""
@@ -141,7 +145,7 @@ def _chips(drawn: Drawn) -> str:
 
 
 def _caption(drawn: Drawn, numbers: PosteriorNumbers, count: int) -> str:
-    """A key to the lines, and how to select draws."""
+    """HTML key to the lines of the corner plot, with words on how to select draws."""
     key = ['<span class="key region">posterior</span>']
     key += ['<span class="key prior">prior</span>'] if drawn.prior else []
     key += ['<span class="key before">uncorrected interval</span>'] if drawn.before else []
@@ -160,31 +164,31 @@ def _caption(drawn: Drawn, numbers: PosteriorNumbers, count: int) -> str:
 
 
 SIDE = 200
-CHOSEN = 4  # parameters shown at first
-CORE = 0.5  # level of the inner region, which is always drawn
-_POINTS = 96  # along a marginal
+CHOSEN = 4  # Parameters shown at first.
+CORE = 0.5  # Level of the inner region, which is always drawn.
+_POINTS = 96  # Approximate number of points along a marginal.
 _TICK_LETTERS = 7
-_APART = 0.45  # of a panel, between two ticks at least
+_APART = 0.45  # Smallest distance between two ticks, as a fraction of the panel.
 Box = tuple[tuple[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a corner shows of one answer.
+    """Content of the corner plot of one answer.
 
     Args:
-        names: D parameters.
+        names: Names of the D parameters.
         theta: Draws, (n, D).
-        weights: One per draw, of any sum.
-        labels: What they are called for people, (D,).
+        weights: Weight of each draw, (n,), with any sum.
+        labels: Display name of each parameter, (D,).
         titles: Markup above each marginal, (D,).
         levels: Credible levels that the reader may choose among.
-        intervals: For each level the central interval of each parameter, (D,).
+        intervals: Central interval of each parameter, (D,), for each level.
         before: Name -> (low, median, high) of the answer before it was corrected.
-        prior: Name -> (grid, density).
+        prior: Name -> (grid, density) of the prior's marginal.
         truth: Name -> true value.
-        others: Answers for other observations, name -> (draws (n, D), weights (n,)).
-        shown: How many parameters are shown at first, at most.
+        others: Name of another observation -> draws (n, D) and weights (n,) of its answer.
+        shown: Largest number of parameters shown at first.
     """
 
     names: Sequence[str]
@@ -202,12 +206,12 @@ class Drawn:
 
     @property
     def ranges(self) -> list[tuple[float, float]]:
-        """What each axis shows."""
+        """Range of values on the axis of each parameter: (low, high)."""
         return windows(self.theta, self.weights, [self.truth.get(name) for name in self.names])
 
 
 def panels(drawn: Drawn) -> str:
-    """All panels of a corner; those of the first few parameters are shown."""
+    """HTML of all panels of a corner plot; only panels of the first `shown` parameters are visible."""
     count, ranges = len(drawn.names), drawn.ranges
     shown = min(count, drawn.shown)
     ticks = [axis_ticks(*one) for one in ranges]
@@ -228,12 +232,16 @@ def panels(drawn: Drawn) -> str:
 
 
 def columns(shown: int) -> str:
-    """The grid's columns, for a number of parameters shown; the script says the same."""
+    """CSS of the grid's columns for a number of visible parameters; the page's script uses the same rule."""
     return f"grid-template-columns:max-content repeat({shown},minmax(0,1fr))"
 
 
 def place(kind: str, row: int, column: int, shown: int) -> str:
-    """Where a cell lies: a title above its marginal, reaching to where there is room; scales at the left and below."""
+    """CSS position of a cell in the grid.
+
+    A title (kind "t") lies above its marginal and extends to the side that has more room. Scales lie at the left ("y")
+    and below ("x").
+    """
     if kind == "t":
         reach = f"{column + 2}/-1" if column < shown / 2 else f"1/{column + 3}"
         return f"grid-row:{2 * row + 1};grid-column:{reach}"
@@ -243,7 +251,7 @@ def place(kind: str, row: int, column: int, shown: int) -> str:
 
 
 def _cell(kind: str, row: int, column: int, shown: int, content: str) -> str:
-    """A cell of the grid, which the script finds by its row and column."""
+    """HTML of a cell of the grid, which the page's script finds by its row and column."""
     seen = column < shown and (kind == "x" or row < shown) and not (kind == "y" and row == 0)
     style = f' style="{place(kind, row, column, shown)}"' if seen else " hidden"
     end = "" if kind != "t" else " first" if column == 0 else " end" if column >= shown / 2 else ""
@@ -298,7 +306,7 @@ def _board(alt: str, shapes: Sequence[str]) -> str:
 
 
 def _x(value: float, window: tuple[float, float]) -> int:
-    """A value on the board, not far beyond its edge."""
+    """Position of a value on the board, limited to one board width beyond either edge."""
     return round(SIDE * min(max((value - window[0]) / (window[1] - window[0]), -1.0), 2.0))
 
 
@@ -310,7 +318,10 @@ def _line(value: float | None, window: tuple[float, float], across: str) -> str:
 
 
 def _curve(x: np.ndarray, y: np.ndarray, window: tuple[float, float], top: float | None) -> str:
-    """A density as a path, `top` at the upper edge; where that is None, as high as the panel allows."""
+    """SVG path of a density, with the value `top` at the upper edge of the panel.
+
+    If `top` is None, the maximum of the density lies just below the upper edge.
+    """
     every = max(1, len(x) // _POINTS)
     x, y = x[::every], y[::every]
     top = top or 1.06 * float(y.max()) or 1.0
@@ -320,7 +331,10 @@ def _curve(x: np.ndarray, y: np.ndarray, window: tuple[float, float], top: float
 
 
 def _outline(mass: Float[np.ndarray, "m m"], edge: float, own: Box, box: Box) -> str:
-    """The lines around where a density over one box is above an edge, drawn in another; closed at the box's edges."""
+    """SVG path around the region where a density exceeds `edge`, closed at the edges of its own box.
+
+    The density `mass` is given over the box `own`, and the path is drawn in the panel of `box`.
+    """
     from contourpy import contour_generator
 
     cells = (np.arange(len(mass)) + 0.5) / len(mass)
@@ -335,7 +349,7 @@ def _outline(mass: Float[np.ndarray, "m m"], edge: float, own: Box, box: Box) ->
 
 
 def _elsewhere(pair: np.ndarray, weights: np.ndarray, box: Box, level: float) -> str:
-    """The region of another answer, as far as it lies in a panel."""
+    """SVG path of the credible region of another answer in a panel; "" if the region lies outside the panel."""
     first, second = windows(pair, weights)
     if any(own[1] < shown[0] or own[0] > shown[1] for own, shown in zip((first, second), box, strict=True)):
         return ""
@@ -344,7 +358,10 @@ def _elsewhere(pair: np.ndarray, weights: np.ndarray, box: Box, level: float) ->
 
 
 def _thinned(points: Float[np.ndarray, "n two"]) -> np.ndarray:
-    """Whole numbers, and no more points than the eye needs: none beside the last, none on the way to the next."""
+    """Points rounded to whole numbers, without points that the eye does not need.
+
+    A point is left out if it lies near the last kept point, or on the line from the last kept point to the next.
+    """
     keep = [points[0]]
     for point, following in itertools.pairwise(points[1:]):
         step, way = point - keep[-1], following - keep[-1]
@@ -354,13 +371,13 @@ def _thinned(points: Float[np.ndarray, "n two"]) -> np.ndarray:
 
 
 def _path(points: np.ndarray) -> str:
-    """A path of whole numbers through points, in steps from each to the next."""
+    """SVG path through points of whole numbers, in relative steps."""
     steps = np.diff(points, axis=0)
     return f"M{points[0][0]} {points[0][1]}l" + " ".join(f"{x} {y}" for x, y in steps).replace(" -", "-")
 
 
 def axis_ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Two values of a window at most, and how they are written."""
+    """Ticks of an axis, at most two: each with its value and its text."""
     from matplotlib.ticker import MaxNLocator
 
     room = 0.1 * (high - low)
@@ -382,7 +399,7 @@ def axis_ticks(low: float, high: float) -> list[tuple[float, str]]:
 
 
 def _words(value: float, width: float, places: int) -> str:
-    """A tick to decimal places, or in powers of ten where that says it as well."""
+    """Text of a tick with a number of decimal places, or as a power of ten if this loses no digits."""
     short = float(f"{value:.3g}")
     if value and not 1e-3 <= abs(value) < 1e5 and abs(short - value) < 1e-6 * width:
         return plain(short)
@@ -390,7 +407,7 @@ def _words(value: float, width: float, places: int) -> str:
 
 
 def _scale(name: str, ticks: Sequence[tuple[float, str]], window: tuple[float, float], side: str) -> str:
-    """Ticks along one side, and below or beside them the parameter's name."""
+    """HTML of the ticks along one side of the corner plot, with the parameter's name."""
     low, high = window
     marks = "".join(
         f'<span class="tick" style="{side}:{100 * (value - low) / (high - low):.1f}%">{escape(words)}</span>'

@@ -1,4 +1,4 @@
-"""Data and prediction: a picture of each observable for wide and for narrow screens, and the numbers behind it."""
+"""Report part on data and prediction: a picture of each observable for wide and narrow screens, with its numbers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sciinf.interfaces.figures.series import PANELS
 from sciinf.interfaces.figures.style import COLUMN, NARROW
 from sciinf.interfaces.figures.svg import places, to_svg
 
-_NUMBERS = 8_000  # of predicted data that the page carries for its script
-_FEWEST = 40  # predicted series that are worth selecting among
+_NUMBERS = 8_000  # Largest number of predicted values that the page carries for its script.
+_FEWEST = 40  # With fewer predicted series than this, a selection is not worthwhile.
 
 
 def prediction_part(run: Run, prefix: str = "") -> str:
-    """Each observable's observation against what its posterior predicts.
+    """HTML of each observable's observation against its posterior predictions.
 
     Args:
         run: The run with the answer.
-        prefix: Goes before identifiers, where the page has several answers.
+        prefix: Prefix of the HTML identifiers, used if the page has several answers.
     """
     if not run.checked:
         return absent(run.missing.get("checked" if run.answer else "answer", NOT_PREDICTED))
@@ -44,12 +44,12 @@ def prediction_part(run: Run, prefix: str = "") -> str:
 
 
 class _Picture(NamedTuple):
-    """An observable's picture for narrow and for wide screens: markup, where its axes lie, and the last of both."""
+    """Pictures of an observable for narrow and wide screens: markup, positions of the axes, and the wide figure."""
 
     drawings: list[str]
     places: list[list[list[float]]]
     last: PredictiveFigure
-    small: bool  # whether the narrow one may stand beside another
+    small: bool  # Whether the narrow picture may stand beside another picture.
 
 
 def _drawn(checked: Checked, key: str) -> _Picture:
@@ -63,19 +63,19 @@ def _drawn(checked: Checked, key: str) -> _Picture:
 
 
 def predicted_data(run: Run, rows: int) -> list[list[dict[str, Any]]]:
-    """For each observable its drawn series: places along the axis, and the first predicted rows, for the script.
+    """Predicted series of each observable, for the page's script: positions along the axis, and the first `rows` rows.
 
-    An observable that is no series has none.
+    The list of an observable that is no series is empty.
     """
     return [_series(checked, rows) if kind_of(checked) == "series" else [] for checked in run.checked]
 
 
 def selectable(run: Run, share: int) -> int:
-    """How many predicted rows the page carries; 0 where they are too large, or their draws are not known.
+    """Number of predicted rows that the page carries; 0 if the rows are too large, or if their draws are unknown.
 
     Args:
         run: The run with the answer.
-        share: How many answers there are on the page.
+        share: Number of answers on the page.
     """
     known = [c for c in run.checked if kind_of(c) == "series"]
     total = sum(c.observed.shape[c.axis or 0] * min(PANELS, _components(c)) for c in known)
@@ -93,7 +93,7 @@ def _series(checked: Checked, rows: int) -> list[dict[str, Any]]:
     _, simulated = leading(checked, [axis])
     along = checked.coords.get(checked.dims[axis])
     place = np.arange(simulated.shape[1]) if along is None or along.places is None else along.places
-    x = [float(v) for v in place]  # all digits: a date may differ from the next in its last ones
+    x = [float(v) for v in place]  # All digits are kept, because dates may differ only in the last digits.
     return [
         {"x": x, "rows": [[_short(v) for v in row] for row in simulated[:rows, :, k]]}
         for k in range(min(PANELS, simulated.shape[2]))

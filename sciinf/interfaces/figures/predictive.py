@@ -1,7 +1,8 @@
-"""The observation against data simulated from the posterior: does the fitted model produce what was seen?
+"""Figures of the observation against data simulated from the posterior.
 
-Each observable is drawn as what its axes say it is: a series with bands, points with intervals, a set's distribution,
-an image beside the mean image and their difference.
+They show whether the fitted model produces data like the observation. Each observable is drawn as its axes say: a
+series with bands, points with intervals, the distribution of a set, or an image beside the mean image and their
+difference.
 """
 
 from __future__ import annotations
@@ -59,17 +60,17 @@ def draw_set(
     strange: Bool[np.ndarray, "item feature"],
     width: float = COLUMN,
 ) -> tuple[Figure, str]:
-    """Distribution functions, one panel per feature.
+    """Figure of the distribution functions of a set, with one panel per feature.
 
     Args:
-        observed: Items by features; NaN where masked.
-        simulated: The same for m predicted sets.
+        observed: Observed items by features; NaN where masked.
+        simulated: m predicted sets, each of items by features; NaN where masked.
         about: Name, unit and scale of the observable.
-        strange: Values that are marked.
-        width: Of the figure, in inches.
+        strange: Mask of the values to mark as strange.
+        width: Width of the figure, in inches.
 
     Returns:
-        The figure and what was left out of it.
+        The figure, and a sentence on what was left out of it ("" if nothing).
     """
     from matplotlib.figure import Figure
 
@@ -119,7 +120,7 @@ def _distribution(axes: Axes, observed: np.ndarray, simulated: np.ndarray, scale
 
 
 def _mark(axes: Axes, values: np.ndarray, strange: np.ndarray) -> None:
-    """Strange values, on the observed curve; the axis goes as far as they do."""
+    """Mark strange values on the observed curve, and extend the axis to contain them."""
     seen = values[np.isfinite(values)]
     mark(axes, values, _ecdf(seen, values), strange & np.isfinite(values))
     if strange.any():
@@ -145,15 +146,15 @@ _ELEMENTS = 60
 
 @dataclass(frozen=True)
 class PredictiveFigure:
-    """A drawing with what it shows in words.
+    """Figure of one observable against its predictions, with its caption.
 
     Args:
-        figure: The drawing.
-        kind: "series", "image", "set" or "vector".
-        reading: How to read it.
-        found: What is to be seen in it; "" where the figure itself says all.
-        note: What was left out of the drawing; "" where nothing was.
-        panels: Of a series: the axes of each component that is drawn.
+        figure: The matplotlib figure.
+        kind: Kind of the figure: "series", "image", "set" or "vector".
+        reading: Words on how to read the figure.
+        found: Words on what the figure shows; "" where the figure itself says all.
+        note: Words on what was left out of the figure; "" if nothing was.
+        panels: For a series, the axes of each component that is drawn.
     """
 
     figure: Figure
@@ -165,12 +166,12 @@ class PredictiveFigure:
 
     @property
     def caption(self) -> str:
-        """All that is said of it."""
+        """Whole caption of the figure: `reading`, `found` and `note`."""
         return " ".join(filter(None, (self.reading, self.found, self.note)))
 
 
 def kind_of(checked: Checked) -> str:
-    """How an observable is drawn: "series", "image", "set" or "vector"."""
+    """Kind of figure in which an observable is drawn: "series", "image", "set" or "vector"."""
     if len(IMAGE_AXES & set(checked.dims)) >= 2:
         return "image"
     if "item" in checked.dims and "time" not in checked.dims:
@@ -180,7 +181,7 @@ def kind_of(checked: Checked) -> str:
 
 @styled
 def predictive(checked: Checked, width: float = COLUMN) -> PredictiveFigure:
-    """One observable's observation against its posterior predictive, in a figure of a width in inches."""
+    """Figure of one observable's observation against its posterior predictive, with `width` in inches."""
     kind, strange = kind_of(checked), _strange(checked)
     if kind == "image":
         axes = image_axes(checked.dims)
@@ -213,7 +214,7 @@ def _said(*sentences: str) -> str:
 
 
 def _no_place(checked: Checked) -> str:
-    """What a logarithmic axis cannot show of the observation; "" where it shows all of it."""
+    """Sentence on observed values that a logarithmic axis cannot show; "" if the axis shows all values."""
     count = int((checked.observed < 0).sum()) if checked.scale == "log" else 0
     if not count:
         return ""
@@ -226,7 +227,7 @@ def _about(checked: Checked) -> tuple[str, str, str]:
 
 
 def _strange(checked: Checked) -> str:
-    """What the marks mean; "" where there are none."""
+    """Sentence that explains the red marks; "" if nothing is marked."""
     return "" if checked.strange is None else "Marked in red: unlike what the other numbers say of it."
 
 
@@ -266,7 +267,7 @@ def _draw_vector(checked: Checked, width: float) -> tuple[Figure, str]:
 
 
 def _unlike(simulated: np.ndarray) -> bool:
-    """Whether the elements differ so much in size or spread that one axis would hide some of them."""
+    """Whether the elements differ so much in size or spread that one common axis would hide some of them."""
     low, high = quantiles(simulated, (0.05, 0.95))
     width, reach = high - low, np.nanmax(high) - np.nanmin(low)
     return bool(np.nanmin(width) < 0.02 * reach)
@@ -288,13 +289,13 @@ def _intervals(axes: Axes, observed: np.ndarray, simulated: np.ndarray) -> None:
 
 
 def _name_elements(axes: Axes, checked: Checked, shown: int) -> None:
-    """What stands along the only axis, below the elements, as many as there is room for."""
+    """Label the elements by their coordinates along the only axis, as many as there is room for."""
     along = checked.coords.get(checked.dims[0]) if len(checked.dims) == 1 else None
     if along is None:
         return
     every = max(1, math.ceil(shown / 12))
     chosen = range(0, shown, every)
-    plain = Along(along.values)  # the unit stands beside the name of the axis
+    plain = Along(along.values)  # The unit stands beside the name of the axis.
     axes.set_xticks([i + 1 for i in chosen], [plain.words(i) for i in chosen])
     axes.set_xlabel(label(checked.dims[0], along.unit))
 
@@ -330,18 +331,18 @@ def draw_images(
     width: float = COLUMN,
     along: Sequence[tuple[str, Along] | None] = (None, None),
 ) -> tuple[Figure, str]:
-    """Three panels a channel: observed, predicted mean, (observed - mean) / sd.
+    """Figure with three panels per channel: observed image, predicted mean, and (observed - mean) / sd.
 
     Args:
-        observed: One image; NaN where masked.
+        observed: Observed image; NaN where masked.
         simulated: m predicted images.
         about: Name, unit and scale of the observable.
-        strange: Pixels that a red line goes around.
-        width: Of the figure, in inches.
-        along: Name of the upright and of the level axis with its coordinates, where they are known.
+        strange: Mask of the pixels to outline in red.
+        width: Width of the figure, in inches.
+        along: Name and coordinates of the vertical axis and of the horizontal axis; None where they are unknown.
 
     Returns:
-        The figure and what was left out of it.
+        The figure, and sentences on what was left out of it ("" if nothing).
     """
     from matplotlib.figure import Figure
 
@@ -389,7 +390,7 @@ def _row(
     for axes, image in zip(panels[:2], images[:2], strict=True):
         shown = axes.imshow(image, norm=norm, cmap="viridis", interpolation="none", origin="upper")
         _bare(axes)
-    beside = figure.get_figwidth() >= BROAD  # one scale for both
+    beside = figure.get_figwidth() >= BROAD  # Side by side, both images have one colour bar.
     for group in [list(panels[:2])] if beside else [[panels[0]], [panels[1]]]:
         bar = _bar(figure, shown, group, title)
         if log:
@@ -402,7 +403,7 @@ def _row(
 
 
 def _outline(axes: Axes, strange: np.ndarray) -> None:
-    """A line along the edges of the pixels that are strange."""
+    """Draw a line along the edges of the strange pixels."""
     from matplotlib.collections import LineCollection
 
     inside = np.pad(strange, 1).astype(int)
@@ -413,7 +414,7 @@ def _outline(axes: Axes, strange: np.ndarray) -> None:
 
 
 def _bar(figure: Figure, image: Any, panels: list[Axes], title: str) -> Any:
-    """A thin colour scale below its panels."""
+    """Add a thin colour scale below the panels."""
     bar = figure.colorbar(image, ax=panels, location="bottom", fraction=0.05, pad=0.03, aspect=20 * len(panels))
     bar.set_label(title)
     bar.outline.set_visible(False)
@@ -430,7 +431,7 @@ def _bare(axes: Axes) -> None:
 
 
 def _scales(axes: Axes, along: Sequence[tuple[str, Along] | None], step: int, *, upright: bool) -> None:
-    """Coordinates along the axes of an image, where they are numbers."""
+    """Write coordinates along the axes of an image, where the coordinates are numbers."""
     from matplotlib.ticker import MaxNLocator
 
     for axis, known in zip((axes.yaxis, axes.xaxis), along, strict=True):
@@ -448,7 +449,7 @@ def _scales(axes: Axes, along: Sequence[tuple[str, Along] | None], step: int, *,
 
 
 def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each pixel; NaN, drawn blank, where every image is masked."""
+    """Mean and standard deviation of each pixel; NaN, which is drawn blank, where every image is masked."""
     missing = ~np.isfinite(images).any(axis=0)
     filled = np.where(missing, 0.0, images)
     mean, sd = np.nanmean(filled, axis=0), np.nanstd(filled, axis=0)
@@ -456,7 +457,7 @@ def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _coarse(image: np.ndarray, step: int) -> np.ndarray:
-    """Averages over blocks, so that a large image stays a small file."""
+    """Image averaged over blocks of `step` by `step` pixels, so that a large image becomes a small file."""
     if step == 1:
         return image
     rows, columns = (n - n % step for n in image.shape)

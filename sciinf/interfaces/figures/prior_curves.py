@@ -1,4 +1,4 @@
-"""What the prior says of each parameter by itself, for drawing it behind the posterior."""
+"""Marginal prior density of each parameter, to be drawn behind its posterior."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PRIOR_DRAWS = 20_000
 
 
 def prior_ranges(prior: Prior | None) -> dict[str, tuple[float, float]]:
-    """The central 98 % of each parameter's prior; empty where there is no prior.
+    """Central 98 % interval of each parameter's prior: name -> (low, high); empty without a prior.
 
-    A prior with a law that nobody knows is none.
+    The result is also empty if the prior contains an unknown distribution (`Unknown`).
     """
     if prior is None or _unknown(prior):
         return {}
@@ -28,9 +28,10 @@ def prior_ranges(prior: Prior | None) -> dict[str, tuple[float, float]]:
 
 
 def prior_marginals(prior: Prior | None, names: list[str], ranges: list[tuple[float, float]]) -> dict[str, Curve]:
-    """The prior's density over each window: exact for a law of one parameter, from draws for joint and ordered laws.
+    """Marginal prior density of each parameter over its plotting window: name -> (grid, density).
 
-    A derived quantity among the names has none.
+    The density is exact for a distribution of one parameter. For joint and ordered distributions, it is estimated from
+    draws. Derived quantities among the names have no prior density and are left out.
     """
     if prior is None or _unknown(prior) or not set(names) & set(prior.names):
         return {}
@@ -51,7 +52,7 @@ def prior_marginals(prior: Prior | None, names: list[str], ranges: list[tuple[fl
                 continue
             values = (part[:, offset] if law.event_shape else part).numpy()
             values = values[np.isfinite(values)]
-            there = max(len(values), 1)  # where a parameter does not always exist, of the draws in which it does
+            there = max(len(values), 1)  # Normalises the density over the draws in which the parameter exists.
             values = values[(values >= window[0]) & (values <= window[1])]
             if len(values) >= 500:
                 grid, density = density_1d(values, np.ones(len(values)), window)
@@ -65,6 +66,9 @@ def _unknown(prior: Prior) -> bool:
 
 
 def _density(law: td.Distribution, grid: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """A law's density on a grid that may leave its support; `inside` is any value of the support."""
+    """Density of a distribution on a grid, 0 outside the support.
+
+    `inside` is any value in the support. It stands in for grid values outside the support.
+    """
     valid = support(law).check(grid)
     return torch.where(valid, law.log_prob(torch.where(valid, grid, inside)).exp(), torch.zeros(()).double())

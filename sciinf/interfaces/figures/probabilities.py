@@ -1,4 +1,4 @@
-"""Probabilities of discrete parameters on the page: a row, a bar and the tick of the prior for each value."""
+"""Probabilities of discrete parameters in the report: a row, a bar and the tick of the prior for each value."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from sciinf.interfaces.figures.style import BLUE, INK, MUTED, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST = 16  # values that have a row, or a bar
+_MOST = 16  # Largest number of values that have a row or a bar.
 
 
 def shown_values(found: Probabilities) -> tuple[list[int], list[int]]:
-    """Places of the values that have a row, in order, and of the others, which are the least probable."""
+    """Indices of the values that have a row, in order, and of the other, least probable values."""
     kept, rest = found.ranked[:_MOST], found.ranked[_MOST:]
     return sorted(kept), rest
 
 
 @styled
 def probabilities_figure(found: Mapping[str, Probabilities]) -> Figure:
-    """A panel of bars for each discrete parameter.
+    """Figure with one panel of bars for each discrete parameter.
 
     Args:
-        found: Name -> probabilities; at least one.
+        found: Name of each discrete parameter -> its probabilities; at least one.
     """
     from matplotlib.figure import Figure
 
@@ -60,7 +60,7 @@ _TICK = "stroke:var(--ink);stroke-width:2"
 
 
 def probabilities_part(run: Run) -> str:
-    """A table for each discrete parameter, and what its values mean; "" where there is none."""
+    """HTML table and explanation for each discrete parameter; "" if there are none."""
     before = probabilities(run.answer.get("amortised") or {})
     parts = [_one(name, found, before.get(name)) for name, found in run.probabilities.items()]
     alone = run.answer.get("log_evidence") is None and any(found.factors() for found in run.probabilities.values())
@@ -90,7 +90,7 @@ def _one(name: str, found: Probabilities, before: Probabilities | None) -> str:
 
 
 def _bar(value: str, p: float, prior: float, before: float | None) -> str:
-    """A bar from 0 to 1."""
+    """SVG bar of a probability from 0 to 1, with its value in the prior and its value before draws were weighted."""
     shapes = ['<path class="track" d="M0 6H100"/>']
     shapes.append(f'<path class="inner" d="M0 2h{100 * p:.2f}v8h{-100 * p:.2f}z"/>')
     shapes.append(f'<path style="{_TICK}" d="M{100 * prior:.2f} 0V12"/>')

@@ -1,6 +1,6 @@
-"""The page of a run that is not done: its stages, how far it is, the losses so far; above an answer where there is one.
+"""Page of an unfinished run: its stages, its progress and its losses so far, above an answer if there is one.
 
-It takes a millisecond to make, for it is made every few seconds while something else is to be fast.
+The page is made every few seconds while other work has to be fast. Making it therefore takes only a millisecond.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from sciinf.core.progress import Reached
 from sciinf.interfaces.figures.page import details, duration, page, paragraph, section, table
 
 PLANNED = ("look first", "simulate", "train", "calibrate", "answer")
-RENEWED, READ = 5, 30  # seconds after which a browser asks again: for news, and where somebody reads an answer
-_WIDE, _HIGH = 600, 160  # of the losses' drawing, which is stretched to the page
+RENEWED, READ = 5, 30  # Seconds until a browser reloads a page without and with an answer.
+_WIDE, _HIGH = 600, 160  # Size of the drawing of the losses, which is stretched to the page.
 _POINTS = 300
-_PROGRESS = "progress"  # the identifier of the part that says how far a run is
+_PROGRESS = "progress"  # HTML identifier of the part on the progress of a run.
 _COLUMNS = ("epoch", "train_loss", "validation_loss")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a run: its name, and the seconds that it took, or has taken so far."""
+    """Stage of a run: its name, and the seconds that it took or has taken so far."""
 
     name: str
     seconds: float
@@ -33,17 +33,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Course:
-    """How a run goes.
+    """State of an unfinished run.
 
     Args:
-        title: What is inferred.
-        command: What goes on with it.
-        written: The time at which this is so, in words.
-        stages: Those begun, in order; the last one runs, or ran when the run was stopped.
-        reached: How far the last one is, where that is known.
-        history: The validations of the latest training, as in `Reached`.
-        stopped: Why the run was stopped, a sentence; "" while it runs.
-        earlier: The command that shows earlier answers, where there are any.
+        title: Text that says what is inferred.
+        command: Command that continues the run.
+        written: Time of this state, in words.
+        stages: Stages begun so far, in order. The last stage is running, or was running when the run was stopped.
+        reached: Progress of the last stage, if it is known.
+        history: Validations of the latest training, as in `Reached`.
+        stopped: Sentence on why the run was stopped; "" while it runs.
+        earlier: Command that shows earlier answers; "" if there are none.
     """
 
     title: str
@@ -57,14 +57,14 @@ class Course:
 
 
 def progress_page(course: Course, report: str = "") -> str:
-    """The page.
+    """HTML page of an unfinished run.
 
     Args:
-        course: How the run goes.
-        report: The page of the answer that is there already, which is shown below.
+        course: State of the run.
+        report: HTML page of the answer that exists already, shown below the progress; "" if there is none.
 
     Returns:
-        It renews itself while the run is not stopped.
+        The page, which reloads itself unless the run was stopped.
     """
     head, told = _head(course, bool(report)), _stages(course) + _losses(course)
     if report:
@@ -76,18 +76,24 @@ def progress_page(course: Course, report: str = "") -> str:
 
 
 def is_progress(html: str) -> bool:
-    """Whether a page shows how far a run is, and is no report alone."""
+    """Whether an HTML page shows the progress of a run, instead of only a report."""
     return f'id="{_PROGRESS}"' in html
 
 
 def _renewed(html: str, first: str, seconds: int) -> str:
-    """A page that a browser asks for again, unless after 0 seconds, with markup before all others."""
+    """HTML page with the markup `first` before all other content.
+
+    A browser reloads the page after `seconds`. It never does if `seconds` is 0.
+    """
     again = f'<meta http-equiv="refresh" content="{seconds}">\n<meta charset' if seconds else "<meta charset"
     return html.replace("<meta charset", again, 1).replace("<main>", f"<main>{first}", 1)
 
 
 def _head(course: Course, answered: bool) -> str:
-    """Which stage runs and how far it is, or why the run was stopped; and what goes on."""
+    """HTML on which stage runs and its progress, or on why the run was stopped.
+
+    The command that continues the run is shown as well.
+    """
     now, command = course.stages[-1].name, f"<code>{escape(course.command)}</code>"
     if course.stopped:
         words = f"Stopped in the stage “{now}”: {course.stopped}"
@@ -107,7 +113,7 @@ def _head(course: Course, answered: bool) -> str:
 
 
 def _far(course: Course) -> str:
-    """How far the last stage is: "1,200 of 5,000 simulations, about 12 s left"."""
+    """Words on the progress of the last stage, such as "1,200 of 5,000 simulations, about 12 s left"."""
     reached = course.reached
     if reached is None:
         return ""
@@ -118,7 +124,7 @@ def _far(course: Course) -> str:
 
 
 def _stages(course: Course) -> str:
-    """A table of all stages: those done, the one that runs, those to come."""
+    """HTML table of all stages: finished stages, the one that runs, and the stages to come."""
     *done, now = course.stages
     state = "stopped" if course.stopped else "running"
     rows = [[stage.name, "done", duration(stage.seconds)] for stage in done]
@@ -129,7 +135,7 @@ def _stages(course: Course) -> str:
 
 
 def _losses(course: Course) -> str:
-    """The losses of the latest training, as two lines in a box; nothing where there is none."""
+    """HTML drawing of the losses of the latest training, as two lines in a box; "" if there are too few to draw."""
     history = course.history
     epochs, train, validation = (np.array([float(row[key]) for row in history]) for key in _COLUMNS)
     both = np.concatenate([train, validation])
@@ -162,7 +168,7 @@ def _loss(value: float) -> str:
 
 
 def _path(x: Float[np.ndarray, " e"], y: Float[np.ndarray, " e"]) -> str:
-    """A line through the points that are finite; through some of many."""
+    """SVG line through the finite points, or through some of them if there are many."""
     known = np.flatnonzero(np.isfinite(y))
     chosen = known[np.unique(np.linspace(0, max(len(known) - 1, 0), _POINTS).astype(int))] if len(known) else known
     return "M" + "L".join(f"{x[k]:.1f} {y[k]:.1f}" for k in chosen) if len(chosen) else ""

@@ -1,4 +1,4 @@
-"""Were the probabilities of discrete parameters right on fresh simulations? A panel for each value."""
+"""Reliability figure: whether probabilities of discrete parameters were right on fresh simulations."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = 12  # panels
+MOST = 12  # Largest number of panels.
 _LETTERS = 22
 
 
 def panels_of(found: Mapping[str, Reliability]) -> list[tuple[str, Reliability, int]]:
-    """What has a panel: parameter, its reliability, and a value's place; of two values the last stands for both."""
+    """Panels of the figure: parameter name, reliability of the parameter, and index of the value drawn.
+
+    A parameter with two values has one panel, of the last value, because this panel determines the other.
+    """
     return [
         (name, one, k)
         for name, one in found.items()
@@ -29,17 +32,17 @@ def panels_of(found: Mapping[str, Reliability]) -> list[tuple[str, Reliability, 
 
 
 def outside(found: Mapping[str, Reliability]) -> list[str]:
-    """The values of which some bin is not where right probabilities have it, in words."""
+    """Values, each as "name = value", with some bin outside the interval expected of right probabilities."""
     return [f"{name} = {one.values[k]}" for name, one, k in panels_of(found) if not bool(_inside(one, k).all())]
 
 
 @styled
 def reliability_figure(found: Mapping[str, Reliability], width: float = WIDTH) -> Figure:
-    """How often values were true beside the probabilities that they were given; at most 12 panels.
+    """Figure of how often values were true against their predicted probabilities, with at most 12 panels.
 
     Args:
         found: Name of each discrete parameter -> its reliability; at least one.
-        width: Of the figure, in inches.
+        width: Width of the figure, in inches.
     """
     from matplotlib.figure import Figure
 

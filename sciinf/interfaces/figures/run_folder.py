@@ -1,4 +1,4 @@
-"""What a run folder holds, each part read by itself: a missing or damaged one becomes a sentence, not an exception."""
+"""Content of a run folder, read part by part: a missing or damaged part becomes a sentence, not an exception."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from sciinf.campaigns.storage.belonging import foreign_fit
 from sciinf.campaigns.store import Store
 from sciinf.core.beside import OtherAnswer
 from sciinf.core.draws import Draws
-from sciinf.core.draws_file import read_draws_h5
 from sciinf.core.estimates import estimate_from_json, needed, numbers, probabilities
 from sciinf.core.files import read_json, sha256_of
 from sciinf.core.given import prior_given
@@ -27,6 +26,7 @@ from sciinf.core.prior import Prior
 from sciinf.core.probabilities import Probabilities
 from sciinf.core.records import STATES, Calibration, Strange
 from sciinf.interfaces.answer import disagreement
+from sciinf.interfaces.draws_file import read_draws_h5
 from sciinf.interfaces.figures.checked import Checked, checked_of, with_strange
 from sciinf.interfaces.paths_file import read_paths
 from sciinf.interfaces.predictive_file import read_predictive
@@ -40,18 +40,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """One store in numbers.
+    """Summary of one store of simulations.
 
     Args:
-        simulator: Its name.
-        rows: Simulations there.
-        asked: Simulations asked for.
-        counts: Status -> rows.
-        messages: (row, status, message) of the first failures whose messages differ.
+        simulator: Name of the simulator.
+        rows: Number of simulations in the store.
+        asked: Number of simulations asked for.
+        counts: Status -> number of rows.
+        messages: First failures whose messages differ: (row, status, message) of each.
         seed: Seed of the campaign.
-        seconds: Time spent simulating, over all workers.
-        prior: What the parameters were drawn from.
-        observables: Their names, in the simulator's order.
+        seconds: Time spent simulating, over all workers, in seconds.
+        prior: Prior that the store records for the parameters.
+        observables: Names of the observables, in the simulator's order.
         proposed: Whether the parameters were drawn from a proposal instead of the prior.
     """
 
@@ -68,29 +68,29 @@ class StoreSummary:
 
     @property
     def failed(self) -> int:
-        """Simulations that did not give finite data."""
+        """Number of simulations that did not give finite data."""
         return sum(n for status, n in self.counts.items() if status is not Status.OK)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder; what is None or empty is not there, and `missing` says why, by part.
+    """Content of a run folder; a missing part is None or empty, and `missing` says why.
 
     Args:
-        folder: Where it lies.
-        answer: `answer.json`.
-        draws: `draws.h5`.
-        checked: The observables of `predictive.h5`.
-        calibration: `calibration.json`.
-        fit: `fit/fit.json`.
+        folder: Path of the folder.
+        answer: Content of `answer.json`.
+        draws: Posterior draws in `draws.h5`.
+        checked: Observables of `predictive.h5`, with observation and predictions.
+        calibration: Content of `calibration.json`.
+        fit: Content of `fit/fit.json`.
         history: Columns of `fit/history.csv`.
-        stores: Folder name -> the simulations in it.
-        provenance: `provenance.json`.
-        missing: Part -> why it is not there.
-        doubts: What is damaged, and what could not be checked, in sentences.
-        predicted_from: The draws that the predictions were simulated from, (m, D); empty where they are not known.
-        paths: What nobody saw, along time.
-        beside: What another answer is called -> how it stands beside this one.
+        stores: Folder name -> summary of the simulations in this folder.
+        provenance: Content of `provenance.json`.
+        missing: Name of a missing part -> why the part is missing.
+        doubts: Sentences on what is damaged, and on what could not be checked.
+        predicted_from: Draws that the predictions were simulated from, (m, D); empty where they are unknown.
+        paths: Hidden paths: quantities that were not observed, along time.
+        beside: Label of another answer -> that answer, as it is shown beside this one.
     """
 
     folder: Path
@@ -110,13 +110,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The simulator's name."""
+        """Name of the simulator, or of the folder if the simulator's name is unknown."""
         named = [s.simulator for s in self.stores.values()] + [str(self.fit.get("simulator", {}).get("name", ""))]
         return next((n for n in named if n), self.folder.resolve().name)
 
     @property
     def prior(self) -> Prior | None:
-        """The prior, from the simulations or the fit."""
+        """Prior of the simulations, or else of the fit; None if neither records a prior."""
         for store in self.stores.values():
             return store.prior
         try:
@@ -131,42 +131,45 @@ class Run:
 
     @property
     def least(self) -> float:
-        """One draw's part: what no draw shows is less probable than that."""
+        """Weight of one effective draw, 1 / ESS, or 0 if the ESS is unknown.
+
+        An event that happens in no draw is less probable than this weight.
+        """
         return 1 / ess if (ess := self.answer.get("ess")) else 0.0
 
     @property
     def numbers(self) -> dict[str, Mapping[str, Any]]:
-        """The answer's estimates that have a median and an interval, as they are in `answer.json`."""
+        """Estimates of the answer that have a median and an interval, as `answer.json` has them: name -> estimate."""
         return numbers(self.answer.get("parameters") or {})
 
     @property
     def probabilities(self) -> dict[str, Probabilities]:
-        """The answer's discrete parameters."""
+        """Probabilities of the values of each discrete parameter of the answer, by name."""
         return probabilities(self.answer.get("parameters") or {})
 
     @property
     def given(self) -> dict[str, str]:
-        """The most probable values of discrete parameters, of which draws are pictured; {} where there are none."""
+        """Most probable values of the discrete parameters, which select the pictured draws; {} if there are none."""
         return {} if self.draws is None else self.draws.most_probable()
 
     @property
     def pictured(self) -> Draws | None:
-        """The draws that are pictured: those with the most probable values of discrete parameters."""
+        """Draws that are pictured: those with the most probable values of the discrete parameters."""
         return None if self.draws is None else self.draws.given(**self.given)
 
     @property
     def pictured_prior(self) -> Prior | None:
-        """The prior of the draws that are pictured."""
+        """Prior of the pictured draws, with the discrete parameters at their most probable values."""
         return None if self.prior is None else prior_given(self.prior, self.given)
 
 
 @dataclass
 class _FolderParts:
-    """Reads the parts of a folder one by one, and notes why one is missing."""
+    """Reader of the parts of a folder, which notes why a part is missing."""
 
     folder: Path
     missing: dict[str, str]
-    vouched: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # file -> its hash, and what says so
+    vouched: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # File -> its hash, and what states the hash.
     doubts: list[str] = field(default_factory=list)
 
     def read(self, name: str, file: str, read: Callable[[Path], T], empty: T, why: str) -> T:
@@ -188,18 +191,19 @@ class _FolderParts:
 
 
 def read_runs(folder: str | Path, names: Sequence[str] | None = None, *, replaced: bool = False) -> dict[str, Run]:
-    """Read a run folder: the name of each answer -> the run with it; one run without, named "", where it has none.
+    """Read a run folder: name of each answer -> the run with this answer.
 
-    An answer that was refined is the refined one, and its run the folder of the rounds around it.
+    A folder without answers gives one run without an answer, under the name "". If an answer was refined, the refined
+    answer is read. The folder of its run is then the one of the rounds around the observation.
 
     Args:
-        folder: The run folder.
-        names: Which answers; all when left out.
-        replaced: Whether answers that were refined are those from before.
+        folder: Path of the run folder.
+        names: Names of the answers to read; all when left out.
+        replaced: Whether to read the answers from before the refinement.
 
     Raises:
-        FileNotFoundError: If it holds nothing to report on.
-        ValueError: If there is no answer of a name.
+        FileNotFoundError: If the folder holds nothing to report on.
+        ValueError: If the folder has no answer of a given name.
     """
     folder = Path(folder)
     known = answer_folders(folder) if replaced else newest_answers(folder)
@@ -220,7 +224,7 @@ def read_runs(folder: str | Path, names: Sequence[str] | None = None, *, replace
 
 
 def _with_answer(run: Run, folder: Path) -> Run:
-    """A run with the answer in a folder."""
+    """Run with the answer in `folder` added."""
     missing = dict(run.missing)
     parts = _FolderParts(folder, missing)
     answer = parts.read(
@@ -261,7 +265,7 @@ def _with_answer(run: Run, folder: Path) -> Run:
 
 
 def read_common(folder: Path) -> Run:
-    """What all answers of a run have in common."""
+    """Run with the parts that all its answers have in common, such as fit, simulations and calibration."""
     missing: dict[str, str] = {}
     parts = _FolderParts(folder, missing)
     part = parts.read
@@ -289,7 +293,7 @@ def read_common(folder: Path) -> Run:
 
 @contextmanager
 def _told(doubts: list[str]) -> Iterator[None]:
-    """Warnings as sentences."""
+    """Collect the warnings of a block of code as sentences in `doubts`."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         yield
@@ -297,7 +301,7 @@ def _told(doubts: list[str]) -> Iterator[None]:
 
 
 def _disagreeing(run: Run) -> list[str]:
-    """What the answer says beside what its draws say."""
+    """List with a sentence on how the answer's estimates differ from its draws; empty if they agree."""
     if run.draws is None or not run.answer.get("parameters"):
         return []
     try:
@@ -320,12 +324,12 @@ _NOT_CALIBRATED = "The posterior has not been checked on fresh simulations; `sci
 def _read_object(path: Path) -> dict[str, Any]:
     data = read_json(path)
     if not isinstance(data, dict):
-        raise ValueError(f"expected an object, it holds {type(data).__name__}")
+        raise ValueError(f"expected a JSON object, but the file holds {type(data).__name__}")
     return data
 
 
 def _read_answer(path: Path) -> dict[str, Any]:
-    """An answer with all that the page shows of it."""
+    """Read an answer, and check that it has all entries that the page shows."""
     answer = _read_object(path)
     for name, estimate in (answer.get("parameters") or {}).items():
         _has(estimate, f"the parameter {name!r}", *needed(estimate))
@@ -341,9 +345,9 @@ def _read_answer(path: Path) -> dict[str, Any]:
 
 
 def _has(record: Any, what: str, *keys: str) -> None:
-    """Refuse a record that lacks one of its keys."""
+    """Raise ValueError if a record is no JSON object or lacks one of the keys."""
     if not isinstance(record, dict):
-        raise ValueError(f"{what} is no object")
+        raise ValueError(f"{what} is not a JSON object")
     lacking = [key for key in keys if key not in record]
     if lacking:
         raise ValueError(f"{what} has no {lacking[0]!r}")
@@ -364,12 +368,12 @@ def _read_history(path: Path) -> dict[str, np.ndarray]:
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
-        raise ValueError("it has no rows")
+        raise ValueError("the file has no rows")
     return {name: np.array([float(row[name]) for row in rows]) for name in ("epoch", "train_loss", "validation_loss")}
 
 
 def _read_predictive(path: Path) -> tuple[tuple[Checked, ...], np.ndarray]:
-    """The observables, and the draws that the predictions were simulated from."""
+    """Observables with their predictions, and the draws that the predictions were simulated from."""
     found = read_predictive(path)
     return checked_of(found), np.asarray(found.theta, dtype=float)
 

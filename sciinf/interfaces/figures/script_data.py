@@ -1,7 +1,7 @@
-"""What the page carries for its script: draws to select and download, predictions, and tables for papers.
+"""Data that the page carries for its script: draws to select and download, predictions, and tables for papers.
 
-Draws are fewer than there are, of equal weight, and rounded to a thousandth of their standard deviation. Numbers that
-are shown as results are never taken from them (`interfaces.figures.numbers`).
+The page may carry fewer draws than the answer has. These draws have equal weight and are rounded to a thousandth of
+their standard deviation. Numbers shown as results are never computed from them (`interfaces.figures.numbers`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DRAWS, _NUMBERS = 1_000, 10_000
 
 
 def script_data(runs: Mapping[str, tuple[Run, PosteriorNumbers]]) -> dict[str, Any]:
-    """The data block: of each answer its parameters, draws and predictions; and what is to be cited."""
+    """Data block of the page: parameters, draws and predictions of each answer, and the references to cite."""
     first = next(iter(runs.values()))[0]
     share = max(1, len(runs))
     answers = [_answer(name, run, numbers, share) for name, (run, numbers) in runs.items()]
@@ -57,13 +57,17 @@ def _answer(name: str, run: Run, numbers: PosteriorNumbers, share: int) -> dict[
 
 
 def _of(run: Run, draws: Draws) -> int | str:
-    """Of how many draws these are; in words where those are some of all."""
+    """Number of draws that the page's draws were taken from, in words if these are not all draws."""
     said = said_given(run.given)
     return f"{len(draws)} draws with {said}, of {len(run.draws or draws)}" if said else len(draws)
 
 
 def _whole(theta: np.ndarray, draws: Draws) -> np.ndarray | None:
-    """Some draws, (m, D), of whom the parameters alone may be given, (m, d); None if one is none of all draws."""
+    """Complete draws, (m, D), that belong to `theta`.
+
+    `theta` may hold the parameters alone, (m, d), without derived quantities. The result is None if a row of `theta` is
+    not among the draws.
+    """
     if theta.shape[1] == len(draws.names):
         return theta
     found = {tuple(row): i for i, row in enumerate(draws.of_parameters().theta.double().tolist())}
@@ -72,7 +76,7 @@ def _whole(theta: np.ndarray, draws: Draws) -> np.ndarray | None:
 
 
 def _places(sd: float) -> int:
-    """Decimal places of a thousandth of a standard deviation."""
+    """Number of decimal places of a thousandth of a standard deviation."""
     return 3 - math.floor(math.log10(sd)) if sd > 0 and math.isfinite(sd) else 12
 
 
@@ -81,7 +85,7 @@ def _rounded(theta: np.ndarray, places: list[int]) -> list[list[float]]:
 
 
 def downloads() -> str:
-    """Buttons that make files in the page, for the script."""
+    """HTML buttons with which the page's script makes files to download."""
     kinds = {"csv": "Draws, CSV", "ecsv": "Draws, ECSV with units", "tex": "Table, LaTeX", "bib": "Citations, BibTeX"}
     buttons = "".join(f'<button type="button" data-file="{kind}">{words}</button>' for kind, words in kinds.items())
     return f'<details class="downloads script"><summary>Download</summary><p>{buttons}</p></details>'

@@ -1,4 +1,4 @@
-"""A series: bands of what is predicted, what was observed, and below them what the median prediction leaves over."""
+"""Figure of a series: predictive bands, observation, and below them the residuals of the median prediction."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS = 6
-_FACTORS = (1.2, 1.5, 2.0, 3.0, 5.0, *(10.0**k for k in range(1, 13)))  # that are ticks
+_FACTORS = (1.2, 1.5, 2.0, 3.0, 5.0, *(10.0**k for k in range(1, 13)))  # Factors that can be ticks.
 
 
 @styled
 def draw_series(checked: Checked, width: float) -> tuple[Figure, str, list[Axes]]:
-    """A panel a component, each with its residuals below it.
+    """Figure of a series, with one panel for each component and its residuals below.
 
     Args:
-        checked: What is drawn; it has an axis.
-        width: Of the figure, in inches.
+        checked: Observable to draw, which has an axis.
+        width: Width of the figure, in inches.
 
     Returns:
-        The figure, what was left out of it, and the upper axes of each component.
+        The figure, a sentence on components that were left out ("" if none), and the upper axes of each component.
     """
     from matplotlib.figure import Figure
 
@@ -64,7 +64,7 @@ def draw_series(checked: Checked, width: float) -> tuple[Figure, str, list[Axes]
 
 
 def _component(checked: Checked, axis: int, index: int) -> str:
-    """The title of one series among several: "hare", "depth 0.5 m", "species 1"."""
+    """Title of one component of a series, such as "hare", "depth 0.5 m" or "species 1"."""
     others = [d for i, d in enumerate(checked.dims) if i != axis]
     if len(others) != 1:
         return f"component {index + 1}"
@@ -95,7 +95,7 @@ def _series(axes: Axes, place: np.ndarray, observed: np.ndarray, simulated: np.n
 def _band(
     axes: Axes, place: np.ndarray, low: np.ndarray, high: np.ndarray, alpha: float, label: str | None = None
 ) -> None:
-    """A band along the axis; where neighbours are missing on both sides, a bar."""
+    """Draw a band along the axis, and a bar at each place whose neighbours on both sides are missing."""
     axes.fill_between(place, low, high, color=BLUE, alpha=alpha, linewidth=0, label=label)
     there = np.isfinite(low)
     lone = there & ~np.append(there[1:], False) & ~np.append(False, there[:-1])
@@ -104,7 +104,7 @@ def _band(
 
 
 def _geometric(place: np.ndarray) -> bool:
-    """Whether places are spread evenly over a decade or more in their logarithm, as frequencies often are."""
+    """Whether places span a decade or more and are evenly spaced in their logarithm, as frequencies often are."""
     if len(place) < 3 or place.min() <= 0 or place.max() < 10 * place.min():
         return False
     steps = np.diff(np.log(place))
@@ -112,9 +112,10 @@ def _geometric(place: np.ndarray) -> bool:
 
 
 def _residuals(axes: Axes, place: np.ndarray, observed: np.ndarray, simulated: np.ndarray, scale: str) -> None:
-    """What was observed less the median prediction, or over it where the axis is logarithmic; the band of 90 %.
+    """Draw the residuals of the median prediction, with the 90 % band of the predictions.
 
-    Ratios take zero for half the smallest positive number, as networks do.
+    On a logarithmic axis, the residual is a ratio: observation divided by median prediction. Ratios take zero for half
+    the smallest positive number, as networks do.
     """
     log = scale == "log"
     if log:
@@ -133,7 +134,10 @@ def _residuals(axes: Axes, place: np.ndarray, observed: np.ndarray, simulated: n
 
 
 def _factors(axes: Axes, values: np.ndarray) -> None:
-    """Ticks at a few factors around one: 1/2, 1 and 2, or as far as the values go."""
+    """Set three ticks: 1, a factor above 1, and its inverse, such as 2 and 1/2.
+
+    The factor is as large as most of the values require.
+    """
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
     good = np.abs(np.log(values[np.isfinite(values) & (values > 0)]))
@@ -147,7 +151,7 @@ def _factors(axes: Axes, values: np.ndarray) -> None:
 
 
 def _points(axes: Axes, place: np.ndarray, values: np.ndarray, name: str, *, small: bool = False) -> None:
-    """What was observed: dots, or a line where they would cover each other."""
+    """Draw values as dots, or as a line if the dots would cover each other."""
     if len(place) > 200:
         axes.plot(place, values, color=INK, linewidth=0.9, label=name)
         return

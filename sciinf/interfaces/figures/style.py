@@ -1,7 +1,7 @@
-"""One look for all figures: colours, type, and axes that say what they measure and in which unit.
+"""Common style of all figures: colours, fonts, and axis labels with units.
 
-The colours are Okabe and Ito's, told apart by colour-blind readers too. In the page each stands for a CSS variable, so
-the same drawing serves the light and the dark scheme (`interfaces.figures.svg`).
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart, too. In the page each colour stands
+for a CSS variable (`interfaces.figures.svg`). The same drawing then serves the light and the dark scheme.
 
 References:
     | Color Universal Design (Okabe & Ito, 2008), https://jfly.uni-koeln.de/color/
@@ -102,7 +102,7 @@ _SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "sciinf",
     "path.simplify_threshold": 0.2,
 }
-_LOCK = threading.RLock()  # matplotlib's settings are the process's: one figure at a time, and put back afterwards
+_LOCK = threading.RLock()  # Only one figure at a time, because all threads share matplotlib's settings.
 _PLAIN_UNIT = re.compile(r"[^\W\d_]+(-?\d+)?( [^\W\d_]+(-?\d+)?)*")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,7 +110,10 @@ R = TypeVar("R")
 
 @contextmanager
 def look() -> Iterator[None]:
-    """matplotlib's settings for our figures, whatever the user's are; the user's are put back afterwards."""
+    """Context in which matplotlib has the settings of this package's figures, whatever the user's settings are.
+
+    The user's settings are restored afterwards.
+    """
     import matplotlib
 
     keep = ("backend", "backend_fallback", "interactive", "toolbar", "webagg", "date.epoch", "savefig.directory")
@@ -121,7 +124,7 @@ def look() -> Iterator[None]:
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """A function that draws, drawing in our look."""
+    """Decorator of a drawing function, which then draws in the style of `look`."""
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -132,13 +135,13 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def pretty_unit(unit: str) -> str:
-    """A unit as it is printed, "km s⁻¹ Mpc⁻¹" for "km / (s Mpc)"; as it stands where astropy does not know it.
+    """Unit as it is printed, "km s⁻¹ Mpc⁻¹" for "km / (s Mpc)"; unchanged if astropy does not know the unit.
 
-    Astropy writes "yr⁻¹⸍²" for "yr^(-1/2)" with a sign that fonts do not have; here it is "yr⁻¹⁄²".
+    For "yr^(-1/2)" astropy writes "yr⁻¹⸍²", with a sign that fonts do not have. This function writes "yr⁻¹⁄²".
     """
     if not unit:
         return ""
-    if _PLAIN_UNIT.fullmatch(unit):  # astropy would reorder it
+    if _PLAIN_UNIT.fullmatch(unit):  # Astropy would reorder the factors.
         return re.sub(r"-?\d+", lambda power: superscript(int(power[0])), unit)
     from astropy import units
 
@@ -150,25 +153,25 @@ def pretty_unit(unit: str) -> str:
 
 
 def label(name: str, unit: str, *, lines: int = 1) -> str:
-    """An axis label: the name with its unit in brackets, on one line or two."""
+    """Label of an axis: the name with its unit in brackets, on one line or two."""
     shown = pretty_unit(unit)
     return f"{name}{' ' if lines == 1 else chr(10)}[{shown}]" if shown else name
 
 
 def superscript(exponent: int) -> str:
-    """An integer in superscript digits."""
+    """Integer in superscript digits."""
     return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def log_axis(axes: Axes, axis: Axis, low: float, high: float, *, zero: bool = False) -> None:
-    """Make one axis logarithmic, labelled in plain numbers ("0.01", "50") and beyond four decades as powers of ten.
+    """Make one axis logarithmic, with plain numbers ("0.01", "50") or powers of ten as tick labels (`plain`).
 
     Args:
-        axes: Whose axis it is.
-        axis: The axis.
-        low: The smallest positive number that is drawn.
-        high: The largest.
-        zero: Whether 0 has a place as well: the axis is then linear below `low`.
+        axes: Axes that the axis belongs to.
+        axis: Axis to change.
+        low: Smallest positive number that is drawn.
+        high: Largest number that is drawn.
+        zero: Whether 0 has a place as well. The axis is then linear below `low`.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
@@ -188,14 +191,17 @@ def log_axis(axes: Axes, axis: Axis, low: float, high: float, *, zero: bool = Fa
 
 
 def whole_numbers(axis: Axis) -> None:
-    """Ticks at integers only, for an axis that counts."""
+    """Set ticks at integers only, for an axis that counts."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def plain(value: float) -> str:
-    """A tick's number: "0.01", "20", "1,000", "3×10⁻⁷"."""
+    """Text of a tick's number, such as "0.01", "20", "1,000" or "3×10⁻⁷".
+
+    Powers of ten are used below 0.001 and from 100,000 on. The text is empty if the number is not finite.
+    """
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else ""
     exponent = math.floor(math.log10(abs(value)) + 1e-9)
@@ -206,7 +212,7 @@ def plain(value: float) -> str:
 
 
 def mark(axes: Axes, x: np.ndarray, y: np.ndarray, strange: np.ndarray) -> None:
-    """Red rings around the strange ones of some points, each (n,)."""
+    """Draw red rings around the strange points; `x`, `y` and the mask `strange` have shape (n,)."""
     if strange.any():
         ring = {"markersize": 9.0, "markerfacecolor": "none", "markeredgecolor": VERMILION, "markeredgewidth": 1.4}
         axes.plot(x[strange], y[strange], "o", zorder=5, label="strange", **ring)

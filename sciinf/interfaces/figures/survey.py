@@ -1,7 +1,8 @@
-"""A survey in one picture: how unusual its rows are beside what chance makes of them, and how much each tells.
+"""Figure of a survey: how unusual its rows are compared with chance, and how much each row tells.
 
-On the left p-values of the observations, which are spread evenly where the simulator made the rows; those below 0.01
-are outside. On the right the posterior sd of each parameter, as a part of the prior's, along its posterior median.
+The left panel shows the p-values of the observations. They are spread evenly if the simulator made the rows. Rows with
+a p-value below 0.01 are outside. The other panels show the posterior sd of each parameter, as a fraction of the prior
+sd, against its posterior median.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ _PRIOR_DRAWS = 20_000
 
 @styled
 def survey_figure(answers: Answers) -> Figure:
-    """The picture.
+    """Figure of a survey.
 
     Args:
-        answers: The answers, complete.
+        answers: Answers of the survey, complete.
 
     Raises:
         ValueError: If rows are missing.
@@ -59,10 +60,10 @@ def survey_figure(answers: Answers) -> Figure:
 
 
 def write_picture(answers: Answers, path: Path) -> Path:
-    """The picture as a PNG.
+    """Write the figure of a survey as a PNG file, and return its path.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     image = io.BytesIO()
     survey_figure(answers).savefig(image, format="png", dpi=110, facecolor="white")
@@ -71,7 +72,7 @@ def write_picture(answers: Answers, path: Path) -> Path:
 
 
 def _p_values(axes: Axes, answers: Answers, p: np.ndarray) -> None:
-    """Of the rows that were compared with simulations."""
+    """Draw the histogram of p-values of the rows that were compared with simulations."""
     p, outside = p[np.isfinite(p)], answers.found["trust"]["alarm"]
     axes.set_title(f"{outside:,} of {len(p):,} outside ({outside / len(p):.1%})" if len(p) else "never compared")
     axes.set_xlabel("p-value of the observation")
@@ -89,7 +90,7 @@ def _p_values(axes: Axes, answers: Answers, p: np.ndarray) -> None:
 
 
 def _told(axes: Axes, words: str, middle: np.ndarray, y: np.ndarray) -> None:
-    """Posterior sds, as parts of the prior's, along medians."""
+    """Draw the histogram of posterior sds, as fractions of the prior sd, against posterior medians."""
     from matplotlib.colors import LogNorm
 
     good = np.isfinite(middle) & np.isfinite(y)

@@ -1,4 +1,4 @@
-"""A figure as SVG that stands in an HTML page: no identifiers that clash, theme colours, the page's own type."""
+"""Conversion of a figure to SVG for an HTML page, with unique identifiers, theme colours and the page's own font."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _DRAWN = ("d", "x", "y", "transform", "points")
 
 
 def to_svg(figure: Figure, alt: str, key: str) -> str:
-    """A figure as an `<svg>` element.
+    """The `<svg>` element of a figure, as text.
 
     Args:
-        figure: What to draw.
-        alt: What it shows, in words, for those who do not see it.
-        key: A word that no other figure of the page has; it goes before identifiers.
+        figure: Figure to convert.
+        alt: Text that describes the figure to readers who do not see it.
+        key: Word that no other figure of the page has, used as a prefix of identifiers.
 
     Returns:
-        The element, with no namespace, no style sheet and nothing to fetch; every size scales with its width.
+        The element, without namespace, style sheet or anything to fetch. All sizes scale with its width.
     """
     root = ElementTree.fromstring(_rendered(figure))
     _strip(root)
@@ -46,12 +46,16 @@ def to_svg(figure: Figure, alt: str, key: str) -> str:
 
 
 def places(figure: Figure, axes: Sequence[Axes]) -> list[list[float]]:
-    """Where axes lie in the drawing that `to_svg` has made of their figure: what the script needs to draw in them.
+    """Positions of axes in the drawing that `to_svg` made of their figure, so that the page's script can draw in them.
 
     Returns:
-        For each left, top, width and height in the drawing's units, both limits across and both upwards, 1 where the
-        upright axis is logarithmic, and where the level one is; and how far up the upright one is linear, for 0 to have
-        a place, else 0, with the room that this takes, in decades.
+        For each of the axes a list of 12 numbers:
+
+        - left, top, width and height, in units of the drawing,
+        - both x limits and both y limits,
+        - 1 if the y scale is "log", else 0, and the same for the x scale,
+        - for the y scale "symlog", which has a place for 0: the value up to which the axis is linear, and the length of
+          this linear part in decades; otherwise 0 and 0.
     """
     found = []
     for one in axes:
@@ -67,7 +71,7 @@ def places(figure: Figure, axes: Sequence[Axes]) -> list[list[float]]:
 
 
 def _rendered(figure: Figure) -> bytes:
-    """The file that matplotlib writes, without a date and names of programs."""
+    """SVG file that matplotlib writes for a figure, without the date and the names of programs."""
     image = io.BytesIO()
     with look():
         _laid_out(figure)
@@ -77,7 +81,10 @@ def _rendered(figure: Figure) -> bytes:
 
 
 def _laid_out(figure: Figure) -> None:
-    """Find places for everything, once: each drawing would do so anew, and takes longer over it than over the lines."""
+    """Compute the layout of a figure once, and switch the layout engine off.
+
+    Otherwise each drawing would compute the layout again, which takes longer than drawing the lines.
+    """
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
@@ -85,14 +92,17 @@ def _laid_out(figure: Figure) -> None:
 
 
 def _whole(figure: Figure) -> Bbox:
-    """All of a figure in inches: its page, and what labels reach beyond it."""
+    """Bounding box of a figure in inches: its page, and labels that extend beyond the page."""
     from matplotlib.transforms import Bbox
 
     return Bbox.union([Bbox.from_bounds(0, 0, *figure.get_size_inches()), figure.get_tightbbox()])
 
 
 def _strip(parent: ElementTree.Element) -> None:
-    """Namespaces, metadata and style sheets out: HTML needs none, and a style sheet would reach the whole page."""
+    """Remove namespaces, metadata and style sheets from an element.
+
+    HTML needs none of them, and a style sheet would apply to the whole page.
+    """
     parent.tag = parent.tag.rpartition("}")[2]
     for name in [n for n in parent.attrib if "}" in n]:
         parent.attrib[name.rpartition("}")[2]] = parent.attrib.pop(name)
@@ -130,16 +140,19 @@ def _rewrite(element: ElementTree.Element, key: str, used: set[str]) -> None:
 
 
 def _drawn(found: re.Match[str]) -> str:
-    """A place, to a tenth of a point."""
+    """Text of a coordinate, rounded to a tenth of a point."""
     return f"{float(found[0]):.1f}".removesuffix(".0")
 
 
 def _scaled(found: re.Match[str]) -> str:
-    """A number of a transform, to hundredths."""
+    """Text of a number in a transform, rounded to hundredths."""
     return f"{float(found[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def _style(style: str) -> str:
-    """Theme variables for colours; the page's type family, so that numbers in figures and tables look alike."""
+    """CSS style with theme variables for colours, and without a font family.
+
+    The page's own font then applies, so that numbers in figures and in tables look alike.
+    """
     style = re.sub(r"font-family: [^;]+(; )?", "", style)
     return _COLOUR.sub(lambda m: f"{m[1]}: var(--{VARIABLES[m[2]]})" if m[2] in VARIABLES else m[0], style)

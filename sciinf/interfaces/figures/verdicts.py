@@ -1,6 +1,7 @@
-"""The verdict on an answer of a run folder, from what its files say; and its findings in colours.
+"""Verdict on an answer, from the files of its run folder, and the colour of each finding.
 
-`core.verdict` judges; here is only what a folder adds: a calibration of something else, damaged files, no answer yet.
+`core.verdict` makes the judgement. This module adds only findings about the folder: a calibration of another fit,
+damaged files, or a missing answer.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ _UNLOOKED = "the observation was not compared with simulations"
 
 @dataclass(frozen=True)
 class Card:
-    """One finding.
+    """One finding, as the report shows it.
 
     Args:
-        title: What was looked at.
-        colour: Of its level; "grey" where it is weaker evidence than what decided.
-        state: Its level in a few words.
-        words: The finding, a sentence.
+        title: What was checked.
+        colour: Colour of the finding's level; "grey" if the verdict rests on stronger evidence.
+        state: Level of the finding, in a few words.
+        words: The finding, as a sentence.
     """
 
     title: str
@@ -44,12 +45,12 @@ class Card:
 
     @property
     def clause(self) -> str:
-        """Its first clause, as a sentence has it."""
+        """First clause of the finding, with a capital letter."""
         return _capital(brief(self.words))
 
 
 def cards(verdict: Verdict) -> list[Card]:
-    """The findings behind a verdict, in the order in which they are shown."""
+    """Cards of all findings behind a verdict, in display order."""
     found = []
     for one in verdict.findings:
         colour, state = COLOURS[one.level], _STATES[one.level]
@@ -59,7 +60,7 @@ def cards(verdict: Verdict) -> list[Card]:
 
 
 def verdict_of(run: Run) -> Verdict:
-    """The verdict on an answer of a run folder; on its network where nothing was asked yet."""
+    """Verdict on the answer of a run, or on its network if no observation has been asked about yet."""
     answer = run.answer
     said = answer.get("calibration") or said_of(run.calibration)
     posterior, estimates = str(answer.get("posterior") or ""), (answer.get("parameters") or {}).values()
@@ -72,7 +73,10 @@ def verdict_of(run: Run) -> Verdict:
 
 
 def _known(said: Mapping[str, Any], run: Run) -> Mapping[str, Any]:
-    """What an answer says of its calibration; whether that is too wide, which earlier versions did not write."""
+    """Calibration record of an answer, with "cautious" and "tails_alone" added from the folder's calibration.
+
+    Earlier versions did not write these two entries. They are added only if both calibrations have the same reasons.
+    """
     found = run.calibration
     if found is None or "tails_alone" in said or list(said.get("reasons") or ()) != list(found.reasons):
         return said
@@ -89,7 +93,7 @@ def _observed(run: Run) -> Finding:
 
 
 def _of_folder(run: Run, said: Mapping[str, Any]) -> list[Finding]:
-    """What the files of the folder have against the answer."""
+    """List with one finding on problems of the folder's files, or an empty list if there are none."""
     found, digest, words = run.calibration, run.fit.get("digest"), []
     if found is None and (run.folder / "calibration.json").is_file():
         words.append(run.missing.get("calibration", "calibration.json could not be read"))

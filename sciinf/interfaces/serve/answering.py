@@ -1,4 +1,4 @@
-"""Answers to questions about a model, as messages: what the worker does with one question at a time."""
+"""Functions by which a worker process answers questions about a model; each answer is a message of `wire`."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ Values = Mapping[str, np.ndarray]
 
 
 def whole_answer(model: Model, x: Observation, wanted: QueryOptions) -> bytes:
-    """The answer to one question, by itself, as a message.
+    """Answer one question by itself, and return the answer as a message.
 
     Args:
-        model: What is asked.
-        x: The observation, which knows how it was read.
-        wanted: What is asked for.
+        model: The model that is asked.
+        x: The observation, with the record of how it was read.
+        wanted: Options of the query.
 
     Raises:
-        ValueError: As `query` does.
+        ValueError: For the same reasons as `query`.
     """
     asked, question = model.question(x, wanted)
     where = asked.folder.relative_to(model.folder).as_posix()
     if (found := stored_answer(model, question, where)) is not None:
         return found
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an answer says all that it warns of
+        warnings.simplefilter("ignore")  # The findings of the answer hold all that these warnings say.
         answer = question.answer(question.look())
     return answered(model, question, model.learned.retold(asked, x, answer), where)
 
 
 def stored_answer(model: Model, question: Question, where: str) -> bytes | None:
-    """The answer to a question that the run folder has, as a message; None where it has none.
+    """The run folder's stored answer to a question, as a message; None if there is none.
 
-    It is called, and was read, as the question says.
+    The message takes the observation's name and files, and how it was read, from the question.
 
     Args:
-        model: What is asked.
+        model: The model that is asked.
         question: The question.
-        where: The folder of what answers, within the run's.
+        where: Folder of the posterior that answers, relative to the run folder.
     """
     known, wanted = stored_answers(model, question), question.wanted
     if (found := same_question(known, wanted)) is None:
@@ -65,15 +65,15 @@ def stored_answer(model: Model, question: Question, where: str) -> bytes | None:
 
 
 def answered(model: Model, question: Question, answer: Answer, where: str) -> bytes:
-    """An answer that was made, with what the run folder knows of the observation, as a message.
+    """Message of a new answer, completed by what the run folder knows about the observation.
 
-    Where checks by simulation were not asked for, it says so.
+    If checks by simulation were not requested, a finding of the answer says so.
 
     Args:
-        model: What was asked.
+        model: The model that was asked.
         question: The question.
         answer: The answer.
-        where: The folder of what answered, within the run's.
+        where: Folder of the posterior that answered, relative to the run folder.
     """
     if not question.wanted.predicted:
         checks = [one for one in answer.checks if one.name != predictive.NAME]
@@ -88,15 +88,15 @@ def _message(model: Model, answer: Answer, where: str, seed: int, *, stored: boo
 
 
 def simulated(model: Model, body: bytes) -> bytes:
-    """Data of one simulation, as a message whose arrays are the observables, with the digest of what made them.
+    """Simulate data once, and return a message with the observables as arrays and the digest of the model.
 
     Args:
-        model: What is asked.
+        model: The model whose simulator is used.
         body: JSON with `theta`, `seed` and `x`, as `requests.parameters` reads it.
 
     Raises:
-        ValueError: As `requests.parameters` does; or if there is no simulator, the simulation fails, or nothing can be
-            seen as x was.
+        ValueError: For the same reasons as `requests.parameters`; or if there is no simulator, the simulation fails, or
+            the simulator cannot take over the times and controls of x.
     """
     if model.simulator is None:
         raise ValueError(f"{model.name} has no simulator")
@@ -110,11 +110,11 @@ def simulated(model: Model, body: bytes) -> bytes:
 
 
 def observation_in(head: Mapping[str, Any], arrays: Values) -> Observation:
-    """The observation of a message."""
+    """The observation that a message holds."""
     values = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
     return Observation(values, head["read"], findings_in(head))
 
 
 def wanted_in(head: Mapping[str, Any]) -> QueryOptions:
-    """What a message asks for."""
+    """The query options that a message holds."""
     return QueryOptions(**head["wanted"])

@@ -1,4 +1,7 @@
-"""The service: HTTP in, answers of `sciinf query` out. It is Starlette's, as it needs no more than routes."""
+"""Web application of the service: HTTP requests in, answers of `sciinf query` out.
+
+The application uses Starlette, because routes are all that it needs.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +49,14 @@ _DRAWS, _ENDS, _POINTS = 50_000, (0.001, 0.999), 64
 
 @dataclass(frozen=True)
 class ServiceParts:
-    """What the service is made of.
+    """Parts of the service.
 
     Args:
-        models: The runs.
-        engine: What answers.
-        shares: Answers that were given, by their ids.
-        limits: Who may ask, and how much.
-        bounds: How much is answered at once.
+        models: The runs that are served.
+        engine: The engine that answers questions.
+        shares: Store of earlier questions and answers, by id.
+        limits: Access rules and load limits.
+        bounds: Largest request that is accepted.
     """
 
     models: Models
@@ -64,7 +67,7 @@ class ServiceParts:
 
 
 def application(parts: ServiceParts) -> Any:
-    """The ASGI application."""
+    """Build the ASGI application of the service, with its limits in front."""
     service = Service(parts)
     routes = [
         Route("/", service.index),
@@ -98,10 +101,10 @@ def application(parts: ServiceParts) -> Any:
 
 @final
 class Service:
-    """The answers to requests.
+    """Handlers of HTTP requests, one for each route.
 
     Args:
-        parts: What the service is made of.
+        parts: Parts of the service.
     """
 
     def __init__(self, parts: ServiceParts) -> None:
@@ -111,7 +114,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """What answers lives as long as the service."""
+        """Start the engine with the service, and stop the engine when the service ends."""
         await self.parts.engine.start()
         try:
             yield
@@ -120,41 +123,41 @@ class Service:
             self.parts.shares.close()
 
     async def index(self, request: Request) -> Response:
-        """The page."""
+        """Reply with the web page."""
         return HTMLResponse(page(), headers={"content-security-policy": POLICY})
 
     async def static(self, request: Request) -> Response:
-        """A file of the page."""
+        """Reply with a file that the page loads."""
         found = static_file(request.path_params["name"])
         if found is None:
             raise HTTPException(404, "there is no such file")
         return Response(found[0], media_type=found[1], headers={"cache-control": "no-cache"})
 
     async def health(self, request: Request) -> Response:
-        """Whether questions can be answered now."""
+        """Reply whether questions can be answered now."""
         state = self.parts.engine.state()
         return _json({"status": "ok" if state["alive"] else "starting", **state}, 200 if state["alive"] else 503)
 
     async def tell_metrics(self, request: Request) -> Response:
-        """Numbers for Prometheus."""
+        """Reply with the service's counters for Prometheus."""
         return Response(self.metrics.text(self.parts.engine.state()), media_type="text/plain; version=0.0.4")
 
     async def openapi(self, request: Request) -> Response:
-        """The service in OpenAPI's words."""
+        """Reply with the OpenAPI description of the service."""
         return _json(document([await self._described_as(name) for name in self.parts.models.sources]))
 
     async def list_models(self, request: Request) -> Response:
-        """All models."""
+        """Reply with the descriptions of all models."""
         return _json({"models": [await self._described_as(name) for name in self.parts.models.sources]})
 
     async def one_model(self, request: Request) -> Response:
-        """One model."""
+        """Reply with the description of one model."""
         name = request.path_params["name"]
         self.parts.models.source(name)
         return _json(await self._described_as(name))
 
     async def answer(self, request: Request) -> Response:
-        """The answer to a question, or to several."""
+        """Reply with the answer to one question, or the answers to several."""
         model = await self._model(request)
         asked = await self._asked(request, model)
         self._count(request, asked.each)
@@ -166,7 +169,7 @@ class Service:
         return _json({"answers": answers} if asked.several else answers[0])
 
     async def again(self, request: Request) -> Response:
-        """An answer that was given."""
+        """Reply with an earlier answer, by its id."""
         model = await self._model(request)
         include = [part for part in request.query_params.get("include", "draws,predictive").split(",") if part]
         one, message = await self._shared(request, model)
@@ -174,14 +177,14 @@ class Service:
         return _json(await run_in_threadpool(reply, model, message, about, include))
 
     async def calibration(self, request: Request) -> Response:
-        """How what answers did on fresh simulations, all of it."""
+        """Reply with the whole calibration of a fit, by the fit's digest."""
         found = (await self._model(request)).calibration_of(request.path_params["fit"])
         if found is None:
             raise HTTPException(404, "there is no calibration of this fit")
         return _json(found.to_json())
 
     async def download(self, request: Request) -> Response:
-        """The draws of an answer as a file."""
+        """Reply with the draws of an answer as a file."""
         model, kind = await self._model(request), request.path_params["kind"]
         if kind not in KINDS:
             raise HTTPException(404, f"draws are there as {', '.join(KINDS)}, not as {kind[:20]}")
@@ -192,7 +195,7 @@ class Service:
         return Response(content, media_type=KINDS[kind], headers=headers)
 
     async def simulate(self, request: Request) -> Response:
-        """What the simulator gives for parameters."""
+        """Reply with data that the simulator makes for given parameters."""
         model = await self._model(request)
         if model.simulator is None:
             raise HTTPException(404, f"{model.name} has no simulator here ({model.source.without or 'none was given'})")
@@ -201,7 +204,7 @@ class Service:
         return _json({name: value.tolist() for name, value in arrays.items()})
 
     async def events(self, request: Request) -> Response:
-        """What goes on in a run."""
+        """Reply with the stream of a run's progress events."""
         source = self.parts.models.source(request.path_params["name"])
         if self._live.full:
             raise Busy("too many listen to running campaigns already; try again later", 30)
@@ -211,7 +214,7 @@ class Service:
         )
 
     async def _described_as(self, name: str) -> dict[str, Any]:
-        """The description of a model, made once."""
+        """Description of a model, made once and then kept."""
         if name not in self._described:
             try:
                 model = await run_in_threadpool(self.parts.models.get, name)
@@ -244,7 +247,7 @@ class Service:
         return await self.parts.engine.read(model.name, body, self.parts.bounds)
 
     def _count(self, request: Request, asked: Sequence[ObservationRequest]) -> None:
-        """Count questions that are about to be answered; refuse those that a token has no more of."""
+        """Count questions against the quota of the request's token; refuse them if the quota is used up."""
         token = token_in(request.headers) if self.parts.limits.tokens else ""
         self._quota.take(token, len(asked), sum(one.wanted.draws for one in asked))
 
@@ -253,14 +256,14 @@ class Service:
         return await run_in_threadpool(reply, model, message, _about(key, one), include)
 
     async def _given(self, model: Model, one: ObservationRequest) -> tuple[str, bytes]:
-        """The id of a question and its answer, which is kept."""
+        """Answer a question and keep the answer; return the question's id and the answer."""
         key = self.parts.shares.key(model.name, model.digest, one)
         message = await self.parts.engine.answer(model.name, one)
         self.parts.shares.keep(key, model.name, one, message)
         return key, message
 
     async def _shared(self, request: Request, model: Model) -> tuple[ObservationRequest, bytes]:
-        """The question of an id, and its answer, made again where it was not kept."""
+        """The question of the requested id, and its answer, which is made again if it is no longer in memory."""
         find = self.parts.shares.find
         one, message = await run_in_threadpool(find, request.path_params["id"], model.name, model.digest)
         if message is None:
@@ -270,7 +273,7 @@ class Service:
         return one, message
 
 
-_SMALL = 65_536  # bytes of a JSON body that is read here, at once
+_SMALL = 65_536  # Size in bytes below which a JSON body is read in this process, at once.
 _WRONG = "something went wrong in the service; its log says what"
 
 
@@ -284,7 +287,7 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def _failed(status: int, words: str = "") -> Callable[[Request, Exception], Awaitable[Response]]:
-    """What a client is told of an error: its own words, unless others are given."""
+    """Build the handler that reports an error to the client: by the error's own text, unless `words` are given."""
 
     async def told(request: Request, error: Exception) -> Response:
         said: dict[str, Any] = {"error": words or " ".join(str(error).split())}
@@ -302,13 +305,13 @@ def _failed(status: int, words: str = "") -> Callable[[Request, Exception], Awai
 
 
 def unready(source: Served, why: NotReady | None = None) -> dict[str, Any]:
-    """What is known of a run that has learned nothing yet."""
+    """Description of a run that cannot be asked, with the reason."""
     words = str(why) if why else f"{source.name} is not trained yet"
     return {"name": source.name, "ready": False, "reason": words}
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """All that a page or a program needs to know of a model before it asks."""
+    """Description of a model: all that the page or a program needs before it asks a question."""
     posterior, simulator = model.first.posterior, model.simulator
     store, as_set = model.fit.record["store"], set_names(model.observables)
     return {
@@ -361,7 +364,11 @@ def _parameters(model: Model) -> list[dict[str, Any]]:
 
 
 def _when(prior: Prior) -> dict[str, dict[str, list[str]]]:
-    """Each parameter that need not exist -> discrete parameter -> the labels of the values for which it does."""
+    """Conditions for parameters that need not exist.
+
+    Returns:
+        Parameter -> discrete parameter -> labels of the values with which the parameter exists.
+    """
     laws = {prior.names[place.start]: (law, prior.names[place]) for law, place in prior.places()}
     conditions = prior.existence.conditions(prior.names, {name: law for name, (law, _) in laws.items()})
     found = {}
@@ -375,7 +382,7 @@ def _when(prior: Prior) -> dict[str, dict[str, list[str]]]:
 
 
 def _law(law: td.Distribution) -> str:
-    """A law as it is written: "LogNormal(0, 0.5)"."""
+    """Text of a prior distribution, such as "LogNormal(0, 0.5)"."""
     if isinstance(law, Levels):
         return repr(law)
     numbers = []

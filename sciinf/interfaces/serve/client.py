@@ -1,4 +1,4 @@
-"""A service from Python: answers of another machine as if they were made here."""
+"""Python client of a service: answers of another machine, in the form that `sciinf.query` returns."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sciinf.interfaces.serve.wire import MEDIA, answer_in, unpack
 
 
 def connect(url: str, token: str | None = None, *, timeout: float = 300.0) -> ServiceClient:
-    """A service that `sciinf serve` runs.
+    """Connect to a service that `sciinf serve` runs.
 
     Args:
-        url: Its address, such as "http://localhost:8000".
-        token: What it asks for, if it does.
-        timeout: Seconds to wait for an answer.
+        url: Address of the service, such as "http://localhost:8000".
+        token: Access token, if the service needs one.
+        timeout: Longest time to wait for an answer, in seconds.
 
     Returns:
-        What is asked: `service.query(x)`.
+        The client of the service, which answers `service.query(x)`.
 
     Raises:
         ImportError: If httpx is not installed.
-        ConnectionError: If nothing answers there, or no service of sciinf.
+        ConnectionError: If nothing answers at the address, or if what answers is no service of sciinf.
         PermissionError: If the token is missing or wrong.
 
     Examples:
@@ -36,12 +36,12 @@ def connect(url: str, token: str | None = None, *, timeout: float = 300.0) -> Se
 
 @final
 class ServiceClient:
-    """A service; `connect` makes one.
+    """Client of a service; `connect` makes one.
 
     Args:
-        url: Its address.
-        token: What it asks for, if it does.
-        timeout: Seconds to wait for an answer.
+        url: Address of the service.
+        token: Access token; None if the service needs none.
+        timeout: Longest time to wait for an answer, in seconds.
     """
 
     def __init__(self, url: str, token: str | None, timeout: float) -> None:
@@ -70,21 +70,23 @@ class ServiceClient:
         checks: bool = False,
         name: str | None = None,
     ) -> Answer:
-        """Ask for the parameters behind one observation, as `sciinf.query` does here.
+        """Ask the service for the parameters behind one observation, as `sciinf.query` does on this machine.
 
-        An observation that the run has answered is answered by that answer, with all its checks, where level, draws and
-        seed are its own or the defaults. At others the answer is made, and has the findings of that one.
+        If the run has answered this observation, the service may return the stored answer, with all its checks. For
+        that, the level must be that of the stored answer. Draws and seed must be those of the stored answer, or the
+        defaults. With `checks`, the stored answer must have the local check. Otherwise a new answer is made, and takes
+        over the findings of the stored one.
 
         Args:
-            x: One observation: observable name -> array or astropy quantity of its event shape, or a bare one where
-                there is one observable; or the path of its file.
-            model: Which run answers, by its name; it may be left out where there is one.
+            x: One observation: observable name -> array or astropy quantity of its event shape. With one observable, an
+                array or quantity without a name will do. Or the path of the observation's file.
+            model: Name of the run that answers; it may be left out if the service has only one.
             level: Credible level of the central intervals.
-            draws: Posterior draws.
-            seed: Seeds the draws.
-            checks: Whether the simulator there checks the answer at this observation, which takes seconds. Where it did
-                not, the verdict says so, and is at best "rely with care".
-            name: What the observation is called; its file's name when left out.
+            draws: Number of posterior draws.
+            seed: Seed of the draws.
+            checks: Whether the service's simulator checks the answer at this observation, which takes seconds. Without
+                that check, the verdict says so, and is at best "rely with care".
+            name: Name of the observation; by default the name of its file.
 
         Returns:
             The answer, with draws, calibration and verdict.
@@ -121,7 +123,7 @@ class ServiceClient:
         return model
 
     def _calibration(self, at: str, fit: str | None, digest: str) -> Calibration | None:
-        """A calibration of a run, asked for once as long as the run is the same."""
+        """Calibration of a fit, requested from the service only once for each digest of the run."""
         if fit is None:
             return None
         key = (at, fit, digest)
@@ -149,7 +151,7 @@ class ServiceClient:
 
 
 def _lists(model: Mapping[str, Any], x: Any) -> dict[str, Any]:
-    """An observation, checked and in the observables' units, as nested lists."""
+    """Values of an observation as nested lists, checked and converted to the observables' units."""
     if not model["ready"]:
         raise ValueError(model["reason"])
     specs = {one["name"]: Observable.from_json(one) for one in model["observables"]}

@@ -1,4 +1,4 @@
-"""Draws of an answer as a file: HDF5, CSV, ECSV, netCDF, by `exports`; Arrow, by pyarrow."""
+"""Files with the draws of an answer, for download: HDF5, CSV, ECSV and netCDF by `exports`, Arrow by pyarrow."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ KINDS: Mapping[str, str] = {
 
 
 def draws_file(message: bytes, kind: str, model: Model) -> bytes:
-    """The content of a file.
+    """Content of a file with the draws of an answer.
 
     Args:
-        message: The answer, as `answering.answered` gives it.
-        kind: One of `KINDS`.
-        model: What answered.
+        message: The answer, as `answering.answered` returns it.
+        kind: Ending of the file's name, one of `KINDS`.
+        model: The model that answered.
 
     Raises:
         ImportError: If pyarrow is not installed, for "arrow".
-        NotReady: If another network gave the answer.
+        NotReady: If the answer is of another network, calibration or simulator than the model's.
     """
     head, arrays = unpack(message)
     check_same(head, model)
@@ -45,9 +45,9 @@ def draws_file(message: bytes, kind: str, model: Model) -> bytes:
 
 
 def _arrow(draws: Draws) -> bytes:
-    """A file of Arrow's IPC format: a column for each parameter, with its unit, and `log_weight`.
+    """Content of a file in Arrow's IPC format: a column for each parameter, with its unit, and `log_weight`.
 
-    Labels are text, and null says that a parameter does not exist in a draw.
+    Labels are text. A null value means that the parameter does not exist in that draw.
     """
     import pyarrow
 

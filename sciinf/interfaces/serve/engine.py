@@ -1,4 +1,4 @@
-"""What the application asks for answers: the contract of an engine."""
+"""Contract of an answering engine, from which the web application gets its answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from sciinf.interfaces.serve.requests import ObservationRequest, Questions, Requ
 
 
 class Busy(RuntimeError):
-    """No answer now; ask again after so many seconds. The status is HTTP's: 429 where who asks has asked too much."""
+    """No answer is possible now, but the client may ask again after some seconds.
+
+    The HTTP status is 503, or 429 if the client has asked for too much.
+    """
 
     def __init__(self, words: str, seconds: int = 1, status: int = 503) -> None:
         RuntimeError.__init__(self, words)
@@ -18,37 +21,37 @@ class Busy(RuntimeError):
 
 
 class Broken(RuntimeError):
-    """Something went wrong that is no fault of who asked."""
+    """An internal error of the service, which is no fault of the client."""
 
 
 class AnsweringEngine(ABC):
-    """Answers questions."""
+    """Answers questions about models."""
 
     @abstractmethod
     async def start(self) -> None:
-        """Be ready."""
+        """Start the engine."""
 
     @abstractmethod
     async def stop(self) -> None:
-        """End; what is asked now is `Busy`."""
+        """Stop the engine; open and later questions raise `Busy`."""
 
     @abstractmethod
     async def answer(self, model: str, one: ObservationRequest) -> bytes:
-        """The message of one answer.
+        """Answer one question about a model, and return the answer as a message of `wire`.
 
         Raises:
-            Unfit: If the question has none; the message is the library's own.
-            Busy: If there is none now.
+            Unfit: If the question has no answer; the error message is the library's own.
+            Busy: If no answer is possible now.
         """
 
     @abstractmethod
     async def read(self, model: str, body: Body, bounds: RequestLimits) -> Questions:
-        """What a body asks; raises as `requests.from_json` and `requests.from_files`, and as `answer`."""
+        """Read the questions in a request body; raises the errors of `from_json`, `from_files` and `answer`."""
 
     @abstractmethod
     async def simulate(self, model: str, body: bytes) -> bytes:
-        """The message of the simulation that a body asks for; raises as `requests.parameters`, and as `answer`."""
+        """Simulate data as a body requests, as a message; raises the errors of `requests.parameters` and `answer`."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """How it is: numbers and words by name."""
+        """State of the engine, as JSON values by name."""

@@ -1,11 +1,11 @@
-"""Who may ask, and how much: what stands before the application.
+"""Limits of access and load: a layer in front of the application that lets requests pass, or refuses them.
 
-- The Host header must name this service, so that no page of another site reaches it by a name that leads here (DNS
-  rebinding). Another site's scripts are let in where the site is named, and nowhere else (CORS).
-- Where there are tokens, every request for data carries one; it is compared in constant time. The page itself, which
-  says nothing of any run, is given without. A token may have a quota: so many questions and draws a day.
-- Bodies are counted as they come, whatever their header promises, each and all that are here at once; questions wait
-  in a queue that has an end, and none takes longer than a limit.
+- The Host header must name this service. So a page of another site cannot reach the service by a name that leads to
+  this machine (DNS rebinding). Scripts of another site may ask only if that site is listed (CORS).
+- If tokens are set, every request for data must carry one of them. Tokens are compared in constant time. The page
+  itself holds nothing about any run, so it needs no token. A token may have a quota of questions and draws a day.
+- The bytes of request bodies are counted as they arrive, whatever the header promises. One limit holds for each body,
+  and another for all bodies in memory. The queue of questions has a largest length, and each question a time limit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sciinf.interfaces.serve.requests import TooMuch
 
 OPEN = ("/", "/health")
 """What is given without a token, with all below `/static/`."""
-_DAY = 86_400.0  # seconds
+_DAY = 86_400.0  # Seconds in a day.
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -38,21 +38,22 @@ _HEADERS = (
 
 @dataclass(frozen=True)
 class Limits:
-    """Who may ask, and how much.
+    """Access rules and load limits of the service.
 
     Args:
-        hosts: Names under which the service is reached, without ports; "*" for any.
-        tokens: One of them is what requests carry as `Authorization: Bearer TOKEN`; empty for none.
+        hosts: Names under which the service is reached, without ports; "*" allows any name.
+        tokens: Accepted tokens. A request carries one of them as `Authorization: Bearer TOKEN`. If empty, no token is
+            needed.
         origins: Sites whose scripts may ask, such as "https://lab.example.org".
-        body: Bytes of a body.
-        bodies: Bytes of all bodies that are here at once.
-        waiting: Questions at once, those that wait and those that are answered.
-        seconds: That a question may take.
-        questions: Of one token a day, or of all who ask where there are no tokens; None for any number.
-        draws: Likewise, draws.
+        body: Largest size of one request body, in bytes.
+        bodies: Largest total size of all request bodies in memory, in bytes.
+        waiting: Largest number of questions at once; it includes questions that are being answered.
+        seconds: Longest time that a question may take, in seconds.
+        questions: Questions a day for each token, or for all users together if there are no tokens; None for no limit.
+        draws: Draws a day, counted in the same way; None for no limit.
 
     Raises:
-        ValueError: If a token cannot be sent in a header as it is.
+        ValueError: If a token has characters that a header cannot carry.
     """
 
     hosts: Sequence[str] = ("localhost", "127.0.0.1", "::1")
@@ -72,10 +73,10 @@ class Limits:
 
 @final
 class Quota:
-    """What each token has asked for within its day, which begins with its first question.
+    """Questions and draws that each token has used in its current day, which begins with its first question.
 
     Args:
-        limits: Questions and draws of a token.
+        limits: The limits; `questions` and `draws` hold for each token.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -83,15 +84,15 @@ class Quota:
         self._spent: dict[str, tuple[float, int, int]] = {}
 
     def take(self, token: str, questions: int, draws: int) -> None:
-        """Count questions and their draws.
+        """Count questions and their draws against the quota of a token.
 
         Args:
-            token: Who asks; "" where there are no tokens.
-            questions: That are asked.
-            draws: Of all of them.
+            token: The token of the request; "" if the service has no tokens.
+            questions: Number of questions.
+            draws: Number of draws of all these questions together.
 
         Raises:
-            Busy: If they are more than are left.
+            Busy: If fewer questions or draws are left than asked for.
         """
         now, limits = time.monotonic(), self._limits
         since, *spent = self._spent.get(token, (now, 0, 0))
@@ -107,18 +108,18 @@ class Quota:
 
 
 def guarded(inner: Any, limits: Limits, metrics: Metrics) -> Any:
-    """The application behind its limits."""
+    """Put the limits in front of an application."""
     return Guard(inner, limits, metrics)
 
 
 @final
 class Guard:
-    """An ASGI application that lets through what keeps to limits.
+    """ASGI application that passes on the requests within the limits, and refuses all others.
 
     Args:
-        inner: What is guarded.
-        limits: What is let through.
-        metrics: Counts requests.
+        inner: The application behind the limits.
+        limits: The limits.
+        metrics: Counters of requests.
     """
 
     def __init__(self, inner: Any, limits: Limits, metrics: Metrics) -> None:
@@ -141,7 +142,7 @@ class Guard:
             self._metrics.add(response.status, time.monotonic() - started if asks else None)
 
     async def _let(self, scope: Any, receive: Any, response: _Response, headers: dict[str, str]) -> None:
-        """Let a request through, or say why not."""
+        """Pass a request on, or reply with the reason for refusing it."""
         limits, path = self._limits, scope["path"]
         if not self._named(headers.get("host", "")):
             await response.say(400, "this service is not known under the name in the Host header; see --allow-host")
@@ -162,7 +163,7 @@ class Guard:
             await self._within(scope, receive, response)
 
     async def _within(self, scope: Any, receive: Any, response: _Response) -> None:
-        """Within the limits of size and time."""
+        """Pass a request on, and stop it if it exceeds the limits of size or time."""
         read, limits = 0, self._limits
 
         async def counted() -> Any:
@@ -180,7 +181,7 @@ class Guard:
         try:
             async with asyncio.timeout(None if streams else self._limits.seconds):
                 await self._inner(scope, counted, response)
-        except asyncio.CancelledError:  # the service ends, and has waited long enough
+        except asyncio.CancelledError:  # The service ends, and has waited long enough.
             response.extra.append((b"retry-after", b"5"))
             await response.say(503, "the service ends; ask again when it is back")
         except TimeoutError:
@@ -197,7 +198,7 @@ class Guard:
         return name.lower().rstrip(".") in {known.lower() for known in self._limits.hosts}
 
     def _same(self, headers: dict[str, str]) -> bool:
-        """Whether a request is of the page's own script."""
+        """Whether a request comes from a script of the service's own page."""
         return headers["origin"].partition("://")[2].lower() == headers.get("host", "").lower()
 
     def _knows(self, path: str, given: str) -> bool:
@@ -206,7 +207,7 @@ class Guard:
         return any(hmac.compare_digest(given.encode(), token.encode()) for token in self._limits.tokens)
 
     def _extra(self, headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-        """Headers of every answer."""
+        """Headers that let scripts of a listed site read the response; none for other sites."""
         origin = headers.get("origin", "")
         if origin not in self._limits.origins:
             return []
@@ -221,11 +222,11 @@ class Guard:
 
 @final
 class _Response:
-    """What is sent, with the headers that every answer has.
+    """The response to one request, to which the headers of all responses are added.
 
     Args:
-        send: ASGI's.
-        extra: Further headers.
+        send: ASGI's function that sends a message.
+        extra: Headers beside those of all responses.
     """
 
     def __init__(self, send: Any, extra: list[tuple[bytes, bytes]]) -> None:
@@ -240,7 +241,7 @@ class _Response:
         await self._send(message)
 
     async def say(self, status: int, words: str) -> None:
-        """An answer in words, unless one has begun."""
+        """Send a response with a message in words, unless a response has begun."""
         if self._begun:
             return
         body = json.dumps({"error": words}).encode() if words else b""
@@ -250,13 +251,13 @@ class _Response:
 
 
 def token_in(headers: Mapping[str, str]) -> str:
-    """The token that a request carries; "" for none."""
+    """The token in the headers of a request; "" if there is none."""
     kind, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if kind.lower() == "bearer" else ""
 
 
 def _asks(scope: Any) -> bool:
-    """Whether a request may have to be answered anew: a question, or a link to an answer."""
+    """Whether a request may need a new answer: it posts a question, or opens the link to an answer."""
     return scope["method"] == "POST" or "/answers/" in scope["path"]
 
 

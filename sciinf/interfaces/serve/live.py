@@ -1,7 +1,7 @@
-"""What goes on in a run, to browsers that watch: `events.jsonl` (`interfaces.run_events`) as Server-Sent Events.
+"""Progress of a run for browsers that watch it: `events.jsonl` (`interfaces.run_events`) as Server-Sent Events.
 
-Who comes late is told first what tells the whole of the latest run, and then what is new. Beside the events, a line
-`event: pulse` says every few seconds how long ago the run last gave a sign of life: a run that was killed gives none.
+A browser first gets the events that describe the whole latest run, and then new events as they come. Every few seconds,
+an `event: pulse` also tells how long ago the run gave its last sign of life. A run that was killed gives none.
 
 References:
     | Server-sent events (WHATWG), https://html.spec.whatwg.org/multipage/server-sent-events.html
@@ -19,18 +19,18 @@ from typing import Any, final
 from sciinf.interfaces.figures.progress_page import PLANNED
 from sciinf.interfaces.run_events import EVENTS, RENEWED, events_from, latest_run
 
-_EVERY = 0.5  # seconds between two looks at the file
-_DEAD = 4 * RENEWED  # seconds without a sign of life after which a run is over
-_ANEW = 3_000  # milliseconds after which a browser that was cut off asks again
+_EVERY = 0.5  # Seconds between two looks at the file.
+_DEAD = 4 * RENEWED  # Seconds without a sign of life after which a run is taken to be over.
+_ANEW = 3_000  # Milliseconds after which a browser that lost the connection asks again.
 
 
 @final
 class Live:
-    """Follows runs for so many listeners at once, each for so long.
+    """Sends the events of runs to a limited number of listeners, to each for a limited time.
 
     Args:
-        most: Listeners at once.
-        seconds: How long one is served at most; a browser then asks again.
+        most: Largest number of listeners at once.
+        seconds: Longest time for which one listener is served, in seconds; a browser then asks again.
     """
 
     def __init__(self, most: int = 32, seconds: float = 3_600.0) -> None:
@@ -42,13 +42,13 @@ class Live:
         return self._listening >= self._most
 
     async def follow(self, folder: Path) -> AsyncIterator[bytes]:
-        """The events of a run, as `text/event-stream`, until the listener goes or its time is over.
+        """Send the events of a run as `text/event-stream`, until the listener leaves or its time is over.
 
         Args:
-            folder: The run folder. Where it has no `events.jsonl` yet, there is a pulse alone.
+            folder: The run folder. As long as it has no `events.jsonl`, only pulses are sent.
 
         Yields:
-            Whole events.
+            Text of whole events, as bytes.
         """
         self._listening += 1
         try:
@@ -67,9 +67,9 @@ class Live:
 
 
 def unfinished(folder: Path) -> bool:
-    """Whether a run goes on in a folder, and is not through with its first answers.
+    """Whether a run in a folder still goes on, and has not finished its first answers.
 
-    What is opened then would stay without what is still to come: a calibration, answers.
+    A model that is opened during that time would never get the parts still to come: a calibration, answers.
     """
     silent = _silent(folder / EVENTS)
     if silent is None or silent > _DEAD:
@@ -82,16 +82,16 @@ def unfinished(folder: Path) -> bool:
 
 
 def _new(file: Path, place: int) -> tuple[list[dict[str, Any]], int]:
-    """What is new from a place on, and the next place; at first, -1, what tells the whole of the latest run."""
+    """Events of a file from a byte position on, and the next position; -1 asks for the whole latest run."""
     try:
         events, found = events_from(file, max(place, 0))
-    except OSError:  # not there yet, or not any more
+    except OSError:  # The file does not exist yet, or no longer exists.
         return [], -1
     return (latest_run(events) if place < 0 or found < place else events), found
 
 
 def _silent(file: Path) -> float | None:
-    """Seconds since the last sign of life; None where there never was one."""
+    """Seconds since the file was last written, which is the run's last sign of life; None without a file."""
     try:
         return max(0.0, round(time.time() - file.stat().st_mtime, 1))
     except OSError:

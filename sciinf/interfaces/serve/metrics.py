@@ -1,4 +1,4 @@
-"""What the service counts, in Prometheus's text format."""
+"""Counters of the service, and their text in Prometheus's format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 @final
 class Metrics:
-    """Requests by status, and how long answers took."""
+    """Counts of requests by HTTP status, and a histogram of the seconds that answers took."""
 
     def __init__(self) -> None:
         self.statuses: Counter[int] = Counter()
@@ -22,8 +22,8 @@ class Metrics:
         """Count a request.
 
         Args:
-            status: Of its answer.
-            seconds: That it took, where it asked a question.
+            status: HTTP status of the response.
+            seconds: Time that the response took; None if the request asked no question.
         """
         self.statuses[status] += 1
         if seconds is not None:
@@ -33,10 +33,10 @@ class Metrics:
                 self._buckets[bucket] += seconds <= bucket
 
     def text(self, state: Mapping[str, Any]) -> str:
-        """All of it.
+        """All counters, in Prometheus's text format.
 
         Args:
-            state: Of the engine: its numbers are told, too.
+            state: State of the engine, as `AnsweringEngine.state` returns it; its numbers are listed too.
         """
         lines = ["# TYPE sciinf_requests_total counter"]
         lines += [

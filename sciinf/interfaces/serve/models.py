@@ -1,6 +1,6 @@
-"""The runs that are served: opened once, read only, each known by its folder's name.
+"""The runs that are served: each is opened once, is only read, and has the name of its folder.
 
-No word from outside becomes a path: a request names a run, and a run of that name was given when the service began.
+No text of a request becomes a path. A request names a run, and only the runs given when the service began are found.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 
 from sciinf.core import Calibration, Observation, Simulator, X, load_simulator
 from sciinf.core.files import read_json, sha256_of
-from sciinf.core.keywords import check_needed, retyped
 from sciinf.core.simulator import identity
 from sciinf.core.telling import ERROR, tell
 from sciinf.diagnostics.judge import Judge
@@ -25,6 +24,7 @@ from sciinf.interfaces.figures.run_folder import Run, read_common
 from sciinf.interfaces.given_files import reader_of, reading
 from sciinf.interfaces.predictive_file import read_predictive
 from sciinf.interfaces.question import QueryOptions, Question, judge_of, question
+from sciinf.interfaces.reader_keywords import check_needed, retyped
 from sciinf.interfaces.run_answers import newest_answers, values_digest
 from sciinf.interfaces.serve.live import unfinished
 from sciinf.posteriors.posterior import build_posterior, fit_of
@@ -32,18 +32,17 @@ from sciinf.posteriors.posterior import build_posterior, fit_of
 
 @dataclass(frozen=True)
 class Served:
-    """Where a run lies, and what it is opened with.
+    """Location of a run, and the simulator and settings with which it is opened.
 
     Args:
-        name: What it is called in addresses.
-        folder: The run folder.
-        simulator: The simulator's file; "" for none.
-        without: Why there is none, in words.
-        device: Where networks go.
-        options: Keywords of the simulator's reader, as the run's data were read, as text.
-        code: What tells the simulator from others (`core.simulator.identity`), as it was when it was found; of any
-            where left out.
-        young: Whether there was nothing to be asked when the service began, so that the rest is still to be found.
+        name: Name of the run in addresses.
+        folder: Path of the run folder.
+        simulator: Path of the simulator's file; "" for none.
+        without: Reason why there is no simulator, in words.
+        device: Device on which the networks run.
+        options: Keywords of the simulator's reader, as text, with which the run's data were read.
+        code: Identity of the simulator (`core.simulator.identity`) when it was found. If left out, any is accepted.
+        young: Whether the run was not ready when the service began, so that simulator and options are found later.
     """
 
     name: str
@@ -60,17 +59,17 @@ class Served:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a fit to be asked, and all that a run under way has still to say of it."""
+        """Whether the folder has a fit, and no run in it still works on a calibration or first answers."""
         folder = Path(self.folder)
         return any((folder / file).is_file() for file in ("fit/fit.json", "fit.json")) and not unfinished(folder)
 
 
 class UnknownName(LookupError):
-    """Nothing of that name is served; the message says what is."""
+    """The service knows no run, or no earlier question, of the requested name or id; the message says more."""
 
 
 class NotReady(LookupError):
-    """The run cannot be asked: it has learned nothing yet, is damaged or has changed; the message says so."""
+    """The run cannot be asked, because it is not trained yet, is damaged or has changed; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,10 @@ class KnownObservation:
     """An observation that the run has answered.
 
     Args:
-        values: Its values, name -> array (*event).
-        read: How they were read.
-        folder: Where the answer lies.
-        digest: Of the values.
+        values: Observable name -> array (*event).
+        read: How the values were read from files.
+        folder: Folder of the answer.
+        digest: Digest of the values.
     """
 
     values: Mapping[str, np.ndarray]
@@ -92,14 +91,14 @@ class KnownObservation:
 
 @final
 class Model:
-    """A run that is open.
+    """A run that is open for questions.
 
     Args:
-        source: Where it lies.
+        source: Location of the run, and the settings with which it is opened.
 
     Raises:
         NotReady: If there is no fit yet, or the simulator has changed since it was found.
-        ValueError: If something in it is damaged, or the simulator's reader does not take what the data were read with.
+        ValueError: If a file of the run is damaged, or the simulator's reader does not accept the options of `source`.
     """
 
     def __init__(self, source: Served) -> None:
@@ -122,7 +121,7 @@ class Model:
         self._judges: dict[tuple[Path, str], Judge] = {}
         self._runs: dict[Path, Run] = {}
         here = [one for one in self.learned.every() if one.folder == self.folder]
-        self.first = self.judge(here[-1])  # in a refined answer's own folder that is the refined one
+        self.first = self.judge(here[-1])  # In the folder of a refined answer, take the refined posterior.
         self.digest = self._digest()
 
     @property
@@ -130,7 +129,7 @@ class Model:
         return self.source.name
 
     def _digest(self) -> str:
-        """Of all that an answer rests on: what was learned, how it was calibrated, and the simulator."""
+        """Digest of all that an answer depends on: the posteriors, their calibrations, and the simulator."""
         said: list[Any] = [self.fit.digest, sorted(self._code.items())]
         for one in self.learned.every():
             c = one.calibration
@@ -138,27 +137,28 @@ class Model:
         return sha256_of(repr(said))
 
     def judge(self, asked: Answering) -> Judge:
-        """What answers, with its calibration made ready; the same one each time."""
-        key = asked.folder, asked.posterior.digest  # in the folder of a refined answer there are two
+        """The `Judge` of a posterior and its calibration, built once and then kept."""
+        key = asked.folder, asked.posterior.digest  # The folder of a refined answer has two posteriors.
         if key not in self._judges:
             self._judges[key] = judge_of(asked.posterior, asked.calibration, "exclude")
         return self._judges[key]
 
     def question(self, x: Any, wanted: QueryOptions) -> tuple[Answering, Question]:
-        """What answers a question, and the question to it.
+        """Choose the posterior that answers a question, and build the question to it.
 
         Args:
             x: One observation: observable name -> array of its event shape.
-            wanted: What is asked for.
+            wanted: Options of the query.
 
         Raises:
-            ValueError: If x does not fit the observables, is not finite, or is too far from what was refined.
+            ValueError: If x does not fit the observables or is not finite; or, in the folder of a refined answer, if x
+                is too far from the observation of that answer.
         """
         asked = self.learned.answering(x, wanted.name)
         return asked, question(self.judge(asked), x, self.simulator, wanted)
 
     def folders_of(self, x: X) -> list[Path]:
-        """Where the answers lie that the run had to an observation when it was opened.
+        """Folders of the answers to an observation that the run had when it was opened.
 
         Args:
             x: The observation, name -> (1, *event).
@@ -167,27 +167,27 @@ class Model:
         return [known.folder for known in self.known.values() if known.digest == digest]
 
     def calibration_in(self, where: str) -> Calibration | None:
-        """The calibration of what answers from a folder within the run's."""
+        """Calibration of the posterior in a folder, whose path is relative to the run folder; None if there is none."""
         return next((one.calibration for one in self.learned.every() if one.folder == self.folder / where), None)
 
     def calibration_of(self, fit: str) -> Calibration | None:
-        """The calibration of a fit, by its digest."""
+        """Calibration of the fit with a given digest; None if there is none."""
         known = [one.calibration for one in self.learned.every()]
         return next((one for one in known if one and one.fit == fit), None)
 
     def read(self, paths: Sequence[str], columns: Mapping[str, str]) -> Any:
-        """What reads files as `sciinf query` reads them: paths -> one observation."""
+        """Read one observation from files, as `sciinf query` reads it."""
         if self.simulator is not None:
             check_needed(reader_of(self.simulator), self._options, Path(self.source.simulator).name)
         return reading(self.simulator, self.observables, columns, self._options)(*paths)
 
     def run(self, folder: Path) -> Run:
-        """What the folder that answered holds, for the verdict."""
+        """Content of the folder whose posterior answered, for the verdict."""
         if folder not in self._runs:
             found, where = read_common(folder), folder.relative_to(self.folder).as_posix()
             calibration, fit = self.calibration_in(where), found.fit
             if folder == self.folder:
-                fit = {**fit, "digest": self.fit.digest}  # what was opened, whatever lies there by now
+                fit = {**fit, "digest": self.fit.digest}  # The folder may hold another fit by now.
             missing = {"calibration": "The posterior was not calibrated when the service began.", **found.missing}
             self._runs[folder] = replace(found, calibration=calibration, fit=fit, missing=missing)
         return self._runs[folder]
@@ -195,14 +195,14 @@ class Model:
 
 @final
 class Models:
-    """The runs by name; each is opened when it is first asked for, and stays so.
+    """The runs by name; each run is opened when it is first needed, and stays open.
 
     Args:
-        sources: Where they lie.
-        find: Finds anew what a run is opened with that was young when the service began, now that it is not.
+        sources: Locations of the runs.
+        find: Finds the simulator and options of a run that was not ready when the service began, once the run is ready.
 
     Raises:
-        ValueError: If two have one name.
+        ValueError: If two runs have the same name.
     """
 
     def __init__(self, sources: Sequence[Served], find: Callable[[Served], Served] | None = None) -> None:
@@ -216,30 +216,30 @@ class Models:
         self._lock = threading.Lock()
 
     def source(self, name: str) -> Served:
-        """Where a run lies.
+        """Location of a run, and the settings with which it is opened.
 
         Raises:
-            Unknown: If there is none of that name.
+            UnknownName: If no run of that name is served.
         """
         if name not in self.sources:
             raise UnknownName(f"no run called {name[:80]!r} is served; there is {', '.join(self.sources)}")
         return self.sources[name]
 
     def opened(self, name: str) -> Model | None:
-        """A run that is open already.
+        """The run with the given name if it is open already, else None.
 
         Raises:
-            Unknown: If there is none of that name.
+            UnknownName: If no run of that name is served.
         """
         self.source(name)
         return self._opened.get(name)
 
     def get(self, name: str) -> Model:
-        """A run, opened if it is not.
+        """The run with the given name, which is opened now if it is not open yet.
 
         Raises:
-            Unknown: If there is none of that name.
-            NotReady: If it has learned nothing yet, is damaged, or its simulator has changed.
+            UnknownName: If no run of that name is served.
+            NotReady: If the run is not trained yet or is damaged, or its simulator has changed.
         """
         self.source(name)
         with self._lock:
@@ -248,7 +248,7 @@ class Models:
             return self._opened[name]
 
     def learn(self, source: Served) -> None:
-        """Take in what a run is opened with, which was young before; one that is open stays so."""
+        """Take over the source of a run that was not ready before; a run that is open already stays as it is."""
         with self._lock:
             if self.sources[source.name].young:
                 self.sources[source.name] = source
@@ -261,7 +261,7 @@ class Models:
             found = Model(source)
         except NotReady:
             raise
-        except Exception as error:  # of a folder that is damaged, or of the simulator's own code
+        except Exception as error:  # A damaged folder or the simulator's code may raise anything.
             if not isinstance(error, ValueError | OSError):
                 tell("".join(traceback.format_exception(error)), ERROR)
             words = " ".join(str(error).split()) or type(error).__name__
@@ -271,7 +271,7 @@ class Models:
 
 
 def _observations(run: Path) -> dict[str, KnownObservation]:
-    """The observations that a run has answered; one that cannot be read is left out."""
+    """The observations that a run has answered, by name; those that cannot be read are left out."""
     found = {}
     for name, folder in newest_answers(run).items():
         try:
@@ -285,7 +285,7 @@ def _observations(run: Path) -> dict[str, KnownObservation]:
 
 
 def as_given(known: KnownObservation) -> Observation:
-    """An observation of the run, as it was read from its files."""
+    """An observation that the run has answered, in the form in which it was read from files."""
     import torch
 
     return Observation({name: torch.as_tensor(value) for name, value in known.values.items()}, known.read)

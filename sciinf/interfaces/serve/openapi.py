@@ -1,4 +1,4 @@
-"""The service in OpenAPI's words, written from what is served: shapes and units of each model's own data."""
+"""OpenAPI description of the service, with the shapes and units of each served model's data."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _ERRORS = {
 
 
 def document(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The document.
+    """The whole OpenAPI document of the service.
 
     Args:
-        models: As `application.describe` gives them.
+        models: Descriptions of the models, as `application.describe` returns them.
     """
     paths: dict[str, Any] = {
         "/models": {"get": _operation("All models", "models")},
@@ -62,7 +62,7 @@ def document(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _paths(model: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be asked of one model."""
+    """Paths and operations of one model."""
     name, every = model["name"], tuple(_ERRORS)
     at, id, few = f"/models/{name}", _parameter("id"), (404, 409, 503, 504)
     kinds = _parameter("kind", list(KINDS))
@@ -86,7 +86,7 @@ def _paths(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _question(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A question, as JSON or as files."""
+    """Schemas of a question to a model, as JSON or as files."""
     data = _data(model["observables"])
     question = {
         "type": "object",
@@ -105,7 +105,7 @@ def _question(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _theta(parameters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Parameters, and a seed."""
+    """Schema of the parameters and the seed of a simulation."""
     theta = {
         "type": "object",
         "required": [one["name"] for one in parameters],
@@ -116,7 +116,7 @@ def _theta(parameters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _value(one: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter: a number, one of some labels, or null where it need not exist."""
+    """Schema of one parameter: a number, one of its labels, or null if the parameter need not exist."""
     about = one["prior"]
     said: dict[str, Any] = {"type": "number", "description": one["unit"]}
     if "values" in about:
@@ -128,7 +128,7 @@ def _value(one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fields() -> dict[str, Any]:
-    """What a question has beside data."""
+    """Schemas of the fields of a question beside its data."""
     return {
         "level": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "default": 0.9},
         "draws": {"type": "integer", "minimum": 1, "default": DRAWS},
@@ -140,7 +140,7 @@ def _fields() -> dict[str, Any]:
 
 
 def _data(observables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One observation: nested lists of each observable's shape."""
+    """Schema of one observation: nested lists of each observable's shape."""
     properties = {}
     for one in observables:
         schema: dict[str, Any] = {"type": "boolean" if one["dtype"] == "bool" else "number"}

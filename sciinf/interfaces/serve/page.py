@@ -1,18 +1,18 @@
-"""The page of the service: one screen on which a file becomes a posterior with its verdict.
+"""The web page of the service: the user gives a data file, and sees the posterior with its verdict.
 
-The page itself says nothing of any run, so that it needs no token: its script asks the service for all that it shows.
-Nothing comes from another place, and there is neither script nor style in the markup (`POLICY`). Colours and type are
-those of reports (`figures/report.css`).
+The page file holds nothing about any run, so it needs no token: its script requests all data from the service. The page
+loads nothing from other sites, and its markup holds neither script nor style (`POLICY`). Colours and fonts are those of
+reports (`figures/report.css`).
 
 | file of `static/` | part |
 |---|---|
-| `page.js` | what is asked, and what is shown of an answer; begins everything |
-| `answer.js` | the words and tables of an answer |
-| `discrete.js` | which model, how many: probabilities of values |
-| `draws.js` | numbers of draws: weighted quantiles, densities, overlap; numbers as they are printed |
-| `curves.js`, `corner.js` | densities and data, by uPlot; the corner, on a canvas |
-| `what_if.js` | data for parameters that the reader chooses |
-| `live.js` | a run that goes on |
+| `page.js` | the question, and the display of an answer; starts all other parts |
+| `answer.js` | text and tables of an answer |
+| `discrete.js` | probabilities of the values of discrete parameters |
+| `draws.js` | statistics of draws: weighted quantiles, densities, overlap; format of printed numbers |
+| `curves.js`, `corner.js` | plots of densities and data, by uPlot; the corner plot, on a canvas |
+| `what_if.js` | simulated data for parameters that the reader chooses |
+| `live.js` | progress of a run that is not finished |
 | `service.js` | requests, with the token; elements of the page |
 | `uPlot.esm.js`, `uPlot.min.css` | uPlot 1.6.32 (MIT), as it is distributed |
 """
@@ -33,19 +33,19 @@ _SHARED = {"report.css": Path(__file__).parents[1] / "figures" / "report.css"}
 
 
 def page() -> str:
-    """The page, as HTML."""
+    """HTML text of the page."""
     return (_HERE / "page.html").read_text(encoding="utf-8")
 
 
 def static_file(name: str) -> tuple[bytes, str] | None:
-    """A file that the page asks for, and its media type.
+    """Content and media type of a file that the page loads.
 
     Args:
-        name: Its name. None but those that lie in `static/`, and the reports' style sheet, are known: a name is looked
+        name: Name of the file. Only the files in `static/` and the style sheet of reports are known. The name is looked
             up in a list, and never becomes a path.
 
     Returns:
-        None where there is no such file.
+        (content, media type), or None if there is no such file.
     """
     known = {file.name: file for file in _HERE.iterdir() if file.suffix in _KINDS} | _SHARED
     file = known.get(name)

@@ -1,7 +1,7 @@
-"""Large bodies and files of questions: read in a process of their own, within limits of time and memory.
+"""Reads large request bodies and files, in a process of its own and within limits of time and memory.
 
-A parser of files may hold Python's interpreter for as long as a body makes it, so that nothing else of its process goes
-on. There is one process for it, which answers nothing. What takes too long is given up there, and refused.
+A parser may hold Python's interpreter lock as long as it reads a body, so that nothing else in its process runs. So one
+process only reads, and answers no questions. If reading takes too long, that process stops it, and the body is refused.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ SECONDS = 10.0
 """Of processor time that the reading of one body may take."""
 _LIBRARIES = ("astropy.io.ascii", "astropy.io.fits", "astropy.io.misc.yaml", "astropy.table", "astropy.units", "h5py")
 """Libraries that readers of files import. A limit that ended such an import would leave a broken library behind."""
-_MEMORY = 2 * 2**30  # bytes, beside what the process has when it starts
+_MEMORY = 2 * 2**30  # Bytes beyond those that the process has when the limit is set.
 
 
 @dataclass(frozen=True)
 class Body:
-    """What a request brought.
+    """Body of a request: JSON, or files with form fields.
 
     Args:
-        contents: A JSON body, or the contents of files.
-        names: Names of the files; None where it is a JSON body.
-        fields: Fields beside the files, name -> text.
+        contents: The JSON body alone, or the contents of the files.
+        names: Names of the files; None for a JSON body.
+        fields: Form fields beside the files, name -> text.
     """
 
     contents: Sequence[bytes]
@@ -53,17 +53,17 @@ class Body:
 
 
 def body_out(body: Body, bounds: RequestLimits) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Head and arrays of a message that asks for a body to be read within bounds."""
+    """Head and arrays of a message by which the reading process is asked to read a body."""
     names = None if body.names is None else list(body.names)
     head = {"names": names, "fields": dict(body.fields), "bounds": asdict(bounds)}
     return head, {str(k): np.frombuffer(content, np.uint8) for k, content in enumerate(body.contents)}
 
 
 def read(models: Models, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
-    """What a body asks, as a message for `asked_in`.
+    """Read the questions in a body, and return them as a message for `asked_in`.
 
     Raises:
-        ValueError: As `from_json` and `from_files` do, or if reading takes too long or too much memory.
+        ValueError: For the same reasons as `from_json` and `from_files`, or if reading takes too much time or memory.
     """
     model, bounds = models.get(head["model"]), RequestLimits(**head["bounds"])
     contents = [array.tobytes() for array in arrays.values()]
@@ -85,7 +85,7 @@ def read(models: Models, head: Mapping[str, Any], arrays: Mapping[str, np.ndarra
 
 
 def asked_in(message: bytes) -> Questions:
-    """What a body asks, from the message of `read`."""
+    """The questions in a message that `read` returned."""
     head, arrays = unpack(message)
     each: list[dict[str, np.ndarray]] = [{} for _ in head["each"]]
     for key, value in arrays.items():
@@ -99,7 +99,7 @@ def asked_in(message: bytes) -> Questions:
 
 
 def limit_memory() -> None:
-    """Let this process have so much memory more than it has now; elsewhere than on Linux there is no limit."""
+    """Limit this process to the memory that it has now plus 2 GiB; systems other than Linux set no limit."""
     with contextlib.suppress(OSError, ValueError):
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -108,24 +108,24 @@ def limit_memory() -> None:
 
 
 class _TooLongError(BaseException):
-    """No `Exception`: readers turn those into words about the file, and may go on."""
+    """Raised if reading takes too long; not an `Exception`, because file readers catch those and may go on."""
 
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Give up what takes too much processor time; end the process where a library does not let go of it.
+    """Stop reading that takes too much processor time, and end the process if a library prevents the stop.
 
-    The signal comes again while it is not heeded. An exception that is raised inside a callback of the garbage
-    collector (jax has one) is lost. Both limits are timers that begin here: a limit on all seconds of the process
-    (RLIMIT_CPU) is compared with ticks of the kernel, which can be seconds ahead of the process's clock after some
-    minutes of work.
+    A signal raises the exception. The signal is repeated, because an exception inside a callback of the garbage
+    collector (jax has one) is lost. Both limits are timers that begin here. A limit on all seconds of the process
+    (RLIMIT_CPU) would be compared with ticks of the kernel. After some minutes of work, these ticks can be seconds
+    ahead of the process's clock.
     """
 
     def stop(*_: Any) -> None:
         raise _TooLongError
 
     before = signal.signal(signal.SIGPROF, stop), signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_VIRTUAL, 2 * SECONDS)  # its signal ends the process
+    signal.setitimer(signal.ITIMER_VIRTUAL, 2 * SECONDS)  # The signal of this timer ends the process.
     signal.setitimer(signal.ITIMER_PROF, SECONDS, SECONDS / 10)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Answers as the service gives them: `answer.json` with the verdict in words, and the parts that were asked for."""
+"""JSON replies of the service: `answer.json` with the verdict in words, and the parts that were requested."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def reply(model: Model, message: bytes, about: Mapping[str, Any], include: Sequence[str]) -> dict[str, Any]:
-    """An answer with its verdict.
+    """JSON reply with an answer and its verdict.
 
     Args:
-        model: What answered.
-        message: The answer, as `answering.answered` gives it.
-        about: What else is known of it: its id, and whether the simulator was asked to check it.
-        include: Parts that are wanted: "draws", "predictive".
+        model: The model that answered.
+        message: The answer, as `answering.answered` returns it.
+        about: Further entries: the answer's id and level, and whether checks by the simulator were requested.
+        include: Parts of the answer to include: "draws", "predictive".
 
     Raises:
-        NotReady: If another network gave it.
+        NotReady: If the answer is of another network, calibration or simulator than the model's.
     """
     head, arrays = unpack(message)
     check_same(head, model)
@@ -69,11 +69,11 @@ def check_same(head: Mapping[str, Any], model: Model) -> None:
     """Refuse the answer of a worker that was started after the run was trained or calibrated anew.
 
     Args:
-        head: Of the answer.
-        model: What the service knows of the run, and judges answers by.
+        head: Head of the answer's message.
+        model: The run as the service has opened it, by which the service judges answers.
 
     Raises:
-        NotReady: If it is of another network, or was calibrated otherwise.
+        NotReady: If the answer is of another network, calibration or simulator than the model's.
     """
     if head.get("digest") != model.digest:
         raise NotReady(f"{model.name} was trained or calibrated anew since the service began: begin the service anew")
@@ -82,8 +82,8 @@ def check_same(head: Mapping[str, Any], model: Model) -> None:
 def _draws(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     theta, weight = arrays["theta"], arrays["log_weight"]
     weighted = len(weight) and float(weight.max()) > float(weight.min())
-    # NaN says that a parameter does not exist in a draw
-    kind = "float64" if theta.dtype == np.float64 else "float32"  # float64 is chosen where float32 is too coarse
+    # NaN means that a parameter does not exist in a draw.
+    kind = "float64" if theta.dtype == np.float64 else "float32"  # A prior has float64 where float32 is too coarse.
     return {
         "names": head["names"],
         "units": head["units"],
@@ -97,7 +97,7 @@ def _draws(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[st
 
 
 def _base64(values: np.ndarray, kind: str) -> str:
-    """Little-endian numbers of a kind, row by row."""
+    """Base64 text of an array's numbers, little-endian, in the given dtype, row by row."""
     return base64.b64encode(np.ascontiguousarray(values, np.dtype(kind).newbyteorder("<")).tobytes()).decode()
 
 

@@ -1,7 +1,7 @@
-"""What is asked, from the body of a request: observations from JSON or from files, level, draws and seed.
+"""Reads the questions in a request body: observations from JSON or from files, with level, draws and seed.
 
-Files are written into a folder of their own, which nobody else can read and which is gone when they are read. Their
-names are kept as words, with what a path is made of taken out.
+Files are written into a private folder, which is removed once they are read. Their names are kept as text, without the
+characters that make up paths.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ DRAWS = 2_000
 """Number of draws of an answer where a request names none."""
 _FIELDS = ("x", "observation", "observations", "level", "draws", "seed", "checks", "include", "name", "column")
 _SEED = 2**63
-_COLUMN = re.compile(r"or say which one it is: --column .*columns=\{([^:]*): .*$")  # what a command's user is told
+_COLUMN = re.compile(r"or say which one it is: --column .*columns=\{([^:]*): .*$")  # Advice on the command line.
 _FILES = 64
 
 
 class Unreadable(ValueError):
-    """The body itself cannot be read."""
+    """The request body itself cannot be read."""
 
 
 class Unfit(ValueError):
-    """It was read, and cannot be asked; `field` names what is wrong where that is known."""
+    """A request was read, but its question cannot be asked; `field` names the wrong field, if that is known."""
 
     def __init__(self, words: str, field: str | None = None) -> None:
         ValueError.__init__(self, words)
@@ -48,16 +48,16 @@ class Unfit(ValueError):
 
 
 class TooMuch(ValueError):
-    """More than the service gives at once."""
+    """A request asks for more than the service gives at once."""
 
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """What may be asked at once.
+    """Largest request that the service accepts.
 
     Args:
-        draws: Draws of all observations together.
-        observations: Observations.
+        draws: Largest number of draws of all observations together.
+        observations: Largest number of observations.
     """
 
     draws: int = 100_000
@@ -66,8 +66,13 @@ class RequestLimits:
 
 @dataclass(frozen=True)
 class ObservationRequest:
-    """One observation that is asked about: its values, how they were read, what is wanted of it, and what could not be
-    told as it was read.
+    """One observation that is asked about, with the options of the query.
+
+    Args:
+        x: Observable name -> array (*event).
+        read: How the values were read from files.
+        wanted: Options of the query.
+        findings: Findings that arose when the observation was read.
     """
 
     x: Mapping[str, np.ndarray]
@@ -77,18 +82,18 @@ class ObservationRequest:
 
     @property
     def told(self) -> dict[str, Any]:
-        """How it was read, and what could not be told then, as a message says it."""
+        """How the observation was read, and the findings that arose then, as entries of a message."""
         return {"read": list(self.read), "findings": [one.to_json() for one in self.findings]}
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What a request asks.
+    """All questions of one request.
 
     Args:
-        each: The observations.
-        several: Whether several were asked for, so that several answers come back.
-        include: Parts that are wanted beside the estimates.
+        each: The observations, each with the options of its query.
+        several: Whether the request has several observations, so that the reply is a list of answers.
+        include: Parts of the answers that are requested beside the estimates.
     """
 
     each: tuple[ObservationRequest, ...]
@@ -97,12 +102,12 @@ class Questions:
 
 
 def from_json(body: bytes, model: Model, bounds: RequestLimits) -> Questions:
-    """What a JSON body asks.
+    """Read the questions in a JSON body.
 
     Raises:
-        Unreadable: If it is no JSON object.
-        Unfit: If something in it cannot be asked.
-        TooMuch: If more is asked than is given at once.
+        Unreadable: If the body is no JSON object.
+        Unfit: If a field is unknown, missing, or has a value that cannot be asked.
+        TooMuch: If the request exceeds `bounds`.
     """
     said = json_object(body)
     _check_fields(said, [name for name in _FIELDS if name != "column"])
@@ -131,18 +136,19 @@ def from_json(body: bytes, model: Model, bounds: RequestLimits) -> Questions:
 def from_files(
     files: Sequence[tuple[str, bytes]], fields: Mapping[str, str], model: Model, bounds: RequestLimits
 ) -> Questions:
-    """What files ask, with the same fields as JSON has.
+    """Read the questions in files, with the same fields as in JSON.
 
     Args:
-        files: Name and content of each.
-        fields: Name -> text.
-        model: What is asked.
-        bounds: How much at once.
+        files: Name and content of each file.
+        fields: Form fields, name -> text.
+        model: The model that is asked.
+        bounds: Largest request that is accepted.
 
     Raises:
-        Unreadable: If a field is not what it should be.
-        Unfit: If a file holds no observation of this simulator; the message names the file.
-        TooMuch: If more is asked than is given at once.
+        Unreadable: If there is no file, or the text of a field cannot be read.
+        Unfit: If a file holds no observation of this simulator; the message names the file. Or if a field has a value
+            that cannot be asked.
+        TooMuch: If the request exceeds `bounds`, or has too many files.
     """
     if not files:
         raise Unreadable("no file came with the request; send one or more, each as a part called 'file'")
@@ -164,7 +170,7 @@ def from_files(
 
 
 def _observations(files: Sequence[tuple[str, bytes]], columns: Mapping[str, str], model: Model) -> list[Any]:
-    """Name, hashes of its files and values of each observation in some files."""
+    """Name, file hashes and values of each observation in some files."""
     hashes: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="sciinf-") as folder:
         paths = []
@@ -178,24 +184,24 @@ def _observations(files: Sequence[tuple[str, bytes]], columns: Mapping[str, str]
             paths.append(str(path))
         try:
             asked = observations(model.observables, lambda *some: model.read(some, columns), paths)
-        except Exception as error:  # of a reader that may be the user's own
+        except Exception as error:  # The reader may be the user's own code.
             words = re.sub(re.escape(folder) + r"[/\\]?", "", " ".join(str(error).split()) or type(error).__name__)
             raise Unfit(_COLUMN.sub(r"or name it in the field column: {\1: NAME}", words), "file") from None
         stems = [Path(one.files[0]).stem for one in asked]
         found = []
         for one, stem in zip(asked, stems, strict=True):
             own = [Path(file).name for file in one.files]
-            whole = observation_name([own[0].replace(".", "_")])  # cell.csv and cell.ecsv
+            whole = observation_name([own[0].replace(".", "_")])  # So cell.csv and cell.ecsv get different names.
             name = one.name if stems.count(stem) == 1 else whole
             found.append((name, {file: hashes[file] for file in own}, one.x))
         return found
 
 
 def file_name(given: str) -> str:
-    """A file's name, of letters that no path is made of; one that may be read.
+    """Name of a file without the characters that make up paths.
 
     Raises:
-        Unfit: If it is of a kind that is not read.
+        Unfit: If the service does not read files of this kind.
     """
     name = re.sub(r"[^\w.+@=-]", "_", re.split(r"[/\\]", given)[-1])[-120:].lstrip(".") or "file"
     if not name.lower().endswith(KINDS):
@@ -204,10 +210,10 @@ def file_name(given: str) -> str:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The object that a body is.
+    """The JSON object in a body.
 
     Raises:
-        Unreadable: If it is none.
+        Unreadable: If the body is no JSON object.
     """
     try:
         said = json.loads(body)
@@ -220,7 +226,7 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def _value(name: str, text: str) -> Any:
-    """What a field of a form says; all but a name is JSON, and parts may be listed with commas."""
+    """Value of a form field, read as JSON; but `name` is plain text, and `include` may be a list with commas."""
     if name == "name":
         return text
     if name == "include" and not text.strip().startswith("["):
@@ -277,7 +283,7 @@ def _plain(wanted: QueryOptions) -> dict[str, Any]:
 
 
 def _arrays(x: Any) -> Any:
-    """Nested lists as arrays; a word or an object among the numbers is left for `as_observation` to refuse."""
+    """Convert nested lists to arrays; text or objects among the numbers are left for `as_observation` to refuse."""
     if isinstance(x, Observation) or not isinstance(x, dict):
         return x if isinstance(x, Observation) else _array(x)
     return {str(name): _array(value) for name, value in x.items()}
@@ -314,15 +320,16 @@ def _short(value: Any) -> str:
 
 
 def parameters(body: bytes, model: Model) -> tuple[dict[str, float], int, Mapping[str, np.ndarray]]:
-    """Parameters, seed and observation of a simulation; a discrete parameter by its label, null if it does not exist.
+    """Read the parameters, the seed and the observation of a simulation that a body requests.
 
-    Data of a simulator with `Simulator.like` are seen as the observation was: at its times, under its controls. For
-    others there is none, and what is given is left alone.
+    A discrete parameter is given by its label, and null means that a parameter does not exist. A simulator with
+    `Simulator.like` makes data as the observation has them: at its times, under its controls. For any other simulator,
+    the field `x` is ignored, and no observation is returned.
 
     Raises:
         Unreadable: If the body is no JSON object.
-        Unfit: If a parameter is missing, unknown, no finite number or outside the prior's support; or if an observation
-            is needed, and x is none.
+        Unfit: If a parameter is missing, unknown, not a finite number, or outside the prior's support; or if the
+            simulator needs an observation, and x is none.
     """
     import torch
 
@@ -350,20 +357,20 @@ def parameters(body: bytes, model: Model) -> tuple[dict[str, float], int, Mappin
 
 
 def _seen(said: Mapping[str, Any], model: Model) -> Mapping[str, np.ndarray]:
-    """The observation that a simulation is seen as; empty where the simulator knows of no such thing."""
+    """The observation whose times and controls a simulation takes over; empty if the simulator has no `like`."""
     if model.simulator is None or model.simulator.like is None:
         return {}
     if said.get("x") is None:
         words = "times, missing values and controls differ from record to record, so data at others are no comparison"
-        raise Unfit(f"{words}: give the observation as x, and what is simulated is seen as it was", "x")
+        raise Unfit(f"{words}: give the observation as x, and data are simulated under its conditions", "x")
     return _asked([("x", {}, said["x"])], False, _wanted({"draws": 1}, model), model, RequestLimits()).each[0].x
 
 
 def _numbers_of(theta: Mapping[str, Any], prior: Prior) -> dict[str, Any]:
-    """Parameters with the numbers that stand for labels, and null only where one does not exist.
+    """Parameters with numbers in place of labels, and None for each parameter that does not exist.
 
     Raises:
-        Unfit: If a label is unknown, or a parameter exists that should not, or the other way round.
+        Unfit: If a label is unknown, if a parameter has a value but does not exist, or if it exists and has none.
     """
     import torch
 

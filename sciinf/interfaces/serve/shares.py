@@ -1,10 +1,11 @@
-"""Answers that were given, by an id that says what was asked: a link finds one again.
+"""Store of earlier questions and answers by id, so that a link leads to an answer again.
 
-The id is the SHA-256 of the question: what answers, observation, level, draws, seed, and whether the simulator checks
-it. Answers are kept in memory up to a size. Questions, which are small, are kept in a folder up to another. They are
-asked again where the answer is gone; it then has what the run folder knows by now. Where a run was trained anew since,
-its answer would be another one, and is not given under the old id. A question whose file is damaged has no answer; the
-file is written again when the question is asked again.
+The id is made from the SHA-256 of the question: the model's digest, the observation, level, draws, seed, and whether
+the simulator checks the answer. Answers are kept in memory up to a total size. Questions are small, and are kept in a
+folder up to another total size. If an answer is no longer in memory, its question is asked again. The new answer then
+has the findings that the run folder has by that time. If the run was trained anew, its answer would differ, so none is
+given under the old id. A question whose file is damaged has no answer, until a client asks it again and the file is
+written again.
 """
 
 from __future__ import annotations
@@ -31,20 +32,21 @@ _NOWHERE = "there is no answer of this address: ask the question again"
 
 @final
 class Shares:
-    """Questions and answers by id.
+    """Store of questions and answers by id.
 
     Args:
-        folder: Where questions lie; a folder of this service alone, gone when it ends, where left out.
-        most: Bytes of answers that are kept.
-        bytes_on_disk: Of questions that are kept.
+        folder: Folder of the question files. By default, a temporary folder that is removed when the service ends.
+        most: Largest total size of the answers in memory, with their questions, in bytes.
+        bytes_on_disk: Largest total size of the question files, in bytes.
     """
 
     def __init__(self, folder: Path | None = None, most: int = 2**28, bytes_on_disk: int = 2**30) -> None:
         self._most, self._most_on_disk, self._own = most, bytes_on_disk, folder is None
         self._folder = Path(tempfile.mkdtemp(prefix="sciinf-questions-")) if folder is None else folder
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._answers: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()  # with their questions
-        self._questions: OrderedDict[str, bytes | int] = OrderedDict()  # what is still to be written, or its size
+        self._answers: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()  # Each entry is (question, answer).
+        # A question is kept here until its file is written; then its size in bytes stands here.
+        self._questions: OrderedDict[str, bytes | int] = OrderedDict()
         self._lock, self._size = threading.Lock(), 0
         files = [(file.stat().st_mtime, file) for file in self._folder.glob("*.question") if file.is_file()]
         for _, file in sorted(files):
@@ -59,9 +61,9 @@ class Shares:
         """The id of a question.
 
         Args:
-            model: The run's name.
-            answers: Digest of what answers.
-            one: What is asked.
+            model: Name of the run.
+            answers: Digest of the model that answers.
+            one: The observation and the options of the query.
         """
         wanted = one.wanted
         said = (model, answers, wanted.level, wanted.draws, wanted.seed, wanted.failures, wanted.predicted, wanted.name)
@@ -72,18 +74,18 @@ class Shares:
         return digest.hexdigest()[:_DIGITS]
 
     def keep(self, key: str, model: str, one: ObservationRequest, message: bytes) -> None:
-        """Keep a question and its answer; a folder that cannot be written keeps nothing.
+        """Keep a question and its answer; if the folder cannot be written, they are kept only in memory.
 
         Args:
-            key: Its id.
-            model: The run's name.
+            key: Id of the question.
+            model: Name of the run.
             one: The question.
             message: The answer.
         """
         wanted = {**_plain(one.wanted), "files": dict(one.wanted.files)}
         question = pack({"model": model, "wanted": wanted, **one.told}, one.x)
         with self._lock:
-            if key not in self._answers:  # the file of an earlier service may be damaged: it is written again
+            if key not in self._answers:  # An earlier service's file may be damaged, so write it again.
                 size = self._questions.pop(key, 0)
                 self._written -= size if isinstance(size, int) else 0
                 self._questions[key] = question
@@ -95,15 +97,15 @@ class Shares:
                 self._size -= sum(map(len, self._answers.popitem(last=False)[1]))
 
     def find(self, key: str, model: str, digest: str) -> tuple[ObservationRequest, bytes | None]:
-        """The question of an id, and its answer where it was kept.
+        """The question of an id, and its answer if that is still in memory, else None.
 
         Args:
             key: The id.
-            model: The run's name.
-            digest: Of what answers now.
+            model: Name of the run.
+            digest: Digest of the model that would answer now.
 
         Raises:
-            Unknown: If no question of this id was asked of this model, or another network would answer it now.
+            UnknownName: If no question of this id was asked of this model, or if the model has changed since.
         """
         with self._lock:
             there, (content, message) = self._questions.get(key), self._answers.get(key, (None, None))
@@ -114,7 +116,7 @@ class Shares:
             x = {name: np.array(value) for name, value in arrays.items()}
             one = ObservationRequest(x, tuple(head["read"]), QueryOptions(**head["wanted"]), findings_in(head))
             of, same = head["model"], self.key(model, digest, one) == key
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):  # the file is damaged
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):  # The file is damaged.
             raise UnknownName(_NOWHERE) from None
         if of != model:
             raise UnknownName(_NOWHERE)
@@ -123,7 +125,7 @@ class Shares:
         return one, message
 
     def close(self) -> None:
-        """Write what is still to be written, and remove the folder where it is the service's own."""
+        """Write the last question files, and remove the folder if it is a temporary one."""
         self._outbox.put(None)
         self._thread.join(5)
         if self._own:
@@ -133,7 +135,7 @@ class Shares:
         return (self._folder / f"{key}.question").read_bytes()
 
     def _write(self) -> None:
-        """Write questions as they come, and remove the oldest where they are too many."""
+        """Write question files as questions arrive, and remove the oldest files beyond the size limit."""
         while (key := self._outbox.get()) is not None:
             with self._lock:
                 content = self._questions.get(key)

@@ -1,8 +1,9 @@
-"""Answers that the run folder holds: what was found of an observation is said whenever it is asked about again.
+"""Answers in the run folder: findings about an observation are reported again whenever it is asked about again.
 
-A question that the run has answered is answered by that answer. One that differs in level, seed or number of draws, or
-asks for checks that were not made, is answered anew. The new answer then takes over the findings of the stored one that
-it lacks. So the service says of these data no less than the run folder does, also without the simulator.
+If the run has answered a question, the stored answer is returned. A question gets a new answer if it differs in level,
+seed or number of draws, or requests checks that were not made. The new answer then takes over the findings of the
+stored answer that it lacks. So the service reports no less about these data than the run folder does, even without the
+simulator.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from sciinf.posteriors.tilted import layers
 
 NOT_MADE = "not made"
 """The kind of the finding that checks by simulation were not asked for."""
-_OF_ITS_DRAWS = ("few draws", "stray draws", "draws", "hidden paths")  # findings that hold for one answer's draws alone
+# These findings hold only for the draws of one answer.
+_OF_ITS_DRAWS = ("few draws", "stray draws", "draws", "hidden paths")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Stored:
 
     Args:
         answer: The answer.
-        question: Level, draws, seed and failures that were asked for; empty where an earlier version wrote it.
+        question: Level, draws, seed and failures that were asked for. Empty if an earlier version wrote the answer, or
+            if the network was calibrated anew since.
     """
 
     answer: Answer
@@ -40,9 +43,9 @@ class Stored:
 
 
 def stored_answers(model: Model, question: Question) -> list[Stored]:
-    """The answers to a question's observation by the network that answers it now; damaged ones are left out.
+    """Stored answers to a question's observation by the network that answers now; damaged answers are left out.
 
-    An answer that was given before the network was calibrated anew has its findings, and no question.
+    An answer that is older than the network's calibration keeps its findings, but its `question` is empty.
     """
     networks, found = {layer.digest for layer in layers(question.posterior)}, []
     for folder in model.folders_of(question.x):
@@ -60,9 +63,10 @@ def stored_answers(model: Model, question: Question) -> list[Stored]:
 
 
 def same_question(known: Iterable[Stored], wanted: QueryOptions) -> Stored | None:
-    """The stored answer to the same question.
+    """The stored answer to the same question; None if there is none.
 
-    The defaults of seed and draws stand for those of the stored answer. Checks by simulation need the local check.
+    A seed or number of draws that is the default matches that of any stored answer. If checks by simulation are
+    requested, the stored answer must have the local check.
     """
     for one in known:
         asked = one.question
@@ -75,7 +79,10 @@ def same_question(known: Iterable[Stored], wanted: QueryOptions) -> Stored | Non
 
 
 def with_findings(answer: Answer, known: Iterable[Stored]) -> Answer:
-    """An answer with the findings of stored ones that it lacks, by name, in their order; and with their predictions."""
+    """Add to an answer the findings and predictions of stored answers that it lacks.
+
+    Findings are matched by name, and stand in the order of the stored answer.
+    """
     for other in (one.answer for one in known):
         names = {one.name for one in answer.checks if one.kind not in (Kind.UNCHECKED, NOT_MADE)} | {*_OF_ITS_DRAWS}
         more = [one for one in other.checks if one.name not in names]
@@ -90,12 +97,12 @@ def with_findings(answer: Answer, known: Iterable[Stored]) -> Answer:
 
 
 def not_made(model: Model) -> Finding:
-    """The finding that stands for checks by simulation where they were not asked for."""
+    """The finding that says that no checks by simulation were requested."""
     way_out = "ask for checks, which take seconds" if model.simulator else "the service has no simulator to tell"
     words = f"not checked whether the model reproduces these data; {way_out}"
     return Finding("predictive", Level.UNKNOWN, words, NOT_MADE)
 
 
 def checked_here(finding: Finding) -> bool:
-    """Whether a finding is that of a local check which was made."""
+    """Whether a finding is the result of the local check, and the check was really made."""
     return finding.name == NAME and finding.kind != Kind.UNCHECKED

@@ -1,7 +1,7 @@
-"""Messages between processes, and answers on disk: JSON, and the arrays that belong to it as plain bytes.
+"""Binary messages between processes, which are also the format of kept questions: a JSON head, and arrays as bytes.
 
-A message is the length of its head in 8 bytes, the head, and the arrays one after the other. The head says of each
-array its name, kind and shape. Nothing is pickled, so that no message can run code.
+A message consists of the length of its head (8 bytes), the head, and the arrays one after the other. The head lists the
+name, dtype and shape of each array. Nothing is pickled, so no message can run code.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _LENGTH = 8
 
 
 def pack(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> bytes:
-    """A message.
+    """Build a message.
 
     Args:
-        head: What JSON can say; numbers that are not finite become null.
+        head: Values that JSON can hold; numbers that are not finite become null.
         arrays: Name -> array of numbers.
     """
     whole = {name: np.ascontiguousarray(array) for name, array in (arrays or {}).items()}
@@ -40,7 +40,7 @@ def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Head and arrays of a message.
 
     Raises:
-        ValueError: If it is no whole message.
+        ValueError: If the bytes are no complete message.
     """
     size = int.from_bytes(message[:_LENGTH], "little")
     try:
@@ -55,16 +55,16 @@ def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             place += count * dtype.itemsize
         return said["head"], arrays
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"this is no whole message of sciinf: {error}") from error
+        raise ValueError(f"this is no complete message of sciinf: {error}") from error
 
 
 def findings_in(head: Mapping[str, Any]) -> tuple[Finding, ...]:
-    """What a message says could not be told of an observation as it was read."""
+    """Findings in a message that arose when its observation was read."""
     return tuple(Finding.from_json(one) for one in head.get("findings", ()))
 
 
 def answer_out(answer: Answer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """An answer as a message's head and arrays, but for the calibration itself."""
+    """Head and arrays of a message that holds an answer, without the answer's calibration."""
     draws = answer.draws
     head = {
         "answer": answer.to_json(),
@@ -82,16 +82,16 @@ def answer_out(answer: Answer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def answer_in(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray], calibration: Calibration | None) -> Answer:
-    """The answer of a message.
+    """The answer that a message holds.
 
     Args:
-        head: As `answer_out` gives it.
-        arrays: Likewise.
-        calibration: What the answer was given with.
+        head: Head of the message, as `answer_out` returns it.
+        arrays: Arrays of the message, as `answer_out` returns them.
+        calibration: Calibration of the posterior that answered; None if there is none.
 
     Raises:
         KeyError: If a part is missing.
-        ValueError: If a part makes no sense.
+        ValueError: If a part has an impossible value.
     """
     said = head["answer"]
     scalars = (said["log_evidence"], said["log_evidence_error"], said["pareto_k"])

@@ -1,24 +1,24 @@
-r"""What runs in a worker process: questions come over a pipe, and answers go back.
+r"""Worker processes of the service: questions arrive over a pipe, and answers go back.
 
-There are three lanes, each a process of its own. In the lane "fused" draws of many questions are made together
-(`fusion`), and it never does anything else. Whatever takes long, or cannot be fused, goes one by one through the lane
-"whole": checks by the simulator, refined and corrected answers, other estimators, what-if. Files and large bodies are
-read in the lane "reading".
+There are three lanes, and each lane is a process. The lane "fused" makes the draws of many questions together
+(`Fusion`), and does nothing else. The lane "whole" does one task at a time, for tasks that take long or cannot be
+fused. Such tasks are checks by the simulator, refined and corrected answers, answers of other estimators, and
+simulations at chosen parameters. The lane "reading" reads files and large bodies.
 
-Messages are those of `wire`. To the worker: `answer`, `simulate`, `read`, `drop`, `end`. From it: `ready`, `done`,
-`failed`, `alone` (of the lane "fused": this one is for "whole"), `begun` (not of "fused"), `beat`, a sign of life.
+Messages have the format of `wire`. The service sends `answer`, `simulate`, `read`, `drop` and `end`. A worker sends
+`ready`, `done`, `failed` and `beat`, a sign of life. The lane "fused" also sends `alone`: this question is for the lane
+"whole". The other lanes also send `begun`.
 
-Many questions at a time: their draws are made together, a few of each in a pass, and nobody waits for long ones.
+In the lane "fused", each pass of the network makes a few draws of several questions. So short questions do not wait
+for long ones. A pass transforms noise in columns of 256 draws, and each column has the features of its question's
+observation. Columns are dealt round robin, at most four to a question in its turn. Four columns take about as long as
+all other work on an answer. A question of 20,000 draws has 79 columns. A question of 200 draws has one column, which is
+in the next pass or one soon after. When its draws are complete, a question is answered and leaves; other questions join
+meanwhile. Observations that arrived together are embedded, and compared with the simulations, in one batch. An
+estimator that removes noise step by step takes its columns through all steps in one pass.
 
-A pass of the network moves noise of several questions at once, in columns of 256 draws, each with the features of its
-own observation. Columns are dealt round robin, four at most to a question in its turn, which take about as long as all
-that is to be said of an answer beside its draws. A question of 20,000 draws has 79 columns and one of 200 has one,
-which is in the next pass or one soon after. When its draws are complete, a question is answered and leaves; others join
-meanwhile. Observations that came together are embedded, and compared with the simulations, in one batch.
-An estimator that takes noise out step by step moves its columns all the way in one pass.
-
-Every question draws its noise from a generator of its own, all of it at once, as it does alone. So a fused answer is
-the lone one but for rounding, whatever else was asked at the time.
+Every question draws all its noise at once from a generator of its own, as it does when it is asked alone. So a fused
+answer equals the answer to the question alone except for rounding, whatever else was asked at the time.
 
 References:
     | Flover: A Temporal Fusion Framework for Efficient Autoregressive Model Parallel Inference (Yao et al., 2023),
@@ -63,13 +63,13 @@ from sciinf.interfaces.serve.requests import TooMuch, Unfit, Unreadable
 from sciinf.interfaces.serve.wire import pack, unpack
 from sciinf.posteriors.amortised import Amortised, pushed
 
-BEAT = 1.0  # seconds between two signs of life
-_WARM = 5.0  # seconds after which no further run is answered beforehand
-_OWN = 2**63 - 1  # a seed that no stored answer has, so that the answer is made
+BEAT = 1.0  # Seconds between two signs of life.
+_WARM = 5.0  # Seconds after which `warmed` asks no further run.
+_OWN = 2**63 - 1  # A seed that no stored answer has, so that a new answer is made.
 
 
 class Fault(StrEnum):
-    """Whose fault it is that there is no answer."""
+    """The cause of a missing answer: the body, the question, its size, the run, or the service itself (OWN)."""
 
     BODY = "body"
     QUESTION = "question"
@@ -79,23 +79,23 @@ class Fault(StrEnum):
 
 
 def work(pipe: Connection, lane: str, sources: Sequence[Mapping[str, Any]]) -> None:
-    """Answer until the pipe ends.
+    """Answer questions until the pipe is closed.
 
     Args:
-        pipe: To the service.
-        lane: "fused", "whole" or "reading".
-        sources: The runs, as `Served.to_json` has them.
+        pipe: Connection to the service.
+        lane: Name of the lane: "fused", "whole" or "reading".
+        sources: The runs, as `Served.to_json` returns them.
     """
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends its workers itself
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The service ends its workers itself.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     show_from(ERROR)
-    here = {"device": "cpu"} if lane == "reading" else {}  # the reading process asks no network, so it needs no device
+    here = {"device": "cpu"} if lane == "reading" else {}  # The reading process uses no network.
     models = Models([Served(**{**source, **here}) for source in sources])
     for source in list(models.sources.values()):
-        if source.ready and not source.young:  # one that was young is opened with what the first question says of it
-            with contextlib.suppress(NotReady):  # told to who asks it
+        if source.ready and not source.young:  # A young run is opened when a question brings its source.
+            with contextlib.suppress(NotReady):  # A question about the run gets this error as its reply.
                 models.get(source.name)
     worker = Fused(pipe, models) if lane == "fused" else Whole(pipe, models)
     if lane == "reading":
@@ -106,16 +106,16 @@ def work(pipe: Connection, lane: str, sources: Sequence[Mapping[str, Any]]) -> N
         pipe.send_bytes(pack({"kind": "ready"}))
         worker.run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the service is gone
+        return  # The service is gone.
 
 
 @final
 class Fused:
-    """The lane of fused questions.
+    """The lane "fused", which makes the draws of many questions together.
 
     Args:
-        pipe: To the service.
-        models: What is served.
+        pipe: Connection to the service.
+        models: The runs that are served.
     """
 
     def __init__(self, pipe: Connection, models: Models) -> None:
@@ -123,7 +123,7 @@ class Fused:
         self._fusion = Fusion(models, self._done, self._failed, self._alone)
 
     def run(self) -> None:
-        """Until the service ends it."""
+        """Answer questions until the service ends the process."""
         while True:
             while self._pipe.poll(0.0 if self._fusion.busy else BEAT):
                 head, arrays = unpack(self._pipe.recv_bytes())
@@ -155,18 +155,18 @@ class Fused:
 
 @final
 class Whole:
-    """A lane in which one thing is done at a time.
+    """The lanes "whole" and "reading", in which one task is done at a time.
 
     Args:
-        pipe: To the service.
-        models: What is served.
+        pipe: Connection to the service.
+        models: The runs that are served.
     """
 
     def __init__(self, pipe: Connection, models: Models) -> None:
         self._pipe, self._models, self._waiting = pipe, models, deque[tuple[Any, Any]]()
 
     def run(self) -> None:
-        """Until the service ends it."""
+        """Do one task after the other until the service ends the process."""
         while True:
             while self._pipe.poll(0.0 if self._waiting else BEAT):
                 head, arrays = unpack(self._pipe.recv_bytes())
@@ -199,14 +199,14 @@ class Whole:
 
 
 def warmed(models: Models, lane: str) -> int:
-    """Answer what each run has answered already, so that the first question finds all code loaded and all tables made.
+    """Answer one known observation of each run, so that the first question finds all code and tables in memory.
 
     Args:
-        models: What is served; those that are not open are left.
-        lane: "fused" or "whole".
+        models: The runs that are served; runs that are not open are skipped.
+        lane: Name of the lane: "fused" or "whole".
 
     Returns:
-        How many questions were answered.
+        Number of questions that were answered.
     """
     until, answers = time.monotonic() + _WARM, list[bytes]()
     together = Fusion(models, lambda _, answer: answers.append(answer), lambda *_: None, lambda _: None)
@@ -216,7 +216,7 @@ def warmed(models: Models, lane: str) -> int:
             continue
         x, wanted = as_given(next(iter(model.known.values()))), QueryOptions(seed=_OWN, predicted=False)
         if lane == "whole":
-            with contextlib.suppress(Exception):  # told to who asks it
+            with contextlib.suppress(Exception):  # A question about the run gets this error as its reply.
                 answers.append(whole_answer(model, x, wanted))
             continue
         together.add(Ticket(k, name, x, wanted))
@@ -226,13 +226,16 @@ def warmed(models: Models, lane: str) -> int:
 
 
 def _learn(models: Models, head: Mapping[str, Any]) -> None:
-    """Take in what a question says of its run, where that was not known when the worker was started."""
+    """Take over the source of a run that a question brings, if it was not known when the worker started."""
     if head.get("source"):
         models.learn(Served(**head["source"]))
 
 
 def _told(error: Exception) -> dict[str, Any]:
-    """An error in words, and whose it is. Of our own the log has all, and who asked is told that it is there."""
+    """Text and cause of an error, as entries of a message.
+
+    An internal error goes to the log as a whole, and the client is told only to look there.
+    """
     known = {Unreadable: Fault.BODY, TooMuch: Fault.MUCH, ValueError: Fault.QUESTION, NotReady: Fault.RUN}
     of = next((fault for kind, fault in known.items() if isinstance(error, kind)), Fault.OWN)
     if of == Fault.OWN:
@@ -242,21 +245,21 @@ def _told(error: Exception) -> dict[str, Any]:
     return {"words": " ".join(str(error).split()) or type(error).__name__, "of": of, "field": field}
 
 
-COLUMN, COLUMNS, TURN = 256, 16, 4  # draws in a column; columns in a pass, and of one question in its turn
-_TOGETHER = 64  # observations that are embedded at once
-_HELD = 2_000_000  # draws that are being made, above which those that come wait
-_SHORT = 0.02  # seconds that questions which came are taken in for, before the next pass
+COLUMN, COLUMNS, TURN = 256, 16, 4  # Draws in a column; columns in a pass; columns of one question in its turn.
+_TOGETHER = 64  # Largest number of observations that are embedded at once.
+_HELD = 2_000_000  # Number of unfinished draws above which new questions wait.
+_SHORT = 0.02  # Seconds for which new questions are taken in before the next pass.
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A question that waits.
+    """A question that waits in the lane "fused".
 
     Args:
-        id: By which its answer is sent.
-        model: The run's name.
+        id: Number of the question, under which its answer is sent.
+        model: Name of the run.
         x: The observation.
-        wanted: What is asked for.
+        wanted: Options of the query.
     """
 
     id: int
@@ -275,25 +278,25 @@ class _Drawing:
     looked: Looked
     density: PushedDensity
     generator: torch.Generator
-    noise: Tensor  # (more, 1, D)
+    noise: Tensor  # The shape is (more, 1, D), with at least as many rows as draws are asked for.
     parts: list[Tensor] = field(default_factory=list)
     dealt: int = 0
 
     @property
     def left(self) -> int:
-        """Draws that no pass has been given yet."""
+        """Number of rows of the noise that no pass has taken yet."""
         return len(self.noise) - self.dealt
 
 
 @final
 class Fusion:
-    """Answers questions that come at any time.
+    """Answers questions that arrive at any time, and makes their draws together.
 
     Args:
-        models: What is served.
-        done: Told the id of a question and its answer, as a message.
-        failed: Told the id of one that has no answer, and why.
-        alone: Told the id of one that cannot be fused: it is answered by itself, elsewhere.
+        models: The runs that are served.
+        done: Called with the id of a question and its answer, as a message.
+        failed: Called with the id of a question that has no answer, and the error.
+        alone: Called with the id of a question that cannot be fused, and must be answered in the lane "whole".
     """
 
     def __init__(
@@ -310,31 +313,31 @@ class Fusion:
 
     @property
     def busy(self) -> bool:
-        """Whether there is something to do."""
+        """Whether any question waits or is being answered."""
         return bool(self._arrived or self._drawing)
 
     def add(self, ticket: Ticket) -> None:
-        """Take a question."""
+        """Take in a question."""
         self._arrived.append(ticket)
 
     def drop(self, id: int) -> None:
-        """Forget a question for which nobody waits any more."""
+        """Forget a question whose answer nobody waits for any more."""
         self._arrived = deque(ticket for ticket in self._arrived if ticket.id != id)
         self._drawing = deque(drawing for drawing in self._drawing if drawing.ticket.id != id)
 
     @torch.no_grad()
     def step(self) -> None:
-        """Look at what came, and make one pass."""
+        """Take in questions that arrived, and make one pass of the network."""
         if self._arrived and sum(len(one.noise) for one in self._drawing) < _HELD:
             self._begin()
         if self._drawing:
             self._pass()
 
     def _begin(self) -> None:
-        """Look at observations that came together: all of what one posterior answers in one batch.
+        """Take in questions that arrived together; observations for the same posterior go through it in one batch.
 
-        What the run folder has an answer to is answered at once. To read that, or to find out which posterior answers
-        where some were refined, takes a while: then a few are looked at.
+        A question to which the run folder has an answer is answered at once. Reading that answer takes time, and so
+        does the choice of the posterior in a run with refined ones. So questions are taken in for a short time only.
         """
         groups: dict[int, list[tuple[Ticket, Model, Question]]] = {}
         until = time.monotonic() + _SHORT
@@ -378,7 +381,7 @@ class Fusion:
             self._drawing.append(_Drawing(ticket, model, question, one, own, generator, noise))
 
     def _pass(self) -> None:
-        """Deal columns round robin, all of one posterior; move their noise; answer what is complete."""
+        """Make one pass for one posterior: deal columns in turn, transform their noise, answer complete questions."""
         judge, dealt = self._drawing[0].question.judge, []
         others: list[_Drawing] = []
         size = self._length(judge)
@@ -395,7 +398,7 @@ class Fusion:
                     break
             else:
                 self._drawing.append(one)
-        self._drawing.extendleft(reversed(others))  # what waited is first in the next pass
+        self._drawing.extendleft(reversed(others))  # Those that waited come first in the next pass.
         try:
             moved = _moved([one.density for one, _ in dealt], [noise for _, noise in dealt])
         except Exception as error:
@@ -410,7 +413,7 @@ class Fusion:
                 self._finish(one)
 
     def _length(self, judge: Judge) -> int:
-        """Draws in a column: four times as many where all questions whose turn it is have so many left."""
+        """Draws in a column: `COLUMN`, or `TURN` times as many if all next questions have that many left."""
         same = (one for one in self._drawing if one.question.judge is judge)
         next_ones = list(islice(same, COLUMNS // TURN))
         return COLUMN * TURN if all(one.left >= COLUMN * TURN for one in next_ones) else COLUMN
@@ -429,7 +432,7 @@ class Fusion:
 
 
 def _moved(densities: Sequence[PushedDensity], noise: Sequence[Tensor]) -> list[Tensor]:
-    """Noise of several observations, (n, 1, D) each, to draws of each."""
+    """Transform the noise of several observations, (n, 1, D) each, into the draws of each."""
     longest = max(map(len, noise))
     filled = noise[0].new_zeros(longest, len(noise), noise[0].shape[-1])
     for k, one in enumerate(noise):

@@ -1,9 +1,10 @@
-"""The worker processes, seen from the service: started, given questions, watched, and started anew when they die.
+"""Control of the worker processes by the service, which starts them, sends them questions and replaces dead ones.
 
-A question that a worker was at when it died is given to the next one, once; then it is answered with "ask again". In
-the lane "fused" that is every question it had, in the others one; the rest only wait for longer. So every
-question that was taken is answered, or refused in words. A worker that gives no sign of life, or is at one question for
-longer than a question may take, is killed.
+If a worker dies, the question that it worked on is given to the next worker, once. After a second death, the question
+is refused with "ask again". In the lane "fused", the worker was at work on all its questions. In the other lanes, it
+was at work on one; the rest only wait for longer. In the lane "reading", that question is refused after the first
+death. So every question is answered, or refused with a message. A worker is killed if it gives no sign of life, or
+works on one question for longer than a question may take.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from sciinf.interfaces.serve.wire import pack, unpack
 from sciinf.interfaces.serve.worker import Fault, work
 
 _TRIES = 2
-_SILENT = 60.0  # seconds without a sign of life
-_BARREN, _PATIENCE = 5, 30.0  # processes that were never ready, before questions are refused; a pause between two
+_SILENT = 60.0  # Seconds without a sign of life after which a worker is killed.
+# Useless processes in a row after which questions are refused; longest pause between two starts, in seconds.
+_BARREN, _PATIENCE = 5, 30.0
 _LOOK = 1.0
 _ENDED = "the service ends; ask again when it is back"
 _DEADLY = "the process that reads files did not survive it: it is damaged, or takes too long; save it again"
@@ -46,22 +48,23 @@ _ERRORS: Mapping[Fault, type[Exception]] = {
 
 @dataclass
 class _Job:
-    """A question that is out."""
+    """A question that has no answer yet."""
 
     id: int
     message: bytes
     future: asyncio.Future[bytes]
-    tries: int = 0  # processes that died over it
+    tries: int = 0  # Number of processes that died while they worked on the question.
 
 
 @final
 class AnsweringWorkers(AnsweringEngine):
-    """The lanes "fused", "whole" and "reading", of one process each.
+    """Engine with the three lanes "fused", "whole" and "reading", each of one worker process.
 
     Args:
-        sources: What is served.
-        seconds: That one question may take.
-        now: The same by name, as they are known by now: what a run that was young is opened with is found later.
+        sources: The runs that are served.
+        seconds: Longest time that one question may take, in seconds.
+        now: Name -> the run's current source. The simulator of a run that was not ready at the start is found later,
+            and its source is then replaced in this mapping.
     """
 
     def __init__(
@@ -124,7 +127,7 @@ class AnsweringWorkers(AnsweringEngine):
             raise
 
     def _to_whole(self, job: _Job) -> None:
-        """A question that the fused lane leaves to the other one."""
+        """Give the lane "whole" a question that the lane "fused" cannot answer."""
         self._whole.start(job.future.get_loop())
         job.tries = 0
         self._whole.give(job)
@@ -132,21 +135,21 @@ class AnsweringWorkers(AnsweringEngine):
 
 @dataclass
 class _Running:
-    """A process, with what is written to it by a thread of its own."""
+    """A worker process with its pipe and its outbox, from which a thread writes messages to the pipe."""
 
     process: Any
     pipe: Any
     outbox: SimpleQueue[bytes | None]
     heard: float
     ready: bool = False
-    useful: bool = False  # whether it was at a question ever
-    at: int | None = None  # the question that it is at, and since when
-    since: float = 0.0
+    useful: bool = False  # Whether the process has ever begun a question.
+    at: int | None = None  # Id of the question that the process works on.
+    since: float = 0.0  # Time at which the process began that question.
 
 
 @dataclass
 class _Lane:
-    """One process at a time, and the questions that are out; all of it is touched by the event loop alone."""
+    """A lane: one process at a time, and the unanswered questions. Only the event loop changes its fields."""
 
     name: str
     sources: Sequence[Mapping[str, Any]]
@@ -163,23 +166,23 @@ class _Lane:
 
     @property
     def alive(self) -> bool:
-        """Whether the process can answer."""
+        """Whether the process is ready to answer."""
         return self._now is not None and self._now.ready
 
     @property
     def pid(self) -> int | None:
-        """Its process number."""
+        """Number of the process in the operating system; None if there is no process."""
         return self._now.process.pid if self._now else None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the process, if it was not."""
+        """Start the process, unless it was started before."""
         if self._loop is None:
             self._loop = loop
             self._launch()
             self._timer = loop.call_later(_LOOK, self._look)
 
     def end(self) -> None:
-        """Tell the process to end, and refuse what is out, and what is still to come."""
+        """Tell the process to end, and refuse all unanswered and all later questions."""
         self._ended = True
         for job in list(self.jobs.values()):
             self._refuse(job, _ENDED)
@@ -199,7 +202,7 @@ class _Lane:
             now.process.join(5)
 
     def give(self, job: _Job) -> None:
-        """Send a question."""
+        """Send a question to the process."""
         self.jobs[job.id] = job
         if self._ended:
             self._refuse(job, _ENDED)
@@ -207,12 +210,12 @@ class _Lane:
             self._now.outbox.put(job.message)
 
     def drop(self, id: int) -> None:
-        """Forget a question for which nobody waits any more."""
+        """Forget a question whose answer nobody waits for any more."""
         if self.jobs.pop(id, None) is not None and self._now is not None:
             self._now.outbox.put(pack({"kind": "drop", "id": id}))
 
     def _launch(self) -> None:
-        """Start a process, and give it what is out."""
+        """Start a process, and send it all unanswered questions."""
         if self._ended:
             return
         context = multiprocessing.get_context("spawn")
@@ -220,7 +223,7 @@ class _Lane:
         process = context.Process(target=work, args=(theirs, self.name, self.sources), daemon=True)
         try:
             process.start()
-        except OSError as error:  # no memory, or too many processes
+        except OSError as error:  # There is no memory, or there are too many processes.
             tell(f"note: the worker {self.name!r} cannot be started ({error}); it is tried again")
             if self._loop is not None:
                 self._loop.call_later(_PATIENCE, self._launch)
@@ -236,9 +239,9 @@ class _Lane:
 
     @staticmethod
     def _write(running: _Running) -> None:
-        """Send what is in the outbox, and close the pipe when nobody listens to it any more.
+        """Send the messages of the outbox, and close the pipe when nobody reads from it any more.
 
-        A full pipe holds up this thread alone. What cannot be sent is left: the process is gone then.
+        A full pipe blocks only this thread. A message that cannot be sent is dropped, because the process is gone then.
         """
         while (message := running.outbox.get()) is not None:
             with contextlib.suppress(OSError, ValueError):
@@ -246,7 +249,7 @@ class _Lane:
         running.pipe.close()
 
     def _listen(self, running: _Running) -> None:
-        """Hear what the process says, until it ends."""
+        """Receive the messages of the process until it ends, and pass them to the event loop."""
         with contextlib.suppress(OSError, EOFError):
             while True:
                 message = running.pipe.recv_bytes()
@@ -255,7 +258,7 @@ class _Lane:
         self._call(self._died, running)
 
     def _call(self, function: Callable[..., None], *given: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the service ends
+        with contextlib.suppress(RuntimeError):  # The loop is closed, because the service ends.
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(function, *given)
 
@@ -280,7 +283,7 @@ class _Lane:
                 job.future.set_exception(_ERRORS[head["of"]](*given))
 
     def _died(self, running: _Running) -> None:
-        """Start another process, at once or after a pause, and give it all but what two died over."""
+        """Refuse questions over which too many processes died, and start a process for the others."""
         running.process.kill()
         running.process.join()
         if running is not self._now:
@@ -288,7 +291,7 @@ class _Lane:
         self._now = None
         together = self.name == "fused"
         useful = running.ready and (together or running.useful)
-        self._barren = 0 if useful else self._barren + 1  # one that was never at a question
+        self._barren = 0 if useful else self._barren + 1  # The process did no work.
         self._pause = min(_PATIENCE, max(0.5, 2 * self._pause)) if self._barren else 0.0
         for job in list(self.jobs.values()):
             job.tries += running.ready and (together or job.id == running.at)
@@ -308,7 +311,7 @@ class _Lane:
             job.future.set_exception(Busy(why, 2) if isinstance(why, str) else why)
 
     def _look(self) -> None:
-        """Kill a process that is stuck."""
+        """Kill the process if it is stuck, and look again after `_LOOK` seconds."""
         now, running = time.monotonic(), self._now
         if running is not None and running.ready:
             stuck = running.at is not None and now - running.since > self.seconds + 5

@@ -1,4 +1,4 @@
-"""A folder of answers, read: columns, what is outside, and what all of it says."""
+"""Reads a folder of answers to many observations: columns, verdicts, rows outside the simulations, and a summary."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _PLAIN = dict.fromkeys(("verdict", "trust", "p_value", "outside", "status", "che
 
 @final
 class Answers:
-    """Answers to many observations, in a folder; see `load_answers`.
+    """Answers to many observations, in a folder; `load_answers` opens them.
 
-    `len` is how many rows there are so far, answered or not, and `rows` how many were asked for. Columns have a row
-    for each that is there, in order; `column("row")` has their positions.
+    `len` is the number of rows written so far, with or without an answer. `rows` is the number of observations that
+    were asked about. A column has an entry for each row written, in order; `column("row")` has the positions.
 
     Args:
-        folder: Where they are.
+        folder: Folder of the answers.
 
     Raises:
-        FileNotFoundError: If there are none.
+        FileNotFoundError: If the folder has no answers.
         ValueError: If `answers.json` is damaged.
     """
 
@@ -60,27 +60,27 @@ class Answers:
 
     @property
     def blocks(self) -> int:
-        """Number of blocks when complete."""
+        """Number of blocks that a complete folder has."""
         return -(-self.rows // self._size)
 
     def rows_of(self, index: int) -> int:
-        """Rows of a block."""
+        """Number of rows in a block."""
         return max(0, min(self._size, self.rows - index * self._size))
 
     @property
     def complete(self) -> bool:
-        """Whether all rows are there."""
+        """Whether all rows are written."""
         return len(self) == self.rows
 
     def block(self, index: int, names: frozenset[str] | None = None) -> Block:
-        """One block, verified.
+        """Read one block, and verify its hash.
 
         Args:
-            index: Its number.
-            names: Which datasets; all when left out.
+            index: Number of the block.
+            names: Names of the datasets to read; all if left out.
 
         Raises:
-            ValueError: If it is damaged.
+            ValueError: If the block is damaged.
         """
         try:
             return read_block(self.folder.read(file_of(index)), index, self.about["survey"], names)
@@ -92,7 +92,7 @@ class Answers:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all columns, row after row. Blocks, their order, kills and processes do not change it.
+        """SHA-256 over all columns, row after row; independent of block order, kills and number of processes.
 
         Raises:
             ValueError: If a block is damaged.
@@ -101,7 +101,7 @@ class Answers:
 
     @cached_property
     def columns(self) -> dict[str, str]:
-        """Name of each column -> its unit, "" where it has none."""
+        """Column name -> unit, or "" if the column has no unit."""
         found = {"row": "", **_PLAIN}
         values = self.about["values"]
         for name, unit in zip(self.prior.names, self.prior.units, strict=True):
@@ -115,21 +115,22 @@ class Answers:
         return found
 
     def column(self, name: str) -> np.ndarray:
-        """One column, of all rows that are there.
+        """One column, with an entry for each row written.
 
-        "verdict" is the level of what `verdict` says of each row: "good", "caution", "unknown", "alarm", or "none"
-        where there is no answer. "trust", "checks" and "status" are words; "outside" tells where `trust` is "alarm".
+        The column "verdict" has the level of each row's verdict: "good", "caution", "unknown" or "alarm", or "none" for
+        a row without an answer. The columns "trust", "checks" and "status" are text. The column "outside" tells whether
+        "trust" is "alarm".
 
         Raises:
-            ValueError: If there is none of that name, or a block is damaged.
+            ValueError: If there is no column of that name, or a block is damaged.
         """
         return self.columns_of([name])[name]
 
     def columns_of(self, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Some columns, as `column` gives them; each block is read once.
+        """Several columns, as `column` returns them; each block is read once.
 
         Raises:
-            ValueError: As for `column`.
+            ValueError: For the same reasons as `column`.
         """
         names = list(dict.fromkeys(names))
         if unknown := [name for name in names if name not in self.columns]:
@@ -150,7 +151,7 @@ class Answers:
         return {name: self._in_words(name, np.concatenate(parts[name])) for name in names}
 
     def _in_words(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Values of a column, of which some are codes."""
+        """Values of a column, with text in place of codes."""
         if name == "outside":
             return values == self.about["codes"]["trust"].index("alarm")
         words = self.about["codes"].get(name)
@@ -159,10 +160,10 @@ class Answers:
         return np.asarray([level_of_trust(word) if name == "trust" else word for word in words])[values.astype(int)]
 
     def draws(self, row: int) -> np.ndarray:
-        """The draws that were kept of a row, (n, D).
+        """The draws that were kept for a row, (n, D).
 
         Raises:
-            ValueError: If none were, or the row is not there.
+            ValueError: If no draws were kept, or the row is not written yet.
         """
         index, at = self._place(row)
         if not self.about["kept"]:
@@ -170,10 +171,10 @@ class Answers:
         return self.block(index, frozenset({"draws"})).columns["draws"][at]
 
     def said(self, row: int) -> str:
-        """What is to be said of a row beside its numbers, or why it has no answer; "" for nothing.
+        """Text of a row's findings, or the reason why the row has no answer; "" if there is neither.
 
         Raises:
-            ValueError: If the row is not there.
+            ValueError: If the row is not written yet.
         """
         index, at = self._place(row)
         block = self.block(index, frozenset({"status"}))
@@ -181,10 +182,10 @@ class Answers:
         return block.messages.get(at, "" if status == STATUS[0] else f"{status}: there is nothing to ask about")
 
     def verdict(self, row: int) -> Verdict:
-        """Whether to rely on the answer of a row, in a sentence.
+        """Verdict on a row: whether to rely on its answer, with the reasons.
 
         Raises:
-            ValueError: If the row is not there, or has no answer.
+            ValueError: If the row is not written yet, or has no answer.
         """
         index, at = self._place(row)
         columns = self.block(index, frozenset(NEEDED)).columns
@@ -198,22 +199,22 @@ class Answers:
 
     @property
     def outside(self) -> np.ndarray:
-        """Positions of the rows that are unlike the simulations: do not believe their answers."""
+        """Positions of the rows whose data are unlike the simulations; their answers must not be believed."""
         return self.column("row")[self.column("outside")]
 
     @property
     def found(self) -> Mapping[str, Any]:
-        """Counts of verdicts, and coverage where parameters are known; of a folder that is complete.
+        """Counts of verdicts over a complete folder, and coverage if true parameters are known.
 
         Raises:
-            ValueError: If it is not.
+            ValueError: If the folder is not complete.
         """
         if "found" not in self.about or not self.complete:
             raise ValueError(f"{self.folder.name} has {len(self):,} of {self.rows:,} rows; go on with the same command")
         return self.about["found"]
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """All columns as a table of pandas; `attrs` has units and the verdict of the calibration.
+        """All columns as a pandas table, whose `attrs` hold the units and the verdict of the calibration.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -226,17 +227,17 @@ class Answers:
 
     @property
     def whose(self) -> str:
-        """Of which posterior the calibration is, in brackets; "" where it is of the one that answers."""
+        """Name of the calibrated posterior, in brackets; "" if it is the posterior that answers."""
         of = self.calibration["of"]
         return f" (of the {of} posterior)" if of not in (None, self.about["posterior"]) else ""
 
     @property
     def calibrated(self) -> str:
-        """The verdict of the calibration in a word, and of what it is where that is not the posterior that answers."""
+        """Verdict of the calibration in a word, followed by the posterior's name as in `whose`."""
         return self.calibration["state"] + self.whose
 
     def summary(self) -> str:
-        """What all of it says, the verdict on the network first."""
+        """Summary of all answers, as lines of text: verdicts on rows first, then the calibration."""
         return "\n".join(lines_of(self))
 
     def _place(self, row: int) -> tuple[int, int]:
@@ -247,7 +248,7 @@ class Answers:
 
     @cached_property
     def _datasets(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Name of each column -> its dataset, and where in a row it is."""
+        """Column name -> (dataset of the block, index within a row of the dataset)."""
         found: dict[str, tuple[str, tuple[int, ...]]] = {name: (name, ()) for name in _PLAIN}
         found["outside"] = ("trust", ())
         for d, name in enumerate(self.prior.names):
@@ -260,23 +261,23 @@ class Answers:
 
 
 def load_answers(folder: str | Path | Folder) -> Answers:
-    """The answers that `query_all`, or `sciinf query --observations`, wrote into a folder, complete or not.
+    """Open the answers that `query_all` or `sciinf query --observations` wrote into a folder, complete or not.
 
     Args:
-        folder: The folder.
+        folder: Folder of the answers.
 
     Returns:
-        Its columns, digest and verdicts; `print` shows the summary.
+        The answers, with columns, digest and verdicts; `print` shows the summary.
 
     Raises:
-        FileNotFoundError: If it holds none.
-        ValueError: If `answers.json` is damaged, or the folder is an address of objects.
+        FileNotFoundError: If the folder has no answers.
+        ValueError: If `answers.json` is damaged, or the path is an address in an object store.
     """
     return Answers(folder if isinstance(folder, Folder) else LocalFolder(local_path(folder)))
 
 
 def digest_of(blocks: Iterator[Block]) -> str:
-    """SHA-256 over the columns of blocks that follow each other."""
+    """SHA-256 over the columns of consecutive blocks."""
     each: dict[str, Any] = {}
     for block in blocks:
         for name, array in block.columns.items():
@@ -286,7 +287,7 @@ def digest_of(blocks: Iterator[Block]) -> str:
 
 
 def lines_of(answers: Answers) -> list[str]:
-    """The summary, line by line."""
+    """The summary of all answers, line by line."""
     about, counts = answers.about, answers.about.get("found", {}).get("verdicts", {})
     each = ", ".join(f"{Level(level).advice}: {n:,}" for level, n in counts.items() if n)
     lines = [f"verdicts      {each} of {answers.rows:,} rows"] if each else []
@@ -304,7 +305,7 @@ def lines_of(answers: Answers) -> list[str]:
     if lost := {words: n for words, n in found["status"].items() if n and words != "answered"}:
         lines.append(f"no answer     {', '.join(f'{words}: {n:,}' for words, n in lost.items())}")
     lines.append(f"outside       {_outside(found['trust'])}")
-    if together := found.get("population"):  # which the first folders of answers did not have
+    if together := found.get("population"):  # The first folders lack this entry.
         lines.append(f"population    {Finding.from_json(together).line}")
     if bad := {level: n for level, n in found["checks"].items() if n and level != "good"}:
         lines.append(f"checks        {', '.join(f'{level}: {n:,} rows' for level, n in bad.items())}")
@@ -328,7 +329,7 @@ def _outside(trust: Mapping[str, int]) -> str:
 
 
 def _covered(answers: Answers) -> list[str]:
-    """How often known parameters lie within their intervals."""
+    """Lines of the summary on how often known parameters lie within their intervals."""
     found = answers.found.get("coverage")
     if not found:
         return []

@@ -1,4 +1,4 @@
-"""query_all: Posterior + any number of observations -> a folder of answers, block by block."""
+"""`query_all`: asks a posterior about any number of observations, and writes a folder of answers, block by block."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sciinf.interfaces.surveys.rows import Observations, observations_of
 from sciinf.interfaces.surveys.verdicts import LEVELS
 from sciinf.networks.kernels.lanes import cores_here, shared
 
-_ROWS, _BYTES = 512, 32 * 2**20  # of a block, about
+_ROWS, _BYTES = 512, 32 * 2**20  # Approximate largest numbers of rows and of bytes in a block.
 _SIGMA = (0.16, 0.5, 0.84)
 _UNRELIABLE = 0.7
 
@@ -50,43 +50,47 @@ def query_all(
     run: str | Path = "",
     progress: bool = True,
 ) -> Answers:
-    """Ask for the parameters behind any number of observations, into a folder.
+    """Ask for the parameters behind any number of observations, and write the answers into a folder.
 
-    Each row has quantiles, mean and sd of each parameter, probabilities of discrete ones, the verdict on it that
-    `query` gives (`trust`), and the findings about its answer. Rows unlike the simulations are marked as outside; rows
-    that failed, or are not finite, are there without an answer. The same call goes on where it was stopped or killed,
-    and several processes may work on one folder. Memory does not depend on the number of rows.
+    Each row has quantiles, mean and sd of each parameter, and probabilities of discrete parameters. Each row also has
+    the result of `query`'s comparison of its data with the simulations (`trust`), and the findings about its answer.
+    Rows unlike the simulations are marked as outside. Rows that failed, or are not finite, have no answer. A call that
+    was stopped or killed is continued by the same call, and several processes may work on one folder. The memory used
+    does not depend on the number of rows.
 
-    Once all rows are answered, they are compared together with the prior (`interfaces.surveys.population`): truths
-    outside it, whose data look like those of others within, show in no single row. A caution there is no fault by
-    itself.
+    Once all rows are answered, they are compared together with the prior (`interfaces.surveys.population`). A truth
+    outside the prior may have data like those of a truth within, which no single row can show. A caution from this
+    comparison does not by itself mean a fault.
 
-    A network that moves noise answers many rows in one pass. Any other posterior (an ensemble, one that is weighted by
-    a likelihood, chains) is asked row by row, as `query` asks it, and takes as long for each.
+    If a network makes draws by transforming noise, many rows are answered in one pass. Any other posterior (an
+    ensemble, one that is weighted by a likelihood, chains) is asked row by row, as `query` asks it. Each row then takes
+    as long as a call of `query`.
 
     Args:
-        posterior: What answers; one that holds for every observation.
-        observations: A store or its folder, whose theta is kept beside as truth; a file with one row for each
-            observation (`.h5`, `.npz`, `.fits`, ...; that of HDF5 is read as it is needed, any other whole); or name ->
-            array (rows, *event).
-        out: The folder.
-        calibration: What `calibrate` said of this posterior.
-        level: Of the outer quantiles; those at 16, 50 and 84 % are there as well.
-        draws: Posterior draws behind each answer. 2,000 leave the 5 % quantile of a normal law uncertain by .05 sd.
-        kept: How many of them are written for each row.
-        seed: Seeds the draws. Row k has a seed of its own, that depends on `seed` and k alone.
-        failures: What simulations that failed are, as in `query`.
-        block: Rows of a block, rounded up to whole passes; chosen when left out.
-        run: Where the posterior came from, for readers.
+        posterior: The posterior that answers, which must hold for every observation.
+        observations: A store or its folder; a file with one row for each observation (`.h5`, `.npz`, `.fits`, ...); or
+            name -> array (rows, *event). The theta of a store is written beside the answers as truth. A file of HDF5 is
+            read as needed, any other file whole.
+        out: Folder of the answers.
+        calibration: Calibration of this posterior, as `calibrate` returns it.
+        level: Credible level of the interval between the outer quantiles. Quantiles at 16, 50 and 84 % are also
+            written.
+        draws: Number of posterior draws behind each answer. With 2,000 draws, the standard error of the 5 % quantile of
+            a normal distribution is .05 sd.
+        kept: Number of these draws that are written for each row.
+        seed: Seed of the survey. Row k has a seed of its own, which depends on `seed` and k alone.
+        failures: Meaning of failed simulations, as in `query`.
+        block: Number of rows in a block, rounded up to whole passes; chosen automatically if left out.
+        run: Origin of the posterior, as a note for readers.
         progress: Whether to report progress on the standard error.
 
     Returns:
-        The answers, as `load_answers` gives them.
+        The answers, as `load_answers` returns them.
 
     Raises:
-        ValueError: If the observations do not fit the posterior, are an unfinished store, or the folder holds answers
-            to something else; if the calibration is of another fit; if a number makes no sense.
-        OSError: If the folder cannot be written; what was answered stays.
+        ValueError: If the observations do not fit the posterior, or are an unfinished store; if the folder holds other
+            answers; if the calibration is of another fit; or if a number is outside its range.
+        OSError: If the folder cannot be written; blocks that were written stay.
     """
     for name, value, least in (("draws", draws, 1), ("kept", kept, 0), ("seed", seed, 0), ("block", block or 1, 1)):
         check_whole(name, value, least)
@@ -107,8 +111,8 @@ def query_all(
             _answer(folder, about, answering, of, progress=progress)
             if of.now() != of.digest:
                 raise ValueError(
-                    f"{of.name} changed while it was asked about, and nobody knows which answers in {folder.name} are "
-                    "of what: remove them, and ask again"
+                    f"{of.name} changed while it was asked about, so answers in {folder.name} may be of the old or of "
+                    "the new data: remove these answers, and ask again"
                 )
             return _finished(folder, about, answering, of)
         except OSError as error:
@@ -122,10 +126,10 @@ def query_all(
 
 
 def own_folder(path: str | Path) -> LocalFolder:
-    """A folder of the file system that holds answers, or nothing else.
+    """Open a folder of the file system for answers; the folder may hold answers, but no other files.
 
     Raises:
-        ValueError: If it holds other things, or is an address of objects.
+        ValueError: If the folder holds other files, or the path is an address in an object store.
     """
     path = local_path(path)
     inside = {item.name for item in path.iterdir() if not item.name.startswith(".")} if path.is_dir() else set()
@@ -142,7 +146,7 @@ def own_folder(path: str | Path) -> LocalFolder:
 
 
 def _block(wanted: SurveyOptions, posterior: Posterior, asked: int | None) -> int:
-    """Rows of a block: whole passes, and few enough for memory."""
+    """Number of rows in a block: a whole number of passes, small enough for memory."""
     each = row_bytes(posterior.prior, posterior.observables) + 8 * wanted.kept * len(posterior.prior)
     rows = asked or max(1, min(_ROWS, _BYTES // each))
     return wanted.rows * -(-rows // wanted.rows)
@@ -151,7 +155,10 @@ def _block(wanted: SurveyOptions, posterior: Posterior, asked: int | None) -> in
 def _answer(
     folder: Folder, about: Mapping[str, Any], answering: RowAnswers, of: Observations, *, progress: bool
 ) -> None:
-    """Answer the blocks that are not there. Several processes begin at different ones, and pass over those that are."""
+    """Answer the missing blocks of a folder.
+
+    Several processes begin at different blocks, and skip blocks that another process has written.
+    """
     size, rows = about["block"], about["rows"]
     units = dict(zip(answering.posterior.prior.names, answering.posterior.prior.units, strict=True))
     lengths = [min(size, rows - start) for start in range(0, rows, size)]
@@ -172,7 +179,7 @@ def _answer(
 
 
 def _whole(folder: Folder, index: int, survey: str) -> bool:
-    """Whether a block is there, and undamaged."""
+    """Whether the folder has a block, and the block is undamaged."""
     try:
         read_block(folder.read(file_of(index)), index, survey, frozenset())
         return True
@@ -181,7 +188,7 @@ def _whole(folder: Folder, index: int, survey: str) -> bool:
 
 
 def _finished(folder: Folder, about: Mapping[str, Any], answering: RowAnswers, of: Observations) -> Answers:
-    """The answers, with what they say together in `answers.json`."""
+    """Write counts, digest and the finding on all rows into `answers.json`, and return the complete answers."""
     check_ours(folder, about["survey"])
     answers = load_answers(folder)
     counts = _Counts(answers, answering.expected())
@@ -194,7 +201,7 @@ def _finished(folder: Folder, about: Mapping[str, Any], answering: RowAnswers, o
 
 
 class _Counts:
-    """Verdicts and truths below quantiles, counted block by block."""
+    """Counts of verdicts, and of true values below quantiles, summed up block by block."""
 
     def __init__(self, answers: Answers, expected: list[float]) -> None:
         self.answers, self.expected = answers, expected
@@ -205,7 +212,7 @@ class _Counts:
         self.verdicts: Counter[str] = Counter()
 
     def counted(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        """The same blocks, counted as they pass."""
+        """Yield the same blocks, and count each block as it passes."""
         for block in blocks:
             columns = block.columns
             good = columns["status"] == 0
@@ -224,7 +231,7 @@ class _Counts:
             yield block
 
     def found(self) -> dict[str, Any]:
-        """What was counted, in words."""
+        """All counts, under the names that `answers.json` uses."""
         words = {"status": STATUS, "trust": LEVELS, "checks": LEVELS}
         each = {name: {of: self.codes[name][code] for code, of in enumerate(said)} for name, said in words.items()}
         prior, coverage = self.answers.prior, {}

@@ -1,8 +1,8 @@
-r"""One block of answers as one file: an HDF5 image, and behind it the SHA-256 of its bytes.
+r"""One block of answers as one file: an HDF5 image, followed by the SHA-256 of its bytes.
 
-Datasets have one row for each observation, in order. `status` tells which have an answer; those without one have NaN.
-HDF5 reads the file past the hash, and a reader that checks it does so before HDF5 sees a byte, for HDF5 can hang on
-damaged files. The bytes depend on the content alone.
+Datasets have one row for each observation, in order. `status` tells which rows have an answer; a row without an answer
+holds NaN. HDF5 ignores the hash at the end of the file. This module checks the hash before HDF5 sees a byte, because
+HDF5 can hang on damaged files. The bytes depend only on the content.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import numpy as np
 from sciinf.core.within import own_dataset
 
 SCHEMA = 1
-_HASH = 32  # bytes
+_HASH = 32  # Bytes of the hash.
 _PER_FOLDER = 1_000
 _COMPRESSED = "biu"
 
 
 @dataclass(frozen=True)
 class Block:
-    """Answers to some observations.
+    """Answers to consecutive observations.
 
     Args:
-        columns: Name -> array, (rows, ...).
-        messages: Row in the block -> what is to be said of it.
+        columns: Name of a dataset -> array, (rows, ...).
+        messages: Row in the block -> text of its findings, or the reason why the row has no answer.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -37,7 +37,7 @@ class Block:
 
 
 def file_of(index: int) -> str:
-    """Where a block lies in the folder of answers."""
+    """Path of a block's file within the folder of answers."""
     return f"blocks/{index // _PER_FOLDER:03d}/{index:08d}.h5"
 
 
@@ -45,9 +45,9 @@ def write_block(block: Block, index: int, survey: str, units: Mapping[str, str])
     """The bytes of a block's file.
 
     Args:
-        block: What is in it.
-        index: Its number.
-        survey: Identity of the folder it belongs to.
+        block: Content of the block.
+        index: Number of the block.
+        survey: Identity of the survey that the block belongs to.
         units: Parameter -> unit, for readers without sciinf.
     """
     import h5py
@@ -66,28 +66,28 @@ def write_block(block: Block, index: int, survey: str, units: Mapping[str, str])
 
 
 def whole(data: bytes) -> bytes:
-    """The HDF5 image of a block's file.
+    """Check the hash of a block's file, and return the HDF5 image.
 
     Raises:
-        ValueError: If it is torn or changed.
+        ValueError: If the file is incomplete or was changed.
     """
     image = data[:-_HASH]
     if len(data) <= _HASH or hashlib.sha256(image).digest() != data[-_HASH:]:
-        raise ValueError("its bytes do not have the hash at their end")
+        raise ValueError("the hash at its end does not fit its bytes")
     return image
 
 
 def read_block(data: bytes, index: int, survey: str, names: frozenset[str] | None = None) -> Block:
-    """What a file holds.
+    """Read a block from the bytes of its file.
 
     Args:
-        data: Its bytes.
-        index: The block's number.
-        survey: The folder that it must belong to.
-        names: Which columns; all when left out.
+        data: Bytes of the file.
+        index: Number of the block.
+        survey: Identity of the survey that the block must belong to.
+        names: Names of the datasets to read; all if left out.
 
     Raises:
-        ValueError: If the file is damaged, of another block or folder, or leads out of itself.
+        ValueError: If the file is damaged, is of another block or survey, or has datasets that lie outside the file.
     """
     import h5py
 

@@ -1,4 +1,4 @@
-"""`answers.json`: what a folder of answers is of, so that a second command goes on with it, or is refused."""
+"""`answers.json`: the description of a folder of answers, by which a later command continues it or is refused."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from sciinf.posteriors.learned import holds_for
 from sciinf.posteriors.tilted import layers
 
 NAME, SCHEMA, KIND = "answers.json", 1, "sciinf answers"
-_SURVEYED = 1  # raised when surveys look at rows otherwise, or write them otherwise; see CHECKS
+_SURVEYED = 1  # This number is increased whenever surveys check or write rows in another way; see CHECKS.
 _AVERAGE = (
     "nobody looks whether the network is right at a row: its calibration is an average over the prior, and single "
     "answers may be far off where it passed; ask `sciinf query --simulator` about rows that matter, and some others"
 )
-_LATER = ("codes", "checked")  # which the first folders of answers did not have in common
+_LATER = ("codes", "checked")  # The identity of the first folders of answers does not include these entries.
 STATUS = ("answered", "not finite", "the simulation raised", "the simulation ran out of time", "no answer")
 _OWN = {
     "posterior": "another posterior",
@@ -52,13 +52,13 @@ _OWN = {
 
 
 def described(answering: RowAnswers, of: Observations, block: int, run: str) -> dict[str, Any]:
-    """What `answers.json` says before any row is answered.
+    """Content of `answers.json` before any row is answered.
 
     Args:
-        answering: What answers.
+        answering: The object that answers the rows.
         of: The observations.
-        block: Rows of a block.
-        run: Where the posterior came from, for readers.
+        block: Number of rows in a block.
+        run: Origin of the posterior, as a note for readers.
     """
     posterior, calibration, wanted = answering.posterior, answering.judge.calibration, answering.wanted
     about: dict[str, Any] = {
@@ -95,19 +95,19 @@ def described(answering: RowAnswers, of: Observations, block: int, run: str) -> 
 
 
 def identity(about: Mapping[str, Any]) -> str:
-    """What makes blocks those of one folder."""
+    """Identity of a survey: SHA-256 of the entries that all blocks of a folder must have in common (`_OWN`)."""
     own = {key: about[key] for key in _OWN if "checked" in about or key not in _LATER}
     return sha256_of(own)
 
 
 def taken_up(folder: Folder, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The description of a folder: what is there, or else what is wanted, written.
+    """Read the description of a folder, or write the wanted description if the folder has none.
 
-    One that no block was written under is replaced.
+    A different description is replaced if the folder has no block yet.
 
     Raises:
-        ValueError: If the folder holds answers to something else; the message says what differs.
-        OSError: If it cannot be written.
+        ValueError: If the folder holds blocks with another description; the message says what differs.
+        OSError: If the description cannot be written.
     """
     folder.create(NAME, as_bytes(wanted))
     found = read_about(folder)
@@ -129,18 +129,18 @@ def check_ours(folder: Folder, survey: str) -> None:
     """Refuse to write into a folder that was taken for other answers.
 
     Raises:
-        ValueError: If so.
+        ValueError: If the folder now belongs to another survey.
     """
     if read_about(folder)["survey"] != survey:
         raise ValueError(f"{folder.name} was taken for other answers meanwhile; give another folder")
 
 
 def read_about(folder: Folder) -> dict[str, Any]:
-    """What `answers.json` says.
+    """Read the `answers.json` of a folder.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is damaged, or of a newer version.
+        FileNotFoundError: If the folder has no such file.
+        ValueError: If the file is damaged, or was written by a newer version.
     """
     try:
         data = json.loads(folder.read(NAME))
@@ -163,12 +163,12 @@ def read_about(folder: Folder) -> dict[str, Any]:
 
 
 def as_bytes(about: Mapping[str, Any]) -> bytes:
-    """As it is written."""
+    """Bytes of `answers.json`, with a hash of its content."""
     return (json_text(sealed(about)) + "\n").encode()
 
 
 def not_done(posterior: Posterior) -> list[str]:
-    """What a single question does more, in words."""
+    """Sentences on what `query` does for a single observation, but a survey does not do."""
     found = [
         "no data are simulated from the answers and compared with the observations, and nobody looks which numbers of "
         "an observation are strange",
@@ -188,7 +188,11 @@ def not_done(posterior: Posterior) -> list[str]:
 
 
 def about_truths(posterior: Posterior, of: Observations) -> str:
-    """What the coverage of known parameters does not show; "" where it is a fair check, or there are none."""
+    """Reasons why the coverage of known parameters is no fair check, as text.
+
+    Returns:
+        "" if coverage is a fair check, or if no parameters are known.
+    """
     if not of.known:
         return ""
     found = []
@@ -208,15 +212,15 @@ def about_truths(posterior: Posterior, of: Observations) -> str:
 
 
 def alike(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether two records are of one simulator (`core.simulator.recorded`)."""
+    """Whether two records (`core.simulator.recorded`) are of the same simulator."""
     return all(same_mark(one.get(name), other.get(name)) for name in {**one, **other})
 
 
 def check_general(posterior: Posterior) -> None:
-    """Refuse a posterior that holds for some observations alone.
+    """Refuse a posterior that holds only for some observations.
 
     Raises:
-        ValueError: If so.
+        ValueError: If the posterior does not hold for every observation.
     """
     if posterior.observation is not None or any(holds_for(layer) for layer in layers(posterior)):
         scope = posterior.scope or "it is for one observation"
@@ -227,7 +231,7 @@ def check_general(posterior: Posterior) -> None:
 
 
 def _hash_of(calibration: Calibration | None) -> str:
-    """What observations are compared with, and the verdict."""
+    """SHA-256 of a calibration's verdict and of its reference for observations; "" without a calibration."""
     if calibration is None:
         return ""
     digest = hashlib.sha256(json.dumps(finite_json(said_of(calibration)), sort_keys=True).encode())

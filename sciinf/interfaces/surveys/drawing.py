@@ -1,21 +1,22 @@
-r"""Answers to a pass of observations: draws of all of them together, and what is said of each.
+r"""Answers the rows of a survey pass by pass: makes the draws of a pass together, and checks each row.
 
-Row k of a survey with seed s takes its noise from the generator of s_k, the first number of SeedSequence(s, spawn_key =
-(k,)). So its draws are those of `query(posterior, x_k, draws=n, seed=s_k)`, but for rounding, whatever else is asked.
-Where draws are noise that a network moves, the noise of the whole pass is moved at once; any other posterior is asked
-row by row, as `query` asks it. Passes begin at fixed positions, for a network rounds otherwise for other neighbours.
+Row k of a survey with seed s takes its noise from a generator with seed s_k, the first number of SeedSequence(s,
+spawn_key = (k,)). So its draws are those of `query(posterior, x_k, draws=n, seed=s_k)` except for rounding, whatever
+else is asked. If a network makes draws by transforming noise, the noise of the whole pass is transformed at once. Any
+other posterior is asked row by row, as `query` asks it. Passes begin at fixed positions, because a network's rounding
+of one row depends on the other rows of the pass.
 
-Of n draws without weights the q-quantile is theta_(i), the smallest whose (i - 1/2) / n is at least q, as in `Draws`.
-Its standard error is sqrt(q (1 - q) / n) / f posterior sds, f the density there: for a normal law and n = 2,000, .047
-sds at 5 %, .034 at 16 % and .028 in the middle.
+For n draws without weights, the q-quantile is theta_(i), with the smallest i for which (i - 1/2) / n is at least q, as
+in `Draws`. Its standard error, in posterior sds, is sqrt(q (1 - q) / n) / f, with f the density at the quantile. For a
+normal distribution and n = 2,000, it is .047 sds at 5 %, .034 at 16 % and .028 at the median.
 
-**Findings** are those of `query`, looked for where they may be. Looking for them takes longer than the draws of a fast
-network. So a pass is screened first, by what its findings need: an answer can lie at the edge of a prior only if a part
-of its draws does, and rest on a few draws only if these carry its variance. Rows that the screen leaves, and these
-alone, are looked at. It leaves every row where findings may be of another kind: parameters that bound each other, or
-simulations that fail here and there.
+**Findings** are those of `query`, but only rows that may have findings are checked. A full check takes longer than the
+draws of a fast network. So a pass is screened first, by necessary conditions. An answer can lie at the edge of a prior
+only if a part of its draws does. An answer can rest on a few draws only if these draws carry its variance. Only the
+rows that the screen selects are checked in full. The screen selects every row if other kinds of findings are possible:
+if parameters bound each other, or if failures of simulations depend on the parameters.
 
-What is the same for all rows is said once, of the whole.
+Findings that are the same for all rows are made once, for the whole survey.
 """
 
 from __future__ import annotations
@@ -47,22 +48,20 @@ from sciinf.posteriors.finite import finite, left_out
 from sciinf.posteriors.marginal import known_categories
 from sciinf.training.step import reason
 
-_OUTER, _PART = (
-    1.25 * LAST,
-    0.975 * LEANS,
-)  # more of the prior than `diagnostics.bounds` looks at, and fewer draws than it asks
-_CARRIED = 0.96 * SHARE  # less than `diagnostics.stray` asks, for rounding
+# The screen uses a larger part of the prior, and a smaller share of draws, than `diagnostics.bounds`.
+_OUTER, _PART = 1.25 * LAST, 0.975 * LEANS
+_CARRIED = 0.96 * SHARE  # This limit is below that of `diagnostics.stray`, because of rounding.
 
 
 @final
 class RowChecks:
-    """Findings about answers of one posterior.
+    """Makes the findings about answers of one posterior.
 
     Args:
-        judge: It, with its calibration.
-        failures: How simulations that failed are read.
-        level: Of the intervals.
-        draws: Behind each answer.
+        judge: The posterior, with its calibration.
+        failures: Meaning of failed simulations (`diagnostics.failures`).
+        level: Credible level of the intervals.
+        draws: Number of draws behind each answer.
     """
 
     def __init__(self, judge: Judge, failures: Reading, level: float, draws: int) -> None:
@@ -71,7 +70,7 @@ class RowChecks:
 
     @cached_property
     def of_all(self) -> tuple[Finding, ...]:
-        """Findings that are the same for all rows, as long as no weights make draws worth less."""
+        """Findings that are the same for all rows, as long as weights do not reduce the effective sample size."""
         prior = self.judge.posterior.prior
         zeros = torch.zeros(self.draws, dtype=torch.float64)
         some = Draws(prior.names, prior.units, torch.zeros(self.draws, len(prior)), zeros)
@@ -80,17 +79,17 @@ class RowChecks:
         return tuple(one for each in every_diagnostic() if each.name in same for one in each.findings(case))
 
     def of(self, draws: Draws, more: Iterable[Finding], trust: Trust | None = None) -> tuple[Level, str]:
-        """The worst level of all findings about one answer, and those that are not good, in words."""
+        """Worst level and text of the findings about one answer, without good findings and those shared by all rows."""
         case = replace(self.judge.case(draws, self.level, self.failures), trust=trust, found=[*more])
         bad = [one for one in diagnose(case) if one.level != Level.GOOD and one not in self.of_all]
         return max((one.level for one in bad), default=Level.GOOD), "; ".join(f"{one.name}: {one.line}" for one in bad)
 
     def suspicious(self, each: np.ndarray, wide: np.ndarray) -> Sequence[int]:
-        """Which of some rows have to be looked at.
+        """Indices of the rows that must be checked in full.
 
         Args:
-            each: Their draws, (rows, D, n).
-            wide: The same in float64.
+            each: Draws of the rows, (rows, D, n).
+            wide: The same draws in float64.
         """
         if self._by_row or self._tied or any(one.name not in ORDER for one in every_diagnostic()):
             return range(len(each))
@@ -99,7 +98,7 @@ class RowChecks:
         return np.flatnonzero(beyond.any(1) | self._carried(wide).any(1)).tolist()
 
     def _carried(self, wide: np.ndarray) -> np.ndarray:
-        """Whether a few draws carry the variance, (rows, D)."""
+        """Whether a few draws carry the variance of a parameter, for each row and parameter, (rows, D)."""
         n = wide.shape[-1]
         if n < FEWEST:
             return np.zeros(wide.shape[:-1], dtype=bool)
@@ -110,40 +109,40 @@ class RowChecks:
 
     @cached_property
     def _by_row(self) -> bool:
-        """Whether what failures do has to be told of each row."""
+        """Whether the effect of failed simulations must be reported for each row."""
         calibration = self.judge.calibration
         found = Failures.from_tensors(calibration.reference) if calibration else None
         return found is not None and found.depend and self.failures != "outcome"
 
     @cached_property
     def _tied(self) -> bool:
-        """Whether parameters bound each other."""
+        """Whether some parameters share a joint prior, so that they may bound each other."""
         return any(place.stop - place.start > 1 for _, place in self.judge.posterior.prior.places())
 
     @cached_property
     def _outer(self) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of the prior's outer parts, (D,) each."""
+        """Bounds of the lower and of the upper outer part of each parameter's prior, (D,) each."""
         drawn = Bounds(self.judge.posterior.prior).drawn
         ends = torch.quantile(drawn, torch.tensor([_OUTER, 1 - _OUTER], dtype=drawn.dtype), dim=1).numpy()
         return ends[0], ends[1]
 
 
-_PAIRS, _MOST = 65_536, 512  # (row, draw) pairs, and rows, of a pass at most
-_OF_THE_MACHINE = (OSError, MemoryError, ImportError, torch.OutOfMemoryError)  # which no row is to blame for
+_PAIRS, _MOST = 65_536, 512  # Largest numbers of (row, draw) pairs and of rows in a pass.
+_OF_THE_MACHINE = (OSError, MemoryError, ImportError, torch.OutOfMemoryError)  # No row causes these errors.
 _WORDS = ("DefaultCPUAllocator", "CUDA error", "CUDA out of memory")
 
 
 @dataclass(frozen=True)
 class SurveyOptions:
-    """What is asked of each row.
+    """Options of a survey, which are the same for each row.
 
     Args:
-        levels: Which quantiles, in order.
+        levels: Probabilities of the quantiles, in increasing order.
         level: Credible level, which some checks depend on.
-        draws: Posterior draws behind each answer.
-        kept: How many of them are kept.
-        seed: Of the survey.
-        failures: What simulations that failed are (`diagnostics.failures`).
+        draws: Number of posterior draws behind each answer.
+        kept: Number of these draws that are kept.
+        seed: Seed of the survey.
+        failures: Meaning of failed simulations (`diagnostics.failures`).
     """
 
     levels: tuple[float, ...]
@@ -155,7 +154,7 @@ class SurveyOptions:
 
     @property
     def rows(self) -> int:
-        """Rows of a pass."""
+        """Number of rows in a pass."""
         return max(1, min(_MOST, _PAIRS // self.draws))
 
 
@@ -169,8 +168,8 @@ class RowAnswers:
     """Answers rows of a survey.
 
     Args:
-        judge: The posterior, as failures are read, with its calibration.
-        wanted: What is asked of each.
+        judge: The posterior under the chosen meaning of failures, with its calibration.
+        wanted: Options of the survey.
     """
 
     def __init__(self, judge: Judge, wanted: SurveyOptions) -> None:
@@ -183,15 +182,15 @@ class RowAnswers:
         self._places = places.clamp(max=wanted.draws - 1).numpy()
 
     def expected(self) -> list[float]:
-        """The share of truths below each quantile where all is right: i / (n + 1) of the i-th of n draws."""
+        """Expected share of true values below each quantile if all is right: i / (n + 1) for the i-th of n draws."""
         return [(int(place) + 1) / (self.wanted.draws + 1) for place in self._places]
 
     def block(self, seen: Seen, start: int) -> Block:
-        """The answers to some rows.
+        """Answer the rows of one block.
 
         Args:
             seen: The rows.
-            start: Position of the first, a multiple of the rows of a pass.
+            start: Position of the first row, a multiple of the rows of a pass.
         """
         columns, messages = self._blank(seen), dict(seen.messages)
         for first in range(0, len(seen.status), self.wanted.rows):
@@ -203,7 +202,7 @@ class RowAnswers:
         return Block(columns, messages)
 
     def _blank(self, seen: Seen) -> dict[str, np.ndarray]:
-        """Columns of rows without an answer."""
+        """Columns of a block in which no row is answered yet."""
         rows, size, kind = len(seen.status), len(self.prior), np.dtype(str(self.prior.dtype).removeprefix("torch."))
         shapes: dict[str, tuple[int, ...]] = {"mean": (size,), "sd": (size,), "quantiles": (size, len(self._places))}
         shapes |= {"draws": (self.wanted.kept, size)} if self.wanted.kept else {}
@@ -220,13 +219,13 @@ class RowAnswers:
         return columns
 
     def _pass(self, columns: dict[str, np.ndarray], at: np.ndarray, x: X, seeds: Sequence[int]) -> dict[int, str]:
-        """Fill in rows of one pass, and what is to be said of them."""
+        """Answer the rows of one pass: fill in their columns, and return row -> message."""
         try:
             trusts = self.judge.trusts(x)
             theta = self._moved(x, seeds)
         except Exception as error:
             check_row(error)
-            if len(at) > 1:  # of some row: one by one
+            if len(at) > 1:  # Some row is at fault, so take one by one.
                 each = ({name: value[k : k + 1] for name, value in x.items()} for k in range(len(at)))
                 rows = zip(np.split(at, len(at)), each, seeds, strict=True)
                 return {
@@ -250,7 +249,7 @@ class RowAnswers:
         return messages
 
     def _refused(self, columns: dict[str, np.ndarray], row: int, error: Exception) -> dict[int, str]:
-        """A row that has no answer, and why."""
+        """Record in the columns that a row has no answer, and return row -> reason."""
         for name in columns.keys() - {"status", "trust", "checks", "p_value", "truth"}:
             columns[name][row] = np.nan
         columns["status"][row], columns["checks"][row] = REFUSED, LEVELS.index("none")
@@ -259,7 +258,7 @@ class RowAnswers:
         return {row: f"no answer: {why}{reason(error)}"}
 
     def _moved(self, x: X, seeds: Sequence[int]) -> Tensor | None:
-        """Draws of all rows at once, (n, rows, D); None where the posterior does not give them so."""
+        """Make the draws of all rows at once, (n, rows, D); None if the posterior must be asked row by row."""
         density = None if self.prior.mixed else pushed(self.posterior, x)
         if density is None:
             return None
@@ -272,7 +271,7 @@ class RowAnswers:
         return density.within(n, density.push(noise), noise).cpu()
 
     def _fill(self, columns: dict[str, np.ndarray], at: np.ndarray, theta: Tensor) -> dict[int, str]:
-        """Rows whose draws are all finite and of one weight, (n, rows, D)."""
+        """Fill in the columns of rows whose draws theta (n, rows, D) are all finite and of equal weight."""
         each = np.ascontiguousarray(theta.permute(1, 2, 0).numpy())
         wide = each.astype(np.float64)
         columns["mean"][at], columns["sd"][at] = wide.mean(-1), wide.std(-1)
@@ -296,10 +295,10 @@ class RowAnswers:
         return messages
 
     def _alone(self, columns: dict[str, np.ndarray], row: int, x: X, seed: int, trust: Trust) -> dict[int, str]:
-        """One row, as `query` answers it."""
+        """Answer one row by itself, as `query` does."""
         generator = torch.Generator().manual_seed(seed)
         with noting() as noted, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is found is written into the row
+            warnings.simplefilter("ignore")  # Findings are written into the row.
             drawn = self.posterior.draw(x, self.wanted.draws, generator=generator)
         found = finite(drawn, self.prior)
         categories = known_categories(self.posterior, x)
@@ -321,6 +320,6 @@ class RowAnswers:
 
 
 def check_row(error: Exception) -> None:
-    """Raise an error again that no row is to blame for: it would come with another row, or not come again."""
+    """Raise an error again if no row caused it: such an error may come with any row, or not come again at all."""
     if isinstance(error, _OF_THE_MACHINE) or any(words in str(error) for words in _WORDS):
         raise error

@@ -1,21 +1,26 @@
-r"""Whether the rows of a survey, all together, are as those of the prior: what no single row can tell.
+r"""Compares all rows of a survey together with the prior, and so finds differences that no single row can show.
 
-A truth outside the prior may have the data of one within. Its row is like the simulations, and its answer is wrong.
-Many such rows show, for they are too many in one place. Where theta is drawn from the prior and x simulated, one draw
-t_i of the posterior of each row is, over the rows, a draw of the prior, t_i ~ E_x p(theta | x) = p(theta), and p-values
-are as those of simulations. With D the largest distance of the distribution functions of n rows and of m draws of the
-prior (or simulations), for each of K samples, the parameters and the p-values, the finding is that one differs where
+A truth outside the prior may have the same data as a truth within. Its row then looks like the simulations, but its
+answer is wrong. Many such rows can be noticed, because too many answers lie in one place. Suppose that theta is drawn
+from the prior and x is simulated. Then one posterior draw t_i for each row is, over the rows, a draw from the prior,
+t_i ~ E_x p(theta | x) = p(theta), and the p-values of rows are distributed like those of simulations.
+
+K quantities are compared: the parameters and the p-value. For each, D is the largest distance between two empirical
+distribution functions: that of n rows, and that of m draws from the prior (or m simulations). The rows are found to
+differ if, for one of the quantities,
 
     D > g + sqrt(log(2 K / a) / 2) sqrt(1 / n + 1 / m),        a = 0.01.
 
-Where each true distance is at most g, as far as averages of a posterior that passed its calibration may be off, that is
-so by chance in at most a share a of surveys (Kolmogorov and Smirnov, for large n and m); far more rarely where there
-is none. Rows that are outside, and such simulations, are left out: they tell of themselves.
+The distance g is the error that averages of a posterior may have although it passed its calibration. If each true
+distance is at most g, chance causes this finding in at most a share a of surveys (Kolmogorov and Smirnov, for large n
+and m). If each true distance is zero, false alarms are far rarer. Rows and simulations that are outside are left out,
+because each such row is reported by itself.
 
-Posteriors that are as wide as the prior hide whose rows they are. Their average is no farther from the prior than they
-are on average themselves, so that a parameter shows nothing where mean_i D(p(theta | x_i), p(theta)) is not above the
-same bound. That is estimated by the quantiles q_l of each row, as max_l |F(q_l) - l| with F of the prior, less what
-the draws behind them add at most, 0.87 / sqrt(effective draws), the mean of Kolmogorov's law.
+Posteriors as wide as the prior cannot show whether rows differ from the prior. Their average is no farther from the
+prior than the single posteriors are on average. So a parameter shows nothing if mean_i D(p(theta | x_i), p(theta)) is
+not above the same bound. This D is estimated from the quantiles q_l of each row, as max_l |F(q_l) - l|, with F the
+distribution function of the prior. Subtracted is the most that sampling error of the quantiles adds on average,
+0.87 / sqrt(effective draws), the mean of Kolmogorov's distribution.
 
 References:
     | Validating Bayesian inference algorithms with simulation-based calibration (Talts et al., 2018),
@@ -43,8 +48,8 @@ from sciinf.posteriors.amortised import pushed
 
 NAME, _P = "population", "p-values"
 _OF_DRAWS = 0.87
-LEAST, _MOST, _PRIOR = 300, 2_000, 20_000  # rows at least and at most, draws of the prior
-_BY_CHANCE, _OUTSIDE = 0.01, 0.01  # false alarms; p-values below are outside (`diagnostics.ood`)
+LEAST, _MOST, _PRIOR = 300, 2_000, 20_000  # Fewest and most rows that are compared; draws from the prior.
+_BY_CHANCE, _OUTSIDE = 0.01, 0.01  # Share of false alarms; p-value below which a row is outside (`diagnostics.ood`).
 _MEANS = (
     "That alone is no fault. But a calibration holds on average over the prior, and does not speak for these rows. And "
     "truths outside it, with data of others within, show like this, as does a network that did not pass its calibration"
@@ -52,21 +57,21 @@ _MEANS = (
 
 
 def population(answers: Answers, answering: RowAnswers, of: Observations, p: np.ndarray, inside: np.ndarray) -> Finding:
-    """What all rows say together.
+    """Compare all rows of a survey together with the prior, and return the finding.
 
     Args:
-        answers: The answers, complete.
-        answering: What answered.
+        answers: The answers to all observations; none may be missing.
+        answering: The object that answered the rows.
         of: The observations.
-        p: The p-value of each row, (rows,); NaN where it was compared with nothing.
-        inside: Whether each has an answer, and is not outside, (rows,).
+        p: The p-value of each row's observation, (rows,); NaN if the observation was compared with nothing.
+        inside: Whether each row has an answer, and is not outside, (rows,).
     """
     rows, prior = np.flatnonzero(inside), answering.prior
     if len(rows) < LEAST:
         return Finding(
             NAME, Level.UNKNOWN, f"{len(rows):,} rows are too few to compare with the prior: at least {LEAST}"
         )
-    generator = torch.Generator().manual_seed(row_seed(answering.wanted.seed, answers.rows))  # of no row
+    generator = torch.Generator().manual_seed(row_seed(answering.wanted.seed, answers.rows))  # No row uses it.
     rows = rows[torch.randperm(len(rows), generator=generator)[:_MOST].sort().values.numpy()]
     reference = said.reference if (said := answering.judge.calibration) else {}
     pairs, failures, lacks = dict[str, tuple[np.ndarray, np.ndarray]](), Failures.from_tensors(reference), ""
@@ -94,13 +99,13 @@ def judged(
     gap: float = STATED_GAP,
     most: Mapping[str, float] = MappingProxyType({}),
 ) -> Finding:
-    """The finding on samples.
+    """The finding on pairs of samples, of the rows and of the prior or simulations.
 
     Args:
-        pairs: Name -> sample of the rows, and sample of what they are compared with.
-        lacks: Why others are not there.
-        gap: The distance that is forgiven besides chance.
-        most: Name -> how far the two can be apart at most, whoever the rows are; without bound where it is left out.
+        pairs: Name of a quantity -> (sample of the rows, sample of the prior or of simulations).
+        lacks: Reason why parameters were not compared; "" if they were.
+        gap: Distance between distribution functions that is tolerated besides chance.
+        most: Name of a quantity -> largest distance that any rows could have; no limit for a name left out.
     """
     more = f"; parameters were not compared: {lacks}" if lacks else ""
     if not pairs:
@@ -127,17 +132,18 @@ def judged(
 
 
 def p_values_of(far: torch.Tensor) -> np.ndarray:
-    """p-values of simulations that are not outside, (m,), of their distances (n, view).
+    """p-values of simulations that are not outside, (m,), computed from the distances of all simulations (n, view).
 
-    They are among those that they are ranked by, and so larger by 1 / (n + 1) than those of others. That is left: equal
-    data then have equal p-values, in a survey as here, where a difference in the last digit would part the two laws.
+    Each simulation is ranked among all, itself included, so its p-value is larger by 1 / (n + 1) than that of other
+    data. This is not corrected, so that equal data have equal p-values in a survey and here. A difference in the last
+    digit would separate the two distributions.
     """
     own = Ranked(far).p_values(far[-_MOST:]).numpy()
     return own[own >= _OUTSIDE]
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest distance of the distribution functions of two samples, (n,) and (m,)."""
+    """The largest distance between the empirical distribution functions of two samples, (n,) and (m,)."""
     one, other = (np.searchsorted(np.sort(x), np.concatenate([a, b]), side="right") / len(x) for x in (a, b))
     return float(np.abs(one - other).max())
 
@@ -145,7 +151,10 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 def _one_of_each(
     answers: Answers, answering: RowAnswers, of: Observations, rows: np.ndarray, generator: torch.Generator
 ) -> np.ndarray | None:
-    """A draw of each of some rows, (rows, D): one that was kept, or a new one; None where neither is at hand."""
+    """One posterior draw for each of some rows, (rows, D), kept or new; None if the posterior is asked row by row.
+
+    New draws that are not finite are left out.
+    """
     if answers.about["kept"]:
         return _columns(answers, rows, "draws")["draws"][:, 0].astype(float)
     found = []
@@ -160,7 +169,7 @@ def _one_of_each(
 
 
 def _told(answers: Answers, rows: np.ndarray, theta: np.ndarray) -> dict[str, float]:
-    """Parameter -> how far posteriors of rows are from the prior, draws of which are (m, D), on average."""
+    """Mean distance of the rows' posteriors from the prior, for each parameter; theta (m, D) are prior draws."""
     said = _columns(answers, rows, "quantiles", "ess")
     noise, found = float(np.nanmean(_OF_DRAWS / np.sqrt(said["ess"]))), dict[str, float]()
     for d, name in enumerate(answers.prior.names):
@@ -170,7 +179,7 @@ def _told(answers: Answers, rows: np.ndarray, theta: np.ndarray) -> dict[str, fl
 
 
 def _columns(answers: Answers, rows: np.ndarray, *names: str) -> dict[str, np.ndarray]:
-    """Datasets of some rows, in order, each block read once."""
+    """Datasets of some rows, in order; each block is read once."""
     size, parts = int(answers.about["block"]), list[dict[str, np.ndarray]]()
     for index in np.unique(rows // size):
         columns, at = answers.block(int(index), frozenset(names)).columns, rows[rows // size == index] - index * size

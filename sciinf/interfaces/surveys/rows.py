@@ -1,7 +1,7 @@
-"""Observations by their position, however many: those of a store, of arrays, or of a file with one row for each.
+"""Observations of a survey by position: rows of a store, of arrays, or of a file with one row for each observation.
 
-A row is never left out. One that failed when it was simulated, is not finite, or holds what its observable does not
-take, keeps its place, and has no answer.
+No row is left out. A row keeps its place, but has no answer, if its simulation failed, if it is not finite, or if it
+has values that its observable does not accept.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from sciinf.core.observable import Observable, Status, event_of
 from sciinf.core.observation_columns import Column, Contents, SoughtColumns
 from sciinf.core.observation_files import open_columns
 
-_NUMBERS = 2**40  # that a file may hold
-_CHUNK = 65_536  # rows at a time
-_SHOWN = 8  # names of columns in a message
+_NUMBERS = 2**40  # Largest count of numbers in a file.
+_CHUNK = 65_536  # Rows that are hashed at a time.
+_SHOWN = 8  # Largest number of column names in a message.
 REFUSED = 4
 """In the column `status`, beside the numbers of `Status`: there are data, and no answer to them."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Some observations, one after the other.
+    """Consecutive observations, with their status.
 
     Args:
-        x: Name -> (rows, *event), of all of them; of a row without data the numbers mean nothing.
-        status: Whether each has data to be asked about: `Status.OK`, or why not, uint8, (rows,).
-        theta: The true parameters of each, (rows, D); None where they are not known.
-        messages: Row -> why nobody can be asked about it, where its status does not say it.
+        x: Observable name -> (rows, *event). In a row without data, the numbers have no meaning.
+        status: `Status.OK` for each row with data, or else the reason why the row has none, uint8, (rows,).
+        theta: True parameters of each row, (rows, D); None if they are not known.
+        messages: Row -> reason why the row cannot be answered, if its status does not tell the reason.
     """
 
     x: X
@@ -52,16 +52,16 @@ class Seen:
 
 
 class Observations(ABC):
-    """Rows by position. A subclass sets what is below.
+    """Observations by position. A subclass sets the attributes below.
 
     Attributes:
-        name: What they are called in messages.
-        digest: Changes when they do.
-        rows: How many.
-        prior: The prior, as JSON, that their known parameters were drawn from; None where none are known.
-        known: Whether their parameters are known, under the posterior's names and units.
-        campaign: Digests that tell of which simulations they are.
-        simulators: What is recorded of the simulator that made them, one for each state of it that was accepted.
+        name: Name of the observations in messages.
+        digest: Hash of the observations, which changes when they change.
+        rows: Number of observations.
+        prior: The prior, as JSON, from which the known parameters were drawn; None if no parameters are known.
+        known: Whether the true parameters are known, under the posterior's names and units.
+        campaign: Digests that identify the simulations to which the rows belong.
+        simulators: Records of the simulator that made the rows, one for each of its accepted states.
     """
 
     name: str
@@ -74,23 +74,23 @@ class Observations(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Seen:
-        """Rows [start, stop).
+        """Read the rows [start, stop).
 
         Raises:
-            ValueError: If they cannot be read.
+            ValueError: If the rows cannot be read.
         """
 
     @abstractmethod
     def now(self) -> str:
-        """What `digest` would be if they were looked at anew."""
+        """Compute the digest of the observations as they are now."""
 
 
 @final
 class OfStore(Observations):
-    """The rows of a store of simulations, failed ones too.
+    """The rows of a store of simulations, including failed ones.
 
     Raises:
-        ValueError: If blocks of it are missing or damaged, or its observables are not those of the posterior.
+        ValueError: If blocks of the store are missing or damaged, or its observables are not those of the posterior.
     """
 
     def __init__(self, store: Store, posterior: Posterior) -> None:
@@ -126,10 +126,10 @@ class OfStore(Observations):
         )
 
     def now(self) -> str:
-        return self.store.digest  # of the blocks that were there at first; more may have come
+        return self.store.digest  # This digest covers the blocks present at the start.
 
     def _block(self, index: int) -> tuple[Tensor, Any]:
-        """One block of the store; the last one that was read is kept."""
+        """Read one block of the store; the last block that was read stays in memory."""
         if self._known is None or self._known[0] != index:
             self._known = (index, *self.store.read(index))
         return self._known[1:]
@@ -140,20 +140,20 @@ class OfArrays(Observations):
     """Arrays with a row for each observation.
 
     Args:
-        name: What they are called in messages.
-        arrays: Observable -> array (rows, *event), or what can be cut into slices as one.
-        observables: Of the posterior.
+        name: Name of the observations in messages.
+        arrays: Observable name -> array (rows, *event), or an object that can be sliced like an array.
+        observables: Observables of the posterior.
 
     Raises:
-        ValueError: If a name is missing or unknown, or a shape, a unit or a kind of number does not fit.
+        ValueError: If a name is missing or unknown, or if a shape, unit or dtype does not fit.
     """
 
     def __init__(self, name: str, arrays: Mapping[str, Any], observables: Mapping[str, Observable]) -> None:
         self.name, self.arrays, self.observables = name, arrays, observables
         if set(arrays) != set(observables):
             raise ValueError(
-                f"{name} has {sorted(arrays)}, the posterior is for {event_of(observables)}; call the arrays as the "
-                "observables, and leave out others"
+                f"{name} has {sorted(arrays)}, the posterior is for {event_of(observables)}; give the arrays the "
+                "names of the observables, and leave out others"
             )
         for key, spec in observables.items():
             shape = tuple(arrays[key].shape)
@@ -175,7 +175,7 @@ class OfArrays(Observations):
             raise ValueError(f"{name} holds no row")
         try:
             as_observation(observables, {key: _ones(array[:1]) for key, array in arrays.items()}, batched=True)
-        except ValueError as error:  # of a unit, or of what is no number
+        except ValueError as error:  # A unit does not fit, or values are no numbers.
             raise ValueError(f"{name}: {error}") from error
         self.digest = self.now()
 
@@ -191,7 +191,7 @@ class OfArrays(Observations):
         messages: dict[int, str] = {}
         try:
             self._into(x, raw, np.flatnonzero(good))
-        except ValueError:  # of some row: find out of which
+        except ValueError:  # Some row is at fault, so try each by itself.
             for row in np.flatnonzero(good).tolist():
                 try:
                     self._into(x, raw, np.array([row]))
@@ -200,7 +200,7 @@ class OfArrays(Observations):
         return Seen(x, torch.from_numpy(status), messages=messages)
 
     def _into(self, x: dict[str, Tensor], raw: Mapping[str, Any], rows: np.ndarray) -> None:
-        """Write rows into x, as the estimators take them."""
+        """Write some rows into x, in the form that estimators take."""
         if len(rows):
             found = as_observation(self.observables, {key: v[rows] for key, v in raw.items()}, batched=True)
             for key, value in found.items():
@@ -223,16 +223,16 @@ class OfArrays(Observations):
 def observations_of(
     given: Store | str | Path | Mapping[str, Any], posterior: Posterior, stack: ExitStack | None = None
 ) -> Observations:
-    """Observations, wherever they are.
+    """Open observations from a store, a file or arrays.
 
     Args:
         given: A store or its folder; a file, with one row for each observation; or name -> array (rows, *event).
-        posterior: What they are to be asked of.
-        stack: Closes the file; left out, it stays open until nobody has the observations.
+        posterior: The posterior that is to answer them.
+        stack: Exit stack that closes the file. By default, the file stays open as long as the observations are in use.
 
     Raises:
         FileNotFoundError: If there is no such file or store.
-        ValueError: If they do not fit the posterior.
+        ValueError: If the observations do not fit the posterior.
     """
     if isinstance(given, Store):
         return OfStore(given, posterior)
@@ -250,7 +250,7 @@ def observations_of(
 
 
 class _WithUnit:
-    """Numbers of an observable that are cut into slices, each of which is a quantity."""
+    """Numbers of an observable with a unit, of which each slice is an astropy quantity."""
 
     def __init__(self, name: str, values: Any, unit: str) -> None:
         self.name, self.values, self.unit, self.shape = name, values, unit, tuple(values.shape)
@@ -269,11 +269,12 @@ class _WithUnit:
                 "leave it out where the numbers are in the observable's own"
             ) from error
         values = np.asarray(self.values[rows])
-        return units.Quantity(values, unit) if values.dtype.kind in "biuf" else values  # which is refused as no number
+        # Values that are no numbers stay without a unit, and are refused later.
+        return units.Quantity(values, unit) if values.dtype.kind in "biuf" else values
 
 
 def _ones(row: Any) -> Any:
-    """What any observable takes, of the kind and unit of a row."""
+    """An array of ones with the shape, dtype and unit of a row, to test whether dtype and unit are accepted."""
     values = np.asarray(getattr(row, "value", row))
     ones = np.ones_like(values) if values.dtype.kind in "biuf" else values
     if not (unit := getattr(row, "unit", None)):
@@ -290,7 +291,7 @@ def _sliced(value: Any) -> Any:
 
 
 def _columns(path: Path, observables: Mapping[str, Observable], stays: ExitStack) -> dict[str, Any]:
-    """The arrays of a file, by observable. Those of HDF5 stay in it; others are read whole."""
+    """The arrays of a file, by observable; arrays in HDF5 are read as needed, and others are read whole."""
     names = "|".join(map(re.escape, observables))
     alone = next(iter(observables)) if len(observables) == 1 else ""
     with ExitStack() as stack:
@@ -302,14 +303,14 @@ def _columns(path: Path, observables: Mapping[str, Observable], stays: ExitStack
     if in_place:
         import h5py
 
-        opened: Any = h5py.File(path, "r")  # stays open as long as its rows are read
+        opened: Any = h5py.File(path, "r")  # The file stays open while its rows are read.
         stays.callback(opened.close)
         arrays = {n: (opened[n] if n in found else values, unit) for n, (values, unit) in arrays.items()}
     return {name: _WithUnit(name, values, unit) if unit else values for name, (values, unit) in arrays.items()}
 
 
 def _several(path: Path, name: str, spec: Observable, contents: Contents) -> Column:
-    """An observable's column, or columns `name_0`, `name_1`, ... put beside each other."""
+    """The column of an observable, or its columns `name_0`, `name_1`, ... side by side as one."""
     if name in contents.columns:
         return contents.columns[name]
     pattern = re.compile(rf"{re.escape(name)}_(\d+)")
@@ -337,12 +338,12 @@ def _several(path: Path, name: str, spec: Observable, contents: Contents) -> Col
 
 
 def _shape(spec: Observable) -> str:
-    """What an array of an observable is to look like, in words."""
+    """Expected shape of an observable's array, as text."""
     return f"({', '.join(('rows', *map(str, spec.shape)))}{'' if spec.shape else ','})"
 
 
 def _differ(one: Mapping[str, Observable], other: Mapping[str, Observable]) -> str:
-    """How observables differ, in words."""
+    """The first difference between two sets of observables, as text."""
     for name in sorted(set(one) | set(other)):
         if name not in one or name not in other:
             return f"{name!r} is in one of them alone"

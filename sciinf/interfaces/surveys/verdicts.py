@@ -1,7 +1,7 @@
-"""The verdict on each row of a survey, from the levels that its blocks keep. Folders of earlier versions have it, too.
+"""Verdicts on the rows of a survey, computed from the levels in its blocks, also for folders of earlier versions.
 
-A row is not looked at for errors of the network, so it is to be read with care at best, unless the simulator's
-likelihood weights its draws.
+A survey does not check a row for errors of the network. So the verdict on a row is at best "rely with care", unless the
+simulator's likelihood weights its draws.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _ROW = "the checks of this row found no fault"
 
 @final
 class RowVerdicts:
-    """Gives the verdict on each row of a survey.
+    """Computes the verdict on each row of a survey.
 
     Args:
-        about: What `answers.json` says.
+        about: Content of `answers.json`.
     """
 
     def __init__(self, about: Mapping[str, Any]) -> None:
@@ -42,11 +42,11 @@ class RowVerdicts:
         """The verdict on one row.
 
         Args:
-            trust: Level of what its data look like.
-            checks: The worst level of its findings.
-            ess: Effective sample size.
-            k: Pareto's k; None without weights.
-            words: The findings about the row that are not good.
+            trust: Level of the comparison of the row's data with simulations.
+            checks: Worst level of the row's findings.
+            ess: Effective sample size of the row's draws.
+            k: Pareto's k of the draws' weights; None without weights.
+            words: Text of the row's findings that are not good.
         """
         seen = Finding("trust", Level(trust), f"its data are {_LIKE[Level(trust)]}")
         checked = [*self._of_all, Finding("checks", Level(checks), words)]
@@ -54,15 +54,15 @@ class RowVerdicts:
         return verdict_from(findings_about(self._calibrated, seen, checked, weights))
 
     def levels(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The levels of rows, as words; "none" of one without an answer.
+        """Levels of the verdicts on rows, as text; "none" for a row without an answer.
 
         Args:
-            columns: `NEEDED`, as blocks have them.
+            columns: The columns in `NEEDED`, as a block has them.
         """
         codes = self.about["codes"]
         trust, checks = (np.asarray(codes[name])[columns[name].astype(int)] for name in ("trust", "checks"))
         ess, k = (columns[name].astype(float) for name in ("ess", "pareto_k"))
-        ess = np.where(ess < FEW_DRAWS, 0.0, FEW_DRAWS)  # a level depends on no more of ess and k
+        ess = np.where(ess < FEW_DRAWS, 0.0, FEW_DRAWS)  # Only these two limits decide the level.
         k = np.where(np.isnan(k), -1.0, np.where(k < RELIABLE_K, 0.0, RELIABLE_K))
         found = [
             "none" if "none" in key[:2] else str(self._level(*key[:3], None if key[3] < 0 else key[3]))

@@ -1,4 +1,4 @@
-"""The one diffusion core: paths from data to noise, what networks learn along them, and the ways back."""
+"""Diffusion models: noise schedules, training objectives, and solvers from noise to data."""
 
 from __future__ import annotations
 

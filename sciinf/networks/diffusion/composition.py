@@ -1,39 +1,39 @@
-r"""One denoiser for many observations, from those of each alone.
+r"""One denoiser for the joint posterior of many observations, composed from denoisers for single observations.
 
 For n observations of the same z, independent given z,
 
     p(z | x_1, ..., x_n)  ~  p(z)^{1-n} prod_j p(z | x_j).
 
-Without noise the scores of the factors add up; at a noise level s they do not, but for Gaussians they do after
-weighting. With N(m_j, S_j) the moments of p(z | x_j), N(m_0, S_0) those of the prior, and D_j, D_0 their denoisers, the
-composed score of GAUSS (Linhart et al.) is
+Without noise, the scores of the factors add up. At a noise level s they do not, but for Gaussians they add up after
+weighting. Let N(m_j, S_j) have the moments of p(z | x_j), and N(m_0, S_0) those of the prior, with denoisers D_j and
+D_0. The composed score of GAUSS (Linhart et al.) is
 
     (D - y) / s^2 = (1/s^2) L(s)^{-1} [ sum_j P_j(s) (D_j - y) + (1 - n) P_0(s) (D_0 - y) ],
     P_j(s) = S_j^{-1} + I/s^2,    L(s) = sum_j P_j(s) + (1 - n) P_0(s) = Q + I/s^2,
 
-exact at every s where all are Gaussian, and for any factors as s -> 0. Written with what each factor has beside its
-Gaussian, G_j = m_j + S_j (S_j + s^2)^{-1} (y - m_j),
+which is exact at every s if all factors are Gaussian, and for any factors as s -> 0. G_j = m_j + S_j (S_j + s^2)^{-1}
+(y - m_j) is the denoiser of the Gaussian with these moments. With the remainders beyond these Gaussians,
 
     R_j(y, s) = P_j(s) (D_j - G_j),
 
-all powers of 1/s^2 that would cancel are gone:
+all powers of 1/s^2 that would cancel disappear:
 
     D = y + L(s)^{-1} [ h - Q y + sum_j R_j - (n - 1) R_0 ],
     h = sum_j S_j^{-1} m_j - (n - 1) S_0^{-1} m_0,    Q = sum_j S_j^{-1} - (n - 1) S_0^{-1}.
 
-The bracket is the composed score itself as s -> 0: `score` gives it to the steps that correct what composition leaves
-where factors are not Gaussian. Covariances are centred. Where Q is not above S_0^{-1}, as it must be unless some
-factors are wider than the prior, L is built from Q with its eigenvalues (relative to S_0^{-1}) raised to 1; the bracket
-stays as it is.
+The bracket is the composed score itself as s -> 0. `score` returns the bracket, for steps that correct the error of
+composition for factors that are not Gaussian. Covariances are centred. Q must be at least S_0^{-1}, unless some factors
+are wider than the prior. If Q is smaller, L uses Q with its eigenvalues (relative to S_0^{-1}) raised to 1. The bracket
+does not change.
 
-**Steps that cannot run away.** Whatever the law of z, D lies where the prior has z, and D - y is -s times a vector of
-about standard normal numbers. Of factors with several modes Q is that of all together, and the bracket's slope within
-one mode far above it, so that D would overshoot by more at each step; and errors of scores far out, where no z was
-seen, add up. D is therefore held within sqrt(D) + 5 sds of the prior, and within (sqrt(D) + 5) s of y (`limited`),
-which exact scores never reach.
+**Limited steps.** For any distribution of z, D lies in the range of the prior. D - y is -s times a vector of about
+standard normal numbers. If factors have several modes, Q describes all modes together. Within one mode, the gradient of
+the bracket is then far larger than Q, and D would overshoot more at each step. In addition, errors of scores add up far
+out, where there were no training inputs z. Therefore D is limited to sqrt(d) + 5 sds of the prior in d dimensions, and
+to a distance of (sqrt(d) + 5) s from y (`limited`). Exact scores never reach these limits.
 
-**Some at a time.** The sum over R_j is the only one that takes a network; of n in the thousands a few are drawn anew at
-each step and their sum scaled up. The Gaussian parts are summed over all of them.
+**Subsets of observations.** Only the sum over R_j needs a network. For n in the thousands, each step draws a new small
+subset and scales its sum up. The Gaussian parts are summed over all observations.
 
 References:
     | Compositional Score Modeling for Simulation-Based Inference (Geffner et al., 2023),
@@ -51,7 +51,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-PAIRS = 20_000  # of a draw and an observation, in one pass of a network
+PAIRS = 20_000  # Largest number of pairs (sample, observation) in one pass of a network.
 
 Remainder = Callable[[Tensor, Tensor, Tensor], Tensor]
 """R: y (draws, D), a level of shape () and indices of observations (some,) to (draws, D), the sum over them."""
@@ -61,13 +61,13 @@ Scores = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class MultivariateNormals:
-    """N(m, S), of one or of many: m (*many, D), S (*many, D, D); float64."""
+    """One or many normal distributions N(m, S), with m (*many, D) and S (*many, D, D), in float64."""
 
     mean: Tensor
     covariance: Tensor
 
     def natural(self) -> tuple[Tensor, Tensor]:
-        """S^{-1} m and S^{-1}."""
+        """The natural parameters S^{-1} m and S^{-1}."""
         precision = torch.linalg.inv(self.covariance)
         return (precision @ self.mean[..., None])[..., 0], precision
 
@@ -76,10 +76,10 @@ class Composition:
     """The composed denoiser of one set of n observations.
 
     Args:
-        single: Moments of the posterior of each observation, (n, D).
+        single: Moments of the posterior of each single observation, (n, D).
         prior: Moments of the prior, (D).
-        remainder: Sum of R_j over some observations; None where all are Gaussian.
-        prior_remainder: R_0(y, s); None where the prior is Gaussian.
+        remainder: Sum of R_j over a subset of observations. None if all posteriors are Gaussian.
+        prior_remainder: R_0(y, s). None if the prior is Gaussian.
 
     Raises:
         ValueError: If a covariance is not positive definite.
@@ -103,17 +103,17 @@ class Composition:
         self.remainder, self.prior_remainder = remainder, prior_remainder
 
     def moments(self) -> MultivariateNormals:
-        """Of the composed Gaussian: the posterior itself where all factors are Gaussian."""
+        """Moments of the composed Gaussian, which is the joint posterior if all factors are Gaussian."""
         covariance = torch.linalg.inv(self._raised)
         return MultivariateNormals(covariance @ self.h, covariance)
 
     def score(self, y: Float[Tensor, "*rows dim"], level: Tensor, some: Tensor | None = None) -> Tensor:
-        """The bracket: the composed score as the level falls to 0.
+        """The bracket of the module's formula, which is the composed score as the noise level falls to 0.
 
         Args:
             y: Points.
-            level: s, of shape ().
-            some: Indices of the observations that the remainder is taken of; all where left out.
+            level: Noise level s, of shape ().
+            some: Indices of the observations whose remainders are evaluated. None evaluates all.
         """
         flat = y.reshape(-1, y.shape[-1])
         total = self.h.to(y) - flat @ self.q.to(y)
@@ -127,7 +127,7 @@ class Composition:
     def denoise(
         self, y: Float[Tensor, "*rows dim"], level: Tensor, *, some: Tensor | None = None
     ) -> Float[Tensor, "*rows dim"]:
-        """D, at a level of shape ()."""
+        """The composed denoiser D at points y, for a level of shape (); `some` as for `score`."""
         eye = torch.eye(y.shape[-1], dtype=torch.float64)
         spread = torch.linalg.inv(self._raised + eye / float(level) ** 2).to(y)
         return limited(y + self.score(y, level, some) @ spread, y, level, self._prior)
@@ -136,7 +136,10 @@ class Composition:
 def limited(
     found: Float[Tensor, "*rows dim"], y: Float[Tensor, "*rows dim"], level: Tensor, prior: MultivariateNormals
 ) -> Float[Tensor, "*rows dim"]:
-    """D, no further from the prior's mean than sqrt(D) + 5 of its sds, and from y than as many s."""
+    """The denoiser's value, moved to within sqrt(d) + 5 sds of the prior's mean and (sqrt(d) + 5) s of y.
+
+    d is the number of dimensions.
+    """
     most = found.shape[-1] ** 0.5 + 5
     root = torch.linalg.cholesky(prior.covariance).to(y)
     centre = prior.mean.to(y)
@@ -147,7 +150,7 @@ def limited(
 
 
 def raised(precision: Float[Tensor, "*n dim dim"], least: Float[Tensor, "*n dim dim"]) -> Float[Tensor, "*n dim dim"]:
-    """A precision matrix with its eigenvalues, relative to another one, raised to 1 where they are below."""
+    """A precision matrix whose eigenvalues, relative to the matrix `least`, are raised to 1 if they are lower."""
     root = torch.linalg.cholesky(least)
     inner = torch.linalg.solve_triangular(root, precision, upper=False)
     inner = torch.linalg.solve_triangular(root, inner.mT, upper=False)
@@ -157,16 +160,16 @@ def raised(precision: Float[Tensor, "*n dim dim"], least: Float[Tensor, "*n dim 
 
 
 def remainder_of(score: Scores, single: MultivariateNormals, *, pairs: int = PAIRS) -> Remainder:
-    r"""R from scores,
+    r"""The function that computes the sum of the remainders R_j from scores.
 
-        R_j = (I + s^2 S_j^{-1}) grad log p_s(y | x_j) + S_j^{-1} (y - m_j),
+        R_j = (I + s^2 S_j^{-1}) grad log p_s(y | x_j) + S_j^{-1} (y - m_j)
 
-    in which nothing is divided by s.
+    This formula contains no division by s.
 
     Args:
-        score: Scores of some observations.
-        single: Moments of the posterior of each observation, (n, D).
-        pairs: Of a draw and an observation at once.
+        score: Scores for a subset of observations.
+        single: Moments of the posterior of each single observation, (n, D).
+        pairs: Largest number of pairs (sample, observation) that are evaluated at once.
     """
     pulls, precisions = single.natural()
 
@@ -183,15 +186,16 @@ def remainder_of(score: Scores, single: MultivariateNormals, *, pairs: int = PAI
 
 
 def shrunk(draws: Float[Tensor, "draws many dim"]) -> MultivariateNormals:
-    r"""Moments of many densities from few draws of each, (many, D), the covariances drawn towards their mean.
+    r"""Moments (many, D) of many densities, from few samples of each, with covariances shrunk towards their mean.
 
-    Sample covariances C_j of k draws are whitened by their mean and their matrix logarithms L_j taken, which scatter by
-    D (D + 1) / (k - 1) (squared norm) whatever the true ones are, and are too low by (D + 1) / 2 (k - 1) in each
-    direction. The share w of their scatter about their mean that is beyond it is kept of each: w L_j + (1 - w) mean(L),
-    the best linear guess of all together. Densities that are alike share their draws so; one density keeps its own.
+    The sample covariances C_j of k samples are whitened by their mean. Their matrix logarithms L_j scatter by D (D + 1)
+    / (k - 1) (squared norm), for any true covariances. L_j are too low by (D + 1) / 2 (k - 1) in each direction. Let w
+    be the fraction of their total scatter that exceeds this noise. The estimate is w L_j + (1 - w) mean(L), the best
+    linear estimate of all matrices together. So similar densities share their samples. A single density keeps its own
+    sample covariance.
 
     Args:
-        draws: At least D + 2 of each.
+        draws: At least D + 2 samples of each density.
 
     References:
         | A well-conditioned estimator for large-dimensional covariance matrices (Ledoit & Wolf, 2004)
@@ -215,6 +219,6 @@ def shrunk(draws: Float[Tensor, "draws many dim"]) -> MultivariateNormals:
 
 
 def _through(matrices: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """A function of symmetric matrices, by their eigenvalues."""
+    """A function applied to the eigenvalues of symmetric matrices."""
     values, axes = torch.linalg.eigh(0.5 * (matrices + matrices.mT))
     return (axes * function(values)[..., None, :]) @ axes.mT

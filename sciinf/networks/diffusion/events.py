@@ -1,11 +1,12 @@
-r"""An event as a twist of particles: that a number c of a field x is above a level.
+r"""A twist for particles that condition a field x on an event: a scalar function c of x exceeds a level.
 
     p(E | x) = 1 where c(x) > level, else 0,      t(y, s) = Phi((c(D) - level) / s_c),
 
-s_c the sd of c given y = x + s e, by Tweedie's formula to first order: s_c^2 = s^2 (dc/dx)^T (dD/dy)^T dc/dx. Slopes of
-a learned D can make that small or negative where it is neither; it is taken to be a hundredth of what data of unit
-covariance would have, at least (`inverse.least`). Particles then give draws of the event, and how probable it is,
-however rare. Where c is far from linear the guess is poor, and P may come out far too small: `splitting` needs none.
+with s_c the sd of c given y = x + s e. To first order, Tweedie's formula gives s_c^2 = s^2 (dc/dx)^T (dD/dy)^T dc/dx.
+Errors in the gradients of a learned D can make this value too small or negative. So s_c^2 is at least a hundredth of
+its value for data of unit covariance (`inverse.least`). Particles then give samples of the event and its probability,
+even for rare events. If c is far from linear, the guess t is poor and the probability may come out far too small.
+`splitting` does not need such a guess.
 
 References:
     | User-defined Event Sampling and Uncertainty Quantification in Diffusion Models for Physical Dynamical Systems
@@ -25,15 +26,15 @@ from sciinf.networks.diffusion.inverse import least, slopes_through
 from sciinf.networks.diffusion.particles import Twist
 from sciinf.networks.diffusion.solver import Denoiser
 
-_LEAST = 1e-6  # sd of c, at least
+_LEAST = 1e-6  # Smallest sd of c.
 
 
 class Event(Twist):
-    """c(x) above a level.
+    """The event that c(x) is above a level.
 
     Args:
-        of: c, from x (n, dim) to (n,), differentiable.
-        level: Above which it is to be.
+        of: Function c, from x (n, dim) to (n,), differentiable.
+        level: Level that c must exceed.
     """
 
     def __init__(self, of: Callable[[Tensor], Tensor], level: float) -> None:

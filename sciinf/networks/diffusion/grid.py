@@ -1,4 +1,4 @@
-r"""Where a solver stops on its way from noise to data: noise levels s_0 > s_1 > ... > s_N > 0.
+r"""Grids of noise levels s_0 > s_1 > ... > s_N > 0 for solvers that go from noise to data.
 
 | grid | levels |
 |---|---|
@@ -25,18 +25,18 @@ from sciinf.networks.diffusion.schedule import NoiseSchedule
 
 
 class Grid(Component, ABC):
-    """How noise levels are spread."""
+    """A rule for the spacing of noise levels."""
 
     @abstractmethod
     def levels(self, schedule: NoiseSchedule, steps: int) -> Float[Tensor, " levels"]:
-        """N + 1 falling levels, from the path's highest to its lowest; float64 on the CPU."""
+        """N + 1 decreasing noise levels, from the path's highest to its lowest, in float64 on the CPU."""
 
 
 class Power(Grid):
-    """Equal steps of a root of the level.
+    """Equal steps of a root of the noise level.
 
     Args:
-        rho: Which root.
+        rho: Degree of the root; steps are equal in s^(1/rho).
 
     Raises:
         ValueError: Unless rho is above 0.
@@ -53,7 +53,7 @@ class Power(Grid):
 
 
 class Geometric(Grid):
-    """Equal steps of the level's logarithm."""
+    """Equal steps of the logarithm of the noise level."""
 
     def levels(self, schedule: NoiseSchedule, steps: int) -> Float[Tensor, " levels"]:
         first, last = math.log(schedule.most), math.log(schedule.least)
@@ -61,7 +61,7 @@ class Geometric(Grid):
 
 
 class Clock(Grid):
-    """Equal steps of the path's time."""
+    """Equal steps of the path's own time."""
 
     def levels(self, schedule: NoiseSchedule, steps: int) -> Float[Tensor, " levels"]:
         first, last = schedule.span()

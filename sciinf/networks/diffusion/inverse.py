@@ -1,11 +1,11 @@
-r"""Measurements as a twist of particles: some numbers o of a field x, with Gaussian noise.
+r"""A twist for particles that condition a field x on measurements o with Gaussian noise.
 
     p(o | x) = N(o; c(x), sd^2 I),      t(y, s) = N(o; c(D), sd^2 I + G V G^T),     G = dc/dx at D,
 
-V a guess of the covariance of x given y = x + s e. By Tweedie's formula it is V = s^2 dD/dy (`order=2`); `order=1`
-takes s^2 / (1 + s^2), the covariance of uncorrelated data of sd 1, of which order 2 has a hundredth at least: slopes of
-a learned D may lead to less than nothing. Either takes a backward pass for each measurement. All is done in units of
-the noise, which may have an sd for each.
+with V an estimate of the covariance of x given y = x + s e. `order=2` uses Tweedie's formula V = s^2 dD/dy. `order=1`
+uses V = s^2 / (1 + s^2), the covariance for uncorrelated data of sd 1. With order 2, variances are at least a hundredth
+of those with order 1, because gradients of a learned D may give negative variances. Both orders take one backward pass
+per measurement. All computations use the noise sd as the unit, which may differ between measurements.
 
 References:
     | Diffusion Posterior Sampling for General Noisy Inverse Problems (Chung et al., 2023),
@@ -27,21 +27,21 @@ from torch import Tensor
 from sciinf.networks.diffusion.particles import Twist
 from sciinf.networks.diffusion.solver import Denoiser
 
-_SHARE = 0.01  # of the variance given y that data of unit covariance have
+_SHARE = 0.01  # Smallest variance given y, as a fraction of the variance for data of unit covariance.
 
 
 class Measured(Twist):
-    """Measurements.
+    """Measurements of a field, with independent Gaussian noise.
 
     Args:
-        of: c, from x (n, dim) to (n, k), differentiable.
-        seen: o, (k,).
-        sd: Of the noise; one for all, or one for each, (k,).
-        order: Of the guess of what is not known yet.
+        of: Function c, from x (n, dim) to the k measured numbers (n, k), differentiable.
+        seen: Measured values o, (k,).
+        sd: Standard deviation of the noise, one for all measurements, or one for each, (k,).
+        order: Order of the estimate of the covariance V, 1 or 2.
 
     Raises:
-        ValueError: If numbers that were seen are no row of finite ones, an sd is not positive, there is not one for
-            each, or the order is neither 1 nor 2; in use, if the function gives not as many numbers as were seen.
+        ValueError: If measured values are not a row of finite numbers, an sd is not positive, the number of sds is
+            wrong, or the order is neither 1 nor 2. Later use raises it if `of` returns another number of values.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Measured(Twist):
     ) -> None:
         seen = torch.as_tensor(seen)
         if seen.ndim != 1 or not bool(seen.isfinite().all()):
-            raise ValueError(f"what was seen is a row of finite numbers, (k,), and got {seen}")
+            raise ValueError(f"measured values must be a row of finite numbers, (k,), and got {seen}")
         each = torch.as_tensor(sd)
         if not bool(((each > 0) & (each < math.inf)).all()):
             raise ValueError(f"the sd of measurements is a positive number, got {sd}")
@@ -67,15 +67,15 @@ class Measured(Twist):
         self._of, self.seen, self.sd, self.order = of, seen, sd, order
 
     def of(self, x: Float[Tensor, "n dim"]) -> Float[Tensor, "n k"]:
-        """c(x).
+        """c(x), the noise-free measurements of x.
 
         Raises:
-            ValueError: If it has another shape than what was seen.
+            ValueError: If the result does not have the shape (n, k).
         """
         found = self._of(x)
         if found.shape != (len(x), len(self.seen)):
             raise ValueError(
-                f"{len(self.seen)} numbers were seen: their function of {len(x)} draws is to have shape "
+                f"{len(self.seen)} numbers were seen: for {len(x)} samples, the function `of` must return the shape "
                 f"{(len(x), len(self.seen))}, and has {tuple(found.shape)}"
             )
         return found
@@ -85,7 +85,7 @@ class Measured(Twist):
         return -0.5 * (off / sd).square().sum(1) - (sd * math.sqrt(2 * math.pi)).log().sum()
 
     def noise(self, like: Tensor) -> Float[Tensor, " k"]:
-        """The sd of each, in the precision and on the device of another tensor."""
+        """Noise sd of each measurement, with the dtype and on the device of `like`."""
         return torch.as_tensor(self.sd).to(like).expand(self.seen.shape)
 
     def through(self, function: Callable[[Tensor], Tensor]) -> Measured:
@@ -108,14 +108,14 @@ class Measured(Twist):
 
 
 def least(slopes: Float[Tensor, "n k dim"], level: Tensor) -> Float[Tensor, "n k"]:
-    """The variance of numbers with slopes in x that a guess has at a level, at least."""
+    """Smallest variance that a guess assigns at a noise level to numbers with the given gradients in x."""
     return _SHARE * level**2 / (1 + level**2) * slopes.square().sum(2)
 
 
 def slopes_through(
     denoise: Denoiser, of: Callable[[Tensor], Tensor], y: Float[Tensor, "n dim"], level: Tensor
 ) -> tuple[Float[Tensor, "n dim"], Float[Tensor, "n k"], Float[Tensor, "n k dim"], Float[Tensor, "n k dim"]]:
-    """D at y, c(D), its slopes in D, and those in y."""
+    """D at y, c(D), the gradients of c in D, and its gradients in y."""
     with torch.enable_grad():
         start = y.detach().requires_grad_()
         value = denoise(start, level)

@@ -1,25 +1,27 @@
-r"""Three ways from scores of single observations to draws of the posterior of all of them.
+r"""Three methods to sample the joint posterior of many observations, from the scores for single observations.
 
-In y = z + s e, with s_j(y) = grad log p_s(y | x_j) of n observations and N(m_j, S_j) their posteriors' moments, those
-of the prior at 0:
+In y = z + s e, let s_j(y) = grad log p_s(y | x_j) be the scores for n observations. Let N(m_j, S_j) have the moments of
+their posteriors, with index 0 for the prior:
 
-| way | what it joins | when |
+| method | joint score | use |
 |---|---|---|
-| `Gauss` | scores weighted by P_j = S_j^{-1} + I/s^2 (`composition`), solved from noise on | always, to begin with |
-| `Jacobian` | the same, P_j^{-1} = s^2 dD_j/dy, the covariance of z given y and x_j | few dimensions, smooth networks |
-| `Bridging` | sum_j s_j + (1 - n) w(s) grad log p(z), followed by Langevin steps | to compare with the paper |
+| `Gauss` | scores weighted by P_j = S_j^{-1} + I/s^2 (`composition`), solved from noise to data | first choice |
+| `Jacobian` | the same with P_j^{-1} = s^2 dD_j/dy, the covariance of z given y and x_j | few dimensions, smooth
+networks |
+| `Bridging` | sum_j s_j + (1 - n) w(s) grad log p(z), followed by Langevin steps | comparison with the paper |
 
-`Gauss` is exact where factors are Gaussian. `Jacobian` asks the network for its own covariances at every y, D + 1
-passes in place of one, and needs no draws of single posteriors. `Bridging` (F-NPSE) follows densities that are no
-diffusion of the posterior, p(y)^{(1-n) w(s)} prod_j p_s(y | x_j) with w = 1 / (1 + s^2), the paper's (T - t) / T in
-terms of s: from s_1 down a geometric grid, at each level K steps
+`Gauss` is exact if the factors are Gaussian. `Jacobian` computes covariances from the network's derivatives at every y.
+This takes D + 1 passes instead of one, and needs no samples of single posteriors. `Bridging` (F-NPSE) follows the
+densities p(y)^{(1-n) w(s)} prod_j p_s(y | x_j), which are no diffusion of the posterior. w = 1 / (1 + s^2) is the
+paper's (T - t) / T in terms of s. The levels go from s_1 down a geometric grid, with K steps at each level,
 
     y' = y + c V g + sqrt(2 c) V^{1/2} z,    V^{-1} = sum_j (S_j + s^2 I)^{-1} + (1 - n) w(s) S_0^{-1},
 
-g the joined score. V is about the covariance of the level's density, so that c < 1 is stable whatever n is; the paper's
-fixed steps diverge at n = 100. `damping` multiplies g by n^{-t}, t = log(s / s_0) / log(s_1 / s_0) (Arruda et al.): at
-high noise a mean of scores in place of their sum, which n in the thousands with rough networks needs. Its draws are as
-wide as what few observations at a time leave uncertain of the sum: ask all of them, or use `Gauss`.
+where g is the joint score. V is about the covariance of the level's density, so c < 1 is stable for any n. The paper's
+fixed steps diverge at n = 100. `damping` multiplies g by n^{-t}, t = log(s / s_0) / log(s_1 / s_0) (Arruda et al.). At
+high noise, g is then a mean of scores instead of their sum. This is needed for n in the thousands with inaccurate
+networks. If a step uses few of the observations, the error of their sum makes the samples of `Bridging` too wide. Then
+use all observations, or `Gauss`.
 
 References:
     | Compositional Score Modeling for Simulation-Based Inference (Geffner et al., 2023), F-NPSE,
@@ -55,21 +57,21 @@ from sciinf.networks.diffusion.composition import (
 from sciinf.networks.diffusion.schedule import NoiseLevel
 from sciinf.networks.diffusion.solver import Exponential, Solver, noise_like
 
-_FLAT = 1e-4  # smallest eigenvalue of dD/dy that is believed
+_FLAT = 1e-4  # Smallest eigenvalue of dD/dy. Smaller eigenvalues are raised to this value.
 
 
 @dataclass(frozen=True)
 class JoinedParts:
-    """What is joined.
+    """Scores, moments and noise levels from which a `Method` samples the joint posterior.
 
     Attributes:
-        scores: Of some observations.
-        single: Moments of each posterior, (n, D).
-        prior: Its moments, (D); it is Gaussian.
-        least: Lowest level.
-        most: Largest level.
-        some: How many observations to ask at each step, drawn anew; None for all.
-        like: A tensor of the dtype and on the device of the scores.
+        scores: Scores for a subset of observations.
+        single: Moments of the posterior of each single observation, (n, D).
+        prior: Moments of the prior, (D); the prior is Gaussian.
+        least: Lowest noise level.
+        most: Highest noise level.
+        some: Number of observations in each step, drawn anew each time; None uses all.
+        like: A tensor with the dtype and device of the scores.
     """
 
     scores: Scores
@@ -81,14 +83,14 @@ class JoinedParts:
     like: Tensor
 
     def chosen(self, generator: torch.Generator) -> Tensor:
-        """Indices of the observations asked at a step."""
+        """Indices of the observations that one step uses."""
         count = len(self.single.mean)
         if self.some is None:
             return torch.arange(count, device=self.like.device)
         return torch.randint(count, (self.some,), generator=generator, device=generator.device).to(self.like.device)
 
     def start(self, n: int, generator: torch.Generator) -> Float[Tensor, "n dim"]:
-        """Draws of the composed Gaussian with the largest noise."""
+        """n samples of the composed Gaussian with noise of the highest level."""
         moments = Composition(self.single, self.prior).moments()
         dim = self.single.mean.shape[-1]
         spread = moments.covariance + self.most**2 * torch.eye(dim, dtype=torch.float64)
@@ -97,18 +99,18 @@ class JoinedParts:
 
 
 class Method(Component, ABC):
-    """A way to draw from the posterior of many observations."""
+    """A method to sample the joint posterior of many observations."""
 
     @abstractmethod
     def draw(self, parts: JoinedParts, n: int, generator: torch.Generator) -> Float[Tensor, "n dim"]:
-        """n draws of z."""
+        """n samples z of the joint posterior."""
 
 
 class Gauss(Method):
-    """GAUSS with centred covariances.
+    """GAUSS (Linhart et al.), with centred covariances.
 
     Args:
-        solver: How draws are taken from noise.
+        solver: Solver from noise to data. None uses `Exponential(30)`.
     """
 
     def __init__(self, solver: Solver | None = None) -> None:
@@ -125,10 +127,10 @@ class Gauss(Method):
 
 
 class Jacobian(Method):
-    """JAC: the covariances of GAUSS at every level from the network's own derivatives.
+    """JAC (Linhart et al.): GAUSS with covariances from the network's own derivatives, at every noise level.
 
     Args:
-        solver: How draws are taken from noise.
+        solver: Solver from noise to data. None uses `Exponential(30)`.
     """
 
     def __init__(self, solver: Solver | None = None) -> None:
@@ -145,28 +147,37 @@ class Jacobian(Method):
 
 
 def _by_jacobians(parts: JoinedParts, prior: tuple[Tensor, Tensor], y: Tensor, level: Tensor, some: Tensor) -> Tensor:
-    """The composed denoiser of JAC at y (draws, D)."""
+    """The composed denoiser of JAC at points y (draws, D).
+
+    Args:
+        parts: Scores, moments and noise levels.
+        prior: Natural parameters of the prior.
+        y: Points, (draws, D).
+        level: Noise level s, of shape ().
+        some: Indices of the observations that are used.
+    """
     count, dim, square = len(parts.single.mean), y.shape[-1], level.to(y) ** 2
     eye = torch.eye(dim, dtype=y.dtype, device=y.device)
     pulled, weight = torch.zeros_like(y), y.new_zeros(len(y), dim, dim)
     for part in some.split(max(1, PAIRS // (dim * max(1, len(y))))):
         at = y[:, None].expand(-1, len(part), -1)
         found, slopes = _with_slopes(lambda value, part=part: parts.scores(value, level.to(y), part), at)
-        values, axes = torch.linalg.eigh(eye + square * 0.5 * (slopes + slopes.mT))  # of dD/dy
-        inner = (axes / values.clamp_min(_FLAT)[..., None, :]) @ axes.mT  # s^2 P_j
+        values, axes = torch.linalg.eigh(eye + square * 0.5 * (slopes + slopes.mT))  # Eigenvalues of dD/dy.
+        inner = (axes / values.clamp_min(_FLAT)[..., None, :]) @ axes.mT  # This is s^2 P_j.
         weight = weight + inner.sum(1)
         pulled = pulled + torch.einsum("njab,njb->na", inner, found)
     scale = count / len(some)
     pull, before = prior
     widest = eye + square * before
-    known = torch.linalg.solve(widest, pull[:, None])[:, 0] - y @ torch.linalg.solve(widest, before).mT  # its score
+    # Score of the prior with noise.
+    known = torch.linalg.solve(widest, pull[:, None])[:, 0] - y @ torch.linalg.solve(widest, before).mT
     pulled = scale * pulled - (count - 1) * known @ widest.mT
     joined = raised(scale * weight - (count - 1) * widest, widest)
     return limited(y + square * torch.linalg.solve(joined, pulled[..., None])[..., 0], y, level, parts.prior)
 
 
 def _with_slopes(score: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores (draws, some, D) and their derivatives (..., D, D), each row's by its own point."""
+    """Scores (draws, some, D) and their derivatives (..., D, D), each at its own point."""
     dim = at.shape[-1]
     columns = []
     with torch.enable_grad():
@@ -179,16 +190,16 @@ def _with_slopes(score: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor,
 
 
 class Bridging(Method):
-    """F-NPSE: annealed Langevin steps along bridging densities, preconditioned.
+    """F-NPSE (Geffner et al.): annealed, preconditioned Langevin steps along bridging densities.
 
     Args:
-        levels: Noise levels, evenly spread in log s.
-        steps: Langevin steps at each.
-        size: c, of a step.
+        levels: Number of noise levels, evenly spaced in log s.
+        steps: Number of Langevin steps at each level.
+        size: Step size c, between 0 and 1.
         damping: Whether scores are damped at high noise.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If an argument is out of range.
     """
 
     def __init__(self, levels: int = 100, steps: int = 5, *, size: float = 0.3, damping: bool = False) -> None:
@@ -223,7 +234,7 @@ class Bridging(Method):
 
 
 def _summed(parts: JoinedParts, y: Tensor, level: Tensor, some: Tensor) -> Tensor:
-    """Sum of all observations' scores, from some of them."""
+    """Estimate of the sum of all observations' scores, from the observations with indices `some`."""
     total = torch.zeros_like(y)
     for part in some.split(max(1, PAIRS // max(1, len(y)))):
         total = total + parts.scores(y[:, None].expand(-1, len(part), -1), level.to(y), part).sum(1)

@@ -1,11 +1,12 @@
-r"""The density that a denoiser defines, by the probability flow.
+r"""The log density of a diffusion model's samples, computed along the probability flow of its denoiser.
 
 Along dy/du = D(y, s) - y, u = -log s, from data (u_1 = -log s_N) back to noise (u_0 = -log s_0)
 
     log q(y(u_1)) = log N(y(u_0); 0, (s_0^2 + 1) I) - int_{u_0}^{u_1} tr(dD/dy - I) du,
 
-the data being of unit sd where the noise is far larger than they. The trace is found exactly by D products with the
-Jacobian, or estimated without bias as n^T (dD/dy) n with one n, E[n n^T] = I, for the whole solve (Hutchinson).
+At the highest level the noise is far larger than the data, so data of unit sd are assumed there. The trace is computed
+exactly by D products with the Jacobian, or estimated. Hutchinson's unbiased estimate is n^T (dD/dy) n, with one random
+n for the whole solve, E[n n^T] = I.
 
 References:
     | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021), appendix D.2,
@@ -41,20 +42,20 @@ def log_density(
     generator: torch.Generator | None = None,
     exact: int = EXACT,
 ) -> Float[Tensor, "*rows"]:
-    """log q at y, points at the path's lowest level.
+    """Log density log q of points y at the path's lowest noise level.
 
     Args:
-        denoise: D, differentiable.
+        denoise: Denoiser D, differentiable.
         y: Points.
-        schedule: The path.
-        steps: Steps of the classical Runge-Kutta method, equal in u and the same for every row, so that a row does not
-            depend on what else is asked; four evaluations each.
-        ending: log density at the highest level, (*rows, D) to (*rows), where another is known than that below.
-        generator: For Hutchinson's estimate of the trace; without one the trace is exact.
-        exact: Largest D whose trace may be exact.
+        schedule: Path from data to noise.
+        steps: Number of steps of the classical Runge-Kutta method, with four evaluations each. Steps are equal in u and
+            the same for every row, so a row does not depend on the other rows.
+        ending: Log density at the highest level, (*rows, D) to (*rows). None uses N(0, (s_0^2 + 1) I).
+        generator: Source of noise for Hutchinson's estimate of the trace. None uses the exact trace.
+        exact: Largest D for which the exact trace is allowed.
 
     Raises:
-        ValueError: If D is above `exact` and no generator is given, or steps is no int of at least 1.
+        ValueError: If D is above `exact` without a generator, or if `steps` is not an int of at least 1.
     """
     check_whole("steps", steps, 1)
     if generator is None and y.shape[-1] > exact:
@@ -82,11 +83,11 @@ def log_density(
     start = torch.cat([y, torch.zeros_like(y[..., :1])], dim=-1)
     ends = [-math.log(schedule.least), -math.log(schedule.most)]
     found = rk4(field, start, ends, steps_per_interval=steps)[-1]
-    noise, integral = found[..., :-1], found[..., -1]  # the integral runs backwards: -int_{u_0}^{u_1}
+    noise, integral = found[..., :-1], found[..., -1]  # The integral runs backwards: -int_{u_0}^{u_1}.
     return (ending or _centred(schedule))(noise) + integral
 
 
 def _centred(schedule: NoiseSchedule) -> Callable[[Tensor], Tensor]:
-    """log N(0, (s_0^2 + 1) I)."""
+    """The log density of N(0, (s_0^2 + 1) I), as a function of y."""
     variance = schedule.most**2 + 1
     return lambda y: -0.5 * (y.square().sum(-1) / variance + y.shape[-1] * math.log(2 * math.pi * variance))

@@ -1,6 +1,6 @@
-r"""What a network is asked for, and how much each noise level counts.
+r"""Training objectives of diffusion models: parameterisation of the network, and weights of the noise levels.
 
-A network F sees c_in x_t and the level s, and stands for the denoiser D(x_t, s) = E[x_0 | x_t] through
+A network F with the inputs c_in x_t and the level s defines the denoiser D(x_t, s) = E[x_0 | x_t] by
 
     D = a(t) x_t + b(t) F,    c_in = 1 / sqrt(alpha^2 + sigma^2):
 
@@ -13,9 +13,9 @@ A network F sees c_in x_t and the level s, and stands for the denoiser D(x_t, s)
 | `PredictDrift` | dx_t/dt / r = (alpha' x_0 + sigma' e) / r, r^2 = (alpha'^2 + sigma'^2) / 2 | as below | as below |
 | `Preconditioned` | what is left of x_0 beside the best linear guess | 1 / (alpha (1 + s^2)) | s / sqrt(1 + s^2) |
 
-where data have sd 1. Every target has a size of the order of 1 at every level: a score grows as 1 / sigma and a drift
-may grow or fall by orders of magnitude on its path, and networks asked for these themselves train to nonsense, so the
-one is taken times sigma and the other over r, which is 1 in flow matching (`Straight`). For `PredictDrift`,
+for data of sd 1. Every target has a size of order 1 at every level. A score itself grows as 1 / sigma, and a drift may
+change by orders of magnitude along its path. Networks trained for such targets give meaningless results. So the score
+is multiplied by sigma, and the drift is divided by r. r is 1 in flow matching (`Straight`). For `PredictDrift`,
 alpha' = f alpha and sigma' = sigma (f + k) with k = (log s)' = g^2 / (2 sigma^2), so that a = (f + k) / (alpha k) and
 b = -r / (alpha k).
 
@@ -23,14 +23,15 @@ Training draws a level for each row and minimises, with a weighting w,
 
     E_{x_0, e, s} [ w(s) |F - F*|^2 ] / D = E [ w(s) / b^2 |D(x_t, s) - x_0|^2 ] / D.
 
-`EvenWeights` (w = 1) counts all levels alike in what F approximates. `LikelihoodWeights` makes it, up to a constant,
-the bound on -log q(x_0) of the reverse process, E_s [ |D - x_0|^2 / (s^3 p(s)) ], p the density of the levels drawn.
-`ClippedWeights` is w = 1 in x_0 at most gamma signal-to-noise ratios 1/s^2 (Min-SNR); `PredictData` learns low levels
-better with it.
+`EvenWeights` (w = 1) gives the same weight to errors of F at all levels. `LikelihoodWeights` makes the objective, up to
+a constant, the bound on -log q(x_0) of the reverse process. This bound is E_s [ |D - x_0|^2 / (s^3 p(s)) ], with p the
+density of the sampled levels. `ClippedWeights` weights |D - x_0|^2 by the signal-to-noise ratio 1/s^2, at most gamma
+(Min-SNR). `PredictData` learns low levels better with these weights.
 
-A loss that hangs on few of the levels drawn trains to nonsense too, so a `Diffusion` looks at this when it is built. An
-error of F counts as w(s), and of data with sd 1 and the best linear denoiser a row's loss is w / b^2 s^2 / (1 + s^2).
-Of either, v, (E v)^2 / E v^2 is the share of levels that count.
+If few of the sampled levels carry the loss, training also gives meaningless results. So a `Diffusion` checks this when
+it is built. The weight of an error of F is w(s). For data of sd 1 and the best linear denoiser, the loss of a row is w
+/ b^2 s^2 / (1 + s^2). For each of these two quantities v, (E v)^2 / E v^2 is the fraction of levels that carry the
+loss.
 
 References:
     | Progressive Distillation for Fast Sampling of Diffusion Models (Salimans & Ho, 2022),
@@ -57,35 +58,36 @@ from sciinf.core.component import Component
 from sciinf.networks.diffusion.schedule import NoiseLevel, NoiseSchedule
 
 Times = Float[Tensor, "*rows"]
-LEAST_SHARE = 0.01  # of the levels drawn that carry the loss; below, a Diffusion warns
+# Smallest fraction of the sampled levels that carry the loss. Below this fraction, a `Diffusion` warns.
+LEAST_SHARE = 0.01
 Network = Callable[[Tensor, Tensor], Tensor]
 """F: c_in x_t (*rows, D) and log s, of shape () or (*rows), to (*rows, D)."""
 
 
 class Parameterisation(Component, ABC):
-    """What the network stands for."""
+    """The quantity that a network approximates, and how the denoiser follows from this quantity."""
 
     @abstractmethod
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
-        """a and b."""
+        """Coefficients a and b of the denoiser D = a x_t + b F, at time t."""
 
 
 class PredictNoise(Parameterisation):
-    """The noise e."""
+    """The network approximates the noise e."""
 
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         return 1 / schedule.alpha(t), -schedule.level(t)
 
 
 class PredictData(Parameterisation):
-    """The data x_0."""
+    """The network approximates the data x_0."""
 
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         return torch.zeros_like(t), torch.ones_like(t)
 
 
 class PredictVelocity(Parameterisation):
-    """v, which turns from noise into data as levels rise."""
+    """The network approximates v, which changes from noise to data as noise levels rise."""
 
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -94,14 +96,14 @@ class PredictVelocity(Parameterisation):
 
 
 class PredictScore(Parameterisation):
-    """The score of x_t, times sigma."""
+    """The network approximates the score of x_t, multiplied by sigma."""
 
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         return 1 / schedule.alpha(t), schedule.level(t)
 
 
 class PredictDrift(Parameterisation):
-    """The velocity of x_t along its path, over its size."""
+    """The network approximates the velocity of x_t along its path, divided by the size r of this velocity."""
 
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         drift, diffusion = schedule.rates(t)
@@ -112,7 +114,10 @@ class PredictDrift(Parameterisation):
 
 
 class Preconditioned(Parameterisation):
-    """What the best linear guess leaves, scaled so that both input and target have variance 1 at every level."""
+    """The network approximates the residual of the best linear denoiser, scaled to variance 1.
+
+    The input of the network has variance 1 as well, at every noise level.
+    """
 
     def coefficients(self, schedule: NoiseSchedule, t: Times) -> tuple[Times, Times]:
         s = schedule.level(t)
@@ -120,26 +125,26 @@ class Preconditioned(Parameterisation):
 
 
 class NoiseLevels(Component, ABC):
-    """How noise levels are drawn in training."""
+    """The distribution of noise levels in training."""
 
     @abstractmethod
     def draw(self, schedule: NoiseSchedule, uniform: Times) -> tuple[Times, Times]:
-        """Levels s from numbers u in (0, 1), and p(s) s, the density of log s there."""
+        """Levels s from uniform numbers u in (0, 1), and p(s) s, the density of log s at these levels."""
 
 
 class EvenTimes(NoiseLevels):
-    """Times drawn uniformly."""
+    """Noise levels whose times are distributed uniformly."""
 
     def draw(self, schedule: NoiseSchedule, uniform: Times) -> tuple[Times, Times]:
         first, last = schedule.span()
         t = first + (last - first) * uniform
         _, diffusion = schedule.rates(t)
-        rate = 0.5 * diffusion / schedule.sigma(t) ** 2  # d log s / dt
+        rate = 0.5 * diffusion / schedule.sigma(t) ** 2  # This is d log s / dt.
         return schedule.level(t), 1 / ((last - first) * rate)
 
 
 class EvenLogs(NoiseLevels):
-    """log s drawn uniformly."""
+    """Noise levels whose logarithms are distributed uniformly."""
 
     def draw(self, schedule: NoiseSchedule, uniform: Times) -> tuple[Times, Times]:
         width = math.log(schedule.most / schedule.least)
@@ -147,11 +152,11 @@ class EvenLogs(NoiseLevels):
 
 
 class NormalLogs(NoiseLevels):
-    """log s drawn from a normal distribution, cut at the path's ends.
+    """Noise levels whose logarithms are normally distributed, truncated at the path's ends.
 
     Args:
-        mean: Of log s.
-        sd: Of log s.
+        mean: Mean of log s.
+        sd: Standard deviation of log s.
 
     Raises:
         ValueError: Unless sd is above 0.
@@ -171,38 +176,38 @@ class NormalLogs(NoiseLevels):
 
 
 class Weighting(Component, ABC):
-    """How much each level counts."""
+    """The weight of each noise level in the training objective."""
 
     @abstractmethod
     def weight(self, level: Times, scale: Times, density: Times) -> Times:
-        """Factor of |D - x_0|^2.
+        """Factor of |D - x_0|^2 in the loss.
 
         Args:
-            level: s.
-            scale: b.
-            density: Of log s, that levels are drawn from.
+            level: Noise level s.
+            scale: Coefficient b of the parameterisation.
+            density: Density of log s from which levels are sampled.
         """
 
 
 class EvenWeights(Weighting):
-    """All alike, in what the network approximates."""
+    """Equal weights for all levels, for errors of the network's output F."""
 
     def weight(self, level: Times, scale: Times, density: Times) -> Times:
         return 1 / scale**2
 
 
 class LikelihoodWeights(Weighting):
-    """The bound on the negative log-likelihood."""
+    """Weights that make the loss a bound on the negative log-likelihood."""
 
     def weight(self, level: Times, scale: Times, density: Times) -> Times:
         return 1 / (level**2 * density)
 
 
 class ClippedWeights(Weighting):
-    """The signal-to-noise ratio, at most gamma of it.
+    """The signal-to-noise ratio 1/s^2 as weight, but at most gamma (Min-SNR).
 
     Args:
-        gamma: The largest weight.
+        gamma: Largest weight.
 
     Raises:
         ValueError: Unless gamma is above 0.
@@ -218,16 +223,16 @@ class ClippedWeights(Weighting):
 
 
 class Diffusion(Component):
-    """A path, what the network is asked for along it, and how it is trained.
+    """A diffusion model's path, parameterisation and training objective.
 
     Args:
-        schedule: The path; EDM's where left out.
-        parameterisation: What the network stands for; EDM's where left out.
-        levels: How levels are drawn in training.
-        weighting: How much they count.
+        schedule: Path from data to noise. None uses EDM's path.
+        parameterisation: Quantity that the network approximates. None uses EDM's choice, `Preconditioned`.
+        levels: Distribution of noise levels in training. None uses `NormalLogs`.
+        weighting: Weights of the noise levels. None uses `EvenWeights`.
 
     Warns:
-        UserWarning: If less than 1 % of the levels drawn carry the loss.
+        UserWarning: If less than 1 % of the sampled levels carry the loss.
     """
 
     def __init__(
@@ -245,12 +250,12 @@ class Diffusion(Component):
             parts = ", ".join(type(part).__name__ for part in (self.parameterisation, self.levels, self.weighting))
             warnings.warn(
                 f"with {parts} on the path {type(self.schedule).__name__}, {share:.2%} of the noise levels drawn carry "
-                "the loss, and training may end in nonsense; leave out the weighting, or draw levels with EvenLogs()",
+                "the loss, so training may fail; leave out the weighting, or draw levels with EvenLogs()",
                 stacklevel=2,
             )
 
     def _share(self) -> float:
-        """The smaller (E v)^2 / E v^2, of levels drawn."""
+        """Fraction of the sampled levels that carry the loss: the smaller (E v)^2 / E v^2 of the two quantities v."""
         uniform = (torch.arange(1_024, dtype=torch.float64) + 0.5) / 1_024
         level, density = self.levels.draw(self.schedule, uniform)
         _, scale = self.parameterisation.coefficients(self.schedule, self.schedule.time(level))
@@ -259,7 +264,7 @@ class Diffusion(Component):
         return float((carried.mean(1) ** 2 / carried.square().mean(1)).amin())
 
     def denoise(self, network: Network, y: Float[Tensor, "*rows dim"], level: Times) -> Float[Tensor, "*rows dim"]:
-        """D at y = x_t / alpha and level s, of shape () or (*rows)."""
+        """The denoiser D at y = x_t / alpha, for a noise level s of shape () or (*rows)."""
         time = self.schedule.time(level)
         skip, scale = self.parameterisation.coefficients(self.schedule, time)
         alpha = self.schedule.alpha(time)
@@ -274,13 +279,16 @@ class Diffusion(Component):
         generator: torch.Generator,
         counted: Float[Tensor, "batch dim"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """The objective for each datum, at one level each; levels of a batch are spread evenly, noise is drawn.
+        """Training loss of each row, at one noise level per row.
+
+        The levels of a batch are spread evenly over their distribution. The noise is random.
 
         Args:
-            network: F.
-            data: x_0, of about unit sd.
-            generator: For noise and levels.
-            counted: 1 for numbers that count and 0 for others, some in each row; all count where left out.
+            network: Network F.
+            data: Data x_0, of about unit sd.
+            generator: Source of noise and levels.
+            counted: 1 for numbers that enter the loss and 0 for others, with at least one 1 in each row. None counts
+                all.
         """
         noise, level, density = self.noise(data, generator)
         _, scale = self.parameterisation.coefficients(self.schedule, self.schedule.time(level))
@@ -289,7 +297,10 @@ class Diffusion(Component):
         return self.weighting.weight(level, scale, density) * mean
 
     def noise(self, data: Float[Tensor, "batch dim"], generator: torch.Generator) -> tuple[Tensor, Times, Times]:
-        """Noise like data, a level for each, and the density of its logarithm; levels are spread over a batch."""
+        """Noise of the data's shape, a noise level for each row, and the density of log s at this level.
+
+        The levels are spread evenly over the batch.
+        """
         device, uniform = data.device, torch.arange(len(data), device=data.device, dtype=data.dtype) + 0.5
         noise = torch.randn(data.shape, generator=generator, device=generator.device, dtype=data.dtype).to(device)
         shift = torch.rand(1, generator=generator, device=generator.device, dtype=data.dtype).to(device)

@@ -1,31 +1,31 @@
-r"""Draws of a diffusion that fit what was seen, by weighted particles, and how probable what was seen is.
+r"""Samples of a diffusion model conditioned on an observation, by weighted particles, with the model evidence.
 
-A denoiser draws from p(x). Of something seen of x, such as measurements or an event, there is a likelihood p(o | x),
-and draws are asked for from p(x | o), with p(o). Guidance moves draws towards what fits,
+A denoiser defines samples from p(x). An observation o of x, such as measurements or an event, has a likelihood p(o |
+x). The particles are samples from p(x | o), and give the evidence p(o). Guidance moves samples towards the observation,
 
     q(y' | y) = N(m(y) + (s^2 - s'^2) grad log t(y, s), v I),    m = D + r^2 (y - D),    r = s'/s,
 
-t(y, s) a guess of p(o | y) at level s (a `Twist`). That alone draws from no known law. So n particles go together, each
-with a weight,
+with t(y, s) a guess of p(o | y) at level s (a `Twist`). Guidance alone does not sample from a known distribution. So
+there are n particles, each with a weight,
 
-    w *= N(y'; m(y), v I) / q(y' | y) t(y', s') / t(y, s),
+    w *= N(y'; m(y), v I) / q(y' | y) t(y', s') / t(y, s).
 
-and are drawn anew by their weights (systematically) when the effective sample size falls below n/2. The last t is
-p(o | x) itself, x the denoiser's value at the lowest level. Then for any guess, and the more particles the closer, the
-weighted draws follow p(x | o), and the mean weight is p(o), without bias, both of the plain chain's p. The guess
-decides how many particles that takes: where few are left at any step, draws are **not a posterior**, and that is said.
+Particles are resampled by their weights (systematically) when the effective sample size falls below n/2. The last t is
+p(o | x) itself, with x the denoiser's value at the lowest level. For any guess, the weighted samples converge to p(x |
+o) as the number of particles grows. The mean weight is an unbiased estimate of p(o). Both refer to the p of the chain
+without guidance. A better guess needs fewer particles. If few particles carry the weight at any step, the samples are
+**not a posterior**, and a warning says so.
 
-The plain chain draws y' given y as if x were D (`stochastic.Ancestral`), which leaves out how uncertain x is, so that
-rare things come out too rare: with 60 steps an event of probability 0.0014 at half of it. With unit covariance x has
-variance s^2 / (1 + s^2) given y, and
+The usual chain samples y' given y as if x were D (`stochastic.Ancestral`). This leaves out the uncertainty of x, so
+rare events come out too rare. With 60 steps, an event of probability 0.0014 came out at half of this. With unit
+covariance, x has variance s^2 / (1 + s^2) given y, and
 
     v = s'^2 (1 - r^2) + (1 - r^2)^2 s^2 / (1 + s^2)
 
-makes up for it. What is left falls with the number of steps: of a mixture of three parts with sds of 0.35, log p(o) was
-0.10, 0.06 and 0.03 off with 100, 200 and 400.
+includes this uncertainty. The remaining error falls with the number of steps. For a mixture of three components with
+sds of 0.35, the error of log p(o) was 0.10, 0.06 and 0.03 with 100, 200 and 400 steps.
 
-The standard error of log p(o) is the root of the sum of 1/ESS - 1/n over the times that particles were drawn anew, and
-the end.
+The standard error of log p(o) is the root of a sum of 1/ESS - 1/n. The sum includes each resampling and the end.
 
 References:
     | Practical and Asymptotically Exact Conditional Sampling in Diffusion Models (Wu et al., 2023),
@@ -52,38 +52,38 @@ from sciinf.networks.diffusion.grid import Geometric
 from sciinf.networks.diffusion.schedule import NoiseSchedule
 from sciinf.networks.diffusion.solver import Denoiser, noise_like, with_mean
 
-FEW = 25  # particles; a smaller effective sample size, at any step, leaves no posterior
-_ANEW = 0.5  # of the particles; below, they are drawn anew
+FEW = 25  # Smallest effective sample size, at any step, at which samples count as a posterior.
+_ANEW = 0.5  # Effective sample size, as a fraction of the particles, below which they are resampled.
 
 
 class Twist(ABC):
-    """What was seen of x: its likelihood, and a guess of it at noise levels above."""
+    """An observation o of x: its likelihood, and a guess of the likelihood at positive noise levels."""
 
     @abstractmethod
     def log_prob(self, x: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
-        """log p(o | x)."""
+        """Log likelihood log p(o | x) of each row."""
 
     @abstractmethod
     def guess(
         self, denoise: Denoiser, y: Float[Tensor, "n dim"], level: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n dim"], Float[Tensor, "n dim"]]:
-        """log t(y, s), its slope in y, and D(y, s)."""
+        """log t(y, s), its gradient in y, and the denoiser's value D(y, s)."""
 
     @abstractmethod
     def through(self, function: Callable[[Tensor], Tensor]) -> Twist:
-        """The same of what x is a function of."""
+        """The twist for z, if x is a function of z."""
 
 
 @dataclass(frozen=True)
 class WeightedParticles:
-    """Weighted draws.
+    """Weighted samples and the evidence.
 
     Attributes:
-        x: The draws, (n, dim), or fields of them.
-        log_weight: Logarithms of their weights, (n,), which sum to 1.
-        log_evidence: log p(o).
-        error: Its standard error.
-        least: The smallest effective sample size on the way, over n.
+        x: Samples, (n, dim), or fields, (n, ...).
+        log_weight: Logarithms of the weights, (n,); the weights sum to 1.
+        log_evidence: Log evidence log p(o).
+        error: Standard error of `log_evidence`.
+        least: Smallest effective sample size of all steps, divided by n.
     """
 
     x: Float[Tensor, "n ..."]
@@ -93,11 +93,11 @@ class WeightedParticles:
     least: float
 
     def resample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n ..."]:
-        """Draws of equal weights, some of them several times."""
+        """n samples of equal weight, some of which occur several times."""
         return self.x[_systematic(self.log_weight, n, generator)]
 
     def mean(self) -> Float[Tensor, ...]:
-        """Of x, by the weights."""
+        """Weighted mean of x."""
         return torch.tensordot(self.log_weight.exp().to(self.x), self.x, dims=1)
 
 
@@ -111,22 +111,22 @@ def particles(
     generator: torch.Generator,
     steps: int = 200,
 ) -> WeightedParticles:
-    """Draws of what a denoiser draws, given what was seen.
+    """Weighted samples of a diffusion model, conditioned on an observation.
 
     Args:
-        denoise: D, of data of mean 0 and about unit sd; differentiable where the twist differentiates it.
-        twist: What was seen.
-        n: How many particles.
-        like: Any x: its size, precision and device are meant.
-        schedule: The path.
-        generator: For noise.
-        steps: From the highest level to the lowest, even in log s.
+        denoise: Denoiser D, for data of mean 0 and about unit sd; differentiable if the twist needs its gradient.
+        twist: Observation, with its likelihood.
+        n: Number of particles.
+        like: Any x, which sets the size, dtype and device of the samples.
+        schedule: Path from data to noise.
+        generator: Source of noise.
+        steps: Number of steps from the highest noise level to the lowest, equal in log s.
 
     Raises:
-        ValueError: If a number is no int of at least 1, or nothing is left that could have been seen.
+        ValueError: If `n` or `steps` is not an int of at least 1, or if no particle has a positive weight.
 
     Warns:
-        UserWarning: If too few particles were left at a step: draws are not a posterior then.
+        UserWarning: If too few particles carried the weight at a step. Then the samples are not a posterior.
     """
     check_positive(n=n, steps=steps)
     levels = Geometric().levels(schedule, steps)
@@ -168,21 +168,19 @@ def particles(
 
 
 def _effective(log_w: Tensor, level: float) -> float:
-    """The effective sample size.
+    """The effective sample size of log weights.
 
     Raises:
-        ValueError: If no particle has a weight.
+        ValueError: If no particle has a positive weight.
     """
     size = float((2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp())
     if not size >= 0.99:
-        raise ValueError(
-            f"at noise level {level:.3g} no particle could have led to what was seen: is it possible at all?"
-        )
+        raise ValueError(f"at noise level {level:.3g} no particle agrees with the observation: is it possible at all?")
     return size
 
 
 def _systematic(log_w: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Indices drawn with chances that go with the weights, as evenly as can be."""
+    """Indices of particles, resampled systematically: each index occurs about in proportion to its weight."""
     places = (torch.arange(n) + torch.rand(1, generator=generator, device=generator.device).cpu()) / n
     steps = log_w.double().softmax(0).cumsum(0).cpu()
     return torch.searchsorted(steps, places.double()).clamp_max(len(log_w) - 1).to(log_w.device)

@@ -1,14 +1,15 @@
-r"""Several things seen of one field: sensors and a blurred picture, measurements and an event.
+r"""Several observations of one field, such as sensors and a blurred picture, or measurements and an event.
 
-What was seen, o_1, ..., o_m, is independent given x, so that
+The observations o_1, ..., o_m are independent given x, so that
 
     p(x | o_1, ..., o_m) ~ p(x) prod_i p(o_i | x) ~ p(x)^{1-m} prod_i p(x | o_i),
 
-a product of the posteriors of each alone. Scores of these, which add up without noise, do not at a noise level s: with
-V the covariance of x given y = x + s e, measurements of any kind are together N(c(D), R + G V G^T), c, G and R those of
-all of them one under the other (`inverse`). So they are guessed together, as one set with an sd for each number. Events
-are guessed by themselves, each as if nothing else had been seen; weights of particles make up for that, if there are
-enough of them: an event far from linear in x comes out far too improbable (`events`).
+a product of the posteriors for single observations. Without noise, the scores of these posteriors add up. At a noise
+level s they do not. Let V be the covariance of x given y = x + s e. All measurements together have the distribution
+N(c(D), R + G V G^T), where c, G and R are those of all measurements, stacked (`inverse`). So all measurements share one
+guess of their likelihood, with one noise sd per number. Each event has its own guess, without the other observations.
+The particle weights correct this, if there are enough particles. An event far from linear in x comes out far too
+improbable (`events`).
 
 References:
     | Collaborative Diffusion for Multi-Modal Face Generation and Editing (Huang et al., 2023),
@@ -30,14 +31,14 @@ from sciinf.networks.diffusion.solver import Denoiser
 
 
 class Product(Twist):
-    """All of several things seen.
+    """The twist for several independent observations together.
 
     Args:
-        parts: What was seen.
+        parts: The observations, as `Measured`, `Event` or `Product`.
 
     Raises:
-        TypeError: If a part is neither measurements nor an event.
-        ValueError: If there is none.
+        TypeError: If a part is not a twist.
+        ValueError: If there are no parts.
     """
 
     def __init__(self, *parts: Twist) -> None:
@@ -45,7 +46,7 @@ class Product(Twist):
             raise ValueError("a Product is of one thing seen at least, and there is none")
         for one in parts:
             if not isinstance(one, Twist):
-                raise TypeError(f"a Product is of Measured and Event, one after the other, and got {one!r}")
+                raise TypeError(f"a Product takes Measured and Event as separate arguments, and got {one!r}")
         parts = tuple(each for one in parts for each in (one.parts if isinstance(one, Product) else (one,)))
         self.parts = parts
         measured = [one for one in parts if isinstance(one, Measured)]
@@ -65,7 +66,7 @@ class Product(Twist):
 
 
 def _stacked(parts: list[Measured]) -> Measured:
-    """All measurements one under the other; by the first order of guess if one of them asks for it."""
+    """All measurements stacked into one; of order 1 if any of them has order 1."""
     seen, sd = torch.cat([one.seen for one in parts]), torch.cat([one.noise(one.seen) for one in parts])
     return Measured(
         lambda x: torch.cat([one.of(x) for one in parts], 1), seen, sd, order=min(one.order for one in parts)

@@ -1,16 +1,16 @@
-r"""How noise enters: a path from data to noise, and the clock along it.
+r"""Noise schedules: paths from data to noise, with the time along each path.
 
-At time t a datum x_0 in R^D has become
+At time t, a data point x_0 in R^D has become
 
     x_t = alpha(t) x_0 + sigma(t) e,    e ~ N(0, I),
 
-the law at time t of the linear SDE dx = f(t) x dt + g(t) dW with
+distributed as the solution at time t of the linear SDE dx = f(t) x dt + g(t) dW with
 
     f = alpha'/alpha,    g^2 = 2 sigma^2 (log s)',    s(t) = sigma(t) / alpha(t),
 
-s, the noise level, growing with t. In y = x_t / alpha all paths are one: y = x_0 + s e. So what solvers and objectives
-need to know of a path is the level at a time and the time of a level; which path it is decides what a network is
-shown, and how times in between are spread.
+The noise level s grows with t. In the variable y = x_t / alpha, all paths are equal: y = x_0 + s e. So solvers and
+objectives need only the level at a time and the time of a level. The choice of the path determines the inputs of the
+network, and the spacing of times.
 
 | path | alpha | sigma | s |
 |---|---|---|---|
@@ -48,9 +48,9 @@ class NoiseSchedule(Component, ABC):
     """A path from data to noise.
 
     Args:
-        least: Level at which data count as free of noise; well below the sd of what is to be resolved, in units of the
-            sd of the data.
-        most: Level at which nothing is left of them.
+        least: Noise level at which data count as free of noise, in units of the data's sd. The level should be well
+            below the sd of the finest structure of interest.
+        most: Noise level at which no information on the data is left.
 
     Raises:
         ValueError: Unless 0 < least < most, both finite.
@@ -63,7 +63,7 @@ class NoiseSchedule(Component, ABC):
 
     @abstractmethod
     def alpha(self, t: Times) -> Times:
-        """How much of the data is left."""
+        """Scale of the data at time t."""
 
     @abstractmethod
     def time(self, level: Times) -> Times:
@@ -75,25 +75,25 @@ class NoiseSchedule(Component, ABC):
 
     @abstractmethod
     def rates(self, t: Times) -> tuple[Times, Times]:
-        """f and g^2 of the SDE."""
+        """Drift coefficient f and squared diffusion coefficient g^2 of the SDE at time t."""
 
     def sigma(self, t: Times) -> Times:
-        """How much noise has come."""
+        """Standard deviation of the noise at time t."""
         return self.level(t) * self.alpha(t)
 
     def span(self) -> tuple[float, float]:
-        """The first and the last time."""
+        """The first and the last time of the path."""
         first, last = self.time(torch.tensor([self.least, self.most], dtype=torch.float64)).tolist()
         return first, last
 
 
 class VariancePreserving(NoiseSchedule):
-    """The path of denoising diffusion whose rate of noise grows linearly.
+    """The variance-preserving path of denoising diffusion, whose noise rate grows linearly in time.
 
     Args:
-        slowest: b_0.
-        fastest: b_1; where the level ends is exp(-(b_0 + b_1) / 4) of the data left.
-        least: See `NoiseSchedule`.
+        slowest: b_0, the noise rate at time 0.
+        fastest: b_1, the noise rate at time 1. At the highest level, the data have the scale exp(-(b_0 + b_1) / 4).
+        least: Lowest noise level; see `NoiseSchedule`.
 
     Raises:
         ValueError: Unless 0 <= slowest < fastest.
@@ -118,12 +118,12 @@ class VariancePreserving(NoiseSchedule):
 
 
 class SubVariancePreserving(NoiseSchedule):
-    """The path with the drift of `VariancePreserving` and always less noise.
+    """The path with the same drift as `VariancePreserving` and less noise at all times.
 
     Args:
-        slowest: b_0.
-        fastest: b_1.
-        least: See `NoiseSchedule`.
+        slowest: b_0, the noise rate at time 0.
+        fastest: b_1, the noise rate at time 1.
+        least: Lowest noise level; see `NoiseSchedule`.
 
     Raises:
         ValueError: Unless 0 <= slowest < fastest.
@@ -151,8 +151,8 @@ class Cosine(NoiseSchedule):
     """The variance-preserving path along a quarter of a circle, which spends more time at middle levels.
 
     Args:
-        least: See `NoiseSchedule`.
-        most: See `NoiseSchedule`.
+        least: Lowest noise level; see `NoiseSchedule`.
+        most: Highest noise level; see `NoiseSchedule`.
     """
 
     def __init__(self, least: float = 1e-3, most: float = 1e3) -> None:
@@ -173,11 +173,11 @@ class Cosine(NoiseSchedule):
 
 
 class VarianceExploding(NoiseSchedule):
-    """The path that only adds noise, its level growing by a constant factor per time.
+    """The path that only adds noise, whose level grows by a constant factor per unit of time.
 
     Args:
-        least: a.
-        most: b.
+        least: a, the lowest noise level.
+        most: b, the highest noise level.
     """
 
     def __init__(self, least: float = 1e-3, most: float = 50.0) -> None:
@@ -197,11 +197,11 @@ class VarianceExploding(NoiseSchedule):
 
 
 class NoiseLevel(NoiseSchedule):
-    """The path whose time is the noise level itself, as in EDM.
+    """The path whose time is the noise level itself, as in EDM (Karras et al.).
 
     Args:
-        least: See `NoiseSchedule`.
-        most: See `NoiseSchedule`.
+        least: Lowest noise level; see `NoiseSchedule`.
+        most: Highest noise level; see `NoiseSchedule`.
     """
 
     def __init__(self, least: float = 1e-3, most: float = 80.0) -> None:
@@ -221,11 +221,11 @@ class NoiseLevel(NoiseSchedule):
 
 
 class Straight(NoiseSchedule):
-    """The straight line from data to noise, as in flow matching; its ends, where s is 0 and infinite, are cut.
+    """The straight line from data to noise, as in flow matching, without its ends, where s is 0 or infinite.
 
     Args:
-        least: See `NoiseSchedule`.
-        most: See `NoiseSchedule`.
+        least: Lowest noise level; see `NoiseSchedule`.
+        most: Highest noise level; see `NoiseSchedule`.
     """
 
     def __init__(self, least: float = 1e-3, most: float = 1e3) -> None:
@@ -251,10 +251,10 @@ def _rates(name: str, slowest: float, fastest: float) -> tuple[float, float]:
 
 
 def _spent(slowest: float, fastest: float, t: Times) -> Times:
-    """b(t), the integral of the rate."""
+    """b(t), the integral of the noise rate from time 0 to t."""
     return slowest * t + 0.5 * (fastest - slowest) * t**2
 
 
 def _when(slowest: float, fastest: float, spent: Times) -> Times:
-    """The time at which b(t) is as given; written so that nothing cancels where it is small."""
+    """The time at which b(t) has a given value, by a formula without cancellation for small values."""
     return 2 * spent / (slowest + torch.sqrt(slowest**2 + 2 * (fastest - slowest) * spent))

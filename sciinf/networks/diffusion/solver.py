@@ -1,16 +1,16 @@
-r"""From noise to data along the probability flow.
+r"""Solvers that go from noise to data along the probability flow of a diffusion model.
 
-In y = x_t / alpha, at noise level s, all paths of `schedule` have one reverse process. With the denoiser
-D(y, s) = E[x_0 | y] its score is (D - y) / s^2, and draws follow the ordinary differential equation
+In y = x_t / alpha, at noise level s, all paths of `schedule` have the same reverse process. With the denoiser D(y, s) =
+E[x_0 | y], its score is (D - y) / s^2. Samples follow the ordinary differential equation
 
     dy/ds = (y - D(y, s)) / s,    or    dy/du = D(y, s) - y    in u = -log s, which grows as noise goes.
 
-The second is linear in y but for D, so that over a step h = log(s / s') exactly
+The second form is linear in y, except for D. So over a step h = log(s / s'), exactly
 
     y' = e^{-h} y + int_0^h e^{-(h - v)} D(y(v), s e^{-v}) dv,
 
-which `Exponential` solves with D a polynomial through its last values: of degree 0 this is DDIM, of degree 1 it has the
-order of DPM-Solver++(2M). Solvers with noise of their own are in `stochastic`.
+`Exponential` solves this integral by a polynomial through the last values of D. Degree 0 is DDIM, and degree 1 has the
+order of DPM-Solver++(2M). Solvers that add noise are in `stochastic`.
 
 | solver | order | evaluations for N steps |
 |---|---|---|
@@ -19,7 +19,8 @@ order of DPM-Solver++(2M). Solvers with noise of their own are in `stochastic`.
 | `Heun` | 2 | 2 N |
 | `ProbabilityFlow` | 5 | as the tolerance asks |
 
-All start from y = s_0 e at the highest level and end at the lowest, whose noise is left in.
+All solvers start from y = s_0 e at the highest level. They end at the lowest level, and the noise of this level remains
+in y.
 
 References:
     | Denoising Diffusion Implicit Models (Song, Meng & Ermon, 2021), https://arxiv.org/abs/2010.02502
@@ -53,12 +54,12 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 class Solver(Component, ABC):
-    """A way from noise to data.
+    """A solver that goes from noise to data.
 
     Attributes:
-        order: Of its error, as steps become many: of the solution where it is deterministic, of expectations else.
-        pushes: Whether where a row ends depends on where it starts alone: not on noise put in on the way, and not on
-            the rows beside it.
+        order: Convergence order of the error for many steps: of the solution for deterministic solvers, of expectations
+            for the others.
+        pushes: Whether the end of a row depends on its start alone, and not on added noise or on other rows.
     """
 
     order: int
@@ -66,30 +67,30 @@ class Solver(Component, ABC):
 
     @abstractmethod
     def evaluations(self) -> int | None:
-        """How many times the denoiser is asked; None where the tolerance decides."""
+        """Number of evaluations of the denoiser; None if it depends on a tolerance."""
 
     @abstractmethod
     def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
-        """y at the path's highest level to y at its lowest.
+        """Move y from the path's highest noise level to its lowest level.
 
         Args:
-            denoise: D.
-            y: s_0 times standard normal noise, plus data if you have them.
-            schedule: The path.
-            generator: For the noise of those solvers that draw any.
+            denoise: Denoiser D.
+            y: s_0 times standard normal noise, plus data if available.
+            schedule: Path from data to noise.
+            generator: Source of noise, for solvers that add noise.
         """
 
 
 class Exponential(Solver):
-    """Exponential integrator of Adams' kind; DDIM where the order is 1.
+    """Exponential integrator of Adams type; order 1 is DDIM.
 
     Args:
-        steps: N.
-        order: 1, 2 or 3: how many values of D a step rests on; the first steps rest on fewer.
-        grid: Where it stops.
+        steps: N, the number of steps.
+        order: Number of values of D that a step uses: 1, 2 or 3. The first steps use fewer.
+        grid: Grid of noise levels. None uses `Geometric`.
 
     Raises:
-        ValueError: If steps is no int of at least 1 or the order none of them.
+        ValueError: If `steps` is not an int of at least 1, or `order` is not 1, 2 or 3.
     """
 
     def __init__(self, steps: int = 20, order: int = 2, grid: Grid | None = None) -> None:
@@ -106,7 +107,7 @@ class Exponential(Solver):
         del generator
         levels = self.grid.levels(schedule, self.steps)
         u = (-levels.log()).tolist()
-        values: list[Tensor] = []  # of D, the latest first
+        values: list[Tensor] = []  # Values of D, the latest first.
         for step in range(self.steps):
             values = [denoise(y, levels[step].to(y)), *values[: self.order - 1]]
             h = u[step + 1] - u[step]
@@ -118,16 +119,16 @@ class Exponential(Solver):
 
 
 class Heun(Solver):
-    """Heun's method in the level, with noise put in before each step where asked, as in EDM.
+    """Heun's method in the noise level, with optional added noise before each step, as in EDM.
 
     Args:
-        steps: N.
-        churn: S of EDM: how much noise the whole way puts in; each step raises its level by the factor
-            1 + min(churn / N, sqrt 2 - 1). 0 is deterministic; the order is that of the deterministic solver.
-        grid: Where it stops.
+        steps: N, the number of steps.
+        churn: S of EDM, the amount of noise that all steps add. Each step raises its level by the factor 1 + min(churn
+            / N, sqrt 2 - 1). With 0 the solver is deterministic. `order` is the order of the deterministic solver.
+        grid: Grid of noise levels. None uses `Power`.
 
     Raises:
-        ValueError: If steps is no int of at least 1 or churn is negative.
+        ValueError: If `steps` is not an int of at least 1, or `churn` is negative.
     """
 
     order = 2
@@ -156,10 +157,10 @@ class Heun(Solver):
 
 
 class ProbabilityFlow(Solver):
-    """Dormand and Prince's method of order five, whose steps adapt to a tolerance; by torchdiffeq.
+    """Dormand and Prince's method of order five by torchdiffeq, whose steps adapt to a tolerance.
 
     Args:
-        tolerance: Relative and absolute error that one step may make.
+        tolerance: Largest relative and absolute error of one step.
 
     Raises:
         ValueError: Unless the tolerance is above 0.
@@ -192,19 +193,20 @@ class ProbabilityFlow(Solver):
 
 
 def with_mean(denoise: Denoiser, noise: Float[Tensor, "*rows dim"], schedule: NoiseSchedule) -> Tensor:
-    """Noise of the highest level about the mean that the denoiser knows there, to start from."""
+    """Starting points at the highest noise level: the given noise plus the mean that the denoiser predicts there."""
     return noise + denoise(noise, noise.new_tensor(schedule.most))
 
 
 def noise_like(y: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of y's shape, drawn on the generator's device."""
+    """Standard normal noise of y's shape, drawn on the generator's device and moved to y's device."""
     return torch.randn(y.shape, generator=generator, device=generator.device, dtype=y.dtype).to(y.device)
 
 
 def _weights(places: Sequence[float], h: float) -> list[float]:
-    """int_0^h e^{-(h - v)} l_j(v) dv, l_j the Lagrange polynomials through `places`, the first of which is 0.
+    """Weights int_0^h e^{-(h - v)} l_j(v) dv, with the Lagrange polynomials l_j through `places`.
 
-    With I_k = int_0^h e^{-(h - v)} v^k dv it is I_0 = 1 - e^{-h} and I_k = h^k - k I_{k-1}.
+    The first of the places is 0. I_k = int_0^h e^{-(h - v)} v^k dv follows from I_0 = 1 - e^{-h} and I_k = h^k - k
+    I_{k-1}.
     """
     moments = [-math.expm1(-h)]
     for k in range(1, len(places)):

@@ -1,24 +1,26 @@
-r"""How probable an event is whose draws are a function of noise, by splitting, and draws of it.
+r"""Probability and samples of a rare event by multilevel splitting, for samples that are a function of noise.
 
-A draw x = F(z) of a law is a function of standard normal numbers z. Of an event c(x) > L the probability is a product,
+A sample x = F(z) of a distribution is a function of standard normal numbers z. The probability of an event c(x) > L is
+a product,
 
     P(c > L) = P(c > L_1) P(c > L_2 | c > L_1) ... P(c > L | c > L_m),
 
-of factors that are not small: n draws of the law tell L_1, above which a quarter of them are. Those are copied until
-there are n again, and each is moved by steps that leave the law of z given c > L_1 as it is,
+of factors that are not small. L_1 is the level that a quarter of n samples exceed. These samples are copied until there
+are n again. Each copy moves by steps that leave the distribution of z given c > L_1 unchanged,
 
-    z' = sqrt(1 - b^2) z + b e,    e ~ N(0, I),    taken if c(F(z')) > L_1,
+    z' = sqrt(1 - b^2) z + b e,    e ~ N(0, I),    accepted if c(F(z')) > L_1,
 
-b such that a third are taken. They tell L_2, and so on. No slopes and no guesses are
-needed, c may be any number, and the plain draws of the law are what all starts with: of an event that is not rare they
-are counted, and that is all.
+with b such that a third of the steps are accepted. The moved samples set L_2, and so on. The method needs no gradients
+and no guesses, and c may be any function. It starts from plain samples of the distribution. If the event is not rare,
+the method only counts these samples.
 
-All is done eight times, independently, and draws count by the P of their group. P is the mean, and its standard error
-is what eight differ by, or what as many independent draws at each level would leave, whichever is larger. Where groups
-are far apart P is not known, and that is said. Levels are told by draws that are copies of each other's, which leaves a
-bias of the order of one over the draws of a group: 5 sds of a normal number came out as 1.2 times as probable as they
-are with 400 draws in all, 1.03 times with 1,600. An event of parts that no small step connects may be found in part;
-eight groups tell that where some find what others do not.
+Eight groups repeat this independently. Samples are weighted by the P of their group. The final P is the mean over
+groups. Its standard error comes from the spread of the groups, or from the error of as many independent samples at each
+level. The larger value is used. If the groups differ greatly, P is unknown, and a warning says so. Levels are set by
+samples that are copies of each other. This causes a bias of the order of one over the number of samples in a group. For
+example, the probability of 5 sds of a normal number came out 1.2 times too large with 400 samples in total. With 1,600
+samples it was 1.03 times too large. If an event has parts that no small step connects, the samples may miss some parts.
+The eight groups show this if some groups find parts that others miss.
 
 References:
     | Estimation of small failure probabilities in high dimensions by subset simulation (Au & Beck, 2001),
@@ -44,9 +46,9 @@ from sciinf.networks.diffusion.events import Event
 from sciinf.networks.diffusion.particles import WeightedParticles
 
 _GROUPS, _SHARE, _MOVES = 8, 0.25, 8
-_TAKEN = 0.33  # of the steps
-_RAREST = -150.0  # log P, below which a group gives up
-_UNSURE = 0.7  # standard error of log P, above which it is not known
+_TAKEN = 0.33  # Intended fraction of accepted steps.
+_RAREST = -150.0  # Value of log P below which a group stops.
+_UNSURE = 0.7  # Standard error of log P above which P counts as unknown.
 
 Draw = Callable[[Float[Tensor, "n number"]], Float[Tensor, "n ..."]]
 
@@ -54,27 +56,27 @@ Draw = Callable[[Float[Tensor, "n number"]], Float[Tensor, "n ..."]]
 def split(
     draw: Draw, event: Event, n: int, like: Float[Tensor, " number"], *, generator: torch.Generator, moves: int = _MOVES
 ) -> WeightedParticles:
-    """How probable an event is, and draws of it.
+    """Probability of an event and weighted samples of the event.
 
     Args:
-        draw: F, from standard normal numbers (n, number) to draws.
-        event: What is asked about; its number need not be differentiable here.
-        n: How many draws at each level, in all eight groups.
-        like: Any z: its size, precision and device are meant.
-        generator: For noise.
-        moves: Steps at each level.
+        draw: Function F, from standard normal numbers (n, number) to samples.
+        event: The event; its function c need not be differentiable here.
+        n: Number of samples at each level, in all eight groups together.
+        like: Any z, which sets the size, dtype and device of the noise.
+        generator: Source of noise.
+        moves: Number of steps at each level.
 
     Returns:
-        Draws of the event with weights; `log_evidence` is log P, `least` the smallest share of draws that moved
+        Weighted samples of the event. `log_evidence` is log P. `least` is the smallest fraction of samples that moved
         at a level.
 
     Raises:
-        ValueError: If n is no int of at least 80, moves none of at least 1, the event is not told by one number of each
-            draw, or no draw comes any nearer to it.
-        FloatingPointError: If that number is NaN.
+        ValueError: If `n` is not an int of at least 80, or `moves` is not an int of at least 1. Also if the event does
+            not give one number for each sample, or if no sample gets closer to the event.
+        FloatingPointError: If the event's number is NaN.
 
     Warns:
-        UserWarning: If groups differ so much that P is not known.
+        UserWarning: If the groups differ so much that P is unknown.
     """
     check_whole("n", n, 10 * _GROUPS)
     check_whole("moves", moves, 1)
@@ -92,8 +94,8 @@ def split(
     error = max(float(share.std()) / _GROUPS**0.5, expected)
     if error > _UNSURE:
         warnings.warn(
-            f"log P of the event came out as {log_p:.2f} with a standard error of {error:.2f}: it is not known. Take "
-            "more draws, or more moves",
+            f"log P of the event came out as {log_p:.2f} with a standard error of {error:.2f}: P is unknown. Take "
+            "more samples, or more moves",
             stacklevel=2,
         )
     x = torch.cat([one.x for one in found])
@@ -103,7 +105,18 @@ def split(
 
 @dataclass
 class _Group:
-    """One group's draws: their noise, what they are, the event's number of them; log P and how it was found."""
+    """One group of samples, with the estimate of log P.
+
+    Attributes:
+        z: Noise of each sample.
+        x: Samples F(z).
+        value: The event's number c of each sample.
+        size: Step size b.
+        log_p: Log probability of the levels so far.
+        variance: Relative variance of the probability, for independent samples.
+        least: Smallest fraction of samples that moved at a level.
+        most: Largest c, if the group stopped before the event.
+    """
 
     z: Tensor
     x: Tensor
@@ -115,7 +128,10 @@ class _Group:
     most: float = math.nan
 
     def rise(self, level: float) -> bool:
-        """Copy the draws above a level, until there are as many again; false where there are none."""
+        """Keep only the samples above a level, copied until the group is complete again.
+
+        Returns false if no sample is above the level, or if log P is too low.
+        """
         inside, n = self.value > level, len(self.value)
         if not bool(inside.any()) or self.log_p < _RAREST:
             self.log_p, self.most = -math.inf, float(self.value.max())
@@ -128,7 +144,7 @@ class _Group:
         return True
 
     def step(self, other: Tensor, there: Tensor, new: Tensor, level: float) -> Tensor:
-        """Go where a step leads above the level; which draws did."""
+        """Accept the steps that end above the level, adapt the step size, and return which samples moved."""
         taken = new > level
         self.z, self.value = torch.where(taken[:, None], other, self.z), torch.where(taken, new, self.value)
         self.x = torch.where(taken.reshape(-1, *[1] * (self.x.ndim - 1)), there, self.x)
@@ -137,7 +153,7 @@ class _Group:
 
 
 def _groups(draw: Draw, event: Event, n: int, like: Tensor, generator: torch.Generator, moves: int) -> Sequence[_Group]:
-    """All groups, each with levels of its own, but their draws are made together."""
+    """All groups, each with its own levels; the samples of all groups are computed together."""
     z = _noise(_GROUPS * n, like, generator)
     x = draw(z)
     groups = [_Group(*parts) for parts in zip(*(one.split(n) for one in (z, x, _value(event, x))), strict=True)]
@@ -161,7 +177,10 @@ def _groups(draw: Draw, event: Event, n: int, like: Tensor, generator: torch.Gen
 
 
 def _level(value: Tensor, last: float) -> float:
-    """Above which a quarter of the draws are; fewer where many are alike, for some are to be left above."""
+    """The next level: exceeded by a quarter of the samples, or fewer if many have equal values; at most `last`.
+
+    At least one sample remains above the level, unless all values are equal.
+    """
     order = value.sort().values
     level = order[len(order) - 1 - max(1, int(_SHARE * len(order)))]
     if level == order[-1]:
@@ -171,15 +190,15 @@ def _level(value: Tensor, last: float) -> float:
 
 
 def _value(event: Event, x: Tensor) -> Tensor:
-    """The event's number of draws.
+    """The event's number c of each sample.
 
     Raises:
-        ValueError: If it is not one for each.
-        FloatingPointError: If it is NaN.
+        ValueError: If there is not one number for each sample.
+        FloatingPointError: If a number is NaN.
     """
     found = event.of(x)
     if found.shape != (len(x),):
-        raise ValueError(f"an event is told by one number of each draw, ({len(x)},), and got {tuple(found.shape)}")
+        raise ValueError(f"an event needs one number for each sample, ({len(x)},), and got {tuple(found.shape)}")
     if bool(found.isnan().any()):
         bad = int(found.isnan().sum())
         raise FloatingPointError(f"the event's number is NaN for {bad} of {len(x)} draws; look at these draws")

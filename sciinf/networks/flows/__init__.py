@@ -1,4 +1,4 @@
-"""Invertible transforms of R^D conditioned on features: what turns noise into a posterior."""
+"""Normalizing flows: invertible transforms of R^D, conditioned on features, that turn noise into posterior samples."""
 
 from __future__ import annotations
 

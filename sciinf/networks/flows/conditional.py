@@ -1,12 +1,12 @@
-r"""What every conditional flow does.
+r"""Base classes of conditional flows, with their shared checks, log density and sampling.
 
-A flow is an invertible map of R^D that depends on a context c, the features of an observation. Written from data to
-noise it is e = f(z; c), with e ~ N(0, I), so that
+A flow is an invertible map of R^D that depends on a context c, the features of an observation. From data to noise, the
+map is e = f(z; c), with e ~ N(0, I), so that
 
     log q(z | c) = log N(f(z; c); 0, I) + log |det df/dz|,
 
-and a draw is z = f^{-1}(e; c). Noise is always given from outside: a flow owns no source of randomness.
-Shapes: z, e (n, batch, D); c (batch, C); one row of c serves n draws.
+and a sample is z = f^{-1}(e; c). The caller always passes the noise: a flow has no source of randomness of its own.
+Shapes: z, e (n, batch, D); c (batch, C); one row of c serves n samples.
 
 References:
     | Normalizing Flows for Probabilistic Modeling and Inference (Papamakarios et al., 2021),
@@ -32,14 +32,14 @@ RowContext = Float[Tensor, "rows feature"]
 
 
 class ConditionalFlow(nn.Module, ABC):
-    """An invertible map of R^D given a context.
+    """An invertible map of R^D that depends on a context.
 
     Args:
-        dim: D, at least 1.
-        context: C, at least 1.
+        dim: D, the number of dimensions, at least 1.
+        context: C, the number of features in the context, at least 1.
 
     Raises:
-        ValueError: If either is smaller.
+        ValueError: If `dim` or `context` is below 1.
     """
 
     def __init__(self, dim: int, context: int) -> None:
@@ -55,30 +55,34 @@ class ConditionalFlow(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
-        """Noise e = f(z; c) and log |det df/dz|."""
+        """Noise e = f(z; c) and log |det df/dz|, for data z."""
 
     @abstractmethod
     def decode(self, noise: Points, context: Context) -> Points:
-        """z = f^{-1}(noise; c)."""
+        """Data z = f^{-1}(noise; c), for noise."""
 
     @abstractmethod
     def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """What training minimises, per row: in expectation -log q(z | c) up to a constant, or a bound on it.
+        """Training loss of each row: its expectation is -log q(z | c) up to a constant, or an upper bound of it.
 
         Args:
-            z: (batch, D).
-            context: (batch, C).
+            z: Training data, (batch, D).
+            context: Features, (batch, C).
             generator: The only source of randomness, for flows whose objective draws noise or estimates a term.
         """
 
     def forward(self, noise: Tensor, context: Tensor) -> Tensor:
-        """`decode`, where torch asks for a module's call."""
+        """Same as `decode`, under the name that torch uses to call a module."""
         return self.decode(noise, context)
 
     def log_prob(
         self, z: Float[Tensor, "*n batch dim"], context: Float[Tensor, "rows feature"]
     ) -> Float[Tensor, "*n batch"]:
-        """Normalised log density of z given the context, (batch, C): one row per row of z's last batch axis.
+        """Normalised log density of z given the context.
+
+        Args:
+            z: Data, (..., batch, D).
+            context: Features, (batch, C), one row for each row of z's last batch axis.
 
         Raises:
             ValueError: If the shapes do not fit the flow or each other.
@@ -92,10 +96,14 @@ class ConditionalFlow(nn.Module, ABC):
     def push(
         self, noise: Float[Tensor, "*n batch dim"], context: Float[Tensor, "rows feature"]
     ) -> Float[Tensor, "*n batch dim"]:
-        """Noise (n, batch, D), drawn from N(0, I), to draws of q(z | c); context (batch, C).
+        """Samples z of q(z | c), computed from standard normal noise.
 
-        Inverting a spline takes the root of a difference, which rounding can make negative in single precision; such
-        draws are inverted once more in double precision.
+        The inverse of a spline takes the root of a difference. In single precision, rounding can make this difference
+        negative. Such samples are computed again in double precision.
+
+        Args:
+            noise: Draws from N(0, I), (n, batch, D).
+            context: Features, (batch, C).
 
         Raises:
             ValueError: If the shapes do not fit the flow or each other, or weights or context are not finite.
@@ -129,31 +137,31 @@ class ExactFlow(ConditionalFlow, ABC):
     """A flow trained by its exact log density."""
 
     def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """-log q(z | c) per row; nothing is drawn."""
+        """-log q(z | c) of each row, without any random numbers."""
         return -self.log_prob(z, context)
 
 
 class Architecture(Component, ABC):
-    """How a flow is made, without its sizes, which data and prior decide."""
+    """The settings of a flow, except its sizes, which follow from the data and the prior."""
 
     @abstractmethod
     def build(self, dim: int, context: int) -> ConditionalFlow:
-        """A flow with freshly drawn weights.
+        """A flow with new random weights.
 
         Args:
-            dim: D, how many numbers it describes.
-            context: C, how many features it is conditioned on.
+            dim: D, the number of dimensions that the flow describes.
+            context: C, the number of features in the context.
 
         Raises:
-            ValueError: If either is below 1.
+            ValueError: If `dim` or `context` is below 1.
         """
 
 
 def log_normal(noise: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n"]:
-    """log N(noise; 0, I)."""
+    """Log density log N(noise; 0, I) of a standard normal distribution."""
     return -0.5 * (noise.square().sum(-1) + noise.shape[-1] * math.log(2.0 * math.pi))
 
 
 def single_precision(value: Tensor) -> torch.autocast:
-    """No autocast within: rounding to half precision would blur z itself, not only what decides its map."""
+    """A `with` block without autocast: half precision would round z itself, not only the parameters of the map."""
     return torch.autocast(value.device.type, enabled=False)

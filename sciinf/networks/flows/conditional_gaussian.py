@@ -1,9 +1,11 @@
-r"""A Gaussian whose mean and covariance depend on the context: what comes before splines, which then learn the shape.
+r"""A Gaussian whose mean and covariance depend on the context; placed before splines, which learn the remaining shape.
+
+The map from data z to noise e is
 
     e = A(c) (z - m(c)),    A = diag(exp(s)) (I + L),
 
-L strictly lower triangular; m, s and L are the sum of a linear map and of a small network of the context, and s is kept
-within [-8, 8] by 8 tanh(. / 8).
+with a strictly lower triangular L. Each of m, s and L is the sum of a linear map and a small network of the context. 8
+tanh(. / 8) keeps s within [-8, 8].
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 
 class ConditionalGaussian(nn.Module):
-    """z -> A(c) (z - m(c)), A lower triangular with a positive diagonal; the identity for every c to begin with."""
+    """The map z -> A(c) (z - m(c)), with a lower triangular A of positive diagonal; initially the identity."""
 
     below: Tensor
 
@@ -42,7 +44,7 @@ class ConditionalGaussian(nn.Module):
         return solved.permute(1, 2, 0) + mean.T[:, None, :]
 
     def moments(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """m, A and the logarithms of A's diagonal: (batch, D), (batch, D, D), (batch, D)."""
+        """m, A and the logarithm of A's diagonal, of shapes (batch, D), (batch, D, D) and (batch, D)."""
         d = self.dim
         raw = self.direct(context) + self.net(context)
         log_scale = 8 * torch.tanh(raw[:, d : 2 * d] / 8)
@@ -52,7 +54,7 @@ class ConditionalGaussian(nn.Module):
 
 
 def undrawn(dim: int, context: int, hidden: int) -> ConditionalGaussian:
-    """One whose weights are what memory holds: nothing is drawn for them from torch's state of randomness."""
+    """A `ConditionalGaussian` with uninitialised weights, made without any use of torch's random state."""
     with torch.device("meta"):
         made = ConditionalGaussian(dim, context, hidden)
     made.to_empty(device="cpu")

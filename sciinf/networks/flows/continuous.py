@@ -1,35 +1,39 @@
-r"""A continuous normalizing flow: the map is the solution of a differential equation whose field a network gives.
+r"""A continuous normalizing flow: the map is the solution of a differential equation whose field is a network.
 
-With z(0) = z, the number described, and z(1) = e ~ N(0, I),
+With the data z(0) = z and the noise z(1) = e ~ N(0, I),
 
     dz/dt = v(z, t; c),      d/dt log |det dz(t)/dz(0)| = tr dv/dz,
 
-so that `encode` solves both from t = 0 to 1 and `decode` the first from 1 to 0, and
+`encode` solves both equations from t = 0 to 1. `decode` solves the first one from t = 1 to 0. The log density is
 
     log q(z | c) = log N(z(1); 0, I) + int_0^1 tr dv/dz dt.
 
-**Field.** A network of hidden layers h_i = tanh(W_i h_{i-1} + s_i(c) + t u_i), h_0 = z, and what is linear in z:
+**Field.** The field is a network of hidden layers h_i = tanh(W_i h_{i-1} + s_i(c) + t u_i), h_0 = z, plus a part that
+is linear in z:
 
     v(z, t; c) = V h_K + A(c) z + m(c).
 
-s_i, A and m are a second network's, linear in c and in one hidden layer of c, evaluated once per solve and not once per
-evaluation of v. With V = 0 the flow is every Gaussian whose mean and covariance depend on c, and V starts at 0.
+A second network computes s_i, A and m. They are linear in c and in one hidden layer of c. The second network is
+evaluated once per solve, not once per evaluation of v. With V = 0 the flow can represent every Gaussian whose mean and
+covariance depend on c. V starts at 0.
 
-**Trace.** Of two hidden layers with slopes a_i = 1 - h_i^2, (..., H_i), it has a closed form that costs no more than
-one further layer, whatever D is:
+**Trace.** With two hidden layers and derivatives a_i = 1 - h_i^2, (..., H_i), the trace has a closed form. It costs no
+more than one further layer, for any D:
 
     tr dv/dz = a_2^T M a_1 + tr A(c),      M = W_2 * (W_1 V)^T      (entry by entry, once per solve).
 
-Of any other number of layers, tr V diag(a_K) W_K ... diag(a_1) W_1 is the sum of e_d^T J e_d over the D unit vectors,
-exactly and at D times the cost, or Hutchinson's estimate n^T J n with E[n n^T] = I. There n is drawn once per solve, so
-that the solver sees a smooth field and the estimate of the integral has no bias; tr A(c) is never estimated.
+With any other number of layers, tr J = tr V diag(a_K) W_K ... diag(a_1) W_1 is computed in one of two ways. The sum of
+e_d^T J e_d over the D unit vectors is exact, at D times the cost. Hutchinson's estimate is n^T J n with random n, E[n
+n^T] = I. There n is drawn once per solve, so the solver integrates a smooth field. The estimated integral has no bias.
+tr A(c) is always exact.
 
-**Training** solves with RK4 on a grid of equal steps and differentiates through it. Densities and draws are solved with
-Dormand-Prince 5(4), whose steps adapt until the local error of the worst row is within the tolerance; its cost is
-therefore decided by what was learned. The penalty makes it learn what is cheap, by one of `networks.solver_cost`:
-"local", the local error of one step at random, from a state y_j that is held constant; "sum", R_E over all steps; or
-"stiffness", R_S. j is drawn for each row, uniformly from the J equal steps; the rms runs over the D + 1 numbers of
-y = (z, log det) and the batch, as a solver of the whole batch would see it.
+**Training** solves the equation with RK4 on a grid of equal steps, and differentiates through the solver. Densities and
+samples are solved with Dormand-Prince 5(4). Its adaptive steps keep the local error of the worst row within the
+tolerance, so the cost depends on the learned field. A penalty makes training prefer fields that are cheap to solve. The
+penalty is one of the costs of `networks.solver_cost`: "local" is the local error of one random step, from a state y_j
+that is held constant. "sum" is R_E, over all steps. "stiffness" is R_S. The index j is drawn for each row, uniformly
+from the J equal steps. The rms runs over the D + 1 numbers of y = (z, log det) and over the batch, as in the error norm
+of a solver for the whole batch.
 
 References:
     | FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models (Grathwohl et al., 2019),
@@ -79,22 +83,24 @@ State = Float[Tensor, "n batch state"]
 class Continuous(Architecture):
     """A continuous normalizing flow (FFJORD) whose field is learned to be cheap to solve.
 
-    `log_prob`, `encode` and `decode` are deterministic and have the exact trace for every D. A row's own result moves
-    within the tolerance with what else is in its batch, for all rows share the solver's steps.
+    `log_prob`, `encode` and `decode` are deterministic and use the exact trace for every D. All rows of a batch share
+    the solver's steps. So the result of a row depends on the other rows, within the tolerance.
 
     Args:
-        hidden: Widths of the field's hidden layers; with two of them the exact trace costs one layer more.
-        steps: Steps of the fixed grid in training, four evaluations of the field each. Validation has twice as many.
-        trace: How training finds the trace. Left out, it is exact with two hidden layers or up to D = 32, and
-            "rademacher" beyond. Densities are exact whatever is chosen.
-        penalty: Weight of what a solve costs; 0 leaves it out and makes a training step a fifth cheaper.
-        penalised: What is penalised: "local" (the local error of one step), "sum" (of all steps) or "stiffness", whose
-            size is another: a weight of 0.01 was tried.
-        tolerance: Relative and absolute local error of a row, of densities and draws alike. In single precision
-            rounding sets in below 1e-6.
+        hidden: Widths of the field's hidden layers. With two layers the exact trace costs one more layer.
+        steps: Number of steps of the fixed grid in training, with four evaluations of the field each. Validation uses
+            twice as many.
+        trace: How training computes the trace: "exact", or estimated with "rademacher" or "gaussian" noise. None is
+            "exact" with two hidden layers or up to D = 32, and else "rademacher". Densities always use the exact trace.
+        penalty: Weight of the solver cost in the loss. 0 leaves the cost out, which makes a training step a fifth
+            cheaper.
+        penalised: Solver cost that is penalised: "local" (local error of one step), "sum" (local errors of all steps)
+            or "stiffness". "stiffness" has another scale; a weight of 0.01 was tried.
+        tolerance: Relative and absolute local error of a row, for densities and samples. In single precision, rounding
+            limits the accuracy below 1e-6.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
 
     Examples:
         >>> flow = Continuous(hidden=(32, 32)).build(dim=2, context=3)
@@ -137,15 +143,15 @@ class Continuous(Architecture):
 
 @dataclass(frozen=True)
 class _Given:
-    """What a solve needs of the context and of the weights, computed once for it.
+    """Quantities that depend on context and weights alone, computed once per solve.
 
     Args:
         shifts: s_i(c), (batch, H_i) for each layer.
         offset: m(c), (batch, D).
         matrix: A(c), (batch, D, D).
         trace: tr A(c), (batch,).
-        paths: M, (H_2, H_1), where there are two layers and the trace is exact.
-        probes: Vectors n whose n^T J n are added up, each (D,) or (n, batch, D), where there is no M.
+        paths: M, (H_2, H_1), if there are two layers and the trace is exact; else None.
+        probes: Vectors n whose products n^T J n are summed, each (D,) or (n, batch, D), if `paths` is None; else empty.
     """
 
     shifts: Sequence[Tensor]
@@ -157,7 +163,7 @@ class _Given:
 
 
 class _Field(nn.Module):
-    """v(z, t; c) and its trace."""
+    """The field v(z, t; c) and its trace."""
 
     def __init__(self, dim: int, context: int, hidden: Sequence[int]) -> None:
         super().__init__()
@@ -175,7 +181,10 @@ class _Field(nn.Module):
             self.last_given.bias[sum(hidden) :] = 0
 
     def prepare(self, context: Tensor, noise: Tensor | None = None) -> _Given:
-        """Everything that stays the same during a solve; the trace is exact unless there is noise, (n, batch, D)."""
+        """Quantities that stay constant during a solve.
+
+        The trace is exact if `noise` is None. Otherwise it is estimated with `noise`, (n, batch, D).
+        """
         features = torch.cat([nn.functional.silu(self.first_given(context)), context], dim=-1)
         parts = self.last_given(features)
         *shifts, offset, matrix = parts.split(self.widths, dim=-1)
@@ -192,7 +201,13 @@ class _Field(nn.Module):
         return _Given(shifts, offset, matrix, trace, paths, probes)
 
     def forward(self, t: Tensor, state: State, given: _Given) -> State:
-        """Rate of change of z, and of log |det| where the state has it; t broadcasts against (n, batch, 1)."""
+        """Time derivative of z, and of log |det| if the state contains it.
+
+        Args:
+            t: Time, which broadcasts against (n, batch, 1).
+            state: z, or z and log |det|.
+            given: Result of `prepare`.
+        """
         z = hidden = state[..., : self.dim]
         slopes = []
         for layer, shift, clock in zip(self.layers, given.shifts, self.clock.split(self.hidden), strict=True):
@@ -226,10 +241,10 @@ class _ContinuousFlow(ConditionalFlow):
         self.field = _Field(dim, context, plan.hidden)
 
     def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
-        """Noise e = f(z; c) and log |det df/dz|, to the tolerance, differentiable through the solver's steps.
+        """Noise e = f(z; c) and log |det df/dz|, within the tolerance, differentiable through the solver's steps.
 
         Raises:
-            ValueError: If the equation has no finite solution: z, the context or the weights are not finite.
+            ValueError: If the equation has no finite solution, because z, the context or the weights are not finite.
         """
         end = self._solve(_with_log_det(z), context, 0.0, 1.0)
         if end is None:
@@ -240,16 +255,17 @@ class _ContinuousFlow(ConditionalFlow):
         return end[..., :-1], end[..., -1]
 
     def decode(self, noise: Points, context: Context) -> Points:
-        """z = f^{-1}(noise; c), to the tolerance; NaN where the equation has no finite solution."""
+        """Data z = f^{-1}(noise; c), within the tolerance; NaN if the equation has no finite solution."""
         end = self._solve(noise, context, 1.0, 0.0)
         return torch.full_like(noise, torch.nan) if end is None else end
 
     def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """-log q(z | c) on the fixed grid, plus the penalty; in evaluation mode on a grid twice as fine, without it.
+        """-log q(z | c) on the fixed grid, plus the penalty in training mode.
 
-        What is kept after training is chosen by the latter, so that no field wins by the error of its grid.
+        Evaluation mode uses a grid twice as fine and no penalty. The best weights of a training are chosen by this
+        loss, so a field cannot win by the error of its grid.
         """
-        from torchdiffeq import odeint  # brings scipy
+        from torchdiffeq import odeint  # Imported here because torchdiffeq loads scipy.
 
         self._check("z", z, context)
         steps = self.steps if self.training else 2 * self.steps
@@ -272,7 +288,7 @@ class _ContinuousFlow(ConditionalFlow):
         return loss + self.penalty * rms(local_error(rate, grid[j][:, None], start, 1.0 / steps))
 
     def _noise(self, z: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Hutchinson's n, (1, batch, D), one for each row and solve."""
+        """Hutchinson's noise n, (1, batch, D), drawn for each row and solve; None if the trace is exact."""
         shape, where = (1, *z.shape), {"generator": generator, "device": generator.device}
         if self.trace == "exact":
             return None
@@ -281,9 +297,9 @@ class _ContinuousFlow(ConditionalFlow):
         return 2 * torch.randint(2, shape, **where).to(z) - 1
 
     def _solve(self, state: State, context: Tensor, begin: float, end: float) -> State | None:
-        """The state at the end, or None where the solver meets a value that is not finite.
+        """The state at time `end`, or None if the solver meets a value that is not finite.
 
-        Never under autocast, whose rounding the solver would take for a field that needs ever smaller steps.
+        The solver never runs under autocast. It would mistake the rounding for a field that needs ever smaller steps.
         """
         from torchdiffeq import odeint
 
@@ -293,7 +309,7 @@ class _ContinuousFlow(ConditionalFlow):
             given = self.field.prepare(context.to(state.dtype))
             try:
                 states = odeint(lambda t, y: self.field(t, y, given), state, times, method="dopri5", **control)
-            except AssertionError:  # how torchdiffeq says so
+            except AssertionError:  # torchdiffeq raises this error for values that are not finite.
                 return None
         return cast(Tensor, states)[-1]
 
@@ -303,5 +319,5 @@ def _with_log_det(z: Tensor) -> Tensor:
 
 
 def _worst_row(error: Tensor) -> Tensor:
-    """The largest of the rows' root mean squares: no row's error hides among those of the others."""
+    """Error norm of the solver: the largest root mean square of any row, so that no row's error is averaged away."""
     return error.square().mean(-1).amax().sqrt()

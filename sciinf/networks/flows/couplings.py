@@ -1,11 +1,12 @@
-r"""The flow of `spline`, with the networks behind it, as one operation: z to noise, and back.
+r"""The map of the spline coupling flow (`spline`) and its inverse, each as one operation that includes the networks.
 
-In single precision on a CPU it is compiled C where that can be had (`loops`): all layers for 64 points at a time,
-which stay in the processor's fast caches, and a gradient of its own, which goes through each network once more instead
-of keeping what lies between. Everywhere else it is torch's operations (`gated`, `spline_loops`).
+In single precision on a CPU, a compiled C kernel computes the map if a compiler is available. The kernel takes 64
+points at a time through all layers, so that intermediate values stay in the processor's fast caches. It has its own
+gradient, which computes each network again instead of storing intermediate values. In all other cases torch operations
+compute the map (`gated`, `spline_loops`).
 
-Why not torch's operations alone: a step of 250 rows is some 3,000 calls into torch, which take as long as its matrix
-products; and products of matrices as small as these run at a third of the speed that they have in registers and caches.
+Why not torch operations alone: a training step of 250 rows needs some 3,000 calls of torch. These calls take as long as
+its matrix products. In addition, torch multiplies matrices of this small size at only a third of the possible speed.
 """
 
 from __future__ import annotations
@@ -26,27 +27,29 @@ from sciinf.networks.flows.rational_quadratic import EDGE, numbers
 from sciinf.networks.kernels.lanes import Sums, lanes, side_by_side
 from sciinf.networks.kernels.library import as_gradient, close, each, led, library, plain, wave
 
-_ERROR = 1e-3  # of compiled loops, beside torch's operations: both round
+_ERROR = 1e-3  # Largest allowed relative difference between kernel and torch operations.
 _ARRAYS = {"couplings_forward": 7, "couplings_inverse": 5, "couplings_backward": 10}
-_SINGLE, _GAUSSIAN = 6, 6  # fields of `Weights` that are one tensor; tensors of a Gaussian
-_AXES = 3  # of a value without members
+# Number of fields of `Weights` that are one tensor; number of tensors of a conditional Gaussian.
+_SINGLE, _GAUSSIAN = 6, 6
+_AXES = 3  # Number of axes of a value without ensemble members.
 
 
 class Weights(NamedTuple):
-    """Of K steps with B blocks of width H each, for D dimensions and C features.
+    """Weights of a flow with K steps of B blocks of width H each, for D dimensions and C features.
 
     Attributes:
-        given: From the context to all layers, (K (1 + B) H, C).
-        given_bias: (K (1 + B) H).
-        within: Of the blocks, (K, B, 2, H, H).
-        within_bias: (K, B, 2, H).
-        maps: From the order of a step, those it keeps and those it moves, to that of the next, (K, D, D).
-        shifts: What is added then, (K, D).
-        gaussian: Weights and biases of the Gaussian before the first step: from the context to its numbers, into its
-            network, and out of it (`conditional_gaussian`); none where there is none.
-        first: From the kept dimensions, K of (H, kept).
-        last: To the raw numbers of the splines, K of (numbers, H).
-        last_bias: K of (numbers).
+        given: Weights from the context to all layers, (K (1 + B) H, C).
+        given_bias: Biases of these maps, (K (1 + B) H).
+        within: Weights of the residual blocks, (K, B, 2, H, H).
+        within_bias: Biases of the residual blocks, (K, B, 2, H).
+        maps: Linear maps (K, D, D), from the dimension order of a step to that of the next step. In the order of a
+            step, the kept dimensions come first, then the moved ones.
+        shifts: Offsets added after the linear maps, (K, D).
+        gaussian: Weights and biases of the conditional Gaussian before the first step (`conditional_gaussian`): from
+            the context to its outputs, into its network, and out of its network. Empty if there is no Gaussian.
+        first: Weights from the kept dimensions to the hidden layer, K tensors of shape (H, kept).
+        last: Weights from the hidden layer to the raw spline parameters, K tensors of shape (numbers, H).
+        last_bias: Biases of the raw spline parameters, K tensors of shape (numbers).
     """
 
     given: Tensor
@@ -61,27 +64,30 @@ class Weights(NamedTuple):
     last_bias: tuple[Tensor, ...]
 
     def flat(self) -> tuple[Tensor, ...]:
-        """All tensors."""
+        """All weight tensors, as one flat tuple."""
         single = self.given, self.given_bias, self.within, self.within_bias, self.maps, self.shifts
         return *single, *self.gaussian, *self.first, *self.last, *self.last_bias
 
 
 class Shape(NamedTuple):
-    """K, pieces of a spline, and B, outside of which it is the identity."""
+    """Shape of the splines: the number of bins, and the bound B outside which a spline is the identity."""
 
     bins: int
     bound: float
 
 
 def served(value: Tensor, context: Tensor, weights: Weights) -> bool:
-    """Whether there are compiled loops for these."""
+    """Whether the compiled kernel can compute the flow for these tensors."""
     return plain(value, context, *weights.flat()) and not torch.is_autocast_enabled("cpu") and _loops() is not None
 
 
 def noise_of(
     z: Float[Tensor, "dim n batch"], context: Float[Tensor, "batch feature"], weights: Weights, shape: Shape
 ) -> tuple[Float[Tensor, "dim n batch"], Float[Tensor, "n batch"]]:
-    """Noise, and log |det| of Gaussian and splines, by compiled loops, where they are `served`."""
+    """Noise, and log |det| of Gaussian and splines, by the compiled kernel.
+
+    `served` must be true for these arguments.
+    """
     noise, log_det, _ = _Couplings.apply(shape, z, context, *weights.flat())
     return noise, log_det
 
@@ -89,12 +95,22 @@ def noise_of(
 def z_of(
     noise: Float[Tensor, "dim n batch"], context: Float[Tensor, "batch feature"], weights: Weights, shape: Shape
 ) -> Float[Tensor, "dim n batch"]:
-    """z, where `noise_of` gives noise, without a gradient; maps and shifts are those of the inverse maps."""
+    """Data z for given noise, by the compiled kernel, without a gradient; the inverse of `noise_of`.
+
+    The `maps` and `shifts` in `weights` must be those of the inverse linear maps. `served` must be true.
+    """
     return _CouplingInverse.apply(shape, noise, context, *weights.flat())
 
 
 def by_torch(value: Tensor, context: Tensor, weights: Weights, shape: Shape) -> tuple[Tensor, Tensor]:
-    """Noise, and log |det| of the splines alone, of what comes after the Gaussian, in the order of the first step."""
+    """Noise, and log |det| of the splines alone, by torch operations.
+
+    Args:
+        value: Input of the first step, (D, n, batch), after the Gaussian and in the dimension order of the first step.
+        context: Features, (batch, C).
+        weights: Weights of the flow.
+        shape: Bins and bound of the splines.
+    """
     log_det = value.new_zeros(value.shape[1:])
     steps = zip(_networks(context, weights), weights.maps, weights.shifts[..., None], strict=True)
     for (kept, network), matrix, shift in steps:
@@ -102,13 +118,13 @@ def by_torch(value: Tensor, context: Tensor, weights: Weights, shape: Shape) -> 
         raw = network(parts[0])
         moved, change = spline_loops.spline(parts[1].flatten(1), raw, *shape)
         log_det = log_det + change.sum(0).view(value.shape[1:])
-        with torch.autocast(value.device.type, enabled=False):  # half precision would blur z itself
+        with torch.autocast(value.device.type, enabled=False):  # Half precision would round z itself.
             value = torch.addmm(shift, matrix, torch.cat([parts[0].flatten(1), moved])).view_as(value)
     return value, log_det
 
 
 def inverse_by_torch(value: Tensor, context: Tensor, weights: Weights, shape: Shape) -> Tensor:
-    """Back: what `by_torch` gives noise for."""
+    """Input of the first step for given noise, by torch operations; the inverse of `by_torch`."""
     steps = list(zip(_networks(context, weights), weights.maps, weights.shifts[..., None], strict=True))
     for (kept, network), matrix, shift in reversed(steps):
         value = torch.addmm(shift, matrix, value.flatten(1)).view_as(value)
@@ -119,9 +135,9 @@ def inverse_by_torch(value: Tensor, context: Tensor, weights: Weights, shape: Sh
 
 
 def _networks(context: Tensor, weights: Weights) -> list[tuple[int, Callable[[Tensor], Tensor]]]:
-    """For each step how many dimensions it keeps, and the map from these (d, n, batch) to raw numbers.
+    """For each step, the number of kept dimensions and the network from these (d, n, batch) to raw spline parameters.
 
-    The context's share of all layers of a step is one matrix product.
+    One matrix product computes the context's contribution to all layers of a step.
     """
     count = len(weights.maps)
     given = weights.given.chunk(count), weights.given_bias[:, None].chunk(count)
@@ -142,7 +158,7 @@ def _loops() -> ctypes.CDLL | None:
 
 
 def _agrees(loops: ctypes.CDLL) -> bool:
-    """Whether loops do as torch's operations do in double precision, on a small flow."""
+    """Whether the kernels agree with torch operations in double precision, on a small flow."""
     shape, hidden, (dim, features), moved = Shape(4, 3.0), 7, (3, 2), (2, 1, 2)
     gaussian, steps, rows = undrawn(dim, features, hidden), len(moved), 2 * len(moved) * hidden
     within = steps, 1, 2, hidden
@@ -171,7 +187,7 @@ def _agrees(loops: ctypes.CDLL) -> bool:
 
 
 def _sizes(shape: Shape, value: Tensor, context: Tensor, within: Tensor) -> list[ctypes.Array[Any]]:
-    """For each lane."""
+    """Array of the ten sizes that the kernel needs, for each lane."""
     dim, draws, batch = value.shape
     steps, layers, _, hidden, _ = within.shape
     whole = dim, context.shape[1], hidden, shape.bins, steps, layers, batch, draws
@@ -179,7 +195,7 @@ def _sizes(shape: Shape, value: Tensor, context: Tensor, within: Tensor) -> list
 
 
 def _places(weights: list[Tensor]) -> ctypes.Array[Any]:
-    """Where weights are; nowhere for those of a Gaussian where there is none."""
+    """Addresses of the weights; null pointers stand for the Gaussian's weights if there is no Gaussian."""
     places: list[int | None] = [one.data_ptr() for one in weights]
     if len(weights) == _SINGLE + 3 * len(weights[4]):
         places[_SINGLE:_SINGLE] = [None] * _GAUSSIAN
@@ -187,7 +203,7 @@ def _places(weights: list[Tensor]) -> ctypes.Array[Any]:
 
 
 def _forward(loops: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise, log |det|, and what enters each map, (K, D, n, batch)."""
+    """Noise, log |det|, and the inputs of the linear maps, (K, D, n, batch), by the compiled kernel."""
     value, context, *weights = (one.contiguous() for one in given)
     noise, log_det = torch.empty_like(value), value.new_empty(value.shape[1:])
     entered = value.new_empty(len(weights[4]), *value.shape)
@@ -207,12 +223,12 @@ def _back(loops: Any, shape: Shape, *given: Tensor) -> Tensor:
 
 
 def _backward(loops: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of value, context and weights.
+    """Gradients of value, context and weights, by the compiled kernel.
 
     Args:
-        loops: All of them.
-        shape: Of the splines.
-        given: Gradients of noise and log |det|, what entered each map, value, context and weights.
+        loops: The compiled library.
+        shape: Bins and bound of the splines.
+        given: Gradients of noise and log |det|, then the inputs of the linear maps, value, context and weights.
     """
     *slopes, entered, value, context = (one.contiguous() for one in given[:5])
     weights = [one.contiguous() for one in given[5:]]
@@ -225,7 +241,10 @@ def _backward(loops: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
 
 
 class _Couplings(torch.autograd.Function):
-    """`noise_of`. What enters each map, which the gradient needs, is returned too, as torch.func asks."""
+    """`noise_of` as an operation with its own gradient.
+
+    The inputs of the linear maps, which the gradient needs, are returned too, because torch.func requires it.
+    """
 
     @staticmethod
     def forward(shape: Shape, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -248,12 +267,12 @@ class _Couplings(torch.autograd.Function):
 
 @as_gradient
 def _gradient(shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of all inputs from those of noise and log |det|."""
+    """Gradients of all inputs, from the gradients of noise and log |det|."""
     return each(functools.partial(_backward, _loops(), shape), _AXES, *given)
 
 
 class _CouplingInverse(torch.autograd.Function):
-    """`z_of`, which has no gradient."""
+    """`z_of` as an operation without a gradient."""
 
     @staticmethod
     def forward(shape: Shape, *inputs: Tensor) -> Tensor:

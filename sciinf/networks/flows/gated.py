@@ -1,14 +1,15 @@
-r"""The gated residual network behind the splines, for one set of weights or for several at once.
+r"""The gated residual network that computes spline parameters, for one set of weights or for several at once.
 
-From inputs v and a context c, which enters each layer (g_0, and the gates g_1, g_2, ...), it computes
+The context c enters each layer, through g_0 and the gates g_1, g_2, .... From inputs v and the context c, the network
+computes
 
     (g_0, g_1, ...) = G c + g,    h = W_0 v + g_0,
     h <- h + sigmoid(g_k) (W_2k relu(W_2k-1 relu(h) + b_2k-1) + b_2k) for k = 1, 2, ...,    W h + b.
 
-It is registered with torch as one operation, so that an ensemble's members, mapped by `torch.vmap`, reach it together,
-as one more leading axis: each layer is then one batched product that adds its bias as it goes. Mapped by themselves,
-product and bias are two operations, the second another way through tensors that no longer fit a fast cache. In either
-case torch differentiates what the operation is made of.
+The network is registered with torch as one operation. So if `torch.vmap` maps an ensemble's members, all members reach
+the operation together, as one more leading axis. Each layer is then one batched product that also adds its bias.
+Without this registration, product and bias would be two operations. The second one would go once more through tensors
+that no longer fit a fast cache. In both cases torch differentiates the operations inside.
 
 References:
     | Density estimation using Real NVP (Dinh et al., 2017), https://arxiv.org/abs/1605.08803
@@ -29,16 +30,16 @@ _LIBRARY.define("gated(Tensor value, Tensor context, Tensor[] weights, Tensor[] 
 
 
 def gated(value: Tensor, context: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """The network.
+    """Output of the gated residual network.
 
     Args:
-        value: v, (inputs, n, batch).
-        context: c, (features, batch), shared by the n draws.
-        weights: G, W_0, those of the blocks, W; each (outputs, inputs).
-        biases: g, those of the blocks, b; each (outputs, 1).
+        value: Inputs v, (inputs, n, batch).
+        context: Context c, (features, batch), shared by the n samples.
+        weights: G, W_0, the weights of the blocks, and W, each (outputs, inputs).
+        biases: g, the biases of the blocks, and b, each (outputs, 1).
 
     Returns:
-        (outputs, n * batch).
+        Output of shape (outputs, n * batch).
     """
     return torch.ops.sciinf.gated(value, context, weights, biases)
 
@@ -65,7 +66,7 @@ def _affine(bias: Tensor, weight: Tensor, value: Tensor) -> Tensor:
 def _of_members(
     info: Any, axes: tuple[Any, ...], value: Tensor, context: Tensor, weights: list[Tensor], biases: list[Tensor]
 ) -> tuple[Tensor, int]:
-    """Members of an ensemble are one more leading axis."""
+    """The network mapped by `torch.vmap`: the members of an ensemble become one leading axis of every tensor."""
 
     def lead(tensor: Tensor, axis: int | None) -> Tensor:
         return tensor.expand(info.batch_size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)

@@ -1,16 +1,17 @@
-r"""What a link of a chain says of its parameter: probabilities of labels and counts, or a spline of a number.
+r"""Output distributions of the links of a chain: a categorical distribution, or a spline for a real number.
 
-From the hidden numbers u of its network (`networks.chain`) and the context c, a link with K values gives logits
-l = W u + 8 V c + b (what the context says by itself is learned in few steps, for steps go by the size of V),
+Each link computes hidden numbers u by its network (`networks.chain`). A link with K discrete values (labels or counts)
+then computes logits l = W u + 8 V c + b, with the context c,
 
-    log q(d) = l_d - log sum_k exp l_k,
+    log q(d) = l_d - log sum_k exp l_k.
 
-and a link of a number z the mean m and log scale s of a Gaussian and the pieces of a monotone spline f
-(`rational_quadratic`),
+The factor 8 makes the direct effect of the context quick to learn, because the optimiser's step size depends on the
+size of V. A link for a real number z computes the mean m and log scale s of a Gaussian, and the pieces of a monotone
+spline f (`rational_quadratic`),
 
     e = f((z - m) exp(-s)),      log q(z) = log N(e; 0, 1) + log f' - s.
 
-Both are normalised. A link that does not exist in a row gives nothing there, which is for who calls to see to.
+Both distributions are normalised. In some rows a link's parameter may not exist. The caller must leave out such rows.
 
 References:
     | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -28,19 +29,19 @@ from torch import Tensor, nn
 from sciinf.networks.flows import spline_loops
 from sciinf.networks.flows.rational_quadratic import EDGE, numbers
 
-BOUND = 5.0  # beyond which the spline is the identity
+BOUND = 5.0  # The spline is the identity outside [-BOUND, BOUND].
 _ALL = slice(None)
 _BESIDE = 8.0
-_SCALES = 8.0  # log scales lie between minus and plus this
+_SCALES = 8.0  # Log scales lie between -_SCALES and _SCALES.
 
 
 class Logits(nn.Module):
-    """Logits of links with finitely many values.
+    """Logits of all links with finitely many values.
 
     Args:
-        values: How many values each link has.
-        hidden: Width of u.
-        features: Width of c.
+        values: Number of values of each link.
+        hidden: Width of the hidden numbers u.
+        features: Width of the context c.
     """
 
     def __init__(self, values: Sequence[int], hidden: int, features: int) -> None:
@@ -56,23 +57,23 @@ class Logits(nn.Module):
         self.beside = nn.ModuleList(beside)
 
     def prepare(self, context: Float[Tensor, "batch feature"]) -> list[Float[Tensor, "batch value"]]:
-        """V c of each link."""
+        """8 V c of each link, the part of the logits that depends on the context alone."""
         return [_BESIDE * layer(context) for layer in self.beside]
 
     def log_probs(
         self, which: int, u: Float[Tensor, "row hidden"], beside: Float[Tensor, "row value"]
     ) -> Float[Tensor, "row value"]:
-        """log q of every value of one link; `beside` is what `prepare` gave for it."""
+        """log q of every value of one link; `beside` is the result of `prepare` for this link."""
         return (self.layers[which](u) + beside).log_softmax(-1)
 
 
 class Splines(nn.Module):
-    """Splines of links that are numbers.
+    """Spline densities of all links for real numbers.
 
     Args:
-        links: How many.
-        hidden: Width of u.
-        bins: Pieces of each spline.
+        links: Number of links.
+        hidden: Width of the hidden numbers u.
+        bins: Number of pieces of each spline.
     """
 
     def __init__(self, links: int, hidden: int, bins: int) -> None:
@@ -80,13 +81,13 @@ class Splines(nn.Module):
         self.bins, size = bins, 2 + numbers(bins)
         self.weight = nn.Parameter(0.1 * hidden**-0.5 * torch.randn(links, size, hidden))
         bias = torch.zeros(links, size, 1)
-        bias[:, 2 + 2 * bins :] = EDGE  # splines begin near the identity
+        bias[:, 2 + 2 * bins :] = EDGE  # Splines start near the identity.
         self.bias = nn.Parameter(bias)
 
     def log_prob(
         self, z: Float[Tensor, "link row"], u: Float[Tensor, "link row hidden"], some: slice = _ALL
     ) -> Float[Tensor, "link row"]:
-        """log q of numbers of some links."""
+        """log q(z) of the numbers of the links selected by `some`."""
         mean, log_scale, raw = self._pieces(u, some)
         e, log_slope = spline_loops.spline((z - mean) * (-log_scale).exp(), raw, self.bins, BOUND)
         return -0.5 * e.square() - 0.5 * math.log(2 * math.pi) + log_slope - log_scale
@@ -94,12 +95,12 @@ class Splines(nn.Module):
     def push(
         self, noise: Float[Tensor, "link row"], u: Float[Tensor, "link row hidden"], some: slice = _ALL
     ) -> Float[Tensor, "link row"]:
-        """Numbers z of some links, of which the noise e ~ N(0, 1) is what comes of them."""
+        """Numbers z of the links selected by `some`, computed from noise e ~ N(0, 1)."""
         mean, log_scale, raw = self._pieces(u, some)
         return mean + spline_loops.inverse(noise, raw, self.bins, BOUND) * log_scale.exp()
 
     def _pieces(self, u: Tensor, some: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and log scale (link, row), and the raw numbers of the splines as `rational_quadratic` has them."""
+        """Mean and log scale, each (link, row), and the raw spline parameters in the layout of `rational_quadratic`."""
         found = torch.baddbmm(self.bias[some], self.weight[some], u.transpose(1, 2))
         mean, log_scale = found[:, 0], _SCALES * torch.tanh(found[:, 1] / _SCALES)
         shares, slopes = found[:, 2 : 2 + 2 * self.bins], found[:, 2 + 2 * self.bins :]

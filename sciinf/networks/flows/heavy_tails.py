@@ -1,32 +1,34 @@
 r"""A flow whose noise is Student-t, for posteriors with heavy tails.
 
-A flow whose Jacobian is bounded (splines, affine, coupling and autoregressive maps of them) turns Gaussian noise into
-a law with Gaussian tails, however long it is trained. With g an inner flow, heavy tails come from the noise,
+A flow with a bounded Jacobian turns Gaussian noise into a distribution with Gaussian tails, however long it is trained.
+Splines and affine maps, and coupling and autoregressive flows made of them, have such a Jacobian. Here heavy tails come
+from the noise of an inner flow g,
 
     u = g(z; c) / s(c),   u_d ~ t_{nu_d(c)} independently,
     log q(z | c) = sum_d [ log t_{nu_d}(u_d) - log s_d ] + log |det dg/dz|,
 
     log t_nu(u) = lgamma((nu + 1) / 2) - lgamma(nu / 2) - log(nu pi) / 2 - (nu + 1) / 2 log(1 + u^2 / nu).
 
-The degrees of freedom nu_d in (1, 1000) and the scales s_d in (1/20, 20) are learned with the rest; the scale is there
-because a spline is the identity outside [-B, B], so that beyond B the tails of z are those of the noise as it stands.
-Behind a spline only the few simulations beyond B decide nu: where the tail's index is known, give `degrees`. From
-1,000 degrees on, a Student-t cannot be told from a Gaussian.
+The degrees of freedom nu_d in (1, 1000) and the scales s_d in (1/20, 20) are learned together with g. The scale is
+needed because a spline is the identity outside [-B, B]: beyond B, z has exactly the tails of the noise. If g is made of
+splines, only the few simulations beyond B determine nu. So if the tail index is known, pass `degrees`. From 1,000
+degrees on, a Student-t distribution is indistinguishable from a Gaussian.
 
-Every flow takes Gaussian noise e ~ N(0, 1), so the last step towards noise is the monotone map between the two laws,
+Every flow takes Gaussian noise e ~ N(0, 1). So the last step from data to noise is the monotone map between the two
+distributions,
 
     e = Phi^{-1}(T_nu(u)),   de/du = t_nu(u) / N(e),
 
-T_nu the distribution function of t_nu. Training does not need it. With y = u^2 / nu, a = nu / 2, the regularised
-incomplete beta function I and its continued fraction, for u >= 0
+with T_nu the distribution function of t_nu. Training does not need this map. T_nu follows from the regularised
+incomplete beta function I and its continued fraction. With y = u^2 / nu, a = nu / 2, for u >= 0
 
     1 - T_nu(u) = I_{1 / (1 + y)}(a, 1/2) / 2      far out, as a logarithm,
     2 T_nu(u) - 1 = I_{y / (1 + y)}(1/2, a)        near the centre,
     I_x(a, b) = x^a (1 - x)^b / (a B(a, b)) / (1 + d_1 x / (1 + d_2 x / (1 + ...))),
     d_{2m} = m (b - m) / ((a + 2m - 1)(a + 2m)),  d_{2m+1} = -(a + m)(a + b + m) / ((a + 2m)(a + 2m + 1)),
 
-so that neither loses its digits. Back, Newton's method solves e(v) = e for v = sqrt(log(1 + y)), in which e is close to
-linear: Wallace's e = v sqrt(nu) (8 nu + 1) / (8 nu + 3) is where it starts.
+so that no digits cancel in either range. The inverse solves e(v) = e by Newton's method for v = sqrt(log(1 + y)),
+because e is nearly linear in v. The start is Wallace's approximation e = v sqrt(nu) (8 nu + 1) / (8 nu + 3).
 
 References:
     | Marginal Tail-Adaptive Normalizing Flows (Laszkiewicz et al., 2022), https://arxiv.org/abs/2206.10311
@@ -58,25 +60,26 @@ from sciinf.networks.flows.conditional import (
     log_normal,
 )
 
-LEAST, MOST = 1.0, 1000.0  # degrees of freedom: from a Cauchy to what is a Gaussian in all but name
-START = 5.0  # degrees of freedom before training
-_LOG_SCALE = math.log(20.0)  # |log s| stays below
-_TERMS = 40  # of the continued fractions: 1e-9 of e up to MOST degrees
+LEAST, MOST = 1.0, 1000.0  # Range of the degrees of freedom: from a Cauchy to nearly a Gaussian.
+START = 5.0  # Degrees of freedom before training.
+_LOG_SCALE = math.log(20.0)  # Upper limit of |log s|.
+_TERMS = 40  # Terms of the continued fractions. The error of e is 1e-9 up to MOST degrees.
 _NEWTON = 4
 _LOG_2PI = math.log(2.0 * math.pi)
 
 
 class StudentT(Architecture):
-    """Student-t noise for a flow, with degrees of freedom and scales per dimension.
+    """A flow with Student-t noise, whose degrees of freedom and scales differ between dimensions.
 
     Args:
-        flow: The flow that the noise goes through; one that is trained by its exact log density.
-        degrees: Degrees of freedom, from 1 to 1000, of every dimension; learned where left out.
-        contextual: Let the degrees (if learned) and the scales depend on the context, log-linearly but bounded.
+        flow: Architecture of the inner flow, which must be trained by its exact log density.
+        degrees: Degrees of freedom of every dimension, from 1 to 1000. None learns them.
+        contextual: Whether the scales, and the degrees if learned, depend on the context, log-linearly within bounds.
 
     Raises:
         ValueError: If `degrees` is outside [1, 1000].
-        TypeError: If `flow` is not an architecture, or (from `build`) not trained by its exact log density.
+        TypeError: If `flow` is not an architecture. `build` also raises it if the flow is not trained by its exact log
+            density.
     """
 
     def __init__(self, flow: Architecture, degrees: float | None = None, *, contextual: bool = True) -> None:
@@ -108,7 +111,7 @@ class _StudentT(ConditionalFlow):
         self.weight = nn.Parameter(torch.zeros(outputs, context)) if plan.contextual else None
 
     def base(self, context: Float[Tensor, "batch feature"]) -> tuple[Tensor, Tensor]:
-        """Degrees of freedom, float64, and log scales of the noise, each (batch, D)."""
+        """Degrees of freedom, in float64, and log scales of the noise, each (batch, D)."""
         raw = self.bias.expand(len(context), -1)
         if self.weight is not None:
             raw = raw + context @ self.weight.T
@@ -120,7 +123,7 @@ class _StudentT(ConditionalFlow):
         return torch.exp(low + (high - low) * share), log_scale
 
     def _inner(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """u, its degrees of freedom and log q(z | c)."""
+        """Student-t noise u, its degrees of freedom, and log q(z | c)."""
         degrees, log_scale = self.base(context)
         u, log_det = self.inner.encode(z, context)
         u = u * torch.exp(-log_scale)
@@ -144,7 +147,8 @@ class _StudentT(ConditionalFlow):
 def log_student_t(u: Float[Tensor, "*shape"], degrees: Float[Tensor, "*degrees"]) -> Float[Tensor, "*shape"]:
     """log t_nu(u), in u's dtype; `degrees` is float64 and broadcasts against u.
 
-    Its constant is the difference of large numbers, which float64 keeps apart; it is of the degrees' size only.
+    The normalising constant is a difference of large numbers, so it is computed in float64. This is cheap, because the
+    constant has the shape of `degrees` only.
     """
     constant = torch.lgamma((degrees + 1) / 2) - torch.lgamma(degrees / 2) - 0.5 * torch.log(degrees * math.pi)
     degrees = degrees.to(u.dtype)
@@ -152,17 +156,17 @@ def log_student_t(u: Float[Tensor, "*shape"], degrees: Float[Tensor, "*degrees"]
 
 
 def student_t_to_normal(u: Float[Tensor, "*shape"], degrees: Float[Tensor, "*degrees"]) -> Float[Tensor, "*shape"]:
-    """e = Phi^{-1}(T_nu(u)): u ~ t_nu becomes e ~ N(0, 1); computed in float64, given in u's dtype.
+    """Gaussian noise e = Phi^{-1}(T_nu(u)) of Student-t noise u, computed in float64 and returned in u's dtype.
 
     Args:
-        u: Any shape.
-        degrees: nu in [1, 1000], float64, of a shape that broadcasts to u's.
+        u: Student-t noise of any shape.
+        degrees: Degrees of freedom nu in [1, 1000], float64, of a shape that broadcasts to u's shape.
     """
     return _ToNormal.apply(u, degrees)
 
 
 def normal_to_student_t(e: Float[Tensor, "*shape"], degrees: Float[Tensor, "*degrees"]) -> Float[Tensor, "*shape"]:
-    """u = T_nu^{-1}(Phi(e)), the inverse of `student_t_to_normal`, with the same arguments."""
+    """Student-t noise u = T_nu^{-1}(Phi(e)) of Gaussian noise e; the inverse of `student_t_to_normal`."""
     return _FromNormal.apply(e, degrees)
 
 
@@ -199,7 +203,7 @@ class _FromNormal(torch.autograd.Function):
 
 
 def _slopes(u: Tensor, e: Tensor, degrees: Tensor) -> tuple[Tensor, Tensor]:
-    """de/du, and de/dnu by central differences, whose error in float64 is of the order 1e-9."""
+    """The derivatives de/du and de/dnu; de/dnu by central differences, with an error of order 1e-9 in float64."""
     by_u = torch.exp(log_student_t(u, degrees) + 0.5 * (e.square() + _LOG_2PI))
     step, size = 1e-4 * degrees, u.abs()
     by_degrees = (_score(size, degrees + step) - _score(size, degrees - step)) / (2 * step)
@@ -207,7 +211,7 @@ def _slopes(u: Tensor, e: Tensor, degrees: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _score(u: Tensor, degrees: Tensor) -> Tensor:
-    """e >= 0 of u >= 0; float64."""
+    """Gaussian noise e >= 0 of Student-t noise u >= 0, in float64."""
     a = degrees / 2
     y = u.square() / degrees
     share = y / (1 + y)
@@ -217,12 +221,12 @@ def _score(u: Tensor, degrees: Tensor) -> Tensor:
     mass = 2 * torch.exp(log_factor) / _fraction(share, half, a)
     log_tail = log_factor - torch.log(degrees) - torch.log(_fraction(1 / (1 + y), a, half))
     near = math.sqrt(2.0) * torch.erfinv(mass)
-    # the second fraction converges at once for x < (a + 1) / (a + 5/2), the first beyond
+    # The second fraction converges fast for x < (a + 1) / (a + 5/2), the first one for larger x.
     return torch.where(y * (a + 1) < 1.5, near, _normal_quantile(log_tail))
 
 
 def _fraction(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """1 + d_1 x / (1 + d_2 x / (1 + ...)), from its last term to its first."""
+    """The continued fraction 1 + d_1 x / (1 + d_2 x / (1 + ...)), computed from its last term to its first."""
     value = torch.ones_like(x)
     for k in range(_TERMS, 0, -1):
         m = k // 2
@@ -232,21 +236,21 @@ def _fraction(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _normal_quantile(log_tail: Tensor) -> Tensor:
-    """e with log P(N > e) = log_tail; where the probability underflows, from Mills' ratio's expansion."""
+    """The e with log P(N > e) = log_tail; from an expansion of Mills' ratio if the probability underflows."""
     e = torch.sqrt(-2 * log_tail.clamp_max(-600.0))
-    for _ in range(5):  # a contraction by 1 / e^2 < 1e-3
+    for _ in range(5):  # Each iteration reduces the error by a factor 1 / e^2 < 1e-3.
         mills = torch.log1p((3 / e.square() - 1) / e.square()) - torch.log(e) - 0.5 * _LOG_2PI
         e = torch.sqrt(2 * (mills - log_tail.clamp_max(-600.0)))
     return torch.where(log_tail > -600.0, -torch.special.ndtri(torch.exp(log_tail)), e)
 
 
 def _quantile(e: Tensor, degrees: Tensor) -> Tensor:
-    """u >= 0 of e >= 0; float64."""
+    """Student-t noise u >= 0 of Gaussian noise e >= 0, in float64."""
     v = (e * (8 * degrees + 3) / (8 * degrees + 1) / degrees.sqrt()).clamp(1e-100, 26.0)
     for _ in range(_NEWTON):
         u = torch.sqrt(degrees * torch.expm1(v.square()))
         found = _score(u, degrees)
-        log_slope = log_student_t(u, degrees) + 0.5 * (found.square() + _LOG_2PI)  # de/du; du/dv follows
+        log_slope = log_student_t(u, degrees) + 0.5 * (found.square() + _LOG_2PI)  # Log of de/du, without du/dv.
         slope = torch.exp(log_slope + v.square()) * degrees * v / u
         v = (v - (found - e) / slope).clamp(1e-100, 26.0)
     return torch.sqrt(degrees * torch.expm1(v.square()))

@@ -1,16 +1,16 @@
-r"""The neural spline flow that sbi builds under the name "nsf", from nflows' transforms.
+r"""The neural spline flow that sbi builds under the name "nsf", made of nflows' transforms.
 
-Each of K steps is a rational-quadratic spline on [-B, B] (the identity outside) of every other dimension, whose pieces
-a residual network of the remaining dimensions and the context decides, followed by a linear map W = L U of all
-dimensions that does not depend on the context:
+Each of K steps has two parts. A rational-quadratic spline on [-B, B] (the identity outside) transforms every other
+dimension. A residual network of the remaining dimensions and the context computes the pieces of the spline. Then a
+linear map W = L U acts on all dimensions and does not depend on the context:
 
     e = f(z; c) = (LU_K o spline_K(.; c)) o ... o (LU_1 o spline_1(.; c)) (z).
 
-With one dimension there is nothing to condition on but the context, a plain network replaces the residual one, and
-the linear maps are left out.
+With one dimension, splines are conditioned on the context alone, a plain network replaces the residual one, and there
+are no linear maps.
 
-Two things differ from sbi. The context's share of each layer is computed once per observation and added to all of its
-draws, which changes the time and not the result. And B is 5 where sbi has 3, which ruins the sd of narrow posteriors:
+Two things differ from sbi. The context's contribution to each layer is computed once per observation and added for all
+samples of it. This changes the time, not the result. And B is 5. sbi's B = 3 makes the sd of narrow posteriors wrong:
 see `spline`.
 
 References:
@@ -43,14 +43,14 @@ from sciinf.networks.flows.spline import SplineCoupling, SplineCouplingFlow, che
 
 
 class CouplingNSF(Architecture):
-    """sbi's neural spline flow, without sbi's standardisation.
+    """sbi's neural spline coupling flow, without sbi's standardisation.
 
     Args:
-        transforms: How many splines are chained.
-        hidden: Width of the networks behind them.
-        bins: Pieces of each spline.
-        blocks: Residual blocks of each network.
-        tail_bound: B; outside [-B, B] a spline is the identity, so z should be standardised.
+        transforms: K, the number of splines in the chain.
+        hidden: Width of the networks that compute the splines.
+        bins: Number of pieces of each spline.
+        blocks: Number of residual blocks of each network.
+        tail_bound: B. A spline is the identity outside [-B, B], so z should be standardised.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class _CouplingNSF(ExactFlow):
 
         splines, linear = [], []
         for step in range(plan.transforms):
-            # every other dimension is transformed: the even ones first, and the only one always
+            # Every other dimension is transformed, the even ones first; a single dimension in each step.
             chosen = [1] if dim == 1 else [int(d % 2 == step % 2) for d in range(dim)]
             splines.append(
                 PiecewiseRationalQuadraticCouplingTransform(
@@ -106,24 +106,25 @@ class _CouplingNSF(ExactFlow):
         value = noise.flatten(0, 1)
         for step in reversed(range(len(self.splines))):
             if self.dim > 1:
-                # not LULinear.inverse, which calls a function that torch is about to remove
+                # LULinear.inverse calls a function that torch is about to remove.
                 linear = cast(LULinear, self.linear[step])
                 value = torch.linalg.solve(linear.weight(), (value - linear.bias).T).T
             spline = cast(PiecewiseRationalQuadraticCouplingTransform, self.splines[step])
             try:
                 value = spline.inverse(value, context)[0]
-            except AssertionError:  # nflows gives up where rounding makes a discriminant negative; `push` tries again
+            except AssertionError:  # Rounding made a discriminant negative in nflows; `push` tries again.
                 return torch.full_like(noise, torch.nan)
         return value.view(noise.shape)
 
 
 class _SharedContext(nn.Module):
-    """nflows' residual network for inputs (n * batch, d) and one context (batch, C) for all n."""
+    """nflows' residual network for inputs (n * batch, d), with one context (batch, C) shared by all n samples."""
 
     def __init__(self, net: ResidualNet) -> None:
         super().__init__()
         self.net = net
-        self.hidden_features = net.hidden_features  # nflows divides widths and heights by its root
+        # nflows divides widths and heights by the square root of this width.
+        self.hidden_features = net.hidden_features
 
     def forward(self, inputs: Tensor, context: Tensor) -> Tensor:
         net, d = self.net, inputs.shape[1]
@@ -139,7 +140,7 @@ class _SharedContext(nn.Module):
 
 
 class _ContextNet(nn.Module):
-    """The pieces of a spline of one dimension from the context alone, computed once for all n draws."""
+    """Network that computes the pieces of a one-dimensional spline from the context alone, once for all n samples."""
 
     def __init__(self, outputs: int, hidden: int, context: int) -> None:
         super().__init__()
@@ -153,17 +154,18 @@ class _ContextNet(nn.Module):
 
 
 def fused(transform: nn.Module, context: int) -> ConditionalFlow:
-    """nflows' neural spline coupling flow, as sbi builds it, as the fast flow of `spline`: the same function.
+    """Convert a neural spline coupling flow of nflows, as sbi builds it, to the fast flow of `spline`.
 
-    It is the function of evaluation mode; dropout, which acts in training alone, is left out.
+    The result is the same function as the original flow in evaluation mode. Dropout acts in training only, so it is
+    left out.
 
     Args:
-        transform: nflows' transform from standardised parameters to noise: splines, each followed by an LU map, as in
-            `estimator.net._transform` of an sbi estimator, without its standardisation.
-        context: C, how many features it is conditioned on.
+        transform: nflows' transform from standardised parameters to noise: splines, each followed by an LU map. An sbi
+            estimator has it in `estimator.net._transform`; leave out the standardisation there.
+        context: C, the number of features in the context.
 
     Raises:
-        ValueError: If it holds anything else, or its splines are of another kind; the message says what.
+        ValueError: If `transform` contains other parts or unsupported splines; the message names them.
     """
     parts = list(_flat(transform))
     splines, maps = parts[::2], parts[1::2]
@@ -195,10 +197,10 @@ def fused(transform: nn.Module, context: int) -> ConditionalFlow:
 
 
 def _kind(spline: Any, linear: Any, context: int) -> dict[str, Any]:
-    """The sizes of a spline and its network.
+    """Sizes of a spline and its network, by name.
 
     Raises:
-        ValueError: If the fast flow has no such spline, network or linear map.
+        ValueError: If the fast flow does not support the spline, the network or the linear map.
     """
     net = spline.transform_net
     if type(net) is not ResidualNet or net.context_features != context:
@@ -216,7 +218,7 @@ def _kind(spline: Any, linear: Any, context: int) -> dict[str, Any]:
         "a spline of the dimensions that are kept": spline.unconditional_transform is not None,
     }
     if wrong := [name for name, is_there in found.items() if is_there]:
-        raise ValueError(f"the fast flow has not {', nor '.join(wrong)}; keep the network as it is")
+        raise ValueError(f"the fast flow does not support {', nor '.join(wrong)}; keep the network as it is")
     return {
         "dimensions": spline.features,
         "hidden": net.hidden_features,
@@ -239,8 +241,10 @@ def _flat(transform: nn.Module) -> Iterator[nn.Module]:
 
 
 def _copy_network(flow: SplineCouplingFlow, step: int, net: Any) -> None:
-    """nflows gives each dimension its K widths, K heights and K - 1 slopes, and divides all but the slopes by the root
-    of the network's width.
+    """Copy the weights of one step's network from nflows to the fast flow.
+
+    nflows stores K widths, K heights and K - 1 slopes for each dimension in turn. nflows divides widths and heights,
+    but not slopes, by the square root of the network's width.
     """
     plan, kept, moved = flow.plan, len(flow.kept[step]), len(flow.moved[step])
     rows = slice(step * (1 + plan.blocks) * plan.hidden, (step + 1) * (1 + plan.blocks) * plan.hidden)

@@ -1,17 +1,18 @@
-r"""Perturb, then remove: a flow for posteriors on, or close to, a set of lower dimension.
+r"""A flow trained with noise of known size, for posteriors on, or close to, a set of lower dimension.
 
-Where the posterior lies on a curve or a surface of R^D (a parameter fixed by the others, an observable without noise)
-it has no density. The likelihood of a flow then grows without bound as the flow contracts on to the training points,
-and maximising it does not lead to the law they were drawn from. With noise on the data there is a density to learn.
-So the inner flow q learns a family of them, told how much noise there is,
+A posterior on a curve or a surface of R^D has no density. This happens if the other parameters fix one parameter, or if
+an observable has no noise. Then the likelihood of a flow grows without bound as the flow contracts on to the training
+points. Its maximum does not recover the distribution of these points. Data with added noise do have a density. So the
+inner flow q learns a family of densities, conditioned on the noise level s,
 
     E_{p(z, c)} E_{s, eps} [ -log q(z + s eps | c, s) ],   eps ~ N(0, I),   log s ~ U(log least, log noise),
 
-and answers for the smallest: q(z | c) = q(z | c, s = least). The wide levels are easy and lead the narrow ones, the
-network being one smooth function of them all. What is left of the noise is known: z + least eps. Its effect on a
-posterior whose sd is sigma in the flow's units is a share of (least / sigma)^2 / 2 of that sd.
+and is evaluated at the smallest level: q(z | c) = q(z | c, s = least). The network is one smooth function of all
+levels. Large levels are easy to learn and guide the small ones. Samples keep the known noise of the smallest level, z +
+least eps. If the posterior's sd is sigma in the flow's units, this noise increases the sd by the fraction (least /
+sigma)^2 / 2.
 
-To the inner flow the level is one more feature of the context, 2 log(s / least) / log(noise / least) - 1 in [-1, 1].
+The inner flow gets the level as one more feature of the context, 2 log(s / least) / log(noise / least) - 1 in [-1, 1].
 
 References:
     | A likelihood approach to nonparametric estimation of a singular distribution using deep generative models
@@ -32,12 +33,12 @@ from sciinf.networks.flows.conditional import Architecture, ConditionalFlow, Con
 
 
 class Perturbed(Architecture):
-    """A flow that is trained with noise of known size on z, and asked for the least of it.
+    """A flow that is trained with noise of known size on z and evaluated at the smallest noise level.
 
     Args:
-        flow: The flow that learns; any of them.
+        flow: Architecture of the inner flow; any architecture works.
         noise: Largest sd of the noise, in units of the flow's z, which is standardised.
-        least: Smallest sd, which stays in the draws.
+        least: Smallest sd of the noise. Noise of this size remains in the samples.
 
     Raises:
         ValueError: Unless 0 < least < noise.
@@ -68,7 +69,7 @@ class _Perturbed(ConditionalFlow):
         return self.inner.decode(noise, _beside(context, context.new_zeros(len(context), 1)))
 
     def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """The inner flow's loss at z + s eps, a new level s and new noise in every row."""
+        """Loss of the inner flow at z + s eps, with a new level s and new noise eps in every row."""
         self._check("z", z, context)
         device = generator.device
         level = torch.rand(len(z), 1, generator=generator, device=device).to(z)
@@ -78,5 +79,5 @@ class _Perturbed(ConditionalFlow):
 
 
 def _beside(context: Tensor, level: Tensor) -> Tensor:
-    """The context and, as one more feature, the level of the noise: 0 the least, 1 the most."""
+    """The context with the noise level as one more feature; `level` is 0 for the smallest noise, 1 for the largest."""
     return torch.cat([context, 2 * level - 1], dim=1)

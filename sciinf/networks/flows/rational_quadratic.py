@@ -1,21 +1,21 @@
-r"""Monotone rational-quadratic splines without branches, the batch on the contiguous axis.
+r"""Monotone rational-quadratic splines without branches, with the batch on the contiguous axis.
 
-On [-B, B] a spline has K bins. From unconstrained numbers u, v in R^K and t in R^{K-1} come widths, heights and slopes
+On [-B, B] a spline has K bins. Unconstrained numbers u, v in R^K and t in R^{K-1} determine widths, heights and slopes
 
     w_k = 2B (m + (1 - mK) softmax(u)_k),   h_k = 2B (m + (1 - mK) softmax(v)_k),   d_k = m + softplus(t_k),
 
-with m = 1e-3 and slope 1 at both ends; outside, the spline is the identity. In the bin that begins at (a, b), with
-s = h / w, r = (x - a) / w, q = r (1 - r), and slopes d0, d1 at its ends,
+with m = 1e-3 and slope 1 at both ends. Outside [-B, B] the spline is the identity. In the bin that begins at (a, b),
+with s = h / w, r = (x - a) / w, q = r (1 - r), and slopes d0, d1 at its ends,
 
     N = s r^2 + d0 q,   D = s + (d0 + d1 - 2s) q,   M = d1 r^2 + 2 s q + d0 (1 - r)^2,
     y = b + h N / D,    log dy/dx = 2 log s + log M - 2 log D.
 
-Backwards, with c = (y - b) / h and e = d0 + d1 - 2s, r is the root in [0, 1] of
+For the inverse, with c = (y - b) / h and e = d0 + d1 - 2s, r is the root in [0, 1] of
 (s - d0 + c e) r^2 + (d0 - c e) r = s c.
 
-The bin is found by comparing with all knots at once, and only what belongs to it is gathered: no boolean indexing, so
-that the shapes never depend on the data. The gradient is written out, for of the many operations on K numbers that
-automatic differentiation would record only a handful are needed.
+The bin is found by comparing x with all knots at once. Only the numbers of this bin are then gathered. There is no
+boolean indexing, so the shapes never depend on the data. The gradient is written out, because automatic differentiation
+would record many unnecessary operations on K numbers.
 
 References:
     | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -35,30 +35,31 @@ from sciinf.networks.kernels.library import keep_nothing, led, refuse
 
 Numbers = Float[Tensor, "*more d n"]
 Raw = Float[Tensor, "*more rows n"]
-LEAST = 1e-3  # m: smallest share of a bin, and smallest slope
-EDGE = math.log(math.expm1(1 - LEAST))  # softplus(EDGE) + LEAST = 1
+LEAST = 1e-3  # m: smallest width and height of a bin as a fraction of 2B, and smallest slope.
+EDGE = math.log(math.expm1(1 - LEAST))  # Raw number of slope 1: softplus(EDGE) + LEAST = 1.
 
 
 def numbers(bins: int) -> int:
-    """How many unconstrained numbers make one spline of K bins: 3K - 1."""
+    """3K - 1, the number of unconstrained numbers of one spline with K bins."""
     return 3 * bins - 1
 
 
 def spline(x: Numbers, raw: Raw, bins: int, bound: float) -> tuple[Numbers, Numbers]:
-    """y and log dy/dx of d splines at n points each.
+    """Values y and log slopes log dy/dx of d splines, at n points each.
 
     Args:
-        x: (d, n), in n the batch.
-        raw: (d (3K - 1), n): first d rows of K raw widths and K raw heights each, then d rows of K - 1 raw slopes.
-        bins: K, at least 2.
-        bound: B.
+        x: Points, (d, n); n includes the batch.
+        raw: Unconstrained numbers, (d (3K - 1), n). First come K raw widths and K raw heights for each of the d
+            splines, then K - 1 raw slopes for each.
+        bins: K, the number of bins, at least 2.
+        bound: B. The splines are the identity outside [-B, B].
     """
     y, log_slope, *_ = _Spline.apply(x, raw.to(x.dtype), bins, bound)
     return y, log_slope
 
 
 def inverse(y: Numbers, raw: Raw, bins: int, bound: float) -> Numbers:
-    """x of d splines, where `spline` gives y."""
+    """Points x at which d splines have the values y; the inverse of `spline`, with the same arguments."""
     cell = _find(y / (2 * bound) + 0.5, raw, bins, of=1)
     (a, b), (w, h), (d0, d1) = *_extent(cell, bins, bound), _slopes(raw, cell.index, bins)
     s = h / w
@@ -71,8 +72,13 @@ def inverse(y: Numbers, raw: Raw, bins: int, bound: float) -> Numbers:
 
 
 class _Cell(NamedTuple):
-    """Where values fall: the bin (..., d, n), its share of the x- and y-axis and that of all bins before it
-    (..., d, 2, n), and the shares of all bins (..., d, 2, K, n).
+    """The bins that contain the values.
+
+    Attributes:
+        index: Index of the bin, (..., d, n).
+        before: Total share of the x-axis and of the y-axis of all earlier bins, (..., d, 2, n).
+        own: Share of the x-axis and of the y-axis of the bin itself, (..., d, 2, n).
+        share: Shares of all bins, (..., d, 2, K, n).
     """
 
     index: Tensor
@@ -82,7 +88,7 @@ class _Cell(NamedTuple):
 
 
 def _find(value: Tensor, raw: Tensor, bins: int, of: int) -> _Cell:
-    """The bin of each value, which is an x scaled to [0, 1] where `of` is 0, and a y where it is 1."""
+    """The bin of each value: an x scaled to [0, 1] if `of` is 0, or a y scaled to [0, 1] if `of` is 1."""
     d = value.shape[-2]
     share = torch.softmax(raw[..., : 2 * d * bins, :].unflatten(-2, (d, 2, bins)), dim=-2)
     before = torch.ones(bins, bins, dtype=raw.dtype, device=raw.device).tril(-1) @ share
@@ -98,7 +104,7 @@ def _chosen(index: Tensor) -> Tensor:
 
 
 def _extent(cell: _Cell, bins: int, bound: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Where each bin begins and how far it goes, in x and in y."""
+    """Start and length of each value's bin, in x and in y."""
     free = 1 - LEAST * bins
     start = (2 * bound) * (LEAST * cell.index[..., None, :] + free * cell.before) - bound
     length = (2 * bound) * (LEAST + free * cell.own)
@@ -106,7 +112,7 @@ def _extent(cell: _Cell, bins: int, bound: float) -> tuple[tuple[Tensor, Tensor]
 
 
 def _slopes(raw: Tensor, index: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """Slopes at both ends of each bin."""
+    """Slopes at both ends of each value's bin."""
     d = index.shape[-2]
     inner = raw[..., 2 * d * bins :, :].unflatten(-2, (d, bins - 1))
     left = inner.gather(-2, (index - 1).clamp_min(0)[..., None, :])[..., 0, :]
@@ -117,7 +123,10 @@ def _slopes(raw: Tensor, index: Tensor, bins: int) -> tuple[Tensor, Tensor]:
 
 
 class _Spline(torch.autograd.Function):
-    """`spline` with its gradient. What the backward pass needs is returned too, as torch.func asks."""
+    """`spline` as an operation with its own gradient.
+
+    The tensors that the backward pass needs are returned too, because torch.func requires it.
+    """
 
     @staticmethod
     def forward(x: Tensor, raw: Tensor, bins: int, bound: float) -> tuple[Tensor, ...]:
@@ -155,7 +164,10 @@ class _Spline(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """Gradients of x and raw numbers; a function of these too, so that a second derivative is refused, not wrong."""
+    """Gradients of x and of the raw numbers, as an operation that refuses a second derivative.
+
+    Without such an operation, a second derivative would be wrong.
+    """
 
     @staticmethod
     def forward(x: Tensor, raw: Tensor, g_y: Tensor, g_log: Tensor, *given: Any) -> tuple[Tensor, ...]:
@@ -171,7 +183,7 @@ class _Gradient(torch.autograd.Function):
 
 
 def _backward(g_y: Tensor, g_log: Tensor, cell: _Cell, small: Tensor, bins: int, bound: float) -> tuple[Tensor, Tensor]:
-    """Gradients with respect to x and the raw numbers, from those of y and of log dy/dx."""
+    """Gradients with respect to x and the raw numbers, from the gradients of y and of log dy/dx."""
     r, d0, d1, inside = small.unbind(0)
     _, (w, h) = _extent(cell, bins, bound)
     s, rest, q = h / w, 1 - r, r * (1 - r)
@@ -188,18 +200,18 @@ def _backward(g_y: Tensor, g_log: Tensor, cell: _Cell, small: Tensor, bins: int,
     g_before = torch.stack([-g_x, g_y], dim=-2)
     g_own = torch.stack([-(g_r * r + g_s * s) / w, g_y * numerator / denominator + g_s / w], dim=-2)
     scale = (2 * bound) * (1 - LEAST * bins)
-    # softplus'(t) = 1 - exp(-softplus(t))
+    # The derivative is softplus'(t) = 1 - exp(-softplus(t)).
     slopes = -g_0 * torch.expm1(LEAST - d0), -g_1 * torch.expm1(LEAST - d1)
     return g_x + outside, _to_raw(scale * g_before, scale * g_own, slopes, cell, bins)
 
 
 def _to_raw(g_before: Tensor, g_own: Tensor, g_slopes: tuple[Tensor, Tensor], cell: _Cell, bins: int) -> Tensor:
-    """Gradient of the raw numbers from those of the shares (through the softmax) and of the raw slopes."""
+    """Gradient of the raw numbers, from the gradients of the bin shares (through the softmax) and of the raw slopes."""
     index, share = cell.index, cell.share
     *more, d, n = index.shape
     raw = share.new_empty(*more, d * numbers(bins), n)
     mean = g_before * cell.before + g_own * cell.own
-    # 1 for the bins before the value's own, else 0; several times faster than torch.where
+    # The mask is 1 for bins before the value's own bin, else 0. This is several times faster than torch.where.
     earlier = (index[..., None, :] - torch.arange(bins, device=index.device)[:, None]).to(share.dtype).clamp_(0, 1)
     by_share = torch.sub(earlier[..., None, :, :] * g_before[..., None, :], mean[..., None, :])
     by_share.scatter_(-2, _chosen(index), (g_own - mean)[..., None, :])

@@ -1,43 +1,46 @@
-r"""The residual flow: z + g(z; c) with a contraction g, inverted by iteration, its determinant a series or exact.
+r"""The residual flow z + g(z; c) with a contraction g: inverse by iteration, log-determinant exact or by a series.
 
-From data to noise, K blocks are chained, each a diagonal affine map decided by the context and a residual step:
+From data to noise, the flow is a chain of K blocks. Each block is a diagonal affine map, set by the context, and a
+residual step:
 
     z_0 = z,    u = exp(s_k(c)) z_{k-1} + t_k(c),    z_k = u + g_k(u; c),    e = z_K,
     g(u; c) = W_L phi(W_{L-1} ... phi(W_1 u + b_1(c)) ... + b_{L-1}(c)),    Lip_u(g) <= kappa < 1.
 
-By Banach's theorem u -> u + g(u) is then invertible. The affine maps are the paper's activation normalisation with the
-context's say; a step alone stretches no direction by more than 1 + kappa, and narrow posteriors need more.
+By Banach's theorem, u -> u + g(u) is then invertible. The affine maps are the paper's activation normalisation, made
+dependent on the context. A residual step alone stretches no direction by more than 1 + kappa. Narrow posteriors need
+more.
 
-*Lipschitz bound.* Every matrix is divided by max(1, |W|_2 / kappa^{1/L}), and phi is LipSwish,
+*Lipschitz bound.* Every matrix is divided by max(1, |W|_2 / kappa^{1/L}), and phi is the LipSwish function,
 
     phi(a) = a sigmoid(beta a) / 1.1,    sup |phi'| = 0.99985 < 1,    beta > 0 learned.
 
-The spectral norm |W|_2 is exact, from singular values. The paper's power iteration approaches it from below, so its
-bound holds only once that has converged, and its vectors are state that an interrupted training must restore. Matrices
-here have at most some hundred rows, of which the singular values take a few per cent of a training step. The context
-only shifts what enters phi, hence needs no bound: b_k, s_k, t_k come from one ordinary network of c, computed once per
-row of the context, whatever the number of draws.
+The spectral norm |W|_2 is exact, from singular values. The paper uses power iteration, which approaches the norm from
+below. So its bound holds only after the iteration has converged. Its vectors are also state that an interrupted
+training must restore. Here the matrices have at most some hundred rows, and singular values take only a few per cent of
+a training step. The context only shifts the input of phi, so this shift needs no bound. One ordinary network of c
+computes b_k, s_k and t_k, once per row of the context, for any number of samples.
 
-*Log-determinant.* With J = dg/du, a product of the W's and of diagonal matrices of phi', built as such (no nested
-differentiation),
+*Log-determinant.* J = dg/du is a product of the matrices W and of diagonal matrices of phi'. J is computed as this
+product, without nested differentiation:
 
     log det(I + J) = sum_{k >= 1} (-1)^{k+1} / k tr(J^k) = E_{v, N} sum_{k=1}^{N} (-1)^{k+1} / k  v'J^k v / P(N >= k),
     d log det(I + J) = sum_{k >= 0} (-1)^k tr(J^k dJ)   = E_{v, N} [ sum_{k=0}^{N} (-1)^k / P(N >= k)  v'J^k ] dJ v,
 
 where v is a vector of random signs (Hutchinson) and N = m + a geometric number, P(N >= m + j) = q^j (Russian roulette).
-Both are unbiased; the second, the paper's Neumann series, differentiates one product with J whatever N is, so memory
-does not grow with N. The terms fall like kappa^k, and the variance is finite where kappa^2 < q, which is asked for.
-N is drawn for each row, not once per batch as in the paper's code: the batch's mean then averages over the roulette
-too, at the same cost, since rows that have ended are no longer carried along.
+Both estimates are unbiased. The second one is the paper's Neumann series. It differentiates one product with J for any
+N, so memory does not grow with N. The terms decrease like kappa^k. The variance is finite if kappa^2 < q, which the
+constructor checks. N is drawn for each row, not once per batch as in the paper's code. So the batch mean also averages
+over the values of N. The cost is the same, since rows whose series has ended are no longer computed.
 
-`exact` builds J by D products and takes the determinant. It has no variance, and in few dimensions it is cheaper as
-well. Evaluation (`encode`, `log_prob`, and `loss` in evaluation mode) is always exact, for any D, at
-O(K D H (H + D) + K D^3) per row: a truncated series would need the same D products for its traces. All of it is in the
-precision of z, under autocast as well: rounding to half precision would break the bound and the series.
+`exact` computes J by D products, and then its determinant. This has no variance, and is also cheaper in few dimensions.
+Evaluation (`encode`, `log_prob`, and `loss` in evaluation mode) is always exact, for any D, at O(K D H (H + D) + K D^3)
+per row. A truncated series would need the same D products for its traces. All computations use the precision of z, also
+under autocast, because half precision would break the bound and the series.
 
-*Inverse.* To solve u + g(u) = y, let r = y - u - g(u). A fixed-point step u + r shrinks |r| by kappa at least; Newton's
-u + (I + J)^{-1} r mostly by far more. Each iteration takes Newton's step, and the fixed-point step in rows where that
-left more than kappa |r|; it ends with |r| at rounding, and |u - u*| <= |r| / (1 - kappa).
+*Inverse.* To solve u + g(u) = y, let r = y - u - g(u). A fixed-point step u + r shrinks |r| by a factor of kappa or
+less. Newton's step u + (I + J)^{-1} r usually shrinks |r| much more. Each iteration takes Newton's step. Rows where
+this step leaves more than kappa |r| take the fixed-point step instead. The iteration ends when |r| reaches rounding
+error, and then |u - u*| <= |r| / (1 - kappa).
 
 Shapes: z, u, e (n, batch, D); c (batch, C); J (..., D, D); H hidden width. |s| < 5.
 
@@ -74,28 +77,29 @@ from sciinf.networks.flows.conditional import (
 LOG_DETS = ("exact", "roulette")
 """How training may find log det(I + J)."""
 
-EXACT_UP_TO = 16  # dimensions; up to there roulette is no quicker
-STEEPEST = 1.1  # above the largest slope of a sigmoid(a), 1.0998
-LOG_SCALE = 5.0  # |s| stays below
-MEMORY = 2**24  # numbers in the Jacobians of the draws evaluated at once when nothing is differentiated
-MOST = 1000  # iterations of the inverse, a guard: it ends at rounding
+EXACT_UP_TO = 16  # Number of dimensions up to which roulette is no faster than the exact determinant.
+STEEPEST = 1.1  # Bound of the slope of a sigmoid(a), whose largest value is 1.0998.
+LOG_SCALE = 5.0  # Upper limit of |s|.
+# Largest number of Jacobian entries that are computed at once, if nothing is differentiated.
+MEMORY = 2**24
+MOST = 1000  # Guard: largest number of iterations of the inverse, which ends earlier, at rounding error.
 
 
 class Residual(Architecture):
-    """Residual flow: smooth, all dimensions mixed in every block, no masks; drawing solves equations.
+    """Residual flow: smooth and without masks, with all dimensions mixed in every block; sampling needs an iteration.
 
     Args:
-        blocks: K, how many residual steps are chained.
+        blocks: K, the number of residual steps in the chain.
         hidden: Widths of the hidden layers of each g.
         lipschitz: kappa, the bound of each g's Lipschitz constant, between 0 and 1.
-        network: Width of the two hidden layers of the network of the context.
-        log_det: How training gets log det(I + J): "exact", or estimated by "roulette"; None is "exact" up to
-            `EXACT_UP_TO` dimensions and "roulette" beyond. Densities are exact whatever is chosen.
-        exact_terms: m, terms of the series that roulette always computes.
-        continuation: q, the chance that roulette goes on to another term; above kappa^2.
+        network: Width of the two hidden layers of the context's network.
+        log_det: How training computes log det(I + J): "exact", or estimated by "roulette". None is "exact" up to
+            `EXACT_UP_TO` dimensions and "roulette" for more. Densities are always exact.
+        exact_terms: m, the number of terms of the series that roulette always computes.
+        continuation: q, the probability that roulette computes a further term; above kappa^2 and below 1.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
 
     Examples:
         >>> flow = Residual(blocks=2, hidden=(16,)).build(dim=2, context=3)
@@ -134,12 +138,12 @@ class Residual(Architecture):
 
 @dataclass(frozen=True)
 class _Step:
-    """One block given the context.
+    """One block of the flow, for a given context.
 
     Args:
-        log_scale: s(c), (batch, D).
-        offset: t(c), (batch, D).
-        weights: W_1, ..., W_L, normalised, (out, in) each.
+        log_scale: s(c), the log scale of the affine map, (batch, D).
+        offset: t(c), the offset of the affine map, (batch, D).
+        weights: Normalised matrices W_1, ..., W_L, (out, in) each.
         betas: beta of each hidden layer.
         shifts: beta b(c) of each hidden layer, (batch, width).
     """
@@ -151,7 +155,7 @@ class _Step:
     shifts: Sequence[Tensor]
 
     def value(self, u: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """g(u), and phi' at every hidden unit."""
+        """g(u), and the derivative phi' at every hidden unit."""
         hidden, slopes = u, []
         for weight, beta, shift in zip(self.weights[:-1], self.betas, self.shifts, strict=True):
             bent = F.linear(hidden, beta * weight) + shift
@@ -162,16 +166,16 @@ class _Step:
         return F.linear(hidden, self.weights[-1]), slopes
 
     def jacobian(self, slopes: Sequence[Tensor]) -> Tensor:
-        """I + J, (..., D, D)."""
+        """The Jacobian I + J of u + g(u), (..., D, D)."""
         first, second, *rest = self.weights
-        paths = (second[:, None, :] * first.T).flatten(0, 1)  # W_2 diag(slope) W_1 is linear in the slope
+        paths = (second[:, None, :] * first.T).flatten(0, 1)  # W_2 diag(slope) W_1 is linear in the slope.
         product = F.linear(slopes[0], paths).unflatten(-1, (len(second), first.shape[1]))
         for slope, weight in zip(slopes[1:], rest, strict=True):
             product = weight @ (slope[..., None] * product)
         return product + torch.eye(first.shape[1], dtype=product.dtype, device=product.device)
 
     def vjp(self, v: Tensor, slopes: Sequence[Tensor]) -> Tensor:
-        """v'J, (..., D)."""
+        """The vector-Jacobian product v'J, (..., D)."""
         for slope, weight in zip(reversed(slopes), reversed(self.weights[1:]), strict=True):
             v = (v @ weight) * slope
         return v @ self.weights[0]
@@ -200,9 +204,12 @@ class _ResidualFlow(ConditionalFlow):
 
     @torch.no_grad()
     def _begin(self) -> None:
-        """Close to the identity: no affine map and a small last layer. Units bend within the spread of z."""
+        """Set initial weights: no affine map and a small last layer, so that the flow is close to the identity.
+
+        Hidden units are nonlinear within the spread of z.
+        """
         self.weights[-1].mul_(0.1)
-        # W_1 has rows of length sqrt(D / H) once its norm is 1
+        # The rows of W_1 have length sqrt(D / H) when the norm of W_1 is 1.
         self.log_betas.fill_(0.5 * math.log(max(1.0, self.plan.hidden[0] / self.dim)))
         last, hidden = cast(nn.Linear, self.given[-1]), sum(self.plan.hidden)
         weight, bias = (value.unflatten(0, (self.plan.blocks, -1)) for value in (last.weight, last.bias))
@@ -218,7 +225,7 @@ class _ResidualFlow(ConditionalFlow):
         return torch.cat([e for e, _ in parts]), torch.cat([log_det for _, log_det in parts])
 
     def decode(self, noise: Points, context: Context) -> Points:
-        """z = f^{-1}(noise; c) up to rounding; NaN where the noise is not finite. Differentiable once."""
+        """Data z = f^{-1}(noise; c) up to rounding; NaN if the noise is not finite. Differentiable once."""
         parts = []
         with single_precision(noise):
             steps = self._steps(context.to(noise.dtype))
@@ -229,7 +236,7 @@ class _ResidualFlow(ConditionalFlow):
         return torch.cat(parts)
 
     def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """-log q(z | c) per row, or in training an estimate of it without bias, in value and in gradient."""
+        """-log q(z | c) of each row; in training possibly an estimate, without bias in value and gradient."""
         self._check("z", z, context)
         if self.exact or not self.training:
             return -self.log_prob(z, context)
@@ -270,7 +277,7 @@ class _ResidualFlow(ConditionalFlow):
 
 
 def _bounded(weights: Float[Tensor, "block out in"], bound: float) -> Float[Tensor, "block out in"]:
-    """Matrices whose largest singular value is at most the bound; those within it stay as they are."""
+    """Matrices rescaled so that their largest singular value is at most `bound`; smaller matrices stay unchanged."""
     return weights / (torch.linalg.matrix_norm(weights, ord=2, keepdim=True) / bound).clamp_min(1)
 
 
@@ -281,19 +288,19 @@ def _exact_log_det(step: _Step, slopes: Sequence[Tensor]) -> Tensor:
 def _roulette_log_det(
     step: _Step, slopes: Sequence[Tensor], terms: int, going_on: float, generator: torch.Generator
 ) -> Float[Tensor, " batch"]:
-    """An estimate of log det(I + J) without bias, whose gradient is one of the gradient; slopes are (batch, width).
+    """Unbiased estimate of log det(I + J), with an unbiased gradient.
 
     Args:
-        step: Its matrices.
-        slopes: phi' at every hidden unit.
-        terms: m, terms that are always computed.
-        going_on: q, the chance of each further term.
-        generator: Of v and N.
+        step: Block with the matrices W.
+        slopes: Derivatives phi' at every hidden unit, (batch, width) for each layer.
+        terms: m, the number of terms that are always computed.
+        going_on: q, the probability of each further term.
+        generator: Source of the random numbers v and N.
     """
     like, where = slopes[0].detach(), {"generator": generator, "device": generator.device}
     rows, dim = len(like), step.weights[0].shape[1]
     with torch.no_grad():
-        uniform = 1 - torch.rand(rows, dtype=torch.float64, **where)  # in (0, 1]
+        uniform = 1 - torch.rand(rows, dtype=torch.float64, **where)  # Values in (0, 1] have a finite logarithm.
         last = (terms + torch.floor(torch.log(uniform) / math.log(going_on))).long().to(like.device)
         last, order = last.sort(descending=True)
         v = 2 * torch.randint(2, (rows, dim), **where).to(like) - 1
@@ -312,7 +319,10 @@ def _roulette_log_det(
 
 
 def _solution(step: _Step, y: Tensor, lipschitz: float) -> Tensor:
-    """u with u + g(u) = y; its gradient comes from one Newton step taken at the solution."""
+    """The u that solves u + g(u) = y.
+
+    Its gradient is the gradient of one Newton step at the solution.
+    """
     with torch.no_grad():
         u = _root(step, y, lipschitz)
     if not torch.is_grad_enabled():
@@ -327,13 +337,13 @@ def _root(step: _Step, y: Tensor, lipschitz: float) -> Tensor:
     for _ in range(MOST):
         found = u + _solve(step.jacobian(slopes), residual)
         left, bent = _residual(step, found, y)
-        far = ~(left.norm(dim=-1) <= lipschitz * size)  # NaN is far
+        far = ~(left.norm(dim=-1) <= lipschitz * size)  # NaN counts as too far.
         if bool(far.any()):
             found = torch.where(far[..., None], u + residual, found)
             left, bent = _residual(step, found, y)
         new = left.norm(dim=-1)
         closer = new < size
-        going = (new < 0.5 * (1 + lipschitz) * size) & (new > least)  # else at rounding
+        going = (new < 0.5 * (1 + lipschitz) * size) & (new > least)  # The other rows are done.
         u, residual = torch.where(closer[..., None], found, u), torch.where(closer[..., None], left, residual)
         slopes = [torch.where(closer[..., None], b, s) for b, s in zip(bent, slopes, strict=True)]
         size = torch.where(closer, new, size)
@@ -343,11 +353,11 @@ def _root(step: _Step, y: Tensor, lipschitz: float) -> Tensor:
 
 
 def _residual(step: _Step, u: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """y - u - g(u), and phi' at u."""
+    """Residual y - u - g(u), and the derivatives phi' at u."""
     g, slopes = step.value(u)
     return y - u - g, slopes
 
 
 def _solve(matrix: Float[Tensor, "*rows dim dim"], right: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
-    """matrix^{-1} right; what is not finite gives NaN, not an error."""
+    """Solution matrix^{-1} right; a result that is not finite becomes NaN instead of an error."""
     return torch.linalg.solve_ex(matrix, right[..., None])[0][..., 0]

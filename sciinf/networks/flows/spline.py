@@ -1,24 +1,25 @@
-r"""A neural spline coupling flow, made to be fast: the default of `Flow`.
+r"""A fast neural spline coupling flow, the default flow of the estimator `Flow`.
 
-The flow is
+The map from data z to noise e is
 
     e = f(z; c) = (W_K o spline_K(.; c)) o ... o (W_1 o spline_1(.; c)) (A(c) z - a(c)).
 
-Each spline acts on one half of the dimensions (every other one, by turns); a residual network of the other half and of
-the context decides its pieces; W_k = L_k U_k is a linear map of all dimensions. The conditional Gaussian in front
-(`gaussian`; A lower triangular with a positive diagonal) takes over location, scale and correlation of the posterior,
-which move with the observation, so that splines need only learn what is left: its shape.
+Each spline acts on one half of the dimensions: every other one, in turns. A residual network of the other half and of
+the context computes the spline's pieces. W_k = L_k U_k is a linear map of all dimensions. The conditional Gaussian in
+front (`gaussian`; A is lower triangular with a positive diagonal) models the location, scale and correlation of the
+posterior, which vary with the observation. So splines need to learn only the remaining shape.
 
-Without it this is the function that sbi builds under the name "nsf" with nflows, number for number
-(`nflows_flows.fused` copies its weights), except that B is 5 where sbi has 3. Noise beyond B passes every spline
-unbent: a share P(|e| > B) of the draws in each dimension, 2.7e-3 at 3 and 6e-7 at 5, comes out as wide as the prior
-however narrow the posterior is. Quantiles hardly notice. Means and sds do: at B = 3 the share adds about (0.17 s)^2 to
-the variance, s the prior's sd, so a posterior of 0.02 s gets an sd many times too large.
+Without the Gaussian, this is the function that sbi builds under the name "nsf" with nflows, number for number
+(`nflows_flows.fused` copies its weights). The only difference is that B is 5 here and 3 in sbi. No spline transforms
+noise beyond B. So in each dimension a fraction P(|e| > B) of the samples is as wide as the prior, however narrow the
+posterior is. This fraction is 2.7e-3 at B = 3 and 6e-7 at B = 5. Quantiles hardly change, but means and sds do. At B =
+3 the fraction adds about (0.17 s)^2 to the variance, with s the prior's sd. So the sd of a posterior of width 0.02 s
+becomes many times too large.
 
-What makes it fast: the batch is the last, contiguous axis of every tensor; the whole flow is one operation, compiled
-where there is a compiler (`couplings`); elsewhere the splines have no branches and a gradient of their own
-(`rational_quadratic`); the context enters all layers of a step through one matrix product, once per observation
-whatever the number of draws; the order in which dimensions are split is absorbed by the maps W_k.
+The flow is fast for these reasons. The batch is the last, contiguous axis of every tensor. The whole flow is one
+operation, compiled if a compiler is available (`couplings`). Otherwise the splines have no branches, and a gradient of
+their own (`rational_quadratic`). The context enters all layers of a step through one matrix product, once per
+observation for any number of samples. The maps W_k include the reordering of the dimensions between steps.
 
 References:
     | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -48,15 +49,15 @@ from sciinf.networks.flows.rational_quadratic import EDGE, LEAST
 
 
 class SplineCoupling(Architecture):
-    """Neural spline coupling flow.
+    """Fast neural spline coupling flow.
 
     Args:
-        transforms: K, how many splines are chained.
-        hidden: Width of the networks behind them.
-        bins: Pieces of each spline.
-        blocks: Residual blocks of each network.
-        tail_bound: B; outside [-B, B] a spline is the identity, so z should be standardised.
-        gaussian: Whether a conditional Gaussian comes first.
+        transforms: K, the number of splines in the chain.
+        hidden: Width of the networks that compute the splines.
+        bins: Number of pieces of each spline.
+        blocks: Number of residual blocks of each network.
+        tail_bound: B. A spline is the identity outside [-B, B], so z should be standardised.
+        gaussian: Whether a conditional Gaussian comes before the splines.
     """
 
     def __init__(
@@ -77,7 +78,10 @@ class SplineCoupling(Architecture):
 
 
 class SplineCouplingFlow(ExactFlow):
-    """The flow. Draws with a gradient are torch's operations on every device."""
+    """The flow that `SplineCoupling` builds.
+
+    Samples with a gradient use torch operations on every device.
+    """
 
     def __init__(self, plan: SplineCoupling, dim: int, context: int) -> None:
         super().__init__(dim, context)
@@ -90,11 +94,11 @@ class SplineCouplingFlow(ExactFlow):
         width = plan.hidden
         self.block_weight = nn.Parameter(uniform(plan.transforms, plan.blocks, 2, width, width, fan=width))
         self.block_bias = nn.Parameter(uniform(plan.transforms, plan.blocks, 2, width, fan=width))
-        with torch.no_grad():  # as nflows begins: each block close to the identity
+        with torch.no_grad():  # Same initial weights as nflows: each block is close to the identity.
             self.block_weight[:, :, 1].uniform_(-1e-3, 1e-3)
             self.block_bias[:, :, 1].uniform_(-1e-3, 1e-3)
         rows = [len(chosen) * rational_quadratic.numbers(plan.bins) for chosen in self.moved]
-        # every spline begins as nearly the identity
+        # Every spline starts close to the identity.
         self.output_weight = nn.ParameterList(uniform(r, width, fan=100 * width) for r in rows)
         slopes = [len(moved) * (plan.bins - 1) for moved in self.moved]
         flat = [(r - s, s) for r, s in zip(rows, slopes, strict=True)]
@@ -116,7 +120,7 @@ class SplineCouplingFlow(ExactFlow):
             if self.gaussian is not None:
                 value, change = self.gaussian(value, context)
                 log_det = log_det + change
-        if self.linear is not None:  # what the first step keeps, then what it moves
+        if self.linear is not None:  # Kept dimensions of the first step, then moved ones.
             value = torch.cat([value[1::2], value[::2]])
         value, change = couplings.by_torch(value, context, weights, self.shape)
         return value.permute(1, 2, 0), (log_det + change).expand(z.shape[:-1])
@@ -137,7 +141,7 @@ class SplineCouplingFlow(ExactFlow):
         return value.permute(1, 2, 0)
 
     def _maps(self) -> tuple[Tensor, Tensor]:
-        """W and bias of each step, from the order of the step to that of the next: (K, D, D) and (K, D)."""
+        """Linear map, (K, D, D), and offset, (K, D), of each step, between the dimension orders of two steps."""
         if self.linear is None:
             one = self.context_map.weight.new_ones(self.plan.transforms, 1, 1)
             return one, torch.zeros_like(one[..., 0])
@@ -152,10 +156,10 @@ class SplineCouplingFlow(ExactFlow):
 
 
 class _Linear(nn.Module):
-    """K maps W = L U with a positive diagonal, and their biases.
+    """K linear maps W = L U with a positive diagonal, and their biases.
 
-    All that is known of the order of dimensions is kept as buffers: an index made of Python numbers would be copied to
-    the device in each step, which waits for it and which a CUDA graph cannot hold.
+    Indices that describe the order of dimensions are stored as buffers. An index made of Python numbers would be copied
+    to the device in each step. The step would wait for this copy, and a CUDA graph cannot contain it.
     """
 
     below: Tensor
@@ -179,16 +183,17 @@ class _Linear(nn.Module):
         self.register_buffer("places", orders[0].argsort(), persistent=False)
 
     def ordered(self) -> tuple[Tensor, Tensor]:
-        """W, (K, D, D), and biases, (K, D), from the order in which a step has the dimensions to that of the next.
+        """W, (K, D, D), and biases, (K, D), from the dimension order of each step to that of the next step.
 
-        A step has those it keeps first, then those it moves; after the last they are in their own order.
+        In the order of a step, the kept dimensions come first, then the moved ones. After the last step, dimensions are
+        in their original order.
         """
         lower, upper = self._factors()
         matrices = (lower @ upper).flatten(1).gather(1, self.entries)
         return matrices.view_as(lower), self.bias.gather(1, self.rows)
 
     def log_det(self) -> Tensor:
-        """Of all K together."""
+        """Sum of the log determinants of all K linear maps."""
         return self._scale().log().sum()
 
     def _scale(self) -> Tensor:
@@ -203,10 +208,10 @@ class _Linear(nn.Module):
 
 
 def check_settings(name: str, transforms: int, hidden: int, bins: int, blocks: int, tail_bound: float) -> None:
-    """Of the architectures made of splines and residual networks.
+    """Check the settings of an architecture made of splines and residual networks.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If a setting is out of range.
     """
     if transforms < 1 or hidden < 1 or not 2 <= bins <= 500 or blocks < 0 or not tail_bound > 0:
         raise ValueError(
@@ -216,16 +221,16 @@ def check_settings(name: str, transforms: int, hidden: int, bins: int, blocks: i
 
 
 def _moved(dim: int, step: int) -> list[int]:
-    """The dimensions a spline acts on: every other one, the even ones first; the only one always."""
+    """Dimensions on which the spline of a step acts: every other one, the even ones first; a single one always."""
     return [0] if dim == 1 else list(range(step % 2, dim, 2))
 
 
 def _kept(dim: int, step: int) -> list[int]:
-    """The others."""
+    """Dimensions on which the spline of a step does not act."""
     return [d for d in range(dim) if d not in _moved(dim, step)]
 
 
 def uniform(*shape: int, fan: int) -> Tensor:
-    """Values as torch.nn.Linear draws them."""
+    """Random initial values with the same distribution as in torch.nn.Linear."""
     bound = 1 / math.sqrt(fan)
     return torch.empty(*shape).uniform_(-bound, bound)

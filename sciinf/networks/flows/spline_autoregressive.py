@@ -1,16 +1,16 @@
 r"""Autoregressive neural spline flow, with the fast splines of `rational_quadratic`.
 
-Each of K steps bends every dimension by a spline whose pieces the dimensions before it and the context decide,
+Each of K steps transforms every dimension by a spline. The earlier dimensions and the context determine its pieces,
 
     e_i = spline(z_i; h_i(z_1, ..., z_{i-1}, c)),     log |det de/dz| = sum_i log spline'(z_i),
 
-and then turns the order of the dimensions round. All h_i are one residual network with masked weights: each hidden
-unit has a degree m in 0..D-1 and sees the context and the dimensions up to m; what belongs to dimension i sees units of
-degree below i. It sees dimension i - 1 through units of degree i - 1 alone, and dimension 1 sees the context through
-those of degree 0, so there must be units of every degree: at least D. The density takes one pass a step and a draw D
-passes, for dimension i is known only when those before it are. Where D is small or drawing is rare this buys a more
-flexible density than coupling (`spline`): each dimension is conditioned on all before it. A conditional Gaussian comes
-first, as there.
+and then each step reverses the order of the dimensions. One residual network with masked weights computes all h_i. Each
+hidden unit has a degree m in 0..D-1, and gets the context and the dimensions up to m. The outputs for dimension i use
+units of degree below i. Only units of degree i - 1 pass on dimension i - 1, and only units of degree 0 pass the context
+to dimension 1. So each degree needs a unit, and the width must be at least D. The density takes one pass per step. A
+sample takes D passes per step, because dimension i needs all earlier dimensions. The density is more flexible than with
+coupling (`spline`), because each dimension is conditioned on all earlier ones. This pays off if D is small or samples
+are rarely needed. A conditional Gaussian comes first, as in `spline`.
 
 References:
     | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -42,12 +42,12 @@ class SplineAutoregressive(Architecture):
     """Autoregressive neural spline flow.
 
     Args:
-        transforms: K, how many steps are chained.
-        hidden: Width of the networks behind them, at least D.
-        bins: Pieces of each spline.
-        blocks: Residual blocks of each network.
-        tail_bound: B; outside [-B, B] a spline is the identity, so z should be standardised.
-        gaussian: Whether a conditional Gaussian comes first.
+        transforms: K, the number of steps in the chain.
+        hidden: Width of the networks that compute the splines, at least D.
+        bins: Number of pieces of each spline.
+        blocks: Number of residual blocks of each network.
+        tail_bound: B. A spline is the identity outside [-B, B], so z should be standardised.
+        gaussian: Whether a conditional Gaussian comes before the splines.
     """
 
     def __init__(
@@ -66,14 +66,17 @@ class SplineAutoregressive(Architecture):
     def build(self, dim: int, context: int) -> ConditionalFlow:
         if self.hidden < dim:
             raise ValueError(
-                f"SplineAutoregressive(hidden={self.hidden}) has too few units for {dim} dimensions: the last of them "
-                f"would not see all before; take hidden >= {dim}, or SplineCoupling, whose networks may be narrower"
+                f"SplineAutoregressive(hidden={self.hidden}) has too few units for {dim} dimensions: the last "
+                f"would not see all others; take hidden >= {dim}, or SplineCoupling, whose networks may be narrower"
             )
         return _SplineAutoregressive(self, dim, context)
 
 
 class _SplineAutoregressive(ExactFlow):
-    """The flow; tensors within are (width, n * batch), those of the context (width, batch)."""
+    """The flow that `SplineAutoregressive` builds.
+
+    Internal tensors of z have the shape (width, n * batch), those of the context (width, batch).
+    """
 
     def __init__(self, plan: SplineAutoregressive, dim: int, context: int) -> None:
         super().__init__(dim, context)
@@ -111,7 +114,7 @@ class _SplineAutoregressive(ExactFlow):
 
 
 class _MaskedNet(nn.Module):
-    """Raw numbers of the splines (D (3K - 1), n * batch): those of dimension i from the dimensions before i alone."""
+    """Masked network that computes raw spline parameters (D (3K - 1), n * batch) from earlier dimensions alone."""
 
     first_mask: Tensor
     inner_mask: Tensor
@@ -124,9 +127,9 @@ class _MaskedNet(nn.Module):
         self.first = nn.Parameter(uniform(width, dim, fan=dim + context))
         self.inner = nn.Parameter(uniform(plan.blocks, 2, width, width, fan=width))
         self.inner_bias = nn.Parameter(uniform(plan.blocks, 2, width, 1, fan=width))
-        self.last = nn.Parameter(uniform(shares + slopes, width, fan=100 * width))  # splines begin near the identity
+        self.last = nn.Parameter(uniform(shares + slopes, width, fan=100 * width))  # Start near the identity.
         self.last_bias = nn.Parameter(torch.cat([torch.zeros(shares, 1), torch.full((slopes, 1), EDGE)]))
-        with torch.no_grad():  # each block close to the identity
+        with torch.no_grad():  # Each block starts close to the identity.
             self.inner[:, 1].uniform_(-1e-3, 1e-3)
         inputs, units = torch.arange(1, dim + 1), torch.arange(width) % dim
         outputs = torch.cat([inputs.repeat_interleave(2 * plan.bins), inputs.repeat_interleave(plan.bins - 1)])

@@ -1,33 +1,34 @@
-r"""Autoregressive flow whose networks are causal transformers (TarFlow), with splines beside its affine maps.
+r"""Autoregressive flow whose networks are causal transformers (TarFlow), with affine maps and splines.
 
-Each of K blocks takes the dimensions in an order, the reverse of the block's before, and maps each of them by a
-monotone function whose parameters a causal transformer reads from the dimensions before it and the context c:
+Each of K blocks takes the dimensions in the reverse order of the block before. A monotone function maps each dimension.
+A causal transformer computes its parameters from the earlier dimensions and the context c:
 
     u_d = (z_d - mu_d(z_<d, c)) exp(-alpha_d(z_<d, c)),    e_d = S(u_d; s_d(z_<d, c)).
 
-S is a rational-quadratic spline on [-5, 5] and the identity outside; the paper has no S (`bins=0`). Affine maps alone
-are poor in few dimensions: each keeps p(z_d | z_<d) one-humped, so many blocks must share what one spline does. alpha
-is kept within (-7, 7). A triangular Jacobian makes log |det de/dz| = sum_d (log S'(u_d) - alpha_d).
+S is a rational-quadratic spline on [-5, 5] and the identity outside. The paper has no S (`bins=0`). Affine maps alone
+work badly in few dimensions. Each affine map leaves p(z_d | z_<d) unimodal, so many blocks are needed for the effect of
+one spline. alpha is limited to (-7, 7). The Jacobian is triangular, so log |det de/dz| = sum_d (log S'(u_d) - alpha_d).
 
-Tokens. One token stands for a group of g dimensions (one by default). Token t carries the values of group t - 1, its
-own position and the embedded context; token 0 carries the last two only, so even the first dimension is conditioned.
-Attention is causal among tokens, and token t's output gives the parameters of group t: encoding takes one pass.
-Decoding goes group by group, the keys and values of the tokens so far being kept in local variables, so that one
-network can serve several callers at once.
+Tokens. One token stands for a group of g dimensions (one by default). Token t contains the values of group t - 1, its
+own position and the embedded context. Token 0 contains only position and context, so the first dimension is conditioned
+on the context as well. Attention is causal among tokens. The output of token t gives the parameters of group t, so
+encoding takes one pass. Decoding computes one group after another. The keys and values of earlier tokens are local
+variables, so that one network can serve several callers at once.
 
-Noise. With `noise` = sigma > 0 every z in training becomes z + sigma eps, eps ~ N(0, I), drawn from `generator`: what
-is learned is p_sigma = p * N(0, sigma^2 I), smooth where p is a ridge or a sheet, and wider than p. `push` then draws
-from p_sigma and `log_prob` is its log density, so draws and density always belong together; both are of z + sigma eps.
-With `denoise` = k > 0 draws are moved along the score, which is at hand by differentiating the flow,
+Noise. With `noise` = sigma > 0 every z in training becomes z + sigma eps, with eps ~ N(0, I) drawn from `generator`.
+The flow then learns p_sigma = p * N(0, sigma^2 I). p_sigma is smooth even if p lies on a ridge or a sheet, but is wider
+than p. `push` then samples from p_sigma, and `log_prob` is the log density of p_sigma. So samples and density always
+match, and both describe z + sigma eps. With `denoise` = k > 0 samples are moved along the score, which is the gradient
+of the flow's log density,
 
     z' = z + k sigma^2 grad log p_sigma(z).
 
-k = 1 is Tweedie's formula, E[z without noise | z with noise], as in the paper: the best guess of each z, too narrow a
-set of them. For Gaussian p of sd s, with r = sigma^2 / s^2, draws have the variance s^2 (1 + r) without denoising,
-s^2 / (1 + r) at k = 1, and s^2 (1 + r^2 / (4 (1 + r))) at k = 1/2, which is one step of the probability-flow equation
-dz / d sigma^2 = -1/2 grad log p_sigma. So for posteriors 1/2 is the better choice. The density of z' needs the Hessian
-of log p_sigma at the z it came from: with k > 0 `log_prob` raises `DensityUnavailable`. By default sigma = 0, and all
-is exact.
+k = 1 is Tweedie's formula, E[z without noise | z with noise], as in the paper. It gives the best estimate of each z,
+but the samples together are too narrow. For Gaussian p of sd s, let r = sigma^2 / s^2. Then the variance of the samples
+is s^2 (1 + r) without denoising and s^2 / (1 + r) at k = 1. At k = 1/2 it is s^2 (1 + r^2 / (4 (1 + r))). k = 1/2 is
+one step of the probability-flow equation dz / d sigma^2 = -1/2 grad log p_sigma. So for posteriors k = 1/2 is the
+better choice. The density of z' needs the Hessian of log p_sigma at the original z. So with k > 0 `log_prob` raises
+`DensityUnavailable`. By default sigma = 0, and samples and density are exact.
 
 Shapes: z, e (n, batch, D); c (batch, C); tokens (n, batch, T, width).
 
@@ -61,27 +62,28 @@ from sciinf.networks.flows.conditional import (
     log_normal,
 )
 
-BOUND = 5.0  # splines bend [-BOUND, BOUND]
-LOG_SCALE = 7.0  # |alpha| stays below
-CHUNK = 32_768  # tokens passed through a block at once when nothing is differentiated
+BOUND = 5.0  # Splines are the identity outside [-BOUND, BOUND].
+LOG_SCALE = 7.0  # Upper limit of |alpha|.
+CHUNK = 32_768  # Largest number of tokens that a block takes at once, if nothing is differentiated.
 
-Past = tuple[Tensor, Tensor]  # keys and values of the tokens so far, (n, batch, heads, T, width / heads) each
+# Keys and values of the earlier tokens, each (n, batch, heads, T, width / heads).
+Past = tuple[Tensor, Tensor]
 
 
 class TransformerAutoregressive(Architecture):
-    """Blocks of causal attention over the dimensions; drawing costs D passes per block.
+    """Autoregressive flow with causal attention over the dimensions; sampling costs D passes per block.
 
     Args:
-        blocks: How many autoregressive transforms are chained.
-        layers: Attention layers of each.
-        width: Numbers per token; a multiple of `heads`.
-        heads: Attention heads.
-        bins: Pieces of each spline; 0 for the paper's affine maps.
-        group: Dimensions per token. More than one saves passes where there are many dimensions; those in one group
-            depend on each other only through the others.
+        blocks: K, the number of autoregressive transforms in the chain.
+        layers: Number of attention layers of each block.
+        width: Width of a token, a multiple of `heads`.
+        heads: Number of attention heads.
+        bins: Number of pieces of each spline. 0 uses the affine maps of the paper, without splines.
+        group: Number of dimensions per token. A larger group saves passes if there are many dimensions. Dimensions of
+            one group depend on each other only through other groups.
         noise: sigma, the sd of the noise added in training, in units of the standardised z.
-        denoise: k, the share of Tweedie's step that draws take: 0 keeps `log_prob`, 1/2 keeps the spread, 1 is the
-            paper's.
+        denoise: k, the fraction of Tweedie's step that samples take. 0 keeps `log_prob` available, 1/2 nearly keeps the
+            spread of the posterior, and 1 is the paper's choice.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -130,10 +132,10 @@ class _TransformerAutoregressive(ConditionalFlow):
         self.blocks = nn.ModuleList(_Block(plan, dim) for _ in range(plan.blocks))
 
     def encode(self, z: Points, context: Context) -> tuple[Points, Logs]:
-        """Noise and log determinant; of z + sigma eps where the flow was trained with noise.
+        """Noise and log determinant; for a flow trained with noise, z stands for z + sigma eps.
 
         Raises:
-            DensityUnavailable: If draws are denoised.
+            DensityUnavailable: If samples are denoised.
         """
         if self.denoise > 0:
             raise DensityUnavailable(
@@ -145,13 +147,13 @@ class _TransformerAutoregressive(ConditionalFlow):
         return torch.cat([e for e, _ in parts]), torch.cat([log_det for _, log_det in parts])
 
     def decode(self, noise: Points, context: Context) -> Points:
-        """Draws, denoised where that was asked for."""
+        """Samples z, denoised if `denoise` is above 0."""
         features = self.embed(context)
         parts = [self._from_noise(part, features) for part in self._chunks(noise)]
         return torch.cat(parts)
 
     def loss(self, z: Row, context: RowContext, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """-log p_sigma(z + sigma eps | c) per row."""
+        """-log p_sigma(z + sigma eps | c) of each row, with new noise eps in every row."""
         self._check("z", z, context)
         if self.noise > 0:
             drawn = torch.randn(z.shape, generator=generator, device=generator.device, dtype=z.dtype)
@@ -181,7 +183,7 @@ class _TransformerAutoregressive(ConditionalFlow):
         return log_normal(noise) + log_det
 
     def _score(self, z: Tensor, features: Tensor) -> Tensor:
-        """grad log p_sigma(z | c), differentiable itself where gradients are on."""
+        """The score grad log p_sigma(z | c), which is differentiable if gradients are enabled."""
         outer = torch.is_grad_enabled()
         with torch.enable_grad():
             at = z if z.requires_grad else z.detach().requires_grad_()
@@ -195,7 +197,7 @@ class _TransformerAutoregressive(ConditionalFlow):
 
 
 class _Block(nn.Module):
-    """One autoregressive transform, in the order the dimensions come in."""
+    """One autoregressive transform, in the dimension order of its input."""
 
     mask: Tensor
 
@@ -209,7 +211,7 @@ class _Block(nn.Module):
         self.layers = nn.ModuleList(_Layer(plan.width, plan.heads) for _ in range(plan.layers))
         self.norm = nn.LayerNorm(plan.width)
         self.head = nn.Linear(plan.width, plan.group * (2 + max(0, 3 * plan.bins - 1)))
-        nn.init.zeros_(self.head.weight)  # the transform begins as the identity
+        nn.init.zeros_(self.head.weight)  # The transform starts as the identity.
         nn.init.zeros_(self.head.bias)
         self.register_buffer("mask", torch.ones(self.tokens, self.tokens, dtype=torch.bool).tril(), persistent=False)
 
@@ -218,7 +220,7 @@ class _Block(nn.Module):
         return e, log_slope.sum(-1)
 
     def describe(self, z: Tensor, features: Tensor) -> Tensor:
-        """Parameters of every dimension's map, (n, batch, D, P); those of d depend on z_<d alone."""
+        """Parameters of every dimension's map, (n, batch, D, P), where dimension d depends on z_<d alone."""
         tokens = self._first_tokens(features)
         if self.value is not None:
             before = z[..., : (self.tokens - 1) * self.group].unflatten(-1, (self.tokens - 1, self.group))
@@ -228,7 +230,7 @@ class _Block(nn.Module):
         return self._read(tokens)[..., : self.dim, :].to(z.dtype)
 
     def decode(self, e: Tensor, features: Tensor) -> Tensor:
-        """z with encode(z) = e, a group after the other."""
+        """The z with encode(z) = e, computed one group after another."""
         tokens = self._first_tokens(features)
         found: list[Tensor] = []
         past: list[Past | None] = [None] * len(self.layers)
@@ -243,16 +245,16 @@ class _Block(nn.Module):
         return torch.cat(found, dim=-1)
 
     def _first_tokens(self, features: Tensor) -> Tensor:
-        """What tokens carry besides values, (1, batch, T, width)."""
+        """Token contents other than values of z: position and embedded context, (1, batch, T, width)."""
         return (self.context(features)[:, None] + self.position)[None]
 
     def _read(self, tokens: Tensor) -> Tensor:
-        """Tokens (n, batch, T, width) to parameters (n, batch, T g, P)."""
+        """Map parameters (n, batch, T g, P), computed from tokens (n, batch, T, width)."""
         return self.head(self.norm(tokens)).unflatten(-1, (self.group, -1)).flatten(-3, -2)
 
 
 class _Layer(nn.Module):
-    """Attention, then a network per token, each on normalised tokens and added to them."""
+    """Attention followed by a network per token, each applied to normalised tokens and added to the tokens."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -263,10 +265,10 @@ class _Layer(nn.Module):
         self.network = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, tokens: Tensor, mask: Tensor | None, past: Past | None) -> tuple[Tensor, Past]:
-        """New tokens, and keys and values of these and the past ones; token i attends to j where mask[i, j]."""
+        """New tokens, with the keys and values of past and new tokens; token i attends to token j if mask[i, j]."""
         parts = self.project(self.before_attention(tokens)).unflatten(-1, (3, self.heads, -1))
         query, key, value = (part.transpose(-3, -2) for part in parts.unbind(-3))
-        if past is not None:  # the first token may be one for all n
+        if past is not None:  # All n samples may share the first token.
             key = torch.cat([past[0].expand(len(key), *past[0].shape[1:]), key], dim=-2)
             value = torch.cat([past[1].expand(len(value), *past[1].shape[1:]), value], dim=-2)
         score = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
@@ -278,7 +280,7 @@ class _Layer(nn.Module):
 
 
 def _bend(z: Tensor, raw: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """e and log de/dz, for z (*, D) and parameters (*, D, P)."""
+    """Noise e and log de/dz, for z (*, D) and map parameters (*, D, P)."""
     alpha = _log_scale(raw)
     e, log_slope = (z - raw[..., 0]) * torch.exp(-alpha), -alpha.expand_as(z)
     if bins > 0:
@@ -288,7 +290,7 @@ def _bend(z: Tensor, raw: Tensor, bins: int) -> tuple[Tensor, Tensor]:
 
 
 def _straighten(e: Tensor, raw: Tensor, bins: int) -> Tensor:
-    """z with `_bend`(z) = e."""
+    """The z with `_bend`(z) = e."""
     u = cast(Tensor, _spline(raw, bins).inv(e)) if bins > 0 else e
     return u * torch.exp(_log_scale(raw)) + raw[..., 0]
 

@@ -1,7 +1,7 @@
-"""Flows that the library zuko builds.
+"""Normalizing flows of the library zuko.
 
-The splines of `NSF` and `Coupling` act on [-5, 5] in each dimension and are the identity outside, where the tails of
-z therefore stay those of the noise: standardise z first. `MAF` is affine in each dimension and has no such domain.
+The splines of `NSF` and `Coupling` act on [-5, 5] in each dimension and are the identity outside. So outside [-5, 5], z
+has the tails of the noise: standardise z first. `MAF` is affine in each dimension and has no such domain.
 
 References:
     | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -18,12 +18,12 @@ from sciinf.networks.flows.conditional import Architecture, ConditionalFlow, Con
 
 
 class NSF(Architecture):
-    """Autoregressive neural spline flow: the most flexible here; drawing costs D passes per transform.
+    """Autoregressive neural spline flow: the most flexible flow here, but sampling costs D passes per transform.
 
     Args:
-        transforms: How many splines are chained.
-        hidden: Widths of the masked network behind each.
-        bins: Pieces of each spline.
+        transforms: Number of splines in the chain.
+        hidden: Widths of the hidden layers of the masked network of each spline.
+        bins: Number of pieces of each spline.
     """
 
     def __init__(self, transforms: int = 5, hidden: Sequence[int] = (64, 64), bins: int = 8) -> None:
@@ -36,12 +36,12 @@ class NSF(Architecture):
 
 
 class Coupling(Architecture):
-    """Neural spline flow in which one half of the dimensions conditions the other: draws in two passes per transform.
+    """Neural spline flow: one half of the dimensions conditions the other; samples take two passes per transform.
 
     Args:
-        transforms: How many splines are chained.
-        hidden: Widths of the masked network behind each.
-        bins: Pieces of each spline.
+        transforms: Number of splines in the chain.
+        hidden: Widths of the hidden layers of the masked network of each spline.
+        bins: Number of pieces of each spline.
     """
 
     def __init__(self, transforms: int = 6, hidden: Sequence[int] = (64, 64), bins: int = 8) -> None:
@@ -54,11 +54,11 @@ class Coupling(Architecture):
 
 
 class MAF(Architecture):
-    """Masked autoregressive flow: affine given the dimensions before; quick to train, unsuited to several modes.
+    """Masked autoregressive flow: affine given the earlier dimensions; quick to train, unsuited to several modes.
 
     Args:
-        transforms: How many affine maps are chained.
-        hidden: Widths of the masked network behind each.
+        transforms: Number of affine maps in the chain.
+        hidden: Widths of the hidden layers of the masked network of each map.
     """
 
     def __init__(self, transforms: int = 5, hidden: Sequence[int] = (64, 64)) -> None:
@@ -71,7 +71,7 @@ class MAF(Architecture):
 
 
 class _ZukoFlow(ExactFlow):
-    """The transform of one of zuko's flows; its base distribution, N(0, I), is `ConditionalFlow`'s."""
+    """A zuko flow's transform; the base distribution N(0, I) belongs to `ConditionalFlow`."""
 
     def __init__(self, kind: type[zuko.flows.MAF], dim: int, context: int, settings: dict) -> None:
         super().__init__(dim, context)

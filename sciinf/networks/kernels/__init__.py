@@ -1,1 +1,1 @@
-"""Loops in C, for what takes torch hundreds of calls: compiled once on a machine, beside torch's operations."""
+"""C kernels, compiled once per machine, for operations that would take torch hundreds of calls."""

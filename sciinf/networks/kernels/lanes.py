@@ -1,13 +1,13 @@
-r"""Rows of a batch side by side: compiled loops work on them in lanes, on as many cores as are given.
+r"""Parallel execution of C kernels: the rows of a batch are divided into lanes, which several cores share.
 
-The rows of a batch are cut into L lanes, which depend on its size alone. What a loop gives for a row is the same in any
-lane; sums over rows, the gradients of weights, are added up in the order of the lanes,
+The rows of a batch are divided into L lanes; L depends on the batch size alone. The result for a row does not depend on
+its lane. Sums over rows, such as the gradients of weights, are added in the order of the lanes,
 
     g = g_1 + ... + g_L,
 
-so that they are the same, bit for bit, on any number of cores. The cores are threads of one process: loops let go of
-Python while they work, the weights and the rows are there already, and nothing is left behind by a training that is
-killed.
+so the sums are equal, bit for bit, for any number of cores. The cores run threads of one process, because the kernels
+release Python's global lock while they work. Threads share the weights and the rows without copies, and leave nothing
+behind if the training is killed.
 
 References:
     | PyTorch Distributed: Experiences on Accelerating Data Parallel Training (Li et al., 2020),
@@ -29,15 +29,15 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-_LEAST = 250  # of a lane at least: what a lane costs however few it has is small beside that
-_MOST = 8  # lanes
+_LEAST = 250  # Least points per lane. With so many, the fixed cost of a lane is negligible.
+_MOST = 8  # Largest number of lanes.
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 
 
 @dataclass
 class Sharing:
-    """By how many cores loops are shared, and the most items that there have been to share."""
+    """Number of cores that share the kernels' work, and the largest number of work items that occurred so far."""
 
     cores: int
     most: int = 1
@@ -48,7 +48,7 @@ _now: ContextVar[Sharing | None] = ContextVar("_now", default=None)
 
 @contextmanager
 def shared(cores: int) -> Iterator[Sharing]:
-    """A `with` block in which this thread's loops are shared by so many cores."""
+    """A `with` block in which `cores` cores share the kernel calls of this thread."""
     sharing = Sharing(cores)
     token = _now.set(sharing)
     try:
@@ -58,20 +58,26 @@ def shared(cores: int) -> Iterator[Sharing]:
 
 
 def cores_here() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def lanes(rows: int, points: int) -> list[tuple[int, int]]:
-    """(start, stop) of lanes, as even as can be, of rows that have so many points in all."""
+    """Row ranges (start, stop) of the lanes, of nearly equal length.
+
+    Args:
+        rows: Number of rows to divide.
+        points: Number of points in all rows together.
+    """
     count = max(1, min(rows, points // _LEAST, _MOST))
     return list(pairwise(rows * k // count for k in range(count + 1)))
 
 
 def together(call: Callable[[_Item], _Found], items: Sequence[_Item]) -> list[_Found]:
-    """What a call gives for each item, in their order; worked on side by side where cores are `shared`.
+    """Results of `call` for each item, in the order of the items.
 
-    This thread works, too, and what it does by itself it does on one core.
+    Inside a `shared` block, several threads work on the items in parallel. The calling thread works on items too. A
+    nested call of this function within an item uses one core.
     """
     sharing = _now.get()
     if sharing is not None:
@@ -87,19 +93,19 @@ def together(call: Callable[[_Item], _Found], items: Sequence[_Item]) -> list[_F
     others = list[Future[None]]()
     try:
         for _ in range(min(sharing.cores, len(items)) - 1):
-            with suppress(RuntimeError):  # after the main thread's end there are no more threads to be had
+            with suppress(RuntimeError):  # Python starts no new thread once the main thread has ended.
                 others.append(_pool(sharing.cores - 1, os.getpid()).submit(work))
         with shared(1):
             work()
     finally:
         _wait(others)
     for other in others:
-        other.result()  # raises what its thread has raised
+        other.result()  # Raise the exception of that thread, if it had one.
     return [found[number] for number in range(len(items))]
 
 
 def _wait(others: Sequence[Future[None]]) -> None:
-    """Until all are done, for they work on memory of the caller's; an interrupt comes afterwards."""
+    """Wait until all threads are done, because they write into memory of the caller; then raise a pending interrupt."""
     interrupt: KeyboardInterrupt | None = None
     while not all(other.done() for other in others):
         try:
@@ -111,24 +117,28 @@ def _wait(others: Sequence[Future[None]]) -> None:
 
 
 def side_by_side(function: Any, arguments: Sequence[tuple[Any, ...]]) -> None:
-    """Call a function of a library with the arguments of each lane.
+    """Call a C function once for each lane, in parallel if cores are `shared`.
+
+    Args:
+        function: Function of a compiled library. It returns a value other than 0 if it cannot allocate memory.
+        arguments: Arguments of the function for each lane.
 
     Raises:
-        MemoryError: If it says that there is no memory for what it has to keep.
+        MemoryError: If a call could not allocate its working memory.
     """
     if any(together(lambda given: function(*given), arguments)):
         raise MemoryError("there is no memory for a block of points")
 
 
 class Sums:
-    """Gradients of weights, which each lane has for itself.
+    """Gradients of weights, stored separately for each lane and then added.
 
     Args:
-        weights: Whose.
-        count: How many lanes.
+        weights: Weights whose gradients are stored.
+        count: Number of lanes.
 
     Attributes:
-        lanes: A tensor for each weight, for each lane.
+        lanes: For each lane, one gradient tensor for each weight. The kernels fill these tensors.
     """
 
     def __init__(self, weights: Sequence[Tensor], count: int) -> None:
@@ -139,7 +149,7 @@ class Sums:
         ]
 
     def added(self) -> list[Tensor]:
-        """Their sums over the lanes."""
+        """Sums of the gradients over the lanes, one tensor for each weight."""
         first, *rest = self._all
         for other in rest:
             first += other
@@ -148,5 +158,5 @@ class Sums:
 
 @functools.cache
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads, which a process that was forked does not have."""
+    """A pool of threads, cached per process id because a forked process does not inherit the threads of its parent."""
     return ThreadPoolExecutor(threads, thread_name_prefix="sciinf-lane")

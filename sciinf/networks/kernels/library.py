@@ -1,11 +1,13 @@
-"""C that is compiled once on a machine, and kept: loops for which torch has no single operation.
+"""Compilation and loading of the C kernels, for operations that torch does not have as single calls.
 
-A file of this folder is compiled by the machine's own C compiler (`CC`, cc, gcc or clang), for its own processor, as it
-is first needed, into `~/.cache/sciinf` (`XDG_CACHE_HOME`); that takes two seconds. Where there is no compiler, or
-nothing can be written, there is no library, and torch's own operations do the same, only slower. So they do with
-`SCIINF_COMPILE=0`. Before a library is used it must agree with torch's operations.
+A C file of this folder is compiled when it is first needed, which takes two seconds. The machine's own C compiler
+(`CC`, cc, gcc or clang) compiles for the processor of this machine. The library is cached in `~/.cache/sciinf` (or
+below `XDG_CACHE_HOME`). If there is no compiler, or the folder cannot be written, no library is used. Then torch
+operations compute the same result more slowly. `SCIINF_COMPILE=0` has the same effect. Before a library is used, its
+results are compared with torch operations.
 
-Why C and not numba: numba took 16 s to compile such loops, and is one more package; torch.compile took 50 s for a step.
+Why C and not numba: numba took 16 s to compile such kernels, and is one more dependency. torch.compile took 50 s for
+one training step.
 """
 
 from __future__ import annotations
@@ -33,22 +35,21 @@ from sciinf.networks.kernels.lanes import together
 
 FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-_LONGEST = 120  # s that a compiler may take
+_LONGEST = 120  # Time limit of the compiler, in seconds.
 _off: ContextVar[bool] = ContextVar("_off", default=False)
 
 
 def library(
     name: str, arguments: Mapping[str, Sequence[Any]], agrees: Callable[[ctypes.CDLL], bool]
 ) -> ctypes.CDLL | None:
-    """A library whose functions have been looked at; None where there is none.
+    """A compiled library whose functions agree with torch operations, or None if no such library is available.
 
-    They are looked at in another thread, which has none of the transforms, precisions and modes of torch that the
-    caller may be in.
+    The comparison runs in another thread, so transforms, precisions and modes of torch in the caller have no effect.
 
     Args:
-        name: Of its C file.
-        arguments: Types of what each function takes.
-        agrees: Whether it does as torch's operations do.
+        name: Name of the C file, without its suffix.
+        arguments: Argument types of each function: function name -> ctypes types.
+        agrees: Function that returns whether the library's results agree with torch operations.
     """
     found = compiled(FOLDER / f"{name}.c")
     if found is None:
@@ -61,7 +62,7 @@ def library(
 
 @functools.cache
 def compiled(source: Path) -> ctypes.CDLL | None:
-    """The library of a C file; None where it cannot be made."""
+    """The library compiled from a C file, or None if the file cannot be compiled."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
     if compiler is None or os.environ.get("SCIINF_COMPILE") == "0":
         return None
@@ -74,12 +75,12 @@ def compiled(source: Path) -> ctypes.CDLL | None:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make(compiler, source, place)
         return ctypes.CDLL(str(place))
-    except (OSError, RuntimeError, subprocess.SubprocessError):  # no folder, no home, no success
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # No writable folder, or compilation failed.
         return None
 
 
 def plain(value: Tensor, *others: Tensor) -> bool:
-    """Whether loops can take all of these: in single precision, on a CPU, and not as something that torch compiles."""
+    """Whether the kernels can take all these tensors: float32, on a CPU, not empty, outside `torch.compile`."""
     if torch.compiler.is_compiling() or _off.get() or not value.numel():
         return False
     return all(one.dtype == torch.float32 and one.device.type == "cpu" for one in (value, *others))
@@ -87,7 +88,7 @@ def plain(value: Tensor, *others: Tensor) -> bool:
 
 @contextmanager
 def without_loops() -> Iterator[None]:
-    """A `with` block in which torch's operations serve, as on a GPU; for this thread."""
+    """A `with` block in which this thread uses torch operations instead of kernels, as on a GPU."""
     token = _off.set(True)
     try:
         yield
@@ -96,28 +97,28 @@ def without_loops() -> Iterator[None]:
 
 
 def wave(*size: int) -> Tensor:
-    """Numbers to look at a library with: in [-1, 1], whatever torch's defaults and its state of randomness are."""
+    """Deterministic test input for a library: numbers in [-1, 1], independent of torch's defaults and random state."""
     return torch.sin(1.7 * torch.arange(1, 1 + math.prod(size), dtype=torch.float32, device="cpu")).view(size)
 
 
 def keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """`setup_context` of a gradient, which is a function of its own so that it can be mapped, and has no gradient."""
+    """`setup_context` of a function that computes a gradient: save nothing, because a second derivative is refused."""
 
 
 def refuse(ctx: Any, *gradients: Tensor) -> None:
-    """`backward` of such a gradient.
+    """`backward` of a function that computes a gradient: refuse a second derivative.
 
     Raises:
-        RuntimeError: Always: left out, a second derivative would be taken for zero.
+        RuntimeError: Always. Without this error, torch would take the second derivative for zero.
     """
     raise RuntimeError(
-        "a second derivative was asked for of a spline, a flow or a perceptron, which have the first one alone; of a "
-        "perceptron torch has it: `with sciinf.networks.kernels.library.without_loops():`"
+        "a second derivative was requested for a spline, a flow or a perceptron, which have only a first derivative; "
+        "for a perceptron, use torch operations: `with sciinf.networks.kernels.library.without_loops():`"
     )
 
 
 def as_gradient(call: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    """A function that computes gradients, as one that can be mapped over the members of an ensemble."""
+    """Wrap a function that computes gradients, so that `torch.vmap` can map it over the members of an ensemble."""
 
     class Gradient(torch.autograd.Function):
         @staticmethod
@@ -135,7 +136,13 @@ def as_gradient(call: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[
 
 
 def led(info: Any, axes: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[Any]:
-    """Inputs of a function that is mapped over the members of an ensemble: these are one more leading axis."""
+    """Arguments of a function mapped by `torch.vmap`, with the mapped axis moved to the front of every tensor.
+
+    Args:
+        info: Information of `torch.vmap`, with the number of members as `batch_size`.
+        axes: Mapped axis of each argument. An argument with None is repeated for every member.
+        inputs: Arguments of the mapped function. Those that are not tensors are passed on unchanged.
+    """
     return [
         one if not isinstance(one, Tensor) else one.movedim(axis, 0) if axis is not None
         else one.expand(info.batch_size, *one.shape)
@@ -144,7 +151,14 @@ def led(info: Any, axes: tuple[int | None, ...], inputs: tuple[Any, ...]) -> lis
 
 
 def each(call: Callable[..., Any], axes: int, *tensors: Tensor) -> Any:
-    """Call for each member of an ensemble, where the first tensor has more than its own number of axes, and all do."""
+    """Result of `call`, for one set of tensors or stacked over the members of an ensemble.
+
+    Args:
+        call: Function of one set of tensors; it returns a tensor or a tuple of tensors.
+        axes: Number of axes of the first tensor without members. If the tensor has more, all tensors have leading
+            member axes.
+        tensors: Arguments of `call`.
+    """
     if tensors[0].ndim == axes:
         return call(*tensors)
     members = together(lambda one: _each(call, axes, one), list(zip(*tensors, strict=True)))
@@ -154,18 +168,18 @@ def each(call: Callable[..., Any], axes: int, *tensors: Tensor) -> Any:
 
 
 def _each(call: Callable[..., Any], axes: int, tensors: tuple[Tensor, ...]) -> Any:
-    with torch.no_grad():  # for each thread by itself
+    with torch.no_grad():  # Torch keeps this mode separately for each thread.
         return each(call, axes, *tensors)
 
 
 def close(found: Sequence[Tensor], right: Sequence[Tensor], error: float) -> bool:
-    """Whether arrays are those that are right but for an error relative to their largest number."""
+    """Whether each array agrees with its reference within `error`, relative to the largest entry of the reference."""
     pairs = zip(found, right, strict=True)
     return all(bool((a - b.detach()).abs().max() <= error * b.detach().abs().max()) for a, b in pairs)
 
 
 def _make(compiler: str, source: Path, place: Path) -> None:
-    """Compile into a file of another name, which is then renamed: another process may be doing the same."""
+    """Compile into a temporary file and rename it to `place`, because another process may compile the same file."""
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         made = Path(folder) / place.name
         for native in (("-march=native",), ()):
@@ -176,7 +190,7 @@ def _make(compiler: str, source: Path, place: Path) -> None:
 
 
 def _processor() -> tuple[str, ...]:
-    """What a library for this processor depends on: machines of a cluster share a home, and may differ."""
+    """Description of this processor for the library's name: machines of a cluster may share one home folder."""
     flags = ""
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""From data to features: standardisation, and one summary network per kind of observable."""
+"""Summary networks from data to features, one network per kind of observable, and the standardisation of data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which summary network an observable gets where nobody chose one."""
+"""Default choice of a summary network for an observable."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from sciinf.networks.summaries.image import CNN
 from sciinf.networks.summaries.series import Conv1d
 from sciinf.networks.summaries.vector import MLP
 
-TINY = 10  # numbers that the flow's own networks can look at directly
-FEW = 64  # numbers for which knowing their order in space or time gains nothing
+TINY = 10  # Largest number of values that pass to the flow without a summary network.
+FEW = 64  # Largest number of values whose order in space or time carries no useful information.
 
 
 def passes(spec: Observable, masked: bool) -> bool:
-    """Whether the numbers are so few that they pass as they are."""
+    """Whether an observable has so few values that they need no summary network."""
     return "item" not in spec.dims and not masked and math.prod(spec.shape) <= TINY
 
 
 def choose(spec: Observable, masked: bool) -> Summary:
-    """A summary network by the names of the observable's axes and their number.
+    """The default summary network, chosen by the names of the observable's axes and the number of its values.
 
-    A set (an axis called "item") gets a `DeepSet` whatever its size, since the order of its items must not matter.
-    At most 10 complete numbers pass as they are; at most 64 go through an `MLP`. A series (an axis called "time")
-    gets a `Conv1d`, with a mask too: it reads the mask as channels, which tells gaps from zeros, and costs far less
-    than a `Transformer`. An image (two axes of "y", "x", "row", "column") gets a `CNN`; everything else an `MLP`.
+    A set (an axis called "item") gets a `DeepSet` for any size, because the order of its items must not matter. At most
+    10 complete values pass unchanged, and at most 64 go through an `MLP`. A series (an axis called "time") gets a
+    `Conv1d`, with or without a mask. `Conv1d` reads the mask as channels, which distinguishes gaps from zeros, and
+    costs far less than a `Transformer`. An image (two axes of "y", "x", "row", "column") gets a `CNN`. Everything else
+    gets an `MLP`.
 
     Args:
-        spec: The observable.
-        masked: Whether a mask comes with it.
+        spec: Description of the observable.
+        masked: Whether the observable has a mask.
     """
     numbers = math.prod(spec.shape)
     if "item" in spec.dims:

@@ -1,10 +1,10 @@
-"""Observables that are columns of one table, which one network sees side by side.
+"""Observables that are columns of one table, combined into the channels of one array for one summary network.
 
-The response time and the choice of each trial, or time, flux and error of each visit, tell together what none of them
-tells alone: which goes with which. Observables with the same first axes, of the same names and lengths, become channels
-of one array, in the simulator's order. Each keeps its own scale, unit and mask.
+Examples are the response time and the choice of each trial, or time, flux and error of each visit. Only together do
+such columns show which values belong to the same row. Observables whose first axes have the same names and lengths
+become channels of one array, in the simulator's order. Each observable keeps its own scale, unit and mask.
 
-Shapes: a value (batch, *shared, *own), with the axes that all have in common first; a table (batch, *shared, channel).
+Shapes: a value (batch, *shared, *own), with the axes that all columns share first; a table (batch, *shared, channel).
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ Table = tuple[tuple[str, ...], tuple[int, ...]]
 
 
 def tables(observables: Mapping[str, Observable]) -> dict[str, tuple[str, ...]]:
-    """The first column of each table -> the other columns of that table.
+    """Tables among the observables: name of the first column -> names of the other columns.
 
-    Masks, times and controls are no columns, nor are observables that have times of their own, or axes without names.
+    Masks, times and controls are not columns. Observables with their own times, or with unnamed axes, are not columns
+    either.
     """
     left = set_names(observables) | set(timed_names(observables)) | {f"{name}_mask" for name in observables}
     found = dict[Table, list[str]]()
@@ -38,18 +39,18 @@ def tables(observables: Mapping[str, Observable]) -> dict[str, tuple[str, ...]]:
 
 
 def later_columns(together: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """All columns of `tables` but the first of each: the network of the first sees them."""
+    """Names of all columns of `tables` except the first of each table, whose network takes the others as inputs."""
     return {name for more in together.values() for name in more}
 
 
 def _table(spec: Observable) -> Table:
-    """The leading axes along which values repeat; the first one, where values do along none."""
+    """Names and lengths of the leading axes along which values repeat, or of the first axis if there are none."""
     count = next((k for k, axis in enumerate(spec.dims) if axis not in SHARED_AXES), len(spec.dims)) or 1
     return spec.dims[:count], spec.shape[:count]
 
 
 def seen_together(specs: Sequence[Observable]) -> Observable:
-    """What a network of the columns of one table is built for; of one observable alone, that observable."""
+    """Description of the combined array of a table's columns; for a single observable, that observable."""
     if len(specs) == 1:
         return specs[0]
     dims, shape = _table(specs[0])
@@ -58,13 +59,16 @@ def seen_together(specs: Sequence[Observable]) -> Observable:
 
 
 def side_by_side(values: Sequence[Tensor], specs: Sequence[Observable]) -> Float[Tensor, "batch ..."]:
-    """The values of columns, or their masks, as one array."""
+    """The values of a table's columns, or their masks, as channels of one array."""
     count = len(_table(specs[0])[1]) + 1
     return torch.cat([value.reshape(*value.shape[:count], -1) for value in values], dim=-1)
 
 
 def row_by_row(observables: Mapping[str, Observable]) -> Int[Tensor, " number"]:
-    """Places of the numbers of all observables, one observable after another, so that a table is read row by row."""
+    """Order of the numbers of all observables in which each table is read row by row.
+
+    The indices refer to the numbers of all observables, one observable after another.
+    """
     together, start, places = tables(observables), 0, dict[str, Tensor]()
     for name, spec in observables.items():
         places[name] = torch.arange(start, start := start + math.prod(spec.shape))

@@ -1,4 +1,4 @@
-"""What networks take each observable for by default, in words: a set, a series, an image, a table, numbers."""
+"""Description in words of how default summary networks interpret each observable: as a set, series, image or table."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _UNNAMED = "; if its axis is one of items or times, say so: dims=('item',) or di
 def described(
     observables: Mapping[str, Observable], x: X, counted: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[str, ...]:
-    """A line for each summary network that an estimator would choose.
+    """One line of text for each summary network that an estimator would choose.
 
     Args:
-        observables: What the simulator produces.
-        x: Some simulated rows, by which the scale of an observable is chosen.
-        counted: Series -> the discrete parameters that are taken to count its steps.
+        observables: Observables of the simulator: name -> description.
+        x: Some simulated rows, from which the scale of each observable is chosen.
+        counted: Name of a series -> names of the discrete parameters that are interpreted as numbers of its steps.
     """
     standard = Standardise(observables)
     rows = len(next(iter(x.values())))
@@ -54,7 +54,7 @@ def described(
 
 
 def _kind(spec: Observable, masked: bool) -> str:
-    """As `choice.choose` takes it."""
+    """Kind of an observable in words, by the rules of `choice.choose`."""
     numbers = math.prod(spec.shape)
     if "item" in spec.dims:
         return f"a set of {spec.shape[spec.dims.index('item')]:,} items"

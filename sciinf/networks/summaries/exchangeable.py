@@ -1,10 +1,11 @@
-r"""Features of a set: a function of its items that does not depend on their order.
+r"""Summary network for a set, whose features do not depend on the order of the items.
 
     s(x_1, ..., x_n) = rho( mean_i phi(x_i), max_i phi(x_i), log(1 + n) ),
 
-over the items that are present; every continuous function of a set has nearly this form. An item of which a part is
-present counts as present. The number of items is an input only where a mask makes it vary. On a CPU phi sees the items
-that are present alone, so its time goes with the entries that a catalogue has, not with those it has room for.
+computed over the items that are present. Functions of this form approximate every continuous function of a set. An item
+counts as present if any part of it is present. The number of items n is an input only if a mask makes it vary. On a
+CPU, phi takes only the items that are present. So its time depends on the number of entries in a catalogue, not on the
+catalogue's capacity.
 
 References:
     | Deep Sets (Zaheer et al., 2017), https://arxiv.org/abs/1703.06114
@@ -27,10 +28,10 @@ from sciinf.networks.summaries.perceptron import Perceptron
 
 
 class DeepSet(Summary):
-    """Permutation-invariant features of the items along the axis called "item" (the first where axes have no names).
+    """Permutation-invariant features of the items along the axis called "item" (the first axis if axes have no names).
 
     Args:
-        features: Width of the output.
+        features: Number of output features.
         hidden: Width of the networks phi and rho.
     """
 
@@ -53,7 +54,7 @@ class _DeepSet(SummaryNetwork):
 
     def summarise(self, x: Entries, mask: Present) -> Float[Tensor, "batch feature"]:
         items, present = self.items(x, mask, self.axis)
-        # members of an ensemble, which are mapped, differ in which items they see, or in their weights
+        # Ensemble members mapped by `torch.vmap` differ in their present items or in their weights.
         mapped = any(is_functorch_wrapped_tensor(one) for one in (items, next(self.phi.parameters())))
         if self.masked and plain(items) and not mapped:
             pooled = pool_rows(self.phi(items[present]), present.sum(1))
@@ -65,7 +66,7 @@ class _DeepSet(SummaryNetwork):
 
 
 def pool(values: Float[Tensor, "batch n width"], present: Bool[Tensor, "batch n"]) -> Float[Tensor, "batch width2"]:
-    """Mean and maximum over the n that are present, side by side; zeros where none is."""
+    """Mean and maximum over the items that are present, side by side; zeros if there is none."""
     keep = present.unsqueeze(-1)
     mean = torch.where(keep, values, 0.0).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
     lowest = torch.finfo(values.dtype).min
@@ -74,11 +75,11 @@ def pool(values: Float[Tensor, "batch n width"], present: Bool[Tensor, "batch n"
 
 
 def pool_rows(values: Float[Tensor, "items width"], counts: Int[Tensor, " batch"]) -> Float[Tensor, "batch width2"]:
-    """As `pool`, for values of present items alone.
+    """Mean and maximum as in `pool`, for the values of present items alone.
 
     Args:
-        values: Those of the first row of the batch, then those of the second, and so on.
-        counts: The number of present items in each row.
+        values: Values of the first row's items, then of the second row's items, and so on.
+        counts: Number of present items in each row.
     """
     known = counts.clamp(min=1)[:, None]
     mean = torch.segment_reduce(values, "sum", lengths=counts, unsafe=True) / known

@@ -1,7 +1,7 @@
-"""Features of an image: strided convolutions over the two axes called two of "y", "x", "row", "column".
+"""Summary network for an image: strided convolutions over two axes that are called "y", "x", "row" or "column".
 
-Axes without names are read as (H, W) or (C, H, W). Missing pixels are zero and their mask is a further set of
-channels. Normalisation is per image, never over the batch.
+Axes without names are read as (H, W) or (C, H, W). Missing pixels are zero, and their mask adds further channels.
+Normalisation is per image, never over the batch.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from sciinf.core.observable import Observable
 from sciinf.core.summary import IMAGE_AXES, Entries, Present, Summary, SummaryNetwork
 from sciinf.networks.summaries.perceptron import Perceptron
 
-SMALL = 4  # pixels to a side that are few enough to be told apart by position
+SMALL = 4  # Largest side, in pixels, of a feature map that is flattened.
 
 
 class CNN(Summary):
-    """Convolutions of 3 x 3 pixels and stride 2 until at most 4 x 4 are left, which are flattened.
+    """Convolutions of 3 x 3 pixels and stride 2, until at most 4 x 4 pixels are left, which are flattened.
 
     Args:
-        features: Width of the output.
-        channels: Widths of the convolutions; the last one is repeated as often as the image's size asks for.
+        features: Number of output features.
+        channels: Widths of the convolutions. The last width is repeated as often as the image size requires.
     """
 
     def __init__(self, features: int = 32, channels: Sequence[int] = (16, 32, 64)) -> None:
@@ -64,10 +64,10 @@ class _CNN(SummaryNetwork):
 
 
 def image_axes(spec: Observable) -> tuple[int, int]:
-    """The two event axes of the image.
+    """The two axes of the image, among the axes of one row.
 
     Raises:
-        ValueError: If there are not two of them.
+        ValueError: If there are not exactly two image axes.
     """
     axes = [i for i, name in enumerate(spec.dims) if name in IMAGE_AXES]
     if not spec.dims and len(spec.shape) in (2, 3):

@@ -1,7 +1,8 @@
-"""Linear maps with GELU between them, as one operation.
+"""A multilayer perceptron with GELU activations, as one operation.
 
-In single precision on a CPU it is compiled C where that can be had (`loops`): rows go through all layers 64 at a time,
-and the gradient goes forward once more instead of keeping what lies between. Elsewhere it is torch's operations.
+In single precision on a CPU, a compiled C kernel computes the network if a compiler is available. Rows go through all
+layers 64 at a time. The gradient computes the forward pass again instead of storing intermediate values. In all other
+cases torch operations compute the network.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from sciinf.networks.kernels.lanes import Sums, lanes, side_by_side
 from sciinf.networks.kernels.library import as_gradient, close, each, led, library, plain, wave
 
-_WIDEST = 256  # layer of which blocks stay in fast caches; with 1,000 torch's products are 1.1 times as fast
-_ERROR = 1e-4  # of compiled loops, beside torch's operations in double precision
+# Largest layer width for the kernel, so that blocks stay in fast caches. At width 1,000 torch is 1.1 times as fast.
+_WIDEST = 256
+_ERROR = 1e-4  # Largest allowed relative difference between kernel and torch operations.
 _POINTER, _WHOLE = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = {
     "perceptron_forward": [*[_POINTER] * 4, _WHOLE, _WHOLE],
@@ -29,10 +31,10 @@ _ARGUMENTS = {
 
 
 class Perceptron(nn.ModuleList):
-    """The layers.
+    """A multilayer perceptron with GELU activations.
 
     Args:
-        widths: Of the input, of each hidden layer, and of the output.
+        widths: Width of the input, of each hidden layer, and of the output.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -49,7 +51,7 @@ class Perceptron(nn.ModuleList):
         return _Layers.apply(x.reshape(-1, x.shape[-1]), *weights).reshape(*x.shape[:-1], len(weights[-1]))
 
     def by_torch(self, x: Tensor) -> Tensor:
-        """The same by torch's operations."""
+        """Output of the network, computed by torch operations."""
         for layer in self:
             x = layer(x)
         return x
@@ -61,8 +63,8 @@ def _loops() -> ctypes.CDLL | None:
 
 
 def _agrees(loops: ctypes.CDLL) -> bool:
-    """Whether loops do as torch's operations do in double precision, on a small network."""
-    with torch.device("meta"):  # where nothing is drawn
+    """Whether the kernel agrees with torch operations in double precision, on a small network."""
+    with torch.device("meta"):  # No random numbers are drawn on this device.
         made = Perceptron([3, 7, 5, 2])
     made.to_empty(device="cpu").double()
     for weight in made.parameters():
@@ -96,7 +98,7 @@ def _forward(loops: Any, *given: Tensor) -> Tensor:
 
 
 def _backward(loops: Any, whole: bool, *given: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of x (if not `whole` an empty one) and weights from that of what comes out."""
+    """Gradients of x and of the weights, from the gradient of the output; without `whole`, x's gradient is empty."""
     g_out, x, *weights = (one.contiguous() for one in given)
     g_x, places, sizes = torch.empty_like(x) if whole else x.new_empty(0), _places(weights), _sizes(x, weights)
     cut = lanes(len(x), len(x))
@@ -109,11 +111,11 @@ def _backward(loops: Any, whole: bool, *given: Tensor) -> tuple[Tensor, ...]:
     return g_x, *sums.added()
 
 
-_AXES = 2  # of what goes in and comes out
+_AXES = 2  # Number of axes of input and output without ensemble members.
 
 
 class _Layers(torch.autograd.Function):
-    """The network of x, (rows, before), with its weights."""
+    """The network as a compiled operation of x, (rows, before), and its weights."""
 
     @staticmethod
     def forward(*given: Tensor) -> Tensor:
@@ -135,5 +137,5 @@ class _Layers(torch.autograd.Function):
 
 @as_gradient
 def _gradient(whole: bool, *given: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of x and weights."""
+    """Gradients of x and of the weights, from the gradient of the output; a second derivative is refused."""
     return each(functools.partial(_backward, _loops(), whole), _AXES, *given)

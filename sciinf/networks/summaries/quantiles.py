@@ -1,8 +1,9 @@
-r"""Quantiles of sets with heavy tails, which moments do not tell: the middle and the scale of a Cauchy law, say.
+r"""Quantiles of sets with heavy tails, as features where moments fail, for example for a Cauchy distribution.
 
-Of each channel of a set the quantiles at levels (k + 1/2) / K, k = 0 ... K - 1, linear between the sorted entries that
-are present, and the logs of their differences. A set has heavy tails where `heavy_tails` found them; of other sets
-moments tell as much, and more numbers to learn from cost accuracy.
+For each channel of a set, the features are the quantiles at levels (k + 1/2) / K, k = 0 ... K - 1, and the logs of
+their differences. Quantiles are linearly interpolated between the sorted entries that are present. The features are for
+sets in which standardisation has found heavy tails (`standardise`). For other sets moments are as informative, and
+additional inputs reduce the accuracy.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from torch import Tensor
 from sciinf.core import Observable
 from sciinf.networks.summaries.statistics import by_channel
 
-_MOST = 9  # quantiles, and no more than there are entries
+_MOST = 9  # Largest number of quantiles; never more than the number of entries.
 _LEAST = 3
-_TINY = 1e-3  # sds of the training rows that are zero
+_TINY = 1e-3  # Smallest difference, in sds of the training rows, so that logarithms are finite.
 
 
 def quantiles(
     x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."] | None, spec: Observable
 ) -> Float[Tensor, "batch statistic"]:
-    """The quantiles and their differences; as for `statistics.statistics`, (batch, 0) of what is no set."""
+    """Quantiles and the logs of their differences, for each row; (batch, 0) if the observable is not a set.
+
+    The arguments are those of `statistics.statistics`.
+    """
     if "item" not in spec.dims:
         return x.new_zeros(len(x), 0)
     values = by_channel(x, spec)
@@ -30,7 +34,7 @@ def quantiles(
     if count < _LEAST:
         return x.new_zeros(len(x), 0)
     there = torch.ones_like(values, dtype=torch.bool) if mask is None else by_channel(mask, spec)
-    ordered = torch.where(there, values, torch.inf).sort(-1).values  # what is missing comes last
+    ordered = torch.where(there, values, torch.inf).sort(-1).values  # Missing entries come last.
     last = (there.sum(-1, keepdim=True) - 1).clamp_min(0)
     level = (torch.arange(count, dtype=x.dtype, device=x.device) + 0.5) / count
     place = (level * (last + 1) - 0.5).clamp_min(0).minimum(last.to(x.dtype))

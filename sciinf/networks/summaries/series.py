@@ -1,8 +1,9 @@
-r"""Features of a series: strided convolutions, or a small transformer, along the axis called "time".
+r"""Summary networks for a series: strided convolutions, or a small transformer, along the axis called "time".
 
-Missing entries are zero and their mask is a further set of channels, so that "zero" and "not measured" differ. After
-each convolution a step counts as present if any entry that it saw was, and is set to zero otherwise: padding carries
-no biases inward. Normalisation runs over channels, never over time or over the batch, for the same reason.
+Missing entries are zero, and their mask adds further channels, so that "zero" and "not measured" differ. After each
+convolution, a step counts as present if any of its input entries was present. Otherwise the step is set to zero, so
+that padding does not spread biases inward. For the same reason, normalisation runs over channels, never over time or
+over the batch.
 
 References:
     | Attention Is All You Need (Vaswani et al., 2017), https://arxiv.org/abs/1706.03762
@@ -25,19 +26,19 @@ from sciinf.core.summary import Entries, Present, Summary, SummaryNetwork, find_
 from sciinf.networks.summaries.exchangeable import pool
 from sciinf.networks.summaries.perceptron import Perceptron
 
-SHORT = 8  # steps that are few enough to be told apart by position
+SHORT = 8  # Largest number of steps that are flattened instead of pooled.
 
 
 class Conv1d(Summary):
-    """Convolutions of stride 2 along time (the first axis where axes have no names).
+    """Convolutions of stride 2 along time (the first axis if axes have no names).
 
-    What is left is flattened where it is at most 8 steps long, and otherwise averaged and maximised over.
+    The remaining steps are flattened if there are at most 8. Otherwise their mean and maximum over time are used.
 
     Args:
-        features: Width of the output.
+        features: Number of output features.
         channels: Width of every convolution.
-        kernel: Steps that a convolution sees, odd.
-        layers: Convolutions, each halving the length; as many as leave at most 8 steps where left out.
+        kernel: Number of steps that one convolution takes, odd.
+        layers: Number of convolutions, each of which halves the length. None uses as many as leave at most 8 steps.
     """
 
     def __init__(self, features: int = 32, channels: int = 32, kernel: int = 5, layers: int | None = None) -> None:
@@ -86,13 +87,13 @@ class _Conv1d(SummaryNetwork):
 
 
 class Transformer(Summary):
-    """Self-attention along time (the first axis where axes have no names); costs grow with the length squared.
+    """Self-attention along time (the first axis if axes have no names); costs grow with the square of the length.
 
     Args:
-        features: Width of the output.
-        width: Width of the tokens, a multiple of `heads` and even.
-        heads: Attention heads.
-        layers: Encoder layers.
+        features: Number of output features.
+        width: Width of the tokens, even and a multiple of `heads`.
+        heads: Number of attention heads.
+        layers: Number of encoder layers.
     """
 
     def __init__(self, features: int = 32, width: int = 32, heads: int = 4, layers: int = 2) -> None:
@@ -123,13 +124,13 @@ class _Transformer(SummaryNetwork):
     def summarise(self, x: Entries, mask: Present) -> Float[Tensor, "batch feature"]:
         steps, present = self.items(x, mask, self.axis)
         tokens = self.embed(steps) + self.positions
-        # attention needs something to attend to: of a series without any step, all are looked at and none is pooled
+        # Attention needs at least one step. So a series without any step attends to all, and none is pooled.
         hidden = ~(present | ~present.any(1, keepdim=True)) if self.masked else None
         return self.head(pool(self.norm(self.encoder(tokens, src_key_padding_mask=hidden)), present))
 
 
 def _positions(length: int, width: int) -> Tensor:
-    """Sines and cosines of the step's number at geometrically spaced frequencies, (length, width)."""
+    """Sines and cosines of the step number at geometrically spaced frequencies, (length, width)."""
     frequency = torch.exp(-math.log(10_000.0) * torch.arange(0, width, 2) / width)
     angle = torch.arange(length).unsqueeze(1) * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1)

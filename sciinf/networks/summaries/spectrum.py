@@ -1,15 +1,16 @@
-r"""Features of a spectrum: lines that are to be counted, and found, wherever they stand.
+r"""Summary network for a spectrum, whose features give the number and the positions of lines anywhere.
 
-With the entries x_j of n channels, * a convolution, and mean and max taken over channels,
+Let x_j be the entries of n channels, and * a convolution. With mean and max over channels,
 
     h = gelu(A * x),
     g = gelu(B * h + C [mean h, max h]),
     s = P([x, gelu(D * g), mean g, max g]).
 
-No convolution but D has a stride, so that each channel is told what is near it. C tells it what the whole spectrum is
-like as well, its continuum say, beside which a line is one. What is counted has no place, and so mean and maximum of g
-learn it from lines anywhere; D, which keeps about 20 places, and x say where they are. P is a perceptron. A network
-without mean and maximum has to learn what a line is once for each channel.
+Only the convolution D has a stride, so each channel gets information on its neighbours. C adds information on the whole
+spectrum, such as the continuum, against which a line stands out. The number of lines does not depend on their
+positions. So mean and maximum of g learn this number from lines anywhere. The positions come from x and from D, which
+keeps about 20 positions. P is a perceptron. A network without mean and maximum must learn the shape of a line
+separately for each channel.
 
 References:
     | Squeeze-and-Excitation Networks (Hu et al., 2018), for channels that are told of the whole,
@@ -31,22 +32,22 @@ from sciinf.core.summary import Entries, Present, Summary, SummaryNetwork, find_
 from sciinf.networks.summaries.exchangeable import pool
 from sciinf.networks.summaries.perceptron import Perceptron
 
-_PLACES = 20  # that are told apart beside the channels themselves
-_MOST = 256  # numbers that enter the perceptron by themselves
+_PLACES = 20  # Number of positions that the strided convolution keeps.
+_MOST = 256  # Largest number of values that also enter the perceptron directly.
 
 
 class Spectrum(Summary):
-    """Convolutions of every channel, told of the whole spectrum; pooled for what is counted, flattened for where it is.
+    """Convolutions along a spectrum, pooled for the number of lines and flattened for their positions.
 
-    Missing entries are zero and their mask is a further set of inputs; what is pooled is that of channels of which
-    some entry is there.
+    Missing entries are zero, and their mask adds further inputs. Pooling uses only channels with at least one present
+    entry.
 
     Args:
-        features: Width of the output.
-        channels: Width of the first convolution; the second has twice as many.
-        kernel: Channels of the spectrum that a convolution sees, odd: about as many as a line is wide.
+        features: Number of output features.
+        channels: Width of the first convolution. The second convolution is twice as wide.
+        kernel: Number of spectral channels that one convolution takes, odd; about the width of a line.
         hidden: Width of the perceptron.
-        axis: The axis along which the lines are, by its name; the first one where left out.
+        axis: Name of the axis along which the lines lie. None uses the first axis.
 
     Raises:
         ValueError: If a number is below 1, or the kernel even.
@@ -96,7 +97,7 @@ class _Spectrum(SummaryNetwork):
     def _pooled(
         self, values: Float[Tensor, "batch width n"], present: Bool[Tensor, "batch n"]
     ) -> Float[Tensor, "batch width2"]:
-        """Mean and maximum over channels."""
+        """Mean and maximum over the channels that are present."""
         if self.masked:
             return pool(values.transpose(1, 2), present)
         return torch.cat([values.mean(-1), values.amax(-1)], dim=1)

@@ -1,31 +1,30 @@
-r"""Data to numbers of order one, with statistics of the training rows kept as buffers.
+r"""Standardisation of data to numbers of order one, by statistics of the training rows, which are stored as buffers.
 
-Per observable, with m and s mean and standard deviation over the entries that are present,
+For each observable, with mean m and standard deviation s over the entries that are present,
 
-    u = (x - m) / s   (log x in place of x for scale="log"; arcsinh((x - c) / b) for heavy tails, `heavy_tails`),
+    u = (x - m) / s   (log x in place of x for scale="log"; arcsinh((x - c) / b) for heavy tails, see below),
     z = u                                   for |u| <= 5,
     z = sign(u) (5 + log(|u| - 4))          beyond,
 
-and z = 0 where an entry is missing. The squash is continuous with its derivative and monotone: simulations from the
-prior have heavy tails that would otherwise dominate the gradients. m and s are per element, but shared along axes
-called "time", "item" or by an image axis; of times of values (`timed`) they are one number each. Of scale="log" the
-logarithm is taken of max(x, f), with f half the smallest positive entry seen, so that zeros stay finite and apart from
-what was seen.
+and z = 0 for missing entries. The map from u to z is monotone, and continuous together with its derivative. It is
+needed because simulations from the prior have heavy tails, which would otherwise dominate the gradients. m and s are
+numbers per element, but shared along axes called "time" or "item" and along image axes. For measurement times
+(`timed`), m and s are one number each. For scale="log" the logarithm is taken of max(x, f), with f half the smallest
+positive entry of the training rows. So zeros stay finite and differ from all positive training values.
 
-Data over many powers of ten: which entries are standardised by an inverse hyperbolic sine, and how.
-
-An entry has heavy tails if its standard deviation is more than `RATIO` times 1.48 times the median of |x - median|,
-over the values that are not the median. (The ratio is 1 for a Gaussian, 1.4 for an exponential distribution.) Nearly
-all of its values lie within a small share of one standard deviation of the middle, where a network cannot tell them
-apart. Such an entry becomes
+**Heavy tails.** Data over many powers of ten are standardised by an inverse hyperbolic sine. An entry has heavy tails
+if its standard deviation is more than `RATIO` times 1.48 times the median of |x - median|, over the values that are not
+the median. (The ratio is 1 for a Gaussian, 1.4 for an exponential distribution.) Nearly all values of such an entry are
+within a small fraction of one standard deviation from the middle. There a network cannot distinguish them. Such an
+entry becomes
 
     y = arcsinh((x - c) / b),
 
-linear near c and logarithmic far away. b is the quantile of 10 % of |x - c| that are not 0, so that most values are in
-the logarithmic part. c is the median, or, where one side reaches ten times as far as the other, the quantile of 1 % on
-the short side: 0 for counts.
+which is linear near c and logarithmic far away. b is the 10 % quantile of the values |x - c| that are not 0, so most
+values are in the logarithmic part. c is the median. If one side reaches ten times as far as the other, c is the 1 %
+quantile on the short side, which is 0 for counts.
 
-Shapes: x (rows, *event); c, b (*event), 1 along shared axes; b is 0 of entries that stay as they are.
+Shapes: x (rows, *event); c, b (*event), with length 1 along shared axes. b is 0 for entries without heavy tails.
 
 References:
     | Updating formulae and a pairwise algorithm for computing sample variances (Chan, Golub & LeVeque, 1979)
@@ -49,19 +48,22 @@ from sciinf.core.summary import IMAGE_AXES, expand_mask
 from sciinf.networks.summaries.timed import times_of
 
 SHARED_AXES = ("time", "item", *IMAGE_AXES)
-LIMIT = 5.0  # standard deviations beyond which values are squashed
-_ARCSINH = ("centre", "scale")  # the buffers of an observable with heavy tails; a scale is 0 where it has none
-CONSTANT = 1e-12  # a spread below this share of the mean is rounding, not variation
+LIMIT = 5.0  # Number of standard deviations beyond which values are compressed logarithmically.
+_ARCSINH = ("centre", "scale")  # Buffers for heavy tails. The scale of an entry without heavy tails is 0.
+CONSTANT = 1e-12  # A spread below this fraction of the mean is rounding, not variation.
 
 
 class Standardise(nn.Module):
-    """Standardisation of every observable that is not a mask; the identity (but for the squash) until `fit`.
+    """Standardisation of every observable that is not a mask.
+
+    Before `fit`, only values beyond 5 in size change.
 
     Args:
-        observables: What the simulator produces; `<name>_mask` of dtype bool is the mask of `<name>`.
+        observables: Observables of the simulator: name -> description. `<name>_mask` of dtype bool is the mask of
+            `<name>`.
 
     Raises:
-        ValueError: If a mask is not of dtype bool or its shape is not the leading axes of its observable's.
+        ValueError: If a mask does not have dtype bool, or its shape is not the leading axes of its observable's shape.
     """
 
     def __init__(self, observables: Mapping[str, Observable]) -> None:
@@ -71,7 +73,7 @@ class Standardise(nn.Module):
         self.specs = {name: spec for name, spec in observables.items() if name not in masks.values()}
         self.masks = {name: mask for name, mask in masks.items() if name in self.specs}
         for name in times_of(observables):
-            self.specs[name] = replace(self.specs[name], dims=("time",))  # one span, whatever the axis is called
+            self.specs[name] = replace(self.specs[name], dims=("time",))  # All times share one mean and sd.
         for name, mask in self.masks.items():
             _check_mask(mask, observables[mask], observables[name])
         for name, spec in self.specs.items():
@@ -93,14 +95,17 @@ class Standardise(nn.Module):
         self.register_state_dict_post_hook(_without_arcsinh)
 
     def fit(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Set the statistics: one pass over the rows, one before it where an observable's scale is "log", and one
-        after it where an observable has heavy tails.
+        """Compute the statistics of the training rows.
+
+        The moments take one pass over the rows. An observable with scale="log" needs a pass before it. The search for
+        heavy tails reads the first rows after it. An observable with heavy tails then needs a further pass.
 
         Args:
-            batches: Each call is one pass over the same rows.
+            batches: Function that returns the batches of one pass; each call gives the same rows.
 
         Raises:
-            ValueError: If there are no rows, an observable is missing, or one with scale="log" has no positive entry.
+            ValueError: If there are no rows, an observable is missing, or an observable with scale="log" has no
+                positive entry.
         """
         logs = [name for name, spec in self.specs.items() if spec.scale == "log"]
         if logs:
@@ -119,7 +124,7 @@ class Standardise(nn.Module):
                 self.rounded[name] = rounded_away(moment.mean, moment.spread())
 
     def tell_rounded(self) -> None:
-        """Warn of observables of which float32 rounds away what varies."""
+        """Warn of observables whose variation is lost by rounding to float32."""
         for name, words in self.rounded.items():
             if words:
                 warnings.warn(
@@ -132,20 +137,21 @@ class Standardise(nn.Module):
         """Standardised data.
 
         Args:
-            x: Observable name -> (batch, *event), of any dtype, masks among them.
-            dtype: Of the result.
+            x: Observables and masks: name -> (batch, *event), of any dtype.
+            dtype: Dtype of the result.
 
         Returns:
-            Name -> (batch, *event), of the observables that are not masks.
+            Name -> (batch, *event), for the observables that are not masks.
 
         Raises:
-            ValueError: If an observable or its mask is missing, or has another shape.
+            ValueError: If an observable or its mask is missing, or has a wrong shape.
         """
         result = {}
         for name in self.specs:
             value, mask = self._linear(name, x)
             mean, sd = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_sd").to(value.dtype)
-            # the mean in two parts: one alone would shift z by its rounding, where mean / sd is large
+            # The mean is subtracted in two parts. The rounding error of one part would shift z.
+            # This matters if mean / sd is large.
             first = mean.to(value.dtype)
             rest = (mean - first.to(mean.dtype)).to(value.dtype)
             z = squash(((value - first) - rest) / sd).to(dtype)
@@ -153,7 +159,7 @@ class Standardise(nn.Module):
         return result
 
     def inverse(self, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What would be standardised to z, float64."""
+        """Data whose standardised values are z, in float64."""
         result = {}
         for name, value in z.items():
             x = unsquashed(value.double()) * self.get_buffer(f"{name}_sd") + self.get_buffer(f"{name}_mean")
@@ -163,7 +169,7 @@ class Standardise(nn.Module):
         return result
 
     def _take(self, name: str, x: X) -> tuple[Tensor, Tensor | None]:
-        """The observable as floats and its mask over all of its entries."""
+        """Values of an observable as floats, and its mask for all entries, or None without a mask."""
         spec = self.specs[name]
         for needed in (name, self.masks.get(name, name)):
             if needed not in x:
@@ -175,7 +181,7 @@ class Standardise(nn.Module):
         return value.to(torch.float64 if value.dtype in (torch.float64, torch.int64) else torch.float32), mask
 
     def _linear(self, name: str, x: X) -> tuple[Tensor, Tensor | None]:
-        """The same, logged where the observable's scale asks for it, and through arcsinh where its tails are heavy."""
+        """Values and mask as in `_take`, after the logarithm for scale="log" and the arcsinh for heavy tails."""
         value, mask = self._take(name, x)
         if self.specs[name].scale == "log":
             value = value.clamp(min=float(self.get_buffer(f"{name}_floor"))).log()
@@ -186,10 +192,10 @@ class Standardise(nn.Module):
         return value, mask
 
     def _moments(self, names: list[str], batches: Iterator[Batch]) -> dict[str, _Moments]:
-        """Means and spreads of observables.
+        """Means and spreads of the observables with the given names.
 
         Raises:
-            ValueError: If there are no rows for them.
+            ValueError: If there are names but no rows.
         """
         moments, rows = {name: _Moments(self.specs[name]) for name in names}, 0
         for batch in batches:
@@ -201,7 +207,7 @@ class Standardise(nn.Module):
         return moments
 
     def _fit_arcsinh(self, spreads: Mapping[str, Tensor], batches: Iterator[Batch]) -> None:
-        """Set centres and scales by the first rows, in one pass, of the observables that have heavy tails."""
+        """Set centres and scales of the observables with heavy tails, from the first rows, in one pass."""
         specs = {n: one for n, one in self.specs.items() if one.dtype != "bool" and one.scale != "log"}
         most = {n: max(1, MOST // max(1, math.prod(one.shape))) for n, one in specs.items() if not one.control}
         parts, rows = {name: list[tuple[Tensor, Tensor]]() for name in most}, 0
@@ -223,7 +229,7 @@ class Standardise(nn.Module):
         self._told = None
 
     def heavy(self) -> frozenset[str]:
-        """Observables of which an entry has heavy tails: read once, for a GPU waits at each reading."""
+        """Names of the observables with an entry that has heavy tails; cached, because a GPU waits for each reading."""
         if self._told is None:
             scales = {name: self.get_buffer(f"{name}_{_ARCSINH[1]}") for name in self.specs}
             self._told = frozenset(n for n, scale in scales.items() if not scale.is_meta and bool(scale.any()))
@@ -244,7 +250,7 @@ class Standardise(nn.Module):
 
 
 def _with_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Add centres and scales of observables without heavy tails to weights that lack them."""
+    """Add zero centres and scales to loaded weights that lack them, as for observables without heavy tails."""
     for name in module.specs:
         for kind in _ARCSINH:
             buffer = f"{name}_{kind}"
@@ -252,27 +258,27 @@ def _with_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, 
 
 
 def _without_arcsinh(module: Standardise, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Leave them out where no entry has heavy tails: such a fit is as it was before there were any."""
+    """Leave out centres and scales of observables without heavy tails, to keep the older format of saved fits."""
     for name in module.specs.keys() - module.heavy():
         for kind in _ARCSINH:
             weights.pop(f"{prefix}{name}_{kind}", None)
 
 
 def squash(u: Tensor) -> Tensor:
-    """u up to 5 in size; sign(u) (5 + log(|u| - 4)) beyond."""
+    """u if |u| is at most 5, and sign(u) (5 + log(|u| - 4)) otherwise."""
     size = u.abs().clamp(max=torch.finfo(torch.float32).max)
     beyond = LIMIT + (size - LIMIT + 1.0).clamp(min=1.0).log()
     return torch.where(size > LIMIT, u.sign() * beyond, u)
 
 
 def unsquashed(z: Tensor) -> Tensor:
-    """What `squash` makes z of."""
+    """The inverse of `squash`."""
     size = z.abs()
     return torch.where(size > LIMIT, z.sign() * (LIMIT - 1.0 + (size - LIMIT).exp()), z)
 
 
 class _Moments:
-    """Mean and spread of one observable, merged batch by batch in double precision (Chan et al.)."""
+    """Mean and spread of one observable, updated batch by batch in double precision (Chan et al.)."""
 
     def __init__(self, spec: Observable) -> None:
         self.axes = (0, *(axis + 1 for axis in _shared_axes(spec)))
@@ -294,12 +300,12 @@ class _Moments:
         self.count = total
 
     def sd(self) -> Tensor:
-        """Standard deviation; 1 where the values do not vary or none was present."""
+        """Standard deviation, or 1 if the values do not vary or none was present."""
         spread = self.spread()
         return torch.where(spread > 0, spread, 1.0)
 
     def spread(self) -> Tensor:
-        """Standard deviation; 0 where the values do not vary or none was present."""
+        """Standard deviation, or 0 if the values do not vary or none was present."""
         sd = (self.squares / self.count.clamp(min=1)).sqrt()
         return torch.where(sd > CONSTANT * self.mean.abs(), sd, 0.0)
 
@@ -317,22 +323,22 @@ def _check_mask(name: str, mask: Observable, spec: Observable) -> None:
 
 
 RATIO = 5.0
-MOST = 2**22  # values that are looked at
+MOST = 2**22  # Largest number of values that are examined for heavy tails.
 _SIDE, _SMALL = 10.0, 0.1
-_GAUSSIAN = 1.4826  # the standard deviation of a Gaussian over its median absolute deviation
+_GAUSSIAN = 1.4826  # Standard deviation of a Gaussian divided by its median absolute deviation.
 
 
 def arcsinh_scales(x: Tensor, present: Tensor, shared: list[int], sd: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres c and scales b of the entries of an observable.
+    """Centres c and scales b of the entries of an observable; both are 0 for entries without heavy tails.
 
     Args:
         x: Values of some rows, (rows, *event).
-        present: False where a value is missing, (rows, *event).
-        shared: Axes of the event along which entries have c and b in common.
-        sd: Standard deviations of all rows, (*event), 1 along shared axes.
+        present: False for missing values, (rows, *event).
+        shared: Axes of the event along which entries share c and b.
+        sd: Standard deviations over all rows, (*event), with length 1 along shared axes.
 
     Returns:
-        c and b, float64, of sd's shape.
+        c and b, in float64 and of sd's shape.
     """
     kept = [axis for axis in range(x.ndim - 1) if axis not in shared]
     order = [*(axis + 1 for axis in kept), 0, *(axis + 1 for axis in shared)]
@@ -349,14 +355,14 @@ def arcsinh_scales(x: Tensor, present: Tensor, shared: list[int], sd: Tensor) ->
 
 
 def _distances(values: Tensor, centre: Tensor) -> Tensor:
-    """|x - c| where it is not 0, and NaN elsewhere."""
+    """Distances |x - c| that are not 0; NaN in place of zero distances."""
     found = (values - centre[:, None]).abs()
     return torch.where(found > 0, found, torch.nan)
 
 
 def _quantiles(values: Tensor, *levels: float) -> tuple[Tensor, ...]:
-    """Quantiles along the last axis of the values that are there (NaN where none is), one (n,) for each level."""
-    ordered = values.sort(-1).values  # NaN come last
+    """Quantiles of the finite values along the last axis, one tensor (n,) per level; NaN if there are no values."""
+    ordered = values.sort(-1).values  # NaN values come last.
     count = torch.isfinite(values).sum(-1)
     places = [((count - 1).clamp_min(0) * level).round().long() for level in levels]
     return tuple(ordered.gather(-1, place[:, None])[:, 0] for place in places)

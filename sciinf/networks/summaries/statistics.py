@@ -1,17 +1,18 @@
-r"""Plain statistics of standardised data that networks are slow to learn: moments, scales, steps, products.
+r"""Plain statistics of standardised data that networks are slow to learn: moments, scales, steps, correlations.
 
-Of each channel of an observable, along the axes that repeat (time, items, the axes of an image; all of them where the
-axes have no names), over the entries that are present,
+The repeated axes of an observable are time, items and the axes of an image, or all axes if axes have no names. Along
+these axes, and over the entries that are present, the statistics of each channel are
 
     mean,  log sd,  skewness,  log kurtosis,  least,  largest,   and along time, for lags l of 1, 2, 4, 8,
-    log mean (x_{t+l} - x_t)^2,   and partial autocorrelations of lags 1 to 4 with the log power that each leaves;
+    log mean (x_{t+l} - x_t)^2,   and partial autocorrelations of lags 1 to 4 with the log power that each leaves.
 
-of pairs of channels their correlations; of data with a second axis the log sds of the means along each, and of what
-both leave; and the share of the entries that are present, where a mask comes with them. All are smooth where data are,
-and every shape is fixed.
+Pairs of channels give their correlations. Data with a second axis give the log sds of the means along each axis, and of
+the residual beyond these means. If there is a mask, the fraction of present entries is a statistic too. All statistics
+are smooth functions of the data, and have fixed shapes.
 
-Of columns of one table (`columns`) also, for each two of them, mean, log sd, skewness, least and largest of one where
-the other is above its mean, and where it is not: how long a trial takes that ends with one choice, and with the other.
+Columns of one table (`columns`) give further statistics for each pair of columns. These are mean, log sd, skewness,
+minimum and maximum of one column, over two groups of rows. In one group, the other column is above its mean; in the
+second group it is not. An example is the duration of trials for each of two choices.
 
 References:
     | Maximum entropy spectral analysis (Burg, 1975): partial autocorrelations from errors ahead and behind
@@ -29,27 +30,27 @@ from torch import Tensor
 from sciinf.core import Observable
 from sciinf.networks.summaries.standardise import SHARED_AXES
 
-_CHANNELS = 8  # whose statistics are taken, each by itself
-_COLUMNS = 4  # of a table, which are compared with each other
+_CHANNELS = 8  # Largest number of channels that have statistics.
+_COLUMNS = 4  # Largest number of columns of a table that are compared in pairs.
 _LAGS = (1, 2, 4, 8)
-_ORDER = 4  # partial autocorrelations
-_LEAST = 3  # entries that have a spread
-_ROUNDING = 1e-3  # sds of a row
-_TINY = 1e-4  # sds of the training rows that are zero
+_ORDER = 4  # Number of partial autocorrelations.
+_LEAST = 3  # Smallest number of entries that have statistics.
+_ROUNDING = 1e-3  # Smallest difference from the mean, in sds of a row, that is not rounding error.
+_TINY = 1e-4  # Smallest sd, in sds of the training rows, so that divisions and logarithms are finite.
 
 
 def statistics(
     x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."] | None, spec: Observable
 ) -> Float[Tensor, "batch statistic"]:
-    """The statistics of each row.
+    """The plain statistics of each row.
 
     Args:
         x: Standardised values, (batch, *event).
-        mask: True where present, of x's shape; None where all are.
-        spec: The observable.
+        mask: True for present entries, of x's shape. None if all entries are present.
+        spec: Description of the observable.
 
     Returns:
-        (batch, S); S is 0 where fewer than three entries repeat.
+        Statistics, (batch, S). S is 0 if there are fewer than three repeated entries.
     """
     series, there = by_channel(x, spec), by_channel(torch.ones_like(x) if mask is None else mask.to(x.dtype), spec)
     if series.shape[-1] < _LEAST:
@@ -70,7 +71,7 @@ def statistics(
 def columns(
     x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."] | None, spec: Observable
 ) -> Float[Tensor, "batch statistic"]:
-    """What columns of one table tell of each other; as for `statistics`."""
+    """Statistics of pairs of columns of one table, for each row; the arguments are those of `statistics`."""
     series, there = by_channel(x, spec), by_channel(torch.ones_like(x) if mask is None else mask.to(x.dtype), spec)
     series, there = series[:, :_COLUMNS], there[:, :_COLUMNS]
     count = there.sum(-1, keepdim=True).clamp_min(1)
@@ -80,14 +81,14 @@ def columns(
     for one in range(u.shape[1]):
         for other in (k for k in range(u.shape[1]) if k != one):
             both = there[:, one] * there[:, other]
-            above = u[:, other] > _ROUNDING  # of a column whose values are all the same none is
+            above = u[:, other] > _ROUNDING  # Never true for a constant column.
             for half in (both * above, both * ~above):
                 parts.append(torch.stack(_moments(u[:, one], half), 1))
     return torch.cat(parts, 1)
 
 
 def _moments(u: Tensor, there: Tensor) -> list[Tensor]:
-    """Mean, log sd, skewness, least and largest of some of the values (batch, n); 0 where there is none."""
+    """Mean, log sd, skewness, minimum and maximum of the present values (batch, n); 0 if there are none."""
     count = there.sum(-1)
     known = count.clamp_min(1)
     mean = (u * there).sum(-1) / known
@@ -101,7 +102,10 @@ def _moments(u: Tensor, there: Tensor) -> list[Tensor]:
 
 
 def by_channel(x: Tensor, spec: Observable) -> Tensor:
-    """Values (batch, *event) as (batch, channel, entries that repeat), time last among these; few channels."""
+    """Values (batch, *event) as (batch, channel, repeated entries), with time as the last repeated axis.
+
+    At most the first 8 channels are kept.
+    """
     repeated = [axis for axis, name in enumerate(spec.dims, start=1) if name in SHARED_AXES]
     repeated.sort(key=lambda axis: spec.dims[axis - 1] == "time")
     others = [axis for axis in range(1, x.ndim) if axis not in repeated] if repeated else []
@@ -110,11 +114,11 @@ def by_channel(x: Tensor, spec: Observable) -> Tensor:
 
 
 def _steps(series: Tensor, there: Tensor, spec: Observable) -> list[Tensor]:
-    """Logs of mean squared steps along time, which neighbours in it take."""
+    """Logs of mean squared steps along time, for several lags."""
     if "time" not in spec.dims:
         return []
     length, found = spec.shape[spec.dims.index("time")], []
-    # time is last, so that rows of it are whole
+    # Time is the last axis, so this splits the entries into complete series.
     series, there = (v.reshape(*v.shape[:2], -1, length) for v in (series, there))
     for lag in _LAGS:
         if length > 2 * lag:
@@ -125,7 +129,7 @@ def _steps(series: Tensor, there: Tensor, spec: Observable) -> list[Tensor]:
 
 
 def _partial(series: Tensor, there: Tensor, spec: Observable) -> list[Tensor]:
-    """Partial autocorrelations along time by Burg's method, and after each the log power that is left."""
+    """Partial autocorrelations along time by Burg's method, each followed by the log power of the prediction errors."""
     if "time" not in spec.dims:
         return []
     return [part for k, left, _, _ in prediction_errors(series, there, spec) for part in (k, (left + _TINY**2).log())]
@@ -134,16 +138,16 @@ def _partial(series: Tensor, there: Tensor, spec: Observable) -> list[Tensor]:
 def prediction_errors(
     series: Tensor, there: Tensor, spec: Observable
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """How far each value is from what those before it predict, by more and more of them.
+    """Errors of linear predictions of each value from the values before it, for increasing orders of the prediction.
 
     Args:
-        series: Values, (batch, channel, entries that repeat), time last among these.
-        there: 1 where present, of the same shape; 0 elsewhere.
-        spec: The observable.
+        series: Values, (batch, channel, repeated entries), with time as the last repeated axis.
+        there: 1 for present entries and 0 for missing ones, of the same shape.
+        spec: Description of the observable.
 
     Yields:
-        Of each order from 1: the partial autocorrelation and the power left, (batch, channel); the errors, and which of
-        them are known, (batch, channel, series, time).
+        Four tensors for each order from 1 on: the partial autocorrelation and the power of the errors, each (batch,
+        channel); then the errors and a mask of the known errors, each (batch, channel, series, time).
     """
     length = spec.shape[spec.dims.index("time")]
     series, there = (v.reshape(*v.shape[:2], -1, length) for v in (series, there))
@@ -158,7 +162,7 @@ def prediction_errors(
 
 
 def _together(u: Tensor, there: Tensor) -> list[Tensor]:
-    """Correlations of channels."""
+    """Correlations of all pairs of channels."""
     channels = u.shape[1]
     if channels == 1:
         return []
@@ -169,7 +173,10 @@ def _together(u: Tensor, there: Tensor) -> list[Tensor]:
 
 
 def _between(x: Tensor, mask: Tensor | None, spec: Observable) -> Tensor:
-    """Log sd of the means along each axis of at least three, (batch, axes)."""
+    """Log sd of the means along each axis of length 3 or more, (batch, axes).
+
+    With exactly two axes, the log sd of the residual is added as a further column.
+    """
     there, found = torch.ones_like(x) if mask is None else mask.to(x.dtype), []
     for axis in range(1, x.ndim):
         if spec.shape[axis - 1] >= _LEAST:
@@ -184,11 +191,11 @@ def _between(x: Tensor, mask: Tensor | None, spec: Observable) -> Tensor:
 
 
 def _left(x: Tensor, there: Tensor) -> list[Tensor]:
-    """Log sd of what the means along both of two axes leave."""
+    """Log sd of the residual after removal of the means along both of two axes."""
     if x.ndim != 3:
         return []
     away, axes = x * there, (1, 2)
-    for _ in range(2):  # exact at the first where all are present
+    for _ in range(2):  # One round is exact if all entries are present.
         for axis in axes:
             away = (away - away.sum(axis, keepdim=True) / there.sum(axis, keepdim=True).clamp_min(1)) * there
     return [(away.square().sum(axes) / there.sum(axes).clamp_min(1) + _TINY**2).sqrt().log()]

@@ -1,16 +1,16 @@
-r"""Observables that were seen at times of their own, or under controls: what a network sees beside a value.
+r"""Observables with their own measurement times or with controls, which become further channels of a summary network.
 
-`NAME_times` (batch, T), of dtype float64, is to an observable NAME (batch, T, *event) what `NAME_mask` is: no data by
-itself, but when the k-th of them was seen. (Of float32 it is an observable like others.) Both go through one network,
-in channels
+`NAME_times` (batch, T), of dtype float64, belongs to an observable NAME (batch, T, *event), as `NAME_mask` does. It is
+not data by itself; its k-th entry is the time of the k-th value. (With dtype float32, `NAME_times` is an ordinary
+observable.) Values and times go through one network, in the channels
 
     value(s),    u_k,    log((1 + g_k) / 2),    g_k = (u_k - u_{k-1}) (T - 1) / (2 sqrt 3),
 
-u the times less their mean over all rows and times, in one sd of all of them, so that spans keep their proportions; g
-the time since the last value, 1 on average where times are spread evenly.
+where u are the times minus their mean over all rows and times, divided by one sd for all times. So the proportions of
+time spans are kept. g is the time since the last value, which is 1 on average for evenly spaced times.
 
-A control (`Observable.control`: a dose, a temperature) of the same length along time is seen beside each value as well,
-in channels of its own. It is known where no value is, and so is its time: then no channel but the value's is masked.
+A control (`Observable.control`, such as a dose or a temperature) of the same length along time adds its own channels. A
+control and its time are known even if the value is missing. So with controls, only the value's channels are masked.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from sciinf.core.observable import Observable
 from sciinf.core.summary import expand_mask
 
 TIMES = "_times"
-_MORE = 2  # channels
+_MORE = 2  # Number of channels that the times add.
 
 
 def timed_names(observables: Mapping[str, Observable]) -> tuple[str, ...]:
-    """Observables that have times of their own: `NAME_times`, float64, of their first axis's length, stands beside."""
+    """Names of the observables that have their own times.
+
+    An observable NAME has them if `NAME_times` exists, with dtype float64 and the length of NAME's first axis.
+    """
     found = []
     for name, spec in observables.items():
         times = observables.get(f"{name}{TIMES}")
@@ -40,25 +43,29 @@ def timed_names(observables: Mapping[str, Observable]) -> tuple[str, ...]:
 
 
 def times_of(observables: Mapping[str, Observable]) -> dict[str, str]:
-    """Names of times -> of the observables that were seen at them."""
+    """Names of the times -> names of the observables that were measured at these times."""
     return {f"{name}{TIMES}": name for name in timed_names(observables)}
 
 
 def set_names(observables: Mapping[str, Observable]) -> set[str]:
-    """Names of what was set and not seen: times and controls, of which nothing is predicted."""
+    """Names of the observables that are set and not measured, that is times and controls; they are never predicted."""
     return set(times_of(observables)) | {name for name, spec in observables.items() if spec.control}
 
 
 def seen_only(observables: Mapping[str, Observable]) -> dict[str, Observable]:
-    """What was seen, and its masks: all but times and controls. Only this is judged as data, and drawn as predicted."""
+    """The measured observables and their masks, that is all observables except times and controls.
+
+    Only these observables are checked as data and predicted.
+    """
     left = set_names(observables)
     return {name: spec for name, spec in observables.items() if name not in left}
 
 
 def lines_of(times: Float[Tensor, " time"], controls: Sequence[Tensor]) -> int:
-    """How many lines a record has without those that only repeat its last time.
+    """Number of lines of a record, without final lines that only repeat its last time.
 
-    A control that is 0 in the end was an impulse: the line after it belongs to the record, though its time is no later.
+    A control that is 0 at the end was an impulse. Then the line after the impulse belongs to the record, even if its
+    time is not later.
     """
     count = int((times < times[-1]).sum()) + 1
     for control in controls:
@@ -69,7 +76,7 @@ def lines_of(times: Float[Tensor, " time"], controls: Sequence[Tensor]) -> int:
 
 
 def controls_beside(observables: Mapping[str, Observable]) -> dict[str, tuple[str, ...]]:
-    """Observables that have controls along the same axis -> names of these."""
+    """Names of observables that have controls along the same first axis -> names of these controls."""
     controls = {name: spec for name, spec in observables.items() if spec.control and spec.shape}
     times, found = times_of(observables), dict[str, tuple[str, ...]]()
     for name, spec in observables.items():
@@ -81,33 +88,45 @@ def controls_beside(observables: Mapping[str, Observable]) -> dict[str, tuple[st
 
 
 def with_times(spec: Observable, *, timed: bool = True, controls: Sequence[Observable] = ()) -> Observable:
-    """What the network of an observable is built for that has times or controls beside it."""
+    """Description of an observable's channels including times and controls, for which a summary network is built.
+
+    Args:
+        spec: Description of the observable.
+        timed: Whether the observable has its own times.
+        controls: Descriptions of its controls.
+    """
     dims = (spec.dims[0] if spec.dims else "time", "channel")
     more = _MORE * timed + sum(math.prod(control.shape[1:]) for control in controls)
     return Observable((spec.shape[0], math.prod(spec.shape[1:]) + more), "", dims)
 
 
 def beside_times(value: Float[Tensor, "batch time *event"], times: Float[Tensor, "batch time"]) -> Tensor:
-    """Standardised values and times as (batch, time, channel)."""
+    """Standardised values and times as channels of one array, (batch, time, channel)."""
     gap = times.diff(dim=1, prepend=times[:, :1]) * (times.shape[1] - 1) / (2 * math.sqrt(3))
     told = torch.stack([times, ((1 + gap.clamp_min(0)) / 2).log()], -1)
     return torch.cat([value.reshape(*value.shape[:2], -1), told.to(value)], -1)
 
 
 def beside_controls(value: Float[Tensor, "batch time *event"], controls: Sequence[Tensor]) -> Tensor:
-    """Standardised values, and times where they have some, beside standardised controls, (batch, time, channel)."""
+    """Standardised values, with their times if any, and standardised controls, as channels (batch, time, channel)."""
     every = [value, *(control.to(value) for control in controls)]
     return torch.cat([each.reshape(*each.shape[:2], -1) for each in every], -1)
 
 
 def mask_beside_controls(mask: Tensor, spec: Observable, width: int) -> Tensor:
-    """A mask over values as one over so many channels: times and controls are known throughout."""
+    """A mask of values, extended to all channels with times and controls, which are always present.
+
+    Args:
+        mask: Mask of the values.
+        spec: Description of the observable.
+        width: Total number of channels.
+    """
     whole = expand_mask(mask, (len(mask), *spec.shape)).reshape(len(mask), spec.shape[0], -1)
     return torch.cat([whole, whole.new_ones(*whole.shape[:2], width - whole.shape[2])], -1)
 
 
 def mask_beside_times(mask: Tensor, spec: Observable) -> Tensor:
-    """A mask over values as one over channels: when is known wherever a value is."""
+    """A mask of values, extended to the channels of the times, which are present if any part of the value is."""
     if mask.ndim == 2:
         return mask
     whole = expand_mask(mask, (len(mask), *spec.shape)).reshape(len(mask), spec.shape[0], -1)

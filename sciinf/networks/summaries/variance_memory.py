@@ -1,14 +1,14 @@
-r"""How the variance of a series remembers: the likelihood of plain recursions of it.
+r"""Features of a series whose variance depends on its past: log likelihoods of simple recursions for the variance.
 
-With u_t the errors of predicting a series linearly (`statistics.prediction_errors`), brought to mean 0 and mean square
-1, and e_t a mean of their squares before t,
+Let u_t be the errors of a linear prediction of the series (`statistics.prediction_errors`), scaled to mean 0 and mean
+square 1. Let e_t be a weighted mean of their squares before t,
 
     e_t = sum_l c_l u_{t-l}^2,   c_l ~ b^l for l = 1 ... 64, sum_l c_l = 1,      v_t = 1 - w + w e_t,
 
-there is a statistic for each of some b and w: the sum over t of (1 - log v_t - u_t^2 / v_t) / 2, divided by sqrt(T).
-For a series whose variance does not remember it is negative on average, and for one whose variance does it is largest
-near the b and w of that series. Squares before the first value and missing ones are 1. Beside these statistics stand
-their differences from their mean, which tell b and w.
+For each pair of b and w on a small grid, one statistic is the sum over t of (1 - log v_t - u_t^2 / v_t) / 2, divided by
+sqrt(T). If the variance does not depend on the past, this statistic is negative on average. Otherwise it is largest
+near the b and w of the series. Squares before the first value, and missing squares, are set to 1. Further statistics
+are the differences from the mean over the grid, which inform on b and w.
 
 References:
     | Generalized autoregressive conditional heteroskedasticity (Bollerslev, 1986),
@@ -28,15 +28,19 @@ from sciinf.core import Observable
 from sciinf.networks.summaries.statistics import by_channel, prediction_errors
 
 _DECAYS, _WEIGHTS = (0.3, 0.6, 0.8, 0.92), (0.15, 0.4, 0.7)
-_PAST, _LEAST = 64, 16  # steps: looked back, and of a series
-_LIKELY, _SOME = 5.0, 0.1  # nats for a variance that remembers, and share of the simulations
-_TINY = 1e-4  # sds of the training rows that are zero
+_PAST, _LEAST = 64, 16  # Number of past steps in e_t, and smallest length of a series.
+# A simulation counts if its log likelihood ratio exceeds _LIKELY. Of all simulations, a fraction _SOME must count.
+_LIKELY, _SOME = 5.0, 0.1
+_TINY = 1e-4  # Smallest sd, in sds of the training rows, so that divisions and logarithms are finite.
 
 
 def variance_memory(
     x: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."] | None, spec: Observable
 ) -> Float[Tensor, "batch statistic"]:
-    """Two statistics for each channel, b and w; as for `statistics.statistics`, (batch, 0) of no series."""
+    """Two statistics for each channel, b and w, for each row; (batch, 0) if the observable is not a long enough series.
+
+    The arguments are those of `statistics.statistics`.
+    """
     if "time" not in spec.dims or spec.shape[spec.dims.index("time")] < _LEAST:
         return x.new_zeros(len(x), 0)
     there = by_channel(torch.ones_like(x) if mask is None else mask.to(x.dtype), spec)
@@ -60,11 +64,11 @@ def variance_memory(
 
 
 def remembers(told: Float[Tensor, "batch statistic"], spec: Observable) -> bool:
-    """Whether the variance of a series does remember, in a part of the simulations that is worth learning from.
+    """Whether the variance of a series depends on its past, in enough simulations to be worth learning from.
 
     Args:
-        told: `variance_memory` of simulations from the prior predictive distribution.
-        spec: The observable.
+        told: Result of `variance_memory` for simulations from the prior predictive distribution.
+        spec: Description of the observable.
     """
     if not told.shape[1]:
         return False

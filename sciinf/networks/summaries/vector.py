@@ -1,4 +1,4 @@
-"""Features of a plain vector: the numbers themselves, or a multilayer perceptron of them."""
+"""Summary network for a plain vector: a multilayer perceptron, or the numbers unchanged."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from sciinf.networks.summaries.perceptron import Perceptron
 class MLP(Summary):
     """Multilayer perceptron of all numbers of an observable.
 
-    A mask comes in as further inputs, one per number, beside the numbers with zeros where they are missing.
+    A mask adds one further input per number. Missing numbers are zero.
 
     Args:
-        features: Width of the output; left out, that of the last hidden layer, or of the input where there is none.
-        hidden: Widths of the hidden layers. Without any and without `features`, the numbers pass as they are.
+        features: Number of output features. None uses the width of the last hidden layer, or of the input if there are
+            no hidden layers.
+        hidden: Widths of the hidden layers. If it is empty and `features` is None, the numbers pass unchanged.
     """
 
     def __init__(self, features: int | None = None, hidden: Sequence[int] = (64, 64)) -> None:

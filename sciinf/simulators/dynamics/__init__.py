@@ -1,1 +1,1 @@
-"""Integrators of differential equations, batched, in torch."""
+"""Batched integrators of differential equations in torch, and processes in time and on grids."""

@@ -1,25 +1,26 @@
-r"""Events in cells of time, driven by an input and held back by the last event: spikes of a neuron, failures, bursts.
+r"""Events in cells of time, driven by an input and inhibited by the last event: spikes of a neuron, failures, bursts.
 
-Time is cut into cells of the length d, such as a recorder's, with at most one event in each. With a drive r_k >= 0
-of cell k (events per unit of time, were the last one long past) and a recovery w(t, age) from 0 to 1, which depends on
-the time and on how long ago the last event was,
+Time is divided into cells of length d, such as a recorder's time steps, with at most one event in each cell. The drive
+r_k >= 0 of cell k is the number of events per unit of time if the last event were long past. The recovery w(t, age),
+from 0 to 1, depends on the time and on the age of the last event,
 
     h_k = d r_k w(t_k, age_k),    P(event in cell k | what was before) = 1 - exp(-h_k),
 
-that of a rate h_k / d over the whole cell. w = 0 up to some age is absolute refractoriness; where d is short, this is a
-point process of the rate r w. The log likelihood of a record is exact,
+which is the probability of an event at the constant rate h_k / d during the cell. w = 0 up to some age is absolute
+refractoriness. For short d, the model is a point process of the rate r w. The log likelihood of a record is exact,
 
     log p = sum_{k with an event} log(1 - exp(-h_k)) - sum_{all other k} h_k,
 
-and draws have this law: the next event is in the first cell at which the sum of h since the last one is above a number
-~ Exponential(1).
+and draws follow this distribution: the next event is in the first cell in which the sum of h since the last event is
+above a random threshold ~ Exponential(1).
 
-If the model is right, the intervals between events, told in its own time, are independent and uniform: with A the sum
-of h over the cells between two events, q = h of the second one's cell and v ~ Uniform(0, 1),
+If the model is right, the intervals between events become independent and uniform after a rescaling of time. A is the
+sum of h over the cells between two events, q = h is that of the second event's cell, and v ~ Uniform(0, 1),
 
     u = 1 - exp(-A) (1 - v (1 - exp(-q))) ~ Uniform(0, 1).
 
-v is the place within the cell. Without it, the times of a recorder would fail this test although the model is right.
+v is the random place of the event within its cell. Without v, times that are rounded to cells would fail this test
+although the model is right.
 
 References:
     | A point process framework for relating neural spiking activity to spiking history, neural ensemble, and extrinsic
@@ -40,22 +41,22 @@ from torch import Tensor
 
 from sciinf.simulators.dynamics.points import Events
 
-_AHEAD = 64  # cells that are looked at together
-_LEAST = 1e-300  # of a probability, where an event cannot be
-_ROUNDING = 0.01  # of a cell, by which a time may be before its cell
+_AHEAD = 64  # Number of cells in which the next event is searched at once.
+_LEAST = 1e-300  # Smallest probability whose logarithm is taken.
+_ROUNDING = 0.01  # Share of a cell by which a time may lie before its cell, because of rounding.
 
 
 @final
 class DrivenEvents:
-    """Events that an input drives and the last event holds back, in each row of a batch by its own parameters.
+    """Events that an input drives and the last event inhibits. Each row of a batch has its own drive and recovery.
 
     Args:
-        drive: Events per unit of time in each cell, were the last one long past, (row, cell), at least 0.
-        recovery: `recovery(times, ages)`, (row or 1, any) and (row, any) -> (row, any), from 0 to 1: which part of the
-            drive is left in cells that begin at these times, so long after the last event. Before the first event the
-            age is infinite.
-        step: Length of a cell.
-        start: Where the first one begins.
+        drive: Events per unit of time in each cell if the last event were long past, (row, cell), at least 0.
+        recovery: Factor of the drive, from 0 to 1: `recovery(times, ages)`, (row or 1, any) and (row, any) ->
+            (row, any). Times are those at which cells begin, and ages are times since the last event. The age is
+            infinite before the first event.
+        step: Length of a cell, in the unit of time.
+        start: Time at which the first cell begins.
 
     Raises:
         ValueError: If the drive is not (row, cell), finite and not negative, or a cell has no length.
@@ -84,15 +85,17 @@ class DrivenEvents:
 
     @property
     def stop(self) -> float:
-        """Where the last cell ends."""
+        """Time at which the last cell ends."""
         return self.start + self.step * self.drive.shape[1]
 
     def draw(self, *, generator: torch.Generator, most: int | None = None) -> Events:
-        """Events from start to stop, each at the beginning of its cell: float64, and a mask.
+        """Draw the events from start to stop: their times, float64, and a mask.
+
+        The time of an event is the beginning of its cell.
 
         Args:
             generator: Source of randomness.
-            most: Events of a row, after which it ends; none where left out.
+            most: Number of events after which a row ends. If omitted, every row goes on until the stop.
 
         Raises:
             ValueError: If the recovery is outside 0 to 1.
@@ -108,7 +111,7 @@ class DrivenEvents:
             hazard = self._hazard_at(inside, last[:, None]).masked_fill(places >= cells, 0.0)
             total = hazard.cumsum(1)
             happens = (total[:, -1] > left) & (next_cell < cells)
-            cell = next_cell + (total <= left[:, None]).sum(1)  # the first at which the sum is above
+            cell = next_cell + (total <= left[:, None]).sum(1)  # First cell at which the sum is above the threshold.
             found.append(torch.where(happens, cell, cells)[:, None])
             last = torch.where(happens, cell, last)
             left = torch.where(happens, self._waits(rows, generator), left - total[:, -1])
@@ -119,11 +122,11 @@ class DrivenEvents:
         return self._packed(torch.cat(found, 1))
 
     def rate(self, times: Float[Tensor, "row event"], mask: Bool[Tensor, "row event"]) -> Float[Tensor, "row cell"]:
-        """Events per unit of time in each cell, given what was before it: h / d, float64.
+        """Events per unit of time in each cell, given the events before the cell: h / d, float64.
 
         Args:
-            times: In order, each within its cell.
-            mask: Which there are, the first ones of a row.
+            times: Times of the events in increasing order, each within its cell.
+            mask: True where there is an event. The events of a row come first.
 
         Raises:
             ValueError: As in `log_prob`.
@@ -136,17 +139,17 @@ class DrivenEvents:
         mask: Bool[Tensor, "row event"],
         until: Float[Tensor, " row"] | None = None,
     ) -> Float[Tensor, " row"]:
-        """Log likelihood of all that happened from start to stop, float64; differentiable in drive and recovery.
+        """Log likelihood of the events from start to stop, float64; differentiable in drive and recovery.
 
         Args:
-            times: In order, each within its cell.
-            mask: Which there are, the first ones of a row.
-            until: Of each row, after which cell nothing is known of it: a time in that cell. A record that ends with
-                its last event, because that was the last to wait for, ends in its cell. The last cell where left out.
+            times: Times of the events in increasing order, each within its cell.
+            mask: True where there is an event. The events of a row come first.
+            until: A time in the last observed cell of each row; by default the last cell. A row that was recorded up
+                to a fixed number of events is observed up to the cell of its last event.
 
         Raises:
-            ValueError: If events are outside or out of order, or two are in one cell, or one comes after a gap, or the
-                recovery is outside 0 to 1.
+            ValueError: If events are outside the cells or out of order, two events are in one cell, an event comes
+                after a place without one, or the recovery is outside 0 to 1.
         """
         cells = self._cells(times, mask)
         hazard = self._hazard(cells, mask)
@@ -154,7 +157,7 @@ class DrivenEvents:
             place = torch.arange(hazard.shape[1], device=hazard.device)
             hazard = torch.where(place <= self._cell(until)[:, None], hazard, 0.0)
         at = hazard.gather(1, cells)
-        # an event's cell has log(1 - e^-h) in place of -h
+        # The cell of an event contributes log(1 - e^-h) instead of -h.
         gain = torch.where(mask, at + (-torch.expm1(-at)).clamp_min(_LEAST).log(), 0.0)
         impossible = (mask & (at <= 0)).any(-1)
         return (gain.sum(-1) - hazard.sum(-1)).masked_fill(impossible, -math.inf)
@@ -166,23 +169,24 @@ class DrivenEvents:
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "row event"]:
-        """Intervals told in the model's own time: independent, Uniform(0, 1) if it is right; NaN where there is none.
+        """Rescaled intervals between events: independent and Uniform(0, 1) if the model is right.
 
-        The first is from the start to the first event. The one that the end of the record cuts off is left out, so that
-        those of a record of few events are too short.
+        The first interval is from the start to the first event. The last interval, which the end of the record cuts
+        off, is left out. Therefore the intervals of a record with few events are too short. Places without an event are
+        NaN.
 
         Args:
-            times: In order, each within its cell.
-            mask: Which there are, the first ones of a row.
-            generator: Of places within cells. Left out, they are in the middle: nearly uniform where an event in one
-                cell is unlikely.
+            times: Times of the events in increasing order, each within its cell.
+            mask: True where there is an event. The events of a row come first.
+            generator: Source of the random places of events within their cells. If omitted, all events are in the
+                middle of their cells, and intervals are nearly uniform if an event in a given cell is unlikely.
 
         Raises:
             ValueError: As in `log_prob`.
         """
         cells = self._cells(times, mask)
         hazard = self._hazard(cells, mask)
-        until = hazard.cumsum(1).gather(1, cells)  # with the event's own cell
+        until = hazard.cumsum(1).gather(1, cells)  # The sum includes the event's own cell.
         own = hazard.gather(1, cells)
         before = torch.cat([torch.zeros_like(until[:, :1]), until[:, :-1]], 1)
         if generator is None:
@@ -193,16 +197,22 @@ class DrivenEvents:
         return torch.where(mask, 1 - lived * (1 + v * torch.expm1(-own)), math.nan)
 
     def _hazard(self, cells: Int[Tensor, "row event"], mask: Bool[Tensor, "row event"]) -> Float[Tensor, "row cell"]:
-        """h of each cell."""
-        rows, count = self.drive.shape  # the event of each cell is marked one later
+        """Hazard h of each cell, given the events before the cell."""
+        rows, count = self.drive.shape  # An event in cell k is marked at k + 1, because it acts from the next cell on.
         marks = torch.full((rows, count + 1), -1, dtype=torch.long, device=cells.device)
         marks = marks.scatter(1, torch.where(mask, cells + 1, 0), torch.where(mask, cells, -1))
-        last = marks[:, :count].cummax(1).values  # of cell k: the last event's cell before k
+        last = marks[:, :count].cummax(1).values  # For cell k this is the cell of the last event before k.
         places = torch.arange(count, device=cells.device)[None]
         return self._hazard_at(places, last, self.drive)
 
     def _hazard_at(self, places: Tensor, last: Tensor, drive: Tensor | None = None) -> Float[Tensor, "row any"]:
-        """h of some cells, the last event before which was in others, -1 where there was none."""
+        """Hazard h of some cells, given the cell of the last event before each of them.
+
+        Args:
+            places: Numbers of the cells.
+            last: Number of the last event's cell; -1 if there was no event.
+            drive: Drive in the cells; by default gathered from `self.drive`.
+        """
         ages = ((places - last) * self.step).double().masked_fill(last < 0, math.inf)
         found = self.recovery(self.start + self.step * places.double(), ages).double()
         if not bool(((found >= 0) & (found <= 1)).all()):
@@ -211,12 +221,15 @@ class DrivenEvents:
         return found * (self.drive.gather(1, places) if drive is None else drive) * self.step
 
     def _waits(self, rows: int, generator: torch.Generator) -> Float[Tensor, " row"]:
-        """Exponential(1)."""
+        """Draw a threshold ~ Exponential(1) for the next event of each row."""
         u = torch.rand(rows, generator=generator, dtype=torch.float64, device=generator.device)
         return -torch.log1p(-u).to(self.drive.device)
 
     def _packed(self, places: Int[Tensor, "row any"]) -> Events:
-        """Times of events in these cells, at the front of each row; beyond the last cell there is none."""
+        """Times and mask of events in the given cells, with the events at the front of each row.
+
+        A number beyond the last cell stands for no event.
+        """
         cells = self.drive.shape[1]
         places = places.sort(-1).values
         mask = places < cells
@@ -225,11 +238,11 @@ class DrivenEvents:
         return times[:, :most], mask[:, :most]
 
     def _cell(self, times: Tensor) -> Tensor:
-        # a time that float32 holds may be below its cell's beginning by its rounding
+        # Rounding to float32 may move a time before the beginning of its cell.
         return ((times.double() - self.start) / self.step + _ROUNDING).floor()
 
     def _cells(self, times: Tensor, mask: Tensor) -> Int[Tensor, "row event"]:
-        """The cell of each event; 0 where there is none."""
+        """Number of each event's cell; 0 for places without an event."""
         rows, count = self.drive.shape
         if times.shape != mask.shape or len(times) != rows or mask.dtype != torch.bool:
             raise ValueError(

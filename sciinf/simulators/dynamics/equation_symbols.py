@@ -2,10 +2,11 @@ r"""Equations as symbols: trees in prefix notation, which a network reads as a s
 
     du/dt = -u u_x + 0.1 u_xx     is     + * -1 * u d1 u * 0.1 d2 u,
 
-`d1` to `d4` the derivatives along x of what follows. Numbers are tokens too, with their values beside them: nothing is
-rounded. Terms come in the order of `equation_terms.TERMS`, and those whose coefficient is 0 are not written.
+`d1` to `d4` are the derivatives along x of the expression that follows them. Numbers are tokens too, and their exact
+values stand in a second sequence. Terms come in the order of `equation_terms.TERMS`. Terms whose coefficient is 0 are
+not written.
 
-`read` takes any expression in these symbols. It multiplies out and differentiates, so that `d1 * u u` is 2 u u_x.
+`read` takes any expression in these symbols. It expands products and derivatives, so that `d1 * u u` is 2 u u_x.
 
 References:
     | PROSE: Predicting Operators and Symbolic Expressions using Multimodal Transformers (Liu, Zhang & Schaeffer, 2023),
@@ -24,16 +25,16 @@ from torch import Tensor
 from sciinf.simulators.dynamics.equation_terms import NAMES, TERMS, Term
 
 NUMBER = "number"
-SYMBOLS = ("", "+", "*", NUMBER, "u", "d1", "d2", "d3", "d4")  # the first one stands where nothing is written
+SYMBOLS = ("", "+", "*", NUMBER, "u", "d1", "d2", "d3", "d4")  # The empty symbol fills up short sequences.
 
-_Polynomial = dict[tuple[int, ...], float]  # orders of the derivatives that are multiplied -> coefficient
+_Polynomial = dict[tuple[int, ...], float]  # Orders of the derivatives in a product -> coefficient of the product.
 
 
 def written(coefficients: Sequence[float]) -> list[str | float]:
-    """An equation's right-hand side, numbers as such.
+    """Symbols of an equation's right-hand side in prefix notation; coefficients are floats.
 
     Args:
-        coefficients: Of every term.
+        coefficients: Coefficient of each term in `equation_terms.TERMS`.
 
     Examples:
         >>> written([0.0, 0.0, 0.0, -1.0, 0.1, 0.0, 0.0])
@@ -44,10 +45,10 @@ def written(coefficients: Sequence[float]) -> list[str | float]:
 
 
 def read(symbols: Sequence[str | float]) -> list[float]:
-    """Coefficients of every term of an expression in prefix notation.
+    """Coefficient of each term in `equation_terms.TERMS`, of an expression in prefix notation.
 
     Raises:
-        ValueError: If it is no expression, or has a term that is none of `equation_terms.TERMS`.
+        ValueError: If the symbols are not an expression, or the expression has a term outside `equation_terms.TERMS`.
     """
     if not symbols:
         return [0.0] * len(TERMS)
@@ -62,15 +63,20 @@ def read(symbols: Sequence[str | float]) -> list[float]:
 
 
 def longest(patterns: Sequence[Sequence[str]]) -> int:
-    """Symbols of the longest equation that has those terms, of several sets of terms by name."""
+    """Largest number of symbols of an equation, over several sets of terms.
+
+    Args:
+        patterns: Sets of terms, each a sequence of names from `equation_terms.NAMES`.
+    """
     return max(len(written([float(name in pattern) for name in NAMES])) for pattern in patterns)
 
 
 class Tokens:
-    """Equations as tensors.
+    """Function from coefficients of equations to tensors of tokens.
 
     Args:
-        length: Tokens of an equation; those of the longest there can be where left out. Shorter ones are filled up.
+        length: Number of tokens per equation, by default that of the longest possible equation. Shorter equations are
+            filled up with the empty symbol.
     """
 
     def __init__(self, length: int | None = None) -> None:
@@ -78,7 +84,7 @@ class Tokens:
         known = torch.full((2 ** len(TERMS), self.length), -1)
         term = torch.full_like(known, -1)
         for pattern in range(len(known)):
-            # a coefficient is its place, from 1 on
+            # Each coefficient is set to the place of its term plus 1, so that the place can be read back below.
             symbols = written([(j + 1.0) * (pattern >> j & 1) for j in range(len(TERMS))])
             if len(symbols) > self.length:
                 continue
@@ -92,9 +98,9 @@ class Tokens:
     def __call__(
         self, coefficients: Float[Tensor, "batch term"]
     ) -> tuple[Int[Tensor, "batch token"], Float[Tensor, "batch token"]]:
-        """Places of the tokens in `SYMBOLS`, and the values of those that are numbers, 0 of others.
+        """Index of each token in `SYMBOLS`, and the value of each number; other tokens have the value 0.
 
-        An equation with more than `length` has tokens of -1, which no embedding takes.
+        All tokens of an equation with more than `length` tokens are -1, an index that every embedding refuses.
         """
         device = coefficients.device
         if device not in self._tables:
@@ -117,7 +123,7 @@ def _orders(term: Term) -> tuple[int, ...]:
 
 
 def _parsed(symbols: Sequence[str | float], at: int) -> tuple[_Polynomial, int]:
-    """The expression that begins at a place, and the place after it."""
+    """The polynomial of the expression that begins at index `at`, and the index after that expression."""
     if at >= len(symbols):
         raise ValueError(f"the expression is not at its end after {len(symbols)} symbols: {list(symbols)}")
     symbol = symbols[at]
@@ -150,7 +156,7 @@ def _product(first: _Polynomial, second: _Polynomial) -> _Polynomial:
 
 
 def _derived(value: _Polynomial) -> _Polynomial:
-    """Leibniz' rule."""
+    """Derivative of a polynomial along x, by the product rule."""
     total: _Polynomial = {}
     for orders, c in value.items():
         for k in range(len(orders)):

@@ -1,15 +1,15 @@
-r"""Evolution equations of one direction as sums of terms, and families of them, each with terms of its own.
+r"""Evolution equations in one direction as sums of terms, and families of equations with different terms.
 
     du/dt = sum_j c_j T_j(u),     T_j one of u, u^2, du/dx, u du/dx, d^2u/dx^2, d^3u/dx^3, d^4u/dx^4,
 
-on a ring. Burgers' equation, Kuramoto's and Sivashinsky's, Korteweg's and de Vries', Fisher's and that of advection and
-diffusion are patterns of coefficients that are not 0. On a transform vhat of u, a term of first degree and order d is a
-factor (ik)^d, and u^2 and u du/dx = d(u^2/2)/dx need one product.
+on a ring. A pattern of non-zero coefficients selects a known equation, such as those of Burgers, Kuramoto and
+Sivashinsky, Korteweg and de Vries, Fisher, or advection and diffusion. In Fourier space, a term of first degree and
+order d is a factor (ik)^d. The terms u^2 and u du/dx = d(u^2/2)/dx need one product.
 
-A law of equations has atoms at 0, which a `Prior` cannot have. So its parameters are latent numbers, evenly
-distributed: `family`, from 0 to the number of families, whose whole part is the family's, and `share_1`, `share_2`, ...
-from 0 to 1, which say where in its range each coefficient of the family lies, in the order of its terms. What is left
-over has no effect.
+A distribution of equations has atoms at coefficients of 0, which a `Prior` cannot have. Therefore the parameters are
+latent numbers with uniform distributions. `family` runs from 0 to the number of families, and its whole part is the
+number of the family. `share_1`, `share_2` and so on run from 0 to 1. Each share says where in its range one coefficient
+of the family lies, in the order of the family's terms. Shares beyond the family's last term have no effect.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ from sciinf.simulators.dynamics.grid import BoxGrid
 
 @dataclass(frozen=True)
 class Term:
-    """d^order/dx^order of u^power, over the power where there is a derivative: u^2 and u du/dx, of degree two.
+    """One term T_j(u) of an equation: a derivative of a power of u.
+
+    The term is d^order/dx^order of u^power. A derivative is divided by the power, so that power 2 gives u^2 or u du/dx.
 
     Attributes:
-        name: As equations are written.
-        power: 1 or 2.
-        order: Of the derivative; 0 or 1 for power 2.
+        name: Name of the term as in written equations, such as "u u_x".
+        power: Power of u, 1 or 2.
+        order: Order of the derivative; 0 or 1 for power 2.
     """
 
     name: str
@@ -56,16 +58,16 @@ NAMES = tuple(term.name for term in TERMS)
 
 
 class Families(Component):
-    """Families of equations, each as likely as the others.
+    """Families of equations with equal prior probabilities.
 
     Args:
         ranges: Name of a family -> name of a term (`NAMES`) -> lowest and highest coefficient, not both of them 0.
 
     Raises:
-        ValueError: If there are no families or terms, a term is unknown, or a range is none.
+        ValueError: If there are no families or terms, a term is unknown, or a range is invalid.
 
     Attributes:
-        prior: Of the latent numbers.
+        prior: Prior of the latent numbers `family`, `share_1`, `share_2` and so on.
     """
 
     def __init__(self, ranges: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
@@ -85,7 +87,7 @@ class Families(Component):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the families."""
+        """Names of the families."""
         return tuple(self.ranges)
 
     @property
@@ -94,11 +96,14 @@ class Families(Component):
         return [tuple(name for name in NAMES if name in terms) for terms in self.ranges.values()]
 
     def number(self, theta: Float[Tensor, "batch theta"]) -> Int[Tensor, " batch"]:
-        """Of each row's family."""
+        """Number of each row's family, counted from 0."""
         return theta[:, 0].floor().long().clamp(0, len(self.ranges) - 1)
 
     def coefficients(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch term"]:
-        """Of every term (`TERMS`), 0 where a family has none; float64, with slopes along the shares."""
+        """Coefficient of each term in `TERMS`, 0 for terms outside the family.
+
+        The coefficients are float64 and differentiable in the shares.
+        """
         low, high, place = self._on(theta.device)
         at = self.number(theta)
         share = theta[:, 1:].double().gather(1, place[at].clamp_min(0))
@@ -106,7 +111,10 @@ class Families(Component):
         return torch.where(place[at] >= 0, found, torch.zeros_like(found))
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Of families and terms: ends of the ranges, and the share that says where in it; -1 without one."""
+        """Tables (family, term) on a device: lower ends and upper ends of the ranges, and numbers of the shares.
+
+        The number of the share is -1 for a term that the family does not have.
+        """
         if device not in self._tables:
             low, high = torch.zeros(2, len(self.ranges), len(TERMS), dtype=torch.float64)
             place = torch.full(low.shape, -1)
@@ -119,9 +127,12 @@ class Families(Component):
 
 
 def split(coefficients: Float[Tensor, "batch term"], grid: BoxGrid) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """What `spectral.solve` takes: the factor of every mode, (batch, modes), and the rest, a function of modes.
+    """Linear and nonlinear part of an equation, in the form that `spectral.solve` takes.
 
-    Products are cut at two thirds of the grid's highest wave number.
+    Products are truncated at two thirds of the grid's highest wave number.
+
+    Returns:
+        The factor L of every mode, (batch, 1, modes), and the rest N, a function of modes.
     """
     device, slope = coefficients.device, grid.slope(0).to(coefficients.device)
     waves, kept = 1j * grid.wave_numbers[0].to(device), grid.kept.to(device)
@@ -143,7 +154,7 @@ def split(coefficients: Float[Tensor, "batch term"], grid: BoxGrid) -> tuple[Ten
 def rate(
     coefficients: Float[Tensor, "batch term"], field: Float[Tensor, "batch *more x"], grid: BoxGrid
 ) -> Float[Tensor, "batch *more x"]:
-    """du/dt; differentiable."""
+    """Time derivative du/dt of a field according to the equation. Differentiable."""
     total = torch.zeros_like(field)
     for term, c in zip(TERMS, coefficients.to(field).unbind(1), strict=True):
         value = field**term.power

@@ -1,14 +1,15 @@
-r"""Expressions as parameters: a tree of symbols, of which each node is a discrete parameter.
+r"""Symbolic expressions as parameters: a tree of symbols in which each node is a discrete parameter.
 
     2 sin(x) + x     is     node_1 = +, node_2 = *, node_4 = 2, node_5 = sin, node_10 = x, node_3 = x.
 
-Node i has the children 2 i and 2 i + 1; a function of one argument has the first alone. A child exists where its parent
-is an operator that takes it (`Only`), so that the prior *is* a grammar: a draw of it is an expression, and no other
-has a probability. At the last level stand variables and numbers alone.
+Node i has the children 2 i and 2 i + 1, and a function of one argument has only the child 2 i. A child exists if its
+parent is an operator that takes the child (`Only`). So the prior is a grammar: every draw is a valid expression, and
+nothing else has a positive probability. Nodes at the last level are variables and numbers only.
 
     p(expression) = prod over nodes that exist of p(symbol at its level)
 
-Many trees are one function (x + 1 and 1 + x; x x and (0 + x) x): what is the same is told by values (`same`).
+Different trees may be the same function (x + 1 and 1 + x; x x and (0 + x) x). Equal functions are recognised by their
+values (`same`).
 
 References:
     | Controllable Neural Symbolic Regression (Bendinelli, Biggio & Kamienny, 2023), https://arxiv.org/abs/2304.10336
@@ -33,23 +34,26 @@ UNARY: Mapping[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
     "tanh": torch.tanh,
 }
-_DIGITS, _PARTS = 6, 1e6 / 1.0371  # to which values are the same; no value of a grid lies between two parts
-_ZERO = 1e-6  # below which all is 0, and what rounding leaves of it
+# Functions are equal if their largest values agree to this many digits, and all values agree to this many parts of the
+# largest value. The number of parts is not round, so that round values do not lie halfway between two parts.
+_DIGITS, _PARTS = 6, 1e6 / 1.0371
+_ZERO = 1e-6  # Smaller values may be rounding errors, so values are compared relative to at least this size.
 
 
 class Expressions:
-    """A grammar of expressions.
+    """A grammar of symbolic expressions: their prior, values and texts.
 
     Args:
-        variables: What they are of.
-        operators: Some of `BINARY` and `UNARY`.
-        numbers: Numbers that may stand in them.
-        depth: Levels below the first node.
-        operate: Probability of an operator at each level but the last, one for all or one each; the others share what
-            is left: half of it the variables, where there are numbers.
+        variables: Names of the variables of the expressions.
+        operators: Names of operators, taken from `BINARY` and `UNARY`.
+        numbers: Constants that may occur in expressions.
+        depth: Number of levels below the first node.
+        operate: Probability of an operator at each level but the last: one number for all levels, or one for each.
+            Variables and numbers share the remaining probability. If there are numbers, variables get half of it.
 
     Raises:
-        ValueError: If there are no variables, an operator is unknown, a name stands twice or a probability is none.
+        ValueError: If there are no variables, an operator is unknown, a symbol occurs twice, or a probability is not
+            between 0 and 1.
 
     Examples:
         >>> expressions = Expressions(["x"], ["+", "sin"], [2.0], depth=1)
@@ -71,7 +75,7 @@ class Expressions:
     ) -> None:
         check_whole("depth", depth, 1)
         if not variables or isinstance(variables, str):
-            raise ValueError(f"an expression is of a list of variables, got {variables!r}")
+            raise ValueError(f"give a list of variables, at least one, got {variables!r}")
         if unknown := [name for name in operators if name not in BINARY and name not in UNARY]:
             raise ValueError(f"the operators {unknown} are unknown; there are {', '.join((*BINARY, *UNARY))}")
         self.variables, self.operators, self.depth = tuple(variables), tuple(operators), depth
@@ -83,7 +87,10 @@ class Expressions:
         self.nodes = 2 ** (depth + 1) - 1
         chances = [operate] * depth if isinstance(operate, int | float) else list(operate)
         if len(chances) != depth or not all(0 < p < 1 for p in chances) or not self.operators:
-            raise ValueError(f"give operators, and a probability of one for each of {depth} levels, got {operate!r}")
+            raise ValueError(
+                f"give operators, and the probability of an operator at each of {depth} levels, between 0 and 1, got "
+                f"{operate!r}"
+            )
         self.prior = self._prior([*chances, 0.0])
 
     def __repr__(self) -> str:
@@ -92,7 +99,7 @@ class Expressions:
     def values(
         self, theta: Float[Tensor, "batch theta"], x: Float[Tensor, "batch point variable"]
     ) -> Float[Tensor, "batch point"]:
-        """Of the expression of each row at points; float64. Columns of theta after the nodes are passed over."""
+        """Values of each row's expression at points, float64. Columns of theta after the nodes are ignored."""
         codes, found = self.codes(theta), dict[int, Tensor]()
         x = x.double().expand(len(theta), -1, -1)
         leaves = [*x.unbind(-1), *(torch.full_like(x[..., 0], value) for value in self.numbers.values())]
@@ -111,19 +118,23 @@ class Expressions:
         return found[1]
 
     def codes(self, theta: Float[Tensor, "batch theta"]) -> Int[Tensor, "batch node"]:
-        """Of symbols, -1 where there is no node. On the last level they are those of the leaves, which come first."""
+        """Code of each node's symbol: an index into `symbols`, or -1 if the node does not exist.
+
+        Variables and numbers come first in `symbols`, so that codes at the last level mean the same as elsewhere.
+        """
         return theta[:, : self.nodes].nan_to_num(-1.0).long()
 
     def size(self, theta: Float[Tensor, "batch theta"]) -> Int[Tensor, " batch"]:
-        """How many symbols each has."""
+        """Number of symbols of each row's expression."""
         return (self.codes(theta) >= 0).sum(1)
 
     def has(self, theta: Float[Tensor, "batch theta"], part: Sequence[str]) -> Tensor:
-        """Whether each has a part, anywhere: a symbol, or an operator and the symbols that are its arguments.
+        """Whether each row's expression contains a part: a symbol, or an operator with symbols as its arguments.
 
         Args:
-            theta: Expressions.
-            part: ("sin",), ("sin", "x") or ("*", "x", "x"); arguments of + and * in either order.
+            theta: Expressions, one for each row.
+            part: The part in prefix notation, such as ("sin",), ("sin", "x") or ("*", "x", "x"). The arguments of +
+                and * match in either order.
 
         Raises:
             ValueError: If a symbol is unknown, or an operator takes other arguments.
@@ -144,7 +155,12 @@ class Expressions:
         return ((codes[:, above - 1] == head) & fits).any(1)
 
     def same(self, theta: Float[Tensor, "batch theta"], x: Float[Tensor, "point variable"]) -> list[int]:
-        """For each row the first row that is the same function, by values at points to 6 digits."""
+        """Number of the first row that is the same function as each row, by 6 digits of the values at points.
+
+        Args:
+            theta: Expressions, one for each row.
+            x: Points at which the values are compared.
+        """
         values = self.values(theta, x[None])
         size = values.abs().amax(1, keepdim=True).clamp_min(_ZERO)
         first = dict[tuple[Any, ...], int]()
@@ -155,14 +171,14 @@ class Expressions:
         return [first.setdefault(key, row) for row, key in enumerate(keys)]
 
     def text(self, theta: Float[Tensor, "batch theta"]) -> list[str]:
-        """As people write them."""
+        """Text of each row's expression in the usual infix notation, such as "2 + x"."""
         return [self._text(row, 1)[0] for row in self.codes(theta).tolist()]
 
     def read(self, symbols: Sequence[str]) -> Float[Tensor, " node"]:
-        """theta of an expression in prefix notation, NaN where there is no node.
+        """Parameters theta of an expression in prefix notation; NaN for nodes that do not exist.
 
         Raises:
-            ValueError: If it is none of these expressions.
+            ValueError: If the grammar does not have the expression.
         """
         theta, left = torch.full((self.nodes,), torch.nan), list(symbols)
 
@@ -209,7 +225,7 @@ class Expressions:
         return self.symbols.index(symbol)
 
     def _text(self, row: Sequence[int], node: int) -> tuple[str, int]:
-        """An expression, and how loosely it holds together: 0 a symbol or a call, 1 a product, 2 a sum."""
+        """Text of the expression below a node, and its precedence: 0 for a symbol or call, 1 a product, 2 a sum."""
         symbol = self.symbols[row[node - 1]]
         if symbol in UNARY:
             return f"{symbol}({self._text(row, 2 * node)[0]})", 0

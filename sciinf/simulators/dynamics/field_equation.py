@@ -1,10 +1,10 @@
-"""Simulators that solve a differential equation on a grid, and what sensors see of it.
+"""Simulators that solve a differential equation on a grid.
 
-An `Equation` is an ordinary simulator: a prior over physical parameters, and as observables what the solution started
-from (fields that it draws itself) and the solution "u", in the layout (batch, time, channel, *space). It also tells its
-parts apart, which is what surrogates and sensors need: `start` draws what solutions start from, `solution` goes on from
-there. A `FieldEquation` is one whose start has one solution: `solve` solves, `residual` says how well a trajectory
-satisfies the equation.
+An `Equation` is an ordinary simulator with a prior over physical parameters. Its observables are the initial fields
+(which the equation draws itself) and the solution "u", in the layout (batch, time, channel, *space). Surrogates and
+sensors need the two steps of an equation separately. `start` draws the initial fields, and `solution` computes the
+solution from initial fields. In a `FieldEquation`, initial fields determine the solution: `solve` computes the
+solution, and `residual` says how well a trajectory satisfies the equation.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _SAID_ELSEWHERE = ("name", "source", "block", "prior", "given", "observables")
 
 
 class FieldSource(Simulator, ABC):
-    """A simulator of fields: an equation with its solver, or what stands in for it.
+    """A simulator of fields: an equation with its solver, or a surrogate of one.
 
     Attributes:
-        grid: Where fields live; without directions for ordinary differential equations, whose fields have no space.
-        times: Of the solution's frames, increasing; (0,) if there is no time. Solutions start at 0, which may be the
-            first of them or lie before it.
-        given: What solutions start from: name -> (channel, *space).
+        grid: Grid of the fields. The grid of an ordinary differential equation has no directions.
+        times: Times of the solution's frames, increasing; (0,) if the equation has no time. Solutions start at time 0,
+            which is the first frame or lies before the first frame.
+        given: Initial fields of solutions: name -> observable of shape (channel, *space).
         random: Whether two solutions of the same theta differ.
     """
 
@@ -53,11 +53,11 @@ class FieldSource(Simulator, ABC):
 
     @abstractmethod
     def start(self, theta: Theta, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw what solutions start from, name -> (batch, channel, *space)."""
+        """Draw the initial fields of solutions, name -> (batch, channel, *space)."""
 
     @abstractmethod
     def solution(self, theta: Theta, given: X, *, generator: torch.Generator) -> Trajectory:
-        """Solutions at `times`."""
+        """Solutions at `times` from the initial fields `given`."""
 
     @final
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> X:
@@ -67,14 +67,20 @@ class FieldSource(Simulator, ABC):
 
 
 class Equation(FieldSource, ABC):
-    """An equation with its solver. One that is driven at random draws its `solution`, and has no `solve`."""
+    """A differential equation with its solver.
+
+    A stochastic equation draws a random `solution`. A deterministic equation is a `FieldEquation`, which has `solve`.
+    """
 
     @final
     def settings(self) -> dict[str, str]:
-        """Its grid, times, and whatever else its constructor has set, and the mark of its class's file: name -> text.
+        """Settings that identify an equation: name of each public attribute -> a text of its value.
+
+        The settings include the grid, the times, and everything else that the constructor set. The entry "code" is a
+        mark of the file that defines the class. A function is identified by its name.
 
         Raises:
-            TypeError: If a value has no text that is the same in every process; of functions that is their name.
+            TypeError: If a value has no text that is the same in every process.
         """
         own = {"grid": self.grid, "times": self.times, **vars(self)}
         told = {name: value for name, value in sorted(own.items()) if name not in _SAID_ELSEWHERE and name[0] != "_"}
@@ -90,15 +96,15 @@ class Equation(FieldSource, ABC):
 
 
 class FieldEquation(Equation, ABC):
-    """A differential equation and its solver, in double precision if it does not say otherwise."""
+    """A deterministic differential equation and its solver, in double precision unless a subclass says otherwise."""
 
     @abstractmethod
     def solve(self, theta: Theta, given: X) -> Trajectory:
-        """Solutions at `times`."""
+        """Solutions at `times` from the initial fields `given`."""
 
     @abstractmethod
     def residual(self, trajectory: Trajectory, theta: Theta, given: X) -> Frames:
-        """What is left of the equation when a trajectory is put into it: 0 for a solution. Differentiable."""
+        """Residual of the equation for a trajectory, which is 0 for an exact solution. Differentiable."""
 
     @final
     def solution(self, theta: Theta, given: X, *, generator: torch.Generator) -> Trajectory:
@@ -110,13 +116,13 @@ class Evolution(FieldEquation, ABC):
 
     @abstractmethod
     def rate(self, field: Frames, theta: Theta) -> Frames:
-        """du/dt of frames."""
+        """Time derivative du/dt for each frame."""
 
     @final
     def residual(self, trajectory: Trajectory, theta: Theta, given: X) -> Frames:
-        """du/dt - rate, at frames that have one on either side.
+        """Residual du/dt - rate at every frame except the first and the last.
 
-        du/dt is the slope of the parabola through three frames, which is off by h^2 / 6 d^3u/dt^3.
+        du/dt is the derivative of the parabola through three frames. Its error is h^2 / 6 d^3u/dt^3.
         """
         t = torch.tensor(self.times, dtype=trajectory.dtype, device=trajectory.device)
         t = t.reshape(-1, *[1] * (trajectory.ndim - 2))
@@ -137,14 +143,14 @@ def described(
     grid: BoxGrid,
     units: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Observable], dict[str, Observable]]:
-    """`given` and `observables` of an equation.
+    """The attributes `given` and `observables` of an equation, made from shapes.
 
     Args:
-        given: Name -> leading axes, (channels,) mostly, of what solutions start from.
-        frames: Of the solution.
-        channels: Of the solution.
-        grid: Where they live.
-        units: Name -> unit; "" where left out.
+        given: Name of each initial field -> its leading axes, mostly (channels,).
+        frames: Number of frames of the solution.
+        channels: Number of channels of the solution.
+        grid: Grid of all fields.
+        units: Name of a field -> its unit; "" for a field that is not named.
     """
     space = grid.shape
     axes = ("z", "y", "x")[3 - len(space) :]
@@ -157,15 +163,15 @@ def described(
 
 
 def said(value: Any) -> str:
-    """What a setting is, the same in every process.
+    """Text that identifies the value of a setting, the same in every process.
 
     Raises:
-        TypeError: If it is nothing that has such a text.
+        TypeError: If the value has no such text.
     """
     if isinstance(value, FunctionType):
-        # a file that was loaded a second time is another module, and the function still that of its name in its own
+        # The function is looked up in its own globals: a file that was loaded twice gives two modules.
         if value.__module__ == "__main__" or value.__globals__.get(value.__qualname__) is not value:
-            to_json(value)  # refuses what is not found by its name in a module
+            to_json(value)  # to_json raises TypeError for a function that no module has.
         return value.__qualname__
     if isinstance(value, Tensor | np.ndarray):
         numbers = torch.as_tensor(value).cpu().contiguous()
@@ -176,7 +182,7 @@ def said(value: Any) -> str:
 
 
 def _file_of(kind: type) -> Path | None:
-    """The file that defines a class; None for one that was typed in."""
+    """The file that defines a class, or None for a class typed in an interactive session."""
     try:
         found = inspect.getsourcefile(kind)
     except (TypeError, OSError):
@@ -185,6 +191,6 @@ def _file_of(kind: type) -> Path | None:
 
 
 def column(theta: Theta, prior: Prior, name: str, like: Tensor) -> Tensor:
-    """A parameter of every row, shaped to go with (batch, ...) tensors like the one given."""
+    """Values of one parameter, reshaped to broadcast with the (batch, ...) tensor `like`, in its real dtype."""
     value = theta[:, prior.names.index(name)]
     return value.reshape(-1, *[1] * (like.ndim - 1)).to(like.real.dtype if like.is_complex() else like.dtype)

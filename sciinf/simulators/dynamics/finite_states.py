@@ -1,11 +1,11 @@
-r"""Finite chains in continuous time: a state that is one of K, and jumps from i to j at a rate q_ij.
+r"""Continuous-time Markov chains with K states, which jump from state i to state j at a rate q_ij.
 
-With Q the matrix of the rates, whose diagonal makes rows sum to 0, the state t later has the law
+Q is the matrix of the rates, and its diagonal makes each row sum to 0. The transition probabilities over a time t are
 
     P(t) = exp(Q t) = sum_n e^{-u t} (u t)^n / n! (I + Q / u)^n,   u >= max_i |q_ii|,
 
-the sum over how many jumps there were (uniformisation): all its terms are positive, so that it loses no digit. It is
-taken over t / 2^s, short enough for 25 terms to be exact in float64, and squared s times.
+where n counts the jumps (uniformisation). All terms of the sum are positive, so that no digit is lost. The sum is
+computed for the time t / 2^s, which is so short that 25 terms are exact in float64. The result is squared s times.
 
 Reference:
     | Markov chains (Norris, 1997), chapter 2, https://doi.org/10.1017/CBO9780511810633
@@ -25,18 +25,18 @@ from torch import Tensor
 
 from sciinf.simulators.dynamics.state_space import StateSpace, Theta, Time, duration
 
-_TERMS = 25  # of mean 1: what is left out is below 1e-25
+_TERMS = 25  # Terms of a Poisson sum of mean at most 1. The omitted terms sum to less than 1e-25.
 
 
 class FiniteStates(StateSpace, ABC):
-    """A chain of finitely many states.
+    """A state-space model whose hidden state is a continuous-time Markov chain with finitely many states.
 
-    The state (row, 1) holds the number of the state, 0 to K - 1. A subclass also defines `observe`, and `log_observe`
-    where its likelihood is wanted.
+    The state tensor (row, 1) holds the number of the chain's state, 0 to K - 1. A subclass also defines `observe`, and
+    `log_observe` if its likelihood is needed.
 
     Attributes:
-        states: What each of the K is called.
-        latent: The name of the one column.
+        states: Names of the K states.
+        latent: Name of the only column of the state -> its unit.
     """
 
     states: Sequence[str]
@@ -44,11 +44,11 @@ class FiniteStates(StateSpace, ABC):
 
     @abstractmethod
     def start(self, theta: Theta) -> Float[Tensor, "#row state"]:
-        """Probability of each state at the beginning, (row or 1, K)."""
+        """Probability of each state at the initial time, (row or 1, K)."""
 
     @abstractmethod
     def rates(self, theta: Theta) -> Float[Tensor, "#row state state"]:
-        """Rates q_ij of jumps from i to j, (row or 1, K, K), in 1 / the unit of time; the diagonal is not read."""
+        """Rates q_ij of jumps from i to j, (row or 1, K, K), in 1 / the unit of time. The diagonal is ignored."""
 
     @final
     def initial(self, theta: Theta, rows: int, *, generator: torch.Generator) -> Float[Tensor, "row one"]:
@@ -71,20 +71,20 @@ class FiniteStates(StateSpace, ABC):
 
     @final
     def transition(self, theta: Theta, start: Time, stop: Time) -> Float[Tensor, "#row state state"]:
-        """Probability of each state at `stop`, given each at `start`, float64 (row or 1, K, K)."""
+        """Probability of each state at `stop` given each state at `start`, (row or 1, K, K), float64."""
         rates = self.rates(theta).double()
         return transitions(rates, duration(start, stop, rates))
 
 
 def transitions(rates: Float[Tensor, "#row k k"], time: Float[Tensor, "#row"]) -> Float[Tensor, "#row k k"]:
-    """exp(Q t), by uniformisation.
+    """Transition matrix exp(Q t) of a continuous-time Markov chain, computed by uniformisation.
 
     Args:
-        rates: Of jumps from i to j, (row or 1, K, K), float64; the diagonal is not read.
-        time: How much later, (row or 1,), at least 0.
+        rates: Rates of jumps from i to j, (row or 1, K, K), float64. The diagonal is ignored.
+        time: Duration of the transition, (row or 1,), at least 0.
 
     Returns:
-        Rows of probabilities, (row, K, K).
+        Probabilities of the final state (last axis) given the initial state, (row, K, K).
 
     Raises:
         ValueError: If a rate is negative or not finite, or a time is negative.
@@ -93,12 +93,12 @@ def transitions(rates: Float[Tensor, "#row k k"], time: Float[Tensor, "#row"]) -
     eye = torch.eye(count, dtype=rates.dtype, device=rates.device)
     jumps = rates * (1 - eye)
     if bool((jumps < 0).any()) or not bool(jumps.isfinite().all()):
-        raise ValueError(f"a rate is {float(jumps.min()):.3g}; rates of jumps are at least 0, and finite")
+        raise ValueError(f"a rate of jumps is {float(jumps.min()):.3g}, expected at least 0 and finite")
     if bool((time < 0).any()):
-        raise ValueError(f"time goes back by {-float(time.min()):.3g}; times are to increase")
+        raise ValueError(f"time goes back by {-float(time.min()):.3g}; times must not decrease")
     leaving = jumps.sum(-1)
     fastest = leaving.amax(-1).clamp_min(1e-300)
-    expected = fastest * time  # jumps of the uniform clock
+    expected = fastest * time  # Expected number of jumps of the uniform clock.
     halvings = max(0, math.ceil(math.log2(max(float(expected.max()), 1e-300)))) if expected.numel() else 0
     mean = (expected / 2**halvings)[:, None, None]
     one = eye + (jumps - torch.diag_embed(leaving)) / fastest[:, None, None]
@@ -113,7 +113,7 @@ def transitions(rates: Float[Tensor, "#row k k"], time: Float[Tensor, "#row"]) -
 
 
 def picked(probabilities: Float[Tensor, "row k"], generator: torch.Generator) -> Tensor:
-    """One number of each row, drawn by its probabilities, (row,) int64; these need not sum to 1."""
+    """Column index drawn at random for each row, (row,) int64. The probabilities of a row need not sum to 1."""
     total = probabilities.cumsum(-1)
     uniform = torch.rand(len(total), 1, generator=generator, dtype=total.dtype, device=total.device)
     found = torch.searchsorted(total, uniform * total[:, -1:], right=True)[:, 0]

@@ -1,4 +1,4 @@
-"""Solutions of ordinary differential equations at given times, by steps that are no longer than they may be."""
+"""Solutions of ordinary differential equations at given times, with a largest step."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def frames(field: Field, state: Tensor, times: Sequence[float], *, longest: floa
     """Solve dy/dt = field(t, y) from time 0 on by the classical Runge-Kutta method.
 
     Args:
-        field: The right-hand side, as `rk4` takes it.
-        state: (batch, *state), at time 0.
-        times: Increasing, none below 0.
-        longest: Of a step; each interval has as many equal ones as that takes.
+        field: Right-hand side of the equation, in the form that `rk4` takes.
+        state: State y at time 0, (batch, *state).
+        times: Output times, increasing, none below 0.
+        longest: Largest step. Each interval is divided into equal steps no longer than this.
 
     Returns:
-        (batch, len(times), *state).
+        State at each time, (batch, len(times), *state).
 
     Raises:
-        ValueError: If times are out of order, below 0 or not there, or no step can be taken.
+        ValueError: If times are out of order, below 0 or empty, or the largest step is not positive.
     """
     found = []
     for before, after, count in intervals(times, longest):
@@ -36,10 +36,14 @@ def frames(field: Field, state: Tensor, times: Sequence[float], *, longest: floa
 
 
 def intervals(times: Sequence[float], longest: float) -> list[tuple[float, float, int]]:
-    """From 0 to the first time, and from each to the next: both ends, and equal steps no longer than they may be.
+    """Intervals from 0 to the first time and from each time to the next: (start, end, number of equal steps).
+
+    Args:
+        times: Times in increasing order, none below 0.
+        longest: Largest step of an interval.
 
     Raises:
-        ValueError: If times are out of order, below 0 or not there, or the longest step is not positive.
+        ValueError: If times are out of order, below 0 or empty, or the largest step is not positive.
     """
     if not times or times[0] < 0 or any(after <= before for before, after in itertools.pairwise(times)):
         raise ValueError(f"times are {tuple(times)}, expected one or more, increasing, none below 0")
@@ -50,14 +54,12 @@ def intervals(times: Sequence[float], longest: float) -> list[tuple[float, float
 
 
 def spacing(times: Sequence[float]) -> float:
-    """The time from each to the next.
+    """Mean interval between consecutive times, which must be evenly spaced.
 
     Raises:
-        ValueError: If they are not evenly spaced.
+        ValueError: If the times are not evenly spaced.
     """
     apart = [after - before for before, after in itertools.pairwise(times)]
     if max(apart) - min(apart) > 1e-6 * max(apart):
-        raise ValueError(
-            f"frames are {min(apart):g} to {max(apart):g} apart, and a step has one length: they must be evenly spaced"
-        )
+        raise ValueError(f"frames are {min(apart):g} to {max(apart):g} apart; expected times that are evenly spaced")
     return (times[-1] - times[0]) / len(apart)

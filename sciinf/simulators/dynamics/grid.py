@@ -1,4 +1,4 @@
-"""Regular grids over boxes: coordinates, wave numbers, and what fields are between their points."""
+"""Regular grids over boxes: coordinates, wave numbers, derivatives, and interpolation of fields."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BoxGrid:
-    """Points of a box [0, length] in each direction, the last direction running fastest.
+    """Regular grid over the box [0, length] in each direction. The last direction varies fastest.
+
+    A grid without directions belongs to an ordinary differential equation, whose fields have no space.
 
     Args:
-        shape: Points in each direction.
-        lengths: Of the box, in whatever unit the equation has.
-        periodic: Whether the point at `length` is the one at 0, and so is left out; else both ends are points.
+        shape: Number of points in each direction.
+        lengths: Side lengths of the box, in the equation's unit of length.
+        periodic: Whether the box is periodic. If so, the point at `length` equals the point at 0 and is left out.
+            Otherwise both ends are points.
 
     Raises:
         ValueError: If there are not as many lengths as directions, a length is not positive, or a direction has fewer
             than 2 points.
-
-    With no directions it is that of ordinary differential equations, whose fields have no space.
     """
 
     shape: tuple[int, ...]
@@ -40,27 +41,27 @@ class BoxGrid:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Between points, in each direction."""
+        """Distance between neighbouring points in each direction."""
         gaps = (n if self.periodic else n - 1 for n in self.shape)
         return tuple(length / gap for length, gap in zip(self.lengths, gaps, strict=True))
 
     @property
     def space(self) -> tuple[int, ...]:
-        """The last axes of a field."""
+        """Negative indices of a field's axes of space, such as (-2, -1)."""
         return tuple(range(-len(self.shape), 0))
 
     @cached_property
     def coordinates(self) -> Float[Tensor, "dim ..."]:
-        """Of every point, float64."""
+        """Coordinates of every point, (direction, *shape), float64."""
         axes = [h * torch.arange(n, dtype=torch.float64) for h, n in zip(self.spacing, self.shape, strict=True)]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
     @cached_property
     def wave_numbers(self) -> tuple[Tensor, ...]:
-        """2 pi m / length in each direction, float64, shaped to go with `transformed` fields.
+        """Wave numbers 2 pi m / length in each direction, float64, shaped to broadcast with `transformed` fields.
 
-        In the last direction they are those of a real transform, 0 to n / 2. The highest of an even number of points is
-        taken for 0 where derivatives of odd order are made (`derivative`).
+        In the last direction m runs from 0 to n / 2, as in a real Fourier transform. With an even number n of points,
+        derivatives of odd order take 0 for the highest wave number (`derivative`).
         """
         if not self.periodic:
             raise ValueError(f"a grid with edges has no wave numbers: {self}; make it periodic")
@@ -73,7 +74,7 @@ class BoxGrid:
 
     @cached_property
     def squared(self) -> Float[Tensor, "*modes"]:
-        """|k|^2 of every mode, float64."""
+        """Squared wave number |k|^2 of every mode, float64."""
         total = torch.zeros((), dtype=torch.float64)
         for k in self.wave_numbers:
             total = total + k.square()
@@ -81,42 +82,48 @@ class BoxGrid:
 
     @cached_property
     def kept(self) -> Tensor:
-        """True for modes below two thirds of the highest in each direction, where products alias onto nothing."""
+        """True for modes below two thirds of the highest wave number in each direction.
+
+        Products of fields that have only these modes are not aliased onto these modes.
+        """
         mask = torch.ones((), dtype=torch.bool)
         for k, n, h in zip(self.wave_numbers, self.shape, self.spacing, strict=True):
             mask = mask & (k.abs() * h * n / (2 * math.pi) < n / 3 - 1e-9)
         return mask
 
     def transformed(self, field: Float[Tensor, "*batch"]) -> Tensor:
-        """Fourier coefficients of real fields (..., *space)."""
+        """Fourier coefficients of real fields (..., *space), by a real transform."""
         return torch.fft.rfftn(field, dim=self.space)
 
     def back(self, modes: Tensor) -> Tensor:
-        """Fields of coefficients."""
+        """Real fields (..., *space) of Fourier coefficients."""
         return torch.fft.irfftn(modes, s=self.shape, dim=self.space)
 
     def slope(self, axis: int) -> Tensor:
-        """i k of a direction, 0 at the highest mode of an even number of points, complex128."""
+        """Factor i k of the first derivative along a direction, complex128.
+
+        With an even number of points the factor is 0 at the highest mode.
+        """
         k, n, h = self.wave_numbers[axis], self.shape[axis], self.spacing[axis]
         highest = (k.abs() * h * n / (2 * math.pi)).round() * 2 == n
         return torch.where(highest, torch.zeros_like(k), k) * 1j
 
     def derivative(self, field: Tensor, axis: int, order: int = 1) -> Tensor:
-        """Of real fields (..., *space) along a direction of a periodic grid."""
+        """Derivative of real fields (..., *space) along one direction of a periodic grid, by Fourier transform."""
         k = self.slope(axis) if order % 2 else 1j * self.wave_numbers[axis]
         return self.back(self.transformed(field) * (k**order).to(field.device, _complex(field.dtype)))
 
 
 @dataclass(frozen=True)
 class GridInterpolation:
-    """What a grid's fields are at points between its own, by linear interpolation in each direction.
+    """Linear interpolation in each direction from a grid to fixed points.
 
     Args:
-        grid: The grid.
-        at: Coordinates of the points, one sequence of numbers each.
+        grid: Grid of the fields.
+        at: Coordinates of the points, one sequence of numbers for each point.
 
     Raises:
-        ValueError: If a point has another number of coordinates than the grid, or lies outside it.
+        ValueError: If a point has another number of coordinates than the grid has directions, or lies outside the box.
     """
 
     grid: BoxGrid
@@ -131,7 +138,7 @@ class GridInterpolation:
                 raise ValueError(f"the point {point} lies outside the box of {self.grid.lengths}")
 
     def of(self, field: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch point"]:
-        """Values of fields (..., *space) at the points."""
+        """Values of fields (..., *space) at the points, (..., point)."""
         lead = field.shape[: field.ndim - len(self.grid.shape)]
         at = torch.tensor(self.at, dtype=torch.float64, device=field.device).reshape(1, len(self.at), -1)
         return interpolated(self.grid, field.reshape(1, -1, *self.grid.shape), at).reshape(*lead, len(self.at))
@@ -140,7 +147,13 @@ class GridInterpolation:
 def interpolated(
     grid: BoxGrid, fields: Float[Tensor, "batch channel *space"], at: Float[Tensor, "batch point dim"]
 ) -> Float[Tensor, "batch channel point"]:
-    """Values of fields at points within the box, each row at its own, by linear interpolation in each direction."""
+    """Values of fields at points within the box, by linear interpolation in each direction.
+
+    Args:
+        grid: Grid of the fields.
+        fields: Fields of each row.
+        at: Coordinates of the points of each row.
+    """
     at = at.double()
     index = torch.zeros(*at.shape[:2], 1, dtype=torch.int64, device=at.device)
     weight = torch.ones(*at.shape[:2], 1, dtype=torch.float64, device=at.device)

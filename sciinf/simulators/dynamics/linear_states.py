@@ -1,10 +1,11 @@
-r"""Linear Gaussian state-space models: three sets of matrices say everything.
+r"""Linear Gaussian state-space models, defined by the matrices of start, step and observation.
 
     z(t_0) = m_0 + N(0, P_0),    z(t) = A z(s) + b + N(0, Q),    x = H z(t) + d + N(0, R).
 
-A model gives the matrices; simulating, densities and, in `simulators.samplers.kalman`, the exact likelihood and the law
-of the path follow from them, so that none can contradict another. Matrices have a first axis of rows, which may be 1
-long where all rows have the same. Covariances may be singular, as where a part of the state moves without noise.
+A model gives the matrices. Simulation and densities follow from the matrices, as do the exact likelihood and the
+posterior of the path in `simulators.samplers.kalman`. So none of these can contradict another. The first axis of each
+matrix is that of the rows, and has length 1 if all rows share the matrix. Covariances may be singular, for example if
+a part of the state moves without noise.
 
 Reference:
     | Time series analysis by state space methods (Durbin, Koopman, 2012),
@@ -28,12 +29,12 @@ from sciinf.simulators.dynamics.state_space import State, StateSpace, Theta, Tim
 
 @dataclass(frozen=True)
 class Affine:
-    """y = matrix @ z + offset + N(0, covariance).
+    """Linear Gaussian map from a state z to y = matrix @ z + offset + N(0, covariance).
 
     Args:
-        matrix: (row or 1, M, S).
-        offset: (row or 1, M); 0 for none.
-        covariance: (row or 1, M, M).
+        matrix: Matrix of the map, (row or 1, M, S).
+        offset: Constant part of y, (row or 1, M); the number 0 for no offset.
+        covariance: Covariance of the noise, (row or 1, M, M).
     """
 
     matrix: Tensor
@@ -42,19 +43,22 @@ class Affine:
 
 
 class LinearStates(StateSpace, ABC):
-    """A state that moves linearly, seen linearly, with Gaussian noise."""
+    """A state-space model with linear dynamics, linear observations and Gaussian noise."""
 
     @abstractmethod
     def start(self, theta: Theta) -> tuple[Tensor, Tensor]:
-        """Mean (row or 1, S) and covariance (row or 1, S, S) of the state at the beginning."""
+        """Mean (row or 1, S) and covariance (row or 1, S, S) of the state at the initial time."""
 
     @abstractmethod
     def step(self, theta: Theta, start: Time, stop: Time) -> Affine:
-        """The state at `stop` from that at `start`."""
+        """Linear Gaussian map from the state at `start` to the state at `stop`."""
 
     @abstractmethod
     def view(self, theta: Theta) -> Mapping[str, Affine]:
-        """What is seen of a state: name of the observable -> its M numbers, in the order of its event."""
+        """Observation model: name of an observable -> linear Gaussian map from the state to its M numbers.
+
+        The M numbers are in the order of the observable's flattened event.
+        """
 
     @final
     def initial(self, theta: Theta, rows: int, *, generator: torch.Generator) -> State:
@@ -100,14 +104,14 @@ def _noisy(mean: Tensor, covariance: Tensor, generator: torch.Generator, what: s
 
 
 def root(covariance: Float[Tensor, "row m m"], what: str) -> Float[Tensor, "row m m"]:
-    """L with L L^T = covariance, which may be singular.
+    """Square root L of a covariance, with L L^T = covariance. The covariance may be singular.
 
     Args:
-        covariance: The matrices.
-        what: Which they are, for the message.
+        covariance: Covariance matrices, one for each row.
+        what: Name of the matrices in error messages.
 
     Raises:
-        ValueError: If one is no covariance: not finite, not symmetric, or with a negative variance.
+        ValueError: If a matrix is not finite, not symmetric, or has a negative variance in some direction.
     """
     check_covariance(covariance, what)
     if covariance.shape[-1] == 1:
@@ -119,7 +123,11 @@ def root(covariance: Float[Tensor, "row m m"], what: str) -> Float[Tensor, "row 
 
 
 def check_covariance(covariance: Float[Tensor, "row m m"], what: str) -> None:
-    """Refuse what can be no covariance.
+    """Raise an error if a matrix cannot be a covariance.
+
+    Args:
+        covariance: Covariance matrices, one for each row.
+        what: Name of the matrices in error messages.
 
     Raises:
         ValueError: If a number is not finite, a variance is negative, or a matrix is not symmetric.
@@ -127,8 +135,8 @@ def check_covariance(covariance: Float[Tensor, "row m m"], what: str) -> None:
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     if not bool(covariance.isfinite().all()) or bool((variance < 0).any()):
         raise ValueError(
-            f"the covariance {what} has a variance of {float(variance.min()):.3g}; variances are squares of sds, at "
-            "least 0, and finite: check the model's matrices and the prior's bounds"
+            f"the covariance {what} has a variance of {float(variance.min()):.3g}; variances must be at least 0, and "
+            "finite: check the model's matrices and the prior's bounds"
         )
     if not torch.allclose(covariance, covariance.mT, rtol=1e-4, atol=1e-12):
         raise ValueError(f"the covariance {what} is not symmetric; check how it is made")
@@ -139,7 +147,7 @@ def _off_diagonal(matrix: Tensor) -> Tensor:
 
 
 def _log_normal(left: Tensor, covariance: Tensor) -> Tensor:
-    """log N(left; 0, covariance), (row,)."""
+    """Log density of residuals `left` (row, M) under N(0, covariance), (row,)."""
     chol = torch.linalg.cholesky(covariance.to(left)).expand(len(left), -1, -1)
     z = torch.linalg.solve_triangular(chol, left[..., None], upper=False)[..., 0]
     half = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)

@@ -1,34 +1,36 @@
-r"""Increments of the noise that drives equations: Brownian, fractional, and fractional as a few Markov processes.
+r"""Increments of driving noise: Brownian, fractional, and fractional noise as a sum of a few Markov processes.
 
 Fractional Brownian motion of Hurst index H has E (B(t) - B(s))^2 = |t - s|^{2H}. Its increments over steps of length h
 are a stationary Gaussian series with the covariances
 
     c_k = h^{2H} / 2 (|k + 1|^{2H} - 2 |k|^{2H} + |k - 1|^{2H}),
 
-positively correlated for H > 1/2, negatively for H < 1/2; H = 1/2 is Brownian motion. The series of n of them is a part
-of a periodic one of length 2n. The covariance matrix of that is circulant, and its eigenvalues, none of them negative,
-are lambda = FFT(c_0 ... c_n ... c_1). So white noise w becomes exactly such a series in n log n operations,
+positively correlated for H > 1/2, negatively for H < 1/2; H = 1/2 is Brownian motion. A series of n increments is a
+part of a periodic series of length 2n. The covariance matrix of the periodic series is circulant. The eigenvalues of
+this matrix are lambda = FFT(c_0 ... c_n ... c_1), and none is negative. So white noise w is transformed to an exact
+draw of the series in n log n operations,
 
     x = FFT^-1(sqrt(lambda) FFT(w)).
 
-It remembers its whole past, so that no filter can follow it. The motion of Riemann and Liouville,
+Fractional Brownian motion depends on its whole past, so that no filter can track it. The motion of Riemann and
+Liouville,
 
     B_H(t) = 1 / Gamma(H + 1/2) int_0^t (t - s)^{H - 1/2} dW(s),
 
-has the same roughness and starts to remember at time 0: another law, with the variance t^{2H} / (2H Gamma(H + 1/2)^2).
-It is close to a sum of K processes, driven by one and the same W,
+has the same roughness, and depends on its past since time 0 only. Its distribution differs: the variance is
+t^{2H} / (2H Gamma(H + 1/2)^2). It is close to a sum of K processes, driven by one and the same W,
 
     B_H(t) ~ sum_k w_k Y_k(t),     dY_k = -gamma_k Y_k dt + dW,     Y_k(0) = 0,
 
-with speeds gamma_k in geometric order, and weights that make int_0^T E (B_H - sum_k w_k Y_k)^2 dt least: w = A^-1 b,
+with speeds gamma_k in geometric progression. The weights w = A^-1 b minimise int_0^T E (B_H - sum_k w_k Y_k)^2 dt,
 
     A_ij = T / s - (1 - e^{-sT}) / s^2,   s = gamma_i + gamma_j,
     b_k = T gamma_k^{-a} P(a, gamma_k T) - a gamma_k^{-a-1} P(a + 1, gamma_k T),   a = H + 1/2,
 
-P the regularised incomplete gamma function. (Y_1 ... Y_K) is linear and Gaussian: an exact filter exists, and so an
-exact likelihood of H. What is left out is less than a part in 1,700 of the variance for H from .3 on; motions rougher
-than that need faster processes than these: `error` says how much is missing. Weights of opposite signs nearly cancel
-where there are many processes, so that all is done in float64, with 6 of them at most.
+where P is the regularised incomplete gamma function. (Y_1 ... Y_K) is linear and Gaussian, so that an exact filter and
+an exact likelihood of H exist. For H of 0.3 or more, the sum misses less than a part in 1,700 of the variance. Rougher
+motions need faster processes, and `error` gives the missing share. With many processes, weights of opposite signs
+nearly cancel. Therefore everything is computed in float64, with 6 processes at most.
 
 References:
     | Tests for Hurst effect (Davies & Harte, 1987), https://doi.org/10.1093/biomet/74.1.95
@@ -43,19 +45,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_SLOWEST = 0.05  # 1 / T: with a slower process weights only grow
+_SLOWEST = 0.05  # Smallest speed, in 1 / T. A slower process would only make the weights larger.
 _MOST = 6
 
 
 def brownian(
     length: Float[Tensor, " row"], steps: int, *, motions: int = 1, generator: torch.Generator
 ) -> Float[Tensor, "step row motion"]:
-    """Increments of Brownian motions.
+    """Draw increments of Brownian motions.
 
     Args:
-        length: Of a step, in each row.
-        steps: How many.
-        motions: In each row, independent of each other.
+        length: Length of a step in each row, in the unit of time.
+        steps: Number of steps.
+        motions: Number of independent motions in each row.
         generator: Source of randomness.
 
     Raises:
@@ -77,13 +79,13 @@ def fractional(
     motions: int = 1,
     generator: torch.Generator,
 ) -> Float[Tensor, "step row motion"]:
-    """Increments of fractional Brownian motions, exactly by their law.
+    """Draw increments of fractional Brownian motions from their exact distribution.
 
     Args:
-        hurst: H in (0, 1), in each row.
-        length: Of a step, in each row.
-        steps: How many.
-        motions: In each row, independent of each other.
+        hurst: Hurst index H of each row, in (0, 1).
+        length: Length of a step in each row, in the unit of time.
+        steps: Number of steps.
+        motions: Number of independent motions in each row.
         generator: Source of randomness.
 
     Raises:
@@ -99,7 +101,7 @@ def fractional(
     lag = torch.arange(steps + 1, dtype=torch.float64, device=hurst.device)
     twice = 2 * hurst.double()[:, None]
     covariance = ((lag + 1) ** twice - 2 * lag**twice + (lag - 1).abs() ** twice) / 2
-    around = torch.cat([covariance, covariance[:, 1:-1].flip(-1)], -1)  # (row, 2 steps)
+    around = torch.cat([covariance, covariance[:, 1:-1].flip(-1)], -1)  # The shape is (row, 2 steps).
     root = torch.fft.rfft(around).real.clamp_min(0.0).sqrt()
     white = _white((len(hurst), motions, 2 * steps), twice, generator)
     series = torch.fft.irfft(torch.fft.rfft(white) * root[:, None], n=2 * steps)[..., :steps]
@@ -111,15 +113,15 @@ class MarkovFractional:
     """Riemann and Liouville's fractional motion as a sum of Markov processes.
 
     Args:
-        hurst: H in (0, 1), in each row.
-        horizon: T, the time until which it is to be near, in the unit of time.
-        terms: K, 6 at most.
-        fastest: The largest speed, in 1 / T. One over a step, or more, resolves the step.
+        hurst: Hurst index H of each row, in (0, 1).
+        horizon: Time T until which the sum approximates the motion, in the unit of time.
+        terms: Number K of processes, 6 at most.
+        fastest: Largest speed, in 1 / T. A step is resolved if the largest speed is at least 1 / (length of the step).
 
     Attributes:
-        speeds: gamma, (term,), float64.
-        weights: w, (row, term), float64.
-        error: What is missing of the variance, on average over time, (row,).
+        speeds: Speeds gamma of the processes, (term,), float64.
+        weights: Weights w of the processes, (row, term), float64.
+        error: Share of the variance that the sum misses, averaged over time, (row,).
 
     Raises:
         ValueError: If H is not between 0 and 1, the horizon is not positive, or there are too many terms.
@@ -142,7 +144,7 @@ class MarkovFractional:
         self.horizon = horizon
         given = {"dtype": torch.float64, "device": hurst.device}
         unit = torch.logspace(math.log10(_SLOWEST), math.log10(fastest), terms, **given) if terms > 1 else None
-        unit = torch.tensor([fastest], **given) if unit is None else unit  # speeds in 1 / T
+        unit = torch.tensor([fastest], **given) if unit is None else unit  # Speeds in units of 1 / T.
         self.speeds = unit / horizon
         a = hurst.double()[:, None] + 0.5
         total = unit[:, None] + unit
@@ -155,19 +157,20 @@ class MarkovFractional:
         self.weights = weights * horizon ** (a - 1)
 
     def step(self, length: Float[Tensor, " row"]) -> tuple[Float[Tensor, "row term"], Float[Tensor, "row term term"]]:
-        """Factors by which the processes decay in a time, and the covariance of what is added to them; float64.
+        """Decay factors of the processes over one step, and the covariance of their noise in the step; float64.
 
         Args:
-            length: Of the time, in each row; no more than the horizon, beyond which the processes are no such motion.
+            length: Length of the step in each row, at most the horizon. The processes do not approximate the motion
+                beyond the horizon.
 
         Raises:
-            ValueError: If it is negative, or goes beyond the horizon.
+            ValueError: If a length is negative, or goes beyond the horizon.
         """
         _lengths(length, 1)
         if len(length) and float(length.max()) > self.horizon * (1 + 1e-6):
             raise ValueError(
                 f"a step of {float(length.max()):g} goes beyond the horizon, {self.horizon:g}, until which these "
-                "processes stand for the motion: give MarkovFractional the whole span of time as its horizon"
+                "processes approximate the motion: give MarkovFractional the whole span of time as its horizon"
             )
         time = length.double()[:, None]
         total = self.speeds[:, None] + self.speeds
@@ -176,22 +179,23 @@ class MarkovFractional:
     def increments(
         self, length: Float[Tensor, " row"], steps: int, *, motions: int = 1, generator: torch.Generator
     ) -> Float[Tensor, "step row motion"]:
-        """Increments of the motion from time 0 on, float64.
+        """Draw increments of the motion from time 0, float64.
 
         Args:
-            length: Of a step, in each row; all together no more than the horizon.
-            steps: How many.
-            motions: In each row, independent of each other.
+            length: Length of a step in each row. All steps of a row together are at most the horizon.
+            steps: Number of steps.
+            motions: Number of independent motions in each row.
             generator: Source of randomness.
 
         Raises:
-            ValueError: If they go beyond the horizon, a length is negative, or there is no step.
+            ValueError: If the steps go beyond the horizon, a length is negative, or there is no step.
         """
         _lengths(length, steps)
         if len(length) and float(length.max()) * steps > self.horizon * (1 + 1e-6):
             raise ValueError(f"{steps} steps of {float(length.max())} go beyond the horizon, {self.horizon}")
         decay, covariance = self.step(length)
-        values, vectors = torch.linalg.eigh(covariance)  # of rank one where the step is short: no Cholesky factor
+        # The covariance of a short step has nearly rank one, so that it has no Cholesky factor.
+        values, vectors = torch.linalg.eigh(covariance)
         root = vectors * values.clamp_min(0.0).sqrt()[:, None, :]
         state = root.new_zeros(len(length), motions, len(self.speeds))
         found, before = [], root.new_zeros(len(length), motions)

@@ -1,23 +1,24 @@
-r"""Events in time: Poisson and Hawkes processes, their draws and exact likelihoods.
+r"""Point processes in time: Poisson and Hawkes processes, with simulation and exact likelihoods.
 
-A process has the intensity lambda(t), events per unit of time given what was before t, and on (S, T) the log likelihood
+The intensity lambda(t) is the number of events per unit of time given the events before t. The log likelihood on the
+interval (S, T) is
 
     log p(t_1 ... t_n) = sum_i log lambda(t_i) - Lambda(T),     Lambda(t) = int_S^t lambda(u) du.
 
-The intensity of a Poisson process is a function of time. In a Hawkes process each event calls for more, eta of them on
+The intensity of a Poisson process is a function of time. In a Hawkes process each event triggers eta further events on
 average, with delays ~ Exponential(beta):
 
     lambda(t) = mu + sum_{t_i < t} eta beta e^{-beta (t - t_i)},
 
-so that with A_1 = 0, A_i = e^{-beta (t_i - t_{i-1})} (1 + A_{i-1}) all is known in n steps:
+so that with A_1 = 0, A_i = e^{-beta (t_i - t_{i-1})} (1 + A_{i-1}) the likelihood takes n steps:
 
     lambda(t_i) = mu + eta beta A_i,     Lambda(T) = mu (T - S) + eta sum_i (1 - e^{-beta (T - t_i)}).
 
-For eta < 1 there are mu / (1 - eta) events per unit of time in the long run; for eta >= 1 ever more.
+For eta < 1 there are mu / (1 - eta) events per unit of time in the long run. For eta >= 1 the rate grows without end.
 
-Draws are thinned: candidates come at a rate that is never below the intensity, and one at t is an event with
-probability lambda(t) / rate. If a model is right, Lambda(t_1), Lambda(t_2) - Lambda(t_1), ... are independent and
-Exponential(1), which tests it on data (`compensator`, `rescaled`).
+Draws are made by thinning: candidates come at a rate that is never below the intensity, and a candidate at t is an
+event with probability lambda(t) / rate. If a model is right, Lambda(t_1), Lambda(t_2) - Lambda(t_1), ... are
+independent and Exponential(1). This property tests the model on data (`compensator`, `rescaled`).
 
 References:
     | Simulation of nonhomogeneous Poisson processes by thinning (Lewis & Shedler, 1979),
@@ -44,21 +45,21 @@ There = Bool[Tensor, "row event"]
 Events = tuple[Times, There]
 """Times in order, and which of them there are: rows with fewer events than the most are filled with their stop."""
 
-_NODES, _PIECES = 8, 32  # of the rule of Gauss and Legendre, in each of so many parts
+_NODES, _PIECES = 8, 32  # Nodes of Gauss-Legendre quadrature in each part of an interval, and number of parts.
 
 
 class PointProcess(ABC):
-    """Events in time, in each row of a batch by its own parameters."""
+    """A point process in time, with separate parameters for each row of a batch."""
 
     @abstractmethod
     def draw(self, start: float, stop: float, *, generator: torch.Generator, most: int = 1_000_000) -> Events:
-        """Events between two times: float64, and a mask.
+        """Draw the events between two times: their times, float64, and a mask.
 
         Args:
-            start: Nothing was before it; a number, for all rows.
-            stop: After the start; a number, for all rows.
+            start: Start time, one number for all rows. There are no events before the start.
+            stop: Stop time, one number for all rows, after the start.
             generator: Source of randomness.
-            most: Candidates of a row, after which it is given up.
+            most: Largest number of candidates of a row. Beyond this number an error is raised.
 
         Raises:
             TypeError: If a time is not a number.
@@ -67,24 +68,27 @@ class PointProcess(ABC):
 
     @abstractmethod
     def intensity(self, times: Times, mask: There) -> Times:
-        """lambda just before each event, float64; any number where there is none."""
+        """Intensity lambda just before each event, float64. Places without an event hold an arbitrary number."""
 
     @abstractmethod
     def compensator(self, times: Times, mask: There, start: float) -> Times:
-        """Lambda at each event, float64; where there is none, at the time that stands there."""
+        """Integrated intensity Lambda from `start` to each entry of `times`, float64.
+
+        Entries without an event are also evaluated, at the time that stands there.
+        """
 
     def log_prob(self, times: Times, mask: Tensor, start: float, stop: float) -> Float[Tensor, " row"]:
-        """Log likelihood of events between two times, float64, exactly.
+        """Exact log likelihood of the events between two times, float64.
 
         Args:
-            times: In order.
-            mask: Which there are, the first ones of a row, (row, event), True or False.
-            start: Nothing was before it; a number, for all rows.
-            stop: After it nothing is known; a number, for all rows.
+            times: Times of the events in increasing order.
+            mask: True where there is an event, (row, event). The events of a row come first.
+            start: Start time, one number for all rows. There are no events before the start.
+            stop: End of the record, one number for all rows.
 
         Raises:
             TypeError: If a time is not a number.
-            ValueError: If events are out of order or outside, or one comes after a gap.
+            ValueError: If events are out of order or outside the record, or an event comes after a place without one.
         """
         _check(times, mask, start, stop)
         last = times.new_full((len(times), 1), stop, dtype=torch.float64)
@@ -97,13 +101,13 @@ class PointProcess(ABC):
 
 
 class PoissonProcess(PointProcess):
-    """Events that know nothing of each other.
+    """A Poisson process, whose events are independent of each other.
 
     Args:
-        rate: `rate(times)`, (row, any) -> (row, any): the intensity, finite and not negative.
-        bound: At least as large at any time between start and stop, (row,).
-        integral: `integral(start, times)`, the integral of the rate from the start to each time; where left out, a
-            quadrature that is exact for polynomials of degree 15 in each of 32 equal parts of (start, time).
+        rate: Intensity, finite and not negative: `rate(times)`, (row, any) -> (row, any).
+        bound: Upper bound of the rate at all times between start and stop, (row,).
+        integral: Integral of the rate from the start to each time: `integral(start, times)`. If omitted, the integral
+            is a quadrature that is exact for polynomials of degree 15 in each of 32 equal parts of (start, time).
 
     Examples:
         >>> tides = PoissonProcess(lambda t: 5 + 5 * torch.sin(t), torch.tensor([10.0]))
@@ -162,15 +166,15 @@ class PoissonProcess(PointProcess):
 
 
 class Hawkes(PointProcess):
-    """Events that call for more.
+    """A Hawkes process, in which each event triggers further events.
 
     Args:
-        base: mu, of events that nothing has called for, per unit of time, (row,).
-        branching: eta, how many each event calls for on average, (row,).
-        decay: beta, one over the mean delay, (row,).
+        base: Rate mu of events that no earlier event has triggered, per unit of time, (row,).
+        branching: Mean number eta of events that each event triggers directly, (row,).
+        decay: Decay rate beta, one over the mean delay, (row,).
 
     Raises:
-        ValueError: If one is negative or not finite, or they are not equally many.
+        ValueError: If a value is negative or not finite, or the three tensors have different lengths.
 
     Examples:
         >>> quakes = Hawkes(torch.tensor([0.5]), torch.tensor([0.8]), torch.tensor([2.0]))
@@ -188,7 +192,7 @@ class Hawkes(PointProcess):
                 raise ValueError(f"{name} is {value.tolist()}, expected (row,), finite and not negative")
         if len({len(value) for value in given.values()}) > 1:
             lengths = ", ".join(f"{len(value)} of {name}" for name, value in given.items())
-            raise ValueError(f"there are {lengths}; expected one number of each for each row: expand what all share")
+            raise ValueError(f"there are {lengths}; expected one number of each for each row: expand shared values")
         self.base, self.branching, self.decay = (value.double() for value in given.values())
 
     def draw(self, start: float, stop: float, *, generator: torch.Generator, most: int = 1_000_000) -> Events:
@@ -217,13 +221,13 @@ class Hawkes(PointProcess):
         return self.base[:, None] + (self.branching * self.decay)[:, None] * self._called(times, mask)
 
     def compensator(self, times: Times, mask: There, start: float) -> Times:
-        # of each event before, what it has called for until now is eta (1 - e^(-beta (t - t_i)))
+        # Each earlier event has triggered eta (1 - e^(-beta (t - t_i))) events until now on average.
         before = mask.double().cumsum(-1) - mask.double()
         called = self.branching[:, None] * (before - self._called(times, mask))
         return self.base[:, None] * (times.double() - start) + called
 
     def _called(self, times: Tensor, mask: Tensor) -> Tensor:
-        """A_i, (row, event)."""
+        """Decayed count A_i of the events before each event, (row, event)."""
         times, weight = times.double(), mask.double()
         if not times.shape[1]:
             return times
@@ -235,21 +239,22 @@ class Hawkes(PointProcess):
 
 
 def rescaled(process: PointProcess, times: Times, mask: There, start: float) -> Times:
-    """Intervals told in the process's own time: 1 - exp(-(Lambda(t_i) - Lambda(t_{i-1}))), float64.
+    """Rescaled intervals between events, 1 - exp(-(Lambda(t_i) - Lambda(t_{i-1}))), float64.
 
-    If it is the right one, they are independent and Uniform(0, 1); where its parameters were fitted to these very
-    events, they look more uniform than that. The first is from the start to the first event; the one that the end cuts
-    off is left out, so that those of few events are too short. NaN where there is none.
+    If the process is the right model, the intervals are independent and Uniform(0, 1). If its parameters were fitted to
+    the same events, the intervals look more uniform than they should. The first interval is from the start to the first
+    event. The last interval, which the end of the record cuts off, is left out. Therefore the intervals of a record
+    with few events are too short. Places without an event are NaN.
 
     Args:
-        process: Of which the events may be.
-        times: In order.
-        mask: Which there are, the first ones of a row.
-        start: Nothing was before it; a number, for all rows.
+        process: Model to be tested.
+        times: Times of the events in increasing order.
+        mask: True where there is an event. The events of a row come first.
+        start: Start time, one number for all rows. There are no events before the start.
 
     Raises:
         TypeError: If the start is not a number.
-        ValueError: If events are out of order or before the start, or one comes after a gap.
+        ValueError: If events are out of order or before the start, or an event comes after a place without one.
     """
     _check(times, mask, start, max(float(times.max()), float(start)) if times.numel() else start)
     at = process.compensator(times, mask, start)
@@ -258,7 +263,7 @@ def rescaled(process: PointProcess, times: Times, mask: There, start: float) -> 
 
 
 def _packed(times: Tensor, stop: float) -> Events:
-    """Events in order, those that are infinite left out."""
+    """Finite times of each row in increasing order, and their mask. Infinite times are left out."""
     times = times.sort(-1).values
     mask = times < math.inf
     most = int(mask.sum(-1).max()) if len(times) else 0
@@ -266,7 +271,7 @@ def _packed(times: Tensor, stop: float) -> Events:
 
 
 def _rule() -> tuple[Tensor, Tensor]:
-    """Nodes in (0, 1) and weights of the quadrature."""
+    """Nodes in (0, 1) and weights of the composite Gauss-Legendre quadrature."""
     import numpy
 
     nodes, weights = (torch.from_numpy(one) for one in numpy.polynomial.legendre.leggauss(_NODES))

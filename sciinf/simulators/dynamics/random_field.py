@@ -1,11 +1,11 @@
-r"""Fields to start from: Gaussian random ones, and fixed waves.
+r"""Initial fields of a simulation: Gaussian random fields, and fixed waves.
 
 A periodic Gaussian field of mean 0 has independent Fourier coefficients whose variances follow the spectrum
 
     S(k) ~ (tau^2 + L^2 |k|^2)^(-alpha),     k != 0,
 
-L the longest side of the box; alpha - d/2 tells how smooth it is, 2 pi L / tau its longest waves. It is scaled so that
-every point has the sd that was asked for.
+where L is the longest side of the box. The smoothness of the field is alpha - d/2 in d directions, and its longest
+waves have the length 2 pi L / tau. The field is scaled so that every point has the requested sd.
 
 References:
     | Fourier Neural Operator for Parametric Partial Differential Equations, appendix A.3 (Li et al., 2021),
@@ -30,22 +30,30 @@ Fields = Float[Tensor, "count channels *space"]
 
 
 class Start(Component, ABC):
-    """What a solution starts from."""
+    """Distribution of the initial fields of a solution."""
 
     random: ClassVar[bool]
 
     @abstractmethod
     def draw(self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator) -> Fields:
-        """That many fields, float64, on the generator's device."""
+        """Draw initial fields, float64, on the generator's device.
+
+        Args:
+            count: Number of rows.
+            channels: Number of channels of each row.
+            grid: Grid of the fields.
+            generator: Source of randomness.
+        """
 
 
 class RandomField(Start):
-    """Gaussian random fields, each anew.
+    """Gaussian random fields, drawn independently for each row and channel.
 
     Args:
-        sd: Of every point.
-        tau: Waves longer than 2 pi / tau of the box's longest side are all as strong.
-        alpha: How fast shorter ones weaken; above half the number of directions.
+        sd: Standard deviation at every point.
+        tau: Inverse scale of the longest waves. Waves longer than 2 pi / tau of the box's longest side have about equal
+            strength.
+        alpha: Exponent by which shorter waves weaken; above half the number of directions.
 
     Raises:
         ValueError: If a number is not positive.
@@ -61,22 +69,22 @@ class RandomField(Start):
     def draw(self, count: int, channels: int, grid: BoxGrid, *, generator: torch.Generator) -> Fields:
         if grid.periodic:
             return self._periodic(count, channels, grid, max(grid.lengths), generator)
-        # a corner of a periodic one in a box twice as long, which knows nothing of its edges
+        # The field is a corner of a periodic field in a box twice as long, so that opposite edges need not match.
         wide = BoxGrid(tuple(2 * n for n in grid.shape), tuple(2 * n * h for n, h in _each(grid)))
         part = (..., *(slice(0, n) for n in grid.shape))
         return self._periodic(count, channels, wide, max(grid.lengths), generator)[part]
 
     def filter(self, grid: BoxGrid, longest: float | None = None) -> Float[Tensor, "*modes"]:
-        """What makes white noise on a periodic grid such a field, of sd 1: a factor of its Fourier coefficients.
+        """Factor of each Fourier coefficient that turns white noise into a random field of sd 1.
 
         Args:
-            grid: The grid.
-            longest: Side of a box that tau goes with; the grid's longest where left out.
+            grid: Periodic grid of the noise.
+            longest: Length L to which tau refers; by default the longest side of the grid's box.
         """
         squared = grid.squared * (longest or max(grid.lengths)) ** 2
         spectrum = (self.tau**2 + squared) ** -self.alpha
         spectrum = torch.where(squared == 0, torch.zeros_like(spectrum), spectrum)
-        twice = torch.full_like(spectrum, 2.0)  # modes that stand for their conjugates too
+        twice = torch.full_like(spectrum, 2.0)  # A mode of a real transform also stands for its conjugate.
         twice[..., 0] = 1.0
         if grid.shape[-1] % 2 == 0:
             twice[..., -1] = 1.0
@@ -89,11 +97,11 @@ class RandomField(Start):
 
 
 class Waves(Start):
-    """The same every time: a sum of sines along the first direction, in every channel.
+    """Fixed initial field: a sum of sines along the first direction, the same in every row and channel.
 
     Args:
-        amplitudes: Of the waves with 1, 2, ... periods in the box.
-        phases: Theirs, in units of a period; 0 where left out.
+        amplitudes: Amplitudes of the waves with 1, 2, ... periods in the box.
+        phases: Phases of the waves, in units of a period; 0 for waves without a given phase.
 
     Raises:
         ValueError: If there are more phases than amplitudes, or no amplitudes.
@@ -114,11 +122,11 @@ class Waves(Start):
 
 
 class Known(Start):
-    """The same field every time, drawn once: a beginning that is known.
+    """Fixed initial field: one draw from another distribution, used in every row.
 
     Args:
-        law: What it is drawn from.
-        seed: Which draw.
+        law: Distribution of initial fields from which the field is drawn.
+        seed: Seed of the draw.
     """
 
     random = False

@@ -1,23 +1,24 @@
-r"""Reaction networks and populations as jumps of whole numbers: exact paths, and leaps through time.
+r"""Reaction networks and populations as jump processes of counts: exact simulation, and tau leaping.
 
-A state n of counts changes by v_r when reaction r happens, and that has the rate a_r(theta, n, t). While no reaction
-happens the state stays as it is, so that an exact path is made jump by jump (Gillespie's direct method),
+The state n is a vector of counts. Reaction r has the rate a_r(theta, n, t) and changes the state by v_r. The state is
+constant between reactions, so that an exact path is simulated jump by jump (Gillespie's direct method),
 
     tau ~ Exponential(sum_r a_r),     P(r) = a_r / sum_s a_s,     n <- n + v_r,     t <- t + tau.
 
-Rates that depend on time need a bound B >= sum_r a_r(theta, n, t) until the stop: candidates come at the rate B, and
-one at time t is reaction r with probability a_r(t) / B, and nothing with the rest (thinning). With B = sum_r a_r this
-is the direct method. An exponential law has no memory, so a path may be stopped and taken up at any time.
+Rates that depend on time need a bound B >= sum_r a_r(theta, n, t) until the stop (thinning). Candidate times come at
+the rate B. A candidate at time t is reaction r with probability a_r(t) / B, and is otherwise rejected. With
+B = sum_r a_r, thinning is the direct method. The exponential distribution has no memory, so that a path may be stopped
+and continued at any time.
 
-A leap of length h takes rates as constant in it, and all numbers of reactions at once,
+A leap of length h takes the rates as constant during the leap, and draws the number of each reaction at once,
 
     k_r ~ Poisson(h a_r(theta, n, t)),     n <- n + sum_r k_r v_r.
 
-Its law is wrong in first order of h, and where h is long it is badly wrong. Numbers are cut where a count would become
-negative, in the order of the reactions.
+The distribution of the leaped state has an error of first order in h, which is large if h is long. The numbers k_r are
+reduced, in the order of the reactions, where a count would become negative.
 
-All rows of a batch take their next jump together; rows at their stop are put aside. Steps of a leap are counted from
-each row's own start, so that the law of a row does not depend on the others.
+All rows of a batch take their next jump together, and rows that have reached their stop are set aside. Leaps are
+counted from each row's own start, so that the distribution of a row does not depend on the other rows.
 
 References:
     | Exact stochastic simulation of coupled chemical reactions (Gillespie, 1977),
@@ -41,24 +42,26 @@ from torch import Tensor
 
 from sciinf.simulators.dynamics.state_space import Theta, Time, moments
 
-_HANDFUL = 10  # counts below which a leap may well take all
-_BLOCK = 16_384  # rows at a time: what a jump works on stays near the processor
-_LOOK = 8  # jumps between looks at which rows are done
-_CROWDED = 0.85  # share of rows still on their way, above which none are put aside
+_HANDFUL = 10  # A leap may use up a count below this number by chance, so such counts are not checked.
+_BLOCK = 16_384  # Rows that are simulated together: their arrays fit in the processor's cache.
+_LOOK = 8  # Number of jumps between two checks of which rows are done.
+_CROWDED = 0.85  # Done rows are set aside only if at most this share of the rows is unfinished.
 
 
 class Reactions:
-    """Counts of species that jump.
+    """A reaction network: counts of species that change by reactions at given rates.
 
     Args:
-        change: For each reaction, by its name or in a table (reaction, species), what it adds to each count.
-        rates: `rates(theta, state)`, or `rates(theta, state, time)` where there is a bound: the rate of each reaction,
-            (row, reaction), per unit of time. theta is a mapping name -> (row,), the state (row, species), time (row,).
-        bound: `bound(theta, state, start, stop)`, (row,): at least the sum of the rates at any time from start to stop
-            (both (row,)) while the state is as given. Needed where rates depend on time.
+        change: Change of each species' count by each reaction: a mapping name of the reaction -> changes, or a table
+            (reaction, species). The changes are whole numbers.
+        rates: Rate of each reaction per unit of time, (row, reaction): `rates(theta, state)`, or
+            `rates(theta, state, time)` if there is a bound. theta is a mapping name -> (row,), the state is
+            (row, species), and time is (row,).
+        bound: Upper bound of the sum of the rates, (row,): `bound(theta, state, start, stop)`. It holds at all times
+            from start to stop (both (row,)) while the state is unchanged. It is needed if rates depend on time.
 
     Raises:
-        ValueError: If there is no reaction or no species, changes are no whole numbers, or their lengths differ.
+        ValueError: If there is no reaction or no species, changes are not whole numbers, or their lengths differ.
 
     Examples:
         >>> birth_death = Reactions(
@@ -98,20 +101,21 @@ class Reactions:
         generator: torch.Generator,
         most: int = 10_000_000,
     ) -> Float[Tensor, "row species"]:
-        """Counts at the stop, exactly by their law.
+        """Draw the counts at the stop from their exact distribution.
 
         Args:
             theta: Parameters, each (row,).
-            state: Counts at the start, (row, species), whole numbers in a floating dtype, which the result has, too.
-            start: Time of the state, for all rows or (row,).
-            stop: Time asked for, not before the start.
+            state: Counts at the start, (row, species), whole numbers in a floating dtype. The result has the same
+                dtype.
+            start: Time of `state`, one number for all rows or (row,).
+            stop: Time of the result, not before the start; one number for all rows or (row,).
             generator: Source of randomness.
-            most: Jumps (and candidates) of a row, after which it is given up.
+            most: Largest number of jumps (or candidates) of a row. Beyond this number an error is raised.
 
         Raises:
             TypeError: If the state is not floating point.
-            ValueError: If times run backwards, a count or a rate is negative or not finite (the reaction is named), a
-                rate is above its bound, or a row takes more jumps than `most`.
+            ValueError: If times run backwards, a count or a rate is negative or not finite (the reaction is named), the
+                sum of the rates is above its bound, or a row takes more jumps than `most`.
         """
         begin, end = moments(state, start, stop)
         self._look(state)
@@ -133,15 +137,16 @@ class Reactions:
         leap: float,
         generator: torch.Generator,
     ) -> Float[Tensor, "row species"]:
-        """Counts at the stop by leaps of a fixed length, the last one shorter.
+        """Draw the counts at the stop approximately, by leaps of a fixed length; the last leap may be shorter.
 
         Args:
             theta: Parameters, each (row,).
-            state: Counts at the start, (row, species), whole numbers in a floating dtype, which the result has, too.
-            start: Time of the state, for all rows or (row,).
-            stop: Time asked for, not before the start.
-            leap: Length of a leap, in the unit of time. The error of the law is proportional to it: halve it until
-                nothing changes any more.
+            state: Counts at the start, (row, species), whole numbers in a floating dtype. The result has the same
+                dtype.
+            start: Time of `state`, one number for all rows or (row,).
+            stop: Time of the result, not before the start; one number for all rows or (row,).
+            leap: Length of a leap, in the unit of time. The error of the distribution is proportional to this length:
+                halve the length until the results no longer change.
             generator: Source of randomness.
 
         Raises:
@@ -150,7 +155,8 @@ class Reactions:
                 finite (the reaction is named).
 
         Warns:
-            UserWarning: If leaps are so long that they take most of a count at once, or rates double or halve in one.
+            UserWarning: If leaps are so long that one leap uses up most of a count, or a rate doubles or halves in one
+                leap.
         """
         if not (leap > 0 and math.isfinite(leap)):
             raise ValueError(f"a leap of length {leap}, expected a positive number")
@@ -170,25 +176,28 @@ class Reactions:
         if too_long:
             warnings.warn(
                 f"leaps of {leap:g} take more than half of what there is at once, in more than one row of a hundred: "
-                "counts are cut at zero, and their law is wrong. Take shorter leaps, or exact()",
+                "counts are cut at zero, and their distribution is wrong. Take shorter leaps, or exact()",
                 stacklevel=2,
             )
         elif coarse:
             warnings.warn(
                 f"leaps of {leap:g} are too long: within one, a rate more than doubles or halves in more than one row "
-                "of a hundred, and it is held still meanwhile, so the law of counts is wrong. Take shorter leaps, or "
-                "exact()",
+                "of a hundred. A leap takes rates as constant, so the distribution of counts is wrong. Take shorter "
+                "leaps, or exact()",
                 stacklevel=2,
             )
         return state
 
     def _empties(self, state: Tensor, expected: Float[Tensor, "row reaction"]) -> bool:
-        """Whether a leap takes most of a count that is no handful, in many rows."""
+        """Whether a leap uses up over half of a count of at least `_HANDFUL`, in more than 1 % of the rows."""
         taken = expected @ (-self.change).clamp_min(0).to(expected)
         return bool(((state >= _HANDFUL) & (taken > 0.5 * state)).any(-1).double().mean() > 0.01)
 
     def _turns(self, theta: Theta, state: Tensor, time: Tensor, expected: Tensor, length: Tensor) -> bool:
-        """Whether what the leap did to counts doubles or halves a rate, in many rows; of handfuls that is chance."""
+        """Whether the leap doubled or halved a rate, in more than 1 % of the rows.
+
+        Rates of few expected reactions are ignored, because they may double or halve by chance.
+        """
         if float(expected.max() if expected.numel() else 0.0) < _HANDFUL:
             return False
         after = self._rates(theta, state, time) * length.to(expected)[:, None]
@@ -204,14 +213,14 @@ class Reactions:
         generator: torch.Generator,
         leap: float | None = None,
     ) -> Float[Tensor, "row time species"]:
-        """Counts at times in order, of which the first is that of the state.
+        """Counts at each of several increasing times.
 
         Args:
             theta: Parameters, each (row,).
-            state: Counts at `times[0]`.
-            times: For all rows.
+            state: Counts at `times[0]`, which the result repeats.
+            times: Increasing times, the same for all rows.
             generator: Source of randomness.
-            leap: Length of leaps; exact where left out.
+            leap: Length of leaps, in the unit of time. If omitted, the counts follow their exact distribution.
         """
         states = [state]
         for start, stop in itertools.pairwise(float(time) for time in times):
@@ -223,7 +232,7 @@ class Reactions:
         return torch.stack(states, 1)
 
     def _walked(self, walk: _Walk, generator: torch.Generator, most: int) -> Tensor:
-        """Jump until every row is at its stop."""
+        """Simulate jumps until every row is at its stop, and return the counts of all rows."""
         change = self.change.to(walk.state).T.contiguous()
         for jump in range(most):
             if jump % _LOOK == 0:
@@ -238,7 +247,7 @@ class Reactions:
         )
 
     def _jump(self, walk: _Walk, change: Tensor, generator: torch.Generator) -> None:
-        """The next jump of each row, unless that comes after its stop."""
+        """Simulate the next jump of each row, unless the jump comes after the row's stop."""
         u = torch.rand(2, len(walk.state), generator=generator, dtype=torch.float64, device=generator.device)
         u = u.to(walk.state.device)
         if self.bound is None:
@@ -257,17 +266,17 @@ class Reactions:
         mark = u[1] * total
         if self.bound is not None:
             happens &= mark < sums[-1]
-        # what all reactions from r on have in common is added where the mark lies above the sums before r
+        # The chosen reaction is the last r whose sum of earlier rates is at most the mark. Changes add up to change[r].
         step = change[:, :1] * happens
         for r in range(1, len(self.names)):
             step = torch.addcmul(step, (change[:, r] - change[:, r - 1])[:, None], (happens & (mark >= sums[r - 1])))
         walk.state = walk.state + step.T
 
     def _rates(self, theta: Theta, state: Tensor, time: Tensor | None) -> Tensor:
-        """Rates, looked at.
+        """Rates of all reactions, (row, reaction), after a check.
 
         Raises:
-            ValueError: If they have another shape than (row, reaction), or one is negative or not finite.
+            ValueError: If the rates are not (row, reaction), or a rate is negative or not finite.
         """
         rates = self.rates(theta, state) if self.bound is None else self.rates(theta, state, time)
         if rates.shape != (len(state), len(self.names)):
@@ -299,7 +308,7 @@ class Reactions:
             )
 
     def _look(self, state: Tensor) -> None:
-        """Raises where counts are none."""
+        """Raise an error if the state is not (row, species) in floating point with counts of 0 or more."""
         if not state.is_floating_point():
             raise TypeError(f"the state has dtype {state.dtype}, expected floating point: pass state.float()")
         species = self.change.shape[1]
@@ -319,7 +328,10 @@ class Reactions:
         )
 
     def _added(self, state: Tensor, counts: Tensor) -> Tensor:
-        """The state after so many reactions of each kind, cut where there is not enough for them."""
+        """State after `counts` reactions of each kind, (row, reaction).
+
+        A number of reactions is reduced where a count would become negative.
+        """
         for r in range(len(self.names)):
             change, number = self.change[r].to(state), counts[:, r]
             for s in (change < 0).nonzero().flatten().tolist():
@@ -329,29 +341,29 @@ class Reactions:
 
 
 class _Walk:
-    """Rows on their way.
+    """Rows of a batch during an exact simulation, each with its state and elapsed time.
 
     Args:
-        theta: Parameters.
-        state: Counts.
-        start: Times of these, float64.
-        span: How long it goes on, float64.
+        theta: Parameters, each (row,).
+        state: Counts at the start, (row, species).
+        start: Start time of each row, float64.
+        span: Duration from the start to the stop of each row, float64.
     """
 
     def __init__(self, theta: Theta, state: Tensor, start: Tensor, span: Tensor) -> None:
         self.theta, self.start, self.span = dict(theta), start, span
-        self.state = state.T.contiguous().T  # a count of all rows lies together
+        self.state = state.T.contiguous().T  # The counts of one species are contiguous in memory.
         self.found = state.clone()
         self.elapsed = torch.zeros_like(span)
         self.which = torch.arange(len(state), device=state.device)
 
     @property
     def on(self) -> Tensor:
-        """Rows that have not reached their stop."""
+        """True for rows that have not reached their stop, (row,)."""
         return self.elapsed < self.span
 
     def aside(self) -> bool:
-        """Put rows that are done aside, where they are many; whether any are left."""
+        """Set finished rows aside if there are many, and return whether any rows are unfinished."""
         on = self.on
         left = int(on.sum())
         if left > _CROWDED * len(on):
@@ -376,7 +388,7 @@ def _of_rows(theta: Theta, state: Tensor) -> None:
 
 
 def _sums(rates: Tensor) -> list[Tensor]:
-    """Of the first rates, of the first two, ..., of all, each (row,), float64."""
+    """Cumulative sums of the rates over reactions: one tensor (row,), float64, for each reaction."""
     first, *others = rates.double().unbind(-1)
     sums = [first]
     for other in others:

@@ -1,24 +1,25 @@
-r"""Stochastic differential equations with fixed steps, for a whole batch at once.
+r"""Stochastic differential equations, solved with fixed steps for a whole batch at once.
 
     dz = f(theta, z, t) dt + g(theta, z, t) dW,
 
-z (row, S), W Brownian motions, g either (row, S), one motion for each number (diagonal noise), or (row, S, W). A step
-of length h has the increments dW ~ N(0, h):
+where z is (row, S), W are Brownian motions, and g is (row, S) or (row, S, W). With g of shape (row, S), each component
+of z has its own motion (diagonal noise). A step of length h has the increments dW ~ N(0, h):
 
     Euler-Maruyama:  z + f h + g dW                                   (Ito)
     Milstein:        z + f h + g dW + 1/2 g g' (dW^2 - h)             (Ito; g_i depends on z_i alone)
     Heun:            p = z + f h + g dW,                              (Stratonovich)
                      z + 1/2 (f(z) + f(p)) h + 1/2 (g(z) + g(p)) dW
 
-What g dW means where g depends on z is a part of the model: the Stratonovich equation with drift f is the Ito equation
-with drift f + 1/2 g g'. `EulerMaruyama` and `Milstein` read the equation in Ito's sense, `StochasticHeun` in
-Stratonovich's. Where g is constant they are the same equation.
+If g depends on z, the meaning of g dW is a part of the model: the Stratonovich equation with drift f is the Ito
+equation with drift f + 1/2 g g'. `EulerMaruyama` and `Milstein` read the equation in Ito's sense, and `StochasticHeun`
+reads it in Stratonovich's. If g is constant, the two equations are the same.
 
-Paths differ from true ones of the same W by O(h^(1/2)) with Euler-Maruyama, by O(h) with Milstein, and with Heun where
-the noise is diagonal. Laws differ by O(h) with all three. Where g does not depend on z, Euler-Maruyama is Milstein.
+Paths differ from the true paths of the same W by O(h^(1/2)) with Euler-Maruyama and by O(h) with Milstein. With Heun
+they differ by O(h) if the noise is diagonal. Distributions differ by O(h) with all three schemes. If g does not depend
+on z, Euler-Maruyama is Milstein.
 
-Each row takes the same number of steps between its own start and stop, so that nothing depends on what else is in the
-batch, and gradients flow to theta.
+Each row takes the same number of steps between its own start and stop, so that no row depends on other rows of the
+batch. Gradients flow to theta.
 
 References:
     | Numerical Solution of Stochastic Differential Equations (Kloeden & Platen, 1992),
@@ -42,33 +43,35 @@ Field = Callable[[Tensor], Tensor]
 
 
 class Scheme(ABC):
-    """One step, and the sense in which it reads the equation."""
+    """Integration scheme: one time step of an equation, read in either Ito's or Stratonovich's sense."""
 
     @abstractmethod
     def step(self, equation: SDE, theta: Theta, state: Tensor, time: Tensor, length: Tensor, dw: Tensor) -> Tensor:
-        """The state a step later.
+        """State at the end of one time step.
 
         Args:
-            equation: The equation.
+            equation: Equation to be solved.
             theta: Parameters, each (row,).
-            state: (row, S).
-            time: Where the step starts, (row,), float64.
-            length: Of the step, (row, 1), of the state's dtype.
-            dw: Increments of the motions, (row, W).
+            state: State at the start of the step, (row, S).
+            time: Start time of the step, (row,), float64.
+            length: Length of the step, (row, 1), in the state's dtype.
+            dw: Increments of the motions in the step, (row, W).
         """
 
     def look(self, equation: SDE, theta: Theta, state: Tensor, time: Tensor) -> None:
-        """Raise ValueError where the scheme is not for this equation; asked once, before the first step."""
+        """Raise ValueError if the scheme cannot solve this equation. Called once, before the first step."""
         return None
 
 
 class SDE:
-    """An equation that noise drives, and how it is solved.
+    """A stochastic differential equation and the scheme that solves it.
 
     Args:
-        drift: `drift(theta, state, time)`, (row, S): theta is a mapping name -> (row,), time (row,).
-        diffusion: `diffusion(theta, state, time)`: (row, S), a motion of its own for each number, or (row, S, W).
-        scheme: Its steps; Euler-Maruyama where left out.
+        drift: Drift f, (row, S): `drift(theta, state, time)`, where theta is a mapping name -> (row,), and time is
+            (row,).
+        diffusion: Diffusion g: `diffusion(theta, state, time)`, either (row, S), one motion for each component of the
+            state, or (row, S, W).
+        scheme: Integration scheme; Euler-Maruyama by default.
 
     Examples:
         >>> decay = SDE(lambda theta, z, t: -theta["rate"][:, None] * z, lambda theta, z, t: 0.1 * torch.ones_like(z))
@@ -96,23 +99,24 @@ class SDE:
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> Float[Tensor, "row state"]:
-        """The state at the stop.
+        """State at the stop time.
 
         Args:
             theta: Parameters, each (row,).
-            state: At the start, (row, S), floating point.
-            start: For all rows, or (row,).
-            stop: Not before the start.
-            steps: Of equal length, between each row's start and its stop.
-            generator: Source of randomness.
-            noise: Instead of it, increments of the motions in each step, (step, row, W): to solve twice by the same
-                noise, or by fractional noise (`noise.fractional`), only where g does not depend on z: fractional
-                noise has no Ito sense. With g = z and H < 1/2, shorter steps of Euler-Maruyama are further off.
+            state: State at the start, (row, S), floating point.
+            start: Start time, one number for all rows or (row,).
+            stop: Stop time, not before the start; one number for all rows or (row,).
+            steps: Number of equal steps between each row's start and stop.
+            generator: Source of randomness. Give either a generator or `noise`.
+            noise: Increments of the motions in each step, (step, row, W), instead of a generator. Given noise serves to
+                solve twice with the same noise, or with fractional noise (`noise.fractional`). Fractional noise has no
+                Ito sense, so use it only if g does not depend on z. With g = z and H < 1/2, the error of
+                Euler-Maruyama grows as steps get shorter.
 
         Raises:
             TypeError: If the state is not floating point.
             ValueError: If there is no step, times run backwards, there is not exactly one source of noise, shapes do
-                not fit, or the scheme is not for this noise.
+                not match, or the scheme cannot treat this noise.
         """
         begin, end = moments(state, start, stop)
         motions = self._motions(theta, state, begin)
@@ -147,13 +151,13 @@ class SDE:
         steps: int,
         generator: torch.Generator,
     ) -> Float[Tensor, "row time state"]:
-        """The states at times in order, of which the first is that of the state.
+        """States at each of several increasing times.
 
         Args:
             theta: Parameters, each (row,).
-            state: At `times[0]`.
-            times: For all rows.
-            steps: Between one time and the next.
+            state: State at `times[0]`, which the result repeats.
+            times: Increasing times, the same for all rows.
+            steps: Number of steps between consecutive times.
             generator: Source of randomness.
         """
         states = [state]
@@ -162,18 +166,18 @@ class SDE:
         return torch.stack(states, 1)
 
     def _motions(self, theta: Theta, state: Tensor, time: Tensor) -> int:
-        """How many Brownian motions there are."""
+        """Number of Brownian motions W, after a check of the shapes of drift and diffusion."""
         f, g = self.drift(theta, state, time), self.diffusion(theta, state, time)
         if f.shape != state.shape or g.shape[:2] != state.shape or g.ndim > 3:
             raise ValueError(
-                f"of a state {tuple(state.shape)} the drift is {tuple(f.shape)} and the diffusion {tuple(g.shape)}, "
+                f"for a state {tuple(state.shape)} the drift is {tuple(f.shape)} and the diffusion {tuple(g.shape)}, "
                 "expected (row, S), and (row, S) or (row, S, motion); parameters are (row,): theta['a'][:, None]"
             )
         return g.shape[-1]
 
 
 class EulerMaruyama(Scheme):
-    """The simplest step, of any noise; in Ito's sense."""
+    """Euler-Maruyama scheme, the simplest one, for any noise. The equation is read in Ito's sense."""
 
     def step(self, equation: SDE, theta: Theta, state: Tensor, time: Tensor, length: Tensor, dw: Tensor) -> Tensor:
         drift, diffusion = equation.drift(theta, state, time), equation.diffusion(theta, state, time)
@@ -181,7 +185,10 @@ class EulerMaruyama(Scheme):
 
 
 class Milstein(Scheme):
-    """Nearer to the true path of the same noise, where the noise is diagonal; in Ito's sense."""
+    """Milstein scheme, for diagonal noise only. The equation is read in Ito's sense.
+
+    The computed path is nearer to the true path of the same noise than with Euler-Maruyama.
+    """
 
     def step(self, equation: SDE, theta: Theta, state: Tensor, time: Tensor, length: Tensor, dw: Tensor) -> Tensor:
         drift, diffusion = equation.drift(theta, state, time), equation.diffusion(theta, state, time)
@@ -195,7 +202,7 @@ class Milstein(Scheme):
                 f"the diffusion is {tuple(diffusion.shape)}; Milstein's step is for diagonal noise, (row, S): take "
                 "EulerMaruyama()"
             )
-        # with weights c each number's slope is c times as large if it depends on nothing but itself
+        # If g_i depends on z_i alone, the weights c multiply the derivative in component i by exactly c_i.
         c = torch.arange(1, state.shape[1] + 1, dtype=state.dtype, device=state.device)
         weighted = _slope(equation, theta, state, time, diffusion, c)
         alone = c * _slope(equation, theta, state, time, diffusion)
@@ -207,7 +214,10 @@ class Milstein(Scheme):
 
 
 class StochasticHeun(Scheme):
-    """The mean of two steps, of any noise; in Stratonovich's sense."""
+    """Stochastic Heun scheme, for any noise. The equation is read in Stratonovich's sense.
+
+    Drift and diffusion are averages over the start of the step and a predicted end of the step.
+    """
 
     def step(self, equation: SDE, theta: Theta, state: Tensor, time: Tensor, length: Tensor, dw: Tensor) -> Tensor:
         drift, diffusion = equation.drift(theta, state, time), equation.diffusion(theta, state, time)
@@ -217,16 +227,24 @@ class StochasticHeun(Scheme):
 
 
 def _times(diffusion: Tensor, dw: Tensor) -> Tensor:
-    """g dW."""
+    """Noise term g dW of one step, (row, S)."""
     return diffusion * dw if diffusion.ndim == 2 else torch.einsum("rsw,rw->rs", diffusion, dw)
 
 
 def _slope(
     equation: SDE, theta: Theta, state: Tensor, time: Tensor, diffusion: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """sum_i c_i dg_i / dz_j, (row, S), c all 1 where left out: each number's own slope, if g_i depends on z_i alone.
+    """Derivative of the diffusion, sum_i c_i dg_i / dz_j, (row, S).
 
-    `diffusion` is g as the caller sees it: where gradients are not followed through it, they are not through its slope.
+    If g_i depends on z_i alone, component j is c_j dg_j / dz_j.
+
+    Args:
+        equation: Equation with the diffusion g.
+        theta: Parameters, each (row,).
+        state: State z, (row, S).
+        time: Time of the state, (row,).
+        diffusion: Value of g at the state. If no gradients flow through this tensor, none flow through the result.
+        weights: Weights c, (S,); all 1 by default.
     """
     with torch.enable_grad():
         z = state if state.requires_grad else state.detach().requires_grad_()

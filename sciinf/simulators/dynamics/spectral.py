@@ -1,6 +1,6 @@
 r"""Exponential time differencing of order four, for equations whose stiff part is diagonal in Fourier space.
 
-For dv/dt = L v + N(v), L a number for every mode, one step of length h is
+The equation is dv/dt = L v + N(v), where L is a number for every mode. One step of length h is
 
     a = e^{Lh/2} v + h/2 phi_1(Lh/2) N(v),             b = e^{Lh/2} v + h/2 phi_1(Lh/2) N(a),
     c = e^{Lh/2} a + h/2 phi_1(Lh/2) (2 N(b) - N(v)),
@@ -8,15 +8,16 @@ For dv/dt = L v + N(v), L a number for every mode, one step of length h is
 
     f_1 = phi_1 - 3 phi_2 + 4 phi_3,   f_2 = phi_2 - 2 phi_3,   f_3 = 4 phi_3 - phi_2     at z = Lh,
 
-with phi_1 = (e^z - 1) / z and phi_{k+1} = (phi_k - 1/k!) / z, which cancel near z = 0 and so are means over a circle
-around z. L is treated exactly: steps need to resolve N alone.
+with phi_1 = (e^z - 1) / z and phi_{k+1} = (phi_k - 1/k!) / z. These formulas cancel near z = 0, so that each phi_k is
+computed as a mean over a circle around z. L is treated exactly: a step only needs to resolve N.
 
-Of dv = (L v + N(v)) dt + dW, W a Wiener process whose modes are independent, with S(v) the step above and n the noise
-that v would have gathered during it without N, of variance (e^{2 L h} - 1) / 2 L in a unit of W's,
+The stochastic equation is dv = (L v + N(v)) dt + dW, where W is a Wiener process with independent modes. S(v) is the
+step above. n is the noise that v would gather in one step if N were 0. Its variance is (e^{2 L h} - 1) / 2 L times the
+variance of W after one unit of time. One step is
 
     v' = S(v + n / 2) - e^{Lh} n / 2 + n :
 
-N sees half of the noise, as on average during the step, and without N the law is exact, however long the step.
+N sees half of the noise, as on average during the step. If N = 0, the distribution is exact for steps of any length.
 
 References:
     | Fourth-Order Time-Stepping for Stiff PDEs (Kassam & Trefethen, 2005), https://doi.org/10.1137/S1064827502410633
@@ -35,12 +36,13 @@ from torch import Tensor
 from sciinf.simulators.dynamics.frames import intervals
 from sciinf.simulators.dynamics.grid import BoxGrid
 
-_CIRCLE = 16  # points around z; of real z those above it will do, for the others have the same real parts
+# Number of points on the circle around z. For real z the upper half suffices: the lower half has the same real parts.
+_CIRCLE = 16
 
 
 @dataclass(frozen=True)
 class ExponentialStep:
-    """One step, for modes of any shape that goes with L's.
+    """Coefficients of one step of length h, for modes whose shape broadcasts with that of L.
 
     Attributes:
         half: e^{Lh/2}.
@@ -58,7 +60,7 @@ class ExponentialStep:
 
     @classmethod
     def of(cls, linear: Tensor, length: float) -> ExponentialStep:
-        """The step of that length; `linear` is L, real or complex, in double precision."""
+        """Coefficients of a step of the given length. `linear` is L, real or complex, in double precision."""
         z, phi = linear * length, [torch.zeros_like(linear, dtype=torch.complex128) for _ in range(4)]
         points = _CIRCLE if linear.is_complex() else _CIRCLE // 2
         for k in range(points):
@@ -76,7 +78,7 @@ class ExponentialStep:
         return cls((z / 2).exp(), z.exp(), parts[0], *(length * part for part in parts[1:]))
 
     def __call__(self, modes: Tensor, rest: Callable[[Tensor], Tensor]) -> Tensor:
-        """Modes one step later, N being `rest`."""
+        """Modes after one step, where the function `rest` is N."""
         start = rest(modes)
         moved = self.half * modes
         a = moved + self.inner * start
@@ -96,21 +98,22 @@ def solve(
     longest: float,
     noise: Callable[[], Tensor] | None = None,
 ) -> Tensor:
-    """Modes at times, from those at time 0.
+    """Solve dv/dt = L v + N(v), or the same equation with noise, from time 0.
 
     Args:
-        modes: (batch, *modes).
-        linear: L, of a shape that goes with it, on the same device.
-        rest: N.
-        times: Increasing, none below 0.
-        longest: Of a step; each interval has as many equal ones as that takes.
-        noise: Draws W of a unit of time, of the shape of modes; L is real then.
+        modes: Modes v at time 0, (batch, *modes).
+        linear: Factor L of each mode. Its shape broadcasts with `modes`, and its device is the same.
+        rest: Nonlinear part N, a function of modes.
+        times: Output times, increasing, none below 0.
+        longest: Largest step. Each interval is divided into equal steps no longer than this.
+        noise: Function that draws the value of W after one unit of time, of the shape of `modes`. L must be real then.
+            Omit it for an equation without noise.
 
     Returns:
-        (batch, len(times), *modes).
+        Modes at each time, (batch, len(times), *modes).
 
     Raises:
-        ValueError: If times are out of order, below 0 or not there, or no step can be taken.
+        ValueError: If times are out of order, below 0 or empty, or the largest step is not positive.
     """
     found, steps = [], {}
     for before, after, count in intervals(times, longest):
@@ -129,20 +132,24 @@ def solve(
 
 
 def gathered(linear: Tensor, time: float) -> Tensor:
-    """Sd of dv = L v dt + dW at a time, from v = 0: the root of (e^{2 L t} - 1) / 2 L, L real and at most 0."""
+    """Sd of v at a time t, where dv = L v dt + dW and v(0) = 0: the square root of (e^{2 L t} - 1) / 2 L.
+
+    L is real and at most 0.
+    """
     rate = (-2 * linear).clamp_min(1e-12)
     return (-torch.expm1(-rate * time) / rate).sqrt()
 
 
 def linear_law(grid: BoxGrid, initial: Tensor, linear: Tensor, driven: Tensor, time: float) -> tuple[Tensor, Tensor]:
-    """The normal law at a time of fields on a ring whose modes follow dv = L v dt + dW.
+    """Mean and covariance of a Gaussian field on a ring at one time, where the modes follow dv = L v dt + dW.
 
     Args:
-        grid: The ring.
+        grid: Periodic grid with one direction.
         initial: Fields at time 0, (batch, 1, points).
-        linear: L, real and at most 0, (batch, 1, mode).
-        driven: What makes white noise on the grid dW of a unit of time: a factor of its modes, (batch, 1, mode).
-        time: Above 0.
+        linear: Factor L of each mode, real and at most 0, (batch, 1, mode).
+        driven: Factor of each mode that turns white noise on the grid into W after one unit of time,
+            (batch, 1, mode).
+        time: Time of the result, above 0.
 
     Returns:
         Mean, (batch, 1, points), and covariance, (batch, points, points), float64.
@@ -154,7 +161,13 @@ def linear_law(grid: BoxGrid, initial: Tensor, linear: Tensor, driven: Tensor, t
 
 
 def refined(modes: Tensor, points: int, before: int) -> Tensor:
-    """Coefficients of the same function of one direction on more points, from those on `before` points."""
+    """Fourier coefficients of a function on a finer grid of one direction.
+
+    Args:
+        modes: Coefficients on `before` points, (..., before // 2 + 1).
+        points: Number of points of the finer grid.
+        before: Number of points of the coarser grid.
+    """
     wider = torch.zeros(*modes.shape[:-1], points // 2 + 1, dtype=modes.dtype, device=modes.device)
     wider[..., : modes.shape[-1]] = modes * (points / before)
     wider[..., modes.shape[-1] - 1] *= 0.5 if before % 2 == 0 else 1.0

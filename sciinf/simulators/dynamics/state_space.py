@@ -1,28 +1,29 @@
-r"""State-space models: a hidden state that moves at random in continuous time, and what is seen of it at some times.
+r"""State-space models: a hidden state that moves randomly in continuous time, and observations at some times.
 
     z(t_0) ~ p(z | theta),    z(t_k) ~ p(z | z(t_{k-1}), theta),    x_k ~ p(x | z(t_k), theta).
 
-A `StateSpace` says each of the three for a batch. That is enough to simulate. Where the density of the data given the
-state is known as well (`log_observe`), a particle filter estimates the likelihood p(x | theta), and draws the hidden
-path. Two kinds of model have an exact likelihood: `linear_states.LinearStates` (Kalman's filter) and
+A `StateSpace` draws from each of the three distributions for a batch, which is enough to simulate. If the density of
+the data given the state is known as well (`log_observe`), a particle filter estimates the likelihood p(x | theta) and
+draws hidden paths. Two kinds of model have an exact likelihood: `linear_states.LinearStates` (Kalman filter) and
 `finite_states.FiniteStates` (sums over finitely many states). `wrappers.state_space` makes a simulator of a model.
 
-**Conventions.** theta maps the name of each parameter to its values (row,), in the prior's units. A state is
-(row, S), one column for each name of `latent`, in that order, floating point, of theta's dtype; counts and codes are
-whole numbers in it. Rows know nothing of each other, and a filter puts rows x particles into them: no method may depend
-on how many rows there are. Times are floats, or tensors (row,) where each row has its own; they are in the model's one
-unit of time. All randomness comes from the generator.
+**Conventions.** theta maps the name of each parameter to its values (row,), in the prior's units. A state is (row, S)
+with one column for each name in `latent`, in that order. It is floating point, in theta's dtype; counts and codes are
+whole numbers in this dtype. Rows are independent of each other. A filter passes rows x particles as rows, so that no
+method may depend on the number of rows. Times are floats, or tensors (row,) if rows have different times. All times
+are in one unit of time, which the model chooses. All randomness comes from the generator.
 
-**Controls** are known inputs along time that drive the state or what is seen of it: doses, a temperature, a stimulus.
-A model names them in `controls`, and finds them in theta beside the parameters, (row, *event). u_k, that of the time
-t_k, is in force from t_k on, until the next time:
+**Controls** are known inputs over time that drive the state or the observation: doses, a temperature, a stimulus.
+A model names its controls in `controls`, and gets their values in theta beside the parameters, (row, *event). The
+control u_k of the time t_k is in force from t_k until the next time:
 
     z(t_0) ~ p(z | theta, u_0),   z(t_k) ~ p(z | z(t_{k-1}), theta, u_{k-1}),   x_k ~ p(x | z(t_k), theta, u_k).
 
-So a level, such as a temperature, is a constant over each step, and an impulse, such as a dose, comes at the beginning
-of its step: what is measured at the time of a dose is measured before it. Impulses are named in `impulses`, too: they
-are 0 where nobody says otherwise, as after the end of a record, where a level stays as it is. Times may be equal; an
-impulse works over a step of length 0 as well. Controls are no random quantities: what follows holds given them.
+So a level, such as a temperature, is constant over each step. An impulse, such as a dose, comes at the beginning of its
+step: an observation at the time of a dose is made before the dose. Impulses are also named in `impulses`. An impulse is
+0 unless a value is given, for example after the end of a record, whereas a level keeps its last value. Times may be
+equal: an impulse also acts over a step of length 0. Controls are not random, and all distributions are conditional on
+the controls.
 
 Reference:
     | An introduction to sequential Monte Carlo (Chopin, Papaspiliopoulos, 2020),
@@ -43,10 +44,10 @@ from torch import Tensor, as_tensor, float64
 
 
 def moments(state: Tensor, start: Time, stop: Time) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
-    """Start and stop of each row of a state, (row,), float64.
+    """Start time and stop time of each row of a state, both (row,), float64.
 
     Raises:
-        ValueError: If they are neither numbers nor (row,), not finite, or run backwards.
+        ValueError: If the times are neither numbers nor (row,), are not finite, or run backwards.
     """
     both = []
     for name, given in (("start", start), ("stop", stop)):
@@ -76,21 +77,23 @@ State = Float[Tensor, "row state"]
 
 
 class StateSpace(ABC):
-    """A hidden state in continuous time, and what is seen of it.
+    """A state-space model: the dynamics of a hidden state in continuous time, and its observation.
 
-    A subclass sets `latent`, defines the three methods, and what it can of the rest:
+    A subclass sets `latent` and defines the three methods `initial`, `advance` and `observe`. It also defines the
+    following two methods if their densities are known.
 
-    `log_observe(theta, state, x)`: log p(x | state, theta) at one time. x is name -> (row, *event), as `observe` gives
-    it. Returns name -> log density of that observable: (row,) of all its numbers together, or (row, *event) number by
-    number, where these are independent given the state; then single numbers may be missing. Observables are
-    independent of each other given the state. Density of each must be normalised in x.
-    `log_advance(theta, state, later, start, stop)`: log density of `advance`, (row,): with it, smoothed paths are drawn
-    backwards, which keeps early parts of a path from being all alike.
+    `log_observe(theta, state, x)`: log p(x | state, theta) at one time. x is name -> (row, *event), in the form that
+    `observe` returns. The result is name -> log density of that observable. The log density is (row,) for all numbers
+    of the observable together, or (row, *event) for each number, if the numbers are independent given the state. Single
+    numbers may be missing only in the second form. Observables are independent of each other given the state. The
+    density of each observable must be normalised in x.
+    `log_advance(theta, state, later, start, stop)`: log density of `advance`, (row,). With this density, smoothed paths
+    are drawn backwards, so that the early parts of different paths do not coincide.
 
     Attributes:
         latent: Name of each column of the state -> its unit.
-        controls: Name of each known input -> its unit; none where left out.
-        impulses: Which of them come and are over, such as doses.
+        controls: Name of each known input -> its unit; none by default.
+        impulses: Names of the controls that act at one moment only, such as doses.
     """
 
     latent: Mapping[str, str]
@@ -101,36 +104,36 @@ class StateSpace(ABC):
 
     @abstractmethod
     def initial(self, theta: Theta, rows: int, *, generator: torch.Generator) -> State:
-        """States at the time at which everything begins."""
+        """Draw states at the initial time."""
 
     @abstractmethod
     def advance(self, theta: Theta, state: State, start: Time, stop: Time, *, generator: torch.Generator) -> State:
-        """States at `stop`, given those at `start`.
+        """Draw states at `stop`, given the states at `start`.
 
-        A column may count what has happened since `start`, such as new cases: it is then set to 0 first. Where `stop`
-        is `start`, the state is to stay as it is, but for such columns.
+        A column may count events since `start`, such as new cases. The method then first sets the column to 0. If
+        `stop` equals `start`, all other columns must stay unchanged.
         """
 
     @abstractmethod
     def observe(self, theta: Theta, state: State, *, generator: torch.Generator) -> Mapping[str, Tensor]:
-        """What is seen at one time, name -> (row, *event)."""
+        """Draw the observation at one time, name -> (row, *event)."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What was seen of each row, and when.
+    """Observations of each row over time, with their times and the controls.
 
     Args:
-        times: (row or 1, T), float64, each not before the one before it.
-        x: Observable -> (row, T, *event).
-        there: Observable -> True where a value was seen: (row, T), or (row, T, *event). One that is not named was seen
-            throughout.
-        begin: The time of `StateSpace.initial`; the first of `times` where left out.
-        controls: Name of each -> (row or 1, T, *event), finite: in force from each time on.
+        times: Times of the observations, (row or 1, T), float64, not decreasing.
+        x: Name of an observable -> its values, (row, T, *event).
+        there: Name of an observable -> True where a value was observed, (row, T) or (row, T, *event). All values of an
+            observable that is not named were observed.
+        begin: Time of `StateSpace.initial`; by default the first of `times`.
+        controls: Name of a control -> its values, (row or 1, T, *event), finite. A value is in force from its time on.
 
     Raises:
-        ValueError: If times go backwards, or begin after the first; or a control is not finite, has another number of
-            times, or none for the step from `begin`.
+        ValueError: If times go backwards, `begin` is after the first time, or a control is not finite, has another
+            number of times, or has no value for the step from `begin`.
     """
 
     times: Float[Tensor, "#row time"]
@@ -148,24 +151,24 @@ class Record:
         return len(next(iter(self.x.values())))
 
     def step(self, k: int) -> tuple[Time, Time]:
-        """From when to when the state moves before the k-th time."""
+        """Start and stop of the step that leads to the k-th time."""
         start = self.times[:, k - 1] if k else self.times[:, 0] if self.begin is None else self.begin
         return _plain(start), _plain(self.times[:, k])
 
     def some(self, rows: slice) -> Record:
-        """Those rows of it."""
+        """The record of some of the rows."""
         times = self.times if len(self.times) == 1 else self.times[rows]
         x, there = ({name: value[rows] for name, value in part.items()} for part in (self.x, self.there))
         controls = {name: value if len(value) == 1 else value[rows] for name, value in self.controls.items()}
         return Record(times, x, there, self.begin, controls)
 
     def beside(self, theta: Theta, k: int, copies: int = 1) -> Theta:
-        """theta and the controls of the k-th time; theta itself where there are none.
+        """Parameters theta together with the controls of the k-th time; theta itself if there are no controls.
 
         Args:
-            theta: (row x copies,).
-            k: Number of the time.
-            copies: How many of each row there are, one after the other.
+            theta: Parameters, each (row x copies,).
+            k: Number of the time, counted from 0.
+            copies: Number of copies of each row of the record. The copies of a row follow each other.
         """
         if not self.controls:
             return theta
@@ -177,10 +180,11 @@ class Record:
 
 
 def check_times(times: Float[Tensor, "#row time"], begin: float | None) -> None:
-    """Refuse times that are not in their order.
+    """Raise an error if the times of a record are out of order or not finite.
 
     Raises:
-        ValueError: If they are not; it says where.
+        ValueError: If a time is not finite or times go backwards (the message says where), or `begin` is after the
+            first time.
     """
     if not bool(times.isfinite().all()):
         raise ValueError("a time is not finite; where nothing was seen, give a time all the same and mask the value")
@@ -197,10 +201,11 @@ def check_times(times: Float[Tensor, "#row time"], begin: float | None) -> None:
 def check_controls(
     controls: Mapping[str, Tensor], times: Float[Tensor, "#row time"], begin: float | None = None
 ) -> None:
-    """Refuse controls that do not say what was done throughout.
+    """Raise an error if a control is not known at every time of a record.
 
     Raises:
-        ValueError: If one is not finite, has another number of times, or begins after the state does.
+        ValueError: If a control is not finite, has another number of times, or `begin` is given although there are
+            controls, which have no value for the step from `begin`.
     """
     for name, value in controls.items():
         if value.ndim < 2 or value.shape[1] != times.shape[-1]:
@@ -218,15 +223,21 @@ def check_controls(
     if controls and begin is not None:
         raise ValueError(
             f"the state begins at {begin:g}, and controls ({', '.join(controls)}) are known from the first time on: "
-            "leave begin= out, and let the first time be the beginning, with values that are missing"
+            "leave begin= out, and add the initial time as the first time, with missing values"
         )
 
 
 def checked(model: StateSpace, state: Tensor, rows: int, method: str) -> Tensor:
-    """The states that a model gave.
+    """States that a method of a model returned, after a check of their shape.
+
+    Args:
+        model: Model whose method returned the states.
+        state: Returned states.
+        rows: Expected number of rows.
+        method: Name of the method, for the error message.
 
     Raises:
-        ValueError: If they are not (rows, S), as when parameters (row,) broadcast with states (row, S).
+        ValueError: If the states are not (rows, S), for example because parameters (row,) broadcast with (row, S).
     """
     if state.shape != (rows, len(model.latent)):
         raise ValueError(
@@ -238,18 +249,19 @@ def checked(model: StateSpace, state: Tensor, rows: int, method: str) -> Tensor:
 
 
 def log_seen(model: StateSpace, theta: Theta, state: Tensor, record: Record, k: int) -> Float[Tensor, " row"]:
-    """log p(x_k | state, theta) of what was seen at the k-th time; 0 where nothing was.
+    """Log density log p(x_k | state, theta) of the observation at the k-th time; 0 if all its values are missing.
 
     Args:
-        model: Which has `log_observe`.
-        theta: Of each row of the state.
-        state: (row x copies, S): each row of the record, copies of it one after the other.
-        record: What was seen.
-        k: Number of the time.
+        model: Model that has `log_observe`.
+        theta: Parameters of each row of the state.
+        state: States, (row x copies, S). The copies of each row of the record follow each other.
+        record: Observations of each row.
+        k: Number of the time, counted from 0.
 
     Raises:
         TypeError: If the model's `log_observe` is missing or leaves an observable out.
-        ValueError: If a single number of several is missing, of which the model tells only the density of all.
+        ValueError: If a log density has a wrong shape, or some numbers of an observable are missing and the model gives
+            only the joint density of all its numbers.
     """
     if model.log_observe is None:
         raise TypeError(f"{type(model).__name__} has no log_observe, so the likelihood of its data is not known")
@@ -264,8 +276,8 @@ def log_seen(model: StateSpace, theta: Theta, state: Tensor, record: Record, k: 
         if each.shape not in ((len(state),), x[name].shape):
             raise ValueError(
                 f"log_observe gave {tuple(each.shape)} for {name!r}; it is to give one log density for each row, "
-                f"({len(state)},), or for each number, {tuple(x[name].shape)}: a column (row, 1) beside numbers (row,) "
-                "broadcasts, take state[:, 0]"
+                f"({len(state)},), or for each number, {tuple(x[name].shape)}: a column (row, 1) broadcasts with "
+                "numbers (row,), so take state[:, 0]"
             )
         if name in record.there:
             there = record.there[name][:, k].repeat_interleave(copies, dim=0)
@@ -279,7 +291,7 @@ def log_seen(model: StateSpace, theta: Theta, state: Tensor, record: Record, k: 
 
 
 def _where(name: str, each: Tensor, there: Tensor) -> Tensor:
-    """Log densities where values were seen, 0 elsewhere."""
+    """Log densities where values were observed, and 0 elsewhere."""
     if each.ndim < there.ndim:
         part = there.flatten(1).any(-1) != there.flatten(1).all(-1)
         if bool(part.any()):
@@ -293,16 +305,16 @@ def _where(name: str, each: Tensor, there: Tensor) -> Tensor:
 
 
 def _plain(time: Tensor | float) -> Time:
-    """One number where all rows have the same time."""
+    """The time as one float if all rows share it; otherwise the tensor (row,) unchanged."""
     return float(time[0]) if isinstance(time, Tensor) and len(time) == 1 else time
 
 
 def duration(start: Time, stop: Time, like: Tensor) -> Float[Tensor, "#row"]:
-    """stop - start, (row,) or (1,), of the dtype and device of a tensor."""
+    """Duration stop - start, (row,) or (1,), in the dtype and on the device of the tensor `like`."""
     start, stop = (torch.as_tensor(t, dtype=torch.float64, device=like.device) for t in (start, stop))
     return (stop - start).reshape(-1).to(like.dtype)
 
 
 def repeated(values: Mapping[str, Tensor], times: int) -> dict[str, Any]:
-    """Each row of named tensors that many times, one after the other: what rows x particles are given."""
+    """Named tensors with each row repeated `times` times; the copies of a row follow each other."""
     return {name: value.repeat_interleave(times, dim=0) for name, value in values.items()}

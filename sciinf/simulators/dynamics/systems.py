@@ -1,14 +1,17 @@
-r"""Systems of equations of several fields in a plane, as symbols, and families of them with coefficients of their own.
+r"""Systems of equations for several fields in a plane, written as symbols, and families of such systems.
 
     du1/dt = nu (u1_xx + u1_yy) + b psi_x     is     dt u1 + * nu lap u1 * b dx psi u1
 
-in prefix notation: `dt u1` begins the equation of the first field, `dx` and `dy` are derivatives of what follows, `lap`
-is the sum of the second ones, and `psi` the field of mean 0 whose `lap` is minus what follows (the stream function of a
-vorticity). Other tokens are numbers: constants, or coefficients by their names, with a minus before them or not. Fields
-go by their places, so `u1` is a vorticity here and a depth there. Families may have fewer fields than others.
+in prefix notation. `dt u1` begins the equation of the first field. `dx` and `dy` are derivatives of the expression
+that follows, and `lap` is its Laplacian. `psi` is the field of mean 0 whose Laplacian is minus the expression that
+follows (the stream function of a vorticity). Other tokens are numbers: constants, or names of coefficients, which may
+have a minus sign. Fields are numbered, so that `u1` is a vorticity in one family and a depth in another. Families may
+have different numbers of fields.
 
-As in `equation_terms`, parameters are latent numbers: `family`, whose whole part says which, and `share_1`, `share_2`,
+As in `equation_terms`, parameters are latent numbers: `family`, whose whole part says which family, and the numbers
+`share_1`, `share_2`,
 ... which say where in its range each coefficient lies. What is left over has no effect.
+Shares are left over if the family has fewer coefficients than another family.
 """
 
 from __future__ import annotations
@@ -30,18 +33,20 @@ NUMBER = "number"
 FIELDS = ("u1", "u2", "u3", "u4")
 BINARY, UNARY = ("+", "*"), ("dx", "dy", "lap", "psi")
 _NUMBER = re.compile(r"-?\d+\.?\d*(e[-+]?\d+)?")
-SYMBOLS = ("", "dt", *BINARY, NUMBER, *FIELDS, *UNARY)  # the first one stands where nothing is written
+SYMBOLS = ("", "dt", *BINARY, NUMBER, *FIELDS, *UNARY)  # The empty symbol fills up short sequences.
 
 
 class Systems(Component):
-    """Families of systems of equations, each as likely as the others.
+    """Families of systems of equations with equal prior probabilities.
 
     Args:
-        equations: Name of a family -> its symbols, parted by blanks: one equation after the other, from `dt u1` on.
+        equations: Name of a family -> its symbols, separated by blanks: one equation after the other, beginning with
+            `dt u1`.
         ranges: Name of a family -> name of a coefficient -> its lowest and highest value.
 
     Raises:
-        ValueError: If the names differ, a range is none, or symbols are no equations of the family's coefficients.
+        ValueError: If the two mappings have different names, a range is invalid, or symbols are not valid equations in
+            the family's coefficients.
     """
 
     def __init__(self, equations: Mapping[str, str], ranges: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
@@ -52,34 +57,37 @@ class Systems(Component):
             if len(ends) != 2 or not -math.inf < ends[0] <= ends[1] < math.inf or coefficient in SYMBOLS:
                 raise ValueError(f"{coefficient!r} of {name!r} from {ends}: give a name, a low and a high number")
         self.trees = {name: _equations(name, text.split(), self.ranges[name]) for name, text in self.equations.items()}
-        self.fields = max(map(len, self.trees.values()))  # of the family that has most
+        self.fields = max(map(len, self.trees.values()))  # Largest number of fields of a family.
         shares = {f"share_{k + 1}": td.Uniform(0.0, 1.0) for k in range(max(map(len, self.ranges.values())))}
         self.prior = Prior(family=td.Uniform(0.0, float(len(self.equations))), **shares)
         self._tables: dict[torch.device, tuple[Tensor, ...]] = {}
 
     def number(self, theta: Float[Tensor, "batch theta"]) -> Int[Tensor, " batch"]:
-        """Of each row's family."""
+        """Number of each row's family, counted from 0."""
         return theta[:, 0].floor().long().clamp(0, len(self.equations) - 1)
 
     def there(self, theta: Float[Tensor, "batch theta"]) -> Bool[Tensor, "batch field"]:
-        """Which fields each row's family has."""
+        """True for the fields that each row's family has."""
         counts = torch.tensor([len(trees) for trees in self.trees.values()], device=theta.device)
         return torch.arange(self.fields, device=theta.device) < counts[self.number(theta)][:, None]
 
     def coefficients(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch coefficient"]:
-        """Of each row's family, in its order, then zeros; float64, with slopes along the shares."""
+        """Coefficients of each row's family in their order, then zeros; float64, differentiable in the shares."""
         low, wide = self._on(theta.device)[:2]
         at = self.number(theta)
         return low[at] + wide[at] * theta[:, 1:].double()
 
     def tokens(self, theta: Float[Tensor, "batch theta"]) -> tuple[Int[Tensor, "batch token"], Tensor]:
-        """Places of each row's tokens in `SYMBOLS`, and the values of those that are numbers, 0 of others."""
+        """Index of each row's tokens in `SYMBOLS`, and the value of each number; other tokens have the value 0."""
         _, _, known, constant, place, sign = self._on(theta.device)
         at = self.number(theta)
         return known[at], constant[at] + sign[at] * self.coefficients(theta).gather(1, place[at])
 
     def _on(self, device: torch.device) -> tuple[Tensor, ...]:
-        """Lows and widths of ranges; of every token its symbol, its constant, its coefficient, and the sign of this."""
+        """Tables on a device: lower ends and widths of the ranges, and four numbers for each token.
+
+        The numbers of a token are its symbol, its constant, its coefficient, and the sign of the coefficient.
+        """
         if device not in self._tables:
             texts = [text.split() for text in self.equations.values()]
             low, wide = torch.zeros(2, len(texts), len(self.prior) - 1, dtype=torch.float64)
@@ -102,9 +110,10 @@ class Systems(Component):
 def rate(
     systems: Systems, theta: Float[Tensor, "batch theta"], field: Float[Tensor, "batch *more y x"], grid: BoxGrid
 ) -> Float[Tensor, "batch *more y x"]:
-    """What the symbols say that d/dt of fields is, which stand along axis -3; 0 of those that a family has not.
+    """Time derivative of the fields according to the symbols. Differentiable.
 
-    Fields are periodic; products are made at points and nothing is cut. Differentiable.
+    The fields are periodic and stand along axis -3. Fields that a family does not have get the derivative 0. Products
+    are computed at the grid points, without removing aliases.
     """
     number, found = systems.number(theta), torch.zeros_like(field)
     for k, (name, trees) in enumerate(systems.trees.items()):
@@ -120,7 +129,7 @@ def rate(
 
 
 def _equations(name: str, text: Sequence[str], ranges: Mapping[str, object]) -> list[list[str]]:
-    """The tokens of each right-hand side, checked."""
+    """Tokens of each equation's right-hand side, after a check."""
     starts = [j for j, token in enumerate(text) if token == "dt"]
     if not starts or starts[0] or [text[j + 1 : j + 2] for j in starts] != [[u] for u in FIELDS[: len(starts)]]:
         raise ValueError(f"{name!r} does not begin with the equations 'dt u1 ...', 'dt u2 ...', in turn: {text}")
@@ -129,7 +138,7 @@ def _equations(name: str, text: Sequence[str], ranges: Mapping[str, object]) -> 
     for tree in found:
         if strange := [token for token in tree if token not in allowed and not _NUMBER.fullmatch(token)]:
             raise ValueError(f"{strange} of {name!r} are no numbers, symbols or coefficients: {sorted(allowed)}")
-        missing = [1]  # expressions, after each token
+        missing = [1]  # Number of expressions that must still follow, after each token.
         for token in tree:
             missing.append(missing[-1] + (1 if token in BINARY else 0 if token in UNARY else -1))
         if missing[-1] != 0 or 0 in missing[:-1]:
@@ -138,7 +147,7 @@ def _equations(name: str, text: Sequence[str], ranges: Mapping[str, object]) -> 
 
 
 def _value(tree: Sequence[str], known: Mapping[str, Tensor], grid: BoxGrid) -> Tensor:
-    """Of a whole tree: from its end backwards, what is computed already lies on a stack."""
+    """Value of a tree in prefix notation, computed from its last token backwards with a stack."""
     like, stack, squared = known[FIELDS[0]], list[Tensor](), grid.squared
     inverse = torch.where(squared == 0, squared, 1 / squared)
     factors = dict(zip(UNARY, (grid.slope(1), grid.slope(0), -squared, inverse), strict=True))

@@ -1,8 +1,9 @@
-r"""Libraries of terms that an equation may have: functions of a state, each with a name and a unit.
+r"""Libraries of candidate terms of a differential equation: functions of the state, each with a name and a unit.
 
     dz_i/dt = sum_j c_ij T_j(z),      i = 1 ... S,   j = 1 ... k,
 
-T_j the terms, such as 1, x, y, x^2, x*y. A coefficient c_ij has the unit of dz_i/dt over that of T_j.
+where T_j are the terms, such as 1, x, y, x^2, x*y. The unit of a coefficient c_ij is the unit of dz_i/dt divided by
+the unit of T_j.
 
 References:
     | Discovering governing equations from data by sparse identification of nonlinear dynamical systems (Brunton,
@@ -28,10 +29,10 @@ Function = Callable[[Mapping[str, Tensor]], Tensor]
 
 @final
 class Library:
-    """States, and the terms that the rate of each may have.
+    """States of a differential equation, and the candidate terms of every state's rate of change.
 
     Args:
-        states: Name of each number of the state -> its unit.
+        states: Name of each component of the state -> its unit.
         terms: Name of each term -> its function, or (function, unit).
         time: Unit of time.
 
@@ -64,14 +65,14 @@ class Library:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the terms."""
+        """Names of the terms."""
         return tuple(self.functions)
 
     def __call__(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch term"]:
-        """The value of every term, float64.
+        """Value of every term at a state, float64.
 
         Raises:
-            ValueError: If the state has another number of columns, or a term gives another shape.
+            ValueError: If the number of columns differs from the number of states, or a term gives another shape.
         """
         if state.shape[-1] != len(self.states):
             raise ValueError(f"the state has {state.shape[-1]} columns, the library has {list(self.states)}")
@@ -85,12 +86,12 @@ class Library:
         return torch.stack(found, -1)
 
     def unit(self, state: str, term: str = "", power: float = 1.0) -> str:
-        """Of the coefficient that a term has in the rate of a state: that of z / (time^power T).
+        """Unit of a coefficient: the unit of z / (time^power T), where z is the state and T the term.
 
         Args:
-            state: Whose rate.
-            term: Which term; a plain number where left out.
-            power: Of time: 1 for a rate, 1/2 for the size of a Brownian motion.
+            state: Name of the state.
+            term: Name of the term. If omitted, T is a plain number.
+            power: Exponent of time: 1 for a rate, 1/2 for the amplitude of a Brownian motion.
         """
         of_term = self.units[term] if term else ""
         if not any((self.states[state], of_term, self.time)):
@@ -102,16 +103,16 @@ class Library:
 
 
 def polynomials(states: Mapping[str, str], degree: int, *, time: str = "", constant: bool = True) -> Library:
-    """The library of all products of states up to a degree: 1, x, y, x^2, x*y, y^2, ...
+    """Library of all products of states up to a degree: 1, x, y, x^2, x*y, y^2, ...
 
     Args:
-        states: Name of each number of the state -> its unit.
-        degree: Of the longest product.
+        states: Name of each component of the state -> its unit.
+        degree: Largest number of factors of a product.
         time: Unit of time.
-        constant: Whether 1 is one of them.
+        constant: Whether the library has the constant term 1.
 
     Raises:
-        ValueError: If the degree is no int of at least 1, or two terms would have one name.
+        ValueError: If the degree is not an int of at least 1, or two terms would have the same name.
 
     Examples:
         >>> polynomials({"x": "", "y": ""}, 2).names
@@ -140,7 +141,7 @@ def _product(chosen: tuple[str, ...]) -> Function:
 
 
 def _unit(each: list[str]) -> str:
-    """That of a product."""
+    """Unit of a product of quantities with the given units."""
     if not any(each):
         return ""
     from astropy import units

@@ -1,4 +1,4 @@
-"""Symmetries of simulators: how parameters that say where, when or how turned something is act on data."""
+"""Symmetries of simulators: how pose parameters, such as a position, an arrival time or an angle, act on data."""
 
 from sciinf.simulators.poses.group import Additive, Group, Multiplicative, Periodic
 from sciinf.simulators.poses.images import ImageMotion

@@ -1,7 +1,7 @@
-r"""Groups that poses live in: how poses are composed and undone, and the measure that no motion changes.
+r"""Groups of poses: composition and inverse of poses, and the invariant measure.
 
-Of a pose g (*rows, k) and a blur e, the blurred pose is g e, and e = g^{-1} (g e). The invariant measure l(g) dg is
-that of left and right motions alike (the group is unimodular): l(g e) d(g e) = l(g) dg for either factor fixed.
+For a pose g (*rows, k) and a blur e, the blurred pose is g e, and e = g^{-1} (g e). The measure l(g) dg is invariant
+under left and right multiplication (the group is unimodular): l(g e) d(g e) = l(g) dg for either factor fixed.
 """
 
 from __future__ import annotations
@@ -19,31 +19,34 @@ Elements = Float[Tensor, "*rows k"]
 
 
 class Group(Component, ABC):
-    """A unimodular group over k numbers; a subclass in a module of your own is named in `trust` when a fit is read."""
+    """A unimodular group whose elements are k numbers.
+
+    If you define a subclass in your own module, name it in `trust` when a fit is read.
+    """
 
     @abstractmethod
     def compose(self, first: Elements, second: Elements) -> Elements:
-        """first second."""
+        """Group product of `first` and `second`, in this order."""
 
     @abstractmethod
     def inverse(self, element: Elements) -> Elements:
-        """The element that undoes it."""
+        """Inverse of a group element."""
 
     @abstractmethod
     def between(self, first: Elements, second: Elements) -> Elements:
-        """first^{-1} second, as blurs are read."""
+        """Element first^{-1} second: the blur that takes pose `first` to blurred pose `second`."""
 
     @abstractmethod
     def log_measure(self, element: Elements) -> Float[Tensor, "*rows"]:
-        """log l."""
+        """Log density log l of the invariant measure."""
 
     @abstractmethod
     def coordinates(self, element: Elements) -> Float[Tensor, "*rows c"]:
-        """Numbers that tell elements apart and do not jump: for networks, and to see whether chains have mixed."""
+        """Continuous numbers that identify an element, for networks and for convergence checks of chains."""
 
 
 class Additive(Group):
-    """Shifts, each number on its own: in time, in space."""
+    """Group of shifts, in time or in space. Each of the k numbers is shifted separately."""
 
     def compose(self, first: Elements, second: Elements) -> Elements:
         return first + second
@@ -62,7 +65,7 @@ class Additive(Group):
 
 
 class Multiplicative(Group):
-    """Factors above 0, each number on its own: of a brightness, of a size."""
+    """Group of factors above 0, of a brightness or a size. Each of the k numbers is a separate factor."""
 
     def compose(self, first: Elements, second: Elements) -> Elements:
         return first * second
@@ -81,14 +84,16 @@ class Multiplicative(Group):
 
 
 class Periodic(Group):
-    """Angles, each number on its own, in low..low + period. Blurs are read within half a period of 0.
+    """Group of angles from `low` to `low` + `period`. Each of the k numbers is a separate angle.
+
+    Blurs are taken to lie within half a period of 0.
 
     Args:
-        low: Where the prior begins.
-        period: After which all is as before: 2 pi of a direction, pi of an axis.
+        low: Lower end of the prior's range.
+        period: Period of the angle: 2 pi for a direction, pi for an axis.
 
     Raises:
-        ValueError: Unless the period is above 0.
+        ValueError: If the period is not above 0.
     """
 
     def __init__(self, low: float = 0.0, period: float = 2 * math.pi) -> None:

@@ -1,4 +1,4 @@
-"""Images moved and turned."""
+"""Shifts and rotations of images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from sciinf.simulators.poses.pose import values_of
 
 
 class ImageMotion(Component):
-    """Moves images by a pose, between pixels by interpolation; 0 comes in from outside.
+    """Shifts or rotates images by a pose, with interpolation between pixels. Pixels from outside the image are 0.
 
-    A pose is an angle in radians, from the axis of columns to that of rows (`kind="turn"`), or a shift by columns and
-    rows, in pixels (`kind="shift"`). Images are turned about their middle.
+    With `kind="turn"` the pose is an angle in radians, from the axis of columns to the axis of rows. Images are rotated
+    about their centre. With `kind="shift"` the pose is a shift in columns and a shift in rows, in pixels.
 
     Args:
         kind: "turn" or "shift".
-        names: Observables that it moves, of shape (rows, columns) or (channels, rows, columns); all where left out.
-        mode: "bilinear" or "bicubic".
+        names: Observables to be moved, of shape (rows, columns) or (channels, rows, columns). All observables except
+            masks by default.
+        mode: Interpolation, "bilinear" or "bicubic".
 
     Raises:
-        ValueError: If the kind or the mode is another.
+        ValueError: If the kind or the mode is not one of these values.
     """
 
     def __init__(self, kind: str, names: tuple[str, ...] | None = None, *, mode: str = "bicubic") -> None:
@@ -37,7 +38,7 @@ class ImageMotion(Component):
         return {name: self._moved(x[name], pose.to(x[name])) for name in self.names or values_of(x)}
 
     def _moved(self, value: Tensor, pose: Tensor) -> Tensor:
-        """value where each pixel came from."""
+        """Images in which each pixel has the value of the place from which the pose moves it."""
         rows, columns = value.shape[-2:]
         images = value.reshape(len(value), -1, rows, columns)
         zero, one = torch.zeros_like(pose[:, 0]), torch.ones_like(pose[:, 0])

@@ -1,8 +1,9 @@
-r"""A pose: parameters that move the data as a whole, and the law that blurs them.
+r"""A pose: parameters that move the data as a whole, and the distribution of the noise that blurs the pose.
 
-For a pose g(theta) the data x of theta and T_h x, data moved by h, are as likely as each other under poses g and h g
-(an exact symmetry), or nearly (an approximate one). Blurred by e ~ kappa to g e, a pose says roughly where data lie:
-moved back by it, T_{(g e)^{-1}} x, they look much alike whatever the pose was, and less is left to learn.
+T_h x denotes data x moved by h. In an exact symmetry, x under the pose g(theta) has the same likelihood as T_h x under
+the pose h g. In an approximate symmetry, the two likelihoods are nearly equal. A blurred pose g e, with e ~ kappa, says
+roughly where the data lie. The data moved back by the blurred pose, T_{(g e)^{-1}} x, look much alike for all poses, so
+that a network has less to learn.
 
 References:
     | Group equivariant neural posterior estimation (Dax et al., 2022), https://arxiv.org/abs/2111.13139
@@ -26,21 +27,23 @@ Action = Callable[[X, Tensor], X]
 
 
 class Pose(Component):
-    """Parameters that form a pose.
+    """Parameters that form a pose, with their action on data and the distribution of their blur.
 
     Args:
-        parameters: Name of a parameter, or names. In a prior each has a law of its own.
-        act: T, a function `act(x, pose)` of a module, or an object such as `TimeShift`: data moved by a pose.
-        kernel: kappa, the law of the blur, as wide as what the data leave of the pose or wider: a narrower one makes
-            chains slow. One law for every parameter, one for each in a list, or a joint one.
-        exact: Whether data moved are as likely as before, to all that matters. The blurred pose is then kept from the
-            network, which has less to learn; otherwise the network sees it. Several exact poses must commute: a shift
-            and a turn of an image do not, and one of them has to be seen.
-        group: How poses are composed; `Additive()` where left out.
+        parameters: Name of a parameter, or several names. Each of them has a distribution of its own in the prior.
+        act: Action T on data: a function `act(x, pose)` of a module, or an object such as `TimeShift`. The result is
+            the data moved by the pose.
+        kernel: Distribution kappa of the blur. The kernel should be at least as wide as the posterior of the pose: a
+            narrower kernel makes chains slow. Give one distribution for all parameters, a list with one for each, or a
+            joint distribution.
+        exact: Whether moved data are practically as likely as before. If so, the network does not see the blurred pose
+            and has less to learn. Otherwise the network sees the blurred pose. Several exact poses must commute. A
+            shift and a rotation of an image do not commute, so that only one of them can be exact.
+        group: Group that composes poses; `Additive()` by default.
 
     Raises:
-        TypeError: If `act`, the kernel or the group is something else.
-        ValueError: If there are no parameters, or as many laws as parameters are not given.
+        TypeError: If `act`, the kernel or the group has another type.
+        ValueError: If there are no parameters, or the numbers of kernels and parameters differ.
 
     Examples:
         >>> from torch.distributions import Normal
@@ -69,10 +72,11 @@ class Pose(Component):
         self.blur = _blur(self.names, kernel)
 
     def standardised(self, x: X, blurred: Float[Tensor, "batch k"]) -> X:
-        """T_{(g e)^{-1}} x.
+        """Data moved back by a blurred pose, T_{(g e)^{-1}} x.
 
         Raises:
-            ValueError: If the action returns an observable of another shape, or one that there is not.
+            ValueError: If the action returns an unknown observable, an observable of another shape, or an observable
+                with missing values without its mask.
         """
         moved = self.act(x, self.group.inverse(blurred))
         for name, value in moved.items():
@@ -91,12 +95,12 @@ class Pose(Component):
         return {**x, **moved}
 
     def log_kernel(self, blur: Float[Tensor, "*rows k"]) -> Float[Tensor, "*rows"]:
-        """log kappa - log l: the density of blurs by the invariant measure; float64."""
+        """Log density of blurs with respect to the invariant measure, log kappa - log l; float64."""
         return self.blur.log_prob(blur) - self.group.log_measure(blur.double())
 
 
 def _blur(names: Sequence[str], kernel: object) -> Prior:
-    """The kernel as a prior of blurs."""
+    """The kernel as a `Prior` of the blurs."""
     if isinstance(kernel, td.Distribution) and kernel.event_shape:
         return Prior.joint(names, kernel)
     laws = [kernel] * len(names) if isinstance(kernel, td.Distribution) else kernel

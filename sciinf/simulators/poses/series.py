@@ -1,4 +1,4 @@
-"""Time series, and spectra of them, moved in time."""
+"""Shifts in time of time series and of their spectra."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sciinf.simulators.poses.pose import values_of
 
 
 class TimeShift(Component):
-    """Moves series later by a pose, between samples by linear interpolation.
+    """Delays time series by a pose, with linear interpolation between samples.
 
     Args:
         step: Time between samples, in the pose's unit.
-        names: Observables that it moves; all where left out. Time is the first axis.
-        before: Value that comes in at the beginning.
-        after: Value that comes in at the end.
+        names: Observables to be moved, whose first axis is time. All observables except masks by default.
+        before: Value of samples that come from before the series.
+        after: Value of samples that come from after the series.
 
     Raises:
-        ValueError: Unless the step is above 0.
+        ValueError: If the step is not above 0.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class TimeShift(Component):
         return {name: self._moved(x[name], shift) for name in self.names or values_of(x)}
 
     def _moved(self, value: Tensor, shift: Float[Tensor, " batch"]) -> Tensor:
-        """value at t - shift."""
+        """Series with the values at t - shift, by linear interpolation."""
         length = value.shape[1]
         whole = shift.floor()
         part = (shift - whole).to(value)[:, None, *([None] * (value.ndim - 2))]
@@ -55,15 +55,17 @@ class TimeShift(Component):
 
 
 class SpectrumShift(Component):
-    """Moves spectra (frequency, 2), of real and imaginary parts, later by a pose: by phases exp(-2 pi i f pose).
+    """Delays time series by a pose through the phases exp(-2 pi i f pose) of their spectra.
+
+    Spectra have the shape (frequency, 2), with real and imaginary parts.
 
     Args:
         first: Lowest frequency, in one over the pose's unit.
-        step: From one frequency to the next.
-        names: Observables that it moves; all where left out.
+        step: Difference between consecutive frequencies, in one over the pose's unit.
+        names: Observables to be moved. All observables except masks by default.
 
     Raises:
-        ValueError: Unless the step is above 0.
+        ValueError: If the step is not above 0.
     """
 
     def __init__(self, first: float, step: float, names: tuple[str, ...] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The poses of a prior, one after the other, as one: what estimators ask of them."""
+"""All poses of a prior, combined into one object for estimators."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ Elements = Float[Tensor, "*rows k"]
 
 
 class Poses:
-    """Poses side by side in k numbers; D - k parameters of the prior are no pose.
+    """Several poses as one pose of k numbers, for a prior of D parameters.
+
+    The remaining D - k parameters of the prior belong to no pose.
 
     Args:
-        poses: As they are taken out of data, one after the other.
-        prior: The prior.
+        poses: Poses in the order in which they are removed from data.
+        prior: Prior of all parameters.
 
     Raises:
-        TypeError: If one is no pose.
-        ValueError: If a pose names a parameter that there is not, that another pose has, or that shares a law.
+        TypeError: If `poses` is not a list of `Pose`.
+        ValueError: If a pose names an unknown parameter, a parameter of another pose, or a parameter that has a joint
+            distribution with others; or if a group does not fit the values of prior and kernel.
     """
 
     def __init__(self, poses: Sequence[Pose], prior: Prior) -> None:
@@ -48,61 +51,62 @@ class Poses:
         self.seen = sum(_size(pose) for pose in poses if not pose.exact)
 
     def prior_beside(self, laws: Sequence[td.Distribution]) -> Prior:
-        """The prior of the other parameters, and then k numbers, named as the poses are, with laws of their own."""
+        """Prior of the parameters outside the poses, followed by the pose parameters with the given distributions."""
         names, units = ([of[k] for k in (*self.rest, *self.columns)] for of in (self.prior.names, self.prior.units))
         others = [law for law, place in self.prior.places() if place.start not in self.columns]
         return Prior.of_laws(names, units, [*others, *laws])
 
     def kernels(self) -> tuple[td.Distribution, ...]:
-        """Laws of the blurs."""
+        """Distributions of the blurs of all poses."""
         return tuple(chain.from_iterable(pose.blur.laws for pose in self.all))
 
     def draw(self, n: int, generator: torch.Generator) -> Float[Tensor, "n k"]:
-        """Blurs, from their kernels, on the generator's device."""
+        """Draw blurs of all poses from their kernels, on the generator's device."""
         parts = [pose.blur.sample_on_device(n, generator=generator) for pose in self.all]
         return torch.cat(parts, dim=-1) if parts else torch.zeros(n, 0, device=generator.device)
 
     def compose(self, poses: Elements, blurs: Elements) -> Elements:
-        """Blurred poses."""
+        """Blurred poses: the product of each pose with its blur."""
         return _joined(poses, [pose.group.compose(g, e) for pose, g, e in self._each(poses, blurs)])
 
     def undo(self, blurred: Elements, blurs: Elements) -> Elements:
-        """Poses of blurred ones."""
+        """Poses before the blur: the product of each blurred pose with the inverse of its blur."""
         parts = [pose.group.compose(h, pose.group.inverse(e)) for pose, h, e in self._each(blurred, blurs)]
         return _joined(blurred, parts)
 
     def between(self, poses: Elements, blurred: Elements) -> Elements:
-        """Blurs that take poses to blurred ones."""
+        """Blurs that take the poses to the blurred poses."""
         return _joined(poses, [pose.group.between(g, h) for pose, g, h in self._each(poses, blurred)])
 
     def coordinates(self, poses: Elements) -> Float[Tensor, "*rows c"]:
-        """Numbers that tell poses apart and do not jump."""
+        """Continuous numbers that identify the poses, from the groups' `coordinates`."""
         return _joined(poses, [pose.group.coordinates(g) for pose, g in self._each(poses)])
 
     def shown(self, blurred: Elements) -> Float[Tensor, "*rows c"]:
-        """The same of those poses alone that are no exact symmetry."""
+        """Coordinates of the blurred poses that the network sees: those of approximate symmetries only."""
         return _joined(blurred, [pose.group.coordinates(h) for pose, h in self._each(blurred) if not pose.exact])
 
     def standardised(self, x: X, blurred: Float[Tensor, "batch k"]) -> X:
-        """Data moved back by blurred poses."""
+        """Data moved back by all blurred poses, one pose after the other."""
         for pose, h in self._each(blurred):
             x = pose.standardised(x, h)
         return x
 
     def log_measure(self, poses: Elements) -> Float[Tensor, "*rows"]:
-        """Of the invariant measure; float64."""
+        """Log density of the invariant measure at poses; float64."""
         zero = torch.zeros(poses.shape[:-1], dtype=torch.float64, device=poses.device)
         return sum((pose.group.log_measure(g) for pose, g in self._each(poses.double())), zero)
 
     def log_kernel(self, blurs: Elements) -> Float[Tensor, "*rows"]:
-        """Density of blurs by the invariant measure; float64."""
+        """Log density of blurs with respect to the invariant measure; float64."""
         zero = torch.zeros(blurs.shape[:-1], dtype=torch.float64, device=blurs.device)
         return sum((pose.log_kernel(e) for pose, e in self._each(blurs)), zero)
 
     def log_ratio(self, theta: Float[Tensor, "*rows theta"]) -> Float[Tensor, "*rows"]:
-        """What the prior adds to a network that sees no exact pose: the prior of those by the invariant measure.
+        """Log prior density of the exact poses with respect to the invariant measure; float64.
 
-        -inf outside the support of any parameter; float64.
+        A network that does not see exact poses needs this term of the prior. The value is -inf if any parameter is
+        outside its support.
         """
         total = torch.where(torch.isfinite(self.prior.log_prob(theta)), 0.0, -math.inf).double()
         for own, (pose, g) in zip(self.priors, self._each(theta[..., self.columns].double()), strict=True):
@@ -111,15 +115,15 @@ class Poses:
         return total
 
     def inner(self, theta: Float[Tensor, "*rows theta"], blurs: Elements) -> Float[Tensor, "*rows theta"]:
-        """The other parameters, and then blurs."""
+        """Parameters outside the poses, followed by blurs in place of poses."""
         return torch.cat([theta[..., self.rest], blurs.to(theta)], dim=-1)
 
     def split(self, inner: Float[Tensor, "*rows theta"]) -> tuple[Tensor, Elements]:
-        """The other parameters, and the blurs."""
+        """Split the result of `inner` into the parameters outside the poses and the blurs."""
         return inner[..., : len(self.rest)], inner[..., len(self.rest) :]
 
     def whole(self, others: Tensor, poses: Elements) -> Float[Tensor, "*rows theta"]:
-        """theta in the prior's order."""
+        """Parameters theta in the prior's order, from the parameters outside the poses and the poses."""
         theta = poses.new_empty(*poses.shape[:-1], len(self.prior))
         theta[..., self.rest], theta[..., self.columns] = others.to(poses), poses
         return theta
@@ -133,14 +137,14 @@ class Poses:
 
 
 def _part(prior: Prior, names: Sequence[str]) -> Prior:
-    """The prior of some parameters with laws of their own."""
+    """Prior of the named parameters alone, each of which has a distribution of its own."""
     places = [prior.names.index(name) for name in names]
     laws = {place.start: law for law, place in prior.places()}
     return Prior.of_laws(names, [prior.units[k] for k in places], [laws[k] for k in places])
 
 
 def _check_group(pose: Pose, prior: Prior) -> None:
-    """Refuse a group that does not take values of prior and kernel to where they came from."""
+    """Raise an error if blurring and undoing the blur in the group does not return the values of prior and kernel."""
     z = torch.cartesian_prod(*(torch.tensor([-2.5, 0.0, 2.5]).double(),) * 2)
     wide = z[:, None, :].expand(-1, len(pose.names), -1)
     g, e = prior.bijection.inverse(wide[..., 0]), pose.blur.bijection.inverse(wide[..., 1])
@@ -164,7 +168,7 @@ def _joined(like: Tensor, parts: list[Tensor]) -> Tensor:
 
 
 def _check_own(prior: Prior, names: Sequence[str]) -> None:
-    """Refuse parameters of poses that do not each have a law of their own."""
+    """Raise an error if pose parameters are repeated, unknown, or share a joint distribution with others."""
     if len(set(names)) != len(names):
         raise ValueError(f"the poses share parameters: {list(names)}")
     own = {prior.names[place.start] for law, place in prior.places() if not law.event_shape}

@@ -1,4 +1,4 @@
-"""Markov chains of many targets at once: densities that can be evaluated, turned into draws."""
+"""Markov chain Monte Carlo for many targets at once: samplers that draw from densities that can be evaluated."""
 
 from __future__ import annotations
 

@@ -1,19 +1,21 @@
-r"""What a warm-up learns about each target: a step size by dual averaging, and the covariance, in windows.
+r"""Adaptation of samplers in a warm-up: a step size by dual averaging, and a covariance in windows, for each target.
 
-Step sizes. With a_t the acceptance probability at step t, averaged over a target's chains, and a* the one wanted,
+Step sizes. a_t is the acceptance probability at step t, averaged over a target's chains, and a* is the desired one,
 
     H_t = (1 - 1/(t + t0)) H_{t-1} + (a* - a_t) / (t + t0),
     log s_t = mu - sqrt(t) / gamma H_t,    log S_t = t^{-kappa} log s_t + (1 - t^{-kappa}) log S_{t-1},
 
-s_t the step size in use and S_t the one to keep; gamma = 0.05, t0 = 10, kappa = 0.75, mu = log(2 s_0).
+where s_t is the step size used during adaptation, and S_t is the final step size; gamma = 0.05, t0 = 10, kappa = 0.75,
+mu = log(2 s_0).
 
-Covariances. From n positions of all of a target's chains in a window, with sample covariance C,
+Covariances. The n positions of all of a target's chains in a window have the sample covariance C, which is shrunk,
 
     C <- (1 - w) C + w diag(C),   w = ((D + 5) / (n + D + 5))^2,
 
-so that a few positions give the scales and many give the correlations. Windows are Stan's: the first 75 steps are left
-to the chains to arrive and the last 50 to the step size; between them are windows of 25 steps, 50, 100 and so on, each
-of which forgets the one before. Warm-ups of less than 150 steps have one window, after 15 % and before the last 10 %.
+so that a few positions give the scales and many give the correlations. The windows are those of Stan. In the first 75
+steps the chains converge, and in the last 50 steps only the step size is adapted. Between them are windows of 25, 50,
+100 steps and so on. Each window discards the positions of the previous one. A warm-up of less than 150 steps has one
+window, which begins after 15 % of the steps and ends before the last 10 %.
 
 References:
     | The No-U-Turn Sampler (Hoffman and Gelman, 2014), https://arxiv.org/abs/1111.4246
@@ -34,40 +36,43 @@ _GAMMA, _DELAY, _KAPPA = 0.05, 10.0, 0.75
 
 @dataclass(frozen=True)
 class Metric:
-    """A factor F of each target's covariance F F^T: F w has it where w is white.
+    """A factor F of each target's covariance F F^T. If w is white noise, F w has this covariance.
 
     Args:
-        factor: Lower triangular, (batch, D, D), or the diagonal of F, (batch, D).
+        factor: The lower triangular F, (batch, D, D), or the diagonal of a diagonal F, (batch, D).
     """
 
     factor: Tensor
 
     @property
     def dense(self) -> bool:
-        """Whether the factor is more than its diagonal."""
+        """Whether the factor is a full triangular matrix, not only a diagonal."""
         return self.factor.dim() == 3
 
     def stretch(self, w: Float[Tensor, "chains batch dim"]) -> Float[Tensor, "chains batch dim"]:
-        """F w."""
+        """Position x = F w of whitened coordinates w."""
         return torch.einsum("bij,cbj->cbi", self.factor, w) if self.dense else self.factor * w
 
     def pull(self, gradient: Float[Tensor, "chains batch dim"]) -> Float[Tensor, "chains batch dim"]:
-        """F^T g: gradient with respect to x to gradient with respect to w."""
+        """Gradient with respect to w, F^T g, from the gradient g with respect to x."""
         return torch.einsum("bij,cbi->cbj", self.factor, gradient) if self.dense else self.factor * gradient
 
     def whiten(self, x: Float[Tensor, "chains batch dim"]) -> Float[Tensor, "chains batch dim"]:
-        """F^{-1} x."""
+        """Whitened coordinates w = F^{-1} x."""
         if not self.dense:
             return x / self.factor
         return torch.linalg.solve_triangular(self.factor, x.permute(1, 2, 0), upper=False).permute(2, 0, 1)
 
     def log_size(self) -> Float[Tensor, " batch"]:
-        """Mean logarithm of the factor's diagonal: (1 / 2D) log det of the covariance."""
+        """Mean logarithm of the factor's diagonal, which is (1 / 2D) log det of the covariance."""
         diagonal = self.factor.diagonal(dim1=-2, dim2=-1) if self.dense else self.factor
         return diagonal.log().mean(dim=-1)
 
     def updated(self, covariance: Float[Tensor, "batch dim dim"]) -> Metric:
-        """A metric of the same kind for other covariances; targets whose own is not positive definite keep theirs."""
+        """Metric of the same kind (dense or diagonal) for new covariances.
+
+        A target whose new covariance is not positive definite keeps its old factor.
+        """
         if not self.dense:
             variance = covariance.diagonal(dim1=-2, dim2=-1)
             good = (variance.isfinite() & (variance > 0)).all(dim=-1, keepdim=True)
@@ -78,7 +83,12 @@ class Metric:
 
 
 def first_metric(start: Float[Tensor, "chains batch dim"], *, dense: bool) -> Metric:
-    """Scales from the spread of the starts, 1 where they have none."""
+    """Diagonal metric whose scales are the sd of the chains' starts; 1 where all starts are equal.
+
+    Args:
+        start: First positions of the chains.
+        dense: Whether the metric stores full matrices, so that later updates may be dense.
+    """
     spread = start.std(dim=0, correction=0)
     scale = torch.where(spread.isfinite() & (spread > 0), spread, 1.0)
     return Metric(torch.diag_embed(scale) if dense else scale)
@@ -88,7 +98,7 @@ class Moments:
     """Running mean and covariance of each target over chains and steps.
 
     Args:
-        like: Positions of the shape, dtype and device to come, (chains, batch, D).
+        like: A tensor with the shape, dtype and device of later positions, (chains, batch, D).
     """
 
     def __init__(self, like: Float[Tensor, "chains batch dim"]) -> None:
@@ -98,7 +108,7 @@ class Moments:
         self.scatter = like.new_zeros(batch, dim, dim)
 
     def add(self, x: Float[Tensor, "chains batch dim"]) -> None:
-        """Take the chains' positions in."""
+        """Add the chains' positions of one step to the running mean and covariance."""
         chains, total = len(x), self.count + len(x)
         mean = x.mean(dim=0)
         inner, shift = x - mean, mean - self.mean
@@ -108,7 +118,7 @@ class Moments:
         self.count = total
 
     def covariance(self) -> Float[Tensor, "batch dim dim"]:
-        """The covariance, drawn towards its diagonal as far as the count makes it uncertain."""
+        """Covariance of the positions, shrunk towards its diagonal; the shrinkage is weaker for more positions."""
         dim = self.mean.shape[-1]
         covariance = self.scatter / max(self.count - 1, 1)
         weight = ((dim + 5) / (self.count + dim + 5)) ** 2
@@ -117,11 +127,11 @@ class Moments:
 
 
 class DualAveraging:
-    """Step sizes, one for each target, that lead to a given acceptance.
+    """Adaptation of one step size for each target to a desired acceptance probability, by dual averaging.
 
     Args:
         step: First step sizes, (batch,).
-        acceptance: Mean acceptance probability wanted.
+        acceptance: Desired mean acceptance probability.
     """
 
     def __init__(self, step: Float[Tensor, " batch"], acceptance: float) -> None:
@@ -132,7 +142,7 @@ class DualAveraging:
         self.count = 0
 
     def update(self, acceptance: Float[Tensor, " batch"]) -> None:
-        """Take in the acceptance that the step size in use led to."""
+        """Adapt the step sizes to the acceptance probabilities of the last step."""
         self.count += 1
         t = self.count
         self.error = self.error + (self.acceptance - acceptance - self.error) / (t + _DELAY)
@@ -142,21 +152,21 @@ class DualAveraging:
 
     @property
     def step(self) -> Float[Tensor, " batch"]:
-        """Step sizes to use while adapting."""
+        """Step sizes to use during the adaptation."""
         return self.now.exp()
 
     @property
     def settled(self) -> Float[Tensor, " batch"]:
-        """Step sizes to keep."""
+        """Final step sizes, to use after the adaptation."""
         return self.mean.exp()
 
 
 class Windows:
-    """The covariance, window by window.
+    """Estimation of each target's covariance in consecutive windows of the warm-up.
 
     Args:
-        warmup: Steps of the whole warm-up.
-        like: Positions of the shape, dtype and device to come.
+        warmup: Number of steps of the whole warm-up.
+        like: A tensor with the shape, dtype and device of later positions.
     """
 
     def __init__(self, warmup: int, like: Float[Tensor, "chains batch dim"]) -> None:
@@ -164,7 +174,7 @@ class Windows:
         self.moments = Moments(like)
 
     def update(self, t: int, x: Float[Tensor, "chains batch dim"]) -> Float[Tensor, "batch dim dim"] | None:
-        """Take in the positions after step t = 0, 1, ...; where a window ends, its covariances."""
+        """Add the positions after step t = 0, 1, ..., and return the covariances if a window ends, otherwise None."""
         if not self.first <= t < self.ends[-1]:
             return None
         self.moments.add(x)
@@ -175,7 +185,7 @@ class Windows:
 
 
 def window_ends(warmup: int) -> tuple[int, list[int]]:
-    """Where the first window begins, and the steps before which each of them ends."""
+    """First step of the first window, and for each window the first step after its end."""
     first, last, size = (75, 50, 25) if warmup >= 150 else (warmup * 3 // 20, warmup // 10, warmup)
     stop, end, ends = warmup - last, first, []
     while end < stop:

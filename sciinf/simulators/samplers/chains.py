@@ -1,28 +1,30 @@
-"""What a sampler takes and gives: a log density of many targets at once, and chains for each of them.
+"""Interface of all samplers, chains of many targets at once, and their convergence diagnostics.
 
-All samplers of this shelf advance every chain of every target with one call of the log density, which is where the
-time goes; the targets are usually the posteriors of as many observations. What a sampler adapts (step sizes, widths,
-covariances) it adapts in its warm-up, for each target from all of the target's chains, and then leaves alone, so that
-the draws kept come from a Markov chain whose stationary law is the target.
+A sampler takes a log density of many targets and gives chains for each target. The targets are usually the posteriors
+of different observations. One call of the log density, which takes most of the time, advances every chain of every
+target. A sampler adapts step sizes, widths or covariances only in its warm-up, for each target from all of the target's
+chains. Therefore the draws that are kept come from a Markov chain whose stationary distribution is the target.
 
-**Convergence.** Each chain is cut in two halves, so that there are M half-chains of N draws, whose values are replaced
-by normal scores of their ranks r among all M N of them (average ranks for ties),
+**Convergence.** Each chain is cut in two halves, so that there are M half-chains of N draws. Their values are replaced
+by normal scores of the ranks r among all M N values (average ranks for ties),
 
     z = Phi^{-1}((r - 3/8) / (M N + 1/4)),
 
-which makes what follows indifferent to heavy tails and to monotone transforms. With W the mean of the half-chains'
-variances and B / N the variance of their means,
+so that the diagnostics do not depend on heavy tails or monotone transforms. W is the mean of the half-chains'
+variances, and B / N is the variance of their means,
 
     R-hat = sqrt(((N - 1) / N W + B / N) / W),
 
-for z itself and for z of the distance to the median |x - median(x)|, which sees chains that differ in their spread;
-the greater of the two counts. Values above 1.01 say that the chains have not mixed. The effective sample size is
+computed for z, and also for z of the distance to the median |x - median(x)|, which reveals chains that differ in their
+spread. The result is the larger of the two. Values above 1.01 mean that the chains have not mixed. The effective sample
+size is
 
     ESS = M N / tau,   tau = -1 + 2 sum_{t=0}^{K} P_t + rho_{2K+2},   P_t = rho_{2t} + rho_{2t+1},
     rho_t = 1 - (W - mean over half-chains of gamma_t) / ((N - 1) / N W + B / N),
 
-gamma_t a half-chain's autocovariance at lag t. Geyer's initial monotone sequence: K is the last pair before the first
-P_t <= 0 and P_t is replaced by min_{s <= t} P_s; tau is at least 1 / log10(M N), for chains that swing back and forth.
+where gamma_t is a half-chain's autocovariance at lag t. The sum follows Geyer's initial monotone sequence: K is the
+last pair before the first P_t <= 0, and P_t is replaced by min_{s <= t} P_s. tau is at least 1 / log10(M N), which
+bounds the ESS of chains with negative autocorrelation.
 
 References:
     | Rank-normalization, folding, and localization: an improved R-hat (Vehtari et al., 2021),
@@ -44,11 +46,11 @@ from torch import Tensor
 
 from sciinf.core.component import Component
 
-_LEAST = 4  # draws per chain, two for each half
+_LEAST = 4  # Smallest number of draws per chain: two for each half.
 
 
 def r_hat(draws: Float[Tensor, "n chains batch dim"]) -> Float[Tensor, "batch dim"]:
-    """Rank-normalised split R-hat, float64; NaN where draws are not finite or all the same.
+    """Rank-normalised split R-hat, float64; NaN if draws are not finite or all equal.
 
     Raises:
         ValueError: If there are fewer than four draws per chain.
@@ -59,7 +61,7 @@ def r_hat(draws: Float[Tensor, "n chains batch dim"]) -> Float[Tensor, "batch di
 
 
 def effective_sample_size(draws: Float[Tensor, "n chains batch dim"]) -> Float[Tensor, "batch dim"]:
-    """Bulk effective sample size, float64; NaN where draws are not finite or all the same.
+    """Bulk effective sample size, float64; NaN if draws are not finite or all equal.
 
     Raises:
         ValueError: If there are fewer than four draws per chain.
@@ -83,7 +85,7 @@ def effective_sample_size(draws: Float[Tensor, "n chains batch dim"]) -> Float[T
 
 
 def _halves(draws: Tensor) -> Tensor:
-    """Half-chains, (batch, D, 2 chains, n // 2), NaN in every place of a dimension that has a value not finite."""
+    """Half-chains, (batch, D, 2 chains, n // 2). A dimension with a value that is not finite is NaN throughout."""
     n = len(draws)
     if n < _LEAST:
         raise ValueError(f"there are {n} draws per chain, expected at least {_LEAST}: draw more of them")
@@ -99,10 +101,10 @@ def _median(x: Tensor) -> Tensor:
 
 
 def _scores(x: Tensor) -> Tensor:
-    """Normal scores of the ranks among all half-chains; NaN stays."""
+    """Normal scores of the values' ranks among all half-chains. NaN stays NaN."""
     flat = x.flatten(-2).contiguous()
     ordered, order = flat.sort(dim=-1)
-    below = torch.searchsorted(ordered, ordered, right=False)  # in order, which is faster than as they come
+    below = torch.searchsorted(ordered, ordered, right=False)  # Searching in sorted order is faster.
     through = torch.searchsorted(ordered, ordered, right=True)
     share = ((below + through + 1).double() / 2 - 0.375) / (flat.shape[-1] + 0.25)
     share = torch.empty_like(share).scatter_(-1, order, share)
@@ -116,7 +118,7 @@ def _plain_r_hat(z: Tensor) -> Tensor:
 
 
 def _autocovariance(z: Tensor) -> Tensor:
-    """At every lag, divided by the length whatever the lag."""
+    """Autocovariance of each half-chain at every lag. The sum is divided by the length at every lag."""
     length = z.shape[-1]
     size = 2 ** math.ceil(math.log2(2 * length))
     spectrum = torch.fft.rfft(z - z.mean(dim=-1, keepdim=True), n=size)
@@ -130,13 +132,13 @@ chains: the value at [c, b] depends on the position at [c, b] alone. -inf where 
 
 @dataclass(frozen=True)
 class Chains:
-    """Draws after warm-up.
+    """Draws of all chains after the warm-up, with their convergence diagnostics.
 
     Args:
         draws: Positions in order, (n, chains, batch, D).
-        acceptance: Mean probability that a proposal was accepted, after warm-up, (batch,).
-        evaluations: Positions at which the log density or its gradient was asked for, of all chains and targets, those
-            of warm-up and of rows that had to wait for others included.
+        acceptance: Mean acceptance probability of proposals after the warm-up, (batch,).
+        evaluations: Number of evaluations of the log density or its gradient, summed over all chains and targets. The
+            sum includes the warm-up and chains that only waited for others.
     """
 
     draws: Float[Tensor, "n chains batch dim"]
@@ -144,7 +146,7 @@ class Chains:
     evaluations: int
 
     def r_hat(self) -> Float[Tensor, "batch dim"]:
-        """Rank-normalised split R-hat: above 1.01, the chains have not mixed; NaN if nothing ever moved.
+        """Rank-normalised split R-hat. The chains have not mixed if it is above 1.01; it is NaN if no chain ever moved.
 
         Raises:
             ValueError: If there are fewer than four draws per chain.
@@ -152,7 +154,7 @@ class Chains:
         return r_hat(self.draws)
 
     def ess(self) -> Float[Tensor, "batch dim"]:
-        """Bulk effective sample size of all of a target's chains; NaN if nothing ever moved.
+        """Bulk effective sample size of all of a target's chains together; NaN if no chain ever moved.
 
         Raises:
             ValueError: If there are fewer than four draws per chain.
@@ -160,12 +162,12 @@ class Chains:
         return effective_sample_size(self.draws)
 
     def flat(self) -> Float[Tensor, "draws batch dim"]:
-        """All chains' draws in one row, (n * chains, batch, D)."""
+        """Draws of all chains along one axis, (n * chains, batch, D)."""
         return self.draws.flatten(0, 1)
 
 
 class Sampler(Component, ABC):
-    """Makes chains whose stationary law is a given density."""
+    """A Markov chain sampler, whose chains have a given density as their stationary distribution."""
 
     @abstractmethod
     def draw(
@@ -179,10 +181,10 @@ class Sampler(Component, ABC):
         """Warm up from `start`, then keep `n` draws of every chain.
 
         Args:
-            log_density: The targets; NaN and +inf count as -inf, and -inf as a rejection.
-            start: First positions, (chains, batch, D); spread out as widely as the target, or wider, they make R-hat
-                mean something. Their dtype and device are those of the draws.
-            n: Draws kept per chain.
+            log_density: Log density of the targets. NaN and +inf count as -inf, and a proposal with -inf is rejected.
+            start: First positions, (chains, batch, D). R-hat is reliable only if they are spread at least as widely as
+                the target. The draws have the same dtype and device.
+            n: Number of draws kept per chain.
             generator: Source of all randomness, on the device of `start`.
 
         Raises:
@@ -194,7 +196,14 @@ class Sampler(Component, ABC):
 def kept(
     move: Callable[[int], Tensor], start: Float[Tensor, "chains batch dim"], n: int, thin: int
 ) -> Float[Tensor, "n chains batch dim"]:
-    """Positions after every `thin`-th of n * thin moves; `move` takes the number of the move."""
+    """Positions after every `thin`-th of n * thin moves.
+
+    Args:
+        move: Function from the number of the move to the positions after the move.
+        start: First positions, whose shape and dtype the result has.
+        n: Number of positions to keep.
+        thin: Number of moves for each kept position.
+    """
     draws = start.new_empty(n, *start.shape)
     for i in range(n * thin):
         x = move(i)

@@ -1,13 +1,13 @@
-r"""Forward and backward through a finite chain: exact likelihood, and the law of the path, for many parameters at once.
+r"""Forward-backward algorithm for a finite chain: exact likelihood and posterior of paths, for many parameters at once.
 
-With P_k the transition matrix over the time to the k-th observation (`simulators.dynamics.finite_states.transitions`)
-and l_k(j) = p(x_k | state j),
+P_k is the transition matrix of the step to the k-th observation (`simulators.dynamics.finite_states.transitions`), and
+l_k(j) = p(x_k | state j),
 
     a_k(j) = l_k(j) sum_i a_{k-1}(i) P_k(i, j) / c_k,    log p(x | theta) = sum_k log c_k,
     b_k(i) = sum_j P_{k+1}(i, j) l_{k+1}(j) b_{k+1}(j),   p(state_k = i | x) ~ a_k(i) b_k(i),
 
-c_k making a_k sum to 1. A path is drawn backwards: the last state by a_T, each one before by a_k(i) P_{k+1}(i, next).
-All in float64.
+where c_k makes a_k sum to 1. A path is drawn backwards: the last state with the probabilities a_T, and each earlier
+state with probabilities proportional to a_k(i) P_{k+1}(i, next). All computations are in float64.
 
 Reference:
     | A tutorial on hidden Markov models and selected applications in speech recognition (Rabiner, 1989),
@@ -29,13 +29,13 @@ from sciinf.simulators.dynamics.state_space import Record, Theta, log_seen, repe
 
 @dataclass(frozen=True)
 class Forward:
-    """What the way forward found.
+    """Result of the forward pass.
 
     Args:
-        log_likelihood: log p(x | theta), (row,), float64; -inf where no path can have given the data.
-        probabilities: Of each state at each time given what was seen until then, (row, time, K).
-        seen: p(x_k | state), up to a factor for each row and time, (row, time, K).
-        steps: Transition matrices to each time but the first, each (row or 1, K, K).
+        log_likelihood: Log likelihood log p(x | theta), (row,), float64; -inf if no path can give the data.
+        probabilities: Probability of each state at each time given the observations up to that time, (row, time, K).
+        seen: Likelihood p(x_k | state), up to a factor for each row and time, (row, time, K).
+        steps: Transition matrices from each time to the next, each (row or 1, K, K).
     """
 
     log_likelihood: Tensor
@@ -45,15 +45,15 @@ class Forward:
 
 
 def forward(model: FiniteStates, theta: Theta, record: Record) -> Forward:
-    """The likelihood, and the law of the state at each time given what was seen until then.
+    """Run the forward pass: exact likelihood, and probabilities of the states given the observations up to each time.
 
     Args:
-        model: The chain, which has `log_observe`.
-        theta: Name -> (row,).
-        record: What was seen.
+        model: Finite chain that has `log_observe`.
+        theta: Parameters, name -> (row,).
+        record: Observations of each row.
 
     Raises:
-        ValueError: If probabilities of the start are none, rates are negative or times go backwards.
+        ValueError: If the initial probabilities are invalid, rates are negative or times go backwards.
         TypeError: If the model has no `log_observe`.
     """
     theta = {name: value.double() for name, value in theta.items()}
@@ -71,13 +71,13 @@ def forward(model: FiniteStates, theta: Theta, record: Record) -> Forward:
             law = (law[:, None] @ step)[:, 0]
             steps += [step] if k else []
         log = log_seen(model, every, codes, record, k).double().reshape(rows, count)
-        log = log.masked_fill(law <= 0, -math.inf)  # a state that cannot be does not count, however well it fits
+        log = log.masked_fill(law <= 0, -math.inf)  # An impossible state must not count, even if it fits the data.
         highest = log.amax(-1, keepdim=True).clamp_min(-1e300)
         likely = (log - highest).exp()
         law = law * likely
         total = law.sum(-1, keepdim=True)
         log_likelihood = log_likelihood + total[:, 0].log() + highest[:, 0]
-        # where nothing fits, the row is -inf from here on, and goes on as if this had not been seen
+        # If no state fits, the row's likelihood stays -inf, and the row continues as if nothing had been observed.
         law = torch.where(total > 0, law / total.clamp_min(1e-300), torch.full_like(law, 1 / count))
         probabilities.append(law)
         seen.append(likely)
@@ -86,7 +86,7 @@ def forward(model: FiniteStates, theta: Theta, record: Record) -> Forward:
 
 
 def smoothed(found: Forward) -> Float[Tensor, "row time state"]:
-    """Probability of each state at each time, given all that was seen."""
+    """Probability of each state at each time, given all observations."""
     later = torch.ones_like(found.probabilities[:, -1])
     laws = [found.probabilities[:, -1]]
     for k in range(len(found.steps) - 1, -1, -1):
@@ -98,7 +98,7 @@ def smoothed(found: Forward) -> Float[Tensor, "row time state"]:
 
 
 def paths(found: Forward, *, generator: torch.Generator) -> Float[Tensor, "row time one"]:
-    """A path of each row, drawn given all that was seen: numbers of states."""
+    """Draw a path for each row, given all observations. A path is the number of the state at each time."""
     state = picked(found.probabilities[:, -1], generator)
     states = [state]
     each = torch.arange(len(state), device=state.device)
@@ -113,6 +113,4 @@ def _check_start(law: Tensor, count: int) -> None:
     if law.shape[-1] != count:
         raise ValueError(f"the start has {law.shape[-1]} probabilities, the chain {count} states")
     if bool((law < 0).any()) or not torch.allclose(law.sum(-1), law.new_ones(()), atol=1e-6):
-        raise ValueError(
-            "the probabilities of the start are to be at least 0 and to sum to 1; look at the model's `start`"
-        )
+        raise ValueError("the probabilities of the start must be at least 0 and sum to 1; check the model's `start`")

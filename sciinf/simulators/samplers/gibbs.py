@@ -1,13 +1,16 @@
-r"""Chains of a kernel that is known as a step alone, run until they have forgotten where they began.
+r"""Markov chains of a given transition kernel, run until they no longer depend on their starts.
 
-Many chains take the same steps side by side. They are stopped at an even iteration i where, for every coordinate,
+Many chains take steps in parallel. They are stopped at an even iteration i if, for every coordinate,
 
-- positions at i and at i / 2 have a correlation over chains of at most 0.1: half of the run is enough to forget (of
-  several targets all but one in twenty, to what chance makes of none), and
-- half of the chains at i / 2 and the others at i look like draws of one law (Kolmogorov-Smirnov, p > 0.01).
+- positions at i and at i / 2 have a correlation over chains of at most 0.1, and
+- half of the chains at i / 2 and the other chains at i look like draws from one distribution (Kolmogorov-Smirnov test,
+  p > 0.01).
 
-Looking at laws alone stops chains that hardly move after their first steps, for a slow law looks like a settled one.
-Chains of several targets are standardised by their target, and their laws compared together.
+By the first condition, half of the run is enough to lose the memory of the start. With several targets, the rule uses
+the 95 % quantile of the targets' correlations, minus the correlation that chance gives to independent positions. The
+second condition alone would stop chains that hardly move after their first steps: a distribution that changes slowly
+looks like a stationary one. Chains of several targets are standardised for each target, and their distributions are
+compared together.
 """
 
 from __future__ import annotations
@@ -22,18 +25,19 @@ from torch import Tensor
 
 Positions = Float[Tensor, "chains batch dim"]
 LEAST, CORRELATION, LEVEL = 8, 0.1, 0.01
-_MOST_COMPARED = 4_000  # of each of two samples: the test is not to see what does not matter
+_MOST_COMPARED = 4_000  # Largest size of a compared sample: larger samples would reveal irrelevant differences.
 
 
 @dataclass(frozen=True)
 class Settled:
-    """How chains ended.
+    """Convergence diagnostics of a run of chains.
 
     Attributes:
-        iterations: Steps taken.
-        correlation: Of positions at the end and half-way, the largest over coordinates.
-        p_value: That both are of one law, the smallest over coordinates.
-        converged: Whether they were stopped by the rule.
+        iterations: Number of steps taken.
+        correlation: Correlation of positions at the end and halfway, the largest over coordinates.
+        p_value: P-value of the test that positions at the end and halfway have one distribution, the smallest over
+            coordinates.
+        converged: Whether the stopping rule stopped the chains before the largest number of steps.
     """
 
     iterations: int
@@ -49,16 +53,17 @@ def run(
     *,
     most: int,
 ) -> tuple[Positions, Settled]:
-    """Step until the rule above stops the chains, or `most` times.
+    """Run chains until the stopping rule of this module holds, or for `most` steps.
 
     Args:
-        step: The kernel.
-        start: Where chains begin.
-        coordinates: What is looked at; at least one number, none that jumps.
+        step: Transition kernel, a function from positions to the next positions.
+        start: First positions of the chains.
+        coordinates: Function from positions to the numbers that the rule compares: at least one number, and each
+            continuous in the positions.
         most: Largest number of steps, at least 2.
 
     Returns:
-        The last positions, and how the chains ended.
+        The last positions, and the diagnostics of the run.
     """
     position, seen = start, [coordinates(start)]
     settled = Settled(0, 1.0, 0.0, converged=False)
@@ -80,7 +85,7 @@ def _judge(before: Tensor, after: Tensor, iteration: int) -> Settled:
     first, second = ((value.double() - mean) / sd for value in (before, after))
     chains = len(first)
     each = (first * second).mean(0).abs().max(-1).values
-    # of several targets one in twenty may be beyond what chance makes of none
+    # With several targets, one in twenty may exceed the correlation that chance gives to independent positions.
     correlation = float(each.max()) if len(each) == 1 else float(each.quantile(0.95)) - 2 / math.sqrt(chains)
     p_value = 1.0
     for k in range(first.shape[-1]):
@@ -90,5 +95,5 @@ def _judge(before: Tensor, after: Tensor, iteration: int) -> Settled:
 
 
 def _thinned(value: Float[Tensor, "chains batch"]) -> Float[Tensor, " some"]:
-    """Fewer chains, of every target."""
+    """Values of fewer chains, of every target, in one vector on the CPU."""
     return value[:: -(-value.numel() // _MOST_COMPARED)].flatten().cpu()

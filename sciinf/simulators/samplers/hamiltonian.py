@@ -1,26 +1,27 @@
 r"""Hamiltonian Monte Carlo with trajectories of random length, whose mean is learned in the warm-up (ChEES-HMC).
 
-With F F^T the covariance of a target as the warm-up found it, positions are x = F w, and w moves with velocity v under
-H(w, v) = -log p(F w) + |v|^2 / 2. A trajectory of L leapfrog steps of size s,
+F F^T is the covariance of a target as estimated in the warm-up. Positions are x = F w, and w moves with velocity v
+under H(w, v) = -log p(F w) + |v|^2 / 2. A trajectory of L leapfrog steps of size s,
 
     v <- v + s/2 F^T grad log p(x),   x <- x + s F v,   v <- v + s/2 F^T grad log p(x),
 
 starts from v ~ N(0, I) and ends in (w', v'), which is accepted with probability a = min(1, exp(H(w, v) - H(w', v'))).
-L = ceil(u T / s), where u runs through the van der Corput sequence in (0, 1): random in all but name, so that no
-period of the target is met again and again, and the same for every chain and target. In the warm-up, per target,
+L = ceil(u T / s), where u runs through the van der Corput sequence in (0, 1). The sequence is the same for every chain
+and target. It varies like a random sequence, so that trajectories do not repeatedly match a period of the target. The
+warm-up adapts for each target
 
     step size s     by dual averaging, such that a averages 0.8 over its chains,
     covariance      from the chains' positions, in windows; all of it or its diagonal,
     length T        by stochastic gradient ascent (Adam on log T) of the change in the estimator of the trajectory's
                     expected square, ChEES = E[(|w' - m|^2 - |w - m|^2)^2] / 4, whose gradient is the chains' mean of
 
-                    a u (|w' - m|^2 - |w - m|^2) <w' - m, v'>,   weighted by a,
+                    u (|w' - m|^2 - |w - m|^2) <w' - m, v'>,   weighted by a,
 
-m a running mean of the chains over the last twenty steps, so that a few chains, or one, are enough.
+where m is a running mean of the chains over about the last twenty steps, so that a few chains, or one, are enough.
 
-Why not NUTS: a tree that turns where each trajectory does makes all chains of all targets wait for the longest tree at
-every transition. Here the number of steps differs between targets only as T / s does, which whitening makes alike.
-A target that has arrived waits with a step of size zero.
+Why not NUTS: NUTS builds a tree of steps until each trajectory turns back. All chains of all targets would wait for the
+longest tree at every transition. Here the number of steps differs between targets only as T / s does, and whitening
+makes T / s similar. A target whose trajectory has ended waits with a step of size zero.
 
 References:
     | An Adaptive-MCMC Scheme for Setting Trajectory Lengths in Hamiltonian Monte Carlo (Hoffman, Radul and Sountsov,
@@ -45,22 +46,25 @@ from sciinf.simulators.samplers.chains import Chains, LogDensity, Sampler, kept
 from sciinf.simulators.samplers.target import Point, Target, acceptance_probability, check_begin, check_call
 
 LEAST_WARMUP = 20
-_FIRST_LENGTH = 1.5  # about a quarter of the period of a whitened Gaussian
-_SHORTEST, _LONGEST = 0.2, 30.0  # of T
-_EARLY = 16  # leapfrog steps, at most, before there is a covariance to whiten with
-_RATE, _FORGET = 0.05, 0.95  # Adam's learning rate for log T and its memory of squares
-_CENTRE = 0.05  # share of the newest positions in the running mean
+_FIRST_LENGTH = 1.5  # Initial T, about a quarter of the period of a whitened Gaussian.
+_SHORTEST, _LONGEST = 0.2, 30.0  # Bounds of T.
+_EARLY = 16  # Largest number of leapfrog steps before there is a covariance estimate to whiten with.
+_RATE, _FORGET = 0.05, 0.95  # Learning rate of Adam for log T, and decay rate of its mean of squared gradients.
+_CENTRE = 0.05  # Weight of the newest positions in the running mean m.
 
 
 class Hamiltonian(Sampler):
-    """ChEES-HMC: needs a differentiable log density; the choice from a few dimensions on.
+    """Hamiltonian Monte Carlo with learned trajectory lengths (ChEES-HMC), for differentiable log densities.
+
+    This sampler is the recommended choice in more than a few dimensions.
 
     Args:
-        warmup: Steps of adaptation, at least 20; they are not kept.
-        thin: Keep every `thin`-th position.
-        acceptance: Mean acceptance probability that step sizes are adapted to, in (0, 1).
-        dense: Whiten with the whole covariance; False for its diagonal, cheaper from a hundred dimensions on.
-        longest: Leapfrog steps of a trajectory, at most.
+        warmup: Number of adaptation steps, at least 20. Their positions are discarded.
+        thin: Thinning factor: every `thin`-th position is kept.
+        acceptance: Target of the mean acceptance probability for the adaptation of step sizes, in (0, 1).
+        dense: Whether to whiten with the full covariance. False uses only its diagonal, which is cheaper from a hundred
+            dimensions on.
+        longest: Largest number of leapfrog steps of a trajectory.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -89,7 +93,7 @@ class Hamiltonian(Sampler):
         point, tuning = self._warm_up(target, Point(x, value, gradient), generator)
         shares = van_der_corput(n * self.thin)
         steps = tuning.steps(torch.tensor(shares, dtype=x.dtype, device=x.device), self.longest)
-        most = steps.amax(dim=-1).tolist()  # the only wait for the device
+        most = steps.amax(dim=-1).tolist()  # The host waits for the device only here.
         accepted = x.new_zeros(x.shape[1])
 
         def move(i: int) -> Tensor:
@@ -121,28 +125,35 @@ class Hamiltonian(Sampler):
             covariance = windows.update(t, point.x)
             if covariance is not None:
                 before, metric = metric.log_size(), metric.updated(covariance)
-                change = before - metric.log_size()  # steps are as much shorter in w as F has grown
+                change = before - metric.log_size()  # If F has grown, steps in w shrink by the same factor.
                 sizes = DualAveraging((sizes.mean + change).exp(), self.acceptance)
         return point, _Tuning(metric, sizes.settled, lengths.settled)
 
 
 @dataclass(frozen=True)
 class _Tuning:
-    """Metric, step sizes and trajectory lengths, the latter two (batch,)."""
+    """Tuning of each target: metric, step sizes (batch,) and trajectory lengths (batch,)."""
 
     metric: Metric
     step: Tensor
     length: Tensor
 
     def steps(self, share: Tensor, longest: int) -> Tensor:
-        """Leapfrog steps of trajectories of these shares of the length, (shares, batch)."""
+        """Number of leapfrog steps of trajectories with the lengths share * length, (shares, batch), 1 to `longest`."""
         steps = torch.ceil(share[:, None] * self.length / self.step)
         return steps.nan_to_num(nan=1.0).clamp(1, longest).long()
 
 
 @dataclass(frozen=True)
 class _Moved:
-    """Where chains are now, where their trajectories ended and with which velocity, and how likely that was kept."""
+    """Result of one transition of all chains.
+
+    Attributes:
+        point: Positions after acceptance or rejection.
+        end: Ends of the trajectories.
+        velocity: Velocities at the ends.
+        acceptance: Probabilities that the ends were accepted, (chains, batch).
+    """
 
     point: Point
     end: Point
@@ -153,7 +164,15 @@ class _Moved:
 def _move(
     target: Target, point: Point, tuning: _Tuning, steps: tuple[Tensor, int], generator: torch.Generator
 ) -> _Moved:
-    """One trajectory and its acceptance; `steps` are those of each target, (batch,), and the most of them."""
+    """Simulate one trajectory of every chain, and accept or reject its end.
+
+    Args:
+        target: Log density of the targets.
+        point: Current positions.
+        tuning: Metric, step sizes and trajectory lengths.
+        steps: Number of leapfrog steps of each target, (batch,), and the largest of these numbers.
+        generator: Source of randomness.
+    """
     x = point.x
     velocity = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
     level = torch.rand(x.shape[:2], generator=generator, dtype=x.dtype, device=x.device)
@@ -165,7 +184,11 @@ def _move(
 def leapfrog(
     target: Target, point: Point, velocity: Tensor, tuning: _Tuning, steps: tuple[Tensor, int]
 ) -> tuple[Point, Tensor]:
-    """The end of a trajectory and the velocity there, (chains, batch, D); targets that have arrived stand still."""
+    """End of each chain's trajectory, and the velocity at the end, (chains, batch, D).
+
+    `steps` are the number of leapfrog steps of each target, (batch,), and the largest of these numbers. A target stands
+    still after its own number of steps.
+    """
     metric, (each, most) = tuning.metric, steps
     x, value, gradient = point.x, point.value, point.gradient
     force = metric.pull(gradient)
@@ -180,7 +203,10 @@ def leapfrog(
 
 
 def _chees_gradient(metric: Metric, point: Point, moved: _Moved, centre: Tensor) -> Tensor:
-    """a (|w' - m|^2 - |w - m|^2) <w' - m, v'>, its mean over chains weighted by a, (batch,)."""
+    """Gradient of ChEES with respect to T, divided by the share u of the trajectory, (batch,).
+
+    The gradient is the mean of (|w' - m|^2 - |w - m|^2) <w' - m, v'> over chains, weighted by a.
+    """
     begin, end = metric.whiten(point.x - centre), metric.whiten(moved.end.x - centre)
     change = end.square().sum(dim=-1) - begin.square().sum(dim=-1)
     each = change * (end * moved.velocity).sum(dim=-1)
@@ -191,10 +217,10 @@ def _chees_gradient(metric: Metric, point: Point, moved: _Moved, centre: Tensor)
 
 
 class _Lengths:
-    """Adam, without momentum, on log T of every target, and a mean of its iterates.
+    """Optimiser of the trajectory length T of every target: Adam without momentum on log T, with averaged iterates.
 
     Args:
-        like: Of the shape, dtype and device of log T, (batch,).
+        like: A tensor with the shape, dtype and device of log T, (batch,).
     """
 
     def __init__(self, like: Float[Tensor, " batch"]) -> None:
@@ -203,7 +229,7 @@ class _Lengths:
         self.count = 0
 
     def ascend(self, gradient: Tensor) -> None:
-        """One step along the gradient with respect to T."""
+        """Take one ascent step along the gradient with respect to T."""
         self.count += 1
         slope = gradient * self.length
         self.square = _FORGET * self.square + (1 - _FORGET) * slope.square()
@@ -223,5 +249,5 @@ class _Lengths:
 
 
 def van_der_corput(count: int) -> list[float]:
-    """The first terms of the sequence in base 2: 1/2, 1/4, 3/4, 1/8, 5/8, ..."""
+    """First `count` terms of the van der Corput sequence in base 2: 1/2, 1/4, 3/4, 1/8, 5/8, ..."""
     return [int(f"{k:b}"[::-1], 2) / 2 ** k.bit_length() for k in range(1, count + 1)]

@@ -1,20 +1,22 @@
-r"""Kalman's filter and smoother: the exact likelihood and path of a linear Gaussian model, for many parameters at once.
+r"""Kalman filter and smoother: exact likelihood and paths of a linear Gaussian model, for many parameters at once.
 
-With m, P the mean and covariance of the state before the k-th time, the filter takes in what was seen, x = H z + d + e:
+m and P are the mean and covariance of the state before the k-th observation, x = H z + d + e. The filter updates them,
 
     v = x - H m - d,   F = H P H^T + R,   K = P H^T F^{-1},   log p(x_k | x_1..k-1) = log N(v; 0, F),
     m <- m + K v,      P <- (I - K H) P (I - K H)^T + K R K^T   (Joseph's form: never an indefinite covariance),
 
-and moves on, m <- A m + b, P <- A P A^T + Q, over whatever time there is to the next one. A number that is missing has
-a row of zeros in H. The smoother (Rauch, Tung, Striebel) goes back with G = P A^T (A P A^T + Q)^{-1}:
+and predicts the state at the next time, m <- A m + b, P <- A P A^T + Q. A missing number has a row of zeros in H. The
+smoother (Rauch, Tung, Striebel) goes backwards with G = P A^T (A P A^T + Q)^{-1}:
 
     m^s = m + G (m^s_next - m_next),   P^s = (I - G A) P (I - G A)^T + G (Q + P^s_next) G^T,
 
-and a path is drawn backwards from N(m + G (z_next - m_next), (I - G A) P (I - G A)^T + G Q G^T). All in float64.
+and a path is drawn backwards from N(m + G (z_next - m_next), (I - G A) P (I - G A)^T + G Q G^T). All computations are
+in float64.
 
-What is seen without noise, and seen again before anything moved, has no variance left but for rounding. So where R is
-singular, what rounding of (I - K H) can leave goes along, in units of its square: E <- (I - K H) E (I - K H)^T + P at
-each time, E <- A E A^T from one to the next. A variance that is not far above it is no variance.
+A number that is observed without noise, and observed again before the state has moved, has no variance except from
+rounding. So if R is singular, the filter also computes the variance E that rounding of (I - K H) can cause. E is in
+units of the squared rounding error: E <- (I - K H) E (I - K H)^T + P at each time, and E <- A E A^T between times. A
+variance that is not far above E is treated as zero.
 
 References:
     | A new approach to linear filtering and prediction problems (Kalman, 1960), https://doi.org/10.1115/1.3662552
@@ -36,19 +38,19 @@ from torch import Tensor
 from sciinf.simulators.dynamics.linear_states import Affine, LinearStates, check_covariance, root
 from sciinf.simulators.dynamics.state_space import Record, Theta
 
-_ROUNDING = 1e-24  # square of the relative error of I - K H, with room for matrices that are nearly singular
-_ALIKE = 1e-12  # of its variance, what is left of a number once those beside it are known
+_ROUNDING = 1e-24  # Squared relative error of I - K H, with a margin for nearly singular matrices.
+_ALIKE = 1e-12  # Smallest share of a number's variance that must remain once the numbers beside it are known.
 
 
 @dataclass(frozen=True)
 class Filtered:
-    """What the filter found.
+    """Result of a Kalman filter.
 
     Args:
-        log_likelihood: log p(x | theta), (row,), float64.
-        mean: Of the state at each time given what was seen until then, (row, time, S).
-        covariance: Its covariance, (row, time, S, S).
-        steps: How the state moved to each time but the first.
+        log_likelihood: Log likelihood log p(x | theta), (row,), float64.
+        mean: Mean of the state at each time given the observations up to that time, (row, time, S).
+        covariance: Covariance of the state given the same observations, (row, time, S, S).
+        steps: Linear map from each time to the next.
     """
 
     log_likelihood: Tensor
@@ -58,16 +60,17 @@ class Filtered:
 
 
 def filtered(model: LinearStates, theta: Theta, record: Record, *, keep: bool = True) -> Filtered:
-    """The likelihood, and the law of the state at each time given what was seen until then.
+    """Run the Kalman filter: exact likelihood, and distribution of the state given the observations up to each time.
 
     Args:
-        model: The model.
-        theta: Name -> (row,).
-        record: What was seen.
-        keep: Whether means and covariances are wanted; without, there are none (of time 0).
+        model: Linear Gaussian state-space model.
+        theta: Parameters, name -> (row,).
+        record: Observations of each row.
+        keep: Whether to keep means and covariances of all times. If False, their axis of time has length 0.
 
     Raises:
-        ValueError: If a covariance of the model is none, or what is seen at a time is known before it is seen.
+        ValueError: If a covariance of the model is invalid, or an observation without noise is already known from
+            earlier observations.
     """
     theta = {name: value.double() for name, value in theta.items()}
     rows = record.rows
@@ -77,7 +80,7 @@ def filtered(model: LinearStates, theta: Theta, record: Record, *, keep: bool = 
     mean, covariance = mean.expand(rows, -1), covariance.expand(rows, -1, -1)
     log_likelihood = torch.zeros(rows, dtype=torch.float64, device=mean.device)
     means, covariances, steps = [], [], []
-    some = bool(record.controls) or bool(_singular(view[2]).any())  # with controls, another R at each time
+    some = bool(record.controls) or bool(_singular(view[2]).any())  # With controls, R may differ at each time.
     rounding = torch.zeros_like(covariance) if some else None
     for k in range(record.times.shape[-1]):
         if k or record.begin is not None:
@@ -101,7 +104,7 @@ def filtered(model: LinearStates, theta: Theta, record: Record, *, keep: bool = 
 
 
 def smoothed(found: Filtered) -> tuple[Float[Tensor, "row time state"], Float[Tensor, "row time state state"]]:
-    """Mean and covariance of the state at each time, given all that was seen."""
+    """Mean and covariance of the state at each time, given all observations (smoother)."""
     mean, covariance = found.mean[:, -1], found.covariance[:, -1]
     means, covariances = [mean], [covariance]
     for k in range(len(found.steps) - 1, -1, -1):
@@ -115,7 +118,7 @@ def smoothed(found: Filtered) -> tuple[Float[Tensor, "row time state"], Float[Te
 
 
 def paths(found: Filtered, *, generator: torch.Generator) -> Float[Tensor, "row time state"]:
-    """A path of each row, drawn given all that was seen."""
+    """Draw a path of the state for each row, given all observations."""
     state = _drawn(found.mean[:, -1], found.covariance[:, -1], generator)
     states = [state]
     for k in range(len(found.steps) - 1, -1, -1):
@@ -135,7 +138,19 @@ def _taken(
     time: str,
     rounding: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The law of the state after the numbers (row, M) of one time, their log density, and what rounding can leave."""
+    """Update the distribution of the state by the observation of one time.
+
+    Args:
+        mean: Mean of the state before the update, (row, S).
+        covariance: Covariance of the state before the update, (row, S, S).
+        view: Matrices H, d and R of the observation.
+        numbers: Observed numbers, (row, M), and whether each was observed.
+        time: Text of the time, for the error message.
+        rounding: Variance E that rounding can cause, or None if R is not singular.
+
+    Returns:
+        Mean and covariance of the state after the update, log density of the numbers, and the updated E.
+    """
     (matrix, offset, noise), (x, there) = view, numbers
     singular = None if rounding is None else _singular(noise)
     seen = there.to(mean)
@@ -152,7 +167,7 @@ def _taken(
         bad |= singular & ((left < _ALIKE * scale) | (left < _ROUNDING * doubt)).any(-1)
     if bool(bad.any()):
         raise ValueError(
-            f"what is seen at time {time} has no variance, as it is seen without noise and known before: give the "
+            f"the observation at time {time} has no variance, as it is seen without noise and known before: give the "
             "observation some noise, or leave one of two equal times out"
         )
     gain = torch.cholesky_solve(across.mT, chol).mT
@@ -168,14 +183,14 @@ def _taken(
 
 
 def _singular(noise: Tensor) -> Tensor:
-    """Whether something is seen without noise, (row or 1,)."""
+    """Whether the noise covariance R is singular, so that some number is observed without noise, (row or 1,)."""
     chol, wrong = torch.linalg.cholesky_ex(noise)
     left, scale = chol.diagonal(dim1=-2, dim2=-1).square(), noise.diagonal(dim1=-2, dim2=-1)
     return (wrong > 0) | (left < _ALIKE * scale).any(-1)
 
 
 def _stacked(model: LinearStates, theta: Theta, record: Record) -> tuple[Tensor, Tensor, Tensor]:
-    """The matrices of all observables together."""
+    """Matrices H, d and R of all observables together."""
     views = model.view(theta)
     if set(views) != set(record.x):
         raise ValueError(f"the model sees {sorted(views)}, the data have {sorted(record.x)}; call both the same")
@@ -199,7 +214,7 @@ def _stacked(model: LinearStates, theta: Theta, record: Record) -> tuple[Tensor,
 
 
 def _seen(record: Record, k: int) -> tuple[Tensor, Tensor]:
-    """Numbers of one time, (row, M), and which are there."""
+    """Observed numbers of one time, (row, M), and a mask that is False for missing numbers."""
     values = [value[:, k].reshape(record.rows, -1).double() for value in record.x.values()]
     flags = [_flag(record.there, name, k, each) for name, each in zip(record.x, values, strict=True)]
     return torch.cat(values, -1), torch.cat(flags, -1)
@@ -212,12 +227,16 @@ def _flag(there: Mapping[str, Tensor], name: str, k: int, like: Tensor) -> Tenso
 
 
 def _back(found: Filtered, k: int) -> tuple[Affine, Tensor, Tensor]:
-    """How the state moved on from the k-th time, the gain G back, and what is unknown of it given the next state."""
+    """Quantities of the backward step from time k + 1 to time k.
+
+    Returns:
+        The linear map of the step, the gain G, and the covariance of the state at time k given the next state.
+    """
     law, before = found.steps[k], found.covariance[:, k]
     ahead = law.matrix @ before @ law.matrix.mT + law.covariance
     across = law.matrix @ before
     chol, wrong = torch.linalg.cholesky_ex(ahead)
-    if bool((wrong > 0).any()):  # a part of the state moves without noise, and is known
+    if bool((wrong > 0).any()):  # A part of the state is known exactly and moves without noise.
         scale = ahead.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt()
         one = ahead / (scale[..., None] * scale[..., None, :])
         gain = (torch.linalg.pinv(one, rtol=1e-13, hermitian=True) @ (across / scale[..., None])).mT

@@ -1,34 +1,34 @@
-r"""The Metropolis-adjusted Langevin algorithm, for log densities and for scores alone.
+r"""The Metropolis-adjusted Langevin algorithm, for log densities, and for targets of which only the score is known.
 
-With F F^T a target's covariance, positions x = F w and gamma(x) = F^T grad log p(x), a step of length delta proposes
+F F^T is a target's covariance, positions are x = F w, and gamma(x) = F^T grad log p(x). A step of length delta proposes
 
     w' = w + delta/2 gamma(x) + sqrt(delta) z,   z ~ N(0, I),
 
-and keeps x' = F w' with probability min(1, e^r),
+and accepts x' = F w' with probability min(1, e^r),
 
     r = log p(x') - log p(x) - |z'|^2 / 2 + |z|^2 / 2,   z' = -z - sqrt(delta)/2 (gamma(x) + gamma(x')),
 
-z' being the noise that would lead back. Where only the score s = grad log p is known, with d = x' - x,
+where z' is the noise that would lead back from x' to x. If only the score s = grad log p is known, with d = x' - x,
 
     log p(x') - log p(x) = int_0^1 s(x + t d) . d dt,
 
-is integrated by Simpson's rule on m panels, or by the trapezoid rule, which needs no score beside those at the ends.
-With f(t) = log p(x + t d), what r is wrong by is at most
+is integrated by Simpson's rule on m panels, or by the trapezoid rule, which only needs the scores at the two ends.
+With f(t) = log p(x + t d), the error of r is at most
 
     trapezoid  max |f'''| / 12,         of order |d|^3 = O(delta^(3/2)), nothing for a Gaussian,
     Simpson    max |f^(5)| / (2880 m^4), of order |d|^5 = O(delta^(5/2)), nothing for log densities of degree 4,
 
-and the law of the draws is off accordingly. Both rules read the same forwards and backwards, so that a learned score
-that is no gradient is still treated alike in both directions, but there is then no density to be right about.
+and the distribution of the draws has a corresponding error. Both rules are symmetric in x and x'. A learned score that
+is not a gradient is therefore treated alike in both directions, but then there is no exact density to compare with.
 
-In the warm-up, per target, delta is adapted by dual averaging to an acceptance of 0.574, the best in many dimensions,
-and F to the covariance of the chains' positions, in windows, unless it is given. In a direction of curvature lambda
-(of w) the drift alone multiplies w by 1 - delta lambda / 2, so that delta is kept below
+The warm-up adapts for each target delta by dual averaging to an acceptance of 0.574, the optimum in many dimensions.
+It also adapts F to the covariance of the chains' positions, in windows, unless the covariance is given. In a direction
+of curvature lambda (of w), the drift alone multiplies w by 1 - delta lambda / 2. Therefore delta is bounded by
 
     delta <= c / lambda_max,   lambda_max the largest eigenvalue of F^T C^{-1} F,
 
-C the covariance of the last window (of all directions, where F has the scales alone): c = 2 keeps the drift from
-overshooting the mode, 4 would be the limit of stability.
+where C is the full covariance of the last window, even if F has the scales alone. With c = 2 the drift does not
+overshoot the mode; c = 4 would be the limit of stability.
 
 References:
     | Exponential convergence of Langevin distributions and their discrete approximations (Roberts and Tweedie, 1996),
@@ -60,16 +60,18 @@ LEAST_WARMUP = 20
 
 
 class Langevin(Sampler):
-    """MALA: one gradient a step; also for targets of which only the score is known.
+    """Metropolis-adjusted Langevin algorithm (MALA), also for targets of which only the score is known.
+
+    Each step costs one gradient.
 
     Args:
-        warmup: Steps of adaptation, at least 20; they are not kept.
-        thin: Keep every `thin`-th position.
-        acceptance: Mean acceptance probability that step sizes are adapted to, in (0, 1).
-        dense: Precondition with the whole covariance; False for its diagonal.
-        cap: c, the bound on step size times curvature, in (0, 4).
-        panels: m, Simpson's panels on the way from a position to the next, where only the score is known; each costs
-            two more scores, but the first one more. 0 for the trapezoid rule.
+        warmup: Number of adaptation steps, at least 20. Their positions are discarded.
+        thin: Thinning factor: every `thin`-th position is kept.
+        acceptance: Target of the mean acceptance probability for the adaptation of step sizes, in (0, 1).
+        dense: Whether to precondition with the full covariance. False uses only its diagonal.
+        cap: Upper bound c of step size times curvature, in (0, 4).
+        panels: Number m of Simpson's panels between a position and its proposal, if only the score is known. The first
+            panel costs one additional score, and each further panel costs two. 0 selects the trapezoid rule.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -104,15 +106,15 @@ class Langevin(Sampler):
         generator: torch.Generator,
         covariance: Tensor | None = None,
     ) -> Chains:
-        """As `Sampler.draw`.
+        """Warm up from `start`, then keep `n` draws of every chain, as in `Sampler.draw`.
 
         Args:
-            log_density: The targets, differentiable.
+            log_density: Log density of the targets, differentiable.
             start: First positions, (chains, batch, D).
-            n: Draws kept per chain.
+            n: Number of draws kept per chain.
             generator: Source of all randomness.
-            covariance: Of each target, (batch, D, D), to precondition with from the first step on; adapted where left
-                out.
+            covariance: Covariance of each target, (batch, D, D), for preconditioning from the first step. By default
+                the covariance is adapted in the warm-up.
 
         Raises:
             TypeError: If `start` is not floating point.
@@ -130,19 +132,21 @@ class Langevin(Sampler):
         generator: torch.Generator,
         covariance: Tensor | None = None,
     ) -> Chains:
-        """Draw knowing the score alone; the draws' law is off by the error of the integral above.
+        """Draw from targets of which only the score is known.
+
+        The distribution of the draws has an error from the numerical integral of the score (see this module's top).
 
         Args:
-            score: Gradient of the log density; rows that are not finite count as a rejection.
+            score: Gradient of the log density. A proposal whose score is not finite is rejected.
             start: First positions, (chains, batch, D).
-            n: Draws kept per chain.
+            n: Number of draws kept per chain.
             generator: Source of all randomness.
-            covariance: Of each target, (batch, D, D), to precondition with from the first step on; adapted where left
-                out.
+            covariance: Covariance of each target, (batch, D, D), for preconditioning from the first step. By default
+                the covariance is adapted in the warm-up.
 
         Raises:
             TypeError: If `start` is not floating point.
-            ValueError: As in `draw`, of the score.
+            ValueError: As in `draw`, with the score in place of the log density.
         """
         check_call(start, n, generator)
         return self._run(_Score(score, self.panels), start.detach(), n, generator, covariance)
@@ -167,7 +171,7 @@ class Langevin(Sampler):
     ) -> tuple[Point, Metric, Tensor]:
         x, adapt, limit = point.x, covariance is None, math.log(self.cap)
         metric, windows = first_metric(x, dense=self.dense), Windows(self.warmup, x)
-        top = torch.full_like(x[0, :, 0], math.inf)  # of log delta
+        top = torch.full_like(x[0, :, 0], math.inf)  # Upper bound of log delta.
         if covariance is not None:
             given = _positive_definite(covariance, x)
             metric = metric.updated(given)
@@ -186,15 +190,18 @@ class Langevin(Sampler):
 
 
 class _Terrain(ABC):
-    """What is known of the targets."""
+    """Access to the targets, through their log density or through their score."""
 
     @abstractmethod
     def begin(self, x: Tensor) -> Point:
-        """The chains' starts."""
+        """Points of the chains' starts, after a check that the targets are finite there."""
 
     @abstractmethod
     def step(self, point: Point, x: Tensor) -> tuple[Point, Tensor]:
-        """The points at x, and how much higher their log density is, (chains, batch); -inf for a rejection."""
+        """Points at the proposals x, and the increase of the log density from `point`, (chains, batch).
+
+        An increase of -inf means rejection.
+        """
 
     @property
     @abstractmethod
@@ -233,7 +240,7 @@ class _Score(_Terrain):
         return Point(x, torch.zeros_like(x[..., 0]), score)
 
     def step(self, point: Point, x: Tensor) -> tuple[Point, Tensor]:
-        """Trapezoid or Simpson's rule; all scores inside the segment with one call."""
+        """Integrate the score by the trapezoid or Simpson's rule, with one call for all points inside the segment."""
         end, d = self._ask(x), x - point.x
         if self.panels == 0:
             mean = (point.gradient + end) / 2
@@ -261,7 +268,7 @@ class _Score(_Terrain):
 def _move(
     terrain: _Terrain, point: Point, metric: Metric, delta: Tensor, generator: torch.Generator
 ) -> tuple[Point, Tensor]:
-    """Where the chains are next, and the probabilities that their proposals were accepted, (chains, batch)."""
+    """Next points of the chains, and the acceptance probabilities of their proposals, (chains, batch)."""
     x = point.x
     z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
     level = torch.rand(x.shape[:2], generator=generator, dtype=x.dtype, device=x.device)
@@ -273,7 +280,7 @@ def _move(
 
 
 def _largest_curvature(metric: Metric, covariance: Tensor) -> Tensor:
-    """Largest eigenvalue of F^T C^{-1} F, (batch,); infinite curvature, of a C that is singular, counts as 1."""
+    """Largest eigenvalue of F^T C^{-1} F, (batch,); 1 for a target whose covariance C is singular."""
     factor = metric.factor if metric.dense else torch.diag_embed(metric.factor)
     root, fault = torch.linalg.cholesky_ex(covariance)
     good = (fault == 0) & root.isfinite().all(dim=-1).all(dim=-1)
@@ -283,7 +290,7 @@ def _largest_curvature(metric: Metric, covariance: Tensor) -> Tensor:
 
 
 def _positive_definite(covariance: Tensor, x: Tensor) -> Tensor:
-    """Covariances that a user gave, in the dtype of the positions."""
+    """Covariances given by the user, in the dtype of the positions, after a check."""
     _, batch, dim = x.shape
     if covariance.shape != (batch, dim, dim):
         raise ValueError(

@@ -1,20 +1,21 @@
-r"""A particle filter: an unbiased estimate of the likelihood of a hidden process, and paths of it.
+r"""Particle filter: an unbiased estimate of the likelihood of a hidden process, and draws of its path.
 
-N copies of the state move as the model says, and are weighted by what was seen (bootstrap filter):
+N copies of the state (particles) move by the model and are weighted by the observations (bootstrap filter):
 
     z_k^i ~ p(z_k | z_{k-1}^{a_i}, theta),   w_k^i = W_{k-1}^i p(x_k | z_k^i),   estimate = prod_k sum_i w_k^i,
 
-where the weights W before a step sum to 1. Where the share of effective particles, 1 / (N sum W^2), is below a half,
-ancestors a_i are drawn by the weights (systematic resampling), and weights are equal again. The product is an unbiased
-estimate of p(x | theta) for any N. As an importance weight of theta it leaves draws and evidence exact; its logarithm
-is biased, by about -1/2 of its variance, and is no log density.
+where the weights W before a step sum to 1. If the share of effective particles, 1 / (N sum W^2), is below a half,
+ancestors a_i are drawn with the weights (systematic resampling), and the weights become equal. The product is an
+unbiased estimate of p(x | theta) for any N. As an importance weight of theta, the estimate leaves draws and evidence
+exact. The logarithm of the estimate is biased by about -1/2 of its variance, and is not a log density.
 
-A path is the ancestry of one particle that is drawn at the end by its weight. Together with the estimate of the very
-same run as the weight of theta, (theta, path) is then drawn from the exact joint law, for any N (Andrieu et al.,
-section 2.2). Backward simulation, where the density of a step is known, draws each earlier state anew by W_k^i
-p(z_{k+1} | z_k^i), so that early parts of paths are not all alike; over a step of length 0 it takes the ancestor.
+A path is the ancestry of one particle that is drawn at the last time with its weight. If the estimate of the same run
+is the weight of theta, (theta, path) is drawn from the exact joint posterior, for any N (Andrieu et al., section 2.2).
+Backward simulation needs the density of a step. It draws each earlier state again with probabilities proportional to
+W_k^i p(z_{k+1} | z_k^i), so that the early parts of different paths do not coincide. Over a step of length 0 it takes
+the ancestor.
 
-Rows x particles are the rows of one batch. How many particles: `chosen_particles`.
+Rows x particles are the rows of one batch. `chosen_particles` chooses the number of particles.
 
 References:
     | Novel approach to nonlinear/non-Gaussian Bayesian state estimation (Gordon, Salmond, Smith, 1993),
@@ -39,21 +40,23 @@ from torch import Tensor
 from sciinf.simulators.dynamics.finite_states import picked
 from sciinf.simulators.dynamics.state_space import Record, StateSpace, Theta, checked, log_seen, repeated
 
-AT_ONCE = 131_072  # particles of all rows together that are moved in one call: more do not fit into a cache
-KEPT = 2**27  # numbers of particles that are kept at once
+AT_ONCE = 131_072  # Largest number of particles of all rows that move in one call: more do not fit into a cache.
+KEPT = 2**27  # Largest number of floats of particles that are kept in memory at once.
 _SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Particles:
-    """What the filter found.
+    """Result of a particle filter.
 
     Args:
-        log_likelihood: Logarithm of an unbiased estimate of p(x | theta), (row,), float64; -inf where all died out.
-        died: Number of the time at which no particle could have given what was seen, (row,); -1 where that was never.
-        states: Particles at each time, each (row, N, S); none unless they were to be kept.
-        log_weights: Log weights at each time, each (row, N), up to a constant.
-        ancestors: Of the particles at each time, their numbers at the time before, each (row, N); None for their own.
+        log_likelihood: Logarithm of an unbiased estimate of p(x | theta), (row,), float64; -inf for a row in which all
+            particles had weight 0 at some time.
+        died: Number of the first time at which all particles of a row had weight 0, (row,); -1 if there was none.
+        states: Particles at each time, each (row, N, S); empty unless they were kept.
+        log_weights: Log weights of the particles at each time, each (row, N), up to a constant; empty unless kept.
+        ancestors: Numbers of the particles' ancestors at the time before, for each time, each (row, N). None stands for
+            a step without resampling.
     """
 
     log_likelihood: Tensor
@@ -66,19 +69,19 @@ class Particles:
 def particle_filter(
     model: StateSpace, theta: Theta, record: Record, particles: int, *, generator: torch.Generator, keep: bool = False
 ) -> Particles:
-    """Run the filter for every row.
+    """Run the particle filter for every row.
 
     Args:
-        model: It has `log_observe`.
-        theta: Name -> (row,).
-        record: What was seen.
-        particles: How many for each row, N.
-        generator: Of all noise.
-        keep: Whether particles of all times are wanted, for paths.
+        model: State-space model that has `log_observe`.
+        theta: Parameters, name -> (row,).
+        record: Observations of each row.
+        particles: Number N of particles for each row.
+        generator: Source of all randomness.
+        keep: Whether to keep the particles of all times, which paths need.
 
     Raises:
-        TypeError: If the model has no `log_observe`.
-        ValueError: If an observable is not the model's.
+        TypeError: If the model has no `log_observe`, or it returns other observables than the record has.
+        ValueError: If states or log densities of the model have a wrong shape.
     """
     rows = record.rows
     every = repeated(theta, particles)
@@ -103,13 +106,13 @@ def particle_filter(
             log_w = log_w.masked_fill(log_w.isnan(), -math.inf)
             lost = log_w.amax(-1) == -math.inf
             died = torch.where(lost & (died < 0), k, died)
-            log_w = torch.where(lost[:, None], 0.0, log_w)  # such a row goes on, and counts no more
+            log_w = torch.where(lost[:, None], 0.0, log_w)  # A lost row runs on, but its result becomes -inf below.
             highest = log_w.amax(-1, keepdim=True)
         log_w = log_w.sub_(highest)
         weight = log_w.exp()
         mean = weight.mean(-1, keepdim=True)
         log_likelihood += (highest + mean.log())[:, 0]
-        log_w, weight = log_w.sub_(mean.log()), weight.div_(mean)  # of mean 1
+        log_w, weight = log_w.sub_(mean.log()), weight.div_(mean)  # The weights now have mean 1.
         if keep:
             states.append(state.reshape(rows, particles, -1))
             weights.append(log_w)
@@ -119,7 +122,7 @@ def particle_filter(
 
 
 def ancestral_paths(found: Particles, *, generator: torch.Generator) -> Float[Tensor, "row time state"]:
-    """The ancestry of one particle of each row, drawn at the end by its weight."""
+    """Path of each row: the ancestry of one particle that is drawn at the last time with its weight."""
     each = torch.arange(len(found.died), device=found.died.device)
     at = picked(found.log_weights[-1].double().exp(), generator)
     states = [found.states[-1][each, at]]
@@ -133,11 +136,11 @@ def ancestral_paths(found: Particles, *, generator: torch.Generator) -> Float[Te
 def backward_paths(
     model: StateSpace, theta: Theta, record: Record, found: Particles, *, generator: torch.Generator
 ) -> Float[Tensor, "row time state"]:
-    """A path of each row, its states drawn backwards among all particles by the density of the step.
+    """Draw a path of each row by backward simulation: each earlier state is drawn among all particles of its time.
 
     Raises:
         TypeError: If the model has no `log_advance`.
-        ValueError: If by `log_advance` no particle can have moved to where `advance` took one of them.
+        ValueError: If `log_advance` is -inf for every particle although `advance` made this step.
     """
     if model.log_advance is None:
         raise TypeError(f"{type(model).__name__} has no log_advance; take ancestral_paths")
@@ -150,7 +153,7 @@ def backward_paths(
         here, before = found.states[k], found.ancestors[k + 1]
         own = at if before is None else before[each, at]
         still = (record.times[:, k + 1] == record.times[:, k]).expand(rows)
-        if bool(still.all()):  # a step of length 0 has no density: a particle comes from its ancestor
+        if bool(still.all()):  # A step of length 0 has no density, so the particle's ancestor is taken.
             at, state = own, here[each, own]
             states.append(state)
             continue
@@ -161,11 +164,11 @@ def backward_paths(
         log = (log + found.log_weights[k]).double()
         log = log.masked_fill(still[:, None], 0.0)
         weight = (log - log.amax(-1, keepdim=True).clamp_min(-1e300)).exp()
-        if bool((lost := ~(weight.sum(-1) > 0) & (found.died < 0)).any()):  # a path of a row that died means nothing
+        if bool((lost := ~(weight.sum(-1) > 0) & (found.died < 0)).any()):  # Rows that died have no valid path anyway.
             raise ValueError(
                 f"log_advance of {type(model).__name__} contradicts advance: by its density none of the {count:,} "
-                f"particles of row {int(lost.nonzero()[0])} at time number {k} can have moved to where advance took "
-                "one of them; mend log_advance, or leave it out"
+                f"particles of row {int(lost.nonzero()[0])} at time number {k} can have moved to the state from "
+                "advance; correct log_advance, or leave it out"
             )
         at = torch.where(still, own, picked(weight, generator))
         state = here[each, at]
@@ -174,37 +177,37 @@ def backward_paths(
 
 
 def in_pieces(rows: int, particles: int, numbers: int = 1) -> list[slice]:
-    """Rows in pieces whose particles fit into a cache together, and into memory where they are kept.
+    """Slices of rows, each so short that its particles fit into a cache, and into memory if particles are kept.
 
     Args:
-        rows: How many there are.
-        particles: Of each row.
-        numbers: That are kept of a particle: times x columns of the state.
+        rows: Number of rows.
+        particles: Number of particles of each row.
+        numbers: Number of floats kept for each particle: times x columns of the state.
     """
     size = max(1, min(AT_ONCE, KEPT // numbers) // particles)
     return [slice(i, min(rows, i + size)) for i in range(0, rows, size)]
 
 
 def chosen_particles(spread: Callable[[int], float], *, least: int = 64, most: int = 4_096, sd: float = 1.0) -> int:
-    """The smallest number of particles, doubling, whose log-likelihood has a spread of at most `sd`.
+    """Smallest number of particles at which the log-likelihood has an sd of at most `sd`, by doubling from `least`.
 
     Args:
-        spread: A number of particles -> sd of the log-likelihood of one theta and data.
-        least: Where to begin.
-        most: Where to end.
-        sd: At most this. Importance weights then keep about exp(-sd^2) of their effective size at least.
+        spread: Function from a number of particles to the sd of the log-likelihood, for one theta and data.
+        least: First number to try.
+        most: Largest number to try.
+        sd: Largest accepted sd. Importance weights then keep at least about exp(-sd^2) of their effective sample size.
 
     Warns:
-        UserWarning: If `most` do not suffice; that many are taken.
+        UserWarning: If the sd is still larger at the last number up to `most`. This number is then returned.
     """
     count = least
     while not (found := spread(count)) <= sd:
         if 2 * count > most:
             warnings.warn(
                 f"the log-likelihood scatters by {found:.3g} (sd) even with {count:,} particles, and at most {sd:g} is "
-                "wanted: observations with little noise tell nearly exactly where the state is, and few particles are "
-                "there. Answers stay right, with fewer effective draws; give particles= for a number of your own, or "
-                "the model more noise of observation",
+                "wanted: observations with little noise determine the state nearly exactly, and few particles are near "
+                "this state. Answers stay right, with fewer effective draws. Give particles= another number, or give "
+                "the model more observation noise",
                 stacklevel=3,
             )
             return count
@@ -215,7 +218,12 @@ def chosen_particles(spread: Callable[[int], float], *, least: int = 64, most: i
 def _resampled(
     state: Tensor, log_w: Tensor, weight: Float[Tensor, "row n"], generator: torch.Generator, *, keep: bool
 ) -> tuple[Tensor, Tensor, Int[Tensor, "row n"] | None]:
-    """Resample rows of few effective particles: states, log weights (of mean 1), ancestors (None for their own)."""
+    """Resample the rows whose share of effective particles is below a half.
+
+    Returns:
+        States, log weights (the weights have mean 1), and the numbers of the ancestors. The ancestors are None if no
+        row was resampled, or if they are not kept.
+    """
     rows, count = weight.shape
     some = (weight.square().sum(-1) * _SHARE > count).nonzero()[:, 0]
     uniform = torch.rand(rows, 1, generator=generator, dtype=torch.float64, device=weight.device)
@@ -236,9 +244,9 @@ def _resampled(
 
 
 def systematic(weight: Float[Tensor, "row n"], uniform: Float[Tensor, "row one"]) -> Int[Tensor, "row n"]:
-    """Systematic resampling: of n particles, each i has n W_i children, rounded down or up.
+    """Parents of n particles by systematic resampling: particle i gets n W_i children, rounded down or up.
 
-    Child j is of the first particle whose weights, summed up to it, exceed (j + uniform) / n.
+    The parent of child j is the first particle whose cumulative weight exceeds (j + uniform) / n.
     """
     total = weight.cumsum(-1, dtype=torch.float64)
     count = weight.shape[-1]

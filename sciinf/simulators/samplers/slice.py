@@ -1,28 +1,31 @@
-r"""Slice sampling along lines, every chain at its own pace.
+r"""Slice sampling along lines, where each chain advances independently of the other chains.
 
 From a position x, along a direction d, one update draws a level below log p(x) and a position above that level,
 
     l = log p(x) - e,   e ~ Exp(1),
     x' = x + t d,       t uniform on {t : log p(x + t d) >= l} as far as the interval below reaches,
 
-by stepping out and shrinkage: an interval of width W is laid at random around t = 0, its ends are moved outwards by W
-until they are below the level (at most `most` - 1 times altogether, split between the two ends at random, as Neal has
-it, so that the target stays invariant), and t is drawn from it, a draw below the level becoming the new end on its
-side. Nothing is rejected, no gradient is asked for, and where the density ends, log p = -inf, the slice ends too.
+by stepping out and shrinkage. An interval of width W is placed at random around t = 0. Its ends are moved outwards by W
+until the density there is below the level. The ends are moved at most `most` - 1 times in total. This number is split
+between the two ends at random, as in Neal's paper, so that the target stays invariant. Then t is drawn from the
+interval; a draw below the level becomes the new end on its side, and t is drawn again. No update is rejected, and no
+gradient is needed. Where the density is zero, log p = -inf, the slice ends.
 
-Directions are the columns of a factor F of the target's covariance (positions x = F w, so these are the coordinates
-of w), in turn, or F z / |z| with z ~ N(0, I). F comes from the chains' positions in the warm-up, or is the diagonal of
-scales alone, for which the former are the coordinates themselves. A sweep is D updates. Warm-up is in rounds of 1, 2,
-4, ... sweeps. Each ends with new widths, per target and direction (one width, if directions are random). As an end is
-moved while it is above the level, and was laid at random, N updates move ends N_e times with E[N_e] = N E|S| / W, for
-slices of length |S|; so that
+Directions are the columns of a factor F of the target's covariance, in turn, or F z / |z| with z ~ N(0, I). Positions
+are x = F w, so that the columns are the coordinates of w. F is estimated from the chains' positions in the warm-up. If
+F is diagonal, its columns are the coordinates of x. A sweep is D updates. The warm-up has rounds of 1, 2, 4 and so on
+sweeps. Each round ends with new widths, one for each target and direction (one for each target, if directions are
+random). An end is placed at random and moved while the density there is above the level. So N updates move ends N_e
+times with E[N_e] = N E|S| / W, for slices of length |S|, and the update
 
     W <- W (N_e + 1) / (N + 1)
 
-makes the width that of the slice, about. All but the last fifth of the rounds also end with a new F.
+makes the width about equal to the length of the slice. Rounds in the first four fifths of the warm-up also end with a
+new F.
 
-Chains need not wait for each other: each is in a state (left end, right end, shrinking) of an update of its own, and
-one evaluation moves every chain on by one such move. Only those that have made all their sweeps wait for the last.
+Chains need not wait for each other. Each chain is in a phase (left end, right end, shrinking) of its own update, and
+one evaluation advances every chain by one move of its phase. Only chains that have made all their sweeps wait for the
+slowest chain.
 
 References:
     | Slice Sampling (Neal, 2003), https://doi.org/10.1214/aos/1056562461
@@ -42,22 +45,23 @@ from sciinf.simulators.samplers.adaptation import Metric, Moments, first_metric
 from sciinf.simulators.samplers.chains import Chains, LogDensity, Sampler
 from sciinf.simulators.samplers.target import Target, check_begin, check_call
 
-_LEFT, _RIGHT, _SHRINK = 0, 1, 2  # what a chain's next evaluation is for
-_WIDTH = 2.5  # of a slice of a standard Gaussian, about
-_SHRINKAGES = 200  # after so many the interval has no length left, and the chain stays where it is
-_GLANCE = 8  # evaluations between two looks at whether all chains are done
+_LEFT, _RIGHT, _SHRINK = 0, 1, 2  # Phases of an update: each says what the chain's next evaluation tests.
+_WIDTH = 2.5  # Initial width, about the mean length of a slice of a standard Gaussian.
+_SHRINKAGES = 200  # After so many shrinkages the interval has no length, and the chain keeps its position.
+_GLANCE = 8  # Number of evaluations between two checks whether all chains are done.
 
 
 class Slice(Sampler):
-    """Slice sampling: needs no gradient and no step size; for few dimensions and for densities with hard bounds.
+    """Slice sampling, for few dimensions and for densities with hard bounds. It needs no gradient and no step size.
 
     Args:
-        warmup: Sweeps of adaptation, at least 5; they are not kept. The fewer the chains, the more of them it takes:
-            15 are enough for a dozen chains, and 60 for one.
-        thin: Keep the position after every `thin`-th sweep.
-        random_directions: Directions at random; False for one dimension after the other.
-        dense: Take dimensions, or spread random directions, as the covariance has it; False for its diagonal.
-        most: Widths that an interval may reach by stepping out, at least 4, or it would say little about the slice.
+        warmup: Number of adaptation sweeps, at least 5. Their positions are discarded. Fewer chains need more sweeps:
+            15 are enough for a dozen chains, and one chain needs 60.
+        thin: Thinning factor: the position after every `thin`-th sweep is kept.
+        random_directions: Whether directions are random. False takes one dimension after the other.
+        dense: Whether directions follow the full covariance. False uses only its diagonal.
+        most: Largest length of an interval after stepping out, in widths, at least 4. Shorter intervals would say
+            little about the length of the slice.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -98,7 +102,7 @@ class Slice(Sampler):
         return 1 if self.random_directions else x.shape[-1]
 
     def _turned(self, lines: _Lines, draws: Tensor) -> _Lines:
-        """Lines along the covariance of these draws, or along the dimensions in the scales that it has."""
+        """Lines along the columns of a factor of the draws' covariance, or of its diagonal if not `dense`."""
         moments = Moments(draws[0])
         moments.add(draws.flatten(0, 1))
         covariance = moments.covariance()
@@ -108,12 +112,19 @@ class Slice(Sampler):
         change = (lines.metric.factor / metric.factor).diagonal(dim1=-2, dim2=-1)
         if self.random_directions:
             change = change.log().mean(dim=-1, keepdim=True).exp()
-        return _Lines(metric, lines.width * change, lines.most)  # the widths stay as they are in x
+        return _Lines(metric, lines.width * change, lines.most)  # The widths are rescaled to be unchanged in x.
 
 
 @dataclass(frozen=True)
 class _Done:
-    """Positions kept, (n, chains, batch, D), log densities at the last, and counts of all chains, (batch, widths)."""
+    """Result of a number of sweeps of all chains.
+
+    Attributes:
+        draws: Positions that were kept, (n, chains, batch, D).
+        value: Log densities at the last positions, (chains, batch).
+        growths: Number of times that ends were moved outwards, summed over chains, (batch, widths).
+        shrinkages: Number of shrinkages, summed over chains, (batch, widths).
+    """
 
     draws: Tensor
     value: Tensor
@@ -123,22 +134,28 @@ class _Done:
 
 @dataclass(frozen=True)
 class _Lines:
-    """The factor, whose columns are directions, and widths along them, (batch, D); or (batch, 1), of random ones."""
+    """Directions of the updates, and the widths of their first intervals.
+
+    Attributes:
+        metric: Factor F, whose columns are the directions, or which scales random directions.
+        width: Width along each direction, (batch, D), or one width for random directions, (batch, 1).
+        most: Largest length of an interval, in widths.
+    """
 
     metric: Metric
     width: Tensor
     most: int
 
     def tuned(self, done: _Done, updates: int) -> _Lines:
-        """Widths that are the mean length of the slices in that many updates along each."""
+        """Lines with new widths, estimated from the growths in `updates` updates along each direction."""
         return _Lines(self.metric, self.width * ((done.growths + 1) / (updates + 1)).to(self.width), self.most)
 
     def axis(self, turn: Tensor) -> Tensor:
-        """Which width the chains' update number `turn` uses, (chains, batch)."""
+        """Index of the width that each chain's update number `turn` uses, (chains, batch)."""
         return turn % self.width.shape[-1]
 
     def directions(self, turn: Tensor, generator: torch.Generator) -> Tensor:
-        """One width along the chains' next lines, (chains, batch, D)."""
+        """Vectors of the chains' next directions, each one width long, (chains, batch, D)."""
         factor, axis = self.metric.factor, self.axis(turn)
         batch, dim = factor.shape[:2]
         rows = torch.arange(batch, device=turn.device)
@@ -150,19 +167,19 @@ class _Lines:
 
 
 class _SliceState:
-    """Where every chain is in its updates; t counts widths.
+    """State of every chain within its updates. The coordinate t along a line is in units of the width.
 
     Args:
-        begin: Positions, (chains, batch, D), and log densities there.
+        begin: First positions, (chains, batch, D), and their log densities.
         lines: Directions and widths.
-        total: Updates for every chain to make.
+        total: Number of updates that every chain makes.
         generator: Source of all randomness.
     """
 
     def __init__(self, begin: tuple[Tensor, Tensor], lines: _Lines, total: int, generator: torch.Generator) -> None:
         self.x, self.value = begin
         self.lines, self.total, self.generator = lines, total, generator
-        self.turn = torch.zeros_like(self.value, dtype=torch.long)  # updates made
+        self.turn = torch.zeros_like(self.value, dtype=torch.long)  # Number of finished updates.
         self.level, self.direction = self.value, self.x
         self.left = self.right = self.value
         self.room_left = self.room_right = self.phase = self.tries = self.turn
@@ -173,7 +190,7 @@ class _SliceState:
         return torch.rand(count, *x.shape, generator=self.generator, dtype=x.dtype, device=x.device)
 
     def _open(self, fresh: Tensor) -> None:
-        """Begin a new update in the chains where `fresh` is true."""
+        """Begin a new update in the chains for which `fresh` is true."""
         u = self._uniform(3)
         level, left = self.value + torch.log1p(-u[0]), -u[1]
         room = (u[2] * self.lines.most).long().clamp_max(self.lines.most - 1)
@@ -187,18 +204,22 @@ class _SliceState:
         self.phase = self._passed(self.phase.masked_fill(fresh, _LEFT))
 
     def _passed(self, phase: Tensor) -> Tensor:
-        """Phases without those ends that may not move any more."""
+        """Phases of the chains, moved on past an end that has no moves left."""
         phase = phase.masked_fill((phase == _LEFT) & (self.room_left == 0), _RIGHT)
         return phase.masked_fill((phase == _RIGHT) & (self.room_right == 0), _SHRINK)
 
     def candidate(self) -> tuple[Tensor, Tensor]:
-        """t of the position that each chain asks for next, (chains, batch), and the position."""
+        """Coordinate t, (chains, batch), and position that each chain evaluates next."""
         inside = self.left + self._uniform(1)[0] * (self.right - self.left)
         t = torch.where(self.phase == _LEFT, self.left, torch.where(self.phase == _RIGHT, self.right, inside))
         return t, self.x + t[..., None] * self.direction
 
     def advance(self, t: Tensor, x: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Go on with the log densities there; which chains moved an end, shrank, and finished an update."""
+        """Advance all chains by one move, given the log densities `value` at the candidates.
+
+        Returns:
+            Which chains moved an end, which chains shrank their interval, and which chains finished an update.
+        """
         busy, above, phase = self.turn < self.total, value >= self.level, self.phase
         grown_left, grown_right = busy & above & (phase == _LEFT), busy & above & (phase == _RIGHT)
         self.left, self.right = self.left - grown_left.to(t), self.right + grown_right.to(t)
@@ -219,11 +240,14 @@ class _SliceState:
 def _run(
     target: Target, begin: tuple[Tensor, Tensor], lines: _Lines, sweeps: tuple[int, int], generator: torch.Generator
 ) -> _Done:
-    """`sweeps` is how many positions to keep, and after how many sweeps each."""
+    """Run sweeps of all chains.
+
+    `sweeps` is the number of positions to keep, and the number of sweeps before each of them.
+    """
     (x, _), (n, thin) = begin, sweeps
     every = thin * x.shape[-1]
     walk = _SliceState(begin, lines, n * every, generator)
-    draws = x.new_empty(n + 1, *x.shape)  # the last row is for what is not kept
+    draws = x.new_empty(n + 1, *x.shape)  # The last row receives the positions that are not kept.
     widths = torch.arange(lines.width.shape[-1], device=x.device)
     growths = shrinkages = torch.zeros_like(lines.width, dtype=torch.long)
     asked = 0
@@ -240,7 +264,7 @@ def _run(
 
 
 def rounds(warmup: int) -> list[tuple[int, bool]]:
-    """Sweeps of each round of the warm-up, and whether the factor is adapted after it."""
+    """Number of sweeps of each round of the warm-up, and whether the factor F is adapted after the round."""
     rest = max(warmup // 5, 1)
     left, size, sizes = warmup - rest, 1, []
     while left >= 3 * size:

@@ -1,4 +1,4 @@
-"""Log densities as samplers see them: counted, differentiated, and never NaN."""
+"""Log densities for samplers: evaluations are counted, gradients are computed, and NaN becomes -inf."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sciinf.simulators.samplers.chains import LogDensity
 
 
 class Target:
-    """A log density and how often it was asked.
+    """A log density that counts its evaluations.
 
     Args:
-        log_density: (chains, batch, D) -> (chains, batch).
+        log_density: Function of positions, (chains, batch, D) -> (chains, batch).
     """
 
     def __init__(self, log_density: LogDensity) -> None:
@@ -25,10 +25,10 @@ class Target:
         self.evaluations = 0
 
     def value(self, x: Float[Tensor, "chains batch dim"]) -> Float[Tensor, "chains batch"]:
-        """Log density; NaN and +inf become -inf.
+        """Log density at positions. NaN and +inf become -inf.
 
         Raises:
-            ValueError: If the log density gives another shape than (chains, batch).
+            ValueError: If the log density does not return the shape (chains, batch).
         """
         with torch.no_grad():
             return _lowered(self._ask(x)).to(x.dtype)
@@ -36,10 +36,10 @@ class Target:
     def slope(
         self, x: Float[Tensor, "chains batch dim"]
     ) -> tuple[Float[Tensor, "chains batch"], Float[Tensor, "chains batch dim"]]:
-        """Log density and its gradient, which is zero in rows where it is not finite.
+        """Log density and its gradient at positions. A gradient that is not finite is replaced by zeros.
 
         Raises:
-            ValueError: If the log density gives another shape than (chains, batch), or is not differentiable.
+            ValueError: If the log density does not return the shape (chains, batch), or is not differentiable.
         """
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
@@ -66,14 +66,23 @@ class Target:
 
 @dataclass(frozen=True)
 class Point:
-    """Positions, the gradient there, (chains, batch, D), and log density, (chains, batch), 0 where it is not known."""
+    """Positions of chains with the log density and its gradient.
+
+    Attributes:
+        x: Positions, (chains, batch, D).
+        value: Log density, (chains, batch); 0 if only the gradient is known.
+        gradient: Gradient of the log density, (chains, batch, D).
+    """
 
     x: Tensor
     value: Tensor
     gradient: Tensor
 
     def to(self, end: Point, keep: Tensor) -> Point:
-        """This point, with `end` in its place for the chains whose moves are kept; `keep` is (chains, batch)."""
+        """Point of each chain after acceptance or rejection.
+
+        The result is `end` where `keep` (chains, batch) is true, and this point elsewhere.
+        """
         value, wide = torch.where(keep, end.value, self.value), keep[..., None]
         return Point(torch.where(wide, end.x, self.x), value, torch.where(wide, end.gradient, self.gradient))
 
@@ -81,13 +90,19 @@ class Point:
 def acceptance_probability(
     rise: Float[Tensor, "chains batch"], noise: Float[Tensor, "chains batch dim"], back: Float[Tensor, "*#shape"]
 ) -> Float[Tensor, "chains batch"]:
-    """min(1, e^r) of log p(x') - log p(x) and of the noises that lead there and back; 0 where r is NaN."""
+    """Acceptance probability min(1, e^r) of a proposal x'; 0 where r is NaN.
+
+    Args:
+        rise: Increase of the log density, log p(x') - log p(x).
+        noise: Gaussian noise that led from x to x'.
+        back: Gaussian noise that would lead from x' back to x.
+    """
     r = rise + 0.5 * (noise.square() - back.square()).sum(dim=-1)
     return r.nan_to_num(nan=-math.inf).clamp_max(0).exp()
 
 
 def check_call(start: Tensor, n: int, generator: torch.Generator) -> None:
-    """Refuse what no sampler can start from.
+    """Raise an error if the arguments of a sampler's `draw` are invalid.
 
     Raises:
         TypeError: If `start` is not floating point.
@@ -109,10 +124,14 @@ def check_call(start: Tensor, n: int, generator: torch.Generator) -> None:
 
 
 def check_begin(finite: Tensor, what: str) -> None:
-    """Refuse starts at which a log density (or a score) is not finite; `finite` is (chains, batch).
+    """Raise an error if the log density or the score is not finite at a start.
+
+    Args:
+        finite: Whether it is finite at each start, (chains, batch).
+        what: Name of the checked quantity, for the error message.
 
     Raises:
-        ValueError: If there is one; it names the targets and says how many chains.
+        ValueError: If it is not finite at some start. The message names the targets and the number of chains.
     """
     if bool(finite.all()):
         return
@@ -121,7 +140,7 @@ def check_begin(finite: Tensor, what: str) -> None:
     if nowhere:
         raise ValueError(
             f"none of the {chains} chains starts where {what} is finite in target {_listed(nowhere)} (of {batch}): "
-            "start from draws of the prior or of an approximation of the target, or look for the fault in its density"
+            "start from draws of the prior or of an approximation of the target, or check the log density for errors"
         )
     some = (~finite).any(dim=0).nonzero().flatten().tolist()
     raise ValueError(

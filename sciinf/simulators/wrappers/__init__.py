@@ -1,1 +1,1 @@
-"""Users' simulators in: a file for each kind. `sciinf.wrappers` offers them by name."""
+"""Wrappers that make simulators of users' functions, programs and models. `sciinf.wrappers` offers them by name."""

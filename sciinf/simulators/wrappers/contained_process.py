@@ -1,8 +1,8 @@
-"""External programs run so that none hangs, none outlives us, and each can be stopped with all it started.
+"""Runs of external programs that never hang, never outlive this process, and stop with all their descendants.
 
-Every program is the leader of a session, and thereby of a process group, of its own: killing the group stops its
-descendants too. A guard process reads the groups' numbers from a pipe; the pipe closes when this process ends, however
-it ends (`kill -9` included), and the guard then kills what is left. POSIX only.
+Every program is the leader of its own session, and so of its own process group. Killing the group also stops the
+program's descendants. A guard process reads the groups' numbers from a pipe. The pipe closes when this process ends in
+any way (`kill -9` included), and the guard then kills the remaining groups. POSIX only.
 """
 
 from __future__ import annotations
@@ -32,14 +32,19 @@ for group in $live; do kill -9 "-$group" 2>/dev/null; done
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended: its exit status, negative for the signal that ended it; or killed at its deadline."""
+    """How a program ended: by itself, by a signal, or killed at its time limit.
+
+    Attributes:
+        exit: Exit status; minus the number of the signal if a signal ended the program.
+        timed_out: Whether the program was killed at its time limit.
+    """
 
     exit: int
     timed_out: bool
 
     @property
     def signal(self) -> str:
-        """Name of the signal that ended it; "" if none did."""
+        """Name of the signal that ended the program, or an empty text if the program exited by itself."""
         if self.exit >= 0:
             return ""
         try:
@@ -50,7 +55,7 @@ class Ended:
 
 @final
 class Containment:
-    """A `with` block in which programs run, from any number of threads; none is left when it ends."""
+    """A `with` block for running programs from any number of threads. No program is left running after the block."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -65,8 +70,8 @@ class Containment:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            start_new_session=True,  # a Ctrl-C at the terminal must not end the guard before us
-            env={},  # no mark in it, or a worker's watcher would end the guard (`campaigns.watcher`)
+            start_new_session=True,  # A Ctrl-C at the terminal must not end the guard before this process.
+            env={},  # The environment must not hold a worker's mark, or `campaigns.watcher` would end the guard.
         )
         return self
 
@@ -93,19 +98,19 @@ class Containment:
 
         Args:
             argv: The program and its arguments.
-            folder: Where it runs.
-            stdout: File its standard output goes to.
-            stderr: File its standard error goes to.
-            environment: Its environment.
-            timeout: Seconds after which its process group is killed.
+            folder: Working folder of the program.
+            stdout: File for the program's standard output.
+            stderr: File for the program's standard error.
+            environment: Environment variables of the program.
+            timeout: Time limit in seconds, after which the program's process group is killed.
 
         Raises:
-            OSError: If it cannot be started.
+            OSError: If the program cannot be started.
             RuntimeError: If the block has ended.
         """
         with open(stdout, "wb") as out, open(stderr, "wb") as err, self._lock:
             if self._closed:
-                raise RuntimeError("no more programs are started: the simulation was interrupted")
+                raise RuntimeError("no program can be started any more: the simulation was interrupted")
             process = subprocess.Popen(
                 argv,
                 cwd=folder,
@@ -130,7 +135,7 @@ class Containment:
             status = process.wait()
         finally:
             timer.cancel()
-            self._kill_group(process.pid)  # what it left in the background, or itself when we are interrupted
+            self._kill_group(process.pid)  # Background children may be left; the program too, after an interrupt.
             process.wait()
             with self._lock:
                 self._running.discard(process.pid)
@@ -138,7 +143,7 @@ class Containment:
         return Ended(status, late.is_set() and status == -signal.SIGKILL)
 
     def kill(self) -> None:
-        """Kill every program that runs, and start none any more."""
+        """Kill every running program, and refuse to start further programs."""
         with self._lock:
             self._closed = True
             for group in self._running:
@@ -147,10 +152,10 @@ class Containment:
     def _kill_group(self, group: int) -> None:
         with contextlib.suppress(
             ProcessLookupError, PermissionError
-        ):  # gone already (macOS says the latter of zombies)
+        ):  # The group may have ended already (macOS raises PermissionError for zombies).
             os.killpg(group, signal.SIGKILL)
 
     def _tell(self, sign: str, group: int) -> None:
         if self._guard is not None and self._guard.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # somebody ended the guard; the programs are still ours to end
+            with contextlib.suppress(BrokenPipeError):  # Without a guard, this process still ends its programs itself.
                 self._guard.stdin.write(f"{sign} {group}\n".encode())

@@ -1,26 +1,28 @@
-"""Any external program as a simulator, run once per simulation.
+"""Simulators from external programs: the program runs once for each simulation.
 
     simulator = wrappers.command(
         ["./epidemic", "--rate", "{rate}", "--seed", "{seed}", "--out", "{output}"],
         prior, {"cases": (52,)}, output="cases.json", timeout=30.0, processes=4,
     )
 
-Each run has a temporary folder of its own, in which it runs and which is removed afterwards. Placeholders, in the
-arguments, the `template` of an input file and the environment: every parameter by its name, `{seed}` (an integer in
-1..2^31 - 2, one per row), `{input}` (path of the file made from the template), `{output}` and `{folder}`. Numbers are
-written as the shortest decimal that reads back as the same number in theta's precision, or as `{rate:.8e}` asks.
+Each run has a temporary folder of its own, which is removed after the run. Placeholders may stand in the arguments, the
+`template` of an input file, and the environment. They are the name of each parameter, `{seed}` (an integer in
+1..2^31 - 2, one per row), `{input}` (path of the file made from the template), `{output}` and `{folder}`. A number is
+written as the shortest decimal that reads back as the same number in theta's precision, or in a given format such as
+`{rate:.8e}`.
 
-A program that exits with another status than 0, or writes what cannot be read, has failed: Status.RAISED, with the
-reason. One that a signal ends (a crash, the out-of-memory killer) is run again with the same seed, `tries` times in
-all. One that takes longer than `timeout` seconds is killed with everything it started: Status.TIMED_OUT.
-Where `processes` > 1, as many programs run at once, each awaited by a thread: nothing needs to be pickled, and
-it works inside worker processes, which may not have children of their own kind.
+A program has failed if it exits with a status other than 0, or writes results that cannot be read: Status.RAISED, with
+the reason. A program that a signal ends (a crash, the out-of-memory killer) is run again with the same seed, at most
+`tries` times in total. A program that takes longer than `timeout` seconds is killed with all its child processes:
+Status.TIMED_OUT. If `processes` > 1, that many programs run at once, and a thread waits for each. Therefore nothing
+needs to be pickled, and the simulator works inside worker processes, which may not start further worker processes.
 
-The program, the template and every file that an argument names belong to the simulator: where one of them has changed,
-simulations made before are not taken for its own. That leaves out what is installed (/usr, /opt, Python's own folders).
+The program, the template and every file that an argument names belong to the simulator. If one of these files changes,
+the simulator does not reuse earlier simulations. Installed files (/usr, /opt, Python's own folders) are excluded from
+this rule.
 
 In arguments and input files `{name}` stands for a value, `{name:.8e}` for a number in a format of Python's `format`,
-and `{{name}}` for the text `{name}` itself. Braces around anything that is no name, as in JSON or C, are left alone.
+and `{{name}}` for the text `{name}` itself. Other braces, as in JSON or C, are left unchanged.
 """
 
 from __future__ import annotations
@@ -60,16 +62,16 @@ _SEPARATOR = re.compile(r"[\s,;]+")
 
 
 def names_in(text: str, known: Sequence[str], numbers: Sequence[str], *, where: str) -> set[str]:
-    """The names that a text has placeholders for.
+    """Names of all placeholders in a text.
 
     Args:
-        text: The text.
+        text: Text with placeholders.
         known: Names that have a value.
-        numbers: Those of them that may have a format.
-        where: How messages call the text.
+        numbers: The known names that may have a format.
+        where: Name of the text in messages.
 
     Raises:
-        ValueError: If one is unknown, or its format fits no number.
+        ValueError: If a placeholder is unknown, or its format is not valid for numbers.
     """
     found = set()
     for match in _PLACEHOLDER.finditer(text):
@@ -92,7 +94,7 @@ def names_in(text: str, known: Sequence[str], numbers: Sequence[str], *, where: 
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """The text with its placeholders filled in; numbers in `values` are given as decimal text."""
+    """The text with its placeholders replaced by values. Numbers in `values` are decimal texts."""
 
     def one(match: re.Match[str]) -> str:
         if match["literal"] is not None:
@@ -104,7 +106,7 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def decimal(value: np.floating) -> str:
-    """The shortest decimal that reads back as the same number in its own precision: float32 0.1 is "0.1"."""
+    """Shortest decimal text that reads back as the same number in its precision: float32 0.1 is "0.1"."""
     return str(value)
 
 
@@ -128,31 +130,32 @@ def command(
     environment: Mapping[str, str] | None = None,
     observe: Callable[..., Any] | None = None,
 ) -> CommandSimulator:
-    """A simulator from an external program.
+    """Make a simulator of an external program.
 
     Args:
-        argv: The program and its arguments, with placeholders. A program with a slash in its name is found from the
-            current folder, others on the PATH; it runs in a folder of its own, so name further files (a script, a
-            grid) by absolute path, such as `Path(__file__).parent / "model.py"`.
-        prior: The parameters' names, laws and units.
+        argv: The program and its arguments, with placeholders. A program with a slash in its name is found relative to
+            the current folder, others on the PATH. The program runs in a folder of its own, so name further files (a
+            script, a grid) by absolute path, such as `Path(__file__).parent / "model.py"`.
+        prior: Prior of the parameters, with their names, distributions and units.
         observables: Observable name -> `Observable`, or its shape, or (shape, unit).
-        template: Text of an input file with placeholders, or a `Path` to one, which gives the input file its name.
-        output: Name of the file in the run's folder that the program writes; standard output is read when left out.
-        parse: Called with the run's folder and its standard output, returns observable name -> array. Left out, the
-            results are JSON, `.npz` or numbers (`read_results`). With processes > 1 threads call it.
-        timeout: Seconds one run may take.
-        tries: How often a row is run whose program a signal ends, before it is given up.
-        name: What the simulator is called; the program's name when left out.
-        processes: How many programs run at once.
-        block: Rows per block of a store.
-        environment: Variables set beside those of this process.
-        observe: Called with paths of data files, returns the observation: observable name -> array. Columns named like
-            the observables are read when left out.
+        template: Text of an input file with placeholders, or the `Path` of such a file. The input file gets the name of
+            the template file.
+        output: Name of the file that the program writes in the run's folder. By default, standard output is read.
+        parse: Function from the run's folder and its standard output to the results, observable name -> array. By
+            default, results are read as JSON, `.npz` or numbers (`read_results`). With processes > 1, threads call it.
+        timeout: Longest duration of one run, in seconds.
+        tries: Number of times that a row is run if a signal ends the program each time.
+        name: Name of the simulator; by default the program's name.
+        processes: Number of programs that run at once.
+        block: Number of rows per block of a store.
+        environment: Environment variables in addition to those of this process.
+        observe: Function from paths of data files to the observation, observable name -> array. By default, columns
+            named like the observables are read.
 
     Raises:
-        TypeError: If something of the wrong kind is passed.
-        ValueError: If there is no such program, a placeholder is unknown, a parameter is nowhere passed on, or the
-            prior has parameters that are no numbers or do not always exist.
+        TypeError: If an argument has a wrong type.
+        ValueError: If the program does not exist, a placeholder is unknown, a parameter is not passed to the program,
+            or the prior has parameters that are not numbers or do not always exist.
 
     Examples:
         >>> from torch import distributions as td
@@ -198,7 +201,7 @@ def command(
 
 @final
 class CommandSimulator(Simulator):
-    """What `command` makes; it pickles where `parse` and `observe` do."""
+    """The simulator that `command` makes. It can be pickled if `parse` and `observe` can be pickled."""
 
     by_row = True
 
@@ -219,10 +222,10 @@ class CommandSimulator(Simulator):
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome:
         """Simulate a batch, one run of the program for each row.
 
-        Row i's seed comes from one draw of the generator and from i, not from the other rows or their number.
+        The seed of row i depends only on one draw of the generator and on i, not on the other rows or their number.
 
         Raises:
-            ValueError: If theta has another shape, or the program is not there any more.
+            ValueError: If theta has a wrong shape, or the program cannot be started any more.
         """
         if theta.ndim != 2 or theta.shape[1] != len(self.prior):
             raise ValueError(f"theta has shape {tuple(theta.shape)}, expected (batch, {len(self.prior)})")
@@ -251,19 +254,20 @@ class CommandSimulator(Simulator):
 @final
 @dataclass(frozen=True)
 class Program:
-    """An external program and how it is run.
+    """An external program with all settings of its runs.
 
     Args:
-        argv: The program's path and its arguments with placeholders.
+        argv: Path of the program, and its arguments with placeholders.
         parameters: Names of the parameters, in theta's order.
-        observables: What its results hold.
-        template: Name and text of its input file, or None.
-        output: Name of the file it writes, or None for standard output.
-        parse: Reads its results in place of `read_results`.
-        timeout: Seconds one run may take.
-        tries: How often it is run for a row while signals end it.
-        environment: Variables with placeholders, beside those of this process.
-        files: What it depends on and is not installed: itself, files among its arguments, the template's.
+        observables: Observables that the results hold.
+        template: Name and text of the input file, or None.
+        output: Name of the file that the program writes, or None for standard output.
+        parse: Function that reads the results instead of `read_results`, or None.
+        timeout: Longest duration of one run, in seconds.
+        tries: Number of times that a row is run if a signal ends the program each time.
+        environment: Environment variables with placeholders, in addition to those of this process.
+        files: Files on which the results depend: the program, files among its arguments, and the template file.
+            Installed files are left out.
     """
 
     argv: tuple[str, ...]
@@ -278,7 +282,7 @@ class Program:
     files: tuple[Path, ...]
 
     def row(self, theta: np.ndarray, seed: int, containment: Containment) -> tuple[Status, str, dict[str, np.ndarray]]:
-        """What became of one row, why, and its results where there are any."""
+        """Simulate one row: its status, the reason if the row failed, and its results if there are any."""
         ended = Ended(0, False)
         for _ in range(self.tries):
             with tempfile.TemporaryDirectory(prefix="sciinf_", ignore_cleanup_errors=True) as name:
@@ -348,7 +352,7 @@ def _check_placeholders(prior: Prior, parts: Mapping[str, str], template: str | 
 
 
 def _files(program: str, arguments: Sequence[str | os.PathLike[str]], template: str | Path | None) -> tuple[Path, ...]:
-    """What `Program.files` says."""
+    """Files on which the results of a program depend, without installed files (see `Program.files`)."""
     named = [Path(os.fspath(part)) for part in arguments if "{" not in os.fspath(part)]
     named += [template] if isinstance(template, Path) else []
     files = [Path(program), *(path for path in named if path.is_file())]
@@ -356,7 +360,7 @@ def _files(program: str, arguments: Sequence[str | os.PathLike[str]], template: 
 
 
 def _find(program: str, path: str | None) -> str:
-    """Absolute path of a program."""
+    """Absolute path of a program, found on the PATH or relative to the current folder."""
     if re.search(r"[/\\]", program):
         program = os.path.abspath(program)
     found = shutil.which(program, path=path)
@@ -370,7 +374,10 @@ def _find(program: str, path: str | None) -> str:
 
 
 def _row_seed(base: int, row: int) -> int:
-    """An integer in 1..2^31 - 2: it fits what programs take as a seed, and 0 often means the clock."""
+    """Seed of a row, an integer in 1..2^31 - 2.
+
+    Most programs accept seeds in this range. The seed 0 is excluded because it often means the clock.
+    """
     word = int(np.random.SeedSequence(base, spawn_key=(row,)).generate_state(1, np.uint64)[0])
     return 1 + word % (2**31 - 2)
 
@@ -384,7 +391,7 @@ def _stderr(folder: Path) -> Path:
 
 
 def _tail(folder: Path, length: int = 400) -> str:
-    """The last of what a run said, for messages; standard error, or standard output where that is empty."""
+    """End of a run's standard error, for messages, or of its standard output if standard error is empty."""
     for file in (_stderr(folder), _stdout(folder)):
         with open(file, "rb") as said:
             said.seek(max(0, os.path.getsize(file) - length))
@@ -395,20 +402,20 @@ def _tail(folder: Path, length: int = 400) -> str:
 
 
 def read_results(observables: Mapping[str, Observable], source: Path, *, where: str) -> dict[str, Any]:
-    """Observable name -> array, from a file a program wrote.
+    """Read the results that a program wrote to a file, observable name -> array.
 
-    `.npz` and `.json` files are read as such, and so is JSON in any other file. Otherwise the file holds numbers,
-    parted by blanks, commas or semicolons; `#` begins a comment. With a first line of names it is a table: an
-    observable is the column of its name, or the columns `name_0`, `name_1`, ... Without, the numbers are the
-    observables one after the other, each in row-major order. Names that are no observables are left out.
+    `.npz` and `.json` files are read as such, and so is JSON in any other file. Any other file holds numbers, separated
+    by blanks, commas or semicolons; `#` begins a comment. If the first line has names, the file is a table. An
+    observable is the column of its name, or the columns `name_0`, `name_1`, ... Without names, the numbers are the
+    observables one after the other, each in row-major order. Names that are not observables are ignored.
 
     Args:
-        observables: What is looked for.
-        source: The file.
-        where: How messages call it.
+        observables: Observables to be read.
+        source: Path of the file.
+        where: Name of the file in messages.
 
     Raises:
-        ValueError: If it is missing or empty, cannot be read, or lacks an observable.
+        ValueError: If the file is missing or empty, cannot be read, or lacks an observable.
     """
     if not source.is_file():
         raise ValueError(f"the program wrote no {where}")
@@ -436,7 +443,7 @@ def _npz(source: Path, where: str) -> dict[str, np.ndarray]:
     try:
         with np.load(source, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
-    except Exception as error:  # zipfile, zlib and numpy each have their own
+    except Exception as error:  # zipfile, zlib and numpy raise different exceptions for broken files.
         raise ValueError(f"the {where} is no readable .npz of plain arrays: {error}") from error
 
 
@@ -462,7 +469,7 @@ def _array(name: str, value: Any, where: str) -> np.ndarray:
         return value
     try:
         array = np.asarray(value)
-        return array.astype(float) if array.dtype == object else array  # null is a missing number
+        return array.astype(float) if array.dtype == object else array  # A JSON null becomes NaN.
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name!r} in the {where} is no array of numbers: {error}") from error
 
@@ -499,7 +506,7 @@ def _in_order(values: list[float], observables: Mapping[str, Observable], where:
 
 
 def _number(token: str) -> float | None:
-    for text in (token, token.replace("D", "e").replace("d", "e")):  # Fortran writes 1.0D-03
+    for text in (token, token.replace("D", "e").replace("d", "e")):  # Fortran writes exponents as in 1.0D-03.
         try:
             return float(text)
         except ValueError:

@@ -1,6 +1,6 @@
-"""What sensors with noise see of a simulator's fields.
+"""Simulators of noisy sensor measurements of another simulator's fields, at fixed sensors or at random places.
 
-Measurements at random places, any number of them, have one posterior for them all.
+With random places, one trained estimator serves any number of measurements at any places.
 """
 
 from __future__ import annotations
@@ -36,25 +36,26 @@ def scattered(
     frames: Sequence[int] | None = None,
     channels: Sequence[int] | None = None,
 ) -> ScatteredFields:
-    """A simulator of measurements at `least` to `most` random places in place of fields, every number as often.
+    """Make a simulator of field measurements at `least` to `most` random places, with all numbers equally likely.
 
-    The observable "y" (most, coordinates and values) is a set: each of its items is one place, its coordinates in the
-    order of the grid's axes, then what is measured there in each frame and channel, frames first. Beside it stands
-    "y_mask", True where there is an item, unless all sets are of one size; without an item, entries are 0. An estimator
-    trained on it answers for any sensors: `ScatteredFields.observation` lays out what yours have measured.
+    The observable "y" (most, coordinates and values) is a set, and each item of the set is one place. An item has the
+    coordinates in the order of the grid's axes, then the measured values of each frame and channel, frames first. The
+    observable "y_mask" is True where there is an item; it is left out if all sets have the same size. Entries without
+    an item are 0. An estimator trained on these sets gives posteriors for any sensors.
+    `ScatteredFields.observation` puts real measurements into this form.
 
     Args:
-        source: An equation, or a surrogate in its place (`surrogates.Emulator`).
+        source: An equation, or a surrogate of one (`emulators.Emulator`).
         most: Largest number of places.
-        sd: Of the independent Gaussian noise of a measurement, in the field's units.
+        sd: Standard deviation of the independent Gaussian noise of a measurement, in the field's units.
         least: Smallest number of places.
-        frames: Which of the solution's frames are measured; all where left out.
-        channels: Which channels are; all where left out.
+        frames: Numbers of the solution's frames that are measured; all by default.
+        channels: Numbers of the channels that are measured; all by default.
 
     Raises:
-        TypeError: If `source` has no fields, or these have no space.
-        ValueError: If a number of places is no int of at least 1, `least` is above `most`, sd is not positive, or a
-            frame or channel is not there.
+        TypeError: If `source` has no fields, or its fields have no space.
+        ValueError: If a number of places is not an int of at least 1, `least` is above `most`, sd is not positive, or a
+            frame or channel does not exist.
     """
     check_whole("least", least, 1)
     check_whole("most", most, least)
@@ -64,7 +65,7 @@ def scattered(
 
 @final
 class ScatteredFields(Simulator):
-    """What `scattered` makes."""
+    """The simulator of measurements at random places that `scattered` makes."""
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class ScatteredFields(Simulator):
         return self._masked(torch.cat([at.to(seen), seen], -1), there)
 
     def settings(self) -> dict[str, str]:
-        """Those of the equation, and how it is measured."""
+        """Settings of the fields' source, and a text that describes the measurement: name -> text."""
         return {**settings_of(self.source_of_fields), "sensors": repr(self._measured())}
 
     def _measured(self) -> tuple[object, ...]:
@@ -113,21 +114,21 @@ class ScatteredFields(Simulator):
     def measured(
         self, solution: Float[Tensor, "batch time channel *space"], at: Float[Tensor, "batch place dim"]
     ) -> Float[Tensor, "batch place value"]:
-        """Solutions at places, each row at its own, without noise."""
+        """Values of solutions at places, without noise. Each row has its own places."""
         some = solution[:, list(self.frames)][:, :, list(self.channels)]
         return interpolated(self.source_of_fields.grid, some.flatten(1, 2), at).mT
 
     def observation(self, at: Any, values: Any) -> dict[str, Tensor]:
-        """Measurements as this simulator's observation.
+        """Observation of this simulator from real measurements.
 
         Args:
-            at: Coordinates, (places, directions), or (places,) where there is one direction.
-            values: What was measured, (places, frames, channels); an axis of frames or channels that is one long may
-                be left out. With a unit, as of astropy, it is converted to the field's.
+            at: Coordinates of the places, (places, directions), or (places,) if there is one direction.
+            values: Measured values, (places, frames, channels). An axis of frames or channels of length 1 may be left
+                out. Values with a unit, as of astropy, are converted to the field's unit.
 
         Raises:
-            ValueError: If shapes do not go together, a value is not finite or its unit not that of the field, a place
-                has a unit or lies outside the grid, or there are more or fewer places than there were in simulations.
+            ValueError: If shapes do not match, a value is not finite, a unit does not convert to the field's unit, a
+                place has a unit or lies outside the grid, or simulations never have this number of places.
         """
         grid, (least, most) = self.source_of_fields.grid, self.sizes
         plain = convert(getattr(values, "value", values), getattr(values, "unit", None), self.field, "y")
@@ -158,7 +159,7 @@ class ScatteredFields(Simulator):
         return found | {MASK: there} if MASK in self.observables else found
 
     def _log_likelihood(self, theta: Tensor, x: X) -> Tensor:
-        """Of the values at the places that there are."""
+        """Log likelihood of the measured values, given their places; missing items are left out."""
         y = x["y"].to(theta.device).double().expand(len(theta), -1, -1)
         there = x[MASK].to(theta.device).expand(len(theta), -1) if MASK in x else torch.ones_like(y[..., 0]).bool()
         at, values = y[..., : self.directions], y[..., self.directions :]
@@ -172,13 +173,13 @@ class ScatteredFields(Simulator):
 
 @dataclass(frozen=True)
 class Sensors:
-    """Where and how fields are measured.
+    """Positions of sensors, and how they measure fields.
 
     Args:
-        at: Coordinates of the sensors, one number or a sequence of numbers each, in the equation's units of length.
-        sd: Of the independent Gaussian noise of a measurement, in the field's units.
-        frames: Which of the solution's frames are measured; all where left out.
-        channels: Which channels are; all where left out.
+        at: Coordinates of the sensors, one number or a sequence of numbers for each, in the equation's unit of length.
+        sd: Standard deviation of the independent Gaussian noise of a measurement, in the field's units.
+        frames: Numbers of the solution's frames that are measured; all by default.
+        channels: Numbers of the channels that are measured; all by default.
 
     Raises:
         ValueError: If there are no sensors, or sd is not positive.
@@ -191,7 +192,7 @@ class Sensors:
 
     def __post_init__(self) -> None:
         if not isinstance(self.at, Iterable) or (isinstance(self.at, Tensor | np.ndarray) and self.at.ndim == 0):
-            raise ValueError(f"sensors have coordinates each, at=[...], got {self.at!r}")
+            raise ValueError(f"give a list with the coordinates of each sensor, at=[...], got {self.at!r}")
         each = [p.tolist() if isinstance(p, Tensor | np.ndarray) else p for p in self.at]
         object.__setattr__(self, "at", tuple(tuple(p) if isinstance(p, Sequence) else float(p) for p in each))
         if not self.at:
@@ -200,28 +201,28 @@ class Sensors:
 
 
 def observed(source: FieldSource, sensors: Sensors, *, beside: Sequence[str] = ()) -> ObservedFields:
-    """A simulator of measurements "y" in place of fields.
+    """Make a simulator of sensor measurements "y" of fields.
 
-    y has shape (frames, sensors of each channel): (5, 3) for three sensors in five frames of one channel, (3,) where
-    one frame is measured. Where solutions follow from theta alone there is a likelihood, so that draws can be weighted
-    by it; of an emulator with its error, or of random starts, there is none, nor where what is known beside tells of
-    theta.
+    y has the shape (frames, sensors of each channel): (5, 3) for three sensors in five frames of one channel, or (3,)
+    if one frame is measured. If solutions are determined by theta, there is a likelihood, and draws can be weighted by
+    it. There is no likelihood if solutions are random, as with random initial fields or an emulator with its error.
+    There is none either if `beside` names an initial field.
 
     Args:
-        source: An equation, or a surrogate in its place (`surrogates.Emulator`).
-        sensors: Where and how it is measured.
-        beside: Names of what it starts from that is known too, and so is an observable as it is.
+        source: An equation, or a surrogate of one (`emulators.Emulator`).
+        sensors: Positions, noise, frames and channels of the measurements.
+        beside: Names of initial fields that are known too. They are additional observables, without noise.
 
     Raises:
         TypeError: If `source` has no fields.
-        ValueError: If a sensor lies outside the grid, or a frame, channel or name is not there.
+        ValueError: If a sensor lies outside the grid, or a frame, channel or name does not exist.
     """
     return ObservedFields(fields_in_space(source), sensors, tuple(beside))
 
 
 @final
 class ObservedFields(Simulator):
-    """What `observed` makes."""
+    """The simulator of measurements at fixed sensors that `observed` makes."""
 
     def __init__(self, source: FieldSource, sensors: Sensors, beside: tuple[str, ...]) -> None:
         spec = source.observables[SOLUTION]
@@ -253,7 +254,7 @@ class ObservedFields(Simulator):
         }
 
     def settings(self) -> dict[str, str]:
-        """Those of the equation, and how it is measured."""
+        """Settings of the fields' source, and a text that describes the measurement: name -> text."""
         return {**settings_of(self.source_of_fields), "sensors": repr(self._measured())}
 
     def _measured(self) -> tuple[object, ...]:
@@ -274,25 +275,25 @@ class ObservedFields(Simulator):
 
 
 def name_after(prefix: str, *said: object) -> str:
-    """A name that is another for whatever else is said."""
+    """Name made of a prefix and a hash of the other arguments, so that different arguments give different names."""
     return f"{prefix}_{sha256_of(repr(said))[:8]}"
 
 
 def check_sd(sd: float) -> None:
-    """Refuse what is no noise.
+    """Raise an error if the sd of a measurement's noise is invalid.
 
     Raises:
-        ValueError: If it is no positive number.
+        ValueError: If the sd is not a positive, finite number.
     """
     if not isinstance(sd, Real) or not 0 < sd < math.inf:
         raise ValueError(f"the sd of a measurement's noise is one number, positive and finite, got {sd!r}")
 
 
 def fields_in_space(source: FieldSource) -> FieldSource:
-    """The same, or a refusal of what has no fields to put sensors in.
+    """Return the source unchanged if its fields have space, and raise an error otherwise.
 
     Raises:
-        TypeError: If it has none.
+        TypeError: If the source has no fields, or its fields have no space.
     """
     if not isinstance(source, FieldSource):
         raise TypeError(
@@ -305,10 +306,10 @@ def fields_in_space(source: FieldSource) -> FieldSource:
 
 
 def solutions(source: FieldSource, theta: Tensor) -> Iterator[Tensor]:
-    """Solutions that follow from theta alone, a block of rows at a time.
+    """Solutions that are determined by theta, one block of rows after another.
 
     Raises:
-        ValueError: If they are drawn, and the source says that they are not.
+        ValueError: If the source draws random numbers although it has `random = False`.
     """
     generator = torch.Generator(theta.device).manual_seed(0)
     before = generator.get_state()
@@ -323,10 +324,15 @@ def solutions(source: FieldSource, theta: Tensor) -> Iterator[Tensor]:
 
 
 def chosen(what: str, index: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    """Frames or channels that are meant, of so many; all where None.
+    """Numbers of the chosen frames or channels.
+
+    Args:
+        what: "frames" or "channels", for the error message.
+        index: The chosen numbers; None for all.
+        count: Number of frames or channels of the solution.
 
     Raises:
-        ValueError: If one is not there.
+        ValueError: If a number is not one of 0 to `count` - 1, or none is chosen.
     """
     found = tuple(range(count)) if index is None else tuple(index) if isinstance(index, Iterable) else (index,)
     whole = all(isinstance(k, int | np.integer) and not isinstance(k, bool) for k in found)

@@ -1,14 +1,14 @@
-"""The likelihood and the hidden paths of a state-space model, by the best filter that it admits.
+"""Likelihood and hidden paths of a state-space model, by the best filter for the model.
 
 | model | filter | likelihood |
 |---|---|---|
-| `LinearStates` | Kalman's | exact |
+| `LinearStates` | Kalman filter | exact |
 | `FiniteStates` with `log_observe` | sums over states | exact |
-| any other with `log_observe` | particles | an unbiased estimate, which is right as a weight |
+| any other with `log_observe` | particle filter | an unbiased estimate, which is valid as a weight |
 | without `log_observe` | none | unknown |
 
-The noise of a particle filter comes from a seed that is hashed from theta and x: the same question has the same answer,
-and different theta have noise that is independent.
+The noise of a particle filter comes from a seed that is hashed from theta and x. Therefore equal arguments give equal
+results, and different theta have independent noise.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from sciinf.simulators.samplers.particles import (
     particle_filter,
 )
 
-_ROWS = 4_096  # that an exact filter takes at once
-_PAIRS, _AGAIN, _SHARE = 16, 16, 0.75  # by which the number of particles is chosen
-_NATS = 1.5  # by which data of pairs are told apart, in the median
-_SMOOTHER = 4  # times as many particles for a path given theta
+_ROWS = 4_096  # Number of rows that an exact filter processes at once.
+_PAIRS, _AGAIN, _SHARE = 16, 16, 0.75  # Pilot rows, runs of each, and share of rows whose sd must be small enough.
+_NATS = 1.5  # Largest accepted median difference in nats between the two states of a pair.
+_SMOOTHER = 4  # A path given theta takes this many times more particles than the likelihood.
 
 
 @final
 class Filters:
-    """What a model's data say of its parameters and paths.
+    """Likelihood and hidden paths of a state-space model, given its parameters and data.
 
     Args:
-        model: The model.
-        names: Of its parameters, in the order of theta's columns.
-        record: theta (batch, D) and data -> what was seen of each row.
-        pilot: A number and a generator -> as many theta of the prior, and data of each.
-        particles: For each theta; chosen when first needed where left out.
+        model: State-space model.
+        names: Names of the model's parameters, in the order of theta's columns.
+        record: Function from theta (batch, D) and data to the record of each row's observations.
+        pilot: Function from a number and a generator to that many draws of theta from the prior, with simulated data.
+        particles: Number of particles for each theta. If None, the number is chosen when it is first needed.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Filters:
         self.exact = isinstance(model, LinearStates) or finite
 
     def log_likelihood(self, theta: Tensor, x: X) -> Float[Tensor, " batch"]:
-        """log p(x | theta), or the logarithm of an estimate, float64.
+        """Log likelihood log p(x | theta), or the logarithm of an unbiased estimate, float64.
 
         Warns:
-            UserWarning: If particles of every theta die out; it says when.
+            UserWarning: If all particles have weight 0 for every theta. The message names the time.
         """
         if not len(theta):
             return torch.zeros(0, dtype=torch.float64)
@@ -87,7 +87,7 @@ class Filters:
     def weighed_paths(
         self, theta: Tensor, x: X, generator: torch.Generator
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch time state"]]:
-        """The likelihood, and a path of each row from the very same run.
+        """Log likelihood, and a hidden path of each row from the same run of the filter.
 
         Raises:
             TypeError: If the model has no `log_observe`.
@@ -104,11 +104,12 @@ class Filters:
         return found.log_likelihood, paths
 
     def smooth(self, theta: Tensor, x: X, generator: torch.Generator) -> Float[Tensor, "batch time state"]:
-        """A path of each row given its theta.
+        """Draw a hidden path of each row given its theta and data.
 
         Raises:
             TypeError: If the model has no `log_observe`.
-            ValueError: If all particles of a row die out; it says when.
+            ValueError: If a row has no path, because all its particles have weight 0 (the message names the time) or
+                the model cannot give the data.
         """
         paths, died = self.some_paths(theta, x, generator)
         if bool((gone := died >= 0).any()):
@@ -118,9 +119,11 @@ class Filters:
     def some_paths(
         self, theta: Tensor, x: X, generator: torch.Generator
     ) -> tuple[Float[Tensor, "batch time state"], Int[Tensor, " batch"]]:
-        """A path of each row given its theta; and where there is none, the number of a time, -1 elsewhere.
+        """Draw a hidden path of each row given its theta and data, and say which rows have none.
 
-        It is that at which all particles died. Exact filters find that data cannot be, and 0 stands for all times.
+        Returns:
+            The paths, and for each row the number of the time at which all particles had weight 0, or -1 if the row has
+            a path. An exact filter gives 0 for a row whose data are impossible.
 
         Raises:
             TypeError: If the model has no `log_observe`.
@@ -133,13 +136,13 @@ class Filters:
         return paths, found.died
 
     def no_path(self, row: int, died: Int[Tensor, " batch"], theta: Tensor, x: X) -> str:
-        """In words, why a row has no path.
+        """Message that says why a row has no path.
 
         Args:
-            row: Which.
-            died: As `some_paths` gave it.
-            theta: As it was given to that.
-            x: Likewise.
+            row: Number of the row.
+            died: Second result of `some_paths`.
+            theta: Parameters that were given to `some_paths`.
+            x: Data that were given to `some_paths`.
         """
         if self.exact:
             return f"there is no path for row {row}: the model cannot give these data at its theta"
@@ -148,10 +151,10 @@ class Filters:
 
     @cached_property
     def particles(self) -> int:
-        """How many particles each theta has: as given, or chosen when first asked for.
+        """Number of particles for each theta: the given number, or a number chosen at the first use.
 
         Warns:
-            UserWarning: If even the largest number scatters more than it should.
+            UserWarning: If the log-likelihood has too large an sd even with the largest number.
         """
         if self._given is not None or self.exact:
             return self._given or 0
@@ -167,7 +170,7 @@ class Filters:
         return chosen_particles(spread)
 
     def _exactly(self, theta: Tensor, x: X, generator: torch.Generator | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Likelihood and, where a generator is given, paths: rows by rows."""
+        """Exact log likelihood and, if a generator is given, paths, for one block of rows after another."""
         whole, none = self.record(theta, x), torch.zeros(0)
         for i in range(0, len(theta), _ROWS):
             rows = slice(i, i + _ROWS)
@@ -197,18 +200,21 @@ class Filters:
                 paths.append(ancestral_paths(found, generator=generator))
             else:
                 paths.append(backward_paths(self.model, named, record, found, generator=generator))
-            parts.append(Particles(found.log_likelihood, found.died))  # and not all particles of all times
+            parts.append(Particles(found.log_likelihood, found.died))  # The particles are dropped to save memory.
         return _joined(parts), torch.cat(paths)
 
     def _pieces(self, whole: Record, count: int) -> list[slice]:
-        """Rows that go through the filter together, the same with paths and without, and so with the same noise."""
+        """Slices of rows that the particle filter processes together.
+
+        The slices are the same with and without paths, so that the noise is the same.
+        """
         return in_pieces(whole.rows, count, whole.times.shape[-1] * (len(self.model.latent) + 3))
 
     def _named(self, theta: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.names, theta.unbind(-1), strict=True))
 
     def _died(self, died: Tensor, record: Record, count: int) -> str:
-        """In words, when and why all of so many particles died out."""
+        """Message that says at which time all particles had weight 0, and what to do."""
         row = int(died.argmin())
         k = int(died[row])
         times = record.times[0 if len(record.times) == 1 else row]
@@ -222,7 +228,7 @@ class Filters:
     def _check_density(self) -> None:
         if self.model.log_observe is None and not self.exact:
             kind = type(self.model).__name__
-            raise TypeError(f"{kind} has no log_observe, so nothing weighs its paths by the data; define it")
+            raise TypeError(f"{kind} has no log_observe, so its paths cannot be weighted by the data; define it")
 
 
 def pairs_of_states(
@@ -231,13 +237,18 @@ def pairs_of_states(
     states: Iterable[tuple[Theta, Tensor]],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Data of pairs of states: by how many nats each is likelier given its own, see `campaigns.densities`.
+    """Log likelihood differences of pairs of states, for the check of `log_observe` in `campaigns.densities`.
+
+    A difference says by how many nats data are likelier given their own state than given the other state of the pair.
 
     Args:
-        model: Of the states and their data.
-        seen: The observables.
-        states: Of some times: theta, with controls, and the state of each row.
-        generator: Of the data.
+        model: State-space model of the states and their data.
+        seen: Observables of the model.
+        states: For each of some times: theta with controls, and the state of each row.
+        generator: Source of randomness for the data.
+
+    Returns:
+        Differences for data of the first states, differences for data of the second states, and a column of ones.
     """
     own, others, rows = list[Tensor](), list[Tensor](), 0
     for theta, state in states:
@@ -246,7 +257,7 @@ def pairs_of_states(
         order, shift = alike.argsort(), rows
         mine, other = torch.full((rows,), math.inf), state
         while shift > 1 and float(mine.nan_to_num(math.inf).abs().median()) > _NATS:
-            shift //= 2  # nearer in the order of what was seen of them
+            shift //= 2  # A smaller shift pairs states whose observations are more alike.
             other = state[order.roll(-shift)[order.argsort()]]
             mine = _likelier(model, seen, theta, (state, other), generator)
         own.append(mine)
@@ -261,7 +272,7 @@ def _likelier(
     states: tuple[Tensor, Tensor],
     generator: torch.Generator,
 ) -> Tensor:
-    """By how many nats data of a state are likelier given it than given another."""
+    """Simulate data of the first states, and compute by how many nats the data favour these over the second states."""
     state, other = states
     x = model.observe(theta, state, generator=generator)
     kept = {n: x[n].reshape(len(state), 1, *o.shape[1:]).to(o.torch_dtype).double() for n, o in seen.items()}
@@ -270,7 +281,10 @@ def _likelier(
 
 
 def noise_of(theta: Tensor, x: X) -> torch.Generator:
-    """A generator whose seed is hashed from what was asked; one observation for all rows is the same repeated."""
+    """Random generator whose seed is a hash of theta and x.
+
+    Data that are the same in all rows give the same seed as a single observation.
+    """
     hashed = hashlib.sha256(theta.detach().double().contiguous().numpy().tobytes())
     for name in sorted(x):
         value = x[name][:1] if bool((x[name] == x[name][:1]).all()) else x[name]

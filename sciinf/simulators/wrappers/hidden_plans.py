@@ -1,16 +1,16 @@
-"""Plans of records: when a hidden state is looked at, what is done to it meanwhile, and what of it is measured.
+"""Plans of records: observation times of a hidden state, controls over time, and which values are measured.
 
-What is the same in all records is given as it is: a list of times, controls along them. What differs is drawn for each
-simulation by a function, so that a network learns of records like those that will come:
+If all records share times or controls, these are given as fixed values. If times or controls differ between records, a
+function draws them for each simulation. So a network is trained on records like the future ones:
 
     def plans(rows, generator):  # a dose of 20 at first, 3 every 12 h; a sample now and then
         times = 12.0 * torch.arange(10.0).expand(rows, 10)
         dose = torch.where(times == 0, 20.0, 3.0)
         return Plan(times, {"dose": dose}, torch.rand(rows, 10, generator=generator) < 0.3)
 
-Controls that are drawn are data, as times are that are drawn: beside an observable NAME stand NAME_times and the
-controls by their names. They are known, so that nothing is learned of their own law, and no checks ask whether they
-look like data that were predicted.
+Drawn controls are data, and so are drawn times: an observable NAME has additional observables NAME_times and the
+controls under their own names. Times and controls are known inputs. Therefore their distribution is not learned, and no
+check compares them with predicted data.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ from sciinf.simulators.dynamics.state_space import StateSpace, check_times
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of records before anything was seen.
+    """Plan of records: their times, their controls, and which values are measured.
 
     Args:
-        times: When each is looked at, (row or 1, T), none before the one before it, in the model's unit. A record that
-            is shorter repeats its last time, where nothing is measured.
-        controls: Name of each that differs from record to record -> (row or 1, T, *event), in force from each time on.
-        there: True where something is measured, (row or 1, T): of all observables, or of each by its name. All of it
-            where left out.
+        times: Observation times of each record, (row or 1, T), not decreasing, in the model's unit. A shorter record
+            repeats its last time, without measurements.
+        controls: Name of each control that differs between records -> its values, (row or 1, T, *event). A value is in
+            force from its time on.
+        there: True where a value is measured, (row or 1, T): one mask for all observables, or a mapping name of the
+            observable -> mask. Everything is measured by default.
 
     Raises:
         ValueError: If times have no axis of rows.
@@ -61,15 +62,19 @@ class Plan:
             raise ValueError(f"times of a plan are (row, T), got shape {tuple(self.times.shape)}")
 
     def of(self, rows: int) -> Plan:
-        """This plan, of one record, for so many."""
+        """The plan of one record, repeated for a number of rows."""
         controls = {name: value.expand(rows, *value.shape[1:]) for name, value in self.controls.items()}
         return Plan(self.times.expand(rows, -1), controls, self.there)
 
     def masks(self, names: Sequence[str], rows: int) -> dict[str, Tensor]:
-        """Where each of the observables is measured, (rows, T); none where all are throughout.
+        """Masks of the measured values, observable -> (rows, T); empty if everything is measured.
+
+        Args:
+            names: Names of the observables.
+            rows: Number of rows.
 
         Raises:
-            ValueError: If one has another shape, or is of no observable.
+            ValueError: If a mask has another shape, or the name of no observable.
         """
         if self.there is None:
             return {}
@@ -84,7 +89,7 @@ class Plan:
         return {name: each.bool().expand(rows, -1) for name, each in found.items()}
 
     def digest(self) -> str:
-        """What the plan of one record is known by."""
+        """Hash that identifies the plan of one record, 16 hexadecimal digits."""
         found = hashlib.sha256(self.times.double().contiguous().numpy().tobytes())
         there = self.there if isinstance(self.there, Mapping) else {} if self.there is None else {"": self.there}
         for part in (self.controls, there):
@@ -103,10 +108,10 @@ Controls = Mapping[str, Tensor] | DrawControls
 
 
 def fixed_times(times: Any, begin: float | None) -> Float[Tensor, " time"]:
-    """Times that are the same in all records.
+    """Times that are the same in all records, as a tensor, after a check.
 
     Raises:
-        ValueError: If there is none, they are no list of numbers, or go backwards.
+        ValueError: If there are no times, they are not a list of numbers, or they go backwards.
     """
     found = torch.as_tensor(times if isinstance(times, Tensor) else list(times), dtype=torch.float64)
     if found.ndim != 1 or not len(found):
@@ -116,7 +121,10 @@ def fixed_times(times: Any, begin: float | None) -> Float[Tensor, " time"]:
 
 
 def with_times(spec: Observable, times: Float[Tensor, " time"], unit: str) -> Observable:
-    """An observable whose coordinates along time are those times, where it names the axis and says nothing else."""
+    """Observable with the times as coordinates of its first axis.
+
+    The observable is unchanged if its first axis has no name or already has coordinates.
+    """
     axis = spec.dims[0] if spec.dims else ""
     if not axis or axis in spec.coords:
         return spec
@@ -125,7 +133,7 @@ def with_times(spec: Observable, times: Float[Tensor, " time"], unit: str) -> Ob
 
 
 def fixed_controls(controls: Mapping[str, Any] | DrawControls) -> Controls:
-    """Controls that are the same in all records as tensors (1, T, *event), float64; functions as they are."""
+    """Fixed controls as tensors (1, T, *event), float64. A function that draws controls is returned unchanged."""
     if isinstance(controls, Callable):
         return controls
     return {name: torch.as_tensor(value, dtype=torch.float64)[None] for name, value in controls.items()}
@@ -134,17 +142,17 @@ def fixed_controls(controls: Mapping[str, Any] | DrawControls) -> Controls:
 def drawn_plan(
     times: Tensor | DrawTimes, controls: Controls, count: int, rows: int, generator: torch.Generator
 ) -> Plan:
-    """A plan for each row, with all its controls.
+    """Draw a plan for each row, with all controls.
 
     Args:
-        times: (T,) of all rows, or a function that draws them or whole plans.
-        controls: Those that are in no plan: fixed, (1, T, *event), or a function.
-        count: T.
-        rows: How many.
-        generator: Of what is drawn.
+        times: Times of all rows, (T,), or a function that draws times or whole plans.
+        controls: Controls that are in no plan: fixed, (1, T, *event), or a function that draws them.
+        count: Number T of times.
+        rows: Number of rows.
+        generator: Source of randomness.
 
     Raises:
-        ValueError: If what was drawn has another shape, or a control comes from both.
+        ValueError: If drawn times or controls have a wrong shape, or a control comes from both a plan and `controls`.
     """
     found = times[None] if isinstance(times, Tensor) else times(rows, generator)
     plan = found if isinstance(found, Plan) else Plan(found)
@@ -169,16 +177,17 @@ def drawn_plan(
 def check_named(
     model: StateSpace, controls: Mapping[str, Tensor], parameters: Sequence[str], seen: Iterable[str]
 ) -> None:
-    """Refuse controls that are not those of the model.
+    """Raise an error if the given controls are not the model's controls.
 
     Args:
-        model: Whose `controls` they are to be.
-        controls: Those that there are.
-        parameters: Names of the prior's.
+        model: Model that names its `controls`.
+        controls: Given controls, name -> values.
+        parameters: Names of the prior's parameters.
         seen: Names of the observables.
 
     Raises:
-        ValueError: If one is missing or unknown, or has the name of something else; or a unit is unknown.
+        ValueError: If a control is missing or unknown, or has the name of a parameter, an observable or a part of the
+            state; or a unit is unknown.
     """
     for name, unit in {**model.latent, **model.controls}.items():
         check_unit(unit, f"the hidden {name!r}" if name in model.latent else f"the control {name!r}")
@@ -206,13 +215,13 @@ def check_named(
 
 
 def control_specs(model: StateSpace, plan: Plan, known: Mapping[str, Any], like: Observable) -> dict[str, Observable]:
-    """What controls are as data: those that differ from record to record.
+    """Specifications of the controls that differ between records, which are data: name -> `Observable`.
 
     Args:
-        model: Which tells their units.
-        plan: One that was drawn.
-        known: Those that are the same in all records.
-        like: An observable, of the same times.
+        model: Model that gives the units of the controls.
+        plan: A drawn plan, which gives the shapes.
+        known: Controls that are the same in all records.
+        like: An observable with the same axis of times.
     """
     found, axis = {}, like.dims[0] if like.dims else "time"
     about: dict[str, Any] = {}
@@ -228,17 +237,17 @@ def control_specs(model: StateSpace, plan: Plan, known: Mapping[str, Any], like:
 
 
 def settings_of(controls: Controls) -> dict[str, str]:
-    """What a simulator is known by of its controls; nothing where there are none."""
+    """Settings that identify a simulator's controls: name -> text; empty if there are no controls."""
     if isinstance(controls, Callable):
         return {"controls": said(controls)}
     return {"controls": ", ".join(f"{n} {said(v)}" for n, v in sorted(controls.items()))} if controls else {}
 
 
 def check_shortest(shortest: int | None, times: Tensor | DrawTimes, count: int) -> None:
-    """Refuse a least number of times where there are not as many, or where all records have the same.
+    """Raise an error if `shortest` is larger than the number of times, or if all records have the same fixed times.
 
     Raises:
-        ValueError: If so.
+        ValueError: If `shortest` is not an int of at least 1, is above the number of times, or times are fixed.
     """
     if shortest is None:
         return
@@ -249,18 +258,21 @@ def check_shortest(shortest: int | None, times: Tensor | DrawTimes, count: int) 
 
 
 def shortened(plan: Plan, shortest: int | None, generator: torch.Generator) -> Plan:
-    """Records of fewer times: of each row as many as are drawn, at random; behind them the last is repeated.
+    """Shorten the record of each row to a random number of its times, chosen at random.
+
+    The last kept time is repeated at the end.
 
     Args:
-        plan: With times of each row, and neither controls nor gaps.
-        shortest: The least number; each from it to T is as likely as another. None leaves the plan as it is.
+        plan: Plan with times of each row, and with neither controls nor gaps.
+        shortest: Smallest number of times. Every number from `shortest` to T is equally likely. None leaves the plan
+            unchanged.
         generator: Source of randomness.
 
     Returns:
-        Times of the same shape, and which of them are the record's, the first ones.
+        Plan with times of the same shape, and a mask that is True for the kept times, which come first.
 
     Raises:
-        ValueError: If the plan has controls or says itself where something is measured.
+        ValueError: If the plan has controls, or has masks of its own.
     """
     if shortest is None:
         return plan
@@ -273,7 +285,8 @@ def shortened(plan: Plan, shortest: int | None, generator: torch.Generator) -> P
     options: dict[str, Any] = {"generator": generator, "device": generator.device}
     length = torch.randint(shortest, count + 1, (rows, 1), **options)
     place = torch.rand(rows, count, **options).argsort(-1)
-    kept = torch.where(torch.arange(count) < length, place, count).sort(-1).values  # the record's, and then T
+    # The numbers of the kept times come first, in order, and the number T fills up the rest.
+    kept = torch.where(torch.arange(count) < length, place, count).sort(-1).values
     there = kept < count
     last = kept.masked_fill(~there, -1).amax(-1, keepdim=True)
     return Plan(times.gather(-1, torch.where(there, kept, last)), {}, there)
@@ -282,14 +295,15 @@ def shortened(plan: Plan, shortest: int | None, generator: torch.Generator) -> P
 def masked(
     x: Mapping[str, Tensor], names: Sequence[str], plan: Plan, missing: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Data in which values are missing, with the masks that say where: (rows, T), True where one was seen.
+    """Data with missing values set to 0, and masks (rows, T) that are True where a value was observed.
 
     Args:
-        x: Of which it is about the observables that are named, (rows, T, *event).
-        names: Of the observables.
-        plan: Where something is measured at all.
-        missing: Largest share of values that are missing of these, at random; each row has its own, uniform up to it.
-        generator: Of what is missing.
+        x: Simulated data, name -> (rows, T, *event).
+        names: Names of the observables.
+        plan: Plan of the records, which says which values are measured.
+        missing: Largest share of the measured values that are missing at random. Each row has its own share, uniform up
+            to this one.
+        generator: Source of randomness.
     """
     found, options = dict[str, Tensor](), {"generator": generator, "device": generator.device}
     planned = plan.masks(names, len(x[names[0]]))

@@ -1,4 +1,4 @@
-"""Records of a hidden state with times of their own: padded to the length of simulations; and what is missing."""
+"""Real records of a hidden state with their own times: reading, merging, padding to the simulated length, and masks."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def padded(
     missing: bool,
     shortest: int | None,
 ) -> dict[str, Tensor]:
-    """A record as an observation: the last time is repeated, and values there are missing.
+    """Observation made of a record, padded to T times: the last time is repeated, and its values there are missing.
 
     Args:
-        seen: The observables, (T, *event), all seen at the same times.
-        times: (k,), k at most T; with a unit, as of astropy, it is converted.
-        values: Observable -> (k, *event), NaN where a value is missing.
-        time_unit: Of the simulator's times; "" where it says none.
-        begin: When the state begins.
-        missing: Whether values of simulations are missing within a record.
-        shortest: Least number of times of simulations; None where all have as many.
+        seen: Observables, each (T, *event), all observed at the same times.
+        times: Times of the record, (k,), k at most T. Times with a unit, as of astropy, are converted.
+        values: Name of an observable -> its values, (k, *event), NaN where a value is missing.
+        time_unit: Unit of the simulator's times; "" if unknown.
+        begin: Initial time of the state, or None for the first time of the record.
+        missing: Whether simulations have missing values within a record.
+        shortest: Smallest number of times in simulations; None if all simulations have T times.
 
     Raises:
-        ValueError: As `HiddenStates.record`.
+        ValueError: As in `HiddenStates.record`.
     """
     count, at = next(iter(seen.values())).shape[0], plain_times(times, time_unit)
     check_times(at[None], begin)
@@ -80,7 +80,7 @@ def plain_times(times: Any, time_unit: str) -> Float[Tensor, " time"]:
     """Times as numbers in the simulator's unit.
 
     Raises:
-        ValueError: If they have a unit, and the simulator does not say its own.
+        ValueError: If the times have a unit, and the unit of the simulator is unknown.
     """
     given = getattr(times, "unit", None)
     if given is not None and not time_unit:
@@ -101,24 +101,27 @@ def merged(
     time_unit: str,
     impulses: Sequence[str],
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """One axis of times for what was measured and for impulses that came at times of their own.
+    """Merge measurements and impulses with different times into one axis of times.
 
     Args:
-        seen: The observables.
-        given: The controls that are data.
-        times: Of the record.
-        values: Observable -> what was measured at these times.
-        controls: Each -> its values at these times, or a pair (times, values) of impulses: it is 0 at other times.
-        time_unit: Of the simulator's times.
-        impulses: Names of the controls that come and are over; others cannot be 0 at times that nobody tells them of.
+        seen: Observables of the simulator.
+        given: Controls that are data.
+        times: Times of the record.
+        values: Name of an observable -> its values at these times.
+        controls: Name of a control -> its values at these times, or a pair (times, values) of impulses, which are 0 at
+            other times.
+        time_unit: Unit of the simulator's times.
+        impulses: Names of the controls that act at one moment only. Other controls are not 0 between their given times,
+            and cannot be given as pairs.
 
     Returns:
-        Times, values (NaN where only impulses came) and controls, all along the same axis; as they are where nothing is
-        to be merged.
+        Times, values (NaN at times of impulses only) and controls, all along the same axis. They are unchanged if there
+        are no pairs.
 
     Raises:
-        ValueError: If a control is missing or unknown, or no impulse and given as one; or times go backwards, or are
-            too few or many.
+        ValueError: If a control is missing or unknown, or is given as a pair although it is not an impulse; some
+            controls are pairs and others are not; times go backwards; there are more times than in simulations; or
+            values have another number than their times.
     """
     if set(controls) != set(given):
         missing, unknown = sorted(set(given) - set(controls)), sorted(set(controls) - set(given))
@@ -133,15 +136,15 @@ def merged(
         return times, dict(values), dict(controls)
     if level := [name for name in pairs if name not in impulses]:
         raise ValueError(
-            f"{level[0]!r} is given as a pair (times, values), and holds from each time on: give one value for each "
-            f"time of the record. If it comes and is over, such as a dose, write `impulses = ({level[0]!r},)` into the "
-            "model"
+            f"{level[0]!r} is given as a pair (times, values), but keeps its value until the next time: give one value "
+            f"for each time of the record. If it is an impulse, such as a dose, write `impulses = ({level[0]!r},)` "
+            "into the model"
         )
     if len(pairs) < len(controls):
         held = ", ".join(sorted(set(controls) - set(pairs)))
         raise ValueError(
-            f"{', '.join(pairs)} have times of their own, and {held} the record's: at the times of the others nobody "
-            "knows them. Give all of them as pairs (times, values) of impulses, or all along the times of the record"
+            f"{', '.join(pairs)} have their own times, and {held} the times of the record: their values at the other "
+            "times are unknown. Give all of them as pairs (times, values) of impulses, or all at the record's times"
         )
     at = plain_times(times, time_unit)
     own = {name: plain_times(pair[0], time_unit) for name, pair in pairs.items()}
@@ -178,17 +181,17 @@ def set_through(
     count: int,
     impulses: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """Controls of a record, along all of its times: after the last one, levels stay as they are, and impulses are 0.
+    """Controls of a record, extended to T times: after the record's end, levels keep their value and impulses are 0.
 
     Args:
-        given: The controls that are data, (T, *event).
-        controls: Each of them -> (k, *event), with a unit that converts.
-        record: NAME_times of the observables among others, (T,), the last of which is repeated.
-        count: k.
-        impulses: Which of them come and are over.
+        given: Controls that are data, each (T, *event).
+        controls: Name of a control -> its values, (k, *event). Values with a unit are converted.
+        record: Padded record, which holds NAME_times of the observables, (T,), with the last time repeated.
+        count: Number k of times before the padding.
+        impulses: Names of the controls that act at one moment only.
 
     Raises:
-        ValueError: If one has another number of values than there are times, or is not finite.
+        ValueError: If a control has another number of values than times, or a value that is not finite.
     """
     found = dict[str, Tensor]()
     times = next(value for name, value in record.items() if name.endswith(TIMES))
@@ -207,18 +210,18 @@ def set_through(
 
 
 def _numbers(value: Any, spec: Observable, name: str) -> Tensor:
-    """Values, plain or with a unit, as of astropy, as numbers in the unit of a specification."""
+    """Values as numbers in the unit of a specification. Values with a unit, as of astropy, are converted."""
     plain = convert(getattr(value, "value", value), getattr(value, "unit", None), spec, name)
     return torch.as_tensor(np.array(plain, dtype=np.float64))
 
 
 def _is_pair(value: Any) -> bool:
-    """Whether a control is given as (times, values) of impulses; a tuple of numbers lies along the record's times."""
+    """Whether a control is a pair (times, values) of impulses, not a tuple of numbers at the record's times."""
     return isinstance(value, tuple) and len(value) == 2 and all(np.ndim(part) > 0 for part in value)
 
 
 def _measured(name: str, value: Any, seen: Mapping[str, Observable], count: int) -> Tensor:
-    """What was measured, NaN where it is missing, as numbers in the observable's unit."""
+    """Measured values as numbers in the observable's unit, NaN where missing, after a check of name and shape."""
     if name not in seen:
         raise ValueError(f"{name!r} is no observable; there are {event_of(seen)}")
     number = _numbers(value, seen[name], name)
@@ -228,7 +231,15 @@ def _measured(name: str, value: Any, seen: Mapping[str, Observable], count: int)
 
 
 def _along(order: Tensor, value: Tensor, start: int, count: int, elsewhere: float = math.nan) -> Tensor:
-    """Values from a place on, among others, put into an order."""
+    """Values placed on the merged axis of times.
+
+    Args:
+        order: Order of all entries, by time.
+        value: Values of some consecutive entries.
+        start: Number of the first of these entries, before sorting.
+        count: Number of all entries.
+        elsewhere: Value of the other entries.
+    """
     whole = torch.full((count, *value.shape[1:]), elsewhere, dtype=torch.float64)
     whole[start : start + len(value)] = value
     return whole[order]
@@ -247,9 +258,10 @@ def _values(name: str, value: Any, spec: Observable, count: int) -> tuple[Tensor
 
 
 def filled(values: Float[Tensor, "row time *event"], there: Bool[Tensor, "row time"]) -> Tensor:
-    """Values with one that was seen in place of each that is missing, so that a density can be asked for anything.
+    """Values with every missing value replaced by an observed value, so that a density is defined everywhere.
 
-    A density of positive numbers, say, refuses the 0 that stands for a missing one; what it gives there does not count.
+    A density of positive numbers, for example, is not defined at the 0 that stands for a missing value. The density at
+    missing values is ignored later.
     """
     first = there.to(torch.uint8).argmax(1)
     own = values[torch.arange(len(values), device=values.device), first]
@@ -264,12 +276,12 @@ def filled(values: Float[Tensor, "row time *event"], there: Bool[Tensor, "row ti
 def values_and_masks(
     seen: Mapping[str, Observable], x: Mapping[str, Tensor], theta: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What was seen of each row of theta, and where, as filters take it.
+    """Observed values of each row of theta, and their masks, in the form that filters take.
 
     Args:
-        seen: The observables.
-        x: Data, a batch like theta's or of one.
-        theta: (rows, D).
+        seen: Observables of the simulator.
+        x: Data of each row of theta, or of one row for all.
+        theta: Parameters, (rows, D), which give the number of rows, the dtype and the device.
     """
     rows = len(theta)
     kinds = {n: theta.dtype if spec.dtype == "float32" else torch.float64 for n, spec in seen.items()}
@@ -281,14 +293,14 @@ def values_and_masks(
 
 
 def shared_times(seen: Mapping[str, Observable], x: Mapping[str, Tensor]) -> Float[Tensor, "batch time"]:
-    """Times of each record, as they stand beside the observables, float64.
+    """Times of each record, read from the observables NAME_times, float64.
 
     Raises:
-        ValueError: If observables have other times than each other.
+        ValueError: If the observables of a record have different times.
     """
     first, *others = (x[f"{n}{TIMES}"].double() for n in seen)
     if not all(torch.equal(first, other) for other in others):
-        raise ValueError(f"{event_of(seen)} are seen at the same times; merge theirs, and mask what is missing")
+        raise ValueError(f"{event_of(seen)} must have the same times; merge their times, and mask missing values")
     return first
 
 
@@ -300,40 +312,40 @@ def read_record(
     paths: Sequence[str | Path],
     columns: Mapping[str, str],
 ) -> Observation:
-    """A record from files: a row for each time, as many as it has.
+    """Read a record from files that have one row for each of its times.
 
         time,count,count_mask
         1986.4,110,1
         1990.1,0,0
 
-    Whatever a file holds beside these columns is refused: a mask that is misspelt would make values of what is missing.
+    Any other column is an error: if the name of a mask were misspelt, missing values would be read as data.
 
     Args:
-        observables: What the simulator produces.
-        seen: Those of them that are neither times, masks nor controls.
-        given: Those that are controls, along the same times.
-        record: Puts times and values together (`HiddenStates.record`).
-        paths: The files.
-        columns: Observable -> what it is called in the files, where that is not its own name; NAME_times and NAME_mask
-            are observables.
+        observables: All observables of the simulator.
+        seen: Observables that are not times, masks or controls.
+        given: Observables that are controls, at the same times.
+        record: Function that makes an observation of times, values and controls (`HiddenStates.record`).
+        paths: Paths of the files.
+        columns: Name of an observable -> name of its column in the files, if they differ. NAME_times and NAME_mask are
+            observables too.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If there is no column of times, or one that nobody knows; or as `read_observation` and `record`.
+        ValueError: If there is no column of times, or an unknown column; or as in `read_observation` and `record`.
     """
     first, count = next(iter(seen)), next(iter(seen.values())).shape[0]
     called, at = {name: columns.get(name, name) for name in observables}, f"{first}{TIMES}"
     length, names = _looked(called, [f"{name}{TIMES}" for name in seen], seen[first], paths)
     if set(called.values()) <= set(names) and set(length.values()) == {count}:
-        return read_observation(observables, *paths, columns=columns)  # a whole one, as it stands there
+        return read_observation(observables, *paths, columns=columns)  # The files hold a complete padded observation.
     masks = [m for n in seen if (m := f"{n}_mask") in observables and (called[m] in names or m in columns)]
     where = " and ".join(map(str, paths))
     _check_names(names, length, [*seen, *given, *masks], called, observables, where)
     time, rows = next(iter(length.items()))
     if not 0 < rows <= count:
         raise ValueError(
-            f"{where}: the record has {rows} times, and simulations have at most {count}: leave out what is least "
-            f"needed, or let the simulator have observables of {rows} times"
+            f"{where}: the record has {rows} times, and simulations have at most {count}: leave out some times, or "
+            f"make the simulator with observables of {rows} times"
         )
     specs = {
         name: replace(observables[name], shape=(rows, *observables[name].shape[1:]), coords={}, coord_units={})
@@ -359,18 +371,18 @@ def _check_names(
     observables: Mapping[str, Observable],
     where: str,
 ) -> None:
-    """Refuse files without a column of times, with several, or with one that nobody knows.
+    """Raise an error if the files have no column of times, several of them, or an unknown column.
 
     Args:
-        names: Of all their columns.
-        times: Columns of times.
-        wanted: Observables that are read.
-        called: Observable -> its column.
-        observables: What each is.
-        where: The files, for messages.
+        names: Names of all columns in the files.
+        times: Columns of times -> number of their entries.
+        wanted: Names of the observables that are read.
+        called: Name of an observable -> name of its column.
+        observables: Specification of each observable.
+        where: Names of the files, for messages.
 
     Raises:
-        ValueError: If so.
+        ValueError: If there is no column of times, there are several, or a column is unknown.
     """
     may = [*(times or ["time"]), *(called[name] for name in wanted)]
     parts = [re.escape(called[name]) for name in wanted if len(observables[name].shape) > 1]
@@ -397,7 +409,7 @@ def _check_names(
 def _looked(
     called: Mapping[str, str], times: Sequence[str], spec: Observable, paths: Sequence[str | Path]
 ) -> tuple[dict[str, int], list[str]]:
-    """Columns of times in the files -> how many numbers each has, and the names of all columns."""
+    """Find the columns of times in the files: name -> number of entries, and the names of all columns."""
     axis = spec.dims[0] if spec.dims else "time"
     may = dict.fromkeys([*(called[name] for name in times), axis, "time"])
     wanted = SoughtColumns("|".join(map(re.escape, may)), len(called) * int(np.prod(spec.shape)))

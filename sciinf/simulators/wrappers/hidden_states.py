@@ -1,11 +1,11 @@
-"""A simulator of a state-space model: what is seen of a hidden state, with the likelihood by the best filter.
+"""Simulators of state-space models: observations of a hidden state, with the likelihood by the best filter.
 
     simulator = wrappers.state_space(Nile(), prior, times, {"volume": Observable((100,), "1e8 m3", ("time",))})
 
-`simulators.wrappers.hidden_likelihood` says which filter that is. Where each record has times of its own, these are
-data as well: beside an observable NAME stands NAME_times, as NAME_mask does where values are missing. So are controls
-that differ from record to record (`simulators.wrappers.hidden_plans`), by their own names. `like` gives the simulator
-of data with the times, controls and missing values of one record: predictions are made by it.
+`simulators.wrappers.hidden_likelihood` lists the filters. If records have different times, the times are data as well:
+an observable NAME has an additional observable NAME_times. If values may be missing, it also has NAME_mask. Controls
+that differ between records (`simulators.wrappers.hidden_plans`) are data too, under their own names. `like` gives the
+simulator of data with the times, controls and missing values of one record, for predictions of this record.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from sciinf.simulators.wrappers.hidden_records import (
 )
 from sciinf.simulators.wrappers.row_arguments import check_plain
 
-_TRIED, _TIMES = 3, 8  # rows, and times, that are tried
+_TRIED, _TIMES = 3, 8  # Rows of a first test of the model, and times at which `data_of_pairs` compares states.
 
 
 def state_space(
@@ -73,40 +73,41 @@ def state_space(
     controls: Mapping[str, Any] | DrawControls | None = None,
     shortest: int | None = None,
 ) -> HiddenStates:
-    """A simulator of what is seen of a hidden state.
+    """Make a simulator of the observations of a hidden state.
 
     Args:
-        model: Moves the state and observes it: a `StateSpace`, `LinearStates` or `FiniteStates` of
+        model: Model of the hidden state and its observation: a `StateSpace`, `LinearStates` or `FiniteStates` of
             `sciinf.simulators.dynamics`.
-        prior: Of the parameters that the model calls by name.
-        times: When it is seen, T of them, none before the one before it, in the model's unit of time. Where records
-            have times of their own, a function that draws them, (rows, generator) -> (rows, T), or that draws whole
-            plans (`hidden_plans.Plan`): beside each observable then stands `NAME_times`. A record that is shorter
-            repeats its last time, with values that are missing; give `shortest` where records may be, or simulations
-            have none that are.
-        observables: What is seen: name -> `Observable`, or its shape, (T, *event). Fixed times become its coordinates.
-        begin: The time at which the state is the model's `initial`; the first of `times` where left out.
-        particles: For each theta, where a particle filter is needed. Left out, the smallest number, doubling from 64,
-            with which the log-likelihood has an sd of at most 1 at three quarters of parameters and data that are
-            drawn from the prior (with a fixed seed: it does not depend on what is asked).
-        missing: Largest share of values that may be missing. Above 0, each simulation has its own share, uniform up to
-            it, values are missing at random, and beside each observable stands `NAME_mask`, True where it was seen.
-            The likelihood holds for whatever is missing.
-        name: What the simulator is called; the model's class in small letters when left out.
-        block: Rows per block of a store.
-        time_unit: Of times, for records and paths; that of the first axis's coordinates where left out.
-        controls: The known inputs that the model names in its `controls`, each (T, *event), the same in all records; or
-            a function that draws them, (rows, generator) -> name -> (rows, T, *event), which makes them data. Those
-            of a `Plan` need not stand here.
-        shortest: Least number of times of a record, where they are drawn. Each simulation then keeps some of its T
-            times, chosen at random: k of them, where each k from `shortest` to T is as likely as another. It is put
-            together as `HiddenStates.record` does it, with `NAME_mask`. A `Plan` says itself how long a record is.
+        prior: Prior of the parameters, under the names that the model uses.
+        times: Observation times: T numbers, not decreasing, in the model's unit of time. If records have different
+            times, a function that draws times, (rows, generator) -> (rows, T), or whole plans (`hidden_plans.Plan`).
+            Each observable then has an additional observable `NAME_times`. A shorter record repeats its last time, with
+            missing values. If records may be shorter, also give `shortest`. Otherwise all simulations have T times.
+        observables: Observables of the model: name -> `Observable`, or its shape, (T, *event). Fixed times become the
+            coordinates of the first axis.
+        begin: Time of the model's `initial`; by default the first of `times`.
+        particles: Number of particles for each theta, if a particle filter is needed. By default, the number is doubled
+            from 64 until the log-likelihood has an sd of at most 1. This must hold for three quarters of pilot draws of
+            parameters and data from the prior. The pilot draws have a fixed seed, so that the number does not depend on
+            real data.
+        missing: Largest share of values that may be missing. If above 0, each simulation has its own share, uniform
+            up to this one, and values are missing at random. Each observable then has an additional observable
+            `NAME_mask`, True where a value was observed. The likelihood holds for any pattern of missing values.
+        name: Name of the simulator; by default the name of the model's class in lower case.
+        block: Number of rows per block of a store.
+        time_unit: Unit of times, for records and paths; by default the unit of the first axis's coordinates.
+        controls: Known inputs that the model names in its `controls`, each (T, *event), the same in all records; or a
+            function that draws them, (rows, generator) -> name -> (rows, T, *event), so that they are data. Leave out
+            controls that a `Plan` gives.
+        shortest: Smallest number of times of a record, if times are drawn. Each simulation then keeps k of its T times,
+            chosen at random, and every k from `shortest` to T is equally likely. The kept times are stored in the same
+            way as by `HiddenStates.record`, with `NAME_mask`. Leave it out if a `Plan` gives the lengths of records.
 
     Raises:
-        TypeError: If `model` is no object of such a class.
-        ValueError: If times go backwards, an observable has another number of times than there are, or is not what the
-            model observes, or `missing` is no share; a control is missing, unknown, of another length or not finite; or
-            `shortest` is more than there are times, or these are fixed, or there are controls.
+        TypeError: If `model` is not an object of one of these classes.
+        ValueError: If times go backwards; an observable has another number of times, or is not what the model observes;
+            `missing` is not a share; a control is missing, unknown, of another length or not finite; or `shortest` is
+            larger than the number of times, or given with fixed times or with controls.
 
     Examples:
         >>> import torch
@@ -153,10 +154,10 @@ def state_space(
 
 @final
 class HiddenStates(Simulator):
-    """What `state_space` makes.
+    """The simulator of a state-space model that `state_space` makes.
 
     Attributes:
-        particles: How many a particle filter takes for each theta; 0 where none is needed.
+        particles: Number of particles for each theta; 0 if no particle filter is needed.
     """
 
     def __init__(
@@ -188,9 +189,9 @@ class HiddenStates(Simulator):
             if self.masked:
                 self.observables[f"{key}_mask"] = Observable((self.count,), "", spec.dims[:1], "bool")
             if not isinstance(times, Tensor):
-                # named "time", so that standardising takes one span for all of them, and none for each
+                # All times share the axis name "time", so that they are standardised by one common span.
                 self.observables[f"{key}{TIMES}"] = Observable((self.count,), self.time_unit, ("time",), "float64")
-        self.known = {} if isinstance(controls, Callable) else dict(controls)  # the same in all records
+        self.known = {} if isinstance(controls, Callable) else dict(controls)  # Controls that all records share.
         self.given = control_specs(model, tried, self.known, first)
         self.observables |= self.given
         self.settings = self._settings
@@ -210,7 +211,7 @@ class HiddenStates(Simulator):
         return self.filters.particles
 
     def simulated(self, theta: Tensor, *, generator: torch.Generator) -> tuple[X, Float[Tensor, "batch time state"]]:
-        """Data, and the hidden path behind them."""
+        """Simulate data, and return them with the hidden paths from which they were observed."""
         named, rows = dict(zip(self.prior.names, theta.unbind(-1), strict=True)), len(theta)
         plan = self._plan(rows, generator)
         record = Record(plan.times, {}, {}, self.begin, plan.controls)
@@ -235,29 +236,32 @@ class HiddenStates(Simulator):
         return x, torch.stack(states, 1)
 
     def smooth(self, theta: Tensor, x: X, *, generator: torch.Generator) -> Float[Tensor, "batch time state"]:
-        """A hidden path of each row, given its theta and the data: columns are those of the model's `latent`.
+        """Draw a hidden path of each row given its theta and the data, with the columns of the model's `latent`.
 
-        Exact where the likelihood is; else by four times as many particles as the likelihood takes, and off by what
-        particles are off, which falls as 1 / their number. `weighed_paths` is exact for draws with weights.
+        The draws are exact if the likelihood is exact. Otherwise they come from a particle filter with four times as
+        many particles as for the likelihood. Their error falls as 1 / the number of particles. `weighed_paths` is exact
+        for draws with weights.
 
         Args:
-            theta: (batch, D).
-            x: Data with the same batch, or a batch of one.
-            generator: Of the paths.
+            theta: Parameters, (batch, D).
+            x: Data of each row, or of one row for all.
+            generator: Source of randomness for the paths.
 
         Raises:
             TypeError: If the model has no `log_observe`.
-            ValueError: If all particles of a row die out; it says when.
+            ValueError: If a row has no path, because all its particles have weight 0 (the message names the time) or
+                the model cannot give the data.
         """
         return self.filters.smooth(theta, x, generator)
 
     def weighed_paths(
         self, theta: Tensor, x: X, *, generator: torch.Generator
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch time state"]]:
-        """`log_likelihood(theta, x)`, and a hidden path of each row from the very same run of the filter.
+        """`log_likelihood(theta, x)`, and a hidden path of each row from the same run of the filter.
 
-        Where theta is weighted by that likelihood, theta and path together are draws of the exact joint posterior, for
-        any number of particles. A row whose particles all die out has no weight, and its path means nothing.
+        If theta is weighted by this likelihood, theta and path together are draws from the exact joint posterior, for
+        any number of particles. A row in which all particles have weight 0 has the weight 0, and its path is
+        meaningless.
 
         Raises:
             TypeError: If the model has no `log_observe`.
@@ -265,10 +269,12 @@ class HiddenStates(Simulator):
         return self.filters.weighed_paths(theta, x, generator)
 
     def _paths(self, theta: Tensor, x: X, generator: torch.Generator) -> HiddenPaths:
-        """For one record; see `Simulator.paths`. Rows whose particles all die out have none.
+        """Hidden paths of one record for many theta; see `Simulator.paths`.
+
+        Rows in which all particles have weight 0 are left out.
 
         Raises:
-            ValueError: If there is a path for less than half of the rows; it says why.
+            ValueError: If there is a path for less than half of the rows. The message says why.
         """
         found, died = self.filters.some_paths(theta, x, generator)
         there = died < 0
@@ -282,22 +288,24 @@ class HiddenStates(Simulator):
     def record(
         self, times: Any, values: Mapping[str, Any], controls: Mapping[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        """A record with times of its own as this simulator's observation.
+        """Observation of this simulator from a real record with its own times.
 
         Args:
-            times: (k,), at most as many as simulations have, none before the one before it; plain numbers in the
-                model's unit, or with a unit, as of astropy, where the simulator has a `time_unit`.
-            values: Observable -> (k, *event), NaN where a value is missing; with a unit, as of astropy, in any that
-                converts. All numbers of a time at which one is missing count as missing.
-            controls: Each that differs from record to record -> (k, *event), likewise with a unit, and never missing.
-                Impulses, such as doses, that came at times of their own: a pair (times, values). These times are merged
-                with those of the record, each of them twice: before the impulse, and right after it. Of equal times
-                what was measured comes first.
+            times: Times of the record, (k,), not decreasing, at most as many as simulations have. They are plain
+                numbers in the model's unit, or have a unit, as of astropy, if the simulator has a `time_unit`.
+            values: Name of an observable -> its values, (k, *event), NaN where a value is missing. Values with a unit,
+                as of astropy, are converted. If one number of a time is missing, all numbers of this time count as
+                missing.
+            controls: Name of each control that differs between records -> its values, (k, *event), without gaps.
+                Values with a unit are converted. Impulses, such as doses, may come at their own times, given as a pair
+                (times, values). These times are merged with the times of the record. Each of them occurs twice: before
+                the impulse, and right after it. If an impulse and a measurement have equal times, the measurement comes
+                first.
 
         Raises:
-            ValueError: If the simulator has fixed times, observables or controls are missing or unknown, there are more
-                times than in simulations, or fewer than the least that these have, or a value is missing, and `missing`
-                is 0; times go backwards; or a control has another number of values, or one that is not finite.
+            ValueError: If the simulator has fixed times; observables or controls are missing or unknown; there are more
+                times than in simulations, or fewer than `shortest`; a value is missing although `missing` is 0; times
+                go backwards; or a control has another number of values, or a value that is not finite.
         """
         if isinstance(self.times, Tensor):
             raise ValueError(f"{self.name!r} has fixed times: give its data as they are, one value for each time")
@@ -308,23 +316,23 @@ class HiddenStates(Simulator):
         return found | set_through(self.given, given, found, len(times), self.model.impulses)
 
     def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-        """Real data from files; where times are drawn also a record, with as many rows as it has times, as `record`.
+        """Read real data from files. If times are drawn, a file may hold a record with one row for each of its times.
 
-        Its columns are `time`, or NAME_times, the observables, NAME_mask where values may be missing, and controls that
-        differ from record to record.
+        The columns of a record are `time` or NAME_times, the observables, NAME_mask if values may be missing, and the
+        controls that differ between records. The record is completed by `record`.
 
         Raises:
             FileNotFoundError: If a file does not exist.
-            ValueError: As `Simulator.observe` and `record`; and if a file has a column that is none of these.
+            ValueError: As in `Simulator.observe` and `record`; and if a file of a record has another column.
         """
         if isinstance(self.times, Tensor):
             return super().observe(*paths, columns=columns)
         return read_record(self.observables, self.seen, self.given, self.record, paths, columns or {})
 
     def data_of_pairs(self, rows: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Data of pairs of states: by how many nats each is likelier given its own, see `campaigns.densities`.
+        """Log likelihood differences of pairs of states, for the check of `log_observe` in `campaigns.densities`.
 
-        States of a pair are of the same time, reached from parameters of the prior, and data of them are alike.
+        The two states of a pair have the same time and similar data, and are simulated with parameters from the prior.
         """
         theta = self.prior.sample(rows, generator=generator)
         x, path = self.simulated(theta, generator=generator)
@@ -334,7 +342,7 @@ class HiddenStates(Simulator):
         return pairs_of_states(self.model, self.seen, states, generator)
 
     def with_paths(self) -> HiddenStatesAndPaths:
-        """The simulator that also gives the hidden path: what emulates, imputes or smooths is trained on it."""
+        """Simulator that also returns the hidden path, for training of emulation, imputation or smoothing."""
         return HiddenStatesAndPaths(self)
 
     def _plan(self, rows: int, generator: torch.Generator) -> Plan:
@@ -343,13 +351,13 @@ class HiddenStates(Simulator):
         return shortened(drawn_plan(self.times, self.controls, self.count, rows, generator), self.shortest, generator)
 
     def _tried(self) -> Plan:
-        """A plan of a few rows, whose controls are those of the model."""
+        """Plan of a few rows, after a check that its controls are those of the model."""
         plan = self._plan(_TRIED, torch.Generator().manual_seed(0))
         check_named(self.model, plan.controls, self.prior.names, self.seen)
         return plan
 
     def _like(self, x: X) -> HiddenStates:
-        """This simulator with the plan of one record in all its rows; see `Simulator.like`."""
+        """This simulator with the times, controls and gaps of one record in all rows; see `Simulator.like`."""
         times = (self.times[None] if isinstance(self.times, Tensor) else shared_times(self.seen, x)).cpu()
         there = {name: x[f"{name}_mask"].bool().cpu() for name in self.seen if self.masked}
         check_times(times, self.begin)
@@ -360,7 +368,7 @@ class HiddenStates(Simulator):
         return one
 
     def _record(self, theta: Tensor, x: X) -> Record:
-        """What was seen of each row of theta."""
+        """Record of the observations x for each row of theta."""
         if missing := sorted(set(self.observables) - set(x)):
             raise ValueError(f"the data have {sorted(x)}, and {missing} are missing: {event_of(self.observables)}")
         values, there = values_and_masks(self.seen, x, theta)
@@ -373,7 +381,7 @@ class HiddenStates(Simulator):
         return (theta := self.prior.sample(count, generator=generator)), self(theta, generator=generator)
 
     def _check(self, plan: Plan) -> None:
-        """Whether the model observes what is asked for, tried at the first time with some rows."""
+        """Check that the model observes the observables, by a trial at the first time with a few rows."""
         generator, kind = torch.Generator().manual_seed(0), type(self.model).__name__
         theta = dict(zip(self.prior.names, self.prior.sample(_TRIED, generator=generator).unbind(-1), strict=True))
         theta = Record(plan.times, {}, {}, self.begin, plan.controls).beside(theta, 0)
@@ -382,14 +390,14 @@ class HiddenStates(Simulator):
             found = self.model.observe(theta, state, generator=generator)
         except KeyError as error:
             names = ", ".join(map(repr, [*self.prior.names, *self.model.controls]))
-            raise ValueError(f"{kind} asks for a parameter {error}; the prior has {names}: call both alike") from error
+            raise ValueError(f"{kind} asks for a parameter {error}; the prior has {names}: use equal names") from error
         if set(found) != set(self.seen):
             raise ValueError(f"{kind} observes {sorted(found)}, and the observables are {event_of(self.seen)}")
         for name in self.seen:
             self._observed(name, found[name], _TRIED)
 
     def _observed(self, name: str, value: Tensor, rows: int) -> Tensor:
-        """What the model observed at one time."""
+        """Values that the model observed at one time, after a check of their shape."""
         shape = self.seen[name].shape[1:]
         if len(value) != rows or value.numel() != rows * math.prod(shape):
             raise ValueError(
@@ -408,7 +416,7 @@ class HiddenStates(Simulator):
 
 @final
 class HiddenStatesAndPaths(Simulator):
-    """What `HiddenStates.with_paths` gives: each column of the hidden state as an observable beside the data."""
+    """The simulator that `HiddenStates.with_paths` gives: each column of the hidden state is also an observable."""
 
     def __init__(self, of: HiddenStates) -> None:
         self.of, self.name, self.prior, self.block = of, f"{of.name}_with_paths", of.prior, of.block

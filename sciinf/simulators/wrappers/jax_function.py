@@ -1,10 +1,10 @@
-"""A JAX function of one simulation as a simulator, mapped over the batch and compiled.
+"""Simulators from JAX functions of one simulation, which are mapped over the batch and compiled.
 
     def voltage(key, rate, amplitude):
         return {"v": amplitude * jnp.exp(-rate * t) + 0.1 * jax.random.normal(key, (50,))}
 
-The row i of a batch has the key fold_in(k, i), where k is drawn from the torch generator. Batches are filled up to the
-next power of two, so that few sizes are compiled. JAX computes in float32 unless the process asked for x64.
+Row i of a batch has the key fold_in(k, i), where k is drawn from the torch generator. Batches are filled up to the next
+power of two, so that few sizes are compiled. JAX computes in float32 unless the process has enabled x64.
 """
 
 from __future__ import annotations
@@ -42,24 +42,25 @@ def jax(
     log_likelihood: Callable[..., Any] | None = None,
     observe: Callable[..., Any] | None = None,
 ) -> JaxSimulator:
-    """A simulator from a JAX function of one simulation.
+    """Make a simulator of a JAX function of one simulation.
 
     Args:
-        function: Called with each parameter by name (a scalar) and with `key`, a JAX random key, if it takes it; must
-            be traceable. Returns observable name -> array of the event shape, or a bare array for one observable.
-        prior: The parameters' names, laws and units.
+        function: Function of the parameters by name, each a scalar, which JAX can trace. If it has an argument `key`,
+            it also gets a JAX random key. It returns observable name -> array of the event shape, or a bare array if
+            there is one observable.
+        prior: Prior of the parameters, with their names, distributions and units.
         observables: Observable name -> `Observable`, or its shape, or (shape, unit).
-        name: What the simulator is called; the function's name when left out.
-        block: Rows per block of a store.
-        log_likelihood: log p(x | theta) of one simulation where it is known: each parameter by name and `x`
-            (observable name -> array (*event)) -> a number.
-        observe: Called with paths of data files, returns the observation: observable name -> array. Columns named like
-            the observables are read when left out.
+        name: Name of the simulator; by default the function's name.
+        block: Number of rows per block of a store.
+        log_likelihood: Log likelihood log p(x | theta) of one simulation, if known: a function from the parameters by
+            name and `x` (observable name -> array (*event)) to a number.
+        observe: Function from paths of data files to the observation, observable name -> array. By default, columns
+            named like the observables are read.
 
     Raises:
-        TypeError: If something of the wrong kind is passed.
-        ValueError: If the function's argument names are not the prior's, the prior has parameters that are no numbers
-            or do not always exist, or it needs float64 and JAX has it switched off.
+        TypeError: If an argument has a wrong type.
+        ValueError: If the function's argument names differ from the prior's names, the prior has parameters that are
+            not numbers or do not always exist, or the prior needs float64 and JAX has x64 disabled.
     """
     return JaxSimulator(
         function,
@@ -74,7 +75,7 @@ def jax(
 
 @final
 class JaxSimulator(Simulator):
-    """What `jax` makes; it pickles where its functions do (defined at the top of a module)."""
+    """The simulator that `jax` makes. It can be pickled if its functions are defined at the top level of a module."""
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class JaxSimulator(Simulator):
         """Simulate a batch.
 
         Raises:
-            TypeError: If the function returns something else than numbers for each observable.
+            TypeError: If the function does not return numbers for each observable.
             ValueError: If a name or a shape among its results is wrong.
         """
         columns, seed, n = columns_of(self.prior, theta), draw_seed(generator), len(theta)
@@ -112,7 +113,7 @@ class JaxSimulator(Simulator):
 
 @final
 class MappedFunction:
-    """A function of one simulation, mapped over a batch and compiled at its first call in each process."""
+    """A JAX function of one simulation, mapped over a batch and compiled at its first call in each process."""
 
     def __init__(self, function: Callable[..., Any], prior: Prior, takes_key: bool) -> None:
         self.function, self.prior, self.takes_key = function, prior, takes_key
@@ -122,7 +123,7 @@ class MappedFunction:
         return {**self.__dict__, "_compiled": None}
 
     def __call__(self, columns: Mapping[str, np.ndarray], seed: int) -> Any:
-        """Results for the batch, filled up to a power of two by repeating its last row."""
+        """Results for a batch. The batch is filled up to a power of two by repeating its last row."""
         import jax
 
         if self._compiled is None:
@@ -144,7 +145,7 @@ class MappedFunction:
 
 @final
 class JaxLikelihood:
-    """A log-likelihood of one simulation as the contract has it: (theta (batch, D), x) -> (batch,)."""
+    """A JAX log-likelihood of one simulation as a simulator's `log_likelihood`: (theta (batch, D), x) -> (batch,)."""
 
     def __init__(self, function: Callable[..., Any], prior: Prior) -> None:
         self.function, self.prior = function, prior
@@ -154,14 +155,14 @@ class JaxLikelihood:
         return {**self.__dict__, "_compiled": {}}
 
     def __call__(self, theta: Tensor, x: X) -> Tensor:
-        """log p(x | theta), float64 on theta's device, computed in JAX's precision.
+        """Log likelihood log p(x | theta), float64 on theta's device, computed in JAX's precision.
 
         Args:
             theta: Parameters, (batch, D).
-            x: Observable name -> (batch, *event), or (1, *event) for one observation repeated.
+            x: Observable name -> (batch, *event), or (1, *event) for one observation shared by all rows.
 
         Raises:
-            ValueError: If x has another batch, or the function returns another shape.
+            ValueError: If x has another number of rows, or the function returns a wrong shape.
         """
         columns, n = columns_of(self.prior, theta), len(theta)
         data = rows_of_data(x, n)

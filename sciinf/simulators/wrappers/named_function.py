@@ -1,4 +1,4 @@
-"""The edges of a scientist's function: argument names against the prior, results against the observables."""
+"""Checks of a user's function: its argument names against the prior, and its results against the observables."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Specification = Observable | int | tuple[int, ...] | tuple[tuple[int, ...] | int
 
 
 def specify(observables: Mapping[str, Specification]) -> dict[str, Observable]:
-    """Observables from their shorthand.
+    """Observables from their short forms: an `Observable`, a shape, or (shape, unit).
 
     Raises:
-        TypeError: If it is not a mapping of observables, shapes or (shape, unit).
-        ValueError: If it is empty.
+        TypeError: If the argument is not a mapping of observables, shapes or (shape, unit).
+        ValueError: If the mapping is empty.
     """
     if not isinstance(observables, Mapping):
         raise TypeError(
@@ -42,17 +42,17 @@ def match_arguments(
     """Check that a function takes every parameter of the prior by name, and requires nothing else.
 
     Args:
-        function: What the scientist wrote.
-        prior: Whose names it must take; those of an `Each` by its one name.
-        extras: Further names it may take ("rng", "key", "x"), passed when it does.
-        what: How messages call the function.
+        function: Function written by the user.
+        prior: Prior whose parameter names the function must take. The function takes an `Each` by its one name.
+        extras: Further names that the function may take ("rng", "key", "x").
+        what: Name of the function in messages.
 
     Returns:
-        The extras it takes.
+        The extras that the function takes.
 
     Raises:
-        TypeError: If it cannot be called.
-        ValueError: If names differ; the message suggests the likely one.
+        TypeError: If the function cannot be called.
+        ValueError: If names differ. The message suggests the probable name.
     """
     known = tuple(prior.arguments)
     if not callable(function):
@@ -63,7 +63,7 @@ def match_arguments(
     try:
         signature = inspect.signature(function)
     except ValueError as error:
-        raise ValueError(f"{label} does not tell its argument names; wrap it in a `def` that names them") from error
+        raise ValueError(f"the argument names of {label} are unknown; wrap it in a `def` that names them") from error
     arguments = signature.parameters.values()
     if positional := [p.name for p in arguments if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)]:
         raise ValueError(f"{label} takes {positional} by position; parameters are passed by name, so name them")
@@ -87,24 +87,24 @@ def match_arguments(
 
 
 def suggest(name: str, candidates: Sequence[str]) -> str:
-    """A question about the likely name, or nothing."""
+    """Text that suggests the most similar candidate, such as " (did you mean 'rate'?)", or an empty text."""
     close = difflib.get_close_matches(name, candidates, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """What a function is called; "simulator" for a lambda."""
+    """Name of a function; "simulator" for a lambda."""
     name = str(getattr(function, "__name__", type(function).__name__))
     return "simulator" if name == "<lambda>" else name
 
 
 def draw_seed(generator: torch.Generator) -> int:
-    """An integer in 0..2**62 - 1 from the generator, wherever it lives."""
+    """Draw an integer in 0..2**62 - 1 from a generator on any device."""
     return int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
 
 def columns_of(prior: Prior, theta: Tensor) -> dict[str, np.ndarray]:
-    """theta (batch, D) as parameter name -> float64 array (batch,).
+    """Columns of theta (batch, D): parameter name -> float64 array (batch,).
 
     Raises:
         ValueError: If theta has another shape.
@@ -116,12 +116,12 @@ def columns_of(prior: Prior, theta: Tensor) -> dict[str, np.ndarray]:
 
 
 def arrays_of(x: X) -> dict[str, np.ndarray]:
-    """Tensors as numpy arrays on the CPU."""
+    """Data as numpy arrays on the CPU, observable name -> array."""
     return {name: value.detach().cpu().numpy() for name, value in x.items()}
 
 
 def rows_of_data(x: X, n: int) -> dict[str, np.ndarray]:
-    """Data of a likelihood as arrays, name -> (n, *event), or (1, *event) for one observation repeated.
+    """Data of a likelihood as arrays: name -> (n, *event), or (1, *event) for one observation shared by all rows.
 
     Raises:
         ValueError: If an observable has another number of rows.
@@ -134,39 +134,40 @@ def rows_of_data(x: X, n: int) -> dict[str, np.ndarray]:
 
 
 def match_likelihood(function: Callable[..., Any], prior: Prior) -> None:
-    """Check that a log-likelihood takes the prior's parameters, and the data as `x`.
+    """Check that a log-likelihood function takes the prior's parameters by name, and the data as `x`.
 
     Raises:
-        ValueError: If it does not.
+        TypeError: If the function cannot be called.
+        ValueError: If the function takes other arguments.
     """
     if "x" not in match_arguments(function, prior, ("x",), what="the log-likelihood"):
         raise ValueError(f"the log-likelihood {name_of(function)!r} must take the data as `x`")
 
 
 def tensors_of(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """Numpy arrays as tensors on a device."""
+    """Numpy arrays converted to tensors on a device."""
     return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in arrays.items()}
 
 
 def check_result(
     observables: Mapping[str, Observable], result: Any, lead: tuple[int, ...], *, what: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What a function returned, as arrays of the observables' units and dtypes.
+    """Check a function's result, and convert it to arrays in the observables' units and dtypes.
 
     Args:
-        observables: What it should return.
+        observables: Observables that the function should return.
         result: A mapping of arrays (numbers, tensors, quantities with units), or a bare array for one observable.
-        lead: () for one simulation, (batch,) for many.
-        what: How messages call the function.
+        lead: Leading axes: () for one simulation, (batch,) for many.
+        what: Name of the function in messages.
 
     Returns:
-        Observable name -> array (*lead, *event); and which simulations hold NaN or infinity in an integer or boolean
-        observable, bool (*lead): there the value says nothing.
+        Observable name -> array (*lead, *event); and a mask, bool (*lead), of the simulations that hold NaN or infinity
+        in an integer or boolean observable. Such a value has no meaning after the conversion.
 
     Raises:
-        TypeError: If it returned nothing, or no numbers.
-        ValueError: If a name is missing or unknown, a shape is wrong, a unit does not convert, or a value that is not
-            whole stands in an integer observable.
+        TypeError: If the function returned nothing, or values that are not real numbers.
+        ValueError: If a name is missing or unknown, a shape is wrong, a unit does not convert, or an integer observable
+            has a value that is not whole.
     """
     if result is None:
         raise TypeError(f"{what} returned None; it must return {_expected(observables, lead)} (is a `return` missing?)")
@@ -204,13 +205,13 @@ def outcome_of(
     *,
     words: str = LOST,
 ) -> Outcome:
-    """The outcome of a batch, in which rows that lost a value have failed.
+    """Outcome of a batch, in which rows with an invalid integer or boolean value count as failed.
 
     Args:
-        checked: What `check_result` gave of the batch.
-        device: Where it goes.
-        rows: How many rows from the start are wanted; all where left out.
-        words: The message of a row that has failed.
+        checked: Result of `check_result` for the batch.
+        device: Device of the outcome's tensors.
+        rows: Number of rows to keep from the start; all rows by default.
+        words: Message of a failed row.
     """
     arrays, lost = checked[0], checked[1][:rows]
     status = torch.from_numpy(np.where(lost, Status.NON_FINITE, Status.OK).astype(np.uint8))
@@ -244,7 +245,7 @@ def _numbers(name: str, spec: Observable, value: Any, what: str) -> np.ndarray:
         value = value.detach().cpu()
     try:
         array = np.asarray(value)
-    except ValueError as error:  # rows of unequal length
+    except ValueError as error:  # The rows have different lengths.
         raise ValueError(f"{what} returned {name!r} as no rectangular array: {error}") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{what} returned {name!r} as {array.dtype} values, expected real numbers ({spec.dtype})")
@@ -253,7 +254,7 @@ def _numbers(name: str, spec: Observable, value: Any, what: str) -> np.ndarray:
 
 def _cast(name: str, spec: Observable, array: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
     if array.dtype.kind != "f" or spec.dtype.startswith("float"):
-        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which the row's status will say
+        with np.errstate(over="ignore"):  # A value beyond float32 becomes infinite, and the row's status will say so.
             return array.astype(spec.dtype), np.zeros(array.shape, dtype=bool)
     bad = ~np.isfinite(array)
     whole = np.where(bad, 0, array)

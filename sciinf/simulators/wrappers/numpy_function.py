@@ -1,11 +1,11 @@
-"""A plain Python function as a simulator.
+"""Simulators from plain Python functions that use numpy.
 
     def voltage(rate, amplitude, rng):
         return {"v": amplitude * np.exp(-rate * t) + 0.1 * rng.normal(size=50)}
 
-Each call takes every parameter by its name, and `rng`, a `numpy.random.Generator`, if it asks for it. Called row by
-row, the row i of a batch has its own generator: Philox seeded by (an integer drawn from the torch generator, i), so no
-row depends on the others or on how many there are.
+The function is called with every parameter by its name. If it has an argument `rng`, it also gets a
+`numpy.random.Generator`. If the function is called for each row, row i of a batch has its own generator: Philox, seeded
+by an integer from the torch generator and by i. Therefore no row depends on other rows or on their number.
 """
 
 from __future__ import annotations
@@ -49,27 +49,29 @@ def numpy(
     log_likelihood: Callable[..., Any] | None = None,
     observe: Callable[..., Any] | None = None,
 ) -> FunctionSimulator:
-    """A simulator from a Python function.
+    """Make a simulator of a Python function.
 
     Args:
-        function: Called with each parameter by name: floats, or arrays (batch,) when vectorised; and with `rng`, a
-            `numpy.random.Generator`, if it takes it. A `Choice` comes as its label, `Counts` as an int, an `Each` as an
-            array of as many as there are, None for what does not exist (vectorised: `row_arguments.batch_of`). Returns
-            observable name -> array of the event shape, or (batch, *event) when vectorised; a bare array where there is
-            one observable. Astropy quantities are converted to the observable's unit.
-        prior: The parameters' names, laws and units.
+        function: Function of the parameters by name: floats, or arrays (batch,) if vectorised. If it has an argument
+            `rng`, it also gets a `numpy.random.Generator`. A `Choice` is passed as its label, `Counts` as an int, and
+            an `Each` as an array of its existing parameters. A parameter that does not exist is None (if vectorised,
+            see `row_arguments.batch_of`). The function returns observable name -> array of the event shape, or
+            (batch, *event) if vectorised. It may return a bare array if there is one observable. Astropy quantities
+            are converted to the observable's unit.
+        prior: Prior of the parameters, with their names, distributions and units.
         observables: Observable name -> `Observable`, or its shape, or (shape, unit).
-        name: What the simulator is called; the function's name when left out.
+        name: Name of the simulator; by default the function's name.
         vectorised: Whether one call simulates a whole batch.
-        block: Rows per block of a store; 1024, or 4096 when vectorised, when left out.
-        log_likelihood: log p(x | theta) where it is known, called like `function` with `x=` besides (observable name
-            -> array (*event), or (batch, *event) when vectorised): returns a number, or (batch,) when vectorised.
-        observe: Called with paths of data files, returns the observation: observable name -> array. Columns named like
-            the observables are read when left out.
+        block: Number of rows per block of a store; by default 1024, or 4096 if vectorised.
+        log_likelihood: Log likelihood log p(x | theta), if known. It is called like `function`, with an additional
+            argument `x` (observable name -> array (*event), or (batch, *event) if vectorised). It returns a number, or
+            (batch,) if vectorised.
+        observe: Function from paths of data files to the observation, observable name -> array. By default, columns
+            named like the observables are read.
 
     Raises:
-        TypeError: If something of the wrong kind is passed.
-        ValueError: If the function's argument names are not the prior's.
+        TypeError: If an argument has a wrong type.
+        ValueError: If the function's argument names differ from the prior's names.
 
     Examples:
         >>> prior = Prior(rate=(torch.distributions.LogNormal(0.0, 0.5), "1/h"))
@@ -92,7 +94,7 @@ def numpy(
 
 @final
 class FunctionSimulator(Simulator):
-    """What `numpy` makes; it pickles where its functions do (defined at the top of a module)."""
+    """The simulator that `numpy` makes. It can be pickled if its functions are defined at the top level of a module."""
 
     def __init__(
         self,
@@ -115,11 +117,12 @@ class FunctionSimulator(Simulator):
         self.label = f"the function {name_of(function)!r}"
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome:
-        """Simulate a batch; called row by row, a row that raises is a failure of its own.
+        """Simulate a batch. If the function is called for each row, an exception makes only its own row fail.
 
         Raises:
-            TypeError: If the function returns something else than numbers for each observable.
-            ValueError: If a name or a shape among its results is wrong. Vectorised, also what the function raises.
+            TypeError: If the function does not return numbers for each observable.
+            ValueError: If a name or a shape among its results is wrong. Exceptions of a vectorised function are also
+                passed on.
         """
         columns, seed = columns_of(self.prior, theta), draw_seed(generator)
         return self._batch(columns, seed, theta) if self.vectorised else self._rows(columns, seed, theta)
@@ -155,20 +158,20 @@ class FunctionSimulator(Simulator):
 
 @final
 class FunctionLikelihood:
-    """A scientist's log-likelihood as the contract has it: (theta (batch, D), x) -> (batch,)."""
+    """A user's log-likelihood function as a simulator's `log_likelihood`: (theta (batch, D), x) -> (batch,)."""
 
     def __init__(self, function: Callable[..., Any], prior: Prior, vectorised: bool) -> None:
         self.function, self.prior, self.vectorised = function, prior, vectorised
 
     def __call__(self, theta: Tensor, x: X) -> Tensor:
-        """log p(x | theta), float64.
+        """Log likelihood log p(x | theta), float64.
 
         Args:
             theta: Parameters, (batch, D).
-            x: Observable name -> (batch, *event), or (1, *event) for one observation repeated.
+            x: Observable name -> (batch, *event), or (1, *event) for one observation shared by all rows.
 
         Raises:
-            ValueError: If x has another batch, or the function returns another shape.
+            ValueError: If x has another number of rows, or the function returns a wrong shape.
         """
         columns, n = columns_of(self.prior, theta), len(theta)
         data = rows_of_data(x, n)

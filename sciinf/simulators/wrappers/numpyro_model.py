@@ -1,4 +1,4 @@
-"""A numpyro model as a simulator: its latent sites are the prior, its observed sites the observables.
+"""Simulators from numpyro models: latent sites are the prior, and observed sites are the observables.
 
     def model(times, y=None):
         rate = numpyro.sample("rate", dist.LogNormal(0.0, 0.5))
@@ -7,18 +7,17 @@
 
     simulator = wrappers.numpyro(model, args=(times,), observed={"y": Observable((50,), "mV", ("time",))})
 
-The model is called without data, `model(*args, **kwargs)`, so whatever argument carries the data must default to None;
-called so, it simulates. Where the data are known, its observed sites are conditioned on them by their names
-(`numpyro.handlers.condition`), whatever the model calls its arguments. The same model so gives three things that
-cannot contradict each other: simulations, log p(x | theta), and the posterior by NUTS.
+The model is called without data, `model(*args, **kwargs)`, and then simulates. Therefore an argument that carries data
+must default to None. For a likelihood, the observed sites are conditioned on the data by the names of the sites
+(`numpyro.handlers.condition`), whatever the names of the arguments. So the same model gives simulations,
+log p(x | theta), and the posterior by NUTS, and these three cannot contradict each other.
 
 A vector site `b` of shape (2,) becomes the parameters `b_0` and `b_1`. Deterministic sites are left out. Latent sites
-must be independent of each other: a hierarchical model is written with standard laws and deterministic functions of
-them (`numpyro.handlers.reparam` with `LocScaleReparam` does it for locations and scales).
+must be independent of each other. Write a hierarchical model with standard distributions and deterministic functions of
+their draws (`numpyro.handlers.reparam` with `LocScaleReparam` does this for locations and scales).
 
-What a numpyro model consists of: latent sites with their laws, observed sites with their shapes.
-
-Its laws become laws of torch.distributions, for priors.
+`ModelSites` describes a model: its latent sites with their distributions, and its observed sites with their shapes.
+`torch_laws` converts the distributions of numpyro to distributions of torch, for priors.
 """
 
 from __future__ import annotations
@@ -52,14 +51,15 @@ from sciinf.simulators.wrappers.named_function import (
 )
 
 CHAINS, WARM_UP, SHORTEST = 4, 400, 250
-FORWARD = 4  # parameters up to which slopes are taken forwards: through loops that is faster, 3.5 times for influenza
+# Largest number of parameters with forward-mode gradients. They are faster through loops: 3.5 times for influenza.
+FORWARD = 4
 """Chains of NUTS, steps of warm-up of each, and the fewest steps kept of each."""
 LARGEST_R_HAT = 1.05
 
 
 @final
 class NumpyroLikelihood:
-    """log p(x | theta) as the contract has it: (theta (batch, D), x) -> (batch,)."""
+    """Log likelihood of a numpyro model as a simulator's `log_likelihood`: (theta (batch, D), x) -> (batch,)."""
 
     def __init__(self, sites: ModelSites, prior: Prior, *, double: bool, chunk: int) -> None:
         self.sites, self.prior, self.double, self.chunk = sites, prior, double, chunk
@@ -69,14 +69,14 @@ class NumpyroLikelihood:
         return {**self.__dict__, "_compiled": {}}
 
     def __call__(self, theta: Tensor, x: X) -> Tensor:
-        """log p(x | theta), float64 on theta's device; -inf where x is impossible.
+        """Log likelihood log p(x | theta), float64 on theta's device; -inf if x is impossible.
 
         Args:
             theta: Parameters, (batch, D).
-            x: Observable name -> (batch, *event), or (1, *event) for one observation repeated.
+            x: Observable name -> (batch, *event), or (1, *event) for one observation shared by all rows.
 
         Raises:
-            ValueError: If x lacks a site or has another batch.
+            ValueError: If x lacks an observed site or has another number of rows.
         """
         columns, n = columns_of(self.prior, theta), len(theta)
         if missing := [name for name in self.sites.observed if name not in x]:
@@ -87,7 +87,7 @@ class NumpyroLikelihood:
         out = np.zeros(n)
         for start in range(0, n, self.chunk):
             stop = min(start + self.chunk, n)
-            # filled up to a power of two with the last row, so that few sizes are compiled
+            # The batch is filled up to a power of two with its last row, so that few sizes are compiled.
             index = np.minimum(start + np.arange(1 << (stop - start - 1).bit_length()), stop - 1)
             rows = {k: v[0] if repeated else v[index] for k, v in full.items()}
             with precision(self.double):
@@ -105,7 +105,7 @@ class NumpyroLikelihood:
 
 @final
 class NumpyroReference:
-    """The posterior given one observation, by NUTS: (x, n, generator) -> (n, D)."""
+    """Reference posterior given one observation, by NUTS: (x, n, generator) -> (n, D)."""
 
     def __init__(self, sites: ModelSites, prior: Prior, observables: Mapping[str, Observable], *, double: bool) -> None:
         self.sites, self.prior, self.observables, self.double = sites, prior, observables, double
@@ -116,9 +116,10 @@ class NumpyroReference:
         return {**self.__dict__, "_compiled": {}}
 
     def __call__(self, x: X, n: int, generator: torch.Generator) -> Tensor:
-        """n posterior draws, in the prior's dtype on the CPU, strictly inside the prior's support.
+        """Draw n posterior samples, in the prior's dtype on the CPU, strictly inside the prior's support.
 
-        Four chains from prior draws, 400 steps of warm-up each; of at least 250 more steps each, n are taken evenly.
+        Four chains start from prior draws, and each has 400 warm-up steps and at least 250 further steps. The n draws
+        are evenly spaced among the further steps.
 
         Args:
             x: One observation: observable name -> (*event), or (1, *event).
@@ -127,20 +128,20 @@ class NumpyroReference:
 
         Raises:
             ValueError: If x is not one observation of this model.
-            RuntimeError: If the chains disagree: then they are no reference.
+            RuntimeError: If the chains disagree, so that their draws are not a valid reference.
         """
         from numpyro.diagnostics import split_gelman_rubin
 
         data = {k: v[0] for k, v in arrays_of(as_observation(self.observables, x)).items()}
         steps = SHORTEST
-        while CHAINS * steps < n:  # doubled, so that few lengths are compiled
+        while CHAINS * steps < n:  # The length is doubled, so that few lengths are compiled.
             steps *= 2
         seed = draw_seed(generator)
         words = np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)
         with precision(self.double):
             try:
                 drawn = self._drawn(steps, words, data)
-            except TypeError:  # functions with a slope of their own, such as jax's `odeint`, have it backwards alone
+            except TypeError:  # Functions with a custom gradient, such as jax's `odeint`, support reverse mode only.
                 if not self._forward:
                     raise
                 self._forward = False
@@ -167,7 +168,10 @@ class NumpyroReference:
         return {k: np.asarray(v) for k, v in self._compiled[steps](words, data).items()}
 
     def _chains(self, steps: int, forward: bool, words: Any, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Latent site -> (chains, steps, *shape); compiled as a whole, so that another observation compiles nothing."""
+        """Run NUTS, and return latent site -> (chains, steps, *shape).
+
+        The whole run is compiled at once, so that another observation needs no new compilation.
+        """
         import jax
         from numpyro.infer import MCMC, NUTS, init_to_sample
 
@@ -197,25 +201,25 @@ def numpyro(
     double: bool = True,
     observe: Callable[..., Any] | None = None,
 ) -> NumpyroSimulator:
-    """A simulator from a numpyro model.
+    """Make a simulator of a numpyro model.
 
     Args:
-        model: The model; called as `model(*args, **kwargs)` it must draw its observed sites, not be given them.
-        args: Its positional arguments: covariates, times, sizes.
-        kwargs: Its keyword arguments.
-        observed: Names of the observed sites, or name -> `Observable` for units and axes; shapes and dtypes are those
-            of the model otherwise.
-        units: Parameter (or vector site) -> unit; dimensionless where left out.
-        name: What the simulator is called; the model's name when left out.
-        block: Rows per block of a store, and largest batch of the likelihood.
-        double: Whether JAX computes in float64, simulations, likelihood and NUTS alike; else in float32, unless the
-            process asked JAX for x64. Results are cast to the observables' dtypes either way.
-        observe: Called with paths of data files, returns the observation: observable name -> array. Columns named like
-            the observables are read when left out.
+        model: Numpyro model. Called as `model(*args, **kwargs)`, it must draw its observed sites itself.
+        args: Positional arguments of the model: covariates, times, sizes.
+        kwargs: Keyword arguments of the model.
+        observed: Names of the observed sites, or name -> `Observable`, which adds units and axes. With names only,
+            shapes and dtypes are those of the model.
+        units: Name of a parameter (or vector site) -> its unit. Other parameters are dimensionless.
+        name: Name of the simulator; by default the model's name.
+        block: Number of rows per block of a store, and largest batch of the likelihood.
+        double: Whether JAX computes simulations, likelihood and NUTS in float64. If False, it computes in float32,
+            unless the process has enabled x64 in JAX. Results are cast to the observables' dtypes in both cases.
+        observe: Function from paths of data files to the observation, observable name -> array. By default, columns
+            named like the observables are read.
 
     Raises:
-        TypeError: If the model cannot be called, or `observed` is of the wrong kind.
-        ValueError: If the model needs its data, lacks a site, has latent sites that are no independent prior, or needs
+        TypeError: If the model cannot be called, or `observed` has a wrong type.
+        ValueError: If the model needs its data, lacks a site, has latent sites that are not independent, or needs
             `double`.
     """
     if not callable(model):
@@ -233,7 +237,7 @@ def numpyro(
 
 @final
 class NumpyroSimulator(Simulator):
-    """What `numpyro` makes; it pickles where its model does (defined at the top of a module)."""
+    """The simulator that `numpyro` makes. It can be pickled if its model is defined at the top level of a module."""
 
     def __init__(
         self,
@@ -253,9 +257,9 @@ class NumpyroSimulator(Simulator):
         self.reference = NumpyroReference(sites, prior, observables, double=double)
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome:
-        """Simulate a batch; row i draws from a key of its own, fold_in(key, i)."""
+        """Simulate a batch. Row i has its own random key, fold_in(key, i)."""
         columns, seed, n = columns_of(self.prior, theta), draw_seed(generator), len(theta)
-        # one precision for all of a model: JAX confuses numpy constants of a function traced in both
+        # All of a model runs in one precision: JAX mixes up numpy constants of a function that is traced in two.
         with precision(self.double):
             drawn = {k: np.asarray(v) for k, v in self.mapped(columns, seed).items()}
         rows = len(next(iter(drawn.values())))
@@ -318,18 +322,18 @@ _BOUNDS = {
 
 
 def torch_laws(site: str, law: Any, shape: tuple[int, ...]) -> list[td.Distribution]:
-    """One univariate law of torch for each number of a latent site.
+    """Convert the distribution of a latent site to univariate distributions of torch, one for each number of the site.
 
     Args:
-        site: What the site is called, for messages.
+        site: Name of the site, for messages.
         law: A distribution of numpyro whose arguments are arrays.
         shape: Shape of the site's value.
 
     Returns:
-        The laws, in the order of the flattened value.
+        The distributions, in the order of the flattened value.
 
     Raises:
-        ValueError: If torch has no such law, or the law is of correlated numbers.
+        ValueError: If torch has no such distribution, or the numbers are correlated.
     """
     while type(law).__name__ in ("Independent", "ExpandedDistribution"):
         law = law.base_dist
@@ -344,12 +348,12 @@ def _one(site: str, law: Any, shape: tuple[int, ...], index: tuple[int, ...]) ->
         try:
             return Truncated(base, low, high)
         except TypeError as error:
-            raise ValueError(f"the latent site {site!r} has a law with no counterpart in torch: {error}") from error
+            raise ValueError(f"the latent site {site!r} has no counterpart in torch: {error}") from error
     if kind not in _ARGUMENTS or not type(law).__module__.startswith("numpyro."):
         raise ValueError(
-            f"the latent site {site!r} has the law {kind}, which has no counterpart among the independent laws of "
-            f"torch; known are {', '.join(sorted(_ARGUMENTS))} and truncated ones. Write the site as a function of "
-            "sites with such laws, with numpyro.deterministic for its own name"
+            f"the latent site {site!r} has the distribution {kind}, which has no counterpart among the independent "
+            f"distributions of torch; known are {', '.join(sorted(_ARGUMENTS))} and truncated ones. Write the site as "
+            "a function of sites with known distributions, with numpyro.deterministic for its own name"
         )
     torch_law, names = _ARGUMENTS[kind]
     numbers = [_number(getattr(law, name), shape, index) for name in names]
@@ -365,25 +369,28 @@ def _one(site: str, law: Any, shape: tuple[int, ...], index: tuple[int, ...]) ->
 
 
 def _number(value: Any, shape: tuple[int, ...], index: tuple[int, ...]) -> float:
-    """One element of an argument. A float32 is read as its shortest decimal: 0.1 is 0.1, not 0.10000000149."""
+    """One element of a distribution's argument, as a float.
+
+    A float32 is read as its shortest decimal: 0.1 is 0.1, not 0.10000000149.
+    """
     element = np.broadcast_to(np.asarray(value), shape)[index]
     return float(str(element)) if element.dtype == np.float32 else float(element)
 
 
-_PROBES = 64  # prior draws under which the laws of the latent sites must be the same
+_PROBES = 64  # Number of prior draws that are compared to check that no latent site depends on another.
 
 
 @dataclass(frozen=True)
 class ModelSites:
-    """A model that runs without data, and the names of what it draws.
+    """A numpyro model that runs without data, and a description of its latent and observed sites.
 
     Args:
-        model: Called without arguments.
-        latent: Latent site -> names of its parameters, in the order of its flattened value.
-        laws: One law per parameter.
-        observed: The observed sites.
-        shapes: Site -> shape of its value, latent and observed.
-        dtypes: Observed site -> dtype of its value.
+        model: Numpyro model that is called without arguments.
+        latent: Name of a latent site -> names of its parameters, in the order of its flattened value.
+        laws: Prior distributions, one for each parameter.
+        observed: Names of the observed sites.
+        shapes: Name of a latent or observed site -> shape of its value.
+        dtypes: Name of an observed site -> dtype of its value.
     """
 
     model: Callable[[], Any]
@@ -395,18 +402,18 @@ class ModelSites:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Parameter names, D of them."""
+        """Names of the D parameters."""
         return tuple(name for names in self.latent.values() for name in names)
 
     def values(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameter name -> number, as latent site -> JAX array."""
+        """Values of the latent sites, site -> JAX array, from the parameters, name -> number."""
         import jax.numpy as jnp
 
         stacked = {site: jnp.stack([parameters[n] for n in names]) for site, names in self.latent.items()}
         return {site: value.astype(float).reshape(self.shapes[site]) for site, value in stacked.items()}
 
     def simulate(self, key: Any, **parameters: Any) -> dict[str, Any]:
-        """One simulation; parameters by name, as the names of the prior."""
+        """Run one simulation, with the parameters passed by their names in the prior."""
         from numpyro import handlers
 
         fixed = handlers.substitute(self.model, data=self.values(parameters))
@@ -414,7 +421,7 @@ class ModelSites:
         return {site: trace[site]["value"] for site in self.observed}
 
     def log_likelihood(self, parameters: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
-        """log p(x | parameters) of one simulation; -inf where x lies outside an observed site's support."""
+        """Log likelihood of one simulation x; -inf if x lies outside the support of an observed site."""
         import jax
         import jax.numpy as jnp
         from numpyro import handlers
@@ -430,7 +437,7 @@ class ModelSites:
         return total
 
     def conditioned(self, x: Mapping[str, Any]) -> Any:
-        """The model run with its observed sites at x."""
+        """Run the model with its observed sites fixed at x."""
         from numpyro import handlers
 
         return handlers.condition(self.model, data=dict(x))()
@@ -438,28 +445,31 @@ class ModelSites:
 
 @contextmanager
 def precision(double: bool) -> Iterator[None]:
-    """JAX in float64 within, this thread only; as the process has it where `double` is false."""
+    """Context in which JAX computes in float64, in this thread only.
+
+    If `double` is false, JAX keeps the precision of the process.
+    """
     if not double:
         yield
         return
     try:
         from jax import enable_x64
-    except ImportError:  # before JAX 0.8
+    except ImportError:  # JAX before 0.8 has the function in another module.
         from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     with enable_x64(True):
         yield
 
 
 def read_sites(model: partial[Any], observed: tuple[str, ...], *, double: bool) -> ModelSites:
-    """The sites of a model, from running it without data.
+    """Find the sites of a model by running the model without data.
 
     Args:
-        model: The model with its arguments.
+        model: Numpyro model with its arguments.
         observed: Names of the sites that are data.
-        double: Whether laws are read in float64.
+        double: Whether the distributions of the sites are read in float64.
 
     Raises:
-        ValueError: If it needs its data, is not traceable, or has sites that a simulator cannot stand for.
+        ValueError: If the model needs its data, cannot be traced by JAX, or has sites that a simulator cannot have.
     """
     label = f"the model {name_of(model.func)!r}"
     try:
@@ -490,7 +500,10 @@ def read_sites(model: partial[Any], observed: tuple[str, ...], *, double: bool) 
 def _probe(
     model: Callable[[], Any], observed: tuple[str, ...], label: str, double: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[np.ndarray]]]:
-    """The trace (with abstract values), and latent site -> arguments of its law under many prior draws."""
+    """Trace of the model (with abstract values), and the arguments of each latent site's distribution.
+
+    The arguments are evaluated for many prior draws, to see whether they depend on other sites.
+    """
     import jax
     from numpyro import handlers
 
@@ -510,7 +523,7 @@ def _probe(
             f"{label} cannot be compiled, as NUTS and batches need: write it with jax.numpy, and without `if` or "
             f"`float()` on what it draws ({error})"
         ) from error
-    order = [name for name in found if name in leaves]  # jit returns mappings sorted
+    order = [name for name in found if name in leaves]  # The order is restored because jit sorts mappings.
     return found, {name: [np.asarray(leaf) for leaf in leaves[name]] for name in order}
 
 
@@ -537,14 +550,14 @@ def _refuse(trace: Mapping[str, Mapping[str, Any]], observed: tuple[str, ...], l
 
 
 def _constant_law(site: str, trace: Mapping[str, Mapping[str, Any]], leaves: list[np.ndarray], label: str) -> Any:
-    """The site's law with its arguments as arrays."""
+    """Distribution of a latent site with arrays as its arguments, after a check that it depends on no other site."""
     import jax
 
     if any(not np.array_equal(leaf[:1].repeat(len(leaf), 0), leaf, equal_nan=True) for leaf in leaves):
         raise ValueError(
-            f"{label} has a latent site {site!r} whose law depends on other latent sites; a prior here is independent "
-            "laws, so draw it with a fixed law and transform it (numpyro.infer.reparam.LocScaleReparam(0) does so for "
-            "locations and scales), or make it part of the data"
+            f"{label} has a latent site {site!r} whose law depends on other latent sites; parameters must be "
+            "independent here, so draw the site from a fixed distribution and transform the draw "
+            "(numpyro.infer.reparam.LocScaleReparam(0) does so for locations and scales), or make it part of the data"
         )
     return jax.tree.unflatten(jax.tree.structure(trace[site]["fn"]), [leaf[0] for leaf in leaves])
 

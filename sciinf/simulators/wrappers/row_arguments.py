@@ -1,7 +1,7 @@
-"""What a function that takes parameters by name is called with.
+"""Arguments with which a user's function is called, from the rows of theta.
 
-A number where a parameter is continuous, an int where it is counted, its label where it is one of several; all that an
-`Each` stands for as one array, as long as there are parameters; None where a parameter does not exist.
+A continuous parameter is passed as a number, a count as an int, and a choice as its label. All parameters of an `Each`
+are passed as one array that holds only the existing ones. A parameter that does not exist is None.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from sciinf.core.levels import Levels
 
 
 def rows_of(prior: Prior, columns: Mapping[str, np.ndarray]) -> Callable[[int], dict[str, Any]]:
-    """The arguments of each row, by its number.
+    """Function from the number of a row to the arguments of that row, name -> value.
 
     Args:
-        prior: Whose parameters they are.
-        columns: Parameter -> float64 array (batch,).
+        prior: Prior of the parameters.
+        columns: Name of each parameter -> its values, float64 array (batch,).
     """
     if plain(prior):
         return lambda i: {k: float(v[i]) for k, v in columns.items()}
@@ -38,14 +38,14 @@ def rows_of(prior: Prior, columns: Mapping[str, np.ndarray]) -> Callable[[int], 
 
 
 def batch_of(prior: Prior, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arguments of all rows at once.
+    """Arguments of all rows at once, name -> array, for a vectorised function.
 
-    Arrays (batch,), of labels where a parameter is one of several; (batch, most) of an `Each`; NaN, or "" as a label,
-    where a parameter does not exist.
+    Arrays are (batch,); those of a choice hold labels. The array of an `Each` is (batch, most). A parameter that does
+    not exist is NaN, or the label "".
 
     Args:
-        prior: Whose parameters they are.
-        columns: Parameter -> float64 array (batch,).
+        prior: Prior of the parameters.
+        columns: Name of each parameter -> its values, float64 array (batch,).
     """
     if plain(prior):
         return dict(columns)
@@ -57,21 +57,25 @@ def batch_of(prior: Prior, columns: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 
 def plain(prior: Prior) -> bool:
-    """Whether each parameter is one number, in every row."""
+    """Whether every parameter of a prior is one continuous number that exists in every row."""
     return not prior.mixed and not prior.existence.each
 
 
 def absent_words(arguments: Mapping[str, Any]) -> str:
-    """Which arguments do not exist in a row, in words for the message of a failure; "" if all do."""
+    """Text for a failure message that names the arguments which do not exist in a row; empty if all exist."""
     gone = [repr(name) for name, value in arguments.items() if value is None]
     return f" ({' and '.join(gone)} {ABSENT} and {'is' if len(gone) == 1 else 'are'} None)" if gone else ""
 
 
 def check_plain(prior: Prior, what: str) -> None:
-    """Refuse a prior with discrete parameters or an `Each`, for what passes every parameter as one number.
+    """Raise an error if a prior has discrete parameters or an `Each`.
+
+    Args:
+        prior: Prior to be checked.
+        what: Name of the wrapper that passes every parameter as one number, for the error message.
 
     Raises:
-        ValueError: If it has some; the message says the way out.
+        ValueError: If the prior has such parameters. The message says what to use instead.
     """
     if not plain(prior):
         raise ValueError(

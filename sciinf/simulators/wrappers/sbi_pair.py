@@ -1,7 +1,7 @@
-"""A simulator and a prior in sbi's convention: theta (batch, D) -> x (batch, *event), one observable.
+"""Simulators from a simulator and a prior in sbi's convention: theta (batch, D) -> x (batch, *event), one observable.
 
-Such simulators draw from the global random states. Around each call those of torch, numpy and Python are seeded from
-the generator and put back afterwards, one call at a time in a process.
+Such simulators draw from the global random states. Before each call, the states of torch, numpy and Python are seeded
+from the generator, and they are restored after the call. A process runs one call at a time.
 """
 
 from __future__ import annotations
@@ -34,23 +34,25 @@ def sbi(
     name: str | None = None,
     block: int = 4096,
 ) -> SbiSimulator:
-    """A simulator from what a user of sbi has.
+    """Make a simulator of a simulator and a prior in sbi's convention.
 
     Args:
-        simulator: Maps theta (batch, D) to x (batch, *event): tensors, arrays or quantities of astropy. It draws from
-            the global random states.
-        prior: A law of torch.distributions over (D,), `BoxUniform`, `MultipleIndependent`, a list of laws, what sbi's
-            `process_prior` returned for one of them, or a `Prior`, which has names and units of its own.
-        names: Parameter names; theta_0, theta_1, ... when left out.
-        units: Their units; dimensionless when left out.
-        observable: What x is called.
-        spec: Shape, unit, axes and dtype of x; when left out, two simulations tell shape and unit (float32).
-        name: What the simulator is called; the function's name when left out.
-        block: Rows per block of a store.
+        simulator: Function from theta (batch, D) to x (batch, *event): tensors, arrays or quantities of astropy. It
+            draws from the global random states.
+        prior: A distribution of torch.distributions over (D,), `BoxUniform`, `MultipleIndependent`, a list of
+            distributions, the result of sbi's `process_prior` for one of them, or a `Prior`. A `Prior` has its own
+            names and units.
+        names: Names of the parameters; by default theta_0, theta_1, ...
+        units: Units of the parameters; dimensionless by default.
+        observable: Name of x.
+        spec: Shape, unit, axes and dtype of x. By default, shape and unit are found by two simulations, and the dtype
+            is float32.
+        name: Name of the simulator; by default the function's name.
+        block: Number of rows per block of a store.
 
     Raises:
-        TypeError: If the prior is no law that can be written down, or the simulator cannot be called.
-        ValueError: If names, units and dimensions differ in number, or the simulator is not batched.
+        TypeError: If the prior is not a distribution that can be stored as JSON, or the simulator cannot be called.
+        ValueError: If the numbers of names, units and dimensions differ, or the simulator is not batched.
 
     Examples:
         >>> prior = td.MultivariateNormal(torch.zeros(2), torch.eye(2))
@@ -83,7 +85,7 @@ def _prior(prior: Any, names: Sequence[str] | None, units: Sequence[str] | None)
 
 @final
 class SbiSimulator(Simulator):
-    """What `sbi` makes; it pickles where its function does (defined at the top of a module)."""
+    """The simulator that `sbi` makes. It can be pickled if its function is defined at the top level of a module."""
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class SbiSimulator(Simulator):
         """Simulate a batch.
 
         Raises:
-            ValueError: If theta, or what the function returns, has another shape, or a unit that does not convert.
+            ValueError: If theta or the function's result has a wrong shape, or a unit does not convert.
         """
         if theta.ndim != 2 or theta.shape[1] != len(self.prior):
             raise ValueError(f"theta has shape {tuple(theta.shape)}, expected (batch, {len(self.prior)})")
@@ -128,19 +130,19 @@ def _all_seeded(generator: torch.Generator) -> Iterator[None]:
 
 
 def _laws(prior: Any) -> list[td.Distribution]:
-    """The independent laws a prior of sbi consists of, each over one number or over (k,)."""
+    """Independent distributions of which a prior of sbi consists, each over one number or over (k,)."""
     if isinstance(prior, list | tuple):
         return [law for part in prior for law in _laws(part)]
     if not isinstance(prior, td.Distribution):
         raise TypeError(
-            f"the prior is {type(prior).__name__}, expected a law of torch.distributions, BoxUniform, "
-            "MultipleIndependent or a list of laws: a custom prior has no bijection to R^D. The order is "
+            f"the prior is {type(prior).__name__}, expected a distribution of torch.distributions, BoxUniform, "
+            "MultipleIndependent or a list of distributions: a custom prior has no bijection to R^D. The order is "
             "wrappers.sbi(simulator, prior)"
         )
-    parts = getattr(prior, "dists", None)  # MultipleIndependent
+    parts = getattr(prior, "dists", None)  # sbi's MultipleIndependent has this attribute.
     if parts is not None:
         return [law for part in parts for law in _laws(part)]
-    inner = getattr(prior, "prior", None)  # what process_prior puts around a law
+    inner = getattr(prior, "prior", None)  # sbi's process_prior wraps a distribution in such an object.
     if isinstance(inner, td.Distribution):
         return _laws(inner)
     if prior.event_shape == (1,) and prior.batch_shape == () and isinstance(prior, td.Independent):
@@ -151,7 +153,7 @@ def _laws(prior: Any) -> list[td.Distribution]:
             f"{tuple(prior.event_shape)}; one law over (D,) is expected: wrap it in Independent(law, 1) or BoxUniform"
         )
     if isinstance(prior, td.Independent) and isinstance(prior.base_dist, td.Uniform):
-        prior = td.Independent(prior.base_dist, prior.reinterpreted_batch_ndims)  # BoxUniform
+        prior = td.Independent(prior.base_dist, prior.reinterpreted_batch_ndims)  # From BoxUniform.
     law_to_json(prior)
     return [prior]
 
@@ -171,13 +173,16 @@ def _named_prior(
 
 
 def _tensor(value: Any, spec: Observable, name: str) -> Tensor:
-    """What the function returned, in the observable's unit; without a unit it is taken to be in that."""
+    """The function's result as a tensor in the observable's unit, which is also assumed for a result without a unit."""
     unit = getattr(value, "unit", None)
     return torch.as_tensor(value if unit is None else convert(value.value, unit, spec, name))
 
 
 def _observable(simulator: Callable[[Tensor], Any], prior: Prior, name: str, label: str) -> Observable:
-    """Found from batches of two and three, which a simulator of single rows cannot both pass by accident."""
+    """Find the shape and unit of x from a batch of two rows and a batch of three rows.
+
+    A simulator that is not batched cannot pass both by accident.
+    """
     shapes, unit = [], ""
     for n in (2, 3):
         generator = torch.Generator().manual_seed(n)

@@ -1,7 +1,8 @@
-"""Sets of independent observations of the same parameters, of any size up to a largest one.
+"""Simulators of sets of independent observations of the same parameters, of any size up to a largest size.
 
-An estimator trained on them answers for sets: a `Flow` for sets of up to that size, a `Score` for any number of them
-(PF-NPSE, by `Compositional`), at the price of that many simulations per row.
+An estimator trained on such sets gives posteriors given a set. A `Flow` takes sets up to the largest size. A `Score`
+takes any number of such sets (PF-NPSE, by `Compositional`). Each row costs as many simulations as the largest set has
+items.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from sciinf.networks.summaries.timed import times_of
 
 
 def sets(simulator: Simulator, most: int, *, least: int = 1) -> SetSimulator:
-    """A simulator of sets: each row is `least` to `most` observations of its theta, every size as often.
+    """Make a simulator of sets of observations: each row is a set with one theta, and all sizes are equally likely.
 
-    Every observable becomes (most, *event) with a first axis "item"; beside it stands `<name>_mask`, True where the set
-    has an item. Entries without an item are 0. Where all sets are of one size there are no masks: on such sets
-    `calibrate` judges a `Compositional`.
+    Every observable becomes (most, *event) with a first axis "item". An additional observable `<name>_mask` is True
+    where the set has an item. Entries without an item are 0. If all sets have the same size, there are no masks;
+    `calibrate` needs such sets to check a `Compositional`.
 
     Args:
-        simulator: Of one observation.
-        most: Largest size.
-        least: Smallest size.
+        simulator: Simulator of one observation.
+        most: Largest size of a set.
+        least: Smallest size of a set.
 
     Raises:
-        TypeError: If `simulator` is none.
-        ValueError: If a size is no int of at least 1, `least` is above `most`, or the simulator has masks of its own,
-            or times or controls that differ from record to record.
+        TypeError: If `simulator` is not a simulator.
+        ValueError: If a size is not an int of at least 1, `least` is above `most`, the simulator has masks of its own,
+            or it has times or controls that differ between records.
 
     References:
         | Compositional Score Modeling for Simulation-Based Inference (Geffner et al., 2023), section 3.3,
@@ -50,14 +51,14 @@ def sets(simulator: Simulator, most: int, *, least: int = 1) -> SetSimulator:
     if known := [name for name, spec in simulator.observables.items() if spec.control or name in times]:
         raise ValueError(
             f"{simulator.name!r} has times or controls that differ from record to record, {known}; a network of sets "
-            "would see values apart from theirs. Let the simulator return a summary of each record"
+            "would see values without their times and controls. Let the simulator return a summary of each record"
         )
     return SetSimulator(simulator, most, least)
 
 
 @final
 class SetSimulator(Simulator):
-    """What `sets` makes."""
+    """The simulator of sets of observations that `sets` makes."""
 
     def __init__(self, simulator: Simulator, most: int, least: int) -> None:
         self.simulator, self.most, self.least = simulator, most, least
@@ -91,7 +92,7 @@ class SetSimulator(Simulator):
 
 
 def _in_sets(observables: Mapping[str, Observable], most: int, *, masked: bool) -> dict[str, Observable]:
-    """Sets of `most` of them, or of up to as many, each with its mask."""
+    """Observables of sets of `most` items; with `masked`, also a mask for each observable."""
     if not masked:
         return {name: spec.in_sets(most) for name, spec in observables.items()}
     found: dict[str, Observable] = {}

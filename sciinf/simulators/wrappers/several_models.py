@@ -1,9 +1,9 @@
-"""One simulator of several models of the same data: which of them it was is a parameter.
+"""One simulator for several models of the same data, with the model itself as a discrete parameter.
 
     simulator = wrappers.models({"SIR": sir, "SEIR": seir})
 
-A parameter that several models have under the same name, with the same law and unit, is one parameter and keeps its
-name; any other carries its model's, `SEIR.sigma`, and exists only there.
+If several models have a parameter with the same name, distribution and unit, it is one parameter and keeps its name.
+Any other parameter carries the name of its model, as in `SEIR.sigma`, and exists only in this model.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ def models(
     name: str | None = None,
     block: int | None = None,
 ) -> SeveralModels:
-    """A simulator of several models, each with a prior of its own, of one set of observables.
+    """Make one simulator of several models, which have different priors and the same observables.
 
     Args:
-        simulators: What each model is called -> its simulator. Real data are read as the first one does.
-        probabilities: Model -> how likely it is before the data; all are equally likely where left out.
-        parameter: What the parameter is called that says which model it is.
-        name: What the simulator is called; the models' names, joined, when left out.
-        block: Rows per block of a store; the fewest of the models' own when left out.
+        simulators: Name of each model -> its simulator. The first simulator reads the real data.
+        probabilities: Name of each model -> its prior probability; equal by default.
+        parameter: Name of the discrete parameter that says which model it is.
+        name: Name of the simulator; by default the models' names, joined.
+        block: Number of rows per block of a store; by default the smallest number among the models.
 
     Raises:
-        TypeError: If one is no simulator, or its name is no text.
-        ValueError: If there are fewer than two, they differ in what they observe, a model has a parameter that is
-            called as that of the models is, or probabilities are not those of the models.
+        TypeError: If a model is not a simulator, or its name is not a text.
+        ValueError: If there are fewer than two models, their observables differ, a model has a parameter with the name
+            `parameter`, a model has derived quantities, or probabilities have other names than the models.
 
     Examples:
         >>> from sciinf import Normal, wrappers
@@ -63,13 +63,13 @@ def models(
             raise TypeError(f"the model {label!r} is {type(simulator).__name__}, expected a Simulator")
         if parameter in simulator.prior.names:
             raise ValueError(
-                f"the model {label!r} has a parameter {parameter!r}, as the one that says which model it is; give that "
-                "another name: models(..., parameter='which')"
+                f"the model {label!r} has a parameter {parameter!r}, and so is called the parameter that says which "
+                "model it is; give the latter another name: models(..., parameter='which')"
             )
         if simulator.derived:
             raise ValueError(
-                f"the model {label!r} has derived quantities, which are of its own parameters alone: leave them out, "
-                "and give the simulator of all models its own"
+                f"the model {label!r} has derived quantities, which depend on its own parameters alone: leave them "
+                "out, and define derived quantities of the simulator of all models"
             )
     _check_observables(simulators)
     if probabilities is not None and set(probabilities) != set(simulators):
@@ -81,7 +81,7 @@ def models(
 
 @final
 class SeveralModels(Simulator):
-    """What `models` makes."""
+    """The simulator of several models that `models` makes."""
 
     def __init__(
         self, simulators: Mapping[str, Simulator], which: Choice, parameter: str, name: str, block: int | None
@@ -114,7 +114,7 @@ class SeveralModels(Simulator):
             self.rescaled = self._rescaled
 
     def __call__(self, theta: Tensor, *, generator: torch.Generator) -> Outcome:
-        """Simulate a batch, each row by its model."""
+        """Simulate a batch, each row with its model."""
         n = len(theta)
         x = {k: torch.zeros(n, *o.shape, dtype=o.torch_dtype, device=theta.device) for k, o in self.observables.items()}
         status, messages = torch.full((n,), int(Status.OK), dtype=torch.uint8), dict[int, str]()
@@ -135,11 +135,11 @@ class SeveralModels(Simulator):
         return SeveralModels(seen, which, parameter, self.name, block)
 
     def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-        """Real data from files, as the first model reads them."""
+        """Read real data from files with the first model's simulator."""
         return next(iter(self.simulators.values())).observe(*paths, columns=columns)
 
     def _rows(self, theta: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-        """Each model with its rows and their parameters."""
+        """Name of each model that occurs in theta, with the numbers of its rows and their parameters."""
         found = []
         for code, (label, simulator) in enumerate(self.simulators.items()):
             rows = (theta[:, 0] == code).nonzero().flatten()
@@ -164,7 +164,7 @@ class SeveralModels(Simulator):
         return total
 
     def _rescaled(self, theta: Tensor, x: X) -> Tensor:
-        """By the model of each row; NaN where one has fewer intervals than another."""
+        """Rescaled intervals of each row, by its model. Rows with fewer intervals than others end with NaN."""
         parts = list[tuple[Tensor, Tensor]]()
         for label, rows, own in self._rows(theta):
             rescaled: Any = self.simulators[label].rescaled
@@ -200,7 +200,7 @@ def _check_observables(simulators: Mapping[str, Simulator]) -> None:
 
 
 def _joined(priors: Mapping[str, Prior], which: Choice, parameter: str) -> tuple[Prior, dict[str, list[str]]]:
-    """The prior of all models, and for each what its parameters are called there."""
+    """Prior of all models together, and for each model the names of its parameters in this prior."""
     keys = {label: _keys(prior) for label, prior in priors.items()}
     shared, taken = dict[str, list[str]](), set[str]()
     for label, own in keys.items():
@@ -236,13 +236,16 @@ def _joined(priors: Mapping[str, Prior], which: Choice, parameter: str) -> tuple
 
 
 def _keys(prior: Prior) -> dict[str, tuple[str, ...]]:
-    """What tells parameters that may be shared -> their names."""
+    """Identifying keys of a prior's parameters that models may share: key -> names of the parameters."""
     found = {_key(prior, place.start): prior.names[place] for _, place in prior.places()}
     return {key: names for key, names in found.items() if key}
 
 
 def _key(prior: Prior, start: int) -> str:
-    """Names, units and law of the parameters at a place; "" for those that may not be shared."""
+    """Identifying key of the parameters at a column: their names, units and distribution as JSON.
+
+    The key is empty for parameters that models may not share, because they do not always exist.
+    """
     law, place = next((law, place) for law, place in prior.places() if place.start == start)
     names = prior.names[place]
     if names[0] in prior.existence.when or any(names[0] in g.columns for g in prior.existence.each.values()):

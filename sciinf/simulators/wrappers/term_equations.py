@@ -1,22 +1,23 @@
-r"""A simulator of equations with terms from a library, of which each may be in or out: which is a parameter.
+r"""Simulators of equations with terms from a library, where discrete parameters say which terms are in the equation.
 
     library = polynomials({"x": "m"}, 3, time="s")
     simulator = wrappers.equations(library, Rates(states), sd=2.0, noise={"x": HalfNormal(1.0)})
 
-For every state z_i and term T_j, "d(x) has x^2" is "yes" or "no", and "d(x) x^2" its coefficient c_ij, which exists
-where it is; "d(x) noise" is sigma_i. Given these,
+For every state z_i and term T_j, the parameter "d(x) has x^2" is "yes" or "no". If it is "yes", the coefficient c_ij
+exists as the parameter "d(x) x^2". The parameter "d(x) noise" is sigma_i. Given these parameters, the data are
 
     rates seen at given states:   r_i = sum_j c_ij T_j(z) + sigma_i g_i(z) e,
     paths:                        dz_i = sum_j c_ij T_j(z) dt + sigma_i g_i(z) dW_i        (Ito),
 
-e ~ N(0, 1), and g_i 1 or a term of the library. The prior is c_ij ~ N(0, sd_ij^2), each term in with its own
-probability, all independent. The likelihood of rates is exact. That of paths is Euler's, of increments
+where e ~ N(0, 1), and g_i is 1 or a term of the library. The prior is c_ij ~ N(0, sd_ij^2). Each term is in the
+equation with its own probability, and all parameters are independent. The likelihood of rates is exact. The likelihood
+of paths is the Euler approximation for increments
 
     z_i(t + h) - z_i(t) ~ N(h sum_j c_ij T_j(z(t)), h sigma_i^2 g_i(z(t))^2),
 
-given the first states, and that of the equation for h -> 0 alone. States are taken as they are: with noise in *them*
-both likelihoods are wrong, and coefficients are drawn towards 0, or to a decay that is not there.
-`posteriors.equations` has checks of both.
+given the first states. It converges to the likelihood of the equation for h -> 0. Both likelihoods assume that states
+are measured without noise. With noise in the states, both are wrong: coefficients are biased towards 0, or towards a
+decay that does not exist. `posteriors.equations` has checks of both.
 """
 
 from __future__ import annotations
@@ -44,12 +45,13 @@ Drawn = Callable[[int, torch.Generator], Tensor]
 class TermRegression(NamedTuple):
     """Rows of a linear regression, response = design coefficients + sigma scale e, for each state.
 
-    The response is the data, or differences of them: not divided by anything, so that its density is that of the data.
+    The response consists of the data or their differences. It is not rescaled, so that its density is the density of
+    the data.
 
     Args:
-        design: (batch, row, term), float64.
-        response: (batch, row, state).
-        scale: (batch, row, state).
+        design: Values of the terms, (batch, row, term), float64.
+        response: Values to be explained, (batch, row, state).
+        scale: Factor of the noise, (batch, row, state).
     """
 
     design: Tensor
@@ -58,38 +60,38 @@ class TermRegression(NamedTuple):
 
 
 class MeasuredOf(ABC):
-    """What is measured of an equation."""
+    """Kind of measurement of an equation: rates or paths."""
 
-    power: float  # of time, in the unit of sigma
+    power: float  # Power of time in the unit of sigma.
 
     @abstractmethod
     def observable(self, library: Library) -> Observable:
-        """Its specification; all of it is one array."""
+        """Specification of the measured data, which are one array."""
 
     @abstractmethod
     def simulate(self, model: TermEquations, theta: Tensor, generator: torch.Generator) -> Tensor:
-        """Data of each row of theta."""
+        """Simulate the data of each row of theta."""
 
     @abstractmethod
     def told(self) -> str:
-        """What tells it from others of its shape."""
+        """Text that identifies the measurement among others of the same shape."""
 
     @abstractmethod
     def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> TermRegression:
-        """Data (batch, *event) as a regression, as if they had been seen at every so many times."""
+        """Regression of data (batch, *event); paths are used at every `every`-th time only."""
 
 
 @final
 class Rates(MeasuredOf):
-    """States and the rates there, as they were measured: (row, 2 S), states first.
+    """Measured rates at known states: data (row, 2 S), states first.
 
     Args:
-        states: At which states, (row, S), or a function that draws them for each simulation, (rows, generator) ->
-            (rows, row, S). Their law is no part of the likelihood.
-        rows: How many, where they are drawn.
+        states: States at which rates are measured, (row, S), or a function that draws states for each simulation,
+            (rows, generator) -> (rows, row, S). The distribution of states is not a part of the likelihood.
+        rows: Number of states, if they are drawn.
 
     Raises:
-        ValueError: If states are no array of two axes.
+        ValueError: If states are not an array with two axes.
     """
 
     power = 1.0
@@ -124,16 +126,16 @@ class Rates(MeasuredOf):
 
 @final
 class Paths(MeasuredOf):
-    """Noisy paths, several of one equation, seen at times that all have: (series, time, S).
+    """Stochastic paths of one equation, observed at common times: data (series, time, S).
 
     Args:
         start: First states, (series, S), or a function that draws them, (rows, generator) -> (rows, series, S).
-        times: At which they are seen, increasing, two or more.
-        series: How many, where starts are drawn.
-        substeps: Euler's steps between two times, of a simulation. The likelihood always has one.
+        times: Observation times, two or more, increasing.
+        series: Number of paths, if the first states are drawn.
+        substeps: Number of Euler steps between two times in a simulation. The likelihood always uses one step.
 
     Raises:
-        ValueError: If times do not increase, or starts are no array of two axes.
+        ValueError: If times do not increase, or first states are not an array with two axes.
     """
 
     power = 0.5
@@ -176,7 +178,8 @@ class Paths(MeasuredOf):
     def regression(self, model: TermEquations, x: Tensor, every: int = 1) -> TermRegression:
         x, times = x.double()[:, :, ::every], self.times[::every]
         before, step = x[:, :, :-1], times.diff()[:, None]
-        parts = model.library(before) * step, x.diff(dim=2), model.growth(before) * step.sqrt()  # of increments
+        # The rows of the regression are increments between consecutive times.
+        parts = model.library(before) * step, x.diff(dim=2), model.growth(before) * step.sqrt()
         return TermRegression(*(part.flatten(1, 2) for part in parts))
 
 
@@ -191,21 +194,24 @@ def equations(
     name: str = "equations",
     block: int | None = None,
 ) -> TermEquations:
-    """A simulator of equations of which the terms are parameters, with the exact likelihood of rates, or Euler's.
+    """Make a simulator of equations whose terms are parameters.
+
+    The likelihood of rates is exact, and the likelihood of paths is the Euler approximation.
 
     Args:
-        library: The terms.
-        record: What is measured: `Rates` or `Paths`.
-        sd: Prior sd of coefficients: one number, or term -> sd, in the coefficient's unit. A wide one speaks against
-            a term (Occam's razor): say what a coefficient may be.
-        noise: State -> law of sigma, which is not negative.
-        include: Prior probability that a term is in: one for all, or term -> probability.
-        grows: State -> the term that its noise is multiplied by, where it is.
-        name: What the simulator is called.
-        block: Rows per block of a store; as many as hold a million numbers when left out, 4,096 at most.
+        library: Library of candidate terms.
+        record: Kind of measurement: `Rates` or `Paths`.
+        sd: Prior sd of coefficients: one number, or term -> sd, in the coefficient's unit. A wide prior makes a term
+            less probable (Occam's razor), so give the range that you expect of a coefficient.
+        noise: State -> prior distribution of sigma, which is not negative.
+        include: Prior probability that a term is in the equation: one for all terms, or term -> probability.
+        grows: State -> the term that multiplies the noise of this state. The noise of other states is constant.
+        name: Name of the simulator.
+        block: Number of rows per block of a store. By default, a block holds about a million numbers, and at most 4,096
+            rows.
 
     Raises:
-        ValueError: If a state has no noise or one that may be negative, a term is unknown, or a number is out of its
+        ValueError: If a state has no noise, its noise may be negative, a term is unknown, or a number is out of its
             range.
 
     Examples:
@@ -234,14 +240,14 @@ def equations(
 
 @final
 class TermEquations(Simulator):
-    """What `equations` makes.
+    """The simulator that `equations` makes.
 
     Attributes:
-        library: The terms.
-        record: What is measured.
-        has: Columns of theta that say which terms are in, (state, term).
-        coefficient: Columns of coefficients, (state, term).
-        sigma: Columns of sigma, (state,).
+        library: Library of candidate terms.
+        record: Kind of measurement.
+        has: Columns of theta that say which terms are in the equation, (state, term).
+        coefficient: Columns of theta that hold coefficients, (state, term).
+        sigma: Columns of theta that hold sigma, (state,).
     """
 
     def __init__(
@@ -282,17 +288,17 @@ class TermEquations(Simulator):
         return {"record": self.record.simulate(self, theta, generator)}
 
     def rate(self, theta: Float[Tensor, "batch theta"], state: Float[Tensor, "batch *more state"]) -> Tensor:
-        """sum_j c_ij T_j(z), of the shape of the state."""
+        """Rate of change sum_j c_ij T_j(z), in the shape of the state."""
         c = theta.double()[:, self.coefficient].nan_to_num(0.0)
         return torch.einsum("b...t,bst->b...s", self.library(state), c)
 
     def noise(self, theta: Float[Tensor, "batch theta"], state: Float[Tensor, "batch *more state"]) -> Tensor:
-        """sigma_i g_i(z), of the shape of the state."""
+        """Amplitude of the noise, sigma_i |g_i(z)|, in the shape of the state."""
         sigma = theta.double()[:, self.sigma]
         return sigma.view(len(theta), *[1] * (state.ndim - 2), -1) * self.growth(state)
 
     def growth(self, state: Float[Tensor, "*batch state"]) -> Tensor:
-        """|g_i(z)|, of the shape of the state; float64."""
+        """State-dependent factor of the noise, |g_i(z)|, in the shape of the state; float64."""
         if not self.grows:
             return torch.ones_like(state, dtype=torch.float64)
         terms, one = self.library(state), torch.ones(state.shape[:-1], dtype=torch.float64)
@@ -301,11 +307,11 @@ class TermEquations(Simulator):
         return torch.stack(each, -1)
 
     def regression(self, x: X, every: int = 1) -> TermRegression:
-        """Data, name -> (batch, *event), as rows of a regression; of paths that were seen at every so many times."""
+        """Regression of data, name -> (batch, *event); paths are used at every `every`-th time only."""
         return self.record.regression(self, x["record"], every)
 
     def log_p(self, theta: Float[Tensor, "batch theta"], x: X) -> Float[Tensor, " batch"]:
-        """log p(x | theta), exact of rates and Euler's of paths: what `log_likelihood` is."""
+        """Log likelihood log p(x | theta): exact for rates, the Euler approximation for paths."""
         design, response, scale = self.regression(x)
         c = theta.double()[:, self.coefficient].nan_to_num(0.0)
         sd = theta.double()[:, None, self.sigma] * scale
@@ -313,7 +319,11 @@ class TermEquations(Simulator):
         return (-0.5 * z.square() - sd.log() - 0.5 * math.log(2 * math.pi)).sum((1, 2))
 
     def _settings(self) -> dict[str, str]:
-        """With what terms are at some states, for a name does not tell, and which states or starts there are."""
+        """Settings that identify the simulator.
+
+        A name alone does not identify a term, so the settings hold a digest of the terms' values at some states. They
+        also hold a digest of the measured states or first states.
+        """
         record, source = self.record, torch.Generator().manual_seed(0)
         some = torch.randn(16, len(self.library.states), generator=source, dtype=torch.float64)
         times = record.times.tolist() if isinstance(record, Paths) else ""
@@ -327,21 +337,21 @@ class TermEquations(Simulator):
 
 
 def _digest(values: Tensor) -> str:
-    """Of numbers to six digits, the same on every machine."""
+    """Hash of numbers rounded to six digits, the same on every machine."""
     said = ",".join(f"{value:.6g}" for value in values.double().flatten().tolist())
     return sha256_of(f"{tuple(values.shape)} {said}")[:16]
 
 
 def _drawn(given: Tensor | Drawn) -> str:
-    """A digest of what is given, or of two draws of it."""
+    """Hash of given states, or of two draws if states are drawn by a function."""
     return _digest(given if isinstance(given, Tensor) else given(2, torch.Generator().manual_seed(0)))
 
 
 def _each(given: float | Mapping[str, float], library: Library, what: str) -> dict[str, float]:
-    """A number for each term.
+    """Number for each term, from one number for all terms or a mapping.
 
     Raises:
-        ValueError: If one is missing or out of its range.
+        ValueError: If a number is missing or out of its range.
     """
     found = dict(given) if isinstance(given, Mapping) else dict.fromkeys(library.names, given)
     for term in library.names:

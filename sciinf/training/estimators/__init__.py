@@ -1,1 +1,1 @@
-"""What is learned: one paper, one file. Each file has `build(prior, observables)`, its estimator with defaults."""
+"""Estimators, one paper per public file, each with `build(prior, observables)`, its estimator with defaults."""

@@ -1,21 +1,22 @@
-r"""Series whose law changes: what a chain (`training.estimators.mixed`) says of how many changes, when, and to what
-values.
+r"""Factors of a chain (`training.estimators.mixed`) for a series whose distribution changes: how many changes, and
+when.
 
-Between changes items are taken for independent draws of one of R laws, all learned: law r gives item x_t
+Between changes, items are taken for independent draws of one of R distributions, all learned. Distribution r gives item
+x_t
 
     log p_r(x_t) = e_r . phi(x_t) - a_r,      phi(x) = (x, g(x)),
 
-g a small network; no density, for x is given. With n changes in order, which fall into cells of the times at which
-items stand, and L(a, b) = log sum_r w_r prod_{a <= t < b} p_r(x_t), the factors of the chain are
+g a small network. This is no density, because x is given. With n changes in order, which fall into cells of the times
+at which items stand, and L(a, b) = log sum_r w_r prod_{a <= t < b} p_r(x_t), the factors of the chain are
 
     q(n | x) ~ p(n) Z_n(x) exp(f_n(x)),      q(tau | n, x) = p(tau | n) prod_{i=0}^{n} exp L(c_i, c_{i+1}) / Z_n(x),
 
 Z_n the mean of that product under the prior (`networks.segmentations`), exact by recursion, f the chain's own link. So
-a change is as sharp as the data make it, and its density has as many steps as there are items. Links of what holds
-between two changes see what the laws and plain sums say of the items between them.
+a change is as sharp as the data make it, and its density has as many steps as there are items. Links of values between
+two changes see the log p_r and plain sums of the items between them.
 
-This is a conditional random field: of independent items with a law of few numbers it can become the posterior itself;
-of others it is the best of its kind, and weights by a likelihood correct it.
+This is a conditional random field. It can become the posterior itself if items are independent with a distribution of
+few numbers. For other items it is the best of its kind, and weights by a likelihood correct it.
 
 References:
     | Conditional random fields (Lafferty, McCallum & Pereira, 2001)
@@ -45,10 +46,10 @@ from sciinf.networks import segmentations
 from sciinf.networks.summaries.perceptron import Perceptron
 from sciinf.networks.summaries.standardise import LIMIT
 
-_FAR = 50.0  # standard deviations of an item, at most
-_BEND = 2.0  # means are seen as asinh(2 m), too
-_STEP, _OWN = 6.0, 0.3  # what is learned of laws, beside its parameters: of all together, and of each by itself
-_DEGREE = 9  # of Chebyshev polynomials in r
+_FAR = 50.0  # An item counts as at most this many standard deviations from the mean.
+_BEND = 2.0  # Networks see means m also as asinh(2 m).
+_STEP, _OWN = 6.0, 0.3  # Factors of the learned parameters: shared by all distributions, and of each by itself.
+_DEGREE = 9  # Degree of the Chebyshev polynomials in r.
 _TINY = 1e-15
 
 
@@ -56,14 +57,15 @@ class Changes(Component):
     """Which parameters are changes of a series.
 
     Args:
-        series: The observable, with an axis "time".
-        times: The changes: an `Each` in increasing order, whose number another parameter says.
-        at: The time of each step, increasing: a step is after a change whose time is at most its own.
-        values: What holds between changes: an `Each` of one more (`more=1`), the i-th until the i-th change.
-        laws: Laws that the items of a segment can have, R.
+        series: Name of the observable, which has an axis "time".
+        times: Name of the times of the changes: an `Each` in increasing order, whose number is another parameter.
+        at: Time of each step, increasing. A step is after a change if the change's time is at most the step's.
+        values: Name of the values between changes: an `Each` of one more (`more=1`). The i-th holds until the i-th
+            change.
+        laws: Number R of distributions that the items of a segment can have.
 
     Raises:
-        ValueError: If times do not increase, or are fewer than two.
+        ValueError: If the times of the steps do not increase, or are fewer than two.
 
     Examples:
         >>> Changes("counts", "tau", [float(year) for year in range(1851, 1963)], values="rate").laws
@@ -80,12 +82,12 @@ class Changes(Component):
 
 
 class SeriesEvidence(NamedTuple):
-    """What a series says.
+    """Evidence from a series about its changes.
 
     Args:
         items: log p_r(x_t), (row, step, R).
         sums: Sums of these up to each edge between steps, (row, edge, R).
-        plain: Sums of phi and of how many items there are, (row, edge, P + 1).
+        plain: Sums of phi and the numbers of items up to each edge, (row, edge, P + 1).
         log_weight: log w_r, (R,).
         evidence: log Z_n of each number of changes, (row, number).
     """
@@ -98,16 +100,16 @@ class SeriesEvidence(NamedTuple):
 
 
 class Segmentation(nn.Module):
-    """The factors.
+    """The networks and factors for the changes of a series.
 
     Args:
-        plan: Which parameters.
-        prior: The prior.
-        observables: What the simulator produces.
-        hidden: Width of what links are given.
+        plan: Which parameters are changes.
+        prior: Prior of the parameters.
+        observables: Observables of the simulator.
+        hidden: Width of the features for the links.
 
     Raises:
-        ValueError: If the prior or the observable is not as `Changes` says.
+        ValueError: If the prior or the observable does not fit `plan`.
     """
 
     at: Tensor
@@ -158,7 +160,10 @@ class Segmentation(nn.Module):
         self.register_buffer("log_odds", segmentations.odds(below.diff(), self.most), persistent=False)
 
     def _set_laws(self, width: int, hidden: int) -> None:
-        """Normal laws of sd .7 at first, means around that of all items; what is learned is mostly smooth in r."""
+        """Start from normal distributions of sd .7, with means around that of all items.
+
+        Learned terms are mostly smooth in r.
+        """
         laws, more = self.plan.laws, 3
         self.phi = Perceptron([width, 16, more])
         spread = torch.linspace(-2.5, 2.5, laws)[:, None] if width == 1 else 1.2 * torch.randn(laws, width)
@@ -171,31 +176,32 @@ class Segmentation(nn.Module):
         self.look = Perceptron([2 + laws + 2 * (width + more), 2 * hidden, hidden])
 
     def see(self, value: Float[Tensor, "row ..."], mask: Bool[Tensor, "row ..."] | None) -> SeriesEvidence:
-        """What a series says.
+        """Evidence from a series about its changes.
 
         Args:
             value: The standardised observable.
-            mask: Where there is something, of its shape.
+            mask: Which entries are present, of the same shape as `value`.
         """
         steps = rows_of(value, self.axis)
         known = torch.ones_like(steps) if mask is None else rows_of(mask, self.axis).to(steps)
         steps = torch.where(known > 0, steps, 0.0)
-        far = (steps.abs() - LIMIT).clamp(0, math.log(_FAR))  # `networks.summaries.standardise` bends what is beyond
+        # `networks.summaries.standardise` compresses values beyond LIMIT, so they are expanded again.
+        far = (steps.abs() - LIMIT).clamp(0, math.log(_FAR))
         phi = torch.cat([torch.where(far > 0, steps.sign() * (far.exp() + LIMIT - 1), steps), self.phi(steps)], -1)
         there = known.mean(-1, keepdim=True)
         phi = phi * there
-        laws = torch.addmm(self.first, self.basis, self.learned)  # e_r, a_r and log w_r
+        laws = torch.addmm(self.first, self.basis, self.learned)  # The columns are e_r, a_r and log w_r.
         items = phi @ laws[:, :-2].T - laws[:, -2] * there
         log_weight = laws[:, -1].log_softmax(0)
         evidence = segmentations.evidence(items, log_weight, self.log_odds)
         return SeriesEvidence(items, _summed(items), _summed(torch.cat([phi, there], -1)), log_weight, evidence)
 
     def logits(self, seen: SeriesEvidence) -> Float[Tensor, "row value"]:
-        """log p(n) Z_n of the values of the parameter that says how many changes there are."""
+        """log p(n) Z_n of the values of the parameter that counts the changes."""
         return seen.evidence[:, self.changes_of] + self.log_prior.to(seen.evidence)
 
     def edges(self, theta: Float[Tensor, "row theta"]) -> Int[Tensor, "row edge"]:
-        """Between which steps segments lie, from 0 to the last; empty ones last where there are fewer changes."""
+        """Steps between which segments lie, from 0 to the last. With fewer changes, empty segments come last."""
         tau = theta[:, self.columns].double().nan_to_num(math.inf)
         return self._edges(torch.searchsorted(self.at, tau.contiguous()))
 
@@ -206,13 +212,13 @@ class Segmentation(nn.Module):
     def log_q(
         self, edges: Int[Tensor, "row edge"], z: Float[Tensor, "row change"], there: Tensor, seen: SeriesEvidence
     ) -> Float[Tensor, " row"]:
-        """log q(tau | n, x) as a density of z, N(0, 1) under the prior.
+        """log q(tau | n, x) as a density of z, which is N(0, 1) under the prior.
 
         Args:
-            edges: What `edges` gave.
-            z: Of the changes.
-            there: Which of them exist, (row, change).
-            seen: Of as many observations as there are rows, or of fewer, in turn.
+            edges: Edges of the segments, from `edges`.
+            z: z of the changes.
+            there: Which of the changes exist, (row, change).
+            seen: Evidence of as many observations as there are rows, or of fewer, taken in turn.
         """
         scores, _ = self._scores(edges, seen)
         number, of = there.sum(-1), _turns(edges, seen)
@@ -221,7 +227,7 @@ class Segmentation(nn.Module):
         return torch.where(number > 0, ratio, 0.0) + prior
 
     def looks(self, edges: Int[Tensor, "row edge"], seen: SeriesEvidence) -> Float[Tensor, "segment row hidden"]:
-        """What links of values between changes see."""
+        """Features of each segment for the links of values between changes."""
         scores, plain = self._scores(edges, seen)
         number = plain[..., -1:]
         mean = plain[..., :-1] / number.clamp_min(1)
@@ -232,13 +238,13 @@ class Segmentation(nn.Module):
     def draw(
         self, changes: Int[Tensor, " row"], seen: SeriesEvidence, messages: Tensor, generator: torch.Generator
     ) -> tuple[Int[Tensor, "row edge"], Float[Tensor, "row change"]]:
-        """Edges and z of changes, given how many there are.
+        """Draw edges and z of the changes, given their number.
 
         Args:
-            changes: How many.
-            seen: Of observations, which rows are of in turn.
-            messages: What `messages` gave of these.
-            generator: Of what is random.
+            changes: Number of changes of each row.
+            seen: Evidence of the observations, which the rows take in turn.
+            messages: Output of `messages` for these observations.
+            generator: Random generator.
         """
         cells = segmentations.draw(messages, seen.log_weight, self.log_odds, changes, generator)
         u = torch.rand(cells.shape, generator=generator, device=generator.device, dtype=torch.float64).to(cells.device)
@@ -253,20 +259,20 @@ class Segmentation(nn.Module):
         return self._edges(cells), torch.where(there, z, 0.0)
 
     def messages(self, seen: SeriesEvidence) -> Tensor:
-        """What `draw` needs of observations."""
+        """Backward messages of the observations, which `draw` needs."""
         return segmentations.backward_messages(seen.items, seen.log_weight, self.log_odds)
 
     def _scores(self, edges: Tensor, seen: SeriesEvidence) -> tuple[Tensor, Tensor]:
-        """Of each segment: log w_r prod p_r(x_t), (row, segment, R), and plain sums."""
+        """For each segment: log w_r prod p_r(x_t), (row, segment, R), and plain sums."""
         of = _turns(edges, seen)[:, None]
         return seen.log_weight + seen.sums[of, edges].diff(dim=1), seen.plain[of, edges].diff(dim=1)
 
 
 def _turns(rows: Tensor, seen: SeriesEvidence) -> Tensor:
-    """Which observation each row is of."""
+    """Index of the observation of each row."""
     return torch.arange(len(rows), device=rows.device) % len(seen.sums)
 
 
 def _summed(steps: Tensor) -> Tensor:
-    """Sums up to each edge."""
+    """Sums of the steps up to each edge."""
     return torch.cat([torch.zeros_like(steps[:, :1]), steps.cumsum(1)], 1)

@@ -1,4 +1,4 @@
-r"""What estimators share that learn to take noise out of parameters, given an observation.
+r"""Shared part of estimators that learn to remove noise from parameters, given an observation.
 
 With z = z(theta) standardised (`_standardised`), noise e ~ N(0, I) and a level s, the network learns the denoiser
 
@@ -7,27 +7,27 @@ With z = z(theta) standardised (`_standardised`), noise e ~ N(0, I) and a level 
 whose score, grad log p_s(y | x) = (D - y) / s^2, leads from noise to draws of the posterior
 (`networks.diffusion.solver`).
 
-**What is known beforehand.** Least squares over the training rows gives the best linear guess N(m(x), S) of z, with
-m(x) = b + A x (`_linear`), and the network F learns what that leaves (`_gaussian`): where parameters and data are
-jointly Gaussian F = 0 is right. Levels are drawn relative to the sds of S, and scores have no 1/s^2: sums of many live
-at low levels. F is shown y / sqrt(1 + s^2) too, for what does not move with m. Paths start at
-N(D(m, s_1), S + s_1^2 I), s_1 the largest level, where D(m, s_1) is all but E[z | x].
+**The linear guess.** Least squares over the training rows gives the best linear guess N(m(x), S) of z, with
+m(x) = b + A x (`_linear`). The network F learns what the guess leaves (`_gaussian`): if parameters and data are
+jointly Gaussian, F = 0 is right. Levels are drawn relative to the sds of S, and scores have no 1/s^2, because sums of
+many scores have low levels. F also sees y / sqrt(1 + s^2), for parts that do not move with m. Paths start at
+N(D(m, s_1), S + s_1^2 I), s_1 the largest level, where D(m, s_1) is nearly E[z | x].
 
-**What held-out rows bear out.** F is fitted to noise, too, and where parameters and data are all but Gaussian to little
-else; the sum of many scores feels it. The loss is a parabola a - 2 b c + k c^2 in a factor c of F. Over held-out rows
-it is least at c = b / k, known to a variance v from how rows differ; the network is scaled by the mean of c after
-that, before it N(1, 1/4):
+**Scaling by held-out rows.** F is fitted to noise, too. If parameters and data are nearly Gaussian, F learns little
+else, and the sum of many scores suffers from it. The loss is a parabola a - 2 b c + k c^2 in a factor c of F. Over
+held-out rows it is least at c = b / k, known to a variance v from how rows differ. The network is scaled by the
+posterior mean of c, whose prior is N(1, 1/4):
 
     c = (b / k + 4 v) / (1 + 4 v), in 0..1.
 
-Without it (`linear=False`) D is what a parameterisation of `networks.diffusion.objective` makes of F.
+Without the linear guess (`linear=False`) D follows from F by a parameterisation of `networks.diffusion.objective`.
 
 **Draws by equations with and without noise** agree only if scores of all levels are those of one density
-(`networks.diffusion.fokker_planck`). With `consistency` training also lowers how far they are from that, on an eighth
-of the rows, which is to close the gap between the two kinds of draws.
+(`networks.diffusion.fokker_planck`). With `consistency` training also lowers the distance from this condition, on an
+eighth of the rows, to close the gap between the two kinds of draws.
 
-**Draws that are guided.** With `dropped`, that share of the rows is shown no observation in training, so that the
-network knows the prior, too. `DenoisedDensity.guided` then draws away from it (`networks.diffusion.guidance`). Such
+**Guided draws.** With `dropped`, the network sees no observation for that share of the training rows, so that it
+learns the prior, too. `DenoisedDensity.guided` then draws away from the prior (`networks.diffusion.guidance`). Such
 draws are sharper, and no posterior.
 
 References:
@@ -51,7 +51,6 @@ from torch import Tensor
 from sciinf.core import Adjusting, Batch, Density, Learns, Observable, Prior, X
 from sciinf.core.checks import check_from_zero, check_positive, check_whole
 from sciinf.core.estimator import PushedDensity
-from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.core.summary import Summary
 from sciinf.networks.diffusion.fokker_planck import FEW, penalty, score_of
@@ -65,24 +64,26 @@ from sciinf.training.estimators._embedded import Embedded
 from sciinf.training.estimators._gaussian import check_beside
 from sciinf.training.estimators._linear import LinearGuess
 from sciinf.training.estimators._standardised import check_part, in_chunks
+from sciinf.training.memory import retain_freed
 
-_DRAWN = 16_384  # levels of held-out rows, at least, that the factor of F is found with; at most 16 passes over them
-_SHARE = 8  # rows for one whose scores are compared with the Fokker-Planck equation
-_LOWEST = 0.05  # of det(S)^{1/2D}: below, training draws few levels, and F is taken as it is there
+_DRAWN = 16_384  # The factor of F uses at least this many held-out levels, by at most 16 passes over the rows.
+_SHARE = 8  # One row in this many is compared with the Fokker-Planck equation.
+_LOWEST = 0.05  # Training draws few levels below this share of det(S)^{1/2D}, so F is taken at this level there.
 
 
 @dataclass(frozen=True)
 class Design:
-    """How an estimator denoises.
+    """Settings of an estimator that denoises.
 
     Attributes:
-        diffusion: The path, what is asked of the network and how levels count.
-        solver: How draws are made.
-        linear: Whether the network learns what the best linear guess leaves, as above.
+        diffusion: Diffusion path, with the network's parameterisation and the weighting and distribution of noise
+            levels.
+        solver: Solver by which draws are made.
+        linear: Whether the network learns only what the best linear guess leaves, as above.
         hidden: Width of the network.
         blocks: Residual blocks of the network.
         consistency: Weight of the Fokker-Planck penalty; 0 for none.
-        dropped: Share of the rows that are shown no observation in training.
+        dropped: Share of the training rows for which the network sees no observation.
         preserving: Whether the layers preserve magnitudes (`networks.preserving`).
     """
 
@@ -97,23 +98,23 @@ class Design:
 
 
 class Denoising(Embedded, Adjusting, ABC):
-    """An estimator that denoises.
+    """An estimator that learns the posterior by denoising parameters.
 
     Args:
-        prior: The prior.
-        observables: What the simulator produces.
-        summary: See `Embedded`.
-        design: How.
+        prior: Prior of the parameters.
+        observables: Observables of the simulator.
+        summary: Summary networks, see `Embedded`.
+        design: Settings of the denoiser.
         seed: Seeds the initial weights.
-        together: See `Embedded`.
+        together: Whether columns of one table share a network, see `Embedded`.
 
     Attributes:
-        solver: How draws are made; it may be set anew on a trained estimator.
+        solver: Solver by which draws are made. It may be replaced on a trained estimator.
 
     Raises:
-        TypeError: If a part is something else.
-        ValueError: If a number is out of range, or `linear` stands beside `dropped`, or another parameterisation or
-            weighting.
+        TypeError: If a part has the wrong type.
+        ValueError: If a number is out of range, or `linear` is combined with `dropped`, or with another
+            parameterisation or weighting.
     """
 
     learns: Learns = "noise"
@@ -168,15 +169,15 @@ class Denoising(Embedded, Adjusting, ABC):
         return torch.cat([loss[some] + self.consistency * len(loss) / len(extra) * extra, loss[some.stop :]])
 
     def told(self, values: X, x: X) -> Float[Tensor, "batch feature"]:
-        """Features of rows; where some are dropped in training, with a last one that says whether they are."""
+        """Features of rows. If some rows are dropped in training, a last feature tells whether a row is dropped."""
         features = self.summarise(values, x)
         return torch.cat([features, torch.zeros_like(features[:, :1])], -1) if self.dropped else features
 
     def told_nothing(self, rows: int) -> Float[Tensor, "batch feature"]:
-        """Features of rows that are dropped.
+        """Features of dropped rows, for which the network sees no observation.
 
         Raises:
-            ValueError: If none was in training, so that the network does not know the prior.
+            ValueError: If no row was dropped in training, so that the network does not know the prior.
         """
         if not self.dropped:
             raise ValueError(
@@ -185,14 +186,14 @@ class Denoising(Embedded, Adjusting, ABC):
         return torch.eye(self.network.features, device=self.z_mean.device)[-1].expand(rows, -1)
 
     def _some_dropped(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        """Features, in training without a share of them."""
+        """Features in which, during training, a random share of the rows is dropped."""
         if not (self.dropped and self.training):
             return features
         kept = torch.rand(len(features), 1, generator=generator, device=generator.device).to(features) >= self.dropped
         return torch.where(kept, features, self.told_nothing(len(features)))
 
     def _inconsistency(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """How far scores are from those of one density under noise, at the levels that training draws."""
+        """Distance of scores from those of one density under noise, at the levels that training draws."""
         z, values, path = self.to_z(batch.theta), self.standardise_x(batch.x), self.diffusion.schedule
         prepared, mean = self.network.prepare(self.told(values, batch.x)), self.guess(values)
         noise, level, _ = self.diffusion.noise(z, generator)
@@ -201,7 +202,7 @@ class Denoising(Embedded, Adjusting, ABC):
         return penalty(score, z + level[:, None] * noise, level, generator if z.shape[1] > FEW else None)
 
     def _asked(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """F at levels of training, y - m, z - m and the levels."""
+        """F at training levels, y - m, z - m and the levels."""
         z, values, path = self.to_z(batch.theta), self.standardise_x(batch.x), self.diffusion.schedule
         prepared = self.network.prepare(self.summarise(values, batch.x))
         noise, level, _ = self.diffusion.noise(z, generator)
@@ -228,7 +229,7 @@ class Denoising(Embedded, Adjusting, ABC):
         return {"share": float(share)}
 
     def _parabola(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "batch 2"]:
-        """b and k of each row, at a level of its own."""
+        """b and k of each row, at its own random level."""
         left, *rest = self._asked(batch, generator)
         below, at, above = (self.guess.spread().loss(c * left, *rest) for c in (-1, 0, 1))
         return torch.stack([(below - above) / 4, (below + above) / 2 - at], dim=1)
@@ -249,8 +250,10 @@ class Denoising(Embedded, Adjusting, ABC):
         return mean + self.guess.spread().denoised(left, y - mean, level)
 
     def score(self, y: Tensor, level: Tensor, mean: Tensor, prepared: Tensor) -> Tensor:
-        """(D - y) / s^2, which no small level magnifies: below a twentieth of det(S)^{1/2D}, where training draws few
-        levels, F is taken as it is there.
+        """The score (D - y) / s^2, computed so that small levels magnify no error.
+
+        Training draws few levels below a twentieth of det(S)^{1/2D}. Below that level, F is taken as it is at that
+        level.
         """
         spread = self.guess.spread()
         floor = level.clamp_min(_LOWEST * float(spread.scale()))
@@ -259,13 +262,13 @@ class Denoising(Embedded, Adjusting, ABC):
         return spread.score(self._left(y, floor, mean, prepared), y - mean, level)
 
     def _left(self, y: Tensor, level: Tensor, mean: Tensor, prepared: Tensor) -> Tensor:
-        """F."""
+        """F, the network's output for what the guess leaves."""
         shown = [self.guess.spread().whitened(y - mean, level), y / (1 + level[..., None] ** 2).sqrt()]
         return self.network(torch.cat(shown, dim=-1), level.log(), prepared)
 
 
 class DenoisedDensity(Density, ABC):
-    """The posterior of each of a batch of observations, embedded once: means guessed (batch, D), features prepared."""
+    """The posterior of each of a batch of observations, from guessed means (batch, D) and prepared features."""
 
     def __init__(self, estimator: Denoising, mean: Tensor, prepared: Tensor) -> None:
         self.estimator, self.mean, self.rows = estimator, mean, len(mean)
@@ -280,7 +283,10 @@ class DenoisedDensity(Density, ABC):
     def score(
         self, y: Float[Tensor, "*n batch dim"], level: Tensor, some: Tensor | None = None
     ) -> Float[Tensor, "*n batch dim"]:
-        """grad log p_s(y | x) of each observation, or of some, at points of their own and a level as above."""
+        """grad log p_s(y | x) of each observation, or of those in `some`, at its own points y.
+
+        The level has a shape as for `denoise`.
+        """
         chosen = slice(None) if some is None else some
         return self.estimator.score(y, level, self.mean[chosen], self._prepared[chosen])
 
@@ -292,18 +298,20 @@ class DenoisedDensity(Density, ABC):
     def guided(
         self, n: int, weight: float, *, generator: torch.Generator, interval: tuple[float, float] | None = None
     ) -> Float[Tensor, "n batch theta"]:
-        """Draws guided away from the prior: sharper for a weight above 1, and **no posterior** unless the weight is 1,
-        where they are those of `sample`. No answer, report or calibration has them.
+        """Draws guided away from the prior. They are sharper for a weight above 1.
+
+        They are **no posterior** unless the weight is 1, where they equal those of `sample`. No answer, report or
+        calibration uses them.
 
         Args:
-            n: Draws.
+            n: Number of draws.
             weight: w of `networks.diffusion.guidance`: 0 draws from the prior, 1 from the posterior.
-            generator: For noise.
-            interval: Lowest and highest level at which it guides; at all of them where left out.
+            generator: Generator for the noise.
+            interval: Lowest and highest level at which draws are guided. Default: all levels.
 
         Raises:
             ValueError: If the estimator was trained without `dropped`, n is below 1, the weight is not finite, or the
-                interval none.
+                interval is no interval.
         """
         check_whole("n", n, 1)
         owner, start = self.estimator, self._start()
@@ -314,14 +322,14 @@ class DenoisedDensity(Density, ABC):
 
     @torch.no_grad()
     def draw(self, n: int, generator: torch.Generator) -> Float[Tensor, "n batch dim"]:
-        """Draws of z."""
+        """Draws of z, the standardised parameters."""
         start, parts = self._start(), [self.mean.new_empty(0, *self.mean.shape)]
         for size in self._sizes(n):
             parts.append(self._moved(start, self._noise(size, generator), generator))
         return torch.cat(parts)
 
     def _sizes(self, n: int) -> list[int]:
-        """How many draws of n are made at once."""
+        """Sizes of the pieces in which n draws are made."""
         return [last - first for first, last in in_chunks(n, self.rows, self.mean.device)]
 
     def _noise(self, n: int, generator: torch.Generator) -> Float[Tensor, "n batch dim"]:
@@ -334,18 +342,18 @@ class DenoisedDensity(Density, ABC):
         generator: torch.Generator,
         denoise: Denoiser | None = None,
     ) -> Float[Tensor, "n batch dim"]:
-        """Noise to draws of z, from the mean at the highest level; by another denoiser where one is given."""
+        """Turn noise into draws of z, from the mean at the highest level; optionally with another denoiser."""
         owner, path = self.estimator, self.estimator.diffusion.schedule
         y = start + owner.guess.spread().noisy(noise, path.most)
         return owner.solver.solve(denoise or self.denoise, y, path, generator=generator)
 
     @torch.no_grad()
     def _start(self) -> Float[Tensor, "batch dim"]:
-        """The mean at the highest level."""
+        """The posterior mean at the highest noise level."""
         return self.denoise(self.mean, self.mean.new_tensor(self.estimator.diffusion.schedule.most))
 
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
-        """By the probability flow; above 32 parameters with an estimated trace, the same at each call."""
+        """Log density by the probability flow. Above 32 parameters the trace is estimated, the same at each call."""
         return self.estimator.log_density(theta, self.rows, self._log_density)
 
     def _log_density(self, z: Tensor) -> Tensor:
@@ -361,12 +369,12 @@ class DenoisedDensity(Density, ABC):
 
 @final
 class _Solved(DenoisedDensity):
-    """It where the solver puts noise in on the way, or looks at all rows at once."""
+    """Density whose solver adds noise on the way, or looks at all rows at once."""
 
 
 @final
 class _Pushed(DenoisedDensity, PushedDensity):
-    """It where a draw is its first noise moved, by itself."""
+    """Density each of whose draws is a deterministic function of its first noise alone."""
 
     def noise(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
         pieces = [self._noise(size, generator) for size in self._sizes(n)]

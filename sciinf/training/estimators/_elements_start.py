@@ -1,20 +1,22 @@
-r"""Where the likelihood one number at a time begins: least squares of each number on the parameters.
+r"""Start of the likelihood one number at a time (`elements`): least squares of each number on the parameters.
 
     y_e = b_e + A_e (z, z z') + r_e,     log r_e^2 ~ 2 (log s_e + d_e z) - 1.27,     r_e ~ sum_l k_{el} r_{e-l},
 
--1.27 being the mean of log chi^2 of one degree of freedom. How many numbers before e count is told by the same
-regression with terms k_l and k_l z, of residuals scaled by s: by Wald's statistic of each lag's coefficients, of all e
-together, beside that of numbers that are far apart.
+-1.27 being the mean of log chi^2 of one degree of freedom. The same regression tells how many numbers before e count,
+with terms k_l and k_l z, of residuals scaled by s. Wald's statistic of each lag's coefficients, of all e together, is
+compared with that of numbers that are far apart.
 
-Where rows are few, products z z' are left out, and fewer lags are looked at: at least 5 rows for each coefficient.
+With few rows, products z z' are left out, and fewer lags are looked at: at least 5 rows for each coefficient.
 
-Of counts n, y = log(n + 1/2), and b + A (z, z z') the logarithm of their mean, by Newton's steps of Poisson regression
-from there; s is the spread of that mean, s^2 the mean of ((n - mean)^2 - mean) / mean^2 as far as it is positive.
+For counts n, y = log(n + 1/2), and b + A (z, z z') is the logarithm of their mean, by Newton's steps of Poisson
+regression from there. s is the spread of that mean, s^2 the mean of ((n - mean)^2 - mean) / mean^2 as far as it is
+positive.
 
-**What numbers share.** E coefficients of one kind (of one parameter, say, one for each number) were found with errors
-of variances v_e, and vary by t^2 beyond them: each is drawn to their mean, in which it counts by 1 / (t^2 + v_e), by
-v_e / (t^2 + v_e) of the way (empirical Bayes). Those of a stationary series, or of items, are then one; those of a
-regression keep their own. A number that does not vary has none, and the spreads s of counts are not drawn.
+**Shrinkage.** E coefficients of one kind (for example of one parameter, one for each number) were found with errors
+of variances v_e, and vary by t^2 beyond them. Each is drawn to their mean, by v_e / (t^2 + v_e) of the way (empirical
+Bayes). In the mean it counts by 1 / (t^2 + v_e). The coefficients of a stationary series, or of items, are then one;
+those of a regression keep their own values. A number that does not vary has no coefficients, and the spreads s of
+counts are not drawn to their mean.
 
 Shapes: z (rows, D), y (rows, E).
 
@@ -35,22 +37,24 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-_DEPENDENCE, _SURE = 5e-4, 3.0  # what counts, at least; in sds of what chance makes of it
+_DEPENDENCE, _SURE = 5e-4, 3.0  # Least dependence that counts, and how many sds beyond chance it must be.
 _LOG_CHI, _LOG_CHI_VARIANCE = 1.27, 4.93
 _CLAMP = 5.0
 _RIDGE = 1e-6
-_STEPS, _ENOUGH, _FEW, _LARGE = 8, 1e-6, 16_384, 20.0  # of Newton, nats, rows, logarithm
-_LEAST_SPREAD, _POISSON = 0.0025, 0.1  # of counts: squared spread of the mean, and its part of the variance, at least
-_EACH = 5  # rows for each coefficient, at least
+# Newton's method: most steps, gain in nats at which it stops, most rows, and largest logarithm of a mean.
+_STEPS, _ENOUGH, _FEW, _LARGE = 8, 1e-6, 16_384, 20.0
+# For counts, the squared spread of the mean is at least the first number, or the second over the mean if that is less.
+_LEAST_SPREAD, _POISSON = 0.0025, 0.1
+_EACH = 5  # There are at least this many rows for each coefficient.
 
 
 class ShrunkCoefficients(NamedTuple):
-    """Coefficients of all numbers, drawn to their mean: common + share own.
+    """Coefficients of all numbers, shrunk towards their mean: common + share * own.
 
     Args:
         common: Their mean, (K,).
-        own: What each is above it, (K, E).
-        share: Of that which is no error, 0 to 1, (K, E).
+        own: Difference of each from the mean, (K, E).
+        share: Share of the difference that is no error, 0 to 1, (K, E).
     """
 
     common: Tensor
@@ -59,14 +63,14 @@ class ShrunkCoefficients(NamedTuple):
 
 
 class LeastSquares(NamedTuple):
-    """What least squares found.
+    """Results of least squares.
 
     Args:
-        middle: b and A, F + 1 coefficients, F numbers of a quadratic without its constant.
-        log_sd: log s, one, of what the numbers before leave.
-        log_sd_slopes: d, (D,), their mean over e.
-        before: k, `most` of them, zero beyond `lags`.
-        lags: How many numbers before one tell of it.
+        middle: b and A, F + 1 coefficients, where F is the size of a quadratic without its constant.
+        log_sd: log s of what the numbers before leave, one coefficient.
+        log_sd_slopes: d, (D,), the mean over e.
+        before: k, `most` coefficients, zero beyond `lags`.
+        lags: Number of preceding numbers on which a number depends.
     """
 
     middle: ShrunkCoefficients
@@ -77,13 +81,13 @@ class LeastSquares(NamedTuple):
 
 
 def quadratic(z: Float[Tensor, "rows theta"]) -> Float[Tensor, "rows square"]:
-    """z with its squares and products."""
+    """z joined with its squares and products."""
     first, second = torch.triu_indices(z.shape[1], z.shape[1], device=z.device)
     return torch.cat([z, z[:, first] * z[:, second]], dim=1)
 
 
 def start_of(z: Tensor, y: Tensor, most: int, counts: Tensor | None = None) -> LeastSquares:
-    """Least squares over the rows, with at most so many lags; `counts` (E,) tells which numbers are log(n + 1/2)."""
+    """Least squares over the rows, with at most `most` lags; `counts` (E,) tells which numbers are log(n + 1/2)."""
     counted = [] if counts is None else counts.nonzero()[:, 0].tolist()
     z, y = z.double().cpu(), y.double().cpu()
     line, square = torch.cat([torch.ones_like(z[:, :1]), z], dim=1), quadratic(z)
@@ -132,14 +136,15 @@ def start_of(z: Tensor, y: Tensor, most: int, counts: Tensor | None = None) -> L
 
 
 def _drawn(found: Tensor, variance: Tensor, there: Tensor) -> ShrunkCoefficients:
-    """Coefficients (K, E) with the variances of their errors; `there` tells which of them exist."""
-    known = torch.where(there, 1 / variance.clamp_min(1e-12), 0.0)  # weights under t = 0
+    """Shrink coefficients (K, E), given the variances of their errors; `there` tells which of them exist."""
+    known = torch.where(there, 1 / variance.clamp_min(1e-12), 0.0)  # These are the weights for t = 0.
     middle = _weighed(found, known)
-    square = (known * (found - middle[:, None]).square()).sum(1)  # of mean `free`, and of variance twice that
+    # By chance alone, `square` has the mean `free` and twice this variance.
+    square = (known * (found - middle[:, None]).square()).sum(1)
     free = (there.sum(1) - 1).clamp_min(1)
     size = known.sum(1) - known.square().sum(1) / known.sum(1).clamp_min(1e-300)
     vary = square > free + _SURE * (2 * free).sqrt()
-    t = torch.where(vary, (square - free) / size.clamp_min(1e-300), 0.0)[:, None]  # its square, by moments
+    t = torch.where(vary, (square - free) / size.clamp_min(1e-300), 0.0)[:, None]  # This is t^2, by moments.
     common = _weighed(found, torch.where(there, 1 / (t + variance).clamp_min(1e-12), 0.0))
     share = torch.where(there, t / (t + variance).clamp_min(1e-300), 0.0)
     own = torch.where(there, found - common[:, None], 0.0)
@@ -151,7 +156,7 @@ def _weighed(found: Tensor, weight: Tensor) -> Tensor:
 
 
 def _poisson(given: Tensor, n: Tensor, slopes: Tensor) -> Float[Tensor, " square"]:
-    """Newton's steps of Poisson regression, each as long as the likelihood grows."""
+    """Coefficients of Poisson regression, by Newton's steps as long as the likelihood grows."""
 
     def likelihood(at: Tensor) -> Tensor:
         log_mean = (given @ at).clamp(-_LARGE, _LARGE)
@@ -173,14 +178,14 @@ def _poisson(given: Tensor, n: Tensor, slopes: Tensor) -> Float[Tensor, " square
 
 
 def _log_sd(line: Tensor, left: Tensor) -> Float[Tensor, "line number"]:
-    """The log sd of each number as a line in z."""
+    """Log sd of each number as a line in z."""
     return _solved(line, (left.square() + 1e-12).log() + _LOG_CHI) / 2
 
 
 def _lags(line: Tensor, scaled: Tensor, varies: list[bool], most: int) -> int:
     """The last lag at which numbers depend on each other by more than numbers far apart seem to.
 
-    What the quadratic leaves of the middles looks like dependence, weakly and at any distance alike.
+    What the quadratic leaves of the middles looks like weak dependence, which is the same at any distance.
     """
     numbers = scaled.shape[1]
     near, far = [list[float]() for _ in range(most)], list[float]()
@@ -202,7 +207,7 @@ def _lags(line: Tensor, scaled: Tensor, varies: list[bool], most: int) -> int:
 
 
 def _dependence(line: Tensor, scaled: Tensor, e: int, others: list[int]) -> list[float]:
-    """Wald's statistic of each of some other numbers for number e, less what chance gives, by degree and row."""
+    """Wald's statistic of each of some other numbers for number e, minus its chance value, per degree and row."""
     if not others:
         return []
     rows, width = line.shape
@@ -217,16 +222,16 @@ def _dependence(line: Tensor, scaled: Tensor, e: int, others: list[int]) -> list
 
 
 def _solved(given: Tensor, wanted: Tensor) -> Tensor:
-    """Least squares by normal equations."""
+    """Least-squares coefficients by normal equations."""
     return torch.linalg.solve(_gram(given), given.T @ wanted)
 
 
 def _inverse(given: Tensor) -> Tensor:
-    """The variances of its coefficients, of noise of variance 1."""
+    """Variances of the least-squares coefficients, for noise of variance 1."""
     return torch.linalg.inv(_gram(given)).diagonal()
 
 
 def _gram(given: Tensor) -> Tensor:
-    """With a ridge that rounding needs."""
+    """Matrix of the normal equations, with a small ridge against rounding errors."""
     gram = given.T @ given
     return gram + _RIDGE * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype)

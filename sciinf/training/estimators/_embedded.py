@@ -1,17 +1,17 @@
-"""Estimators of theta given x that read x through summary networks, one for each observable, trained with the rest.
+"""Estimators of theta given x that read x through summary networks, one per observable, trained with the estimator.
 
 A density is one of z given features s(x) (`_standardised`). Shapes: s(x) (batch, F).
 
-**Least squares** of parameters on data and plain statistics give guesses, which networks see beside what they learn.
+**Least squares** of parameters on data and plain statistics give guesses, which networks see besides what they learn.
 With u the standardised numbers of x, t(u) their plain statistics (`networks.summaries.statistics`) and z the
 parameters,
 
     h_1 = A_1 (u, t(u)),    r = u - B b(h_1),    h = A_2 (u, t(u), t(r)),
 
-b(h) = (1, h, squares and products), each map by least squares over the training rows: A_1 and A_2 with a ridge that
-leaves them at most a fiftieth as many degrees of freedom as there are rows. A network gets (h, t(u), t(r)): where the
-posterior is near normal h is nearly its mean, and t(r) tells the noise that the fit leaves, for neither of which it
-then needs simulations. Numbers of a set are alike, so they enter by t alone.
+b(h) = (1, h, squares and products). Each map is found by least squares over the training rows. A_1 and A_2 have a ridge
+that leaves them at most a fiftieth as many degrees of freedom as there are rows. A network gets (h, t(u), t(r)). If the
+posterior is near normal, h is nearly its mean, and t(r) describes the noise that the fit leaves. So the network needs
+no simulations to learn these two. Numbers of a set are exchangeable, so they enter by t alone.
 
 Shapes: u name -> (batch, *event), z (batch, D), features (batch, F).
 
@@ -58,14 +58,14 @@ from sciinf.networks.summaries.vector import MLP
 from sciinf.training.estimators._gaussian import moments
 from sciinf.training.estimators._standardised import Standardised, check_part
 
-_ROWS, _NUMBERS = 65_536, 2**24  # rows that least squares look at, and numbers of them, at most
-_PIECE = 8_192  # rows in double precision at once
-_FREE = 50  # rows for each degree of freedom
-_MOST = 1_024  # numbers of an observable that enter by themselves
-_PRODUCTS = 6  # parameters, beyond which only their squares count
+_ROWS, _NUMBERS = 65_536, 2**24  # Least squares use at most this many rows, and this many numbers.
+_PIECE = 8_192  # This many rows are in double precision at once.
+_FREE = 50  # There are at least this many rows for each degree of freedom.
+_MOST = 1_024  # The numbers of an observable with more numbers do not enter by themselves.
+_PRODUCTS = 6  # With more parameters than this, only their squares count.
 _CLAMP = 4.0
-_FURTHER = (variance_memory, quantiles)  # statistics, of which the last come last
-_UNHEARD = 1e30  # the sd of a statistic that is not to count
+_FURTHER = (variance_memory, quantiles)  # These statistics follow the others, in this order.
+_UNHEARD = 1e30  # A statistic that is not to count has this sd.
 
 Further = tuple[Callable[..., Tensor], str]
 """A kind of further statistics, and the name of an observable."""
@@ -75,14 +75,14 @@ Rows = Callable[[], Iterator[tuple[Tensor, Mapping[str, Tensor], Mapping[str, Te
 
 
 class Regressed(nn.Module):
-    """The guess and the statistics.
+    """Least-squares guess of the parameters, and plain statistics of the data, as features.
 
     Args:
-        observables: Name -> specification, of those that are not masks.
-        masked: Names of those that come with a mask.
-        dim: D.
-        of_columns: Names of those that are columns of one table.
-        further: Whether quantiles of sets with heavy tails and the memory of a series' variance are statistics, too.
+        observables: Observables that are not masks, name -> specification.
+        masked: Names of observables that come with a mask.
+        dim: Number D of targets.
+        of_columns: Names of observables that are columns of one table.
+        further: Whether the statistics include quantiles of sets with heavy tails and the memory of a series' variance.
 
     Attributes:
         differs: Whether `further` changes anything.
@@ -133,30 +133,30 @@ class Regressed(nn.Module):
         self.register_buffer("plain_sd", torch.ones(plain))
         self.register_buffer("left_sd", torch.ones(left))
         for kind, names, size in (("plain", list(self.specs), plain), ("left", self.linear, left)):
-            for place in self._places(names, size).values():  # none counts before `fit`
+            for place in self._places(names, size).values():  # No further statistic counts before `fit`.
                 self.get_buffer(f"{kind}_sd")[place] = _UNHEARD
 
     def forward(self, u: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Float[Tensor, "batch feature"]:
-        """h, t(u), t(r), each brought to order one."""
+        """Features h, t(u), t(r), each brought to order one."""
         told = self._told(u, masks)
         left = self._left(u, masks, told)
         return torch.cat([torch.cat([told, left], dim=1) @ self.second, told[:, 1 + self._numbers :], left], dim=1)
 
     @property
     def rows(self) -> int:
-        """How many rows `fit` looks at, at most."""
+        """Largest number of rows that `fit` uses."""
         return min(_ROWS, _NUMBERS // len(self.second))
 
     @torch.no_grad()
     def fit(self, rows: Rows, heavy: Set[str] = frozenset()) -> None:
-        """Set the maps: five passes over at most `rows` rows. Of their data no more than a batch is kept.
+        """Set the maps by five passes over at most `rows` rows. No more of their data than a batch is kept.
 
         Args:
-            rows: The rows.
-            heavy: Names of observables with heavy tails, of which quantiles count.
+            rows: Function whose every call is one pass over the training rows.
+            heavy: Names of observables with heavy tails, for which quantiles count.
 
         Raises:
-            ValueError: If the rows of a pass are not those of the first.
+            ValueError: If the rows of a pass are not those of the first pass.
         """
         names, self._counting = list(self.specs), frozenset(self.further)
         gathered = zip(*((z, self._statistics(u, masks, names)) for z, u, masks in rows()), strict=True)
@@ -191,7 +191,10 @@ class Regressed(nn.Module):
         return self.back.shape[1]
 
     def _set(self, kind: str, found: Tensor, names: list[str], counting: Set[Further]) -> None:
-        """Mean and sd of statistics, (rows, S): 1 where one does not vary, and huge of those that are not to count."""
+        """Set mean and sd of statistics, (rows, S).
+
+        The sd is 1 if a statistic does not vary, and huge if the statistic is not to count.
+        """
         found = found.cpu().double()
         mean, sd = found.mean(0), found.std(0, correction=0)
         sd = torch.where(sd > 1e-6 * mean.abs() + 1e-9, sd, 1.0)
@@ -202,20 +205,20 @@ class Regressed(nn.Module):
         self.get_buffer(f"{kind}_sd").copy_(sd)
 
     def _places(self, names: list[str], stop: int) -> dict[Further, slice]:
-        """Where the further statistics of some observables stand: behind the others, which end at `stop`."""
+        """Places of the further statistics of some observables: behind the others, which end at `stop`."""
         sizes = {one: size for one, size in self.further.items() if one[1] in names}
         ends = accumulate(sizes.values(), initial=stop - sum(sizes.values()))
         return {one: slice(start, stop) for one, (start, stop) in zip(sizes, pairwise(ends), strict=True)}
 
     def _counts(self, kind: object, name: str, told: Tensor, heavy: Set[str]) -> bool:
-        """Whether further statistics tell something, given those of the training rows."""
+        """Whether further statistics are informative, given their values for the training rows."""
         return name in heavy if kind is quantiles else remembers(told, self.specs[name])
 
     def _forget(self) -> None:
         self._counting = None
 
     def _which_count(self) -> frozenset[Further]:
-        """Which further statistics count: read once, for a GPU waits at each reading."""
+        """Further statistics that count; cached, because a GPU waits at each reading."""
         if self._counting is None:
             sd = self.plain_sd
             places = {} if sd.is_meta else self._places(list(self.specs), len(sd))
@@ -235,7 +238,7 @@ class Regressed(nn.Module):
         return torch.cat([first.new_zeros(len(first), 0), *parts], dim=1)
 
     def _told(self, u: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
-        """One, the numbers, and t(u)."""
+        """A one, the numbers, and t(u)."""
         raw = self._statistics(u, masks, list(self.specs))
         return self._beside(self._flat(u, raw), raw)
 
@@ -271,10 +274,10 @@ class Regressed(nn.Module):
 
 
 def _least_squares(pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Coefficients (K, D) of y (rows, D) on x (rows, K), of which the first column is one and has no ridge.
+    """Coefficients (K, D) of y (rows, D) on x (rows, K), whose first column is one and has no ridge.
 
     Args:
-        pieces: x and y, some rows at a time.
+        pieces: Pairs of x and y, some rows at a time.
     """
     parts = (part for x, y in pieces for part in zip(x[:, 1:].split(_PIECE), y.split(_PIECE), strict=True))
     first = next(parts)
@@ -289,7 +292,7 @@ def _least_squares(pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _ridge(scale: Tensor, free: float) -> float:
-    """The least ridge that leaves at most so many degrees of freedom."""
+    """The smallest ridge that leaves at most `free` degrees of freedom."""
     top = float(scale.max()) if len(scale) else 1.0
     low, high = 1e-7 * top + 1e-12, 1e3 * top * (len(scale) + 1) / max(free, 1e-3) + 1e-12
     if float((scale / (scale + low)).sum()) <= free:
@@ -304,18 +307,18 @@ class Embedded(Standardised, ABC):
     """An estimator with standardisation and summary networks.
 
     Args:
-        prior: The prior.
-        observables: What the simulator produces.
-        summary: One summary network for every observable, or one per name; chosen from the observables'
-            specification where left out.
-        seed: Seeds the initial weights; a subclass builds its own under `global_seed` of what `weights` gives.
+        prior: Prior of the parameters.
+        observables: Observables of the simulator, name -> specification.
+        summary: One summary network for every observable, or one per name. Default: chosen from the observables'
+            specification.
+        seed: Seeds the initial weights. A subclass builds its own under `global_seed`.
         together: Whether observables that are columns of one table share a network (`networks.summaries.columns`).
-            Where a summary is given for one of them by its name, they do not.
+            If a summary is given for one of them by its name, they do not.
 
     Raises:
-        TypeError: If `summary` is something else: the class or the name of one, say.
-        ValueError: If a summary is for no observable, the seed is no int of at least 0, or nobody knows the law of a
-            parameter.
+        TypeError: If `summary` has the wrong type, for example a class or a name instead of an object.
+        ValueError: If a summary is for no observable, the seed is no int of at least 0, or the distribution of a
+            parameter is unknown.
     """
 
     earlier: ClassVar[Mapping[str, Any]] = {"together": False}
@@ -329,7 +332,7 @@ class Embedded(Standardised, ABC):
         *,
         together: bool,
     ) -> None:
-        check_known(prior)  # before hours of training
+        check_known(prior)  # This is checked here, before hours of training.
         super().__init__(prior, observables, seed)
         self.data_names, self.timed = data_names(self.observables), timed_names(self.observables)
         self.controlled = controls_beside(self.observables)
@@ -342,7 +345,10 @@ class Embedded(Standardised, ABC):
             raise ValueError(f"summaries for {sorted(self._given)}, but the observables are {list(self.data_names)}")
 
     def _tables(self, summary: Summary | Mapping[str, Summary] | None, *, together: bool) -> dict[str, tuple[str, ...]]:
-        """The tables of which one network sees all columns, and the controls of any column beside the first."""
+        """Tables whose columns are all seen by one network, keyed by their first columns.
+
+        Controls of any column are assigned to the first one.
+        """
         by_name = set(summary) if isinstance(summary, Mapping) else set[str]()
         found = {one: more for one, more in tables(self.observables).items() if not by_name & {one, *more}}
         if not found:
@@ -357,13 +363,13 @@ class Embedded(Standardised, ABC):
         return found
 
     def build_summaries(self, *, regressed: bool = False, further: bool = False) -> int:
-        """Build the summary networks, drawing their first weights from torch's global state; F, what they give.
+        """Build the summary networks, with first weights from torch's global random state, and return the number F of
+        features.
 
         Args:
-            regressed: Whether least squares and plain statistics stand beside the networks that were chosen here. A
-                network that was given stands alone, and so does one that passes its numbers on as they are, or that
-                sees controls.
-            further: See `Regressed`. Forgotten as an argument of the estimator where it changes nothing.
+            regressed: Whether default networks are complemented by least squares and plain statistics. Networks that
+                were given are not, nor are networks that pass numbers on unchanged or that see controls.
+            further: See `Regressed`. If it changes nothing, it is left out of the estimator's written arguments.
         """
         networks = []
         for name in self.data_names:
@@ -379,7 +385,7 @@ class Embedded(Standardised, ABC):
             if regressed
             and not self._given.get(name)
             and not passes(self._seen(name), self._masked(name))
-            # statistics of single times say little where each record has doses at others, and a line leads far astray
+            # If each record has doses at other times, statistics of single times say little, and a line misleads.
             and name not in self.controlled
         }
         masked = frozenset(name for name in plain if self._masked(name))
@@ -392,7 +398,7 @@ class Embedded(Standardised, ABC):
         return sum(network.features for network in networks) + (self.regressed.features if self.regressed else 0)
 
     def standardise_all(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Set the standardisation of both sides, and what least squares tell."""
+        """Set the standardisation of parameters and data, and the least-squares maps."""
         self.standardise_both(batches)
         if self.regressed is None:
             return
@@ -417,7 +423,7 @@ class Embedded(Standardised, ABC):
         return self.summarise(self.standardise_x(x, self.z_mean.dtype), x)
 
     def summarise(self, values: Mapping[str, Tensor], x: X) -> Float[Tensor, "batch feature"]:
-        """Features of standardised values; x for its masks."""
+        """Features of standardised values; x provides the masks."""
         values = self._with_times(values)
         parts = [
             network(values[name], self._mask(name, x))
@@ -427,18 +433,18 @@ class Embedded(Standardised, ABC):
         return torch.cat(parts, dim=-1)
 
     def _columns(self, name: str) -> tuple[list[str], list[Observable]]:
-        """An observable and those beside it in its table."""
+        """Names and specifications of an observable and of the other columns of its table."""
         names = [name, *self.tables.get(name, ())]
         return names, [self.observables[each] for each in names]
 
     def _seen(self, name: str) -> Observable:
-        """What the network of an observable sees."""
+        """Specification of an observable as its network sees it."""
         spec, timed = self._without_controls(name), name in self.timed
         controls = [self.observables[control] for control in self.controlled.get(name, ())]
         return with_times(spec, timed=timed, controls=controls) if timed or controls else spec
 
     def _with_times(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Standardised values, beside their times and controls where they have some."""
+        """Standardised values, joined with their times, controls and other columns of their table, if any."""
         wide = {name: beside_times(values[name], values[f"{name}{TIMES}"]) for name in self.timed}
         for name in self.tables:
             names, specs = self._columns(name)
@@ -454,11 +460,11 @@ class Embedded(Standardised, ABC):
         return mask if mask is None or name not in self.timed else mask_beside_times(mask, self.observables[name])
 
     def _without_controls(self, name: str) -> Observable:
-        """A table, or an observable alone, as its network sees it but for controls and times."""
+        """Specification of a table, or of a single observable, as its network sees it without controls and times."""
         return seen_together(self._columns(name)[1])
 
     def _mask_of_table(self, name: str, x: X) -> Tensor | None:
-        """The masks of columns side by side; a column without one is there throughout."""
+        """Masks of columns side by side; a column without a mask is present throughout."""
         names, specs = self._columns(name)
         masks = [x.get(f"{each}_mask") for each in names]
         if all(mask is None for mask in masks):
@@ -470,7 +476,7 @@ class Embedded(Standardised, ABC):
         return side_by_side(whole, specs)
 
     def _targets(self) -> int:
-        """How many numbers least squares aim at."""
+        """Number of targets of least squares."""
         bijection = self.prior.bijection
         return bijection.coordinates_size if isinstance(bijection, MixedBijection) else bijection.size
 
@@ -478,7 +484,7 @@ class Embedded(Standardised, ABC):
         return any(f"{each}_mask" in self.observables for each in (name, *self.tables.get(name, ())))
 
     def _masks(self, x: X) -> dict[str, Tensor]:
-        """Masks over all entries of their observables."""
+        """Masks expanded to all entries of their observables."""
         return {
             name: expand_mask(mask, (len(x[name]), *self._seen(name).shape))
             for name in self.data_names
@@ -487,7 +493,7 @@ class Embedded(Standardised, ABC):
 
 
 def data_names(observables: Mapping[str, Observable]) -> tuple[str, ...]:
-    """Names of observables that are neither masks of others, nor when or under which controls these were seen."""
+    """Names of observables that are data: neither masks of others, nor their times, nor their controls."""
     beside = {f"{name}_mask" for name in observables} | set(times_of(observables))
     beside |= {control for controls in controls_beside(observables).values() for control in controls}
     return tuple(name for name in observables if name not in beside)

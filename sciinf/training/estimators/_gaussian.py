@@ -1,12 +1,13 @@
-r"""Gaussian laws that estimators start from, and what a network adds to them.
+r"""Gaussian distributions that estimators start from, and the correction that a network adds to them.
 
-For a law N(m, S) of z the denoiser of y = z + s e is m + S (S + s^2)^{-1} (y - m). A network F adds what that leaves:
+For N(m, S) as the distribution of z, the denoiser of y = z + s e is m + S (S + s^2)^{-1} (y - m). A network F adds what
+this leaves:
 
     D = m + S (S + s^2)^{-1} (y - m) + s^2 S^{1/2} (S + s^2)^{-1} F((S + s^2)^{-1/2} (y - m), ...).
 
-It is EDM's preconditioning with N(m, S) in place of the moments of all data: where z is Gaussian F = 0 is right. The
-factor of F falls with s^2 where EDM's falls with s, so that an error of F is one of the score by S^{-1/2} F at most, at
-every level, and not by F / s. The loss weighs what is left as EDM does,
+This is EDM's preconditioning with N(m, S) in place of the moments of all data: if z is Gaussian, F = 0 is right. The
+factor of F falls with s^2 where EDM's falls with s. So an error of F changes the score by S^{-1/2} F at most, at
+every level, and not by F / s. The loss weighs the rest as EDM does,
 
     | s^{-1} S^{-1/2} (S + s^2)^{1/2} (D - z) |^2 / D.
 
@@ -27,14 +28,14 @@ from torch import Tensor, nn
 from sciinf.networks.diffusion.objective import Diffusion, EvenWeights, Preconditioned
 from sciinf.networks.flows.conditional import single_precision
 
-ROWS = 5  # rows per number, at least, for a covariance
+ROWS = 5  # A covariance needs at least this many rows per number.
 
 
 def check_beside(diffusion: Diffusion, instead: str) -> None:
-    """Refuse what has no meaning where the network stands for what a Gaussian leaves.
+    """Refuse settings that have no meaning if the network learns only what a Gaussian leaves.
 
     Raises:
-        ValueError: If the parameterisation or the weighting is another than the one above.
+        ValueError: If the parameterisation or the weighting differs from the one above.
     """
     for part, kind in ((diffusion.parameterisation, Preconditioned), (diffusion.weighting, EvenWeights)):
         if not isinstance(part, kind):
@@ -46,12 +47,14 @@ def check_beside(diffusion: Diffusion, instead: str) -> None:
 
 @dataclass(frozen=True)
 class Spread:
-    """S in its eigenvectors, one for all rows or one for each; off and F below are rows of D numbers.
+    """The covariance S in its eigenvectors, one for all rows or one for each row.
+
+    Below, `off` and `left` (F) are rows of D numbers.
 
     Attributes:
         axes: Eigenvectors, (D, D) or (batch, D, D), in columns.
         variance: Eigenvalues, (D,) or (batch, D).
-        counts: 1 for directions that count and 0 for those that are held at 0, like `variance`; all where None.
+        counts: 1 for directions that count and 0 for those that are held at 0, like `variance`. None if all count.
     """
 
     axes: Tensor
@@ -59,37 +62,38 @@ class Spread:
     counts: Tensor | None = None
 
     def along(self, value: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
-        """Coordinates in the eigenvectors of S."""
+        """Coordinates of vectors in the eigenvectors of S."""
         found = _product(value, self.axes)
         return found if self.counts is None else found * self.counts
 
     def back(self, value: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
-        """From coordinates in the eigenvectors of S."""
+        """Vectors from their coordinates in the eigenvectors of S."""
         return _product(value, self.axes.mT)
 
     def scale(self) -> Float[Tensor, "*rows"]:
-        """det(S)^{1/2D}."""
+        """det(S)^{1/2D}, the geometric mean of the sds."""
         return (0.5 * self._mean(self.variance.log())).exp()
 
     def levels(self, level: Float[Tensor, " batch"], generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """Levels of training, each relative to the sd of a direction by chance; one in eight as it is, for the way of a
-        draw begins there however small S is.
+        """Training levels, each scaled by the sd of a random direction.
+
+        One level in eight is not scaled, because the path of a draw begins at such levels however small S is.
         """
         draw = torch.rand(2, len(level), generator=generator, device=generator.device).to(level.device)
         dim = self.variance.shape[-1]
         if self.counts is None:
             sd = self.variance.sqrt()[(draw[0] * dim).long()]
-        else:  # those that count stand last
+        else:  # Directions that count stand last.
             index = dim - 1 - (draw[0] * self.counts.sum(-1)).long()
             sd = self.variance.sqrt().gather(-1, index[:, None])[:, 0]
         return torch.where(draw[1] < 0.125, level, level * sd)
 
     def noisy(self, noise: Tensor, level: float) -> Tensor:
-        """(S + s^2)^{1/2} e."""
+        """(S + s^2)^{1/2} e, for noise e."""
         return self.back(self.along(noise) * (self.variance + level**2).sqrt())
 
     def whitened(self, off: Tensor, level: Tensor) -> Tensor:
-        """(S + s^2)^{-1/2} (y - m), of off = y - m."""
+        """(S + s^2)^{-1/2} (y - m), with off = y - m."""
         return self.back(self.along(off) / (self.variance + level[..., None] ** 2).sqrt())
 
     def denoised(self, left: Tensor, off: Tensor, level: Tensor) -> Tensor:
@@ -99,13 +103,13 @@ class Spread:
         return self.back((self.variance * self.along(off) + square * self.variance.sqrt() * self.along(left)) / total)
 
     def score(self, left: Tensor, off: Tensor, level: Tensor) -> Tensor:
-        """(D - y) / s^2, which no small level magnifies."""
+        """The score (D - y) / s^2, which no small level magnifies."""
         return self.back(
             (self.variance.sqrt() * self.along(left) - self.along(off)) / (self.variance + level[..., None] ** 2)
         )
 
     def loss(self, left: Tensor, off: Tensor, target: Tensor, level: Tensor) -> Float[Tensor, " batch"]:
-        """For each row, with target = z - m."""
+        """Loss of each row, with target = z - m."""
         square = level[..., None] ** 2
         skip = self.variance / (self.variance + square)
         known, factor = skip * self.along(off), square * self.variance.sqrt() / (self.variance + square)
@@ -119,7 +123,7 @@ class Spread:
         return (each if self.counts is None else each * self.counts).sum(-1)
 
     def _mean(self, value: Tensor) -> Tensor:
-        """Over directions that count."""
+        """Mean over the directions that count."""
         if self.counts is None:
             return value.mean(-1)
         return (value * self.counts).sum(-1) / self.counts.sum(-1)
@@ -127,12 +131,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Regression:
-    """N(offset + slope v, S) of numbers asked for given others, in places of N numbers that hold 0 where not asked for.
+    """Conditional distribution N(offset + slope v, S) of some numbers given others, as vectors of all N numbers.
+
+    Places of numbers that are not asked for hold 0.
 
     Attributes:
-        offset: (*rows, N).
-        slope: (*rows, N, N), 0 in the columns of numbers not given.
-        spread: S.
+        offset: Constant term, (*rows, N).
+        slope: Matrix of slopes, (*rows, N, N), 0 in the columns of numbers that are not given.
+        spread: The covariance S.
     """
 
     offset: Tensor
@@ -140,7 +146,7 @@ class Regression:
     spread: Spread
 
     def rows(self, index: Tensor) -> Regression:
-        """One for each of some rows, of several."""
+        """The regressions of the chosen rows."""
         spread = self.spread
         counts = None if spread.counts is None else spread.counts[index]
         return Regression(
@@ -148,15 +154,15 @@ class Regression:
         )
 
     def mean(self, v: Float[Tensor, "batch number"]) -> Float[Tensor, "batch number"]:
-        """m."""
+        """The mean m, given v."""
         return self.offset + _product(v, self.slope.mT)
 
 
 class JointGaussian(nn.Module):
-    """N(mean, C) of N numbers by the moments of the training rows, and its conditionals.
+    """N(mean, C) of N numbers, with the moments of the training rows, and its conditionals.
 
     Args:
-        numbers: N.
+        numbers: Number N of numbers.
     """
 
     mean: Tensor
@@ -168,7 +174,10 @@ class JointGaussian(nn.Module):
         self.register_buffer("covariance", torch.eye(numbers, dtype=torch.float64))
 
     def fit(self, rows: Callable[[], Iterator[Float[Tensor, "batch number"]]]) -> None:
-        """Set mean and C, of few rows its diagonal: one pass; no direction has less than a millionth of the largest."""
+        """Set mean and C by one pass over the rows; with few rows, only the diagonal of C.
+
+        No direction has less than a millionth of the largest variance.
+        """
         count, mean, covariance = moments(rows(), len(self.mean))
         if count < ROWS * len(mean):
             covariance = covariance.diagonal().diag()
@@ -183,11 +192,11 @@ class JointGaussian(nn.Module):
         given: Bool[Tensor, "*rows number"],
         noise: Float[Tensor, "*rows number"] | None = None,
     ) -> Regression:
-        """The law of some numbers given others; what is neither is left out. Computed in float64, returned in float32.
+        """Conditional distribution of some numbers given others; all other numbers are marginalised out.
 
-        With R the diagonal matrix of 1 where given and 0 elsewhere, R C R + I - R is C among the numbers given beside
-        the identity, and its inverse that of both. Numbers that are given with errors of sds `noise` have C + noise^2
-        among themselves.
+        It is computed in float64 and returned in float32. With R the diagonal matrix of 1 where given and 0 elsewhere,
+        R C R + I - R has two blocks: C of the given numbers, and the identity. So its inverse has the inverse of C as a
+        block. Numbers that are given with errors of sds `noise` have the covariance C + noise^2 among themselves.
         """
         c, eye = self.covariance, torch.eye(len(self.mean), dtype=torch.float64, device=self.mean.device)
         r, a = given.double(), asked.double()
@@ -197,10 +206,11 @@ class JointGaussian(nn.Module):
             among = among + eye * (r * noise.double().square())[..., None, :]
         slope = torch.linalg.solve(among, cross.mT).mT * r[..., None, :]
         left = a[..., :, None] * c * a[..., None, :] - slope @ cross.mT
-        left = 0.5 * (left + left.mT) - eye * (1 - a[..., None, :])  # -1 where not asked sets those directions apart
+        # The -1 of numbers that are not asked for sets their directions apart.
+        left = 0.5 * (left + left.mT) - eye * (1 - a[..., None, :])
         variance, axes = torch.linalg.eigh(left)
         least, inside = 1e-6 * float(c.diagonal().mean()), torch.arange(len(c), device=c.device)
-        counts = (inside >= len(c) - a.sum(-1, keepdim=True)).double()  # eigenvalues ascend
+        counts = (inside >= len(c) - a.sum(-1, keepdim=True)).double()  # Eigenvalues ascend.
         variance = torch.where(counts > 0, variance.clamp_min(least), 1.0)
         offset = a * self.mean - (slope @ self.mean[:, None])[..., 0]
         spread = Spread(axes.float(), variance.float(), counts.float())
@@ -209,12 +219,13 @@ class JointGaussian(nn.Module):
     def distance(
         self, v: Float[Tensor, "batch number"], given: Bool[Tensor, " number"], noise: Tensor | None = None
     ) -> Float[Tensor, " batch"]:
-        """How far the numbers given lie from the mean, in sds of this law: about sqrt(n) for n of them that follow it.
+        """Distance of the given numbers from the mean, in sds of this distribution: about sqrt(n) for n numbers that
+        follow it.
 
         Args:
             v: All N numbers.
-            given: Which are given.
-            noise: Sds of the errors that they were given with, (N,).
+            given: Which numbers are given.
+            noise: Sds of the errors of the given numbers, (N,).
         """
         c = self.covariance if noise is None else self.covariance + noise.double().square().diag()
         root = torch.linalg.cholesky(c[given][:, given])
@@ -223,8 +234,9 @@ class JointGaussian(nn.Module):
 
 
 def _product(value: Tensor, matrix: Tensor) -> Tensor:
-    """Rows times one matrix, or each times its own, in the matrix's precision under autocast too: losses take small
-    differences of such products.
+    """Product of rows with one matrix, or of each row with its own matrix, in the matrix's precision.
+
+    The precision is kept under autocast too, because losses take small differences of such products.
     """
     with single_precision(value):
         value = value.to(matrix.dtype)
@@ -232,7 +244,7 @@ def _product(value: Tensor, matrix: Tensor) -> Tensor:
 
 
 def moments(rows: Iterable[Float[Tensor, "batch number"]], numbers: int) -> tuple[int, Tensor, Tensor]:
-    """How many rows there are, their mean (N,) and covariance (N, N), float64, on the CPU."""
+    """Number of rows, their mean (N,) and covariance (N, N), float64, on the CPU."""
     count, total = 0, torch.zeros(numbers, dtype=torch.float64)
     products = torch.zeros(numbers, numbers, dtype=torch.float64)
     for part in rows:

@@ -1,8 +1,8 @@
 r"""The best linear guess of z from x, N(b + A x, S), by least squares over the training rows.
 
-Its residual covariance S is the same for every observation. Estimators that learn what it leaves are exact from the
-start where parameters and data are jointly Gaussian, and see a narrow posterior at its own scale wherever data tell
-parameters by and large linearly.
+Its residual covariance S is the same for every observation. Estimators that learn only what it leaves are exact from
+the start if parameters and data are jointly Gaussian. They see a narrow posterior at its own scale wherever the data
+determine the parameters roughly linearly.
 
 Shapes: z (batch, D), x (batch, F) the standardised numbers of all observables, none missing.
 """
@@ -20,15 +20,16 @@ from sciinf.core import Observable
 from sciinf.networks.flows.conditional import single_precision
 from sciinf.training.estimators._gaussian import ROWS, Spread, moments
 
-MOST = 64  # numbers; of more, of masked data and of few rows, only mean and covariance of z are taken
+# Largest number of data. For more, for masked data and for few rows, the guess has only mean and covariance of z.
+MOST = 64
 
 
 class LinearGuess(nn.Module):
-    """N(b + A x, S); N(0, I) until `fit`.
+    """The linear guess N(b + A x, S), which is N(0, I) until `fit`.
 
     Args:
-        dim: D.
-        observables: What the simulator produces.
+        dim: Number D of parameters z.
+        observables: Observables of the simulator.
     """
 
     slope: Tensor
@@ -47,7 +48,7 @@ class LinearGuess(nn.Module):
         self.register_buffer("variance", torch.ones(dim))
 
     def fit(self, rows: Callable[[], Iterator[tuple[Tensor, Mapping[str, Tensor]]]]) -> None:
-        """Set A, b and S: one pass over (z, standardised x).
+        """Set A, b and S by one pass over rows of (z, standardised x).
 
         S is never below a millionth of the variance of z in any direction.
         """
@@ -69,18 +70,18 @@ class LinearGuess(nn.Module):
         self.variance.copy_(variance.clamp_min(float(least)))
 
     def flat(self, values: Mapping[str, Tensor]) -> Float[Tensor, "batch number"]:
-        """The numbers it looks at: all of them, or none."""
+        """The numbers that the guess uses: all of them, or none."""
         first = next(iter(values.values()))
         if not self.numbers:
             return first.new_zeros(len(first), 0)
         return torch.cat([value.reshape(len(value), -1) for value in values.values()], dim=-1)
 
     def forward(self, values: Mapping[str, Tensor]) -> Float[Tensor, "batch dim"]:
-        """b + A x."""
+        """The guessed mean b + A x."""
         flat = self.flat(values)
         with single_precision(flat):
             return self.offset + flat.to(self.slope.dtype) @ self.slope.mT
 
     def spread(self) -> Spread:
-        """S."""
+        """The residual covariance S."""
         return Spread(self.axes, self.variance)

@@ -1,9 +1,9 @@
-"""An observation as numbers side by side, for estimators that give each of them a density.
+"""An observation as a row of numbers, for estimators that learn a density of each number.
 
-Whole numbers k are spread over the interval [k + 1/2, k + 3/2], by uniform noise drawn anew at each training step; a
-density learned of them has an integral over the interval that is the probability of k, and that is read off at its
-middle, with an error of second order in how much the density bends within it. (No number lies below half the smallest,
-so that logarithms of counts are finite.)
+Whole numbers k are spread over the interval [k + 1/2, k + 3/2], by uniform noise drawn anew at each training step. The
+integral of the learned density over the interval is the probability of k. It is approximated by the density at the
+middle, with an error of second order in the density's curvature within the interval. (Counts k >= 0 become at least
+1/2, so that their logarithms are finite.)
 
 References:
     | A note on the evaluation of generative models (Theis, van den Oord & Bethge, 2016), section 3.1,
@@ -24,15 +24,15 @@ from sciinf.networks.summaries.standardise import Standardise
 
 
 def count(observables: Mapping[str, Observable], most: int, kind: str) -> int:
-    """Numbers in an observation.
+    """Number of numbers in an observation.
 
     Args:
-        observables: What the simulator produces.
-        most: How many there may be.
-        kind: The estimator that asks.
+        observables: Observables of the simulator.
+        most: Largest allowed number.
+        kind: Name of the estimator, for the message.
 
     Raises:
-        ValueError: If they cannot be given a density.
+        ValueError: If the numbers are too many, or some cannot be given a density.
     """
     instead = "use Ratio or Flow, whose summary networks read {}, or have the simulator return summary statistics"
     for name, spec in observables.items():
@@ -58,12 +58,12 @@ def count(observables: Mapping[str, Observable], most: int, kind: str) -> int:
 
 
 def middle(x: X) -> dict[str, Tensor]:
-    """x with whole numbers moved to the middle of their intervals."""
+    """Copy of x with each whole number moved to the middle of its interval."""
     return {name: v if v.is_floating_point() else v.double() + 1.0 for name, v in x.items()}
 
 
 def spread(x: X, generator: torch.Generator) -> dict[str, Tensor]:
-    """x with whole numbers moved to random places of their intervals."""
+    """Copy of x with each whole number moved to a random place in its interval."""
     values = {}
     for name, value in x.items():
         if not value.is_floating_point():
@@ -74,12 +74,12 @@ def spread(x: X, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def flat(standardise: Standardise, x: X, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch number"]:
-    """y: standardised numbers of all observables side by side, of floats as `middle` or `spread` give them."""
+    """y: the standardised numbers of all observables side by side, from floats as `middle` or `spread` give them."""
     return torch.cat([value.reshape(len(value), -1) for value in standardise(x, dtype).values()], dim=-1)
 
 
 def flat_with_slopes(standardise: Standardise, x: X) -> tuple[Float[Tensor, "batch number"], Tensor]:
-    """y, and log |dy / dx| of each number, float64, 0 where y does not move."""
+    """y, and log |dy / dx| of each number, float64; the latter is 0 where y does not depend on x."""
     with torch.enable_grad():
         leaves = {name: value.detach().requires_grad_() for name, value in x.items()}
         y = flat(standardise, leaves)
@@ -89,7 +89,7 @@ def flat_with_slopes(standardise: Standardise, x: X) -> tuple[Float[Tensor, "bat
 
 
 def unflat(standardise: Standardise, y: Float[Tensor, "batch number"]) -> dict[str, Tensor]:
-    """x in its own units and dtype, whole numbers rounded."""
+    """x in its own units and dtype, from standardised numbers; whole numbers are rounded."""
     specs, values, start = standardise.specs, {}, 0
     for name, spec in specs.items():
         stop = start + math.prod(spec.shape)
@@ -99,7 +99,7 @@ def unflat(standardise: Standardise, y: Float[Tensor, "batch number"]) -> dict[s
 
 
 def _own(spec: Observable, value: Tensor) -> Tensor:
-    """Floats in the observable's dtype."""
+    """Floats converted to the observable's dtype."""
     if spec.dtype != "int64":
         return value.to(spec.torch_dtype)
     whole = (value - 1.0).round().clamp(-(2.0**62), 2.0**62).long()

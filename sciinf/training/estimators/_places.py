@@ -1,19 +1,19 @@
-r"""Where in a series something happens: probabilities of a discrete parameter that counts the steps of a series.
+r"""Probabilities of a discrete parameter that counts the steps of a series before an event, such as a change.
 
 A change after step e splits a series x_1 ... x_T in two. If the items of each side are alike, the likelihood of e is a
 function of a sum over the items before the change and of a sum over the items after it. A network of the whole series
-learns another such function for each e, and overfits. These networks have the same weights for all e:
+learns another such function for each e, and overfits. The networks here have the same weights for all e:
 
     log q_1(e | x, d) = s [ e/T a(m_e, e, d) + (1 - e/T) b(m'_e, e, d) ] + c(m_e, m'_e, w_e, e, d) - log Z(x, d),
 
 with d the discrete parameters before it, m_e and m'_e the means of phi(x) = (x, g(x)) over the items before and after
-the edge, w_e the two items on each side of it, and a, b, c, g small networks. A count can mean something else, a period
-or a delay, of which both sides say nothing. So the estimator's probabilities are a mixture,
+the edge, w_e the two items on each side of it, and a, b, c, g small networks. A count can mean something else, such as
+a period or a delay, about which both sides say nothing. So the estimator's probabilities are a mixture,
 
     q(e | x, d) = w q_1(e | x, d) + (1 - w) q_0(e | x, d),
 
-with q_0 what a link of the chain (`training.estimators.mixed`) says of it, and w learned. Links of numbers, as of a
-level before or after a change, see both means at the edge that the parameter says.
+with q_0 the probabilities from a link of the chain (`training.estimators.mixed`), and w learned. Links of continuous
+parameters, such as a level before or after a change, see both means at the edge that the parameter gives.
 
 References:
     | Exact and efficient Bayesian inference for multiple changepoint problems (Fearnhead, 2006),
@@ -40,13 +40,13 @@ from sciinf.networks.summaries.columns import later_columns, seen_together, tabl
 from sciinf.networks.summaries.perceptron import Perceptron
 from sciinf.networks.summaries.timed import controls_beside, set_names, timed_names
 
-_STEPS = 512  # the longest series
-_VALUES = 512  # the most values of the parameter, times combinations of the discrete parameters before it
-_UNLIKE = 2  # the largest difference between the numbers of steps that the values leave out at both ends
-_LEARNED, _ITEM, _WIDTH = 8, 32, 48  # how many numbers g has; the hidden widths of g, and of a, b and c
-_SCALE = 8.0  # s
-_ODDS = 10.0  # steps of the logarithm of w / (1 - w), in those of other weights
-_NEAR = 2  # items on each side of an edge
+_STEPS = 512  # Longest series.
+_VALUES = 512  # Most values of the parameter, times combinations of the discrete parameters before it.
+_UNLIKE = 2  # Largest difference between the numbers of steps that the values leave out at both ends.
+_LEARNED, _ITEM, _WIDTH = 8, 32, 48  # Number of outputs of g, and hidden widths of g and of a, b and c.
+_SCALE = 8.0  # This is the factor s.
+_ODDS = 10.0  # The log odds of w move this many times as far per step as other weights.
+_NEAR = 2  # Number of items in w_e on each side of an edge.
 
 Sides = Float[Tensor, "row value number"]
 """Means of both sides of the edge that each value says, and how many items there are."""
@@ -57,11 +57,11 @@ class Place:
     """A parameter that counts the steps of a series.
 
     Args:
-        parameter: Its name.
+        parameter: Name of the parameter.
         which: Its position among the discrete parameters.
         series: Name of the observable.
-        axis: The axis of its steps.
-        edges: How many steps lie before the edge that each of its values names.
+        axis: Axis of the series' steps.
+        edges: Number of steps before the edge, for each value of the parameter.
         states: Codes of the discrete parameters before it, for each combination with which it exists; -1 for one that
             does not exist.
     """
@@ -75,16 +75,16 @@ class Place:
 
 
 def places_in(observables: Mapping[str, Observable], prior: Prior) -> list[Place]:
-    """The parameters that count the steps of a series, by their values.
+    """The parameters that count the steps of a series, recognised by their values.
 
     A `Counts` with at least half as many values as there are steps is taken for one if its values lie in the middle of
-    the series: the numbers of steps that they leave out at both ends differ by two at most. A count may lie so and mean
-    something else, which the mixture with the link's probabilities allows for.
+    the series: the numbers of steps that they leave out at both ends differ by two at most. A count with such values
+    may mean something else. The mixture with the link's probabilities allows for that.
 
     Args:
-        observables: Name -> specification, as a summary network sees it, of those that may be such a series. Each
+        observables: Observables that may be such a series, name -> specification as a summary network sees it. Each
             series has an axis "time".
-        prior: The prior.
+        prior: Prior of the parameters.
     """
     bijection, found = prior.bijection, list[Place]()
     if not isinstance(bijection, MixedBijection):
@@ -105,10 +105,10 @@ def places_in(observables: Mapping[str, Observable], prior: Prior) -> list[Place
 
 
 def series_in(observables: Mapping[str, Observable]) -> dict[str, Observable]:
-    """Observables as summary networks see them by default; without those that have times or controls of their own.
+    """Observables as summary networks see them by default, without those that have their own times or controls.
 
     Args:
-        observables: Name -> specification.
+        observables: Observables, name -> specification.
     """
     controlled, together = controls_beside(observables), tables(observables)
     left = set_names(observables) | set(timed_names(observables)) | {f"{name}_mask" for name in observables}
@@ -121,7 +121,7 @@ def series_in(observables: Mapping[str, Observable]) -> dict[str, Observable]:
 
 
 def _states(which: int, laws: Sequence[Levels], bijection: MixedBijection) -> tuple[tuple[int, ...], ...]:
-    """Combinations of codes that may stand before a parameter; none where there are too many to try."""
+    """Combinations of codes that may stand before a parameter; empty if there are too many to try."""
     sizes = [1 + len(law.values) for law in laws[:which]]
     if math.prod(sizes) > _VALUES:
         return ()
@@ -138,9 +138,9 @@ class Places(nn.Module):
 
     Args:
         place: The parameter.
-        observable: Its series.
-        sizes: How many values each discrete parameter before it has.
-        numbers: How many links of numbers see both sides.
+        observable: The specification of its series.
+        sizes: Number of values of each discrete parameter before it.
+        numbers: Number of links of continuous parameters that see both sides.
         hidden: Width of the features that each of these links sees.
     """
 
@@ -168,11 +168,11 @@ class Places(nn.Module):
         self.seen = Perceptron([2 * side, 2 * hidden, max(1, numbers) * hidden])
 
     def forward(self, series: Tensor, mask: Tensor | None) -> tuple[Float[Tensor, "row state value"], Sides]:
-        """log q of each value for each of the states, without the normalisation; and both sides of its edge.
+        """Unnormalised log q of each value for each of the states, and both sides of the value's edge.
 
         Args:
-            series: The standardised observable, (row, *event).
-            mask: Which of its entries are there, of the same shape; None where all are.
+            series: Standardised observable, (row, *event).
+            mask: Which of its entries are present, of the same shape; None if all are.
         """
         x = rows_of(series, self.place.axis)
         there = torch.ones_like(x) if mask is None else rows_of(mask, self.place.axis).to(x)
@@ -193,11 +193,12 @@ class Places(nn.Module):
         codes: Int[Tensor, "row discrete"],
         of_link: Float[Tensor, "row value"],
     ) -> Float[Tensor, "row value"]:
-        """log q of each value, given the discrete parameters before it. Rows without the parameter get any numbers.
+        """log q of each value, given the discrete parameters before it. Rows without the parameter get arbitrary
+        numbers.
 
         Args:
-            found: What the networks gave of each row.
-            codes: Of the discrete parameters.
+            found: Output of the networks for each row.
+            codes: Codes of the discrete parameters.
             of_link: log q_0.
         """
         state = self.state_of[self._index(codes[:, : len(self.strides)])]
@@ -206,11 +207,11 @@ class Places(nn.Module):
         return torch.logaddexp(F.logsigmoid(odds) + own, F.logsigmoid(-odds) + of_link)
 
     def see(self, sides: Sides, codes: Int[Tensor, " row"]) -> Float[Tensor, "number row hidden"]:
-        """What links of numbers see of both sides; 0 where the parameter does not exist.
+        """Features of both sides for the links of continuous parameters; 0 where the parameter does not exist.
 
         Args:
-            sides: What `forward` gave, of as many observations as there are rows, or of fewer, in turn.
-            codes: Of the parameter; -1 where it does not exist.
+            sides: Second output of `forward`, for as many observations as there are rows, or for fewer, taken in turn.
+            codes: Codes of the parameter; -1 where it does not exist.
         """
         turn = torch.arange(len(codes), device=codes.device) % len(sides)
         found = self.seen(sides[turn, codes.clamp_min(0)]) * (codes >= 0)[:, None]
@@ -221,13 +222,13 @@ class Places(nn.Module):
         return ((codes + 1) * strides).sum(-1)
 
     def _side(self, sums: Float[Tensor, "row edge number"], steps: int) -> Tensor:
-        """What one side of each edge says: means of its items, and how many there are."""
+        """Features of one side of each edge: means of its items, and their number."""
         number = sums[..., -1:]
         mean = sums[..., :-1] / number.clamp_min(1)
         return torch.cat([mean, number.clamp_min(0.5).log() / 2, number / steps], -1)
 
     def _with_states(self, side: Tensor) -> Tensor:
-        """(row, edge, number) -> (row, state, edge, number and state)."""
+        """Join the states to features: (row, edge, number) -> (row, state, edge, number and state)."""
         states, more = self.hot.shape
         rows, edges, _ = side.shape
         wide = side[:, None].expand(-1, states, -1, -1)

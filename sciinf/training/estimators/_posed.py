@@ -1,22 +1,22 @@
-r"""The posterior that a conditional density given blurred poses belongs to: chains, and its density recovered.
+r"""Posterior from a conditional density given blurred poses: draws by Gibbs-like chains, and its density recovered.
 
 **Chains.** p(theta, h | x), h = g(theta) e the blurred pose, is sampled by steps: h = g e with e ~ kappa, and theta ~
-q(theta | x, h), accepted by what the prior of an exact pose has to say (`Poses.log_ratio`, r): the ratio of Metropolis
-and Hastings is r(theta) / r(theta before), for q is both the target without r and the proposal. Many chains run side by
-side from the poses of a small flow, and are stopped by `simulators.samplers.gibbs`.
+q(theta | x, h). A step is accepted by `Poses.log_ratio` (r), the part that the prior of an exact pose adds. The
+Metropolis-Hastings ratio is r(theta) / r(theta before), because q is both the target without r and the proposal. Many
+chains run side by side from the poses of a small flow. `simulators.samplers.gibbs` stops them.
 
-**Density.** With poses g_1..g_M of the chains and the kernel's density k(h | g), the law of blurred poses is a mixture
-of which draws and density are at hand, and one pass of q gives the posterior's own, with R(h) = E_q[r(theta) | x, h]:
+**Density.** With poses g_1..g_M of the chains and the kernel's density k(h | g), the distribution of blurred poses is a
+mixture whose draws and density are known. One pass of q gives the posterior's own, with R(h) = E_q[r(theta) | x, h]:
 
     theta, h ~ m(h) q(theta | x, h) r(theta) / R(h),    m(h) = mean_j k(h | g_j),
     log q(theta | x) = log r(theta) + log E_{h ~ k(. | g(theta))}[ m(h) q(theta | x, h) / (R(h) k(h | g(theta))) ].
 
-R is smoothed over draws that serve nothing else: what it is off by changes the law a little, and draws and density
-alike when both are divided by the share A that is accepted. Where q and the chains are right the ratio is the same for
-every h: four draws will do. All random numbers behind the law are the same at each call.
+R is smoothed over draws that are used for nothing else. An error of R changes the distribution a little. It changes
+draws and density alike, if both are divided by the accepted share A. If q and the chains are right, the ratio is the
+same for every h, so four draws of h are enough. All random numbers of this distribution are the same at each call.
 
 **Weights.** For draws that are to be weighted nothing is rejected, and one of the four is the blurred pose that theta
-was drawn with: the law of theta and all four is then known exactly, however much the ratio varies.
+was drawn with. The joint distribution of theta and all four is then known exactly, however much the ratio varies.
 
 References:
     | Group equivariant neural posterior estimation (Dax et al., 2022), https://arxiv.org/abs/2111.13139
@@ -39,28 +39,28 @@ from torch import Tensor
 from sciinf.core import PairedDensity, X
 from sciinf.core.doubts import doubt
 from sciinf.core.estimator import Logs, Thetas
-from sciinf.core.memory import retain_freed
 from sciinf.simulators.samplers.gibbs import Settled, run
 from sciinf.training.estimators._standardised import check_rows, fill, in_chunks
+from sciinf.training.memory import retain_freed
 
 if TYPE_CHECKING:
     from sciinf.training.estimators.flow import Flow
     from sciinf.training.estimators.gnpe import GNPE
 
-_BLURS = 4  # per density
-_SEEN = 0.02  # of the largest r, at least, is R: what is hardly ever accepted is not drawn for its rarity
-_FAR = 50.0  # nats: what is that much less likely than draws are was not drawn, but rounded to the prior's edge
-_FIRST = 8  # steps, after which strays are looked for
+_BLURS = 4  # A density is a mean over this many blurred poses.
+_SEEN = 0.02  # R is at least this share of the largest r, so that rarely accepted draws do not count too much.
+_FAR = 50.0  # A draw this many nats less likely than the others has been rounded to the prior's edge.
+_FIRST = 8  # After this many steps, stray chains are looked for.
 
 
 @dataclass(frozen=True)
 class PoseAverage:
-    """R as a mean over draws, each weighing by how near its blurred pose is.
+    """R as a weighted mean over draws, whose weights fall with the distance of their blurred poses.
 
     Attributes:
-        near: Coordinates of blurred poses in units of a third of the blur, (P, batch, c), and
-        ratio: r of their draws, (P, batch).
-        unit: That unit, (batch, c).
+        near: Coordinates of blurred poses in units of `unit`, (P, batch, c).
+        ratio: r of the draws with these poses, (P, batch).
+        unit: Unit of the coordinates, a third of the blur, (batch, c).
     """
 
     near: Tensor
@@ -68,7 +68,7 @@ class PoseAverage:
     unit: Tensor
 
     def log(self, at: Float[Tensor, "n batch c"]) -> Float[Tensor, "n batch"]:
-        """log R at coordinates."""
+        """log R at coordinates of blurred poses."""
         if bool((self.ratio == self.ratio[:1]).all()):
             return self.ratio[:1].log().expand(at.shape[:2])
         parts = []
@@ -80,14 +80,14 @@ class PoseAverage:
 
 @dataclass(frozen=True)
 class PosedTerms:
-    """What draws and densities are made of.
+    """Quantities from which draws and densities are computed.
 
     Attributes:
-        last: Where the chains ended, (M, batch, D).
-        settled: How the chains ended.
+        last: Last positions of the chains, (M, batch, D).
+        settled: Record of how the chains ended.
         expected: R.
-        most: log of r / R of draws that are always accepted, (batch,).
-        accepted: A, (batch,).
+        most: log of the ratio r / R above which draws are always accepted, (batch,).
+        accepted: A, the accepted share, (batch,).
     """
 
     last: Tensor
@@ -98,7 +98,7 @@ class PosedTerms:
 
 
 class PosedDensity(PairedDensity):
-    """The posterior of each of a batch of observations."""
+    """The posterior of each of a batch of observations, from chains of blurred poses."""
 
     def __init__(self, estimator: GNPE, start: Flow, x: X) -> None:
         self.estimator, self.start, self.x, self.poses = estimator, start, x, estimator.poses
@@ -107,10 +107,10 @@ class PosedDensity(PairedDensity):
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        """Draws.
+        """Draws from the posterior, by rejection.
 
         Warns:
-            UserWarning: If hardly any lies within the prior, for the chains' own then take the place of some.
+            UserWarning: If hardly any proposal lies within the prior. Positions of the chains then replace some draws.
         """
         found = self.recovered()
 
@@ -157,9 +157,9 @@ class PosedDensity(PairedDensity):
         own: list[Tensor],
         ratio: Tensor | None = None,
     ) -> Float[Tensor, "n batch"]:
-        """log of the mean over blurred poses, by chance and those that theta was drawn with, of one pass' density.
+        """log of the mean density of one pass, over random blurred poses and those that theta was drawn with.
 
-        Given a ratio, log r(theta), it is that of draws that are accepted, A times.
+        If `ratio`, log r(theta), is given, the result is the density of accepted draws, times A.
         """
         poses, each = theta[..., self.poses.columns], []
         for blurred in own + [self._blurred(poses, generator) for _ in range(_BLURS - len(own))]:
@@ -171,7 +171,7 @@ class PosedDensity(PairedDensity):
         return torch.stack(each).logsumexp(0) - math.log(_BLURS)
 
     def recovered(self) -> PosedTerms:
-        """Chains, and what is accepted of draws made from their poses; kept for the last observations asked about.
+        """The chains and the acceptance of draws made from their poses, kept for the last observations.
 
         Warns:
             UserWarning: If the chains have not settled.
@@ -187,7 +187,10 @@ class PosedDensity(PairedDensity):
     def chains(
         self, poses: Float[Tensor, "chains batch k"], generator: torch.Generator, *, iterations: int | None = None
     ) -> tuple[Float[Tensor, "chains batch theta"], Settled]:
-        """Chains from poses within the prior, and how they ended; as many iterations as are given, if any are."""
+        """Chains from poses within the prior, and the record of how they ended.
+
+        If `iterations` is given, the chains run for exactly this number of iterations.
+        """
         prior, (count, rows) = self.estimator.prior, poses.shape[:2]
         others = prior.sample(count * rows, generator=torch.Generator().manual_seed(0)).to(poses)
         theta = self.poses.whole(others.reshape(count, rows, -1)[..., self.poses.rest], poses)
@@ -203,7 +206,7 @@ class PosedDensity(PairedDensity):
 
     @torch.no_grad()
     def step(self, theta: Float[Tensor, "n batch theta"], generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        """One step of every chain."""
+        """Do one step of every chain."""
         new = self._pass(self._blurred(theta[..., self.poses.columns], generator), generator)
         draw = torch.rand(theta.shape[:-1], generator=generator, device=generator.device, dtype=torch.float64)
         gain = self.poses.log_ratio(new) - self.poses.log_ratio(theta)
@@ -230,41 +233,43 @@ class PosedDensity(PairedDensity):
         unit = self._unit(theta[..., self.poses.columns], generator)
         expected = PoseAverage(near / unit, ratio, unit)
         gain = self._gain(expected, *self._proposed(theta, count, generator)).nan_to_num(nan=-math.inf)
-        most = gain.quantile(0.99, dim=0).nan_to_num(neginf=0.0)  # more than always cannot be
+        # Draws above this quantile are always accepted, since a probability cannot exceed 1.
+        most = gain.quantile(0.99, dim=0).nan_to_num(neginf=0.0)
         accepted = (gain - most).clamp_max(0.0).exp().mean(0).clamp_min(1e-6)
         return PosedTerms(theta, settled, expected, most, accepted)
 
     def _gain(self, expected: PoseAverage, theta: Tensor, blurred: Tensor) -> Float[Tensor, "n batch"]:
-        """log r / R."""
+        """log (r / R) of draws with their blurred poses."""
         return self.poses.log_ratio(theta) - expected.log(self.poses.coordinates(blurred))
 
     def _unit(self, poses: Tensor, generator: torch.Generator) -> Float[Tensor, "batch c"]:
-        """A third of what a blur moves coordinates by."""
+        """A third of the sd by which a blur moves the coordinates of a pose."""
         moved, where = self.poses.coordinates(self._blurred(poses, generator)), self.poses.coordinates(poses)
         return (moved - where).std(0).clamp_min(1e-30) / 3
 
     def _gathered(self, theta: Tensor, generator: torch.Generator) -> Tensor:
-        """Strays brought back: chains more than 8 robust sds from the median, where they are less than one in 100.
+        """Replace stray chains by others. A stray is more than 8 robust sds from the median; strays are less than one
+        in 100.
 
-        Far from the truth data moved back look like none in training, and a chain that began there may stay.
+        Far from the truth, data moved back look like no data in training. A chain that began there may never leave.
         """
         away = self.poses.coordinates(theta[..., self.poses.columns])
         away = (away - away.median(0).values).abs()
         stray = (away > 8 * 1.4826 * away.median(0).values).any(-1)
         stray = stray & (stray.double().mean(0) < 0.01)
         noise = torch.rand(theta.shape[:-1], generator=generator, device=generator.device).to(theta.device)
-        order = (noise + stray).argsort(0)  # strays last
+        order = (noise + stray).argsort(0)  # Strays come last.
         least = int((~stray).sum(0).min())
         other = order[torch.arange(len(theta), device=theta.device) % least]
         return torch.where(stray[..., None], theta.gather(0, other[..., None].expand_as(theta)), theta)
 
     def _proposed(self, last: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """theta of one pass from where chains ended, by chance, and the blurred poses."""
+        """theta of one pass from randomly chosen last positions of the chains, and the blurred poses."""
         blurred = self._blurred(self._chosen(last, n, generator)[..., self.poses.columns], generator)
         return self._pass(blurred, generator), blurred
 
     def _chosen(self, last: Tensor, n: int, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        """Where n chains of each observation ended, by chance."""
+        """Last positions of n randomly chosen chains of each observation."""
         index = torch.randint(len(last), (n, self.rows), generator=generator, device=generator.device)
         return last.gather(0, index.to(self._device)[..., None].expand(-1, -1, last.shape[-1]))
 
@@ -273,7 +278,7 @@ class PosedDensity(PairedDensity):
         return self.poses.compose(poses, blurs)
 
     def _pass(self, blurred: Float[Tensor, "n batch k"], generator: torch.Generator) -> Tensor:
-        """theta ~ q(theta | x, h)."""
+        """theta ~ q(theta | x, h), for blurred poses h."""
 
         def one(x: X, h: Tensor) -> Tensor:
             others, blurs = self.poses.split(self.estimator.at(x, h).sample(1, generator=generator)[0])
@@ -282,7 +287,7 @@ class PosedDensity(PairedDensity):
         return self._in_chunks(one, blurred)
 
     def _log_joint(self, theta: Tensor, found: PosedTerms, blurred: Tensor) -> Float[Tensor, "n batch"]:
-        """log m(h) q(theta | x, h) / k(h | g)."""
+        """log of m(h) q(theta | x, h) / k(h | g)."""
         poses = theta[..., self.poses.columns]
         blurs = self.poses.between(poses, blurred)
         inner = self.poses.inner(theta, blurs)
@@ -293,10 +298,11 @@ class PosedDensity(PairedDensity):
         found_q = self._in_chunks(one, blurred, inner)
         kernel = self.poses.log_kernel(blurs) + self.poses.log_measure(blurs)
         total = self._log_mixture(found, blurred) + found_q - kernel + self.poses.log_measure(poses)
-        return torch.where(torch.isfinite(kernel), total, -math.inf)  # rounded over the edge of a kernel with bounds
+        # Rounding may move a blur over the edge of a kernel with bounds.
+        return torch.where(torch.isfinite(kernel), total, -math.inf)
 
     def _log_mixture(self, found: PosedTerms, blurred: Float[Tensor, "n batch k"]) -> Float[Tensor, "n batch"]:
-        """log m, by the invariant measure."""
+        """log m, the density of blurred poses with respect to the invariant measure."""
         poses, parts = found.last[..., self.poses.columns], []
         for part in blurred.split(max(1, 2_000_000 // max(1, poses.numel()))):
             each = self.poses.log_kernel(self.poses.between(poses[None], part[:, None]))
@@ -304,7 +310,7 @@ class PosedDensity(PairedDensity):
         return torch.cat(parts)
 
     def _in_chunks(self, one: Callable[..., Tensor], *values: Float[Tensor, "n batch *rest"]) -> Tensor:
-        """A function of data and values, row by row, in pieces that suit the device."""
+        """Apply a function of data and values to every row, in pieces whose size suits the device."""
         shape, flat = values[0].shape[:2], [value.flatten(0, 1) for value in values]
         index = torch.arange(len(flat[0]), device=self._device)
         pieces = in_chunks(max(1, len(index)), 1, self._device)
@@ -320,7 +326,7 @@ class PosedDensity(PairedDensity):
         return torch.Generator(self._device).manual_seed(0)
 
     def _key(self) -> str:
-        """Of the observations, the weights, and how chains are run."""
+        """Digest of the observations, the weights, and the settings of the chains."""
         digest = hashlib.sha256(f"{self._device} {self.estimator.chains} {self.estimator.iterations}".encode())
         for values in (self.x, self.estimator.state_dict()):
             for name, value in sorted(values.items()):

@@ -1,13 +1,13 @@
-r"""What estimators of parameters and data share: both brought to numbers that networks like.
+r"""Standardisation of parameters and data, which all estimators share.
 
 theta becomes z = (b(theta) - mean) / sd, b: support -> R^D the prior's bijection, mean and sd those of the training
-rows; x is standardised number by number (`networks.summaries.standardise`). A density q(z) is then one of theta,
+rows. x is standardised number by number (`networks.summaries.standardise`). A density q(z) then gives one of theta,
 
     log q(theta) = log q(z) + log |det db / dtheta| - sum_i log sd_i,
 
 with no mass outside the prior's support. Shapes: theta, z (batch, D).
 
-Draws by rejection are made many at a time: none is proposed but for those still missing (`fill`).
+Draws by rejection are made many at a time, and only for those that are still missing (`fill`).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from sciinf.core.checks import check_whole
 from sciinf.core.existence import check_continuous
 from sciinf.networks.summaries.standardise import Standardise
 
-ROUNDS = 2_000  # after which it is given up
+ROUNDS = 2_000  # Rejection stops after this many rounds.
 
 
 def fill(
     theta: Float[Tensor, "n batch theta"],
     propose: Callable[[int], tuple[Float[Tensor, "some batch theta"], Bool[Tensor, "some batch"]]],
 ) -> tuple[Float[Tensor, "n batch theta"], Bool[Tensor, "n batch"]]:
-    """Put accepted proposals in the places of draws.
+    """Fill the places of draws with accepted proposals.
 
     Args:
-        theta: What stays where no proposal is accepted.
-        propose: So many proposals for every observation, and which of them are accepted.
+        theta: Values that remain where no proposal is accepted.
+        propose: Function from a number to so many proposals for every observation, and which of them are accepted.
 
     Returns:
         Draws, and which of them are accepted proposals.
@@ -47,7 +47,7 @@ def fill(
         if not need:
             break
         new, accepted = propose(need)
-        place = torch.sort(done.long(), dim=0, stable=True).indices[:need]  # those still missing first
+        place = torch.sort(done.long(), dim=0, stable=True).indices[:need]  # Missing draws come first.
         accepted = accepted & ~done.gather(0, place)
         at = place[..., None].expand_as(new)
         theta.scatter_(0, at, torch.where(accepted[..., None], new, theta.gather(0, at)))
@@ -55,20 +55,20 @@ def fill(
     return theta, done
 
 
-CHUNK = {"cpu": 5_000, "cuda": 1_048_576}  # (theta, x) pairs at once when nothing is differentiated
+CHUNK = {"cpu": 5_000, "cuda": 1_048_576}  # Pairs (theta, x) computed at once when no gradient is needed.
 
 
 class Standardised(Estimator, ABC):
-    """An estimator with standardisation of both sides.
+    """An estimator that standardises both parameters and data.
 
     Args:
-        prior: The prior.
-        observables: What the simulator produces.
+        prior: Prior of the parameters.
+        observables: Observables of the simulator.
         seed: Seeds the initial weights, which a subclass builds.
 
     Raises:
         ValueError: If the seed is no int of at least 0, the prior has no parameters, or some of them are discrete and
-            the estimator is not made for that (`mixed`).
+            the estimator cannot learn these (`mixed`).
     """
 
     z_mean: Tensor
@@ -90,13 +90,13 @@ class Standardised(Estimator, ABC):
         self.register_buffer("z_sd", torch.ones(prior.bijection.size))
 
     def standardise_both(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Set the standardisation of data and of parameters: a pass for each over the rows."""
+        """Set the standardisation of data and of parameters, by one pass over the rows for each."""
         self.standardise_x.fit(batches)
         self.standardise_x.tell_rounded()
         size = self.prior.bijection.size
         count, total, squares = torch.zeros(size).double(), torch.zeros(size).double(), torch.zeros(size).double()
         for batch in batches():
-            z, present = self.prior.split(batch.theta.cpu())  # 0 where nothing exists
+            z, present = self.prior.split(batch.theta.cpu())  # z is 0 where a parameter does not exist.
             z = z.double()
             count, total, squares = count + present.sum(0), total + z.sum(0), squares + (z**2).sum(0)
         mean = total / count.clamp_min(1)
@@ -109,7 +109,7 @@ class Standardised(Estimator, ABC):
         return ((self.prior.bijection.forward(theta) - self.z_mean) / self.z_sd).to(self.z_mean.dtype)
 
     def targets(self, theta: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch target"]:
-        """What plain guesses of theta aim at: z, or coordinates where some of theta is discrete."""
+        """Targets of least squares for theta: z, or the prior's coordinates if some of theta is discrete."""
         return self.prior.coordinates(theta).to(self.z_mean.dtype) if self.prior.mixed else self.to_z(theta)
 
     def to_theta(self, z: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
@@ -119,9 +119,9 @@ class Standardised(Estimator, ABC):
     def log_density(
         self, theta: Float[Tensor, "*n batch theta"], rows: int, log_q: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "*n batch"]:
-        """log q(theta) in the parameters' own units, for each of `rows` observations, from that of z (n, rows, D).
+        """log q(theta) in the parameters' own units, for each of `rows` observations, from `log_q` of z (n, rows, D).
 
-        -inf outside the prior's support; float64; in pieces that suit the device.
+        It is -inf outside the prior's support, float64, and computed in pieces whose size suits the device.
 
         Raises:
             ValueError: If theta is not (*n, rows, D).
@@ -142,10 +142,10 @@ class Standardised(Estimator, ABC):
 
 
 def check_part(what: str, value: object, kind: type, example: str) -> None:
-    """Refuse a part of an estimator that is not built.
+    """Refuse a part of an estimator that is not an object of the right type.
 
     Raises:
-        TypeError: If it is neither None nor of its kind; the message says what is wrong with it.
+        TypeError: If the part is neither None nor of its type; the message says what is wrong.
     """
     if value is not None and not isinstance(value, kind):
         got = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
@@ -153,7 +153,7 @@ def check_part(what: str, value: object, kind: type, example: str) -> None:
 
 
 def in_chunks(size: int, rows: int, device: torch.device) -> list[tuple[int, int]]:
-    """(start, stop) of pieces of `size` draws, each of as many as suit the device with `rows` observations."""
+    """(start, stop) of pieces of `size` draws, each as large as suits the device with `rows` observations."""
     most = max(1, CHUNK.get(device.type, CHUNK["cpu"]) // max(1, rows))
     return [(start, min(start + most, size)) for start in range(0, size, most)]
 
@@ -162,7 +162,7 @@ def check_rows(theta: Tensor, rows: int, prior: Prior) -> None:
     """Refuse theta that is not (*n, rows, D).
 
     Raises:
-        ValueError: The message says what was expected.
+        ValueError: If the shape differs; the message gives the expected shape.
     """
     if theta.ndim < 2 or tuple(theta.shape[-2:]) != (rows, len(prior)):
         raise ValueError(

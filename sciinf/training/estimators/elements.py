@@ -1,4 +1,4 @@
-r"""The likelihood one number at a time: each given the parameters and the few numbers before it.
+r"""The likelihood one number at a time: each number given the parameters and the few numbers before it.
 
 With y_1..y_E all numbers of x, standardised, and z the parameters, the model is
 
@@ -6,37 +6,41 @@ With y_1..y_E all numbers of x, standardised, and z the parameters, the model is
     r_e = y_e - m_e(z),     v_e = (r_e - sum_{l <= L} c_el(z) r_{e-l}) / s_e(z),
     v_e ~ sum_k w_ek(z) N(mu_ek(z), sd_ek(z)^2).
 
-A network of z alone gives all of c, log s, w, mu and log sd. It is the same network for all numbers, in R + 1 versions
-that number e mixes by weights of its own, and m_e has a quadratic in z beside it, log s_e and c_el constants:
+A network of z alone gives all of c, log s, w, mu and log sd. The network is the same for all numbers. It has R + 1
+versions, which number e mixes by its own weights. Number e also has its own quadratic in z for m_e, and its own
+constants for log s_e and c_el:
 
     o_e(z) = b_e + g_0(z) + sum_{r <= R} a_{er} g_r(z),     g(z) = B (u(z), 1, z, z z'),     u a network.
 
-With R = 0 numbers differ by those alone: enough for a regression with one law of noise, and learned from fewer rows.
-What a number has for itself is multiplied by the share of it that its start found to be no chance: numbers of a
-stationary series, or items, then are one law, and do not learn it each for itself. But the first L numbers of a
-sequence, which have fewer than L before them in it, follow another law than the others: each of them has one more
-version, linear in (1, z, z z'), for itself, from 500 rows on (fewer would be learnt by heart). An observable is one
-sequence, or if its last axis has more than 8 numbers, so many as it has such rows, which are alike in this.
+With R = 0 numbers differ by those terms alone. This is enough for a regression with one noise distribution, and is
+learned from fewer rows. A number's own terms are multiplied by the share of them that the start found not to be chance.
+So the numbers of a stationary series, or items, share one distribution, and do not learn it each separately. But the
+first L numbers of a sequence have fewer than L numbers before them, and follow another distribution than the others. So
+each of them has one more version of its own, linear in (1, z, z z'), from 500 rows on (fewer rows would be learnt by
+heart). An observable is one sequence. If its last axis has more than 8 numbers, each row along this axis is a sequence,
+and all these rows share the versions of their first numbers.
 
-A posterior is a function of all E numbers, and a network for it has to learn how each of them counts. Here each is a
-regression on a few parameters, and the rows tell it E times over: near one answer this needs a quarter of the rows.
-The price is the assumption: given theta and the L numbers before it, a number knows no more of the earlier ones, and
-knows those L by a linear term. L is at most 8, the least beyond which least squares find no dependence in the rows.
+A posterior is a function of all E numbers, and a network for it has to learn how each of them counts. Here each number
+is a regression on a few parameters, and the rows teach it E times over. Near one answer this needs a quarter of the
+rows. The price is the assumption: given theta and the L numbers before it, a number depends on no earlier ones, and
+depends on those L by a linear term. L is at most 8, the least beyond which least squares find no dependence in the
+rows.
 
-**Whole numbers** have one of two laws, for each observable that of which the start is likelier:
+**Whole numbers** have one of two distributions, for each observable the one whose start is likelier:
 
-- intervals: v_e is a mixture of logistic laws, and the model the probability of the interval from a half below a number
-  to a half above, open at that place's smallest and largest value;
-- counts n, of at least 0: y_e = log(n + 1/2), and n a mixture of negative binomial laws of means exp(m_e + s_e mu_ek)
-  and variances mean + (s_e sd_ek mean)^2, m_e with the term of the numbers before. A mean that parameters multiply is
-  then a line in their logarithms, and small where counts are.
+- intervals: v_e is a mixture of logistic distributions, and the model is the probability of the interval from a half
+  below a number to a half above, open at that place's smallest and largest value;
+- counts n, of at least 0: y_e = log(n + 1/2), and n is a mixture of negative binomial distributions of means
+  exp(m_e + s_e mu_ek) and variances mean + (s_e sd_ek mean)^2, m_e with the term of the numbers before. If parameters
+  multiply a mean, it is then a line in their logarithms, and small where counts are small.
 
-Values so large that their dtype has no others (floats beyond 2^24) do not count as whole. A number that never varied
-tells nothing, and is left out.
+Values are not taken for whole numbers if their dtype has no fractions at that size (float32 beyond 2^24). A number that
+never varied gives no information, and is left out.
 
-**Limits.** A number that is not whole, and has its smallest value in several rows, was not read below that: there the
-model is the probability of that value or any below it, of the same normal mixture; so too of the largest. Where nearly
-all rows are at a limit, they do not tell s. So such a number has a thousandth of N(0, 2^2) beside its mixture.
+**Limits.** If a number is not whole, and has its smallest value in several rows, this value is a lower limit of the
+readings. There the model is the probability of that value or any below it, of the same normal mixture. The largest
+value is treated alike. If nearly all rows are at a limit, they do not determine s. So such a number has a thousandth of
+N(0, 2^2) added to its mixture.
 
 Shapes: theta, z (batch, D); y (batch, E).
 
@@ -70,27 +74,29 @@ from sciinf.training.estimators._elements_start import quadratic, start_of
 from sciinf.training.estimators._numbers import count, flat, flat_with_slopes
 from sciinf.training.estimators._standardised import Standardised, check_rows, in_chunks
 
-MOST = 500  # numbers in an observation
+MOST = 500  # Largest number of numbers in an observation.
 VERSIONS, PARTS, LAGS, _WIDTH = 6, 5, 8, 64
-_OFTEN = 0.02  # share of the rows in which a number may take one value
-_FEW, _AROUND = 3, 10  # rows that have one value by chance at most, beyond what those around it have; how many of them
-_OWN_LAW = 500  # rows, at least, to learn a law of the first numbers' own from
-_ROWS = 65_536  # that the start is taken from, at most
-_COMPARED = 4_096  # rows of which two starts are compared
+_OFTEN = 0.02  # A number without atoms takes one value in at most this share of the rows.
+# Rows that may share one value by chance, beyond those of the values around it, and the number of values around it.
+_FEW, _AROUND = 3, 10
+_OWN_LAW = 500  # The first numbers' own distribution needs at least this many rows.
+_ROWS = 65_536  # The start uses at most this many rows.
+_COMPARED = 4_096  # Two starts are compared on this many rows.
 _LOGISTIC_SD = math.pi / math.sqrt(3)
-_WIDE, _WIDE_SHARE = 2.0, 1e-3  # of the law beside that of a number with a limit: sd, share
-_FAR = 100.0  # sds beyond which slopes of log_ndtr are wrong
+_WIDE, _WIDE_SHARE = 2.0, 1e-3  # Sd and share of the wide normal distribution for numbers with a limit.
+_FAR = 100.0  # Gradients of log_ndtr are wrong beyond this many sds.
 
 
 class Elements(Standardised):
-    """The likelihood p(x | theta), one number after another, whose posterior `posteriors.mcmc` samples.
+    """The likelihood p(x | theta), one number after another. `posteriors.mcmc` samples its posterior.
 
     Args:
-        prior: The prior.
-        observables: What the simulator produces; complete data of at most 500 numbers, none of them bool.
-        versions: R.
-        together: Whether columns of one table are taken row by row; otherwise one observable after another.
-        parts: K, laws that are mixed. Three do not follow the tail of a Weibull law's logarithm, five do.
+        prior: Prior of the parameters.
+        observables: Observables of the simulator: complete data of at most 500 numbers, none of them bool.
+        versions: Number R of versions of the network that each number mixes.
+        together: Whether columns of one table are taken row by row. Otherwise one observable follows another.
+        parts: Number K of distributions that are mixed. Three do not follow the tail of the logarithm of a Weibull
+            distribution, five do.
         seed: Seeds the initial weights.
 
     Raises:
@@ -149,9 +155,9 @@ class Elements(Standardised):
         self.register_buffer("counts", torch.zeros(numbers, dtype=torch.bool))
         self.register_buffer("low", torch.zeros(numbers, dtype=torch.float64))
         self.register_buffer("high", torch.zeros(numbers, dtype=torch.float64))
-        self.register_buffer("limits", torch.zeros(2, numbers, dtype=torch.bool))  # whether low and high are
+        self.register_buffer("limits", torch.zeros(2, numbers, dtype=torch.bool))  # Whether low and high are limits.
         self.register_buffer("lags", torch.zeros(LAGS))
-        self.register_buffer("own", torch.zeros(numbers, 2 + LAGS))  # shares of what numbers have for themselves
+        self.register_buffer("own", torch.zeros(numbers, 2 + LAGS))  # Shares that multiply each number's own terms.
         self.register_buffer("own_middle", torch.zeros(square, numbers))
         self._told: tuple[int, bool, bool, bool] | None = None
         self.register_load_state_dict_pre_hook(_from_before)
@@ -178,7 +184,7 @@ class Elements(Standardised):
 
     @torch.no_grad()
     def _choose(self, z: Tensor, x: X) -> None:
-        """Begin with whole numbers as counts where that start is likelier than one with intervals."""
+        """Start with whole numbers as counts where that start is likelier than a start with intervals."""
         able = self.whole & (self.low >= 0) & (self.high > 1)
         some = {name: value[:_COMPARED] for name, value in x.items()}
         found = list[Tensor]()
@@ -192,7 +198,7 @@ class Elements(Standardised):
             self._begin(z, x, chosen)
 
     def _begin(self, z: Tensor, x: X, counts: Tensor) -> None:
-        """Middles, log sds and dependence on the numbers before as least squares have them."""
+        """Set middles, log sds and the dependence on the numbers before to the results of least squares."""
         self.counts.copy_(counts)
         self._forget()
         start, size, parts = start_of(z, self._flat(x), LAGS, counts), self.prior.bijection.size, 2 + LAGS
@@ -214,14 +220,17 @@ class Elements(Standardised):
         self._told = None
 
     def _tell(self) -> tuple[int, bool, bool, bool]:
-        """Lags, whether any number is whole, is a count, has a limit: read once, for a GPU waits at each reading."""
+        """Number of lags, and whether any number is whole, is a count, or has a limit.
+
+        The result is cached, because a GPU waits at each reading.
+        """
         if self._told is None:
             whole, counts, limits = (bool(value.any()) for value in (self.whole, self.counts, self.limits))
             self._told = int(self.lags.sum()), whole, counts, limits
         return self._told
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
-        """y: nothing of the data is left out."""
+        """y, which leaves out nothing of the data."""
         return self._flat(x)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
@@ -239,7 +248,7 @@ class Elements(Standardised):
         return _Potential(self, self._flat(values), edges, torch.where(no_density, 0.0, log_slopes).sum(-1))
 
     def _log_probs(self, z: Tensor, y: Tensor, edges: Tensor | None) -> Float[Tensor, "batch number"]:
-        """log q(y_e | z, y_{<e}) in standardised numbers, of whole ones their probability; edges (4, batch, E)."""
+        """log q(y_e | z, y_{<e}) of standardised numbers, or the probability of whole ones; edges are (4, batch, E)."""
         square = quadratic(z)
         u = silu(self.first(z))
         u = u + silu(self.second(u))
@@ -281,7 +290,7 @@ class Elements(Standardised):
         return torch.where(self.low < self.high, found, 0.0)
 
     def _with_first_ones(self, out: Tensor, square: Tensor) -> Tensor:
-        """The network's (batch, E, outputs), with what the first L numbers of a sequence have for themselves."""
+        """The network's output (batch, E, outputs), plus the own terms of the first L numbers of each sequence."""
         lags = self._tell()[0]
         if not lags:
             return out
@@ -294,10 +303,10 @@ class Elements(Standardised):
         return out + torch.cat(parts, 1)[:, self.order]
 
     def _edges(self, x: X) -> Float[Tensor, "4 batch number"] | None:
-        """Of the interval about each number, standardised: its lower end, its width, whether either end is open.
+        """For the interval about each number, standardised: its lower end, its width, and whether either end is open.
 
-        None if none is whole or has a limit. Numbers with a density have no open ends but at a limit. The width is not
-        a difference of float32 numbers, which large counts make 0.
+        None if no number is whole or has a limit. Numbers with a density have open ends only at a limit. The width is
+        not a difference of float32 numbers, which would be 0 for large counts.
         """
         _, whole, _, limits = self._tell()
         if not (whole or limits):
@@ -323,7 +332,7 @@ class Elements(Standardised):
         return plain[:, self.order]
 
     def _places(self) -> dict[str, Tensor]:
-        """Which of the numbers belong to each observable."""
+        """Indices of the numbers that belong to each observable."""
         places, start = {}, 0
         for name, spec in self.observables.items():
             stop = start + math.prod(spec.shape)
@@ -333,13 +342,13 @@ class Elements(Standardised):
 
 
 class _Potential(Potential):
-    """The likelihood of observations y (batch, E), with the log slopes of the numbers that are not whole."""
+    """The likelihood of observations y (batch, E), with the log gradients of the numbers that are not whole."""
 
     def __init__(self, estimator: Elements, y: Tensor, edges: Tensor | None, log_slope: Tensor) -> None:
         self.estimator, self.y, self.edges, self.log_slope = estimator, y, edges, log_slope
 
     def log_likelihood(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
-        """log p(x | theta) in the data's own units, float64; of whole numbers their probability."""
+        """log p(x | theta) in the data's own units, float64; for whole numbers, the log of their probability."""
         model, rows = self.estimator, len(self.y)
         check_rows(theta, rows, model.prior)
         z = model.to_z(theta.to(self.y.device)).reshape(-1, rows, model.prior.bijection.size)
@@ -353,7 +362,7 @@ class _Potential(Potential):
 
 
 def suits(observables: Mapping[str, Observable], most: int = MOST) -> bool:
-    """Whether `Elements` can learn data of such observables, of at most so many numbers."""
+    """Whether `Elements` can learn data of such observables, of at most `most` numbers."""
     try:
         count(observables, most, "Elements")
     except ValueError:
@@ -362,17 +371,17 @@ def suits(observables: Mapping[str, Observable], most: int = MOST) -> bool:
 
 
 def has_atoms(x: X, observables: Mapping[str, Observable], observed: X) -> bool:
-    """Whether a number of an observable that is not whole takes one value again and again, which is no limit.
+    """Whether a number of an observable that is not whole often takes one same value, which is no limit.
 
-    So it does where data were rounded, or are a fixed value now and then. A density of it has no bound there, and says
-    little of the parameters. Any one value counts that over a fiftieth of the rows have, but for the smallest and the
-    largest, which `Elements` takes for limits. The observation's own value counts where more rows have it than have the
-    ten values nearest to it, n each on average: n + 5 sqrt(n) + 3. So rare values stand out, and data on a fine grid,
-    as single precision is, are left alone.
+    This happens if data were rounded, or equal a fixed value now and then. A density then has no bound there, and says
+    little about the parameters. Any one value counts if more than a fiftieth of the rows have it, except the smallest
+    and the largest, which `Elements` takes for limits. The observation's own value counts if many more rows have it
+    than have the ten values nearest to it: n each on average, and more than n + 5 sqrt(n) + 3 rows for the value
+    itself. So rare values stand out, and data on a fine grid, such as single precision, do not.
 
     Args:
         x: Data of many rows, name -> (batch, *event).
-        observables: What they are.
+        observables: Specifications of the data.
         observed: The observation, name -> (1, *event).
     """
     for name, spec in observables.items():
@@ -388,7 +397,7 @@ def has_atoms(x: X, observables: Mapping[str, Observable], observed: X) -> bool:
 
 
 def _stands_out(values: Float[Tensor, " n"], value: float) -> bool:
-    """Whether more of the values are equal to one of them than chance makes equal to those around it."""
+    """Whether more of the values equal one of them than chance could explain, given the values around it."""
     found, counts = values.unique(return_counts=True)
     own, *others = counts[(found - value).abs().argsort()][: 1 + _AROUND].tolist()
     usual = sum(others) / max(1, len(others))
@@ -396,18 +405,18 @@ def _stands_out(values: Float[Tensor, " n"], value: float) -> bool:
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Elements:
-    """The estimator with its defaults."""
+    """Element-wise likelihood estimator with its default settings."""
     return Elements(prior, observables, seed=seed)
 
 
 def _from_before(module: Elements, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Weights from before limits, and first numbers of their own, were known have none."""
+    """Give zeros to weights from versions without limits and without own terms of the first numbers."""
     for name in ("limits", "first_ones"):
         weights.setdefault(f"{prefix}{name}", torch.zeros_like(getattr(module, name)))
 
 
 def _is_whole(values: Tensor, dtype: str) -> Tensor:
-    """Whether all are whole numbers, which their dtype tells from fractions."""
+    """Whether all values are whole numbers, of a size at which their dtype has fractions."""
     largest = 2.0**24 if dtype == "float32" else 2.0**53
     return ((values == values.round()) & (values.abs() <= largest)).all()
 
@@ -417,21 +426,24 @@ def _floating(value: Tensor) -> Tensor:
 
 
 def between(below: Tensor, width: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
-    """log of the logistic law's probability of an interval, which may be open at either end."""
+    """log of the logistic distribution's probability of an interval, which may be open at either end."""
     low, width = below.clamp(-1e4, 1e4), width.clamp(1e-30, 2e4)
-    # log(e^w - 1), with no overflow for wide intervals
+    # This form of log(e^w - 1) does not overflow for wide intervals.
     inner = width + torch.log(-torch.expm1(-width)) + low - softplus(low) - softplus(low + width)
     inner = torch.where(lowest, logsigmoid(low + width), inner)
     return torch.where(highest, torch.where(lowest, 0.0, logsigmoid(-low)), inner)
 
 
 def beyond(v: Tensor, lowest: Tensor) -> Tensor:
-    """log of the normal law's probability below v where that is the lowest value, else above."""
-    return log_ndtr(torch.where(lowest.bool(), v, -v).clamp_min(-_FAR))  # beyond, its slopes are wrong
+    """log of the normal distribution's probability below v where v is the lowest value, and above v elsewhere."""
+    return log_ndtr(torch.where(lowest.bool(), v, -v).clamp_min(-_FAR))  # Beyond, its gradients are wrong.
 
 
 def counted(y: Tensor, log_mean: Tensor, log_spread: Tensor) -> Tensor:
-    """log of the negative binomial probability of n = exp(y) - 1/2, of variance mean + (spread mean)^2; float64."""
+    """log of the negative binomial probability of n = exp(y) - 1/2, of variance mean + (spread mean)^2.
+
+    It is computed in float64.
+    """
     n, log_mean = (y.double().exp() - 0.5).round(), log_mean.double().clamp(-30.0, 30.0)
     log_r = -2 * log_spread.double().clamp(-10.0, 4.0)
     r, both = log_r.exp(), torch.logaddexp(log_r, log_mean)

@@ -1,14 +1,14 @@
-r"""Symmetries used without chains: data moved at random in training, or to where their pose is estimated to be.
+r"""Symmetries without chains: data moved at random in training, or moved back by an estimate of their pose.
 
 **Augmentation.** For an exact symmetry, (theta, x) moved by h, g(theta) -> h g(theta) and x -> T_h x, is as good a draw
-as it was. Each step moves every simulation to a new pose of the prior; a plain flow has all of the symmetry to learn.
+as before. Each step moves every simulation to a new pose of the prior. A plain flow has to learn the whole symmetry.
 
-**Canonicalisation.** A small flow estimates a pose g_0(x), where no noise goes, data are moved back by it, and another
-flow learns
+**Canonicalisation.** A small flow estimates a pose g_0(x), the image of zero noise. Data are moved back by it, and
+another flow learns
 
     q(theta', e | T_{g_0^{-1}} x, g_0),    g(theta) = g_0 e^{-1},
 
-in one pass. The error of g_0, which the chains of `training.estimators.gnpe` take out, stays in the data moved.
+in one pass. The error of g_0, which the chains of `training.estimators.gnpe` take out, stays in the moved data.
 
 References:
     | Group equivariant neural posterior estimation (Dax et al., 2022), https://arxiv.org/abs/2111.13139, which compares
@@ -41,15 +41,15 @@ class Augmented(Estimator):
     """A `Flow` that sees every simulation in many poses.
 
     Args:
-        prior: The prior; parameters of poses have laws of their own.
-        observables: What the simulator produces.
+        prior: Prior of the parameters; parameters of poses have their own distributions.
+        observables: Observables of the simulator.
         poses: Exact symmetries.
-        summary: As for `Flow`.
-        flow: As for `Flow`.
+        summary: Summary networks, as for `Flow`.
+        flow: Architecture of the flow, as for `Flow`.
         seed: Seeds the initial weights.
 
     Raises:
-        TypeError: If a part is something else.
+        TypeError: If a part has the wrong type.
         ValueError: If a pose is no exact symmetry, or does not fit the prior.
     """
 
@@ -91,17 +91,17 @@ class Canonical(MovedBack):
     """A flow of data moved back by an estimate of their pose.
 
     Args:
-        prior: The prior; parameters of poses have laws of their own.
-        observables: What the simulator produces.
-        poses: Taken out one after the other; kernels say how large errors of the estimate are, roughly.
-        summary: As for `Flow`.
-        flow: As for `Flow`.
-        start: Of poses given data as they are; a small one where left out.
+        prior: Prior of the parameters; parameters of poses have their own distributions.
+        observables: Observables of the simulator.
+        poses: Poses that are taken out one after the other. Their kernels give the rough size of the estimate's errors.
+        summary: Summary networks, as for `Flow`.
+        flow: Architecture of the flow, as for `Flow`.
+        start: Architecture of the flow of poses given the original data. Default: a small flow.
         seed: Seeds the initial weights.
 
     Raises:
-        TypeError: If a part is something else.
-        ValueError: If there is no pose, one does not fit the prior, or a kernel has bounds that errors may exceed.
+        TypeError: If a part has the wrong type.
+        ValueError: If there is no pose, a pose does not fit the prior, or a kernel has bounds that errors may exceed.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Canonical(MovedBack):
 
     @torch.no_grad()
     def estimate(self, x: X) -> Float[Tensor, "batch k"]:
-        """g_0."""
+        """The estimated pose g_0."""
         flow = self._of_poses()
         features = flow.features(x)
         nothing = features.new_zeros(1, len(features), len(self.poses.names))
@@ -149,7 +149,7 @@ class Canonical(MovedBack):
 
 
 class _CanonicalDensity(Density):
-    """The posterior of each of a batch of observations; what lies outside the prior is drawn anew."""
+    """The posterior of each of a batch of observations; draws outside the prior are replaced by new ones."""
 
     def __init__(self, estimator: Canonical, x: X) -> None:
         self.estimator, self.poses = estimator, estimator.poses
@@ -186,5 +186,5 @@ class _CanonicalDensity(Density):
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Augmented:
-    """The estimator without poses, which only its user knows."""
+    """Estimator without poses, because only the user knows them."""
     return Augmented(prior, observables, seed=seed)

@@ -25,37 +25,38 @@ from torch import Tensor
 
 from sciinf.core import Batch, Density, Observable, Prior, X
 from sciinf.core.estimator import PushedDensity
-from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.core.summary import Summary
 from sciinf.networks.flows.conditional import Architecture, ExactFlow
 from sciinf.networks.flows.spline import SplineCoupling
 from sciinf.training.estimators._embedded import Embedded
 from sciinf.training.estimators._standardised import check_part, in_chunks
+from sciinf.training.memory import retain_freed
 
-_ONE_IN = 1_000  # draws is left out of an answer's
-_AMONG = 40  # times as many are looked at
+_ONE_IN = 1_000  # One draw in this many is left out of an answer.
+_AMONG = 40  # The draws to leave out are chosen among this many times as many.
 
 
 class Flow(Embedded):
     """Amortized posterior estimation with a conditional flow.
 
     Args:
-        prior: The prior.
-        observables: What the simulator produces.
-        summary: One summary network for every observable, or one per name; chosen from the observables'
-            specification where left out.
-        flow: The flow's architecture; the neural spline flow of `networks.flows.spline` where left out.
-        regression: Whether least squares of the parameters and plain statistics of the data stand beside the summary
-            networks that were chosen here (`_embedded`).
+        prior: Prior of the parameters.
+        observables: Observables of the simulator, name -> specification.
+        summary: One summary network for every observable, or one per name. Default: chosen from the observables'
+            specification.
+        flow: Architecture of the flow. Default: the neural spline flow of `networks.flows.spline`.
+        regression: Whether default summary networks are complemented by least squares of the parameters and plain
+            statistics of the data (`_embedded`).
         together: Whether observables that are columns of one table share a summary network
             (`networks.summaries.columns`).
-        further: Whether quantiles of sets with heavy tails (`networks.summaries.quantiles`) and the memory of a series'
-            variance (`networks.summaries.variance_memory`) are among the plain statistics.
+        further: Whether the plain statistics include quantiles of sets with heavy tails
+            (`networks.summaries.quantiles`) and the memory of a series' variance
+            (`networks.summaries.variance_memory`).
         seed: Seeds the initial weights.
 
     Raises:
-        TypeError: If `summary` or `flow` is something else: the class or the name of one, say.
+        TypeError: If `summary` or `flow` has the wrong type, for example a class or a name instead of an object.
         ValueError: If a summary is for no observable, or the seed is no int of at least 0.
 
     Examples:
@@ -109,11 +110,12 @@ class _FlowDensity(PushedDensity):
         return self.push(self._noise(n, generator))
 
     def sample_within(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        """n draws for each, from the region of highest density that holds 99.9 %; all of them where n is below 999.
+        """n draws for each observation from the region of highest density that holds 99.9 %; all draws if n is below
+        999.
 
-        Those that are left out are looked for among the 4 % whose noise lies farthest out, where they are found: there
-        a spline had hardly anything to learn from. A flow of other noise than normal has tails for a purpose, and one
-        without an exact density is slow to tell it: of these, all draws are given.
+        The draws to leave out are sought among the 4 % whose noise lies farthest out, where they occur: a spline had
+        hardly any training rows there. A flow of other noise than normal has heavy tails on purpose, and a flow without
+        an exact density is slow to evaluate. For these, all draws are returned.
         """
         noise = self.noise(n, generator=generator)
         return self.within(n, self.push(noise), noise)
@@ -151,7 +153,7 @@ class _FlowDensity(PushedDensity):
         return _FlowDensity(self.estimator, torch.cat([self.context, *contexts]))
 
     def _noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, batch, D), drawn in pieces that suit the device."""
+        """Noise (n, batch, D), drawn in pieces whose size suits the device."""
         context = self.context
         shape = (len(context), self.estimator.prior.bijection.size)
         parts = [context.new_empty(0, *shape)]
@@ -160,12 +162,12 @@ class _FlowDensity(PushedDensity):
         return torch.cat(parts)
 
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
-        """Log density, with its gradient where theta has one, as a search for the mode needs."""
+        """Log density, with its gradient if theta requires one, as a search for the mode needs."""
         flow, context = self.estimator, self.context
         with torch.set_grad_enabled(theta.requires_grad and torch.is_grad_enabled()):
             return flow.log_density(theta, len(context), lambda z: flow.flow.log_prob(z, context))
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Flow:
-    """The estimator with its defaults."""
+    """Flow estimator with its default settings."""
     return Flow(prior, observables, seed=seed)

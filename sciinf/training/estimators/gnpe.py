@@ -6,13 +6,13 @@ learns
     q(theta', e | x')    of    x' = T_{(g e)^{-1}} x,
 
 theta' the parameters that are no pose. Given a blurred pose h = g e it gives the pose g = h e^{-1}. A second, small
-flow learns poses from x alone, where chains begin that alternate between the conditionals of p(theta, h | x) and give
-draws and density (`_posed`).
+flow learns poses from x alone, and chains begin at its draws. The chains alternate between the conditionals of
+p(theta, h | x) and give draws and density (`_posed`).
 
-**Exact symmetries.** The network does not see h: what it gives follows kappa and not the prior of the pose, by which
-chains are then accepted or not. **Approximate ones.** It sees h, and has learned the prior.
+**Exact symmetries.** The network does not see h. Its poses follow kappa and not the prior of the pose, so chains are
+accepted or rejected by the prior. **Approximate symmetries.** The network sees h, and has learned the prior.
 
-`MovedBack` is what estimators share that move data back by a pose.
+`MovedBack` is the base of the estimators that move data back by a pose.
 
 References:
     | Group equivariant neural posterior estimation (Dax et al., 2022), https://arxiv.org/abs/2111.13139
@@ -41,18 +41,18 @@ from sciinf.training.estimators._embedded import data_names
 from sciinf.training.estimators._posed import PosedDensity, PosedTerms
 from sciinf.training.estimators.flow import Flow
 
-SHOWN = "blurred_pose"  # what the network sees of the element that data were moved back by
+SHOWN = "blurred_pose"  # The observable by which the network sees the pose that data were moved back by.
 
 
 @dataclass(frozen=True)
 class Flows:
-    """Both flows.
+    """Settings of the two flows: of parameters given moved data, and of poses given the original data.
 
     Attributes:
-        summary: Of data, moved or not: each flow builds its own.
-        flow: Of all parameters given moved data; the default of `Flow` where None.
-        start: Of poses given data as they are; a small one where None.
-        every: Whether the first sees every pose that data were moved by, or only those of approximate symmetries.
+        summary: Summary networks of the data. Each flow builds its own.
+        flow: Architecture of the flow of all parameters given moved data; the default of `Flow` if None.
+        start: Architecture of the flow of poses given the original data; a small flow if None.
+        every: Whether the first flow sees every pose that data were moved by, or only those of approximate symmetries.
     """
 
     summary: Summary | Mapping[str, Summary] | None
@@ -62,18 +62,18 @@ class Flows:
 
 
 class MovedBack(Estimator, ABC):
-    """An estimator of what is left when a pose is taken out of the data.
+    """An estimator of the parameters from data that are moved back by a pose.
 
     Args:
-        prior: The prior; parameters of poses have laws of their own.
-        observables: What the simulator produces.
-        poses: Taken out one after the other.
-        flows: Both flows.
+        prior: Prior of the parameters; parameters of poses have their own distributions.
+        observables: Observables of the simulator.
+        poses: Poses that are taken out one after the other.
+        flows: Settings of the two flows.
         seed: Seeds the initial weights.
 
     Raises:
-        TypeError: If a pose or another part is something else.
-        ValueError: If poses do not fit the prior, or an observable has the name that is needed.
+        TypeError: If a pose or another part has the wrong type.
+        ValueError: If poses do not fit the prior, or an observable has the reserved name "blurred_pose".
     """
 
     start: Flow | None
@@ -101,7 +101,7 @@ class MovedBack(Estimator, ABC):
 
     @abstractmethod
     def moves(self, batch: Batch, generator: torch.Generator) -> tuple[Float[Tensor, "batch k"], Tensor]:
-        """What the data of a training batch are moved back by, and what takes its poses there."""
+        """Poses by which the data of a training batch are moved back, and the blurs from the true poses to these."""
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
         def moved() -> Iterator[Batch]:
@@ -120,17 +120,17 @@ class MovedBack(Estimator, ABC):
         return found + self.start.loss(self._poses_of(batch), generator=generator)
 
     def blurred(self, batch: Batch, generator: torch.Generator) -> tuple[Float[Tensor, "batch k"], Tensor]:
-        """The batch's poses, blurred, and the blurs."""
+        """The poses of a batch with random blurs applied, and these blurs."""
         poses = batch.theta[:, self.poses.columns]
         blurs = self.poses.draw(len(batch), generator).to(poses)
         return self.poses.compose(poses, blurs), blurs
 
     def at(self, x: X, moved_by: Float[Tensor, "batch k"]) -> Density:
-        """What the conditional flow gives for data moved back."""
+        """Density of the conditional flow for data moved back."""
         return self.conditional.condition(self.seen(x, moved_by))
 
     def seen(self, x: X, moved_by: Float[Tensor, "batch k"]) -> X:
-        """Data moved back, and what is shown of what by."""
+        """Data moved back, with the coordinates of the pose as far as the network sees them."""
         moved = self.poses.standardised(x, moved_by)
         shown = self.poses.coordinates(moved_by) if self._every else self.poses.shown(moved_by)
         return {**moved, SHOWN: shown.to(self.conditional.z_mean.dtype)} if shown.shape[-1] else moved
@@ -146,20 +146,23 @@ class GNPE(MovedBack):
     """Posterior estimation with poses taken out of the data.
 
     Args:
-        prior: The prior; parameters of poses have laws of their own.
-        observables: What the simulator produces.
-        poses: Taken out one after the other; exact ones must not care in which order. Without any it is a `Flow`.
-        summary: Of data, as for `Flow`: each network builds its own, of data moved and as they are.
-        flow: Of all parameters given moved data; the default of `Flow` where left out.
-        start: Of poses given data as they are; a small one where left out.
-        chains: Chains for one observation, from whose poses draws are made; an eighth of them for each of several.
-        iterations: Steps of the chains at most.
+        prior: Prior of the parameters; parameters of poses have their own distributions.
+        observables: Observables of the simulator.
+        poses: Poses that are taken out one after the other. The order of exact ones must not matter. Without any pose
+            the estimator is a `Flow`.
+        summary: Summary networks of the data, as for `Flow`. The flows of moved and of original data each build their
+            own.
+        flow: Architecture of the flow of all parameters given moved data. Default: that of `Flow`.
+        start: Architecture of the flow of poses given the original data. Default: a small flow.
+        chains: Number of chains for one observation, from whose poses draws are made. Each of several observations gets
+            an eighth of them.
+        iterations: Largest number of steps of the chains.
         seed: Seeds the initial weights.
 
     Raises:
-        TypeError: If a pose or another part is something else.
-        ValueError: If a pose names a parameter that there is not, that another pose has, or that shares a law with
-            others; or a number is out of range.
+        TypeError: If a pose or another part has the wrong type.
+        ValueError: If a pose names a parameter that does not exist, that another pose has, or that shares a
+            distribution with others; or a number is out of range.
 
     Examples:
         >>> from sciinf import Normal, Uniform
@@ -188,7 +191,7 @@ class GNPE(MovedBack):
         check_whole("chains", chains, 16)
         check_whole("iterations", iterations, 2)
         self.chains, self.iterations = chains, iterations
-        self.kept: dict[str, PosedTerms] = {}  # what was found for the last observations
+        self.kept: dict[str, PosedTerms] = {}  # Chains of the last observations, by their digest.
 
     def moves(self, batch: Batch, generator: torch.Generator) -> tuple[Float[Tensor, "batch k"], Tensor]:
         return self.blurred(batch, generator)
@@ -203,5 +206,5 @@ class GNPE(MovedBack):
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> GNPE:
-    """The estimator without poses, which only its user knows."""
+    """Estimator without poses, because only the user knows them."""
     return GNPE(prior, observables, seed=seed)

@@ -1,18 +1,18 @@
-r"""One model of parameters and data, asked for any of them given any others.
+r"""One model of parameters and data, which answers for any of them given any others.
 
-v = (z(theta), y(x)), N = D + E standardised numbers. Each number stands at its own noise level: none where it is given,
-that of its error where it is given with one (`noisy`), an endless one where it is left out, and s where it is asked
-for. The network learns
+v = (z(theta), y(x)), N = D + E standardised numbers. Each number has its own noise level: zero if it is given, the
+level of its error if it is given with one (`noisy`), infinity if it is left out, and s if it is asked for. The network
+learns
 
     E[v_i | v_given, v_asked + s e],    i asked for,
 
 over questions drawn anew at each step: the posterior, the likelihood, the posterior given some of the data, some names
-given some others, some numbers given some others. Draws and densities of any conditional, of posterior, likelihood,
-posterior with missing data, some parameters given others and data, are then queries of one network
-(`posteriors.conditional`). The posterior given all data is what `condition` gives.
+given some others, some numbers given some others. Draws and densities of any conditional are then queries of one
+network (`posteriors.conditional`): posterior, likelihood, posterior with missing data, some parameters given others and
+data. `condition` gives the posterior given all data.
 
-The network starts from what the Gaussian law of all N numbers says for each question (`_gaussian`), and learns what
-that leaves: where theta and x are jointly Gaussian it has nothing to learn.
+For each question the network starts from the conditional of a Gaussian of all N numbers (`_gaussian`), and learns the
+rest. If theta and x are jointly Gaussian it has nothing to learn.
 
 References:
     | All-in-one simulation-based inference (Gloeckler et al., 2024), https://arxiv.org/abs/2404.09636
@@ -33,7 +33,6 @@ from sciinf.core import Batch, Density, Learns, Observable, Prior, X
 from sciinf.core.checks import check_from_zero, check_positive
 from sciinf.core.component import called_without
 from sciinf.core.existence import check_free
-from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.networks.diffusion.likelihood import log_density
 from sciinf.networks.diffusion.objective import Diffusion, NormalLogs
@@ -44,31 +43,32 @@ from sciinf.networks.summaries.standardise import squash, unsquashed
 from sciinf.training.estimators._gaussian import JointGaussian, Regression, check_beside
 from sciinf.training.estimators._numbers import count, flat, middle, spread
 from sciinf.training.estimators._standardised import Standardised, check_part, in_chunks
+from sciinf.training.memory import retain_freed
 
-MOST = 64  # numbers in an observation
-LEAST, LARGEST = 0.02, 20.0  # sds of errors in training, in sds of numbers
-_QUESTIONS = 16  # in a batch, at least
+MOST = 64  # Largest number of numbers in an observation.
+LEAST, LARGEST = 0.02, 20.0  # Range of the sds of errors in training, in sds of the numbers.
+_QUESTIONS = 16  # A batch has at least this many questions.
 
 
 class Joint(Standardised):
     """Amortized estimation of every conditional of (theta, x) with one network.
 
     Args:
-        prior: The prior.
-        observables: What the simulator produces; complete data of at most 64 numbers, none of them bool.
-        diffusion: The path and how levels are drawn.
-        solver: How draws are made.
+        prior: Prior of the parameters.
+        observables: Observables of the simulator: complete data of at most 64 numbers, none of them bool.
+        diffusion: Diffusion path, and the distribution of noise levels.
+        solver: Solver by which draws are made.
         hidden: Width of the network.
         blocks: Residual blocks of the network.
-        noisy: Share of the data given that have errors of their own in training, so that `Conditional` takes error
-            bars; 0.3, say.
+        noisy: Share of the given data that have their own errors in training, so that `Conditional` accepts error bars;
+            for example 0.3.
         seed: Seeds the initial weights.
 
     Raises:
-        TypeError: If a part is something else: the class or the name of one, say.
+        TypeError: If a part has the wrong type, for example a class or a name instead of an object.
         ValueError: If an observable has a mask or is bool, an observation has more than 64 numbers, parameters are
-            parts of a whole (Dirichlet), one is called like an observable, a number is out of range, or the diffusion
-            has a parameterisation or weighting of its own.
+            parts of a whole (Dirichlet), a parameter has the name of an observable, a number is out of range, or the
+            diffusion has a parameterisation or weighting that is not the default.
 
     Examples:
         >>> from sciinf import Normal
@@ -115,7 +115,7 @@ class Joint(Standardised):
         self.gaussian.fit(lambda: (self._joined(batch.theta, middle(batch.x)) for batch in batches()))
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
-        """y: nothing of the data is left out."""
+        """y, which leaves out nothing of the data."""
         return flat(self.standardise_x, middle(x))
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
@@ -146,8 +146,9 @@ class Joint(Standardised):
     def prepare(
         self, v: Tensor, asked: Tensor, given: Tensor, mean: Tensor, errors: Tensor | None = None
     ) -> Float[Tensor, "batch hidden"]:
-        """What the network is told of a question and the numbers given: v, asked, given, mean and their errors (0 where
-        None) are (batch, N).
+        """Network features of a question and of the given numbers.
+
+        v, asked, given, mean and errors (0 if None) are (batch, N).
         """
         told = [given * v, given, asked, mean]
         if self.noisy:
@@ -156,7 +157,7 @@ class Joint(Standardised):
         return self.network.prepare(torch.cat(told, dim=-1))
 
     def _errors(self, given: Tensor, generator: torch.Generator) -> Float[Tensor, "size number"]:
-        """Sds of errors of data given in questions of training, in sds of each number; 0 of what has none."""
+        """Random sds of errors of given data in training questions, in sds of each number; 0 without an error."""
         shape = (2, *given.shape)
         share, size = torch.rand(shape, generator=generator, device=generator.device).cpu().unbind()
         level = torch.exp(math.log(LEAST) + size * math.log(LARGEST / LEAST))
@@ -169,13 +170,13 @@ class Joint(Standardised):
         return self.network(torch.cat(shown, dim=-1), level.log(), prepared)
 
     def _joined(self, theta: Tensor, x: X) -> Float[Tensor, "batch number"]:
-        """v, of data as floats."""
+        """v, the standardised parameters and data side by side; x must be floats."""
         return torch.cat([self.to_z(theta), flat(self.standardise_x, x)], dim=-1)
 
     def _questions(
         self, size: int, generator: torch.Generator
     ) -> tuple[Bool[Tensor, "size n"], Bool[Tensor, "size n"]]:
-        """What is asked for and what is given, in each of some questions; in each something is asked for."""
+        """Random questions: which numbers are asked for and which are given. Each question asks for something."""
         numbers, dim = len(self.gaussian.mean), self.prior.bijection.size
         parameter = (torch.arange(numbers) < dim).expand(size, -1)
         draw = torch.rand(4, size, numbers, generator=generator, device=generator.device).cpu()
@@ -183,11 +184,13 @@ class Joint(Standardised):
         by_name = torch.empty(size, numbers)
         for place in self.places.values():
             by_name[:, place] = draw[2, :, place][:, :1]
-        one = torch.where(kind < 0.85, by_name, draw[3])  # from here on, by name or each number for itself
+        # The rest of the questions are by name, or by single numbers.
+        one = torch.where(kind < 0.85, by_name, draw[3])
         asked, given = one < share, one > 1 - draw[1, :, 1:2] * (1 - share)
-        asked = torch.where(kind < 0.7, parameter, asked)  # the posterior given some of the data
+        # These questions are the posterior given some of the data.
+        asked = torch.where(kind < 0.7, parameter, asked)
         given = torch.where(kind < 0.7, ~parameter & (draw[3] < share), given)
-        whole = kind < 0.5  # the posterior and the likelihood
+        whole = kind < 0.5  # These questions are the posterior and the likelihood.
         posterior = kind < 0.25
         asked = torch.where(whole, torch.where(posterior, parameter, ~parameter), asked)
         given = torch.where(whole, ~asked, given & ~asked)
@@ -196,14 +199,14 @@ class Joint(Standardised):
 
 
 class Conditioned:
-    """The law of some numbers given others, for each of a batch of rows.
+    """Conditional distribution of some numbers given others, for each of a batch of rows.
 
     Args:
         joint: The model.
-        v: (batch, N), read where given.
+        v: All numbers, (batch, N), read only where given.
         asked: Which numbers are asked for, (N,).
-        given: Which are given, (N,); the rest is left out.
-        errors: Sds of their errors in sds of the numbers, (N,); none where left out.
+        given: Which numbers are given, (N,). All other numbers are left out.
+        errors: Sds of their errors in sds of the numbers, (N,). Default: no errors.
     """
 
     def __init__(
@@ -240,7 +243,7 @@ class Conditioned:
 
     @torch.no_grad()
     def _start(self) -> Float[Tensor, "batch number"]:
-        """The mean at the highest level."""
+        """The conditional mean at the highest noise level."""
         return self.denoise(self.mean, self.mean.new_tensor(self.joint.diffusion.schedule.most))
 
     def log_density(self, v: Float[Tensor, "*n batch number"]) -> Float[Tensor, "*n batch"]:
@@ -280,7 +283,7 @@ class JointDensity(Density):
         return self.joint.to_theta(self._law.draw(n, generator)[..., : len(self.joint.prior)])
 
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
-        """By the probability flow, with its exact trace."""
+        """Log density by the probability flow, with its exact trace."""
         return self.joint.log_density(theta, self.rows, self._log_density)
 
     def _log_density(self, z: Tensor) -> Tensor:
@@ -288,8 +291,10 @@ class JointDensity(Density):
 
 
 def with_errors(v: Tensor, errors: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Standardised numbers (batch, N) with errors of some sds, (batch, N) or (N,), where not 0: squashed beyond 5 sds
-    of both together. Noise is added in these sds, and none to what was measured with errors.
+    """Standardised numbers (batch, N) with errors of the given sds, (batch, N) or (N,), where these are not 0.
+
+    Numbers are squashed beyond 5 sds of number and error together. With `noise`, errors of these sds are added.
+    Without, the numbers were already measured with errors.
     """
     wide = (1 + errors**2).sqrt()
     plain = unsquashed(v) if noise is None else unsquashed(v) + errors * noise
@@ -297,12 +302,12 @@ def with_errors(v: Tensor, errors: Tensor, noise: Tensor | None = None) -> Tenso
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Joint:
-    """The estimator with its defaults."""
+    """Joint estimator with its default settings."""
     return Joint(prior, observables, seed=seed)
 
 
 def _places(prior: Prior, observables: Mapping[str, Observable]) -> dict[str, slice]:
-    """Where the numbers of each parameter and observable stand."""
+    """Places of the numbers of each parameter and observable."""
     places = {name: slice(i, i + 1) for i, name in enumerate(prior.names)}
     start = len(places)
     for name, spec in observables.items():

@@ -1,12 +1,12 @@
 r"""Neural likelihood estimation: a conditional flow of the data given the parameters.
 
-For draws (theta, x) of prior (or of any other law of theta) and simulator, the flow q minimises
+For draws (theta, x) of prior (or of any other distribution of theta) and simulator, the flow q minimises
 
     E_{p(theta, x)} [ -log q(y(x) | z(theta)) ],
 
-whose minimum over all densities is the likelihood, at every theta that was simulated from and whatever law theta came
-from. y are all numbers of x side by side, standardised element by element, and z: support -> R^D is the prior's
-bijection, standardised as well. In the data's own units
+whose minimum over all densities is the likelihood, at every simulated theta and for any distribution of theta. y are
+all numbers of x side by side, standardised element by element. z: support -> R^D is the prior's bijection, standardised
+as well. In the data's own units
 
     log p(x | theta) = log q(y(x) | z(theta)) + sum_e log |dy_e / dx_e|.
 
@@ -27,30 +27,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciinf.core import Batch, Observable, Potential, Prior, X
-from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.networks.flows.conditional import Architecture
 from sciinf.networks.flows.spline import SplineCoupling
 from sciinf.networks.flows.spline_autoregressive import SplineAutoregressive
 from sciinf.training.estimators._numbers import count, flat, flat_with_slopes, middle, spread
 from sciinf.training.estimators._standardised import Standardised, check_part, check_rows
+from sciinf.training.memory import retain_freed
 
-MOST = 2_000  # numbers in an observation
-_FEW, _SOME = 64, 256  # up to which the default flow is autoregressive, and begins with a conditional Gaussian
+MOST = 2_000  # Largest number of numbers in an observation.
+# The default flow is autoregressive up to the first number of data, and begins with a Gaussian up to the second.
+_FEW, _SOME = 64, 256
 
 
 class Likelihood(Standardised):
-    """The likelihood p(x | theta) itself, normalised in x, whose posterior `posteriors.mcmc` samples.
+    """The likelihood p(x | theta) itself, normalised in x. `posteriors.mcmc` samples its posterior.
 
     Args:
-        prior: The prior.
-        observables: What the simulator produces; complete data of at most 2,000 numbers, none of them bool.
-        flow: The flow's architecture; left out, the autoregressive splines of `networks.flows.spline_autoregressive`
-            for observations of up to 64 numbers, and for more the couplings of `networks.flows.spline`.
+        prior: Prior of the parameters.
+        observables: Observables of the simulator: complete data of at most 2,000 numbers, none of them bool.
+        flow: Architecture of the flow. Default: the autoregressive splines of `networks.flows.spline_autoregressive`
+            for observations of up to 64 numbers, and the couplings of `networks.flows.spline` for more.
         seed: Seeds the initial weights.
 
     Raises:
-        TypeError: If `flow` is something else: the class or the name of one, say.
+        TypeError: If `flow` has the wrong type, for example a class or a name instead of an object.
         ValueError: If an observable has a mask or is bool, an observation has more than 2,000 numbers, or the seed is
             no int of at least 0.
 
@@ -76,7 +77,7 @@ class Likelihood(Standardised):
         self.standardise_both(lambda: (Batch(batch.theta, middle(batch.x)) for batch in batches()))
 
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
-        """y: nothing of the data is left out."""
+        """y, which leaves out nothing of the data."""
         return flat(self.standardise_x, middle(x))
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
@@ -98,9 +99,9 @@ class _LikelihoodPotential(Potential):
         self.estimator, self.y, self.log_slope = estimator, y, log_slope
 
     def log_likelihood(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
-        """log p(x | theta) in the data's own units, float64: normalised, so that no constant is left open.
+        """log p(x | theta) in the data's own units, float64. It is normalised, so no constant is left open.
 
-        An entry of scale "log" below what was seen while training counts as if it lay at that floor.
+        An entry of scale "log" below the smallest training value counts as if it lay at that value.
         """
         likelihood = self.estimator
         check_rows(theta, len(self.y), likelihood.prior)
@@ -110,7 +111,7 @@ class _LikelihoodPotential(Potential):
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Likelihood:
-    """The estimator with its defaults."""
+    """Likelihood estimator with its default settings."""
     return Likelihood(prior, observables, seed=seed)
 
 

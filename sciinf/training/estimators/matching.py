@@ -1,14 +1,15 @@
 r"""Flow matching posterior estimation: the velocity of the straight path from noise to the posterior.
 
-Along x_t = (1 - t) z + t e, e ~ N(0, I), t uniform, the velocity e - z is matched; its mean given x_t,
+Along x_t = (1 - t) z + t e, e ~ N(0, I), t uniform, the network is fitted to the velocity e - z. Its mean given x_t,
 
     u(x_t, t; x) = E[e - z | x_t, x],
 
 carries noise at t = 1 to draws of the posterior at t = 0. As x_t / (1 - t) = z + s e with s = t / (1 - t), u follows
-from the denoiser of the same level, u = (x_t - D) / t: it is the one diffusion core on the path `Straight`.
+from the denoiser of the same level, u = (x_t - D) / t. So this is the same diffusion code as for a `Score`, on the path
+`Straight`.
 
 With `linear=True` the network learns what the best linear guess leaves of D, under the loss of `_gaussian`, at levels
-drawn as for a `Score`; the loss of the papers, on u itself, is that of `linear=False` and
+drawn as for a `Score`. The loss of the papers, on u itself, is that of `linear=False` and
 `diffusion=Diffusion(Straight(), PredictDrift(), EvenTimes())`.
 
 References:
@@ -32,13 +33,14 @@ class Matching(Denoising):
     """Amortized posterior estimation with flow matching (FMPE).
 
     Args:
-        prior: The prior.
-        observables: What the simulator produces.
-        summary: One summary network for every observable, or one per name; chosen where left out.
-        diffusion: The path, what is asked of the network and how levels count.
-        solver: How draws are made; `Exponential(4, 3)` for few steps.
-        linear: Whether the network learns what the best linear guess leaves; without, `Diffusion` may have another
-            parameterisation, `PredictDrift` being the paper's.
+        prior: Prior of the parameters.
+        observables: Observables of the simulator, name -> specification.
+        summary: One summary network for every observable, or one per name. Default: chosen for each observable.
+        diffusion: Diffusion path, with the network's parameterisation and the weighting and distribution of noise
+            levels.
+        solver: Solver by which draws are made; `Exponential(4, 3)` for few steps.
+        linear: Whether the network learns only what the best linear guess leaves. If not, `Diffusion` may have another
+            parameterisation; the paper's is `PredictDrift`.
         hidden: Width of the network.
         blocks: Residual blocks of the network.
         together: Whether observables that are columns of one table share a summary network
@@ -46,9 +48,8 @@ class Matching(Denoising):
         seed: Seeds the initial weights.
 
     Raises:
-        TypeError: If a part is something else: the class or the name of one, say.
-        ValueError: If a number is out of range, or `linear` stands beside another parameterisation or
-            weighting.
+        TypeError: If a part has the wrong type, for example a class or a name instead of an object.
+        ValueError: If a number is out of range, or `linear` is combined with another parameterisation or weighting.
     """
 
     def __init__(
@@ -71,5 +72,5 @@ class Matching(Denoising):
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Matching:
-    """The estimator with its defaults."""
+    """Flow-matching estimator with its default settings."""
     return Matching(prior, observables, seed=seed)

@@ -5,15 +5,15 @@ the prior's order,
 
     q(theta | x) = prod_i q(d_i | d_<i, x)  prod_j q(z_j | d, z_<j, x) |dz / dtheta|,
 
-each product over what exists, which the discrete parameters say. Each factor is normalised, logits of the former, a
-spline of the latter (`networks.flows.heads`), and so is q in every dimension that theta may have. The loss is
--E_{p(theta, x)} log q(z, d | s(x)), whose minimum over all q is the posterior.
+each product over the parameters that exist, which the discrete parameters determine. Each factor is normalised: a
+discrete one by logits, a continuous one by a spline (`networks.flows.heads`). So q is normalised in every dimension
+that theta may have. The loss is -E_{p(theta, x)} log q(z, d | s(x)), whose minimum over all q is the posterior.
 
-Where parameters are changes of a series (`Changes`), factors of how many there are and when are sums over all places of
-them instead (`_changes`), normalised as well, and links of what holds between them see what lies between.
+If parameters are changes of a series (`Changes`), two factors differ: how many changes there are, and when. They are
+normalised sums over all places of the changes (`_changes`). Links of values between changes see the items between them.
 
-Discrete parameters stand first, whatever the prior's order, so that their probabilities need no integral: of all values
-of those before one they are sums (`log_probabilities`). Shapes: z (batch, D), s(x) (batch, F).
+Discrete parameters stand first, whatever the prior's order, so that their probabilities need no integral. They are sums
+over all values of the discrete parameters before (`log_probabilities`). Shapes: z (batch, D), s(x) (batch, F).
 
 References:
     | Mixed neural likelihood estimation for models of decision-making (Boelts et al., 2022),
@@ -37,7 +37,6 @@ from sciinf.core import Batch, Density, Marginals, Observable, Prior, X
 from sciinf.core.checks import check_whole
 from sciinf.core.component import called_without
 from sciinf.core.levels import Levels
-from sciinf.core.memory import retain_freed
 from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.core.prior import global_seed
 from sciinf.core.summary import Summary
@@ -47,19 +46,20 @@ from sciinf.training.estimators._changes import Changes, Segmentation, SeriesEvi
 from sciinf.training.estimators._embedded import Embedded
 from sciinf.training.estimators._places import Places, Sides, places_in
 from sciinf.training.estimators._standardised import check_part, check_rows, in_chunks
+from sciinf.training.memory import retain_freed
 
-_MOST = 256  # combinations of discrete values that probabilities are added up over
-_AT_ONCE = 16_384  # of these, with an observation each
+_MOST = 256  # Probabilities are added up over at most this many combinations of discrete values.
+_AT_ONCE = 16_384  # This many pairs of a combination and an observation are computed at once.
 
 
 class Parts(NamedTuple):
-    """Rows as the chain sees them.
+    """Rows of theta in the form that the chain uses.
 
     Args:
-        codes: (row, L), -1 where a parameter does not exist.
-        z: (row, M), standardised, 0 where a number does not exist.
-        present: (row, M).
-        edges: Between which steps of a series changes are, as `Segmentation.edges` has them; None without `Changes`.
+        codes: Codes of the discrete parameters, (row, L), -1 where a parameter does not exist.
+        z: Standardised continuous parameters, (row, M), 0 where a number does not exist.
+        present: Whether each number exists, (row, M).
+        edges: Steps of a series between which changes lie, as from `Segmentation.edges`. None without `Changes`.
     """
 
     codes: Tensor
@@ -69,15 +69,15 @@ class Parts(NamedTuple):
 
 
 class ChainContext(NamedTuple):
-    """What the chain needs of the context.
+    """Quantities of the observations that the chain needs.
 
     Args:
-        layers: What `Chain.prepare` gave, (layer, link, row, hidden).
-        beside: What `Logits.prepare` gave, (row, values) of each discrete parameter.
-        seen: What a series with changes says; of each observation once, for all n.
-        places: Position of each parameter that counts the steps of a series -> what its `Places` gave of its values,
+        layers: Output of `Chain.prepare`, (layer, link, row, hidden).
+        beside: Output of `Logits.prepare`, (row, values) for each discrete parameter.
+        seen: Evidence from a series with changes, once for each observation, for all n.
+        places: For each parameter that counts the steps of a series: its position -> the values' log q from `Places`,
             (row, state, values).
-        sides: Such positions -> both sides of the edges; of each observation once, for all n.
+        sides: For each such parameter: its position -> both sides of the edges, once for each observation, for all n.
     """
 
     layers: Tensor
@@ -87,7 +87,7 @@ class ChainContext(NamedTuple):
     sides: Mapping[int, Sides] = MappingProxyType({})
 
     def spread(self, n: int) -> ChainContext:
-        """For n rows of each observation."""
+        """Context for n rows of each observation."""
         *lead, rows, hidden = self.layers.shape
         layers = self.layers[:, :, None].expand(*lead, n, rows, hidden).reshape(*lead, n * rows, hidden)
         beside = [one.expand(n, *one.shape).flatten(0, 1) for one in self.beside]
@@ -95,37 +95,38 @@ class ChainContext(NamedTuple):
         return ChainContext(layers, beside, self.seen, places, self.sides)
 
     def of(self, rows: slice) -> ChainContext:
-        """Of some observations, what discrete parameters are told by."""
+        """Context of some observations, as far as discrete parameters need it."""
         places = {which: one[rows] for which, one in self.places.items()}
         return ChainContext(self.layers[:, :, rows], [one[rows] for one in self.beside], places=places)
 
 
 class Mixed(Embedded):
-    """Amortized posterior estimation with discrete parameters, and others that exist in some rows only.
+    """Amortized posterior estimation with discrete parameters, and parameters that exist in some rows only.
 
-    Priors whose parameters are all continuous are fine, too.
+    Priors whose parameters are all continuous are allowed, too.
 
     Args:
-        prior: The prior.
-        observables: What the simulator produces.
-        summary: One summary network for every observable, or one per name; chosen from the observables'
-            specification where left out.
+        prior: Prior of the parameters.
+        observables: Observables of the simulator, name -> specification.
+        summary: One summary network for every observable, or one per name. Default: chosen from the observables'
+            specification.
         hidden: Width of the networks of the chain.
-        blocks: Residual blocks of each.
-        bins: Pieces of each spline.
-        changes: Which parameters are changes of a series (`training.estimators._changes`), if some are.
-        regression: Whether least squares of the parameters and plain statistics of the data stand beside the summary
-            networks that were chosen here (`_embedded`).
+        blocks: Number of residual blocks of each network.
+        bins: Number of pieces of each spline.
+        changes: Which parameters are changes of a series (`training.estimators._changes`), if any.
+        regression: Whether default summary networks are complemented by least squares of the parameters and plain
+            statistics of the data (`_embedded`).
         together: Whether observables that are columns of one table share a summary network
             (`networks.summaries.columns`).
-        further: Whether quantiles of sets with heavy tails (`networks.summaries.quantiles`) and the memory of a series'
-            variance (`networks.summaries.variance_memory`) are among the plain statistics.
+        further: Whether the plain statistics include quantiles of sets with heavy tails
+            (`networks.summaries.quantiles`) and the memory of a series' variance
+            (`networks.summaries.variance_memory`).
         places: Whether discrete parameters that count the steps of a series (`training.estimators._places.places_in`)
-            are told by networks that look at both sides of each step.
+            get networks that look at both sides of each step.
         seed: Seeds the initial weights.
 
     Raises:
-        TypeError: If `summary` is something else: the class or the name of one, say.
+        TypeError: If `summary` has the wrong type, for example a class or a name instead of an object.
         ValueError: If a summary is for no observable, or a number is no int of at least 1 (the seed: 0).
 
     Examples:
@@ -188,7 +189,7 @@ class Mixed(Embedded):
         return [Places(one, seen[one.series], sizes[: one.which], numbers, hidden) for one in found]
 
     def place(self, which: int) -> Places | None:
-        """The network of a discrete parameter that counts the steps of a series; None of another one."""
+        """The network of a discrete parameter that counts the steps of a series, or None for other parameters."""
         found = (one for one in self.places if isinstance(one, Places))
         return next((one for one in found if one.place.which == which), None)
 
@@ -205,7 +206,7 @@ class Mixed(Embedded):
             return MixedDensity(self, *self.given({name: value.to(device) for name, value in x.items()}), 0.0)
 
     def given(self, x: X) -> tuple[Float[Tensor, "batch feature"], ChainContext]:
-        """Features, and what the chain needs of them and of data."""
+        """Features of the observations, and the context that the chain needs."""
         values = self.standardise_x(x, self.z_mean.dtype)
         context = self.summarise(values, x)
         beside, seen = self.logits.prepare(context), None
@@ -221,7 +222,7 @@ class Mixed(Embedded):
         return context, ChainContext(self.chain.prepare(context), beside, seen, places, sides)
 
     def parts(self, theta: Float[Tensor, "row theta"]) -> Parts:
-        """theta inside the prior's support, as the chain sees it."""
+        """theta inside the prior's support, in the form that the chain uses."""
         bijection, dtype = self.prior.bijection, self.z_mean.dtype
         z, present = self.prior.split(theta)
         spots = self.spots.to(z.device)
@@ -233,11 +234,11 @@ class Mixed(Embedded):
         return Parts(bijection.codes(theta), numbers, there, self.changes.edges(theta) if self.changes else None)
 
     def log_chain(self, parts: Parts, given: ChainContext, floor: float = 0.0) -> Float[Tensor, " row"]:
-        """log q(d, z | x) of rows, z standardised.
+        """log q(d, z | x) of rows, with standardised z.
 
         Args:
             parts: The rows.
-            given: What `given` gave, for each.
+            given: Context from `given`, for each row.
             floor: Share of the prior in the probabilities of discrete values.
         """
         u = self.chain(self.inputs(parts), given.layers)
@@ -263,28 +264,28 @@ class Mixed(Embedded):
         """log q of the values of a discrete parameter.
 
         Args:
-            which: The parameter.
-            codes: (row, L), of which those before it count.
-            u: What its link of the chain gave, (row, hidden).
-            given: What `given` gave, for each row.
+            which: Position of the parameter among the discrete ones.
+            codes: Codes of the discrete parameters, (row, L); only those before the parameter count.
+            u: Output of the parameter's link of the chain, (row, hidden).
+            given: Context from `given`, for each row.
         """
         found, place = self.logits.log_probs(which, u, given.beside[which]), self.place(which)
         return found if place is None else place.log_probs(given.places[which], codes, found)
 
     def seen_at_places(self, codes: Tensor, given: ChainContext) -> Float[Tensor, "number row hidden"] | float:
-        """Features of both sides of each place, which are added to the hidden units of the links of numbers."""
+        """Features of both sides of each place, to be added to the hidden units of the links of numbers."""
         found = ((self.place(which), sides, codes[:, which]) for which, sides in given.sides.items())
         return sum((place.see(sides, code) for place, sides, code in found if place is not None), 0.0)
 
     def looked(self, u: Float[Tensor, "number row hidden"], edges: Tensor, seen: SeriesEvidence) -> Tensor:
-        """u of all numbers, those of values between changes with what their segments say."""
+        """Hidden units u of all numbers; those of values between changes get the features of their segments added."""
         if self.changes is None or not self.changes.values:
             return u
         at = torch.tensor(self.changes.values, device=u.device)
         return u.index_add(0, at, self.changes.looks(edges, seen))
 
     def inputs(self, parts: Parts) -> Float[Tensor, "row input"]:
-        """What links see of those before them: a 1 among 0s for a value; a number, and 1 where it exists."""
+        """Inputs of the links: one-hot codes of discrete parameters; and each number with a 1 if it exists."""
         hot = [
             F.one_hot(parts.codes[:, k] + 1, 1 + len(law.values))[:, 1:].to(parts.z.dtype)
             for k, law in enumerate(self.levels)
@@ -293,7 +294,7 @@ class Mixed(Embedded):
         return torch.cat([*hot, pairs], dim=1)
 
     def floored(self, which: int, log_probs: Float[Tensor, "row value"], floor: float) -> Float[Tensor, "row value"]:
-        """Log probabilities of a discrete parameter's values, with a share of the prior's."""
+        """Log probabilities of a discrete parameter's values, mixed with a share of the prior's."""
         if not floor:
             return log_probs
         prior = self.levels[which].log_probs.to(log_probs)
@@ -341,7 +342,8 @@ class MixedDensity(Density, Marginals):
 
     @torch.no_grad()
     def log_probabilities(self, name: str) -> Float[Tensor, "batch value"]:
-        """log P of each value, exact: a sum over all values of the discrete parameters before it.
+        """log P of each value of a discrete parameter, exact: a sum over all values of the discrete parameters before
+        it.
 
         Raises:
             ValueError: If there is no discrete parameter of that name, or more than 256 combinations of values stand
@@ -363,7 +365,7 @@ class MixedDensity(Density, Marginals):
         return torch.cat([self.context.new_empty(0, len(estimator.levels[which].values)), *found])
 
     def _summed(self, which: int, rows: slice) -> Tensor:
-        """log P of each value, (batch, K): over all values of the discrete parameters before it, side by side."""
+        """log P of each value, (batch, K), summed over all values of the discrete parameters before it."""
         context = self.context[rows]
         some = MixedDensity(self.estimator, context, self._given.of(rows), self.floor)
         codes = torch.full((1, len(self.estimator.levels)), -1, device=context.device)
@@ -386,7 +388,7 @@ class MixedDensity(Density, Marginals):
         return self._log_probs(which, codes, self._given.spread(n)).view(n, rows, -1)
 
     def _exists(self, codes: Tensor, which: int) -> Tensor:
-        """Whether a discrete parameter exists, from those before it."""
+        """Whether a discrete parameter exists, given the codes of those before it."""
         bijection = self.estimator.prior.bijection
         if not isinstance(bijection, MixedBijection):
             return codes.new_ones(len(codes), dtype=torch.bool)
@@ -400,7 +402,7 @@ class MixedDensity(Density, Marginals):
         return estimator.floored(which, estimator.log_probs(which, codes, u, given), self.floor)
 
     def _drawn(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, batch, theta)."""
+        """Draws of theta, (n, batch, theta)."""
         estimator, bijection, rows = self.estimator, self.estimator.prior.bijection, n * len(self.context)
         given, like = self._given.spread(n), self.context
         codes = torch.full((rows, len(estimator.levels)), -1, device=like.device)
@@ -433,7 +435,7 @@ class MixedDensity(Density, Marginals):
         return bijection.inverse(full, estimator.prior.dtype).view(n, len(self.context), -1)
 
     def _changed(self, z: Tensor, there: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[int, Tensor]]:
-        """z (row, M) with changes of a series drawn, and what the links of values between them see of it."""
+        """z (row, M) with the changes of a series drawn, and features of segments for the links between them."""
         changes, seen = self.estimator.changes, self._given.seen
         if changes is None or seen is None:
             return z, {}
@@ -447,11 +449,11 @@ class MixedDensity(Density, Marginals):
         return z, dict(zip(changes.values, looks, strict=True))
 
     def _centre(self) -> Tensor:
-        """A row of theta that can be."""
+        """A row of theta inside the prior's support."""
         bijection = self.estimator.prior.bijection
         return bijection.inverse(torch.zeros(bijection.size, dtype=torch.float64))
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Mixed:
-    """The estimator with its defaults."""
+    """Estimator for discrete and continuous parameters, with its default settings."""
     return Mixed(prior, observables, seed=seed)

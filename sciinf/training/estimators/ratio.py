@@ -19,7 +19,7 @@ whose minimum is f = log r,
 
     r(theta, x) = p(x | theta) / p(x) = p(theta, x) / (p(theta) p(x)),    E_{p(theta)} r(theta, x) = 1.
 
-The posterior is r p(theta), and r p'(theta) up to a constant under another prior p' within the first one's support.
+The posterior is r p(theta), and r p'(theta) up to a constant under another prior p' within the first prior's support.
 K = 1 and gamma = 1 is binary ratio estimation (NRE-B, AALR). Because of class 0 the normalisation of r is learned with
 any K; without it (gamma -> infinity, as in NRE-A) r is learned up to a factor c(x).
 
@@ -27,17 +27,17 @@ Balanced estimation (BNRE) adds
 
     lambda (E_{p(theta, x)}[d] + E_{p(theta) p(x)}[d] - 1)^2,    d = r / (1 + r),
 
-with d the binary classifier that r makes: zero for the exact r, and a push towards posteriors that are too wide rather
-than too narrow where simulations are few.
+with d the binary classifier that r makes. The term is zero for the exact r. With few simulations it favours posteriors
+that are too wide over posteriors that are too narrow.
 
 With z: support -> R^D the prior's bijection, standardised, and s(x) a summary network trained jointly,
 
     f(theta, x) = log N(z; m(s), S(s)) - log N(z; 0, I) + g(z, s).
 
-The first part is all of log r where the posterior is Gaussian in z. It takes over location, scale and correlation,
-which move with the observation, so that the residual network g need only learn what is left. Both are trained by L
-alone; m = 0, S = I to begin with. Of a batch of B simulations, row i takes the theta_j of the K rows after it, which
-shuffling makes a draw of K others. Shapes: theta, z (batch, D); s(x) (batch, F).
+The first part is all of log r if the posterior is Gaussian in z. It provides location, scale and correlation, which
+move with the observation, so that the residual network g need only learn the rest. Both are trained by L alone,
+starting from m = 0, S = I. In a batch of B simulations, row i takes the theta_j of the K rows after it, which shuffling
+makes a draw of K others. Shapes: theta, z (batch, D); s(x) (batch, F).
 
 References:
     | Contrastive neural ratio estimation (Miller, Weniger & Forre, 2022), https://arxiv.org/abs/2210.06170
@@ -62,27 +62,27 @@ from torch.nn import functional as F
 
 from sciinf.core import Batch, Observable, Potential, Prior, X
 from sciinf.core.checks import check_positive
-from sciinf.core.memory import retain_freed
 from sciinf.core.prior import global_seed
 from sciinf.core.summary import Summary
 from sciinf.networks.flows.conditional import single_precision
 from sciinf.networks.flows.conditional_gaussian import ConditionalGaussian
 from sciinf.training.estimators._embedded import Embedded
 from sciinf.training.estimators._standardised import check_rows
+from sciinf.training.memory import retain_freed
 
 
 class Ratio(Embedded):
-    """The ratio p(x | theta) / p(x), whose posterior `posteriors.mcmc` samples.
+    """The likelihood-to-evidence ratio p(x | theta) / p(x). `posteriors.mcmc` samples its posterior.
 
     Args:
-        prior: The prior.
-        observables: What the simulator produces.
-        summary: One summary network for every observable, or one per name; chosen from the observables'
-            specification where left out.
-        contrasts: K, parameters that are told apart at once; 1 with gamma=1 is NRE-B.
+        prior: Prior of the parameters.
+        observables: Observables of the simulator, name -> specification.
+        summary: One summary network for every observable, or one per name. Default: chosen from the observables'
+            specification.
+        contrasts: K, the number of parameters that the classifier tells apart at once; 1 with gamma=1 is NRE-B.
         gamma: Odds that one of them belongs to x.
         balance: lambda of the balanced loss; the paper takes 100. 0 leaves it out.
-        gaussian: Whether the Gaussian part is there.
+        gaussian: Whether f has the Gaussian part.
         hidden: Width of the networks.
         blocks: Residual blocks of g.
         together: Whether observables that are columns of one table share a summary network
@@ -90,7 +90,7 @@ class Ratio(Embedded):
         seed: Seeds the initial weights.
 
     Raises:
-        TypeError: If `summary` is something else: the class or the name of one, say.
+        TypeError: If `summary` has the wrong type, for example a class or a name instead of an object.
         ValueError: If a summary is for no observable, contrasts, hidden or blocks is no int of at least 1, gamma is not
             positive, balance is negative, or the seed is no int of at least 0.
 
@@ -130,9 +130,9 @@ class Ratio(Embedded):
         self.standardise_both(batches)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """NRE-C's loss per row, plus the balance of the whole batch; nothing is drawn.
+        """NRE-C's loss per row, plus the balance term of the whole batch; nothing is drawn at random.
 
-        Of a batch of no more than K rows some theta_j are there twice; the only row of a batch is its own contrast.
+        In a batch of at most K rows, some theta_j occur twice. The only row of a batch is its own contrast.
         """
         k, rows = self.contrasts, len(batch.theta)
         shifts = [0, *(1 + j % max(rows - 1, 1) for j in range(k))]
@@ -157,13 +157,13 @@ class Ratio(Embedded):
             return _RatioPotential(self, self.embed(features))
 
     def embed(self, features: Float[Tensor, "batch feature"]) -> tuple[Tensor, ...]:
-        """What f needs of s(x): what it gives to g, (batch, H), and mean, factor and scales of the Gaussian."""
+        """Quantities of s(x) that f needs: the input of g, (batch, H), and mean, factor and scales of the Gaussian."""
         features = features.float()
         moments = () if self.gaussian is None else self.gaussian.moments(features)
         return self.left.from_x(features), *moments
 
     def log_ratio(self, z: Float[Tensor, "*n batch theta"], given: tuple[Tensor, ...]) -> Float[Tensor, "*n batch"]:
-        """f of standardised z and of what `embed` gave."""
+        """f of standardised z, and of the output of `embed`."""
         log_r = self.left(z, given[0])
         if self.gaussian is None:
             return log_r
@@ -179,14 +179,14 @@ class _RatioPotential(Potential):
         self.estimator, self.given = estimator, given
 
     def log_likelihood(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
-        """log p(x | theta) - log p(x), as far as it was learned."""
+        """The learned approximation of log p(x | theta) - log p(x)."""
         entered = self.given[0]
         check_rows(theta, len(entered), self.estimator.prior)
         return self.estimator.log_ratio(self.estimator.to_z(theta.to(entered.device)), self.given)
 
 
 class _Left(nn.Module):
-    """g(z, s): a residual network whose first layer is a sum of what z and what s give.
+    """g(z, s): a residual network whose first layer is a sum of a term in z and a term in s.
 
     h_0 = A z + B s + b,  h_k = h_{k-1} + V_k silu(U_k silu(h_{k-1}) + u_k) + v_k,  g = w . silu(h) + c.
     """
@@ -208,7 +208,7 @@ class _Left(nn.Module):
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Ratio:
-    """The estimator with its defaults."""
+    """Ratio estimator with its default settings."""
     return Ratio(prior, observables, seed=seed)
 
 

@@ -1,11 +1,11 @@
-r"""Neural posterior score estimation: the posterior's scores at every noise level, and draws along them.
+r"""Neural posterior score estimation: the posterior's scores at every noise level, and draws that follow them.
 
 For draws (theta, x) of prior and simulator the network minimises, over noise levels s and noise e,
 
     E [ w(s) |D(z + s e, s; x) - z|^2 ],
 
-whose minimum D is the posterior mean of z given the noisy z and x, and (D - y) / s^2 the score of the noisy posterior.
-Scores of single observations add up to those of many (`posteriors.compositional`).
+whose minimum D is the posterior mean of z given the noisy z and x. (D - y) / s^2 is then the score of the noisy
+posterior. Scores of single observations add up to those of many (`posteriors.compositional`).
 
 References:
     | Sequential Neural Score Estimation: Likelihood-Free Inference with Conditional Score Based Diffusion Models
@@ -31,27 +31,27 @@ class Score(Denoising):
     """Amortized posterior estimation with a score network (NPSE).
 
     Args:
-        prior: The prior.
-        observables: What the simulator produces.
-        summary: One summary network for every observable, or one per name; chosen where left out.
-        diffusion: The path, what is asked of the network and how levels count.
-        solver: How draws are made.
-        linear: Whether the network learns what the best linear guess leaves.
+        prior: Prior of the parameters.
+        observables: Observables of the simulator, name -> specification.
+        summary: One summary network for every observable, or one per name. Default: chosen for each observable.
+        diffusion: Diffusion path, with the network's parameterisation and the weighting and distribution of noise
+            levels.
+        solver: Solver by which draws are made.
+        linear: Whether the network learns only what the best linear guess leaves.
         hidden: Width of the network.
         blocks: Residual blocks of the network.
         consistency: Weight of a penalty for scores that are not those of one density
-            (`networks.diffusion.fokker_planck`); 0 for none. It makes training slower.
-        dropped: Share of the rows that are shown no observation in training, for draws that are guided
-            (`DenoisedDensity.guided`) and are no posterior. Only with `linear=False`.
+            (`networks.diffusion.fokker_planck`). 0 means no penalty. A penalty makes training slower.
+        dropped: Share of the training rows for which the network sees no observation. It allows guided draws
+            (`DenoisedDensity.guided`), which are no posterior draws. Only with `linear=False`.
         preserving: Whether the network's layers preserve magnitudes (`networks.preserving`).
         together: Whether observables that are columns of one table share a summary network
             (`networks.summaries.columns`).
         seed: Seeds the initial weights.
 
     Raises:
-        TypeError: If a part is something else: the class or the name of one, say.
-        ValueError: If a number is out of range, or `linear` stands beside another parameterisation or
-            weighting.
+        TypeError: If a part has the wrong type, for example a class or a name instead of an object.
+        ValueError: If a number is out of range, or `linear` is combined with another parameterisation or weighting.
 
     Examples:
         >>> import torch
@@ -86,5 +86,5 @@ class Score(Denoising):
 
 
 def build(prior: Prior, observables: Mapping[str, Observable], *, seed: int = 0) -> Score:
-    """The estimator with its defaults."""
+    """Score estimator with its default settings."""
     return Score(prior, observables, seed=seed)

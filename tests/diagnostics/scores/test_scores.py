@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load, save
 from torch import distributions as td
 
-from sciinf import DiffusionTime, HierarchicalRatio, NeuronCoverage, PlantedFaults, calibrate, simulate
+from sciinf import calibrate, simulate
 from sciinf.core import Draws, Observable, Posterior, Prior, Simulator
+from sciinf.diagnostics import DiffusionTime, HierarchicalRatio, NeuronCoverage, PlantedFaults
 from sciinf.diagnostics.ood import REFERENCE, check_observation, make_reference, p_values
 from sciinf.diagnostics.scores import coverage_of_neurons, hierarchy, noise_time, planted
 from sciinf.diagnostics.scores.known import check_scores, distances_of
