@@ -32,7 +32,8 @@ from reporting import TASKS, arguments, benchmark, check, clock, finish
 from sbi_peer import Kind, c2st, train_peer
 from torch import Tensor
 
-from sciinf import Flow, Recipe, Simulator, Store, build_posterior, simulate, train
+from sciinf import Flow, Recipe, Simulator, build_posterior, simulate, train
+from sciinf.campaigns import Store
 from sciinf.core import Batch
 
 GAUSSIAN = ("gaussian_linear",)  # the tasks with a Gaussian posterior, on which a maf is at home

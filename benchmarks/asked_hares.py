@@ -14,8 +14,8 @@ from asked_answers import verdict_at
 from reporting import SIMULATORS, check
 from torch import Tensor
 
-from sciinf import Flow, Posterior, build_posterior, load_simulator, refine_around, simulate, train
-from sciinf.core import X, as_observation
+from sciinf import Flow, build_posterior, load_simulator, refine_around, simulate, train
+from sciinf.core import Posterior, X, as_observation
 
 DRAWS, ROUNDS = 20_000, 3
 PUBLISHED = "posteriordb/hudson_lynx_hare-lotka_volterra.draws.json.zip"

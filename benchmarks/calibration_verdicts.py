@@ -31,17 +31,8 @@ import torch
 from reporting import arguments, check, finish
 from torch import distributions as td
 
-from sciinf import (
-    Flow,
-    Observable,
-    Prior,
-    Recipe,
-    Simulator,
-    Store,
-    build_posterior,
-    simulate,
-    train,
-)
+from sciinf import Flow, Observable, Prior, Recipe, Simulator, build_posterior, simulate, train
+from sciinf.campaigns import Store
 from sciinf.core import Batch, Fit, Posterior, X
 from sciinf.diagnostics.agreement import Agreement, agreements, judged, too_light
 from sciinf.diagnostics.tails import SPAN, beyond, tail_agreements

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from reporting import SIMULATORS, arguments, check, finish
 
-from sciinf import Flow, Recipe, Simulator, Store, load_simulator, simulate, train
+from sciinf import Flow, Recipe, Simulator, load_simulator, simulate, train
+from sciinf.campaigns import Store
 from sciinf.core import Fit
 from sciinf.networks.flows.spline import SplineCoupling
 from sciinf.networks.kernels.lanes import cores_here, lanes

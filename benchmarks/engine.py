@@ -37,7 +37,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from sciinf import Flow, Observable, Prior, Recipe, Simulator, Store, load_simulator, simulate, train
+from sciinf import Flow, Observable, Prior, Recipe, Simulator, load_simulator, simulate, train
+from sciinf.campaigns import Store
 from sciinf.core import Batch, Outcome
 from sciinf.training import train_ensemble
 

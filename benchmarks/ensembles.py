@@ -30,19 +30,9 @@ from against_sbi import load_task
 from reporting import SIMULATORS, TASKS, arguments, benchmark, check, clock, finish, table
 from sbi_peer import c2st
 
-from sciinf import (
-    Calibration,
-    Flow,
-    Posterior,
-    Recipe,
-    Simulator,
-    build_posterior,
-    calibrate,
-    load_simulator,
-    simulate,
-    train_ensemble,
-)
+from sciinf import Flow, Recipe, Simulator, build_posterior, calibrate, load_simulator, simulate, train_ensemble
 from sciinf import train as train_one
+from sciinf.core import Calibration, Posterior
 from sciinf.diagnostics.members import network_share
 
 MEMBERS = 5

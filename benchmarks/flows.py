@@ -39,8 +39,9 @@ from reporting import arguments, check, clock, finish
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf import Flow, Observable, Outcome, Prior, Recipe, Simulator, Store, train
-from sciinf.core import Density
+from sciinf import Flow, Observable, Prior, Recipe, Simulator, train
+from sciinf.campaigns import Store
+from sciinf.core import Density, Outcome
 from sciinf.networks.flows.conditional import Architecture
 from sciinf.networks.flows.continuous import Continuous
 from sciinf.networks.flows.heavy_tails import StudentT

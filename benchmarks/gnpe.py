@@ -26,7 +26,8 @@ from reporting import arguments, check, clock, finish
 from sbi_peer import c2st
 from torch import distributions as td
 
-from sciinf import Flow, Recipe, Simulator, Store, build_posterior, load_simulator, simulate, train
+from sciinf import Flow, Recipe, Simulator, build_posterior, load_simulator, simulate, train
+from sciinf.campaigns import Store
 from sciinf.core import Estimator, Fit
 from sciinf.networks.summaries.image import CNN
 from sciinf.networks.summaries.series import Conv1d

@@ -40,7 +40,8 @@ from adaptive_references import reference
 from brought_sets import TASKS
 from reporting import Rows, arguments, check, finish, table
 
-from sciinf import Outcome, Simulator, load_answer, load_simulator
+from sciinf import Simulator, load_answer, load_simulator
+from sciinf.core import Outcome
 from sciinf.core.files import read_json, write_json
 from sciinf.core.probabilities import Probabilities
 

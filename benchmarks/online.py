@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from reporting import arguments, benchmark, check, clock, finish
 
-from sciinf import Flow, Recipe, Simulator, Store, build_posterior, simulate, train
+from sciinf import Flow, Recipe, Simulator, build_posterior, simulate, train
+from sciinf.campaigns import Store
 from sciinf.core import Fit
 from sciinf.training.online import Simulated
 from sciinf.training.training_inputs import prepared

@@ -11,13 +11,15 @@ from torch import Tensor
 from torch import distributions as td
 from torch.nn import Linear
 
-from sciinf import Fit, Observable, Prior, Recipe, Score, Simulator, Store, distil, simulate, train
-from sciinf.core import X
+from sciinf import Observable, Prior, Recipe, Score, Simulator, simulate, train
+from sciinf.campaigns import Store
+from sciinf.core import Fit, X
 from sciinf.lab.stochastic import ReverseEulerMaruyama
 from sciinf.networks.diffusion.grid import Power
 from sciinf.networks.diffusion.solver import Exponential
 from sciinf.networks.preserving import Unit
 from sciinf.posteriors.conditional import Conditional
+from sciinf.training import distil
 from sciinf.training.estimators._denoising import DenoisedDensity
 from sciinf.training.estimators.joint import Joint
 

@@ -9,8 +9,8 @@ import torch
 from reporting import SIMULATORS, benchmark, check, clock
 from torch import Tensor
 
-from sciinf import Fit, Flow, Observable, Prior, Recipe, Simulator, load_simulator, simulate, train
-from sciinf.core import Batch, X
+from sciinf import Flow, Observable, Prior, Recipe, Simulator, load_simulator, simulate, train
+from sciinf.core import Batch, Fit, X
 from sciinf.emulators import LatentDynamics, Stepwise
 from sciinf.emulators.processes import NeuralSDE
 from sciinf.networks.flows.continuous import Continuous

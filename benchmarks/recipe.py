@@ -26,7 +26,8 @@ from reporting import SIMULATORS, TASKS, arguments, benchmark, check, finish
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf import Flow, Observable, Prior, Recipe, Simulator, Store, build_posterior, load_simulator, simulate, train
+from sciinf import Flow, Observable, Prior, Recipe, Simulator, build_posterior, load_simulator, simulate, train
+from sciinf.campaigns import Store
 from sciinf.core.observable import X
 
 HELD_OUT, LEAST, NO_MORE = 5_000, 0.02, 1.05

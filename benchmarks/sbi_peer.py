@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from sciinf import Simulator, Store
+from sciinf import Simulator
+from sciinf.campaigns import Store
 from sciinf.core.files import versions
 
 Kind = Literal["nsf", "maf", "npse", "fmpe"]

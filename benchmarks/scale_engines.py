@@ -22,7 +22,8 @@ from typing import Any
 
 from reporting import Rows, check
 
-from sciinf import Store, load_simulator, simulate
+from sciinf import load_simulator, simulate
+from sciinf.campaigns import Store
 from sciinf.campaigns.campaign import Engine
 from sciinf.campaigns.cluster import Cluster
 from sciinf.campaigns.workers import Here, Workers

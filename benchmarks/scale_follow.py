@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from reporting import SIMULATORS, Rows, benchmark, check
 
-from sciinf import Flow, Recipe, Simulator, Store, load_simulator, simulate, train
-from sciinf.campaigns import arrivals
+from sciinf import Flow, Recipe, Simulator, load_simulator, simulate, train
+from sciinf.campaigns import Store, arrivals
 from sciinf.core import Fit
 
 BLOCKS, FRESH, FASTER = 40, 20_000, 0.95

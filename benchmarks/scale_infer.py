@@ -19,7 +19,7 @@ from typing import Any
 from reporting import Rows, check
 from slurm_here import cluster, lacking
 
-from sciinf import Store
+from sciinf.campaigns import Store
 
 SIMULATOR = """
 import torch

@@ -21,9 +21,10 @@ import object_server
 import torch
 from reporting import Rows, check
 
-from sciinf import Simulator, Store, load_simulator, simulate
-from sciinf.campaigns.storage.address import folder_at
+from sciinf import Simulator, load_simulator, simulate
+from sciinf.campaigns import Store
 from sciinf.campaigns.storage.judged import VARIABLE
+from sciinf.campaigns.storage.objects import folder_at
 from sciinf.training.rows import Rows as TrainingRows
 
 FAULTS = ("503", "429", "409", "done:500", "done:503", "cut")

@@ -22,8 +22,8 @@ from typing import Any
 from reporting import Rows, check
 from slurm_here import Slurm, cluster, lacking
 
-from sciinf import Store, load_simulator, simulate
-from sciinf.campaigns import slurm_array
+from sciinf import load_simulator, simulate
+from sciinf.campaigns import Store, slurm_array
 from sciinf.campaigns.campaign import Campaign
 from sciinf.campaigns.slurm_array import SlurmArray
 from sciinf.campaigns.work import plan, work

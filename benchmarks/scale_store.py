@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from reporting import check
 
-from sciinf import Normal, Observable, Outcome, Prior, Simulator, Store
+from sciinf import Normal, Observable, Prior, Simulator
+from sciinf.campaigns import Store
 from sciinf.campaigns.block import run_block
 from sciinf.campaigns.campaign import Campaign
 from sciinf.campaigns.slurm_array import SlurmArray, _Array
 from sciinf.campaigns.storage.journal import Entry
 from sciinf.campaigns.storage.naming import PER_FOLDER, SHARDS
 from sciinf.campaigns.storage.packs import index_of
+from sciinf.core import Outcome
 from sciinf.core.files import sealed
 from sciinf.core.observable import Status
 

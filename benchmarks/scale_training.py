@@ -27,7 +27,8 @@ import torch
 from reporting import SIMULATORS, check
 from torch import Tensor
 
-from sciinf import Flow, Normal, Observable, Prior, Recipe, Simulator, Store, load_simulator, simulate, train
+from sciinf import Flow, Normal, Observable, Prior, Recipe, Simulator, load_simulator, simulate, train
+from sciinf.campaigns import Store
 from sciinf.core.files import read_json, write_json
 from sciinf.networks.flows.zuko_flows import MAF
 from sciinf.networks.summaries.vector import MLP

@@ -26,7 +26,10 @@ from reporting import TASKS, arguments, check, clock, finish
 from sbi_peer import Kind, c2st, train_peer
 from torch import Tensor
 
-from sciinf import Fit, Matching, Score, Store, build_posterior, distil, simulate, train
+from sciinf import Matching, Score, build_posterior, simulate, train
+from sciinf.campaigns import Store
+from sciinf.core import Fit
+from sciinf.training import distil
 
 DRAWS = 10_000
 ABOVE, ABOVE_QUICK = 0.01, 0.06  # at 2,000 simulations `Score` was 0.03 and 0.04 behind on two moons, in two runs

@@ -22,8 +22,10 @@ from localising import EPOCHS, KINDS, Known, area, classified, known, observed, 
 from reporting import check
 from torch import Tensor
 
-from sciinf import PlantedFaults, Store, simulate
+from sciinf import simulate
+from sciinf.campaigns import Store
 from sciinf.core import X
+from sciinf.diagnostics import PlantedFaults
 from sciinf.diagnostics.ood import REFERENCE, make_reference, p_values
 from sciinf.diagnostics.scores.known import SCORES
 from sciinf.diagnostics.scores.planted import FAULTS, Fault

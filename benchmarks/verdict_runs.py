@@ -22,7 +22,8 @@ import torch
 import verdict_models
 from verdict_models import FOLDER, Exact, Model, exact_posterior
 
-from sciinf import Outcome, Simulator, load_posterior, load_simulator, query
+from sciinf import Simulator, load_posterior, load_simulator, query
+from sciinf.core import Outcome
 from sciinf.core.files import read_json, write_json
 from sciinf.core.observable import X
 from sciinf.diagnostics.calibration import load_calibration

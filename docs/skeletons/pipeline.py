@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from sciinf import Answer, Flow, Outcome, build_posterior, calibrate, load_simulator, query, simulate, train
+from sciinf import Answer, Flow, build_posterior, calibrate, load_simulator, query, simulate, train
+from sciinf.core import Outcome
 
 HERE = Path(__file__).parent
 
