@@ -378,7 +378,10 @@ def test_what_does_not_fit_is_refused():
     for make, says in (
         (lambda: Generator(prior, fields, target="v"), "no observable 'v'"),
         (lambda: Generator(prior, fields, given=[Frame(0, "w")]), "no observable 'w'"),
-        (lambda: Generator(prior, fields, given=[Frame(0), Frame(0)]), "a Generator starts from one frame, and 2 were given"),
+        (
+            lambda: Generator(prior, fields, given=[Frame(0), Frame(0)]),
+            "a Generator starts from one frame, and 2 were given",
+        ),
         (lambda: Generator(prior, fields, given=[], order=Frames(1)), "there is none to go on from: give a Frame"),
         (lambda: Generator(prior, {**fields, "initial": Observable((2, 16))}), "has 2 channels"),
         (lambda: Generator(prior, fields, Patches(5)), "do not divide"),
