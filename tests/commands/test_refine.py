@@ -34,12 +34,6 @@ def test_rounds_double_the_simulations_up_to_four_runs_in_all(n, planned):
     assert all(new <= sum(planned[:k]) for k, new in enumerate(planned) if k)
 
 
-@pytest.mark.parametrize(("n", "planned"), [(500, (500, 1_500)), (700, (500, 2_300)), (20_000, (10_000, 70_000))])
-def test_quick_simulations_go_into_two_rounds(n, planned):
-    assert sizes(n, quick=True) == planned
-    assert sum(planned) == sum(sizes(n)) == 4 * n
-
-
 @pytest.mark.parametrize(
     ("state", "kind", "ways"),
     [

@@ -132,35 +132,24 @@ def refining_command(answers: Sequence[Answer], options: InferOptions, caller: C
     return f"{caller.again(more)} (up to {sum(planned):,} simulations around each to refine it{confirm})"
 
 
-def sizes(n: int, *, quick: bool = False) -> tuple[int, ...]:
+def sizes(n: int) -> tuple[int, ...]:
     """Numbers of simulations in the possible rounds after a run of n simulations, at most four times n in all.
 
     The first round has n / 2, and at least `LEAST`, which is enough if the answer was nearly right. Each further round
     has as many as all rounds before it together. So the change of the answer in that round is the error that is left.
     The last round has the simulations that remain.
-
-    With `quick` simulations, which take less time than the training, the second round has all simulations that remain.
-    Fewer networks are then trained, and the last one on the same rows in all.
     """
     first = max(LEAST, n // 2)
     found, left = [first], TIMES * n - first
     while left >= first:
-        found.append(left if quick else min(sum(found), left))
+        found.append(min(sum(found), left))
         left -= found[-1]
     return tuple(found)
 
 
-def planned_in(folder: Path, n: int, *, quick: bool = False) -> tuple[int, ...]:
+def planned_in(folder: Path, n: int) -> tuple[int, ...]:
     """Numbers of simulations in the rounds of a refined answer: as recorded when the rounds began, or else `sizes`."""
-    return tuple(_said_of_rounds(folder).get("simulations", ())) or sizes(n, quick=quick)
-
-
-def are_quick(run: Path, fit: Fit) -> bool:
-    """Whether the simulations of all rounds would take less time than the training of the run's network took."""
-    from sciinf.campaigns import Store
-
-    store = Store(run / "simulations")
-    return TIMES * store.seconds <= fit.record["seconds"]
+    return tuple(_said_of_rounds(folder).get("simulations", ())) or sizes(n)
 
 
 def refine(
@@ -190,7 +179,7 @@ def refine(
     (one, answer), seed, first = named, options.seed, build_posterior(fit)
     folder, undecided = run / REFINED / answer.name, to_confirm(answer)
     _put_aside(folder, fit, caller.say, whole=undecided is not None)
-    planned = planned_in(folder, options.n, quick=are_quick(run, fit))
+    planned = planned_in(folder, options.n)
     _tell_begun(run, fit, folder, (answer, planned), options, caller)
     stage(f"confirm {answer.name}" if undecided else f"refine {answer.name}, round 1 of up to {len(planned)}")
     how = options.simulating
