@@ -44,7 +44,7 @@ def fit(store, tmp_path_factory):
         built(GNPE, chains=256, iterations=100),
         store,
         tmp_path_factory.mktemp("fit"),
-        recipe=Recipe(epochs=20),
+        recipe=Recipe(epochs=40),
     )
 
 
