@@ -1,11 +1,12 @@
-"""Readers of observation files: `.csv` and `.ecsv` tables, `.json`, `.h5`, `.nc`; others have a file of their own.
+"""Readers of observation files: `.csv` and `.ecsv` tables, `.json`, `.h5`, `.nc` and `.fits`.
 
-Nothing outside the file is opened: links and storage that lead elsewhere are refused.
+The readers of `.txt`, `.npy`, `.npz` and `.pt` are in `core.observation_arrays`. A reader opens nothing
+outside the file: links and storage that lead elsewhere are refused.
 
-FITS files as named arrays: columns of tables with their units, as astropy's tables read them, and images.
-
-astropy writes units that the FITS standard does not know (electron / min) into comments of the header, where only
-`astropy.table.Table.read` finds them; a column's TUNIT alone is not enough.
+A FITS file is read as named arrays: its images, and the columns of its tables with their units. Tables are
+read with `astropy.table.Table.read`. Units that the FITS standard does not know (electron / min) stand in
+comments of the header, where astropy writes them and where only `Table.read` finds them. A column's TUNIT
+alone is therefore not enough.
 """
 
 from __future__ import annotations
@@ -28,29 +29,34 @@ from sciinf.core.observation_arrays import read_npy, read_npz, read_pt, read_txt
 from sciinf.core.observation_columns import Column, Contents, SoughtColumns, column_of, guarded, only_once, plain
 
 _MAGIC = b"SIMPLE  ="
-_FIELDS = 999  # columns of a table, by the FITS standard
+_FIELDS = 999  # The FITS standard allows no more columns in a table.
 
 
 def read_fits(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
-    """All columns and images of a FITS file by their names; an image without one is called "x" or by its number.
+    """The names of all columns and images in a FITS file, and the arrays that are wanted.
+
+    An image without a name is called "x" if it is in the first HDU, and by the number of its HDU otherwise.
 
     Raises:
-        ValueError: If it is compressed as a whole, cut off, does not have the checksum it names, or names something
-            wanted twice.
+        ValueError: If the whole file is compressed, if the file is cut off, if its data do not match their
+            checksum, or if it holds a wanted name twice.
     """
     from astropy.io import fits
 
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
-            raise ValueError(f"{path} is not a FITS file, or a compressed one: unpack it")
+            raise ValueError(f"{path} is not a FITS file, or a compressed one: unpack it in that case")
     opened: Any = stack.enter_context(fits.open(path, memmap=False))
     names: list[str] = []
     columns: dict[str, Column] = {}
     for index, hdu in enumerate(opened):
         if isinstance(hdu, fits.BinTableHDU | fits.TableHDU) and not isinstance(hdu, fits.CompImageHDU):
             fields: Any = hdu.header.get("TFIELDS", 0)
-            if not 0 <= fields <= _FIELDS:  # astropy makes as many at once
-                raise ValueError(f"{path} is damaged: HDU {index} has {fields:,} columns, a table at most {_FIELDS}")
+            # astropy would make all these columns at once, whatever their number.
+            if not 0 <= fields <= _FIELDS:
+                raise ValueError(
+                    f"{path} is damaged: HDU {index} claims {fields:,} columns, a table has at most {_FIELDS}"
+                )
             definitions: Any = hdu.columns
             inside = [str(name) for name in definitions.names]
             if any(wanted(name) or wanted(name.rpartition(".")[0]) for name in inside):
@@ -70,19 +76,27 @@ def read_fits(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
 
 
 def _check(path: Path, hdu: Any, index: int) -> None:
-    """What the header promises must be in the file, before it is read."""
+    """Refuse an HDU whose header promises more data than the file holds, before the data are read.
+
+    Raises:
+        ValueError: If the data are cut off, do not fit their header, or do not match their DATASUM.
+    """
     size, start = path.stat().st_size, hdu.fileinfo()["datLoc"]
     axes = [hdu.header.get(f"NAXIS{i + 1}", 0) for i in range(hdu.header.get("NAXIS", 0))]
-    packed = type(hdu).__name__ == "CompImageHDU"  # its size is that of the image, not of what is stored
+    # The size of a compressed image is that of the unpacked image, so it says nothing about the stored bytes.
+    packed = type(hdu).__name__ == "CompImageHDU"
     if min([0, *axes]) < 0 or not (packed or 0 <= hdu.size <= size - start):
         raise ValueError(f"{path} is cut off or damaged: HDU {index} promises {hdu.size:,} bytes of data")
     if hdu.is_image:
         return
     width = hdu.columns.dtype.itemsize
     if len(axes) != 2 or axes[1] > size or (type(hdu).__name__ == "BinTableHDU" and width != axes[0]):
-        raise ValueError(f"{path} is damaged: HDU {index} has {axes} bytes and rows, its columns need {width} bytes")
+        raise ValueError(
+            f"{path} is damaged: by its header, the table in HDU {index} has {axes} (bytes per row, rows); "
+            f"its columns need {width} bytes per row"
+        )
     if hdu.verify_datasum() == 0:
-        raise ValueError(f"{path} is damaged: the data of HDU {index} do not have the DATASUM in its header")
+        raise ValueError(f"{path} is damaged: the data of HDU {index} do not match the DATASUM in its header")
 
 
 def _name(hdu: Any, index: int, wanted: SoughtColumns) -> str:
@@ -105,14 +119,16 @@ def _table(path: Path, hdu: Any) -> dict[str, Column]:
     _check_heap(path, hdu)
     gaps = {column.name: _with_missing(hdu, column) for column in hdu.columns if column.null is not None}
     for name in gaps:
-        hdu.columns[name].null = None  # astropy's tables compare it with scaled values, and fail on text
+        # astropy's tables would compare TNULL with scaled values, and fail on columns of text.
+        hdu.columns[name].null = None
     raw = {column.name: str(column.unit or "") for column in hdu.columns}
     table = Table.read(hdu)
     found = {}
     for column in table.itercols():
         name = str(column.info.name)
         if not isinstance(column, TableColumn | Quantity):
-            found[name] = column_of(np.array(type(column).__name__))  # a time, a place: no numbers
+            # Times and sky positions are not numbers: such a column stands as the name of its type.
+            found[name] = column_of(np.array(type(column).__name__))
             continue
         info: Any = column.info
         unit = str(info.unit or "")
@@ -122,7 +138,13 @@ def _table(path: Path, hdu: Any) -> dict[str, Column]:
 
 
 def _check_heap(path: Path, hdu: Any) -> None:
-    """Columns of variable length may all promise the same bytes, many times over."""
+    """Refuse columns of variable length that together promise more numbers than the file has bytes.
+
+    Such columns may all point to the same bytes, many times over.
+
+    Raises:
+        ValueError: If a length is negative, or the lengths of one column exceed the size of the file.
+    """
     stored = np.asarray(hdu.data)
     for column in hdu.columns:
         if "P" in str(column.format) or "Q" in str(column.format):
@@ -132,7 +154,11 @@ def _check_heap(path: Path, hdu: Any) -> None:
 
 
 def _check_unit(path: Path, name: str, unit: str, header: str) -> None:
-    """The unit astropy noted and the one in the header are the same, if both are there."""
+    """Refuse a column for which the unit in astropy's note differs from the unit in the header.
+
+    Raises:
+        ValueError: If both units are there and differ.
+    """
     from astropy import units
 
     if not unit or not header or unit == header:
@@ -142,11 +168,17 @@ def _check_unit(path: Path, name: str, unit: str, header: str) -> None:
     except (units.UnitConversionError, ValueError, TypeError):
         same = False
     if not same:
-        raise ValueError(f"{path}: the header says that {name!r} is in {header!r}, astropy's note {unit!r}; mend one")
+        raise ValueError(
+            f"{path}: by the header, column {name!r} is in {header!r}, but by astropy's note in {unit!r}; "
+            "correct one of the two"
+        )
 
 
 def _with_missing(hdu: Any, column: Any) -> np.ndarray:
-    """A column's values, NaN where the file holds what marks a missing number (TNULL); that is told as it is stored."""
+    """The values of a column, with NaN where the stored value is TNULL, the mark of a missing number.
+
+    TNULL is compared with the values as they are stored, before they are scaled.
+    """
     values = np.asarray(hdu.data[column.name])
     if values.dtype.kind not in "iuf":
         return values
@@ -163,24 +195,29 @@ def _native(values: np.ndarray) -> np.ndarray:
 
 
 _TEXT = (".csv", ".ecsv", ".json", ".txt")
-_TEXT_BYTES, _BYTES_PER_NUMBER = 2**24, 100  # notes beside the data, and each number asked for
-_OTHERS = 2_000  # columns of a table that are not asked for
+# A text file may have this many bytes of notes beside the data, and this many for each number that is wanted.
+_TEXT_BYTES, _BYTES_PER_NUMBER = 2**24, 100
+_OTHERS = 2_000  # A table may have no more columns than this that are not wanted.
 _CHUNK_BYTES = 2**26
-_TRIAL_SECONDS, _BYTES_PER_SECOND = 2, 2**24  # of processor time
+_TRIAL_SECONDS, _BYTES_PER_SECOND = 2, 2**24  # Both limit the processor time of a trial reading.
 _UNIT_KEYS = ("unit", "units", "Unit", "Units", "UNIT", "UNITS")
 
 
 def open_columns(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
-    """What a file holds, by its suffix.
+    """The names of all arrays in an observation file, and the arrays that are wanted.
+
+    The suffix of the file decides which reader is used.
 
     Args:
         path: The file.
-        wanted: What is looked for; other names are listed and left unread. The number of numbers bounds that of bytes.
-        stack: Closes the file.
+        wanted: The names that are looked for; other names are listed, and their arrays are not read. Its
+            `numbers` limits the size of text files, and of the datasets in a trial reading of HDF5.
+        stack: Closes the file when the stack is closed.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it cannot be read, names something wanted twice, or leads out of itself; the message names it.
+        FileNotFoundError: If there is no file at the path.
+        ValueError: If the file cannot be read, holds a wanted name twice, or refers to other files. The
+            message names the file.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name the file in it that holds the observation")
@@ -194,23 +231,24 @@ def open_columns(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Content
     size, most = path.stat().st_size, _TEXT_BYTES + _BYTES_PER_NUMBER * wanted.numbers
     if suffix in _TEXT and size > most:
         raise ValueError(
-            f"{path} is text of {size / 1e6:,.0f} MB; for {wanted.numbers:,} numbers at most {most / 1e6:,.0f} MB "
-            "are read: leave out what is not data, or save it as .h5 or .npz"
+            f"{path} is a text file of {size / 1e6:,.0f} MB; for {wanted.numbers:,} numbers, at most "
+            f"{most / 1e6:,.0f} MB are read: leave out what is not data, or save the data as .h5 or .npz"
         )
     what, reader = _READERS[suffix]
     return guarded(path, what, lambda: reader(path, wanted, stack))
 
 
 def values_of(path: Path, column: Column) -> np.ndarray:
-    """The values of a column, as the file describes it.
+    """The values of a column of a file.
 
     Raises:
-        ValueError: If they cannot be read or are not what is described; the message names the file.
+        ValueError: If the values cannot be read, or their shape is not the one that the file describes. The
+            message names the file.
     """
     what = _READERS[path.suffix.lower()][0]
     values = guarded(path, what, column.read)
     if values.shape != column.shape:
-        raise ValueError(f"{path} is damaged: it promises values of shape {column.shape} and holds {values.shape}")
+        raise ValueError(f"{path} is damaged: it promises the shape {column.shape} and holds {values.shape}")
     return values
 
 
@@ -230,8 +268,11 @@ def _read_table(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents
     asked = sum(map(wanted, names))
     if not asked:
         return Contents(tuple(names), {})
-    if (others := len(names) - min(asked, wanted.numbers)) > _OTHERS:  # astropy takes minutes for them
-        raise ValueError(f"{path} has {others:,} columns beside the data; leave out all but {_OTHERS:,} of them")
+    # astropy would take minutes to read a table with very many columns.
+    if (others := len(names) - min(asked, wanted.numbers)) > _OTHERS:
+        raise ValueError(
+            f"{path} has {others:,} columns beside the data; at most {_OTHERS:,} are read: leave out others"
+        )
     table = Table.read(text.splitlines(), format="ascii.ecsv" if ecsv else "ascii.csv")
     for raw, name in zip(header, names, strict=True):
         if not wanted(name) or raw not in table.columns:
@@ -243,13 +284,13 @@ def _read_table(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents
 
 
 def _name_of(raw: str) -> str:
-    """The name of a column, without the unit that may stand behind it: "v [mV]"."""
+    """The name of a column, without a unit in brackets after it: "v" for "v [mV]"."""
     name, bracket, unit = raw.removesuffix("]").partition("[")
     return name.rstrip() if bracket and raw.endswith("]") and not unit.isdigit() else raw
 
 
 def _header(text: str, ecsv: bool) -> list[str]:
-    """The names in a table's header line, as they stand there."""
+    """The names in the header line of a table, with their units in brackets if they have any."""
     lines = [line for line in text.splitlines() if line.strip() and not (ecsv and line.startswith("#"))]
     comma = not ecsv or re.search(r"^# delimiter: ','", text, re.MULTILINE) is not None
     found = next(csv.reader(lines[:1], delimiter="," if comma else " ", skipinitialspace=True), [])
@@ -257,7 +298,11 @@ def _header(text: str, ecsv: bool) -> list[str]:
 
 
 def _check_header(path: Path, names: Sequence[str], wanted: SoughtColumns) -> None:
-    """A table whose first line has numbers, which would be read as the names of its columns."""
+    """Refuse a table whose first line holds only numbers, which would be read as the names of its columns.
+
+    Raises:
+        ValueError: If the first line holds only numbers and none of them is a wanted name.
+    """
     if (
         names
         and not any(map(wanted, names))
@@ -265,14 +310,21 @@ def _check_header(path: Path, names: Sequence[str], wanted: SoughtColumns) -> No
     ):
         said = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
         raise ValueError(
-            f"{path} seems to have no header: its first line is {said}. Write a line above it with the names of its "
-            f"{len(names)} columns, those of the observables among them, with units in brackets if you like, such as "
+            f"{path} seems to have no header: its first line is {said}. Write a line above it with the names of "
+            f"its {len(names)} columns, including those of the observables. A unit may follow in brackets, as in "
+            "v [mV]. Here the line could be "
             f"{','.join([*(f'column_{k}' for k in range(1, len(names))), wanted.alone or 'NAME'][-4:])}"
         )
 
 
 def _check_separator(path: Path, text: str, header: Sequence[str], ecsv: bool) -> None:
-    """Tables of other countries and programs, which would be read as one column or as twice as many."""
+    """Refuse a table with tabs or semicolons between its columns, or with decimal commas in its numbers.
+
+    Such a table would be read as a single column, or as twice as many columns as it has.
+
+    Raises:
+        ValueError: If the table is such a one.
+    """
     other = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), None)
     if not ecsv and other is not None:
         what = "tabs" if other == "\t" else "semicolons"
@@ -280,7 +332,9 @@ def _check_separator(path: Path, text: str, header: Sequence[str], ecsv: bool) -
     rows = [line for line in text.splitlines() if line.strip()][1:]
     if not ecsv and rows and all(re.fullmatch(r'\s*"?[+-]?\d+,\d+(e[+-]?\d+)?"?\s*', row) for row in rows):
         if len(header) == 1:
-            raise ValueError(f"{path} has commas in its numbers, such as {rows[0].strip()}; write them with points")
+            raise ValueError(
+                f"{path} has decimal commas in its numbers, such as {rows[0].strip()}; write them with points"
+            )
 
 
 def _read_json(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
@@ -291,7 +345,7 @@ def _read_json(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
     try:
         data = json.loads(text_of(path), object_pairs_hook=pairs)
     except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply for data") from error
+        raise ValueError(f"{path} is nested too deeply; expected an object of named arrays") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold an object of named arrays, got {type(data).__name__}")
     return Contents(tuple(data), {key: _json_column(path, key, item) for key, item in data.items() if wanted(key)})
@@ -308,9 +362,11 @@ def _json_column(path: Path, key: str, item: Any) -> Column:
     try:
         values = np.asarray(item)
         if values.dtype.kind not in "biu":
-            values = np.asarray(item, dtype=float)  # null is a missing number
+            values = np.asarray(item, dtype=float)  # As a float, null becomes NaN, a missing number.
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path}: {key!r} is no number, nor a list of lists of numbers of equal lengths") from error
+        raise ValueError(
+            f"{path}: {key!r} is neither a number, nor a list of numbers, nor nested lists of equal lengths"
+        ) from error
     return column_of(values, unit)
 
 
@@ -318,7 +374,13 @@ def _json_column(path: Path, key: str, item: Any) -> Column:
 
 
 def _read_nc(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
-    """A netCDF-4 file, which is HDF5; numbers packed as its conventions say are unpacked, NaN where one is missing."""
+    """The names of all variables in a netCDF-4 file (an HDF5 file), and the variables that are wanted.
+
+    Packed variables are unpacked as the netCDF conventions say, with NaN where a value is missing.
+
+    Raises:
+        ValueError: If the file is in the classic netCDF format, or for the reasons of HDF5 files.
+    """
     with path.open("rb") as file:
         if file.read(3) == b"CDF":
             raise ValueError(
@@ -349,12 +411,18 @@ def _read_h5(path: Path, wanted: SoughtColumns, stack: ExitStack, *, unpack: boo
 
 
 def _try(path: Path, wanted: SoughtColumns) -> None:
-    """HDF5 hangs, or kills its process, on some damaged files: another process finds that out."""
+    """Refuse a file on which HDF5 fails in a trial reading by another process.
+
+    HDF5 hangs on some damaged files, or kills the process that reads them.
+
+    Raises:
+        ValueError: If the trial reading fails.
+    """
     seconds = str(_TRIAL_SECONDS + path.stat().st_size // _BYTES_PER_SECOND)
     words = [sys.executable, h5_trial.__file__, str(path), wanted.pattern, str(wanted.numbers), seconds]
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode < 0:
-        raise ValueError(f"{path} is damaged: HDF5 hangs or breaks on it")
+        raise ValueError(f"{path} is damaged: HDF5 hangs or crashes while reading it")
     if done.returncode > 0:
         raise ValueError((done.stderr.strip().splitlines() or ["it cannot be opened"])[-1])
 
@@ -365,16 +433,22 @@ def _h5_column(path: Path, name: str, item: Any) -> Column:
     if item.shape is None:
         raise ValueError(f"{path}: {name!r} is empty")
     if item.chunks and int(np.prod(item.chunks, dtype=float)) * item.dtype.itemsize > _CHUNK_BYTES:
-        raise ValueError(f"{path}: {name!r} is stored in chunks of {item.chunks}, too large to read; store it without")
+        raise ValueError(
+            f"{path}: {name!r} is stored in chunks of {item.chunks}, which are too large to read; "
+            "store it without chunks"
+        )
     units = {_unit_text(path, name, item.attrs[key]) for key in _UNIT_KEYS if key in item.attrs}
     if len(units) > 1:
-        raise ValueError(f"{path}: {name!r} has the units {sorted(units)}; keep one of them")
+        raise ValueError(f"{path}: {name!r} has several units, {sorted(units)}; keep one of them")
     unit = next(iter(units), "").strip()
     return Column(item.shape, item.dtype, unit, lambda: np.asarray(item[()]), _dims(item))
 
 
 def _dims(item: Any) -> tuple[str, ...]:
-    """Names of a dataset's axes: their labels, or those of the scales that stand along them; () where one has none."""
+    """The names of a dataset's axes; () if any axis has no name.
+
+    The name of an axis is its label, or else the name of the first dimension scale attached to it.
+    """
     named = []
     for axis in item.dims:
         scales = (str(scale.name or "").rpartition("/")[2] for scale in axis.values())
@@ -383,7 +457,10 @@ def _dims(item: Any) -> tuple[str, ...]:
 
 
 def _unpacked(column: Column, said: Mapping[str, Any]) -> Column:
-    """A netCDF variable: packed * scale_factor + add_offset, and NaN where the file says that a value is missing."""
+    """A column with the unpacked values of a netCDF variable: packed * scale_factor + add_offset.
+
+    A value is NaN where the packed value is `_FillValue` or `missing_value`.
+    """
     missing = [np.ravel(said[key])[0] for key in ("_FillValue", "missing_value") if key in said]
     scale, offset = (
         float(np.ravel(said.get(key, [none]))[0]) for key, none in (("scale_factor", 1), ("add_offset", 0))
