@@ -1,6 +1,7 @@
-"""Priors: named parameters with units, each a law with a bijection to R (`core.bijection`).
+"""Priors: named parameters with units, each with a distribution and a bijection to R (`core.bijection`).
 
-Densities are learned in R^D, so no posterior mass leaks outside the prior and no rejection loop can hang.
+Densities are learned in R^D. So no posterior mass leaks outside the prior's support, and no rejection loop
+can hang.
 """
 
 from __future__ import annotations
@@ -32,9 +33,13 @@ _GLOBAL_RNG = threading.RLock()
 
 @contextmanager
 def global_seed(generator: torch.Generator) -> Iterator[int]:
-    """torch's global random state seeded from `generator`, for code that knows no other source; put back afterwards.
+    """A context in which torch's global random state is seeded from `generator`.
 
-    One thread at a time. Yields the seed, in 0..2**62 - 1.
+    It serves code that draws from the global state only. The state is restored afterwards. One thread at a
+    time can be in the context.
+
+    Yields:
+        The seed, in 0..2**62 - 1.
     """
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     devices = [] if generator.device.type == "cpu" else [generator.device]
@@ -46,25 +51,27 @@ def global_seed(generator: torch.Generator) -> Iterator[int]:
 
 
 class Prior:
-    """An ordered set of named parameters, each a law with an optional unit.
+    """An ordered set of named parameters, each with a distribution and an optional unit.
 
     Args:
-        **parameters: `name=law` (dimensionless) or `name=(law, unit)`. A law is one of `sciinf` (Normal, Uniform,
-            LogNormal, ...), of torch.distributions, or a frozen one of scipy.stats, which is converted. The unit is
-            any string astropy reads, or a unit of astropy. A law of whole numbers (`Choice`, `Counts`, Poisson, ...)
-            makes a discrete parameter, `Only` and `Each` parameters that exist in some rows only: NaN stands for those
-            that do not.
+        **parameters: `name=law` (dimensionless) or `name=(law, unit)`. The law is a distribution of `sciinf`
+            (Normal, Uniform, LogNormal, ...), of torch.distributions, or a frozen one of scipy.stats, which
+            is converted. The unit is any string that astropy reads, or a unit of astropy. A distribution of
+            whole numbers (`Choice`, `Counts`, Poisson, ...) makes a discrete parameter. `Only` and `Each`
+            make parameters that exist in some rows only, and are NaN in all other rows.
 
-    Parameters that are tied to each other have a joint law: `Prior.joint`. Priors add up: `Prior(...) + Prior(...)`.
+    Parameters that depend on each other have a joint distribution: `Prior.joint`. The sum of two priors has
+    the parameters of both: `Prior(...) + Prior(...)`.
 
-    Densities are computed in float64. Parameters are of `dtype`: float32, or float64 where steps of float32 are more
-    than a ten-thousandth of a law's width, as for seconds of GPS time.
+    Densities are computed in float64. Parameters are of `dtype`: float32, or float64 if the steps of float32
+    are larger than a ten-thousandth of a distribution's width, as for seconds of GPS time.
 
     Raises:
-        TypeError: If a value is not a univariate law, alone or with a unit. The message says what was probably meant:
-            Uniform(-1, 1) where (-1, 1) was given.
-        ValueError: If there are no parameters, astropy cannot read a unit, or the numbers that a law holds are too
-            coarse for its width: torch makes them float32 unless they are given in float64.
+        TypeError: If a value is not a univariate distribution, alone or with a unit. The message says what
+            was probably meant: Uniform(-1, 1) if (-1, 1) was given.
+        ValueError: If there are no parameters, if astropy cannot read a unit, or if the numbers that a
+            distribution holds are too coarse for its width. torch rounds these numbers to float32 unless they
+            are given in float64.
 
     Examples:
         >>> from sciinf import LogNormal, Normal
@@ -77,7 +84,10 @@ class Prior:
 
     def __init__(self, **parameters: object) -> None:
         if not parameters:
-            raise ValueError("a prior has parameters, Prior(name=(law, unit)); one that has none is Prior.none()")
+            raise ValueError(
+                "a prior needs at least one parameter, Prior(name=(distribution, unit)); the prior that has "
+                "none is Prior.none()"
+            )
         laws, units, known = list[td.Distribution](), list[Any](), dict[str, td.Distribution]()
         when, each = dict[str, Mapping[str, tuple[Any, ...]]](), dict[str, Family]()
         for name, value in parameters.items():
@@ -89,7 +99,7 @@ class Prior:
                 each[name] = columns_of(name, value, law, known)
                 columns = each[name].columns
             if taken := known.keys() & set(columns):
-                raise ValueError(f"parameter names must differ, {sorted(taken)[0]!r} stands for two")
+                raise ValueError(f"parameter names must differ, {sorted(taken)[0]!r} stands for two of them")
             joint = isinstance(value, Each) and value.always_in_order(len(columns))
             laws += [Ordered(law, len(columns))] if joint else [law] * len(columns)
             units += [unit] * len(columns)
@@ -98,29 +108,31 @@ class Prior:
 
     @classmethod
     def joint(cls, names: Sequence[str], law: td.Distribution, units: Sequence[Any] | str | None = None) -> Prior:
-        """A prior whose parameters follow one multivariate law, correlations included.
+        """A prior whose parameters follow one multivariate distribution, correlations included.
 
         Args:
-            names: One name per dimension of the law.
-            law: A law with event shape (D,), such as Ordered, Simplex, MultivariateNormal, Dirichlet or
-                Independent(Uniform(low, high), 1).
-            units: One unit per name, or one for all; dimensionless where left out.
+            names: One name per dimension of the distribution.
+            law: A distribution with event shape (D,), such as Ordered, Simplex, MultivariateNormal, Dirichlet
+                or Independent(Uniform(low, high), 1).
+            units: One unit per name, or a single unit for all. The default is dimensionless.
 
         Raises:
-            TypeError: If the law is not of torch.distributions.
-            ValueError: If the numbers of names, units and dimensions differ, or the support has no bijection to R^D.
+            TypeError: If the law is not a distribution of torch.distributions.
+            ValueError: If the numbers of names, units and dimensions differ, or if the support has no
+                bijection to R^D.
         """
         names = tuple(names)
         if not isinstance(law, td.Distribution):
             raise TypeError(
-                f"the law of {names} is {law!r}; expected one of torch.distributions, such as "
+                f"the distribution of {names} is {law!r}; expected one of torch.distributions, such as "
                 "MultivariateNormal, or Ordered or Simplex of sciinf"
             )
         units = (units or "",) * len(names) if units is None or isinstance(units, str) else tuple(units)
         if law.event_shape != (len(names),) or law.batch_shape:
             raise ValueError(
-                f"{len(names)} names {names} need a law with event shape ({len(names)},), got {law!r} with event "
-                f"shape {tuple(law.event_shape)} and batch shape {tuple(law.batch_shape)}"
+                f"{len(names)} names {names} need a distribution with event shape ({len(names)},) and batch "
+                f"shape (), got {law!r} with event shape {tuple(law.event_shape)} and batch shape "
+                f"{tuple(law.batch_shape)}"
             )
         if isinstance(law, td.Independent) and law.base_dist.batch_shape == (len(names),) and _splits(law.base_dist):
             laws = tuple(_pick(law.base_dist, i) for i in range(len(names)))
@@ -137,13 +149,13 @@ class Prior:
         laws: Sequence[td.Distribution],
         existence: Existence | None = None,
     ) -> Prior:
-        """A prior of laws that priors have, each of as many names, in order, as it has dimensions.
+        """A prior made from a list of distributions, each for as many names, in order, as it has dimensions.
 
         Args:
-            names: Of the parameters.
-            units: Theirs.
-            laws: Their laws.
-            existence: Which parameters exist when; all and always where left out.
+            names: Names of the parameters.
+            units: Units of the parameters.
+            laws: Distributions of the parameters, as `laws` of a prior has them.
+            existence: Which parameters exist in which rows. By default all parameters exist in all rows.
 
         Raises:
             ValueError: If the numbers of names and units differ, a name is given twice or a unit is unknown.
@@ -154,7 +166,10 @@ class Prior:
 
     @classmethod
     def none(cls) -> Prior:
-        """The prior of a simulator without parameters, such as an equation whose solutions differ by their start."""
+        """The prior of a simulator without parameters.
+
+        Such a simulator is an equation whose solutions differ only by their initial conditions.
+        """
         return cls.of_laws((), (), ())
 
     def _set(
@@ -169,7 +184,10 @@ class Prior:
         if len(set(names)) != len(names):
             raise ValueError(f"parameter names must differ, got {names}")
         if twice := sorted(set(names) & set(existence.each)):
-            raise ValueError(f"{twice[0]!r} is a parameter, and what several others are called together; rename one")
+            raise ValueError(
+                f"{twice[0]!r} is a parameter, and what several others are called together (an Each); rename "
+                "one of the two"
+            )
         for name, unit in zip(names, units, strict=True):
             check_parameter_name(name)
             check_unit(unit, f"parameter {name!r}")
@@ -180,17 +198,20 @@ class Prior:
                 needed = precision_for(names[place], self.units[place], law)
                 self.dtype = torch.promote_types(self.dtype, needed)
         self.mixed = any(isinstance(law, Levels) for law in laws)
-        if not self.mixed:  # what depends on something that is not discrete is refused
+        # Without discrete parameters, `conditions` has only to refuse parameters whose existence depends on
+        # others.
+        if not self.mixed:
             existence.conditions(names, {names[place.start]: law for law, place in zip(laws, places, strict=True)})
         self.bijection = (
             MixedBijection(names, laws, existence, self.dtype) if self.mixed else Bijection(laws, self.dtype)
         )
 
     def __add__(self, other: Prior) -> Prior:
-        """The parameters of both, independent of each other.
+        """A prior with the parameters of both priors, where those of one are independent of those of the
+        other.
 
         Raises:
-            ValueError: If both have a parameter of the same name.
+            ValueError: If both priors have a parameter of the same name.
         """
         if not isinstance(other, Prior):
             return NotImplemented
@@ -204,8 +225,8 @@ class Prior:
         return f"Prior({', '.join(f'{n} [{u}]' if u else n for n, u in zip(self.names, self.units, strict=True))})"
 
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
-        """n draws, of `dtype`, on the CPU, from `generator` alone."""
-        if n == 0:  # which some laws cannot draw
+        """n draws, of `dtype`, on the CPU. All randomness comes from `generator`."""
+        if n == 0:  # Some distributions cannot make zero draws.
             return torch.empty(0, len(self), dtype=self.dtype)
         if isinstance(self.bijection, MixedBijection):
             with global_seed(generator) if (some := self.bijection.without_quantiles()) else nullcontext():
@@ -213,7 +234,7 @@ class Prior:
             return self.bijection.draw(n, generator, other)
         columns = [torch.empty(n, 0, dtype=self.dtype)]
         for law, transform in zip(self.laws, self.bijection.transforms, strict=True):
-            if transform is None:  # it goes by its quantiles
+            if transform is None:  # The distribution has quantiles, so its draws are made from normal draws.
                 z = torch.randn(n, *law.event_shape, generator=generator, dtype=torch.float64)
                 columns.append(inside(law, from_normal(law, z).to(self.dtype)).reshape(n, -1))
             else:
@@ -222,7 +243,10 @@ class Prior:
         return torch.cat(columns, dim=1)
 
     def sample_on_device(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
-        """n draws, of `dtype`, on the generator's device, without leaving it where the laws allow."""
+        """n draws, of `dtype`, on the device of the generator.
+
+        They are made on that device if every distribution has quantiles, and on the CPU otherwise.
+        """
         if self.bijection.normal:
             noise = torch.randn(n, len(self), generator=generator, device=generator.device)
             return self.bijection.inverse(noise)
@@ -230,11 +254,11 @@ class Prior:
         return self.sample(n, generator=torch.Generator().manual_seed(seed)).to(generator.device)
 
     def places(self) -> list[tuple[td.Distribution, slice]]:
-        """Each law with the places of its parameters."""
+        """Each distribution with the places of its parameters in theta."""
         return list(zip(self.laws, self.bijection.places, strict=True))
 
     def log_prob(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
-        """Log density in the parameters' own units; -inf outside the support. Computed in float64."""
+        """The log density of theta in the units of the parameters, float64; -inf outside the support."""
         self._check(theta)
         if isinstance(self.bijection, MixedBijection):
             return self.bijection.log_prob(theta)
@@ -246,7 +270,11 @@ class Prior:
 
     @property
     def arguments(self) -> dict[str, tuple[str, ...]]:
-        """What a simulator is called with: each parameter by itself, those of an `Each` under its name."""
+        """The arguments of a simulator: name of an argument -> names of the parameters that it holds.
+
+        A parameter is an argument by itself. The parameters of an `Each` are one argument, named like the
+        `Each`.
+        """
         of = {column: name for name, group in self.existence.each.items() for column in group.columns}
         found: dict[str, tuple[str, ...]] = {}
         for name in self.names:
@@ -254,20 +282,21 @@ class Prior:
         return found
 
     def discrete(self) -> dict[str, Levels]:
-        """The discrete parameters with their laws."""
+        """The discrete parameters: name -> distribution."""
         return {self.names[place.start]: law for law, place in self.places() if isinstance(law, Levels)}
 
     def present(self, theta: Float[Tensor, "*batch theta"]) -> Bool[Tensor, "*batch theta"]:
-        """Which parameters exist, from the discrete ones alone."""
+        """Whether each parameter exists, computed from the discrete parameters of theta alone."""
         self._check(theta)
         if isinstance(self.bijection, MixedBijection):
             return self.bijection.present(theta)
         return torch.ones_like(theta, dtype=torch.bool)
 
     def split(self, theta: Float[Tensor, "*batch theta"]) -> Split:
-        """theta as numbers for networks, (..., bijection.size), and which of them exist.
+        """theta as numbers z for networks, (..., bijection.size), and whether each of these numbers exists.
 
-        z is N(0, 1) under the prior where a law has quantiles, the code of what is discrete, 0 where nothing exists.
+        For a continuous parameter whose distribution has quantiles, z is N(0, 1) under the prior. For a
+        discrete parameter, z is the code of its value. For a parameter that does not exist, z is 0.
         """
         self._check(theta)
         if isinstance(self.bijection, MixedBijection):
@@ -276,19 +305,23 @@ class Prior:
         return Split(z, torch.ones_like(z, dtype=torch.bool))
 
     def join(self, z: Float[Tensor, "*batch z"]) -> Float[Tensor, "*batch theta"]:
-        """theta of what `split` gives: strictly inside the support, NaN where a parameter does not exist."""
+        """theta from the numbers z of `split`, with NaN where a parameter does not exist.
+
+        All other values are strictly inside the support.
+        """
         return self.bijection.inverse(z)
 
     def coordinates(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch coordinate"]:
-        """Numbers for distances and networks, none of them NaN.
+        """theta as coordinates for distances and networks, none of them NaN.
 
-        z of what is continuous, then 1 or 0 for each that need not exist, then a 1 among 0s for each discrete value.
+        The first coordinates are z of the continuous parameters. Then comes a number for each parameter that need
+        not exist: 1 if it exists, else 0. The last ones are a one-hot code of the value of each discrete parameter.
         """
         self._check(theta)
         return self.bijection.coordinates(theta) if isinstance(self.bijection, MixedBijection) else self.split(theta).z
 
     def log_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
-        """log |dz / dtheta| of what is continuous and exists; float64."""
+        """log |dz / dtheta| of the continuous parameters that exist, float64."""
         self._check(theta)
         return self.bijection.log_abs_det_jacobian(theta)
 
@@ -313,9 +346,10 @@ def _one_dimensional(name: str, law: td.Distribution) -> td.Distribution:
         law = _pick(law, 0)
     if law.batch_shape or law.event_shape:
         raise TypeError(
-            f"parameter {name!r} has a law of shape {tuple(law.batch_shape + law.event_shape)}, made from arrays; a "
-            "parameter is one number. Give each its own name and law. Or give all at once: Prior.joint(names, law, "
-            "units), of independent ones with torch.distributions.Independent(law, 1) as the law"
+            f"parameter {name!r} has a distribution of shape {tuple(law.batch_shape + law.event_shape)}, "
+            "made from arrays, but a parameter is one number. Give each number its own name and distribution. Or "
+            "give all of them at once: Prior.joint(names, law, units); if they are independent, the law is "
+            "torch.distributions.Independent(law, 1)"
         )
     as_torch_checks(name, law)
     if is_counting(law):
@@ -324,15 +358,19 @@ def _one_dimensional(name: str, law: td.Distribution) -> td.Distribution:
         return law
     if support(law).is_discrete:
         raise TypeError(
-            f"parameter {name!r} has the discrete law {law!r}; take Choice('a', 'b'), Counts(0, 3), or Poisson, "
-            "Binomial, Geometric, Bernoulli or Categorical of torch.distributions"
+            f"parameter {name!r} has the discrete distribution {law!r}, which is not supported; take "
+            "Choice('a', 'b'), Counts(0, 3), or Poisson, Binomial, Geometric, Bernoulli or Categorical of "
+            "torch.distributions"
         )
     try:
         one = is_normalisable(law) or td.biject_to(support(law))(torch.zeros(1)).shape == (1,)
     except NotImplementedError:
         one = False
     if not one:
-        raise TypeError(f"the support of {law!r}, parameter {name!r}, has no bijection to R; use another law")
+        raise TypeError(
+            f"the support of {law!r}, the distribution of parameter {name!r}, has no bijection to R; use "
+            "another distribution"
+        )
     return law
 
 
@@ -356,14 +394,19 @@ def _check_joint(law: td.Distribution) -> None:
     if isinstance(law, JointLaw):
         return
     if support(law).is_discrete:
-        raise ValueError(f"{law!r} is a joint law of discrete parameters; give each its own, Counts(0, 3)")
+        raise ValueError(
+            f"{law!r} is a joint distribution of discrete parameters, which is not supported; give each "
+            "parameter its own distribution, such as Counts(0, 3)"
+        )
     try:
         fits = makes_up_a_whole(law) or td.biject_to(support(law)).inverse_shape(size) == size
     except NotImplementedError:
         fits = False
     if not fits:
-        raise ValueError(f"the support of {law!r} has no bijection to R^{size[0]}; use another joint law")
+        raise ValueError(f"the support of {law!r} has no bijection to R^{size[0]}; use another distribution")
     try:
         law.log_prob(central(law))
     except RuntimeError as error:
-        raise ValueError(f"{law!r} takes no float64 values; build it from float64 tensors ({error})") from error
+        raise ValueError(
+            f"{law!r} cannot compute the density of float64 values; build it from float64 tensors ({error})"
+        ) from error
