@@ -1,4 +1,4 @@
-"""Draws: what a posterior gives for one observation, with weights where they were corrected."""
+"""Draws of a posterior for one observation, weighted if they were corrected."""
 
 from __future__ import annotations
 
@@ -19,27 +19,30 @@ if TYPE_CHECKING:
 
     from sciinf.core.probabilities import Probabilities
 
-REPEATS = 0.01  # share of the draws of `Draws.alike` that come twice
+REPEATS = 0.01  # This fraction of the draws of `Draws.alike` may be repeats of other draws.
 
 
 @dataclass(frozen=True, repr=False)
 class Draws:
     """Weighted posterior draws for one observation.
 
-    Where there are discrete parameters, others may exist in some draws only: NaN stands for those that do not. Moments
-    and quantiles are then of the draws in which a parameter exists, and NaN where it exists in none. Those of a
-    parameter with labels are of their codes, and say little: `probabilities` is what to ask.
+    If some parameters are discrete, others may exist in some draws only, and are NaN in all other draws.
+    Moments and quantiles of a parameter are computed from the draws in which the parameter exists. They are
+    NaN if it exists in none. Moments of a parameter with labels are those of the labels' codes, and have no
+    meaning: use `probabilities`.
 
     Args:
-        names: Names of the parameters, and then of the derived quantities; D in all.
+        names: Names of the parameters, followed by those of the derived quantities; D names in all.
         units: One unit per name; "" for dimensionless.
-        theta: Their values, (n, D).
-        log_weight: (n,); all zero for plain draws. Known up to a constant only.
-        log_evidence: log p(x), where the weights give it, and its standard error.
-        pareto_k: Shape of the weights' tail; below 0.7 importance weights can be relied on.
-        derived: The last of the names: quantities that were derived from the parameters (`core.derived`).
-        labels: Name -> what it is called for people, where that is not its name.
-        categories: Name of each discrete parameter -> its values, and what they are called.
+        theta: Values of the parameters and derived quantities, (n, D).
+        log_weight: Logarithm of the weight of each draw, up to an unknown constant, (n,). All zero for plain
+            draws.
+        log_evidence: log p(x), if it follows from the weights.
+        log_evidence_error: Standard error of `log_evidence`.
+        pareto_k: Shape of the tail of the weights. Importance weights are reliable below 0.7.
+        derived: The last of the names: quantities derived from the parameters (`core.derived`).
+        labels: Name -> label shown to people, for names whose label is another text than the name.
+        categories: Name of each discrete parameter -> its values and their labels.
     """
 
     names: tuple[str, ...]
@@ -60,7 +63,7 @@ class Draws:
         return f"{len(self):,} draws of ({self._named()}), effective sample size {self.ess:,.0f}"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The HTML table that a notebook shows."""
         rows = [["parameter", "unit", "median", "mean", "sd"]]
         figures = zip(*(found.tolist() for found in (self.quantile(0.5), self.mean(), self.sd())), strict=True)
         for name, unit, (median, mean, sd) in zip(self.names, self.units, figures, strict=True):
@@ -74,7 +77,7 @@ class Draws:
         return tables.named(dict(zip(shown, self.units, strict=True)))
 
     def of_parameters(self) -> Draws:
-        """The draws without derived quantities, as simulators and densities take them."""
+        """The draws without derived quantities, as simulators and densities expect them."""
         if not self.derived:
             return self
         count = len(self.names) - len(self.derived)
@@ -83,7 +86,7 @@ class Draws:
         return replace(self, names=names, units=units, theta=self.theta[:, :count], derived=(), labels=labels)
 
     def probabilities(self, name: str) -> Probabilities:
-        """How probable each value of a discrete parameter is.
+        """The probabilities of the values of a discrete parameter.
 
         Raises:
             ValueError: If there is no discrete parameter of that name.
@@ -93,58 +96,68 @@ class Draws:
         return probabilities_of(self, name)
 
     def exists(self, name: str) -> float:
-        """With which probability a parameter or derived quantity exists: the weight of the draws in which it does.
+        """The probability that a parameter or derived quantity exists: the weight of the draws that have it.
 
         Raises:
-            ValueError: If there is none of that name.
+            ValueError: If no parameter or derived quantity has that name.
         """
         if name not in self.names:
-            raise ValueError(f"{name!r} is none of {', '.join(self.names)}")
+            raise ValueError(f"{name!r} is none of the names {', '.join(self.names)}")
         if not self.categories:
             return 1.0
         there = self._there[:, self.names.index(name)]
         return 1.0 if bool(there.all()) else float(self.weights @ there.to(torch.float64))
 
     def given(self, **values: Any) -> Draws:
-        """The draws in which discrete parameters have some values, without these and without what does not exist then.
+        """The draws in which discrete parameters have the given values.
 
-        The evidence is then that of the value, where one parameter is given that always exists.
+        The result has neither these discrete parameters nor any parameter that does not exist in these draws.
+        Its evidence is that of the value, p(x | value), if a single parameter is given, if this parameter always
+        exists, and if the draws have an evidence. Otherwise the result has no evidence.
 
         Args:
-            **values: Discrete parameter -> its label, or the number where it is counted.
+            **values: Discrete parameter -> its label, or its number if the parameter is counted.
 
         Raises:
-            ValueError: If there is no such discrete parameter, it never has the value, or no draw has it.
+            ValueError: If there is no such discrete parameter, if it never has the value, or if no draw has
+                the value.
         """
         return draws_given(self, values)
 
     def most_probable(self) -> dict[str, str]:
-        """The most probable values of all discrete parameters together, by label; {} where there are none.
+        """The most probable combination of values of all discrete parameters, by label; {} if there are none.
 
-        What does not exist then is left out. `given(**most_probable())` has continuous parameters alone.
+        Discrete parameters that do not exist in this combination are left out. The draws of
+        `given(**most_probable())` have continuous parameters only.
         """
         return most_probable(self)
 
     def log_evidence_by(self, name: str) -> dict[str, tuple[float, float]]:
-        """Logarithm of the evidence p(x | value) of each value of a discrete parameter, and its standard error.
+        """The log evidence, log p(x | value), of each value of a discrete parameter, and its standard error.
+
+        Returns:
+            Label of the value -> log evidence, standard error.
 
         Raises:
-            ValueError: If the draws have no evidence, as draws without weights, the parameter is not discrete, or it
-                exists in some draws only.
+            ValueError: If the draws have no evidence (draws without weights have none), if the parameter is
+                not discrete, or if it exists in some draws only.
         """
         return log_evidence_by(self, name)
 
     def alike(self, n: int | None = None, *, generator: torch.Generator | None = None) -> Draws:
-        """Draws that all count alike, for readers that know no weights.
+        """Draws of equal weight, for programs and people that do not use weights.
 
-        Plain draws are returned as they are. Weighted ones are resampled, by default so few that hardly any comes
-        twice: with k of them, of normalised weights w, the variance of a mean is that of k independent draws plus what
-        repeats add (Var = sigma^2 / ESS of weighting and sigma^2 (1/k - 1/ESS) of resampling, while all k w <= 1). So a
-        reader who counts rows, or takes them for independent, is not led to believe in more draws than there are.
+        Plain draws are returned as they are. Weighted draws are resampled, by default to a number so small
+        that hardly any draw is repeated. Let k draws be resampled with normalised weights w. The variance of
+        a mean is then that of k independent draws, plus a term due to repeats. (Weighting gives Var = sigma^2
+        / ESS, and resampling adds sigma^2 (1/k - 1/ESS), while all k w <= 1.) So the number of rows does not
+        overstate the number of independent draws.
 
         Args:
-            n: How many; the default is all plain draws, or as many weighted ones as come almost without repeats.
-            generator: Source of randomness; a generator of seed 0 when left out, so that the same are drawn again.
+            n: Number of draws. The default is all draws if they are plain, or the largest number of weighted
+                draws that has almost no repeats.
+            generator: Source of randomness. The default is a generator of seed 0, so that repeated calls give
+                the same draws.
 
         Raises:
             ValueError: If n is not positive.
@@ -158,29 +171,32 @@ class Draws:
         return replace(self, theta=theta, log_weight=self.log_weight.new_zeros(len(theta)))
 
     def to_dict(self, *, weighted: bool = False) -> dict[str, Any]:
-        """The draws as arrays, all alike.
+        """The draws as arrays, with equal weights (`alike`).
 
-        Where a parameter does not exist, there is NaN; parameters with labels are arrays of text, or None.
+        A value is NaN if the parameter does not exist in the draw. A parameter with labels is an array of
+        text, with None if it does not exist.
 
         Args:
-            weighted: The draws as they are instead, which count by the exponential of "log_weight".
+            weighted: Whether to return the draws with their own weights, which are the exponential of
+                "log_weight".
 
         Returns:
-            "parameters" and "derived": name -> array (n,); "units": name -> unit, "" for dimensionless; "labels": name
-            -> label, where there is one; "log_weight": array (n,).
+            "parameters" and "derived": name -> array (n,). "units": name -> unit, "" for dimensionless.
+            "labels": name -> label, for names that have one. "log_weight": array (n,).
         """
         return containers.dict_of(self if weighted else self.alike())
 
     def to_dataframe(self, *, weighted: bool = False) -> pandas.DataFrame:
-        """The draws as a table of pandas: a row for each draw, a column for each parameter and derived quantity,
-        and `log_weight`, which is 0.
+        """The draws as a table of pandas, with a row for each draw.
 
-        `attrs["units"]` has the units, name -> unit; `attrs["derived"]` the names of derived quantities and
-        `attrs["labels"]` name -> label, where there are any. pandas knows no weights, so of weighted draws the table
-        has fewer, which all count alike (`alike`).
+        There is a column for each parameter and derived quantity, and the column `log_weight`.
+        `attrs["units"]` maps each name to its unit. If there are derived quantities, `attrs["derived"]` lists
+        their names. If there are labels, `attrs["labels"]` maps names to labels. pandas has no weights, so
+        weighted draws are resampled to fewer draws of equal weight (`alike`), and `log_weight` is 0.
 
         Args:
-            weighted: The draws as they are instead, which count by the exponential of `log_weight`.
+            weighted: Whether to return the draws with their own weights, which are the exponential of
+                `log_weight`.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -189,13 +205,15 @@ class Draws:
         return containers.dataframe_of(self if weighted else self.alike())
 
     def to_xarray(self, *, weighted: bool = False) -> xarray.Dataset:
-        """The draws as a dataset of xarray, all alike: a variable (draw,) for each of `names`, and `log_weight`.
+        """The draws as a dataset of xarray, with equal weights (`alike`).
 
-        Each has the attribute `units`, a derived one `derived` = 1, one with a label `long_name`. Arviz's layout, with
-        chains, data and predictions, is `exports.to_datatree`.
+        There is a variable (draw,) for each of `names`, and the variable `log_weight`. A variable of `names`
+        has the attribute `units`; if it is derived, also `derived` = 1; if it has a label, also `long_name`.
+        For the layout of ArviZ, with chains, data and predictions, use `exports.to_datatree`.
 
         Args:
-            weighted: The draws as they are instead, which count by the exponential of `log_weight`.
+            weighted: Whether to return the draws with their own weights, which are the exponential of
+                `log_weight`.
 
         Raises:
             ImportError: If xarray is not installed.
@@ -205,26 +223,26 @@ class Draws:
 
     @property
     def weighted(self) -> bool:
-        """Whether the weights differ."""
+        """Whether the weights of the draws differ."""
         return len(self) > 0 and bool((self.log_weight != self.log_weight[0]).any())
 
     @property
     def weights(self) -> Tensor:
-        """Normalised weights, float64, (n,), summing to one."""
+        """The normalised weights, which sum to one, float64, (n,)."""
         return torch.softmax(self.log_weight.to(torch.float64), dim=0)
 
     @property
     def ess(self) -> float:
-        """Effective sample size of the weights, (sum w)^2 / sum w^2 (Kish)."""
+        """The effective sample size of the weights, (sum w)^2 / sum w^2 (Kish)."""
         return float(1.0 / (self.weights**2).sum())
 
     @property
     def _there(self) -> Tensor:
-        """Where something exists, (n, D), where there are discrete parameters."""
+        """Whether each parameter and derived quantity exists in each draw, (n, D), if some are discrete."""
         return ~self.theta.isnan()
 
     def mean(self) -> Tensor:
-        """Posterior mean, float64, (D,)."""
+        """The posterior mean, float64, (D,)."""
         theta = self.theta.to(torch.float64)
         if not self.categories:
             return self.weights @ theta
@@ -232,7 +250,7 @@ class Draws:
         return torch.where(weights.sum(0) > 0, (weights * theta.nan_to_num(0.0)).sum(0), torch.nan)
 
     def sd(self) -> Tensor:
-        """Posterior standard deviation, float64, (D,)."""
+        """The posterior standard deviation, float64, (D,)."""
         centred = self.theta.to(torch.float64) - self.mean()
         if not self.categories:
             return (self.weights @ centred**2).sqrt()
@@ -240,19 +258,28 @@ class Draws:
         return torch.where(weights.sum(0) > 0, (weights * centred.nan_to_num(0.0) ** 2).sum(0).sqrt(), torch.nan)
 
     def _own_weights(self) -> Tensor:
-        """Weights of the draws in which each parameter exists, (n, D), summing to one; 0 where there are none."""
+        """The weights of the draws in which each parameter exists, with sum one for each parameter, (n, D).
+
+        The weight is 0 for a draw in which the parameter does not exist.
+        """
         weights = self.weights[:, None] * self._there
         return weights / weights.sum(0).clamp_min(torch.finfo(torch.float64).tiny)
 
     def quantile(self, q: float | Tensor) -> Tensor:
-        """Weighted marginal quantiles, float64, (D,); q may be one for each parameter, (D,)."""
+        """The weighted marginal quantiles of level q, float64, (D,).
+
+        q is a number, or a tensor with a level for each parameter, (D,).
+        """
         return self.quantiles([q])[0]
 
     def quantiles(self, q: Sequence[float | Tensor]) -> Tensor:
-        """Several of them, each as `quantile` gives it, (len(q), D): draws are put in order once."""
-        values, order = self.theta.to(torch.float64).sort(dim=0)  # NaN comes last, with no weight
+        """The quantiles of several levels, as `quantile` gives them, (len(q), D).
+
+        The draws are sorted only once.
+        """
+        values, order = self.theta.to(torch.float64).sort(dim=0)  # NaN comes last, and its weight is 0.
         weights = self._own_weights().gather(0, order) if self.categories else self.weights[order]
-        middle = (weights.cumsum(dim=0) - 0.5 * weights).T.contiguous()  # grows along each row
+        middle = (weights.cumsum(dim=0) - 0.5 * weights).T.contiguous()  # `searchsorted` needs rows that increase.
         count = values.shape[1]
         at = torch.stack([torch.as_tensor(each, dtype=torch.float64).expand(count) for each in q], dim=1).contiguous()
         index = torch.searchsorted(middle, at).clamp(max=len(self) - 1)
@@ -261,12 +288,12 @@ class Draws:
         return values.gather(0, index.T)
 
     def resample(self, n: int, *, generator: torch.Generator, distinct: bool = False) -> Tensor:
-        """n unweighted draws (n, D), by systematic resampling; in random order.
+        """n unweighted draws, by systematic resampling, in random order, (n, D).
 
         Args:
-            n: How many.
+            n: Number of draws.
             generator: Source of randomness.
-            distinct: Keep each draw at most once; fewer than n may be returned.
+            distinct: Whether each draw is kept at most once. Fewer than n draws may then be returned.
         """
         if float(self.log_weight.max() - self.log_weight.min()) == 0.0 and n <= len(self):
             return self.theta[torch.randperm(len(self), generator=generator)[:n]]
@@ -278,10 +305,11 @@ class Draws:
 
 
 def almost_distinct(draws: Draws) -> int:
-    """The largest k of weighted draws of which repeats are expected to be one in a hundred at most.
+    """The largest number k of weighted draws among which at most one in a hundred is expected to be a repeat.
 
-    The share of repeats is sum (w - 1/k)_+, the maximum over j of c_j - j/k, where c_j is the sum of the j largest
-    weights. It is at most s where k <= j / (c_j - s) for each j of c_j > s. k is never above the effective sample size.
+    The expected fraction of repeats is sum (w - 1/k)_+. This is the maximum over j of c_j - j/k, where c_j is
+    the sum of the j largest weights. The fraction is at most s if k <= j / (c_j - s) for each j with c_j > s.
+    k is never above the effective sample size.
     """
     heaviest = draws.weights.sort(descending=True).values.cumsum(0)
     count = torch.arange(1, len(heaviest) + 1, device=heaviest.device)

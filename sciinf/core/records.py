@@ -1,4 +1,4 @@
-"""Records of what was checked: how a posterior did on fresh simulations, and whether an observation is like these."""
+"""Records of checks: of a posterior on fresh simulations, and of an observation against simulations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from sciinf.core.findings import Cause, Evidence, Finding, Level
 from sciinf.core.tables import html
 
 NOT_CALIBRATED = "never checked on fresh simulations"
-_TAIL, _SIGNIFICANT, _LARGE = "tail of ", 0.01, 0.03  # tests of tails; when an error of the others counts
+# Names of the tests of tails begin with _TAIL. An error in any other test counts if its corrected p-value is
+# below _SIGNIFICANT and its gap is above _LARGE.
+_TAIL, _SIGNIFICANT, _LARGE = "tail of ", 0.01, 0.03
 State = Literal["passed", "not passed", "cannot tell"]
 STATES: Mapping[str, Level] = {
     "passed": Level.GOOD,
@@ -27,20 +29,22 @@ STATES: Mapping[str, Level] = {
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often the values of a discrete parameter were true, beside the probabilities that a posterior gave them.
+    """Frequencies of the true values of a discrete parameter, beside the probabilities that a posterior gave.
 
-    Of each value, simulations are put in order of its probability and cut into bins of as many each
-    (`diagnostics.reliability`).
+    For each value, the simulations are sorted by the probability of this value and divided into bins of equal
+    size (`diagnostics.calibration`).
 
     Args:
-        values: What each value is called, K of them; the last is "does not exist" where that can be.
-        predicted: Mean probability in each bin, (K, bins).
-        found: Share of the bin's simulations of which it is true, (K, bins).
-        low: What that share is at least for right probabilities, in 99 of 100 cases, (K, bins).
-        high: What it is at most, (K, bins).
-        rows: Simulations in each bin, (bins,).
-        error: Mean distance between predicted and found: half its sum over the values, which for two is that of either.
-        chance: What that is on average for right probabilities.
+        values: Labels of the K values. The last one is "does not exist" if the parameter may not exist.
+        predicted: Mean probability of the value in each bin, (K, bins).
+        found: Fraction of the bin's simulations in which the value is the true one, (K, bins).
+        low: Lower end of the range that holds this fraction in 99 of 100 cases if the probabilities are
+            right, (K, bins).
+        high: Upper end of the same range, (K, bins).
+        rows: Number of simulations in each bin, (bins,).
+        error: Mean distance between `predicted` and `found` over the simulations, summed over the values and
+            halved. With two values, it is the mean distance of either value.
+        chance: Mean of `error` if the probabilities are right.
     """
 
     values: tuple[str, ...]
@@ -66,30 +70,34 @@ class Reliability:
 
 @dataclass(frozen=True, repr=False)
 class Calibration:
-    """How a posterior did on fresh simulations whose true parameters are known.
+    """The calibration of a posterior on fresh simulations, whose true parameters are known.
 
     Args:
-        names: Parameter names, D of them.
-        ranks: Rank of the truth among the draws, int, (rows, D), each in 0..draws; -1 where the true parameter does not
-            exist. Among draws that are fewer, for it does not exist in all, a rank is that of as many by its quantile.
-        draws: Posterior draws per row.
+        names: Names of the D parameters.
+        ranks: Rank of the true value among the draws, int, (rows, D), in 0..draws; -1 where the true
+            parameter does not exist. If a parameter does not exist in all draws, its rank among the others is
+            scaled to 0..draws.
+        draws: Number of posterior draws per row.
         levels: Nominal credible levels, (K,).
-        coverage: Fraction of rows whose truth lies in the highest-density region of each level, (K,).
-        tarp: The same for TARP's regions around random reference points, (K,).
+        coverage: Fraction of rows whose true parameters lie in the highest-density region of each level,
+            (K,).
+        tarp: Fraction of rows whose true parameters lie in TARP's region of each level, (K,). These regions
+            are around random reference points.
         p_values: Test name -> p-value (uncorrected).
         gaps: Test name -> largest distance between nominal and found coverage, in probability.
-        of: Which posterior was checked, in words.
+        of: Name of the posterior that was checked, in words.
         fit: Digest of the fit.
         simulations: Digest of the store of fresh simulations.
-        failed_rows: Simulations left out because they failed.
-        state: The verdict: "passed"; "not passed", an error was seen; or "cannot tell", the fresh simulations are too
-            few to see every gap of the stated size.
+        failed_rows: Number of simulations left out because they failed.
+        state: The verdict. "passed"; "not passed" if an error was seen; "cannot tell" if the fresh
+            simulations are too few to see every gap of the stated size.
         reasons: The verdict in words.
-        cautious: Whether all that is wrong are regions that hold more than they should.
-        tails: Which tails were seen to be too light, in words; it may have passed all the same (`diagnostics.tails`).
-        reference: What the fresh simulations look like, as tensors, for the check of an observation (`trust`); kept
-            beside the JSON, in `reference.safetensors`.
-        reliability: Of each discrete parameter, by name.
+        cautious: Whether the only errors are regions that hold more than they should.
+        tails: Tails that were seen to be too light, in words (`diagnostics.tails`). A calibration may have
+            passed although it has such tails.
+        reference: Description of the fresh simulations, as tensors, for the check of an observation
+            (`Trust`). It is stored beside the JSON, in `reference.safetensors`.
+        reliability: Name of each discrete parameter -> its `Reliability`.
     """
 
     names: tuple[str, ...]
@@ -117,19 +125,23 @@ class Calibration:
 
     @property
     def level(self) -> Level:
-        """GOOD if it passed, CAUTION if regions only hold too much, UNKNOWN if simulations are too few, else ALARM."""
+        """The level of the verdict.
+
+        GOOD if the calibration passed. CAUTION if the only errors are regions that hold too much, or tails.
+        UNKNOWN if the simulations are too few to tell. ALARM otherwise.
+        """
         return Level.CAUTION if self.cautious or self.tails_alone else STATES[self.state]
 
     @property
     def tails_alone(self) -> bool:
-        """Whether nothing is wrong but tails, which intervals of 90 % do not see."""
+        """Whether the only errors are in the tails, which intervals of 90 % do not depend on."""
         tails = [p for name, p in self.p_values.items() if name.startswith(_TAIL)]
         others = [(p, self.gaps.get(name, 0.0)) for name, p in self.p_values.items() if not name.startswith(_TAIL)]
         off = any(p * len(others) < _SIGNIFICANT and gap > _LARGE for p, gap in others)
         return self.state == "not passed" and not off and any(p * len(tails) < _SIGNIFICANT for p in tails)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The HTML table that a notebook shows."""
         rows = [["test", "p-value", "largest gap"]]
         rows += [
             [name, f"{p:.2g}", f"{self.gaps[name]:.1%}" if name in self.gaps else "-"]
@@ -156,7 +168,7 @@ class Calibration:
     @classmethod
     def from_json(cls, data: Mapping[str, Any], reference: Mapping[str, Tensor] | None = None) -> Calibration:
         known = {k: data[k] for k in cls.__dataclass_fields__ if k in data and k not in _APART}
-        if "state" not in data:  # of a version that knew no "cannot tell"
+        if "state" not in data:  # An earlier version wrote only "passed", and knew no "cannot tell".
             known["state"] = "cannot tell" if data["passed"] else "not passed"
         arrays = {k: np.asarray(known[k]) for k in ("ranks", "levels", "coverage", "tarp")}
         words = {k: tuple(known[k]) for k in ("names", "reasons", "tails") if k != "tails" or k in known}
@@ -165,17 +177,18 @@ class Calibration:
 
 
 _APART = ("reference", "reliability")
-RELIABLE_K, FEW_DRAWS = 0.7, 400  # of weights: Pareto's k, and the effective size
+# Weights are unreliable from this value of Pareto's k on, and few below this effective sample size.
+RELIABLE_K, FEW_DRAWS = 0.7, 400
 
 
 def calibration_finding(said: Mapping[str, Any], posterior: str = "", *, derived: bool = False) -> Finding:
-    """What a calibration says of an answer.
+    """The finding about the calibration behind an answer.
 
     Args:
-        said: State, reasons and whose it is ("of"), as `answer.json` has them; "cautious" and
-            "tails_alone" where they are known.
-        posterior: Which posterior answered.
-        derived: Whether the answer has quantities that follow from the parameters.
+        said: Record of the calibration in `answer.json`: its state, its reasons and the name of the posterior
+            that was checked ("of"); also "cautious" and "tails_alone" if they are known.
+        posterior: Name of the posterior that gave the answer.
+        derived: Whether the answer has quantities derived from the parameters.
     """
     reasons = tuple(said.get("reasons") or (NOT_CALIBRATED,))
     state = str(said.get("state") or _state_before(said, reasons))
@@ -190,14 +203,17 @@ def calibration_finding(said: Mapping[str, Any], posterior: str = "", *, derived
 
 
 def _state_before(said: Mapping[str, Any], reasons: tuple[str, ...]) -> str:
-    """The state of a calibration by a version that wrote none."""
+    """The state of a calibration recorded by an earlier version, which wrote no state."""
     if reasons == (NOT_CALIBRATED,):
         return "not checked"
     return "cannot tell" if said.get("passed") else "not passed"
 
 
 def is_of(said: Mapping[str, Any], calibration: Calibration) -> bool:
-    """Whether what `answer.json` says of a calibration is of this one; earlier versions wrote its reasons alone."""
+    """Whether a record in `answer.json` is the record of this calibration.
+
+    Earlier versions recorded no simulations. For their records, only the reasons and the fit are compared.
+    """
     known = said_of(calibration)
     keys = (
         ("fit", "simulations", "rows", "state", "cautious", "tails_alone")
@@ -208,7 +224,7 @@ def is_of(said: Mapping[str, Any], calibration: Calibration) -> bool:
 
 
 def said_of(calibration: Calibration | None) -> dict[str, Any]:
-    """What `answer.json` says of a calibration."""
+    """The record of a calibration in `answer.json`; None stands for an answer without calibration."""
     if calibration is None:
         return {"state": "not checked", "passed": False, "reasons": [NOT_CALIBRATED], "of": None, "fit": None}
     names = ("state", "passed", "cautious", "tails_alone", "of", "fit", "simulations", "rows")
@@ -221,10 +237,11 @@ def findings_about(
     """All findings about an answer, in the order in which they are shown.
 
     Args:
-        calibrated: Of the calibration.
-        trust: Of the observation.
-        checks: Further ones.
-        weights: Of the weights of the draws, shown where `checks` have none; None where draws have no weights.
+        calibrated: The finding about the calibration.
+        trust: The finding about the observation.
+        checks: Further findings.
+        weights: The finding about the weights of the draws, left out if `checks` have one already. None if
+            the draws have no weights.
     """
     more = () if weights is None or any(one.name == weights.name for one in checks) else (weights,)
     return (calibrated, trust, *more, *checks)
@@ -233,27 +250,28 @@ def findings_about(
 def earlier_weights(
     ess: float, count: int, k: float | None, posterior: str, *, corrected: bool = False
 ) -> Finding | None:
-    """The finding about weights, for answers whose checks have none; None where draws have no weights.
+    """The finding about weights for answers whose checks lack it; None if the draws have no weights.
 
     Args:
         ess: Effective sample size.
         count: Number of draws.
-        k: Pareto's k; None where it is not known.
-        posterior: The posterior's name.
-        corrected: Whether the answer has estimates from before its draws were weighted.
+        k: Pareto's k of the weights; None if it is not known.
+        posterior: Name of the posterior.
+        corrected: Whether the answer also has the estimates of the unweighted draws.
     """
     weighted = corrected or k is not None
     return weights_finding(ess, count, k, likelihood=names_likelihood(posterior)) if weighted else None
 
 
 def weights_finding(ess: float, count: int, k: float | None, *, likelihood: bool) -> Finding:
-    """Whether the weights of draws are to be relied on.
+    """The finding that says whether the weights of draws are reliable.
 
     Args:
         ess: Effective sample size.
         count: Number of draws.
-        k: Pareto's k of the weights; None where it is not known.
-        likelihood: Whether the simulator's likelihood is among the weights; others do not mend a network.
+        k: Pareto's k of the weights; None if it is not known.
+        likelihood: Whether the weights include the simulator's likelihood. Only the likelihood corrects
+            errors of the network; otherwise the weights hold the probability that a simulation succeeds.
     """
     evidence, by = (Evidence.LIKELIHOOD, "the likelihood") if likelihood else (None, "the probability of success")
     figures = {"ess": ess, **({} if k is None else {"k": k})}
@@ -269,16 +287,20 @@ def weights_finding(ess: float, count: int, k: float | None, *, likelihood: bool
 
 @dataclass(frozen=True)
 class Strange:
-    """Numbers of an observation that are unlike what the others say of them (`diagnostics.localise`).
+    """A block of numbers of an observation that are unlike their prediction from the other numbers.
+
+    See `diagnostics.localise`.
 
     Args:
-        observable: Its name.
-        start: First index along each axis.
-        stop: One beyond the last; one number where it is start + 1 along each.
-        kind: What is strange: a "number", the "level" or the "drift" of all of them, the "size" of their noise, or a
-            value that is "repeated" among them, or several that are "copied".
-        z: By how many sds, given the other numbers; of "size", how many times as large as it should be; of "repeated",
-            how many times one value is there, and of "copied", how many numbers there are.
+        observable: Name of the observable.
+        start: First index of the block along each axis.
+        stop: Last index of the block along each axis, plus 1. A single number has stop = start + 1 along each
+            axis.
+        kind: What is strange: a single "number"; the "level" or the "drift" of the block; the "size" of its
+            noise; a value "repeated" in the block; or several values "copied" in it.
+        z: How strange it is. For "number", "level" and "drift", the distance in sds, given the other numbers.
+            For "size", the ratio of the noise to what it should be. For "repeated", how often the value
+            occurs. For "copied", how many numbers are copied.
     """
 
     observable: str
@@ -289,7 +311,7 @@ class Strange:
 
     @property
     def where(self) -> tuple[slice, ...]:
-        """Which numbers, as an index of the observable's array."""
+        """The block, as an index into the observable's array."""
         return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
 
     def to_json(self) -> dict[str, Any]:
@@ -303,19 +325,19 @@ class Strange:
 
 @dataclass(frozen=True)
 class Trust:
-    """Whether the observation looks like anything that was simulated.
+    """The result of comparing an observation with simulations.
 
     Args:
-        p_value: Probability, for an observation from the simulator and its prior, of being at least this unusual;
-            None where there is nothing to compare with.
-        words: What the comparison found, in words.
-        level: GOOD; CAUTION, it is unusual; ALARM, do not use the answer; or UNKNOWN where there are no, or too few,
-            fresh simulations to tell.
-        where: Which of its numbers are strange given the others, the strangest first; empty where none is, or none was
-            looked for.
+        p_value: Probability that an observation from the simulator and its prior is at least this unusual.
+            None if there are no simulations to compare with.
+        words: Result of the comparison in words.
+        level: GOOD; CAUTION if the observation is unusual; ALARM if the answer must not be used; UNKNOWN if
+            there are no fresh simulations, or too few to tell.
+        where: Numbers of the observation that are strange given the others, the strangest first. Empty if
+            there are none, or if none were looked for.
 
     Raises:
-        ValueError: If the level is none of the four.
+        ValueError: If the level is none of these four.
     """
 
     p_value: float | None
@@ -343,7 +365,7 @@ class Trust:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trust:
-        """The `Trust` of a JSON, which an earlier version may have written.
+        """The `Trust` that `to_json` wrote, in this version or an earlier one.
 
         Raises:
             KeyError: If a part is missing.
