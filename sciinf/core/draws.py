@@ -112,8 +112,8 @@ class Draws:
         """The draws in which discrete parameters have the given values.
 
         The result has neither these discrete parameters nor any parameter that does not exist in these draws.
-        Its evidence is that of the value, p(x | value), if a single parameter is given, if this parameter always
-        exists, and if the draws have an evidence. Otherwise the result has no evidence.
+        Its evidence is that of the value, p(x | value), if a single parameter is given, if this parameter
+        always exists, and if the draws have an evidence. Otherwise the result has no evidence.
 
         Args:
             **values: Discrete parameter -> its label, or its number if the parameter is counted.
@@ -279,7 +279,8 @@ class Draws:
         """
         values, order = self.theta.to(torch.float64).sort(dim=0)  # NaN comes last, and its weight is 0.
         weights = self._own_weights().gather(0, order) if self.categories else self.weights[order]
-        middle = (weights.cumsum(dim=0) - 0.5 * weights).T.contiguous()  # `searchsorted` needs rows that increase.
+        # `searchsorted` needs rows that increase.
+        middle = (weights.cumsum(dim=0) - 0.5 * weights).T.contiguous()
         count = values.shape[1]
         at = torch.stack([torch.as_tensor(each, dtype=torch.float64).expand(count) for each in q], dim=1).contiguous()
         index = torch.searchsorted(middle, at).clamp(max=len(self) - 1)

@@ -1,19 +1,23 @@
-r"""Laws of several parameters that are tied to each other: an order, a sum. Densities are normalised, draws exact.
+r"""Joint distributions of parameters that have an order or a bounded sum: `Ordered` and `Simplex`.
 
-**Ordered.** n independent values of a law with distribution function F, in increasing order, have the density
-n! prod_k p(theta_k) where theta_1 <= ... <= theta_n. With u_k = F(theta_k) and u_{n+1} = 1, the
+Their densities are normalised, and their draws are exact.
+
+**Ordered.** n independent values of a distribution with density p and distribution function F, sorted in
+increasing order, have the density n! prod_k p(theta_k) where theta_1 <= ... <= theta_n. With u_k = F(theta_k)
+and u_{n+1} = 1, the
 
     v_k = (u_k / u_{k+1})^k,      k = 1 ... n,
 
-are independent and uniform, for given u_{k+1} the largest of k values below it has P(u_k < u) = (u / u_{k+1})^k. So
-z_k = Phi^{-1}(v_k) are independent standard normals.
+are independent and uniform: for given u_{k+1}, the largest of k values below u_{k+1} has P(u_k < u) = (u /
+u_{k+1})^k. So z_k = Phi^{-1}(v_k) are independent standard normal variables.
 
-**Simplex.** Uniform where theta_k >= 0 and sum_k theta_k <= S: density n! / S^n. With the rest r_1 = S,
-r_{k+1} = r_k - theta_k,
+**Simplex.** The density is uniform where theta_k >= 0 and sum_k theta_k <= S, and equals n! / S^n there. With
+the remainders r_1 = S and r_{k+1} = r_k - theta_k, the
 
     v_k = (r_{k+1} / r_k)^{n-k+1},      k = 1 ... n,
 
-are independent and uniform (a stick that is broken), and z_k = Phi^{-1}(1 - v_k).
+are independent and uniform (stick breaking), and z_k = Phi^{-1}(1 - v_k) are independent standard normal
+variables.
 
 References:
     | Non-Uniform Random Variate Generation, chapter V (Devroye, 1986), http://luc.devroye.org/rnbookindex.html
@@ -33,22 +37,26 @@ from sciinf.core.checks import check_whole
 from sciinf.core.law_arguments import Number, finite, positive
 from sciinf.core.laws import Edge, JointLaw, cdf_of, cut_off, inside, is_normalisable, quantile_of, sf_of, support
 
-_FAR = 37.0  # as in `laws`
+_FAR = 37.0  # The constant of the same name in `laws` explains this value.
 _TINY = 1e-300
-_EDGE = 1e-15  # smallest probability told apart from 0 where neighbours are equal, or the rest is 0: |z| <= 7.9
+# Where neighbours are equal, or the remainder is 0, a probability of 0 is replaced by this one, so that |z|
+# <= 7.9.
+_EDGE = 1e-15
 
 
 @final
 class Ordered(JointLaw):
-    """n values of one law in increasing order: for parameters that differ by their order alone, as two masses do.
+    """The joint distribution of n independent values of one distribution, sorted in increasing order.
+
+    It is for parameters that can be told apart by their order only, such as two masses.
 
     Args:
-        base: The law of each before they are put in order; a univariate one with a distribution function (Normal,
-            Uniform, LogNormal, LogUniform, Truncated, ...).
-        n: How many, at least 2.
+        base: Distribution of each value before sorting. It is univariate and has a distribution function
+            (Normal, Uniform, LogNormal, LogUniform, Truncated, ...).
+        n: Number of values, at least 2.
 
     Raises:
-        TypeError: If `base` is not such a law.
+        TypeError: If `base` is not such a distribution.
         ValueError: If `n` is not a whole number of at least 2.
 
     Examples:
@@ -61,12 +69,13 @@ class Ordered(JointLaw):
     def __init__(self, base: td.Distribution, n: int) -> None:
         if not isinstance(base, td.Distribution) or base.batch_shape or base.event_shape:
             raise TypeError(
-                f"Ordered takes a univariate law and a number, such as Ordered(Uniform(5, 80), 2), got {base!r}"
+                "Ordered takes a univariate distribution and a number, such as Ordered(Uniform(5, 80), 2), "
+                f"got {base!r}"
             )
         if not is_normalisable(base):
             raise TypeError(
-                f"{base!r} has no quantile function, so its values cannot be ordered; take Normal, LogNormal, Uniform, "
-                "LogUniform, ... or Truncated"
+                f"{base!r} has no quantile function, so its values cannot be ordered; take Normal, "
+                "LogNormal, Uniform, LogUniform, ... or Truncated"
             )
         check_whole("n", n, 2)
         self.base, self.n = base, n
@@ -83,7 +92,7 @@ class Ordered(JointLaw):
         return torch.where(valid, each.sum(-1) + math.lgamma(self.n + 1), -math.inf)
 
     def to_normal(self, value: Tensor) -> Tensor:
-        """(..., n) -> z, (..., n)."""
+        """Values of the support, (..., n), mapped to independent standard normal variables z, (..., n)."""
         lower, upper = (f(self.base, value).clamp_min(_TINY) for f in (cdf_of, sf_of))
         log_u = torch.where(lower < upper, lower.log(), torch.log1p(-upper.clamp_max(0.5)))
         above = torch.cat([log_u[..., 1:], torch.zeros_like(log_u[..., :1])], dim=-1)
@@ -92,17 +101,20 @@ class Ordered(JointLaw):
         return z_of(log_v, -torch.where(last, 0.0, _EDGE))
 
     def from_normal(self, z: Tensor) -> Tensor:
-        """z, (..., n) -> (..., n)."""
+        """Independent standard normal variables z, (..., n), mapped to values of the support, (..., n)."""
         each = torch.special.log_ndtr(z.clamp(-_FAR, _FAR)) / _counted(self.n, z)
         log_u = each.flip(-1).cumsum(-1).flip(-1)
         return quantile_of(self.base, log_u.exp(), -torch.expm1(log_u))
 
     def inside(self, value: Tensor) -> Tensor:
-        """Each within the bounds of the base; equal neighbours stay."""
+        """The values, moved strictly inside the bounds of `base`; equal neighbours stay equal."""
         return inside(self.base, value)
 
     def edges(self, value: Tensor) -> list[Edge]:
-        """The lower bound of the base for the smallest, its upper bound for the largest, where it is cut off."""
+        """The edges of the support: the lower bound for the smallest value, the upper bound for the largest.
+
+        A bound of `base` counts only where the density is cut off.
+        """
         low, high = cut_off(self.base)
         first, last = value[:, 0], value[:, -1]
         found = [] if low is None else [Edge("lower", low, (0,), _any_of(cdf_of(self.base, first), self.n))]
@@ -116,14 +128,14 @@ class Ordered(JointLaw):
 
 @final
 class Simplex(JointLaw):
-    """n parts, none of them negative, that make up a total at most; all such parts are equally likely.
+    """The uniform distribution of n non-negative parts whose sum is at most a total.
 
-    For fractions of what is mixed, where the rest is what the others leave; with n = 2 it is a triangle. What they
-    leave has the same law as each of them.
+    It is for fractions of a mixture, where the remainder is one more fraction. The remainder has the same
+    distribution as each part. With n = 2 the support is a triangle.
 
     Args:
-        n: How many parts, the rest not counted, at least 2.
-        total: What they make up at most, above 0. In the parameters' unit.
+        n: Number of parts without the remainder, at least 2.
+        total: Largest sum of the parts, above 0. In the parameters' unit.
 
     Raises:
         TypeError: If `total` is not one number.
@@ -158,19 +170,19 @@ class Simplex(JointLaw):
         return torch.where(self.support.check(value), density, -math.inf).to(value.dtype)
 
     def to_normal(self, value: Tensor) -> Tensor:
-        """(..., n) -> z, (..., n)."""
+        """Values of the support, (..., n), mapped to independent standard normal variables z, (..., n)."""
         rest = self.total - torch.cat([torch.zeros_like(value[..., :1]), value[..., :-1].cumsum(-1)], dim=-1)
         share = (value / rest.clamp_min(_TINY)).clamp(_TINY, 1 - _EDGE)
         return -z_of(torch.log1p(-share) * _counted(self.n, value).flip(-1), torch.zeros(()))
 
     def from_normal(self, z: Tensor) -> Tensor:
-        """z, (..., n) -> (..., n)."""
+        """Independent standard normal variables z, (..., n), mapped to values of the support, (..., n)."""
         each = torch.special.log_ndtr(-z.clamp(-_FAR, _FAR)) / _counted(self.n, z).flip(-1)
         rest = math.log(self.total) + each.cumsum(-1) - each
         return -torch.expm1(each) * rest.exp()
 
     def inside(self, value: Tensor) -> Tensor:
-        """None is 0, and their sum, however it is rounded, is below the total."""
+        """The values, moved so that no part is 0 and that the sum, with any rounding, is below the total."""
         info = torch.finfo(value.dtype)
         value = value.clamp_min(info.tiny)
         room = 1 - 2 * self.n * info.eps
@@ -178,7 +190,7 @@ class Simplex(JointLaw):
         return torch.where(sum_ > room, value * (room / sum_), value).to(value.dtype)
 
     def edges(self, value: Tensor) -> list[Edge]:
-        """0 for each part, and the total for their sum."""
+        """The edges of the support: 0 for each part, and the total for the sum of the parts."""
         shares = torch.cat([value, self.total - value.sum(-1, keepdim=True)], dim=-1) / self.total
         between = [_any_of(share.clamp(0, 1), self.n) for share in shares.unbind(-1)]
         found = [Edge("lower", 0.0, (k,), v) for k, v in enumerate(between[:-1])]
@@ -190,7 +202,7 @@ class Simplex(JointLaw):
 
 @final
 class _Increasing(constraints.Constraint):
-    """Values of a support in increasing order, equal ones included."""
+    """The constraint that values lie in a support and do not decrease."""
 
     event_dim: ClassVar[int] = 1  # pyright: ignore[reportIncompatibleMethodOverride]
 
@@ -198,13 +210,13 @@ class _Increasing(constraints.Constraint):
         self.each = each
 
     def check(self, value: Tensor) -> Tensor:
-        """(..., n) -> (...,)."""
+        """Whether the constraint holds, (..., n) -> (...,)."""
         return self.each.check(value).all(-1) & (value.diff(dim=-1) >= 0).all(-1)
 
 
 @final
 class _Parts(constraints.Constraint):
-    """Parts of a total, none of them negative."""
+    """The constraint that parts are not negative, and that their sum is at most a total."""
 
     event_dim: ClassVar[int] = 1  # pyright: ignore[reportIncompatibleMethodOverride]
 
@@ -212,22 +224,25 @@ class _Parts(constraints.Constraint):
         self.total = total
 
     def check(self, value: Tensor) -> Tensor:
-        """(..., n) -> (...,)."""
+        """Whether the constraint holds, (..., n) -> (...,)."""
         return (value >= 0).all(-1) & (value.sum(-1) <= self.total)
 
 
 def _any_of(p: Tensor, n: int) -> Tensor:
-    """1 - (1 - p)^n."""
+    """The probability 1 - (1 - p)^n that any of n independent events of probability p happens."""
     return -torch.expm1(n * torch.log1p(-p.clamp_max(1 - _EDGE)))
 
 
 def _counted(n: int, like: Tensor) -> Tensor:
-    """1 ... n."""
+    """The numbers 1 ... n, float64, on the device of `like`."""
     return torch.arange(1, n + 1, dtype=torch.float64, device=like.device)
 
 
 def z_of(log_v: Tensor, most: Tensor) -> Tensor:
-    """Phi^-1(v) from log v, which is at most `most`; both tails from the smaller of v and 1 - v."""
+    """Phi^-1(v) from log v, where log v is at most `most`.
+
+    Both tails are computed from the smaller of v and 1 - v.
+    """
     log_v = torch.minimum(log_v, most.to(log_v))
     lower, upper = log_v.exp().clamp_min(_TINY), (-torch.expm1(log_v)).clamp_min(_TINY)
     z = torch.special.ndtri(torch.minimum(lower, upper))

@@ -1,15 +1,17 @@
-r"""The answer about a discrete parameter: how probable each of its values is.
+r"""The answer about a discrete parameter: the probabilities of its values.
 
-Of n draws with weights w_i that sum to 1, p_k = sum_i w_i [value_i = k], with the standard error
+For n draws with weights w_i that sum to 1, the probability of value k is p_k = sum_i w_i [value_i = k]. Its
+standard error is
 
     e_k = sqrt(sum_i w_i^2 ([value_i = k] - p_k)^2),
 
-sqrt(p_k (1 - p_k) / n) of plain draws. A value that no draw has is not impossible: 1 / n_eff is then its error, and it
-is told as less than that. Where the estimator knows probabilities without draws, they are taken, and have no error of
-drawing. No error here is that of what was learned, which calibration tells.
+which is sqrt(p_k (1 - p_k) / n) for plain draws. A value that no draw has is not impossible. Its error is
+then 1 / n_eff, and its probability is shown as less than this number. If the estimator computes probabilities
+without draws, these probabilities are used, and their error is 0. The standard errors are those of sampling
+only: errors of the trained network are measured by calibration.
 
-The Bayes factor of a against b is (p_a / p_b) / (prior_a / prior_b). As |corr(p_a, p_b)| <= 1, the standard error of
-its logarithm is at most e_a / p_a + e_b / p_b, and is that where there are two values.
+The Bayes factor of a against b is (p_a / p_b) / (prior_a / prior_b). As |corr(p_a, p_b)| <= 1, the standard
+error of its logarithm is at most e_a / p_a + e_b / p_b. It equals this bound if there are only two values.
 
 References:
     | Bayes Factors (Kass, Raftery, 1995), https://doi.org/10.1080/01621459.1995.10476572
@@ -29,10 +31,10 @@ from sciinf.core.tables import digits
 if TYPE_CHECKING:
     from sciinf.core.draws import Draws
 
-_FEW = 4  # values of which Bayes factors are told
-_MOST = 8  # values that are told by themselves
+_FEW = 4  # Bayes factors are shown for at most this number of values.
+_MOST = 8  # The probabilities of at most this number of values are shown one by one.
 _SURE = 1e-6
-_APART = 0.1  # of the probability, that may lie elsewhere in an answer beside
+_APART = 0.1  # This much of the probability may lie at other values in another answer without a remark.
 _LISTED = "among the listed"
 ALONE = "Bayes factors are of the network alone: calibration checks them on average, and no likelihood corrects them"
 """What is to be said of them where draws have no weights."""
@@ -40,19 +42,20 @@ ALONE = "Bayes factors are of the network alone: calibration checks them on aver
 
 @dataclass(frozen=True)
 class Probabilities:
-    """One discrete parameter's answer.
+    """The posterior probabilities of the values of one discrete parameter.
 
     Args:
-        values: What the K values are called, in the order of the prior; of what is counted the numbers as text.
-        probability: Of each, given that the parameter exists.
-        error: Standard error of each by drawing; 0 where it is known without draws. Where no draw has a value, or all
-            have it, one draw's part.
-        prior: Probability of each before the data, given that the parameter exists.
+        values: Labels of the K values, in the order of the prior. For a counted parameter, the numbers as
+            text.
+        probability: Probability of each value, given that the parameter exists.
+        error: Standard error of each probability due to sampling; 0 if the probability is known without
+            draws. If no draw has the value, or all draws have it, the error is 1 / effective sample size.
+        prior: Prior probability of each value, given that the parameter exists.
         level: Level of the answer's intervals.
-        unit: Its unit; "" for dimensionless.
-        exists: With which probability the parameter exists.
-        counted: Whether the values are numbers, and no labels.
-        label: What the parameter is called for people; "" where that is its name.
+        unit: Unit of the parameter; "" for dimensionless.
+        exists: Probability that the parameter exists.
+        counted: Whether the values are numbers, not labels.
+        label: Label of the parameter for people; "" if it is the name of the parameter.
     """
 
     values: tuple[str, ...]
@@ -69,12 +72,12 @@ class Probabilities:
     corrected = None
 
     def __getitem__(self, value: object) -> float:
-        """The probability of a value, by its label or number."""
+        """The probability of a value, which is given by its label or number."""
         return self.probability[self._at(value)]
 
     @property
     def ranked(self) -> list[int]:
-        """Places of the values, the most probable first; of equal ones in order."""
+        """Indices of the values, the most probable first; values of equal probability keep their order."""
         return sorted(range(len(self.values)), key=lambda k: -_known(self.probability[k]))
 
     @property
@@ -83,7 +86,7 @@ class Probabilities:
         return self.values[self.ranked[0]]
 
     def credible(self, level: float) -> tuple[str, ...]:
-        """The fewest values that hold a level together, the most probable first."""
+        """The smallest set of values whose total probability reaches a level, the most probable first."""
         found, held = [], 0.0
         for k in self.ranked:
             found.append(self.values[k])
@@ -93,9 +96,11 @@ class Probabilities:
         return tuple(found)
 
     def log_bayes_factor(self, a: object, b: object) -> tuple[float, float]:
-        """The natural logarithm of the Bayes factor of one value against another, and its standard error, at most.
+        """The natural logarithm of the Bayes factor of value a against value b, and a bound of its standard
+        error.
 
-        Where no draw has one of them, it takes the probability of one draw, and the error is infinite.
+        If no draw has one of the values, its `error` stands for its probability, and the standard error is
+        infinite.
 
         Raises:
             ValueError: If there is no such value.
@@ -108,16 +113,19 @@ class Probabilities:
         return total, error
 
     def cells(self) -> list[str]:
-        """Its cells in a table of numbers: none, `words` says it."""
+        """The cells of the parameter in a table of numbers: none, because `words` describes the parameter."""
         return []
 
     def columns(self, prefix: str = "") -> dict[str, Any]:
-        """Its columns in a data frame of estimates."""
+        """The columns in a data frame of estimates: the most probable value and its probability."""
         best = self.ranked[0]
         return {f"{prefix}most_probable": self.values[best], f"{prefix}probability": self.probability[best]}
 
     def words(self, name: str) -> str:
-        """All of it in a line: the probabilities, among what, and Bayes factors where values are few."""
+        """The answer in one line of text: the probabilities, the possible values, and Bayes factors.
+
+        Bayes factors are left out if there are more than four values.
+        """
         if not self.exists > 0:
             return "exists in no draw"
         shown, rest = self.ranked[:_MOST], self.ranked[_MOST:]
@@ -130,13 +138,13 @@ class Probabilities:
         return "; ".join([*parts, *self.factors()])
 
     def among(self, name: str) -> str:
-        """Among which values the probabilities are shared: no other was thought of."""
+        """The set of values that share the probability, in words; no other values were considered."""
         if self.counted:
             return f"among {self.values[0]} to {self.values[-1]}"
         return f"{_LISTED} models" if name == "model" else f"{_LISTED} values"
 
     def factors(self) -> list[str]:
-        """Logarithms of Bayes factors of the most probable value against each other, in words."""
+        """Logarithms of the Bayes factors of the most probable value against each of the others, in words."""
         if len(self.values) > _FEW or not self.exists > 0:
             return []
         best, *others = self.ranked
@@ -151,20 +159,23 @@ class Probabilities:
         return found
 
     def compared(self) -> dict[str, tuple[float, ...]]:
-        """The numbers that draws give, by what each is, for comparison."""
+        """The numbers that depend on the draws, by their description, for comparison with another answer."""
         found = {k: getattr(self, k) for k in ("probability", "error", "prior")}
         return {**found, f"probability of {', '.join(self.values)} being there": (self.exists,)}
 
     def beside(self, other: Any, ess: float, others: float) -> tuple[list[str], str]:
-        """Another answer's probabilities of the same values: in words if a tenth lies elsewhere, beyond drawing.
+        """The difference to the probabilities of another answer, in words.
+
+        The difference is described if a tenth of the probability, and more than sampling explains, lies at
+        other values.
 
         Args:
-            other: Those.
-            ess: Effective draws behind this one.
-            others: Behind the other.
+            other: Probabilities of the same values in the other answer.
+            ess: Effective sample size of this answer.
+            others: Effective sample size of the other answer.
 
         Returns:
-            No cells of a table of numbers; words, or "".
+            Cells for a table of numbers, of which there are none; the words, or "".
         """
         pairs = zip(self.probability, other.probability, strict=True)
         apart = 0.5 * sum(abs(_known(p) - _known(q)) for p, q in pairs)
@@ -176,7 +187,7 @@ class Probabilities:
 
     @property
     def scale(self) -> float:
-        """What its numbers are rounded against, beside themselves."""
+        """The scale that rounding errors of the numbers are compared with, beside the numbers themselves."""
         return 1.0
 
     def to_json(self) -> dict[str, Any]:
@@ -191,15 +202,15 @@ class Probabilities:
 
     def _at(self, value: object) -> int:
         if isinstance(value, bool) or str(value) not in self.values:
-            raise ValueError(f"{value!r} is none of {', '.join(self.values)}")
+            raise ValueError(f"{value!r} is none of the values {', '.join(self.values)}")
         return self.values.index(str(value))
 
 
 def probabilities_of(draws: Draws, name: str, level: float = 0.9) -> Probabilities:
-    """The probabilities of a discrete parameter of draws.
+    """The probabilities of the values of a discrete parameter, computed from draws.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the draws have no discrete parameter of that name.
     """
     found = draws.categories.get(name)
     if found is None:
@@ -215,7 +226,7 @@ def probabilities_of(draws: Draws, name: str, level: float = 0.9) -> Probabiliti
     squares = (weights**2).sum()
     error = ((weights**2) @ (shown - p) ** 2).sqrt()
     some = shown[weights > 0].to(torch.bool)
-    none, all_ = ~some.any(0), some.all(0)  # sums of weights may miss 0 and 1 by rounding
+    none, all_ = ~some.any(0), some.all(0)  # Sums of weights may differ from 0 and 1 by rounding.
     p = torch.where(none, 0.0, torch.where(all_, 1.0, p))
     error = torch.where(none | all_, squares.clamp_max(1.0), error)
     if found.exact:
@@ -238,7 +249,10 @@ def probabilities_of(draws: Draws, name: str, level: float = 0.9) -> Probabiliti
 
 
 def told(p: float, error: float) -> str:
-    """A probability in words: with its error to two digits, "< 0.0001" where no draw shows it, none where it is NaN."""
+    """A probability as text, with its error to two digits.
+
+    The text is such as "< 0.0001" if no draw has the value, and "-" if the probability is NaN.
+    """
     if not math.isfinite(p):
         return "-"
     if p <= 0 < error:
@@ -251,24 +265,27 @@ def told(p: float, error: float) -> str:
 
 
 def exists_words(exists: float, least: float = 0.0) -> str:
-    """With which probability a parameter exists, for a table.
+    """The probability that a parameter exists, as text for a table.
 
     Args:
-        exists: The probability, of draws.
-        least: One draw's part, which it is below where no draw has the parameter.
+        exists: The probability, computed from draws.
+        least: Weight of one draw, which is the upper bound of the probability if no draw has the parameter.
     """
     return f"< {_two(least)}" if exists <= 0 < least else "1" if exists >= 1 else _bare(exists)
 
 
 def _bare(p: float) -> str:
-    """A probability without an error; no nearer to 0 or 1 than a millionth, which nothing that is learned knows."""
+    """A probability as text, without an error, and at least a millionth away from 0 and 1.
+
+    No trained network knows a probability more closely than this.
+    """
     if p < _SURE or p > 1 - _SURE:
         return f"< {_SURE:.6f}" if p < 0.5 else f"> {1 - _SURE:.6f}"
     return f"{p:.2f}" if 0.01 <= p <= 0.99 else _near_one(1 - p) if p > 0.99 else _two(p)
 
 
 def _near_one(rest: float) -> str:
-    """1 less something small, with as many digits as that asks for."""
+    """1 - rest as text, with as many digits as the size of `rest` needs."""
     if rest <= 0:
         return "1"
     places = min(max(2, 1 - math.floor(math.log10(rest))), 15)
@@ -280,7 +297,7 @@ def _places(error: float) -> int:
 
 
 def _two(value: float) -> str:
-    """A small number to its two leading digits, without an exponent down to a millionth."""
+    """A small number as text, with two leading digits, and without an exponent down to a millionth."""
     if not 1e-6 <= value < 10:
         return f"{value:.2g}"
     return f"{value:.{1 - math.floor(math.log10(value))}f}".rstrip("0").rstrip(".") if value < 1 else f"{value:.1f}"
