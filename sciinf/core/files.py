@@ -1,7 +1,8 @@
-"""Files written whole or not at all, which say when they were changed, and what a result rests on.
+"""Files that are written completely or not at all, and that show whether their content was changed.
 
-Every JSON object that we write ends with the key `sha256_of_the_rest`: the SHA-256 of the text that `json.dumps(...,
-sort_keys=True)` gives for all its other keys. Reading compares, so that no changed digit passes for a result.
+Every JSON object that we write ends with the key `sha256_of_the_rest`. Its value is the SHA-256 of the text
+that `json.dumps(..., sort_keys=True)` gives for all other keys. Reading compares the two, so no changed digit
+is taken for a result.
 """
 
 from __future__ import annotations
@@ -27,51 +28,63 @@ PACKAGES = ("sciinf", "torch", "numpy", "zuko", "nflows", "sbi", "numpyro", "ast
 SEAL = "sha256_of_the_rest"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What the operating system says where a disk is full, a quota used up, or a file too large."""
-_LEFT = 3_600.0  # seconds without a touch after which nobody writes a temporary file any more, on the slowest disk
-_REMOTE = re.compile("([a-z][a-z0-9+.-]+):/+")  # one letter alone is a drive
-_TEMPORARY = re.compile(r"\..+\.\d+(\.[0-9a-f]{8})?\.tmp")  # earlier versions drew no random part
+# A temporary file that was not changed for this many seconds is no longer being written, even on the slowest
+# disk.
+_LEFT = 3_600.0
+_REMOTE = re.compile("([a-z][a-z0-9+.-]+):/+")  # A single letter before the colon is a drive, not a scheme.
+_TEMPORARY = re.compile(r"\..+\.\d+(\.[0-9a-f]{8})?\.tmp")  # Names by earlier versions had no random part.
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether a path is an address, such as `s3://bucket/prefix`, which has lost a slash where it was made a `Path`."""
+    """Whether a path is an address of an object store, such as `s3://bucket/prefix`.
+
+    An address that was converted to a `Path` has lost one of its two slashes, and is recognised too.
+    """
     return _REMOTE.match(str(path)) is not None
 
 
 def shown(path: str | Path) -> str:
-    """A path as messages call it; an address with the slash that it has lost as a `Path`."""
+    """A path as text for messages; an address gets back the slash that it lost as a `Path`."""
     return _REMOTE.sub(r"\1://", str(path))
 
 
 def local_path(path: str | Path) -> Path:
-    """A path of the file system.
+    """The given path as a `Path` of the file system.
 
     Raises:
-        ValueError: If it is an address of objects, where only simulations can lie.
+        ValueError: If the path is an address of an object store, which can hold simulations only.
     """
     if is_remote(path):
         raise ValueError(
-            f"{shown(path)} is an address of objects, where only simulations can lie (simulate, "
-            "check, and train on them there); runs, fits, calibrations and answers need a folder of the file system"
+            f"{shown(path)} is an address of objects, where only simulations can lie (simulate, check, and "
+            "train on them there); runs, fits, calibrations and answers need a folder of the file system"
         )
     return Path(path)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file durably: temporary name, fsync, rename, fsync of the folder. A full disk leaves the old file.
+    """Write a file durably: write under a temporary name, fsync, rename, fsync of the folder.
+
+    If the disk is full, an older file of the same name stays as it was.
 
     Raises:
-        OSError: If the folder cannot be written or the disk is full, which then names the file; nothing half-written
-            stays behind.
+        ValueError: If the path is an address of an object store.
+        OSError: If the folder cannot be written, or the disk is full; the error then names the file. No
+            partly written file stays behind.
     """
     _put(path, lambda temporary: _write(temporary, data))
 
 
 def write_through(path: Path, write: Callable[[Path], object]) -> None:
-    """The same for a library that writes a file itself: `write` is given the temporary path.
+    """Write a file durably, as `write_bytes` does, with a library that writes the file itself.
+
+    Args:
+        path: Path of the file.
+        write: Writes the file to the temporary path that it is given. Its errors are passed on.
 
     Raises:
-        ValueError: If the path is an address of objects.
-        OSError: As for `write_bytes`; whatever `write` raises is passed on, and nothing half-written stays behind.
+        ValueError: If the path is an address of an object store.
+        OSError: As for `write_bytes`. No partly written file stays behind.
     """
 
     def fill(temporary: Path) -> None:
@@ -90,7 +103,7 @@ def _write(temporary: Path, data: bytes) -> None:
 
 
 def _put(path: Path, fill: Callable[[Path], object]) -> None:
-    """Give a file its name once `fill` has made it durable under a temporary one."""
+    """Give a file its final name after `fill` has written it durably under a temporary name."""
     local_path(path)
     temporary = temporary_of(path)
     try:
@@ -99,7 +112,7 @@ def _put(path: Path, fill: Callable[[Path], object]) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename in (None, str(temporary)):
-            raise OSError(error.errno, error.strerror, str(path)) from error  # which file it was
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -109,25 +122,28 @@ def _put(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def temporary_of(path: Path) -> Path:
-    """The name under which a file is written before it gets its own, no other process's; `sweep` knows it."""
+    """The temporary name of a file while it is written; `sweep` recognises such names.
+
+    The name differs between processes and between calls.
+    """
     return path.with_name(f".{path.name}.{platform.node() or 'host'}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files that were not touched for an hour.
+    """Remove temporary files in a folder that were not changed for an hour.
 
-    Who writes a file is not asked: host name and process number are the same in many containers, so that a file may
-    seem to be a dead process's and be a living one's.
+    The age decides, not the process that writes the file. Host names and process numbers are the same in many
+    containers, so the file of a running process may look like that of a dead one.
     """
     for file in folder.glob(".*.tmp"):
         if _TEMPORARY.fullmatch(file.name):
-            with suppress(OSError):  # somebody else was faster
+            with suppress(OSError):  # Another process may have removed the file already.
                 if time.time() - file.stat().st_mtime > _LEFT:
                     file.unlink()
 
 
 def alive(pid: int) -> bool:
-    """Whether a process of this machine runs."""
+    """Whether a process with this number is running on this machine."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -138,21 +154,21 @@ def alive(pid: int) -> bool:
 
 
 def json_text(data: Any) -> str:
-    """Strict JSON; numbers that are not finite become null."""
+    """A value as strict JSON text; numbers that are not finite become null."""
     return json.dumps(finite_json(data), indent=1, allow_nan=False)
 
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """An object as it is written, with the hash of its content as last key."""
+    """An object as it is written to disk, with the hash of its content as the last key."""
     rest = {key: value for key, value in finite_json(data).items() if key != SEAL}
     return {**rest, SEAL: sha256_of(rest)}
 
 
 def opened(data: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """An object without its hash, and whether there was one.
+    """An object without the hash of its content, and whether it had a hash.
 
     Raises:
-        ValueError: If the content does not have the hash.
+        ValueError: If the content does not match the hash.
     """
     rest = {key: value for key, value in data.items() if key != SEAL}
     if SEAL in data and data[SEAL] != sha256_of(rest):
@@ -161,56 +177,59 @@ def opened(data: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write an object as strict JSON durably, with the hash of its content; numbers that are not finite become null."""
+    """Write an object durably as strict JSON, with the hash of its content.
+
+    Numbers that are not finite become null.
+    """
     write_bytes(path, json_bytes(data))
 
 
 def json_bytes(data: Mapping[str, Any]) -> bytes:
-    """What `write_json` writes."""
+    """The bytes of an object that `write_json` writes."""
     return (json.dumps(sealed(data), indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote, without its hash.
+    """The object that `write_json` wrote to a file, without its hash.
 
     Raises:
-        ValueError: If the file is not JSON, or its content is not what was written; the message names it.
+        ValueError: If the file is not JSON, or its content was changed. The message names the file.
 
     Warns:
-        UserWarning: If it carries no hash, as files of older versions do.
+        UserWarning: If the object has no hash, as in files by older versions.
     """
     return _checked(parse_json(path), str(path))
 
 
 def json_of(data: bytes, name: str) -> Any:
-    """The same of a file's bytes; `name` is what messages call it."""
+    """The object that `read_json` returns, read from the bytes of a file; `name` is its name in messages."""
     return _checked(_parsed(lambda: data.decode("utf-8"), name), name)
 
 
 def _checked(data: Any, name: str) -> Any:
     if not isinstance(data, dict):
-        return data  # nothing of ours; whoever asked says what was expected
+        return data  # Such a value has no hash. The caller reports which value was expected.
     try:
         content, known = opened(data)
     except ValueError as error:
         raise ValueError(
-            f"{name} is damaged, or was edited by hand: {error}; restore it, or make it again with the command that "
-            "wrote it"
+            f"{name} is damaged, or was edited by hand: {error}; restore it, or make it again with the "
+            "command that wrote it"
         ) from error
     if not known:
         warnings.warn(
-            f"{name} carries no hash of its content ({SEAL}), as files of older versions: whether anything in it was "
-            "changed cannot be told",
-            stacklevel=1,  # one place, so that each file is named once
+            f"{name} carries no hash of its content ({SEAL}), like files by older versions: a change of the "
+            "content cannot be detected",
+            stacklevel=1,  # With the same place for all callers, Python shows the warning once per file.
         )
     return content
 
 
 def parse_json(path: Path) -> Any:
-    """JSON of whatever origin, unchecked.
+    """The value in a JSON file of any origin, without a check of its hash.
 
     Raises:
-        ValueError: If the file is not JSON; the message names it.
+        ValueError: If the file is not JSON. The message names the file.
     """
     return _parsed(lambda: path.read_text(encoding="utf-8"), str(path))
 
@@ -218,12 +237,12 @@ def parse_json(path: Path) -> Any:
 def _parsed(text: Callable[[], str], name: str) -> Any:
     try:
         return json.loads(text())
-    except (ValueError, RecursionError) as error:  # not JSON, or not text
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError, too.
         raise ValueError(f"{name} is damaged: {error}") from error
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages results depend on."""
+    """The versions of Python and of the packages that results depend on, by name."""
     return dict(_versions())
 
 
@@ -245,7 +264,7 @@ def sha256_of(said: Any) -> str:
 
 
 def finite_json(value: Any) -> Any:
-    """A value as strict JSON can say it: numbers that are not finite become null, keys become text."""
+    """A value that strict JSON can hold: numbers that are not finite become None, and keys become text."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):

@@ -19,7 +19,7 @@ from sciinf.core.surrogate import Surrogate
 from sciinf.core.tables import html, named
 
 SCHEMA = 3
-_FLOW = "sciinf.estimators.flow.Flow"  # which had no least squares before format 2
+_FLOW = "sciinf.estimators.flow.Flow"  # Before format 2, this class had no argument `regression`.
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,10 +28,10 @@ class Fit:
 
     Args:
         learned: The trained network, in evaluation mode.
-        digest: SHA-256 of its weights and of how it is built.
-        simulator: Name and source hash of the simulator it was trained on.
-        record: Everything else `fit.json` says: recipe, seed, store digest, history, versions, seconds.
-        folder: Where it lies.
+        digest: SHA-256 of the network's weights and of the description from which it is built.
+        simulator: Name and source hash of the simulator whose simulations the network was trained on.
+        record: All other entries of `fit.json`: recipe, seed, store digest, history, versions, seconds.
+        folder: Folder of the fit.
     """
 
     learned: Learned
@@ -42,32 +42,33 @@ class Fit:
 
     @property
     def estimator(self) -> Estimator:
-        """What was learned of theta.
+        """The trained estimator of theta.
 
         Raises:
-            TypeError: If it is a surrogate.
+            TypeError: If the fit is a surrogate.
         """
         if not isinstance(self.learned, Estimator):
             raise TypeError(
-                f"{type(self.learned).__name__} is a surrogate of {self.simulator.get('name', 'a simulator')!r}, which "
-                "knows of no posterior: make a simulator of it, Emulator(fit, equation), and train an estimator on that"
+                f"{type(self.learned).__name__} is a surrogate of "
+                f"{self.simulator.get('name', 'a simulator')!r} and has no posterior: make a simulator of "
+                "it, Emulator(fit, equation), and train an estimator on that simulator"
             )
         return self.learned
 
     @property
     def surrogate(self) -> Surrogate:
-        """What was learned of the simulator's fields.
+        """The trained surrogate of the simulator's fields.
 
         Raises:
-            TypeError: If it is an estimator.
+            TypeError: If the fit is an estimator.
         """
         if not isinstance(self.learned, Surrogate):
-            raise TypeError(f"{type(self.learned).__name__} is no surrogate; train an Operator, say")
+            raise TypeError(f"{type(self.learned).__name__} is not a surrogate; train an Operator, say")
         return self.learned
 
     @property
     def held_out(self) -> str:
-        """What a surrogate is off by on held-out solutions, in words; empty where the record does not say."""
+        """The errors of a surrogate on held-out solutions, in words; "" if the record has none."""
         error, spread = (self.record.get(name) for name in ("relative_error", "spread_skill"))
         words = [] if error is None else [f"held-out fields off by {error:.1%}"]
         return ", ".join(words + ([] if spread is None else [f"draws {spread:.2f} times as unlike as they should be"]))
@@ -80,7 +81,7 @@ class Fit:
         return f"{kind} of ({names}) trained on {self.simulator.get('name', 'unknown')!r}{best}, in {self.folder}"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The HTML table that a notebook shows."""
         known = {
             "trained on": f"{self.simulator.get('name', 'unknown')!r}",
             "validation loss": self.record.get("best_validation_loss"),
@@ -97,7 +98,10 @@ class Fit:
 
 
 def save_fit(folder: Path, estimator: Learned, *, simulator: Mapping[str, str], record: Mapping[str, Any]) -> Fit:
-    """Write a trained estimator; the folder is complete once `fit.json` is there."""
+    """Write a trained estimator to a folder and return its `Fit`.
+
+    `fit.json` is written last, so the folder is complete when it is there.
+    """
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,17 +118,19 @@ def save_fit(folder: Path, estimator: Learned, *, simulator: Mapping[str, str], 
 
 
 def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str | Path] = ()) -> Fit:
-    """Read a fit onto a device.
+    """Read a fit from a folder, with its weights on a device.
 
     Args:
-        folder: What `train` wrote.
-        device: Where the weights go, whatever device they were trained on.
-        trust: What outside sciinf may be built: components of a module, by its name, or of a user's file or folder (a
-            simulator with a summary network of its own, say) and of what lies beside it, by its path.
+        folder: Folder that `train` wrote.
+        device: Device of the weights, which may differ from the device of training.
+        trust: Code outside sciinf that may be loaded to build the network. Either the name of a module, or
+            the path of a user's file or folder, which also covers the files beside it. An example is a
+            simulator with a summary network of its own.
 
     Raises:
         FileNotFoundError: If the folder holds no finished fit.
-        ValueError: If a newer version wrote it, a class outside sciinf is named, or the weights are damaged.
+        ValueError: If a newer version wrote the fit, if the fit names a class outside sciinf that is not
+            trusted, or if the weights are damaged.
     """
     from safetensors.torch import load
 
@@ -138,11 +144,11 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
     if data["schema"] not in (1, 2, SCHEMA):
         version = data.get("versions", {}).get("sciinf", "unknown")
         raise ValueError(
-            f"{folder / 'fit.json'} has format {data['schema']!r}, written by sciinf {version}; this version reads "
-            f"format {SCHEMA}: update sciinf or train again"
+            f"{folder / 'fit.json'} has format {data['schema']!r}, written by sciinf {version}; this version "
+            f"reads formats up to {SCHEMA}: update sciinf or train again"
         )
     if missing := sorted(set(known) - set(data)):
-        raise ValueError(f"{folder / 'fit.json'} lacks {missing}; train again")
+        raise ValueError(f"{folder / 'fit.json'} lacks the entries {missing}; train again")
     if not (folder / "model.safetensors").is_file():
         raise ValueError(f"{folder} is damaged: the weights, model.safetensors, are missing; train again")
     weights = (folder / "model.safetensors").read_bytes()
@@ -152,27 +158,30 @@ def load_fit(folder: str | Path, *, device: str | torch.device = "cpu", trust: S
     estimator = from_json(built, trust=trust)
     if not isinstance(estimator, Learned):
         raise ValueError(
-            f"{folder / 'fit.json'} describes {type(estimator).__name__}, which is neither an estimator nor a surrogate"
+            f"{folder / 'fit.json'} describes {type(estimator).__name__}, which is neither an estimator nor "
+            "a surrogate; train again"
         )
     try:
         estimator.load_state_dict(load(weights))
     except RuntimeError:
         if data["schema"] != 2:
             raise
-        raise ValueError(f"{folder} has format 2, which told networks less of series; train again") from None
+        raise ValueError(
+            f"{folder} has format 2, in which networks were given fewer inputs for series; train again"
+        ) from None
     record = {k: v for k, v in data.items() if k not in known}
     return Fit(estimator.to(device).eval(), data["digest"], data["simulator"], record, folder)
 
 
 def _as_it_was(built: Any) -> Any:
-    """How an estimator of format 1 was built, in the words of today."""
+    """The description of an estimator of format 1, rewritten in the current format."""
     if isinstance(built, dict) and built.get("$class") == _FLOW:
         return {**built, "arguments": {"regression": False, **built["arguments"]}}
     return built
 
 
 def _instead(folder: Path) -> str:
-    """What to do about a folder without a fit."""
+    """Advice for a folder that holds no fit."""
     if folder.is_file():
         return "it is a file: name the run folder, which `sciinf infer` or `sciinf train` wrote with --out"
     if (folder / "member_0" / "fit.json").is_file():
@@ -183,24 +192,30 @@ def _instead(folder: Path) -> str:
 
 
 def campaign_of(simulator: Mapping[str, str], seed: int) -> str:
-    """What simulations that may share rows have in common, however many there are: simulator and seed."""
+    """The simulator and seed of a store, as text.
+
+    Two stores may share simulations only if these texts are equal, whatever their numbers of simulations.
+    """
     return f"{json.dumps(dict(simulator), sort_keys=True)} seed {seed}"
 
 
 def simulators_of(campaigns: Iterable[str]) -> list[dict[str, str]]:
-    """The simulators, as they were recorded, of what `trained_on` has: those of `campaign_of`."""
+    """The records of the simulators in texts of `campaign_of`; other texts, such as digests, are ignored."""
     parts = [one.rpartition(" seed ") for one in campaigns]
     return [json.loads(simulator) for simulator, seed, _ in parts if seed and simulator.startswith("{")]
 
 
 def trained_on(fit: Fit) -> frozenset[str]:
-    """What a store is called by that may share simulations with those a fit was trained on."""
+    """The names by which to recognise stores that may share simulations with the training set of a fit.
+
+    These are the digest of the store that the fit was trained on, and its `campaign_of`.
+    """
     store = fit.record["store"]
     return frozenset([store["digest"], campaign_of(fit.simulator, store["seed"])])
 
 
 def failed_of(fit: Fit) -> int:
-    """How many of the simulations a fit was to be trained on failed."""
+    """The number of failed simulations in the store that a fit was trained on."""
     store = fit.record["store"]
     return int(store.get("failed", store.get("rows", 0) - store.get("used", store.get("rows", 0))))
 

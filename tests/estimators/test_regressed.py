@@ -155,7 +155,7 @@ def test_a_fit_whose_statistics_were_fewer_asks_for_another_training(tmp_path):
     file.write_bytes(save({k: v[:-8].contiguous() if k == "regressed.plain_sd" else v for k, v in weights.items()}))
     digest = _digest(file.read_bytes(), data["estimator"])
     write_json(tmp_path / "fit.json", {**data, "schema": 2, "digest": digest})
-    with pytest.raises(ValueError, match="format 2, which told networks less of series; train again"):
+    with pytest.raises(ValueError, match="format 2, in which networks were given fewer inputs for series; train again"):
         load_fit(tmp_path)
 
 
