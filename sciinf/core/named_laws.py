@@ -1,7 +1,8 @@
-"""Laws for priors, by the names that the field gives them: `Prior(rate=(LogNormal(0.0, 0.5), "1/h"))`.
+"""Distributions for priors, with the usual names and arguments: `Prior(rate=(LogNormal(0.0, 0.5), "1/h"))`.
 
-Arguments are plain numbers in the order of `torch.distributions`, and a law that comes back is one of its laws, made
-of float64: no digit of a Julian date is lost. `Truncated` cuts a law off; `LogUniform` is a law of our own.
+Arguments are plain numbers in the order of `torch.distributions`. The functions return distributions of
+`torch.distributions` with float64 arguments, so no digit of a Julian date is lost. `LogUniform` is a class of
+sciinf. `core.laws.Truncated` restricts a distribution to bounds.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ __all__ = [
 
 
 def Normal(mean: Number, sd: Number) -> td.Normal:
-    """The bell curve. About 95 % of its mass lies within two standard deviations of the mean.
+    """The normal distribution, a bell curve.
+
+    About 95 % of the mass lies within two standard deviations of the mean.
 
     Args:
-        mean: Its centre. In the parameter's unit.
-        sd: Its standard deviation, above 0. In the parameter's unit.
+        mean: Centre of the distribution. In the parameter's unit.
+        sd: Standard deviation of the distribution, above 0. In the parameter's unit.
 
     Raises:
         TypeError: If an argument is not one number.
@@ -48,7 +51,7 @@ def Normal(mean: Number, sd: Number) -> td.Normal:
 
 
 def Uniform(low: Number, high: Number) -> td.Uniform:
-    """All values between two bounds are equally likely, none beyond.
+    """The uniform distribution: all values between two bounds are equally likely, and no others occur.
 
     Args:
         low: Smallest value. In the parameter's unit.
@@ -68,14 +71,16 @@ def Uniform(low: Number, high: Number) -> td.Uniform:
         raise ValueError(f"{call}: low = {below:g} must be below high = {above:g}. Did you swap them?")
     if above == below:
         raise ValueError(
-            f"{call}: low = {below:g} must be below high = {above:g}. A value that is known goes into the "
-            "simulator, as a constant"
+            f"{call}: low = {below:g} must be below high = {above:g}. If the value is known, write it into "
+            "the simulator, as a constant"
         )
     return td.Uniform(_double(below), _double(above))
 
 
 def LogNormal(mean_log: Number, sd_log: Number) -> td.LogNormal:
-    """Positive values whose natural logarithm has a normal law. Its median is exp(mean_log).
+    """The log-normal distribution of positive values: their natural logarithm is normal.
+
+    The median is exp(mean_log).
 
     Args:
         mean_log: Mean of log(value), where the value is in the parameter's unit: for a median of 3 mV, log(3).
@@ -95,15 +100,17 @@ def LogNormal(mean_log: Number, sd_log: Number) -> td.LogNormal:
 
 
 def HalfNormal(scale: Number) -> td.HalfNormal:
-    """The upper half of a normal law with mean 0: positive values, most likely near 0.
+    """The half-normal distribution: the upper half of a normal distribution with mean 0.
+
+    Its values are positive, and most likely near 0.
 
     Args:
-        scale: Standard deviation of the whole normal law, above 0. In the parameter's unit. Two thirds of the values
-            are smaller.
+        scale: Standard deviation of the whole normal distribution, above 0. In the parameter's unit. About 68
+            % of the values are smaller.
 
     Raises:
         TypeError: If the argument is not one number.
-        ValueError: If it is not finite and above 0.
+        ValueError: If the argument is not finite and above 0.
 
     Examples:
         >>> round(float(HalfNormal(scale=2.0).cdf(torch.tensor(2.0))), 3)
@@ -113,14 +120,16 @@ def HalfNormal(scale: Number) -> td.HalfNormal:
 
 
 def HalfCauchy(scale: Number) -> td.HalfCauchy:
-    """The upper half of a Cauchy law around 0: positive values, with a few that are very large.
+    """The half-Cauchy distribution: the upper half of a Cauchy distribution around 0.
+
+    Its values are positive, and a few of them are very large.
 
     Args:
-        scale: Its median, above 0. In the parameter's unit.
+        scale: Median of the distribution, above 0. In the parameter's unit.
 
     Raises:
         TypeError: If the argument is not one number.
-        ValueError: If it is not finite and above 0.
+        ValueError: If the argument is not finite and above 0.
 
     Examples:
         >>> float(HalfCauchy(scale=2.0).cdf(torch.tensor(2.0)))
@@ -130,14 +139,16 @@ def HalfCauchy(scale: Number) -> td.HalfCauchy:
 
 
 def Exponential(rate: Number) -> td.Exponential:
-    """Positive values, most likely near 0, such as waiting times. Its mean is 1 / rate.
+    """The exponential distribution of positive values, with mean 1 / rate.
+
+    Values near 0 are the most likely. Waiting times are an example.
 
     Args:
         rate: 1 / mean, above 0. In 1 / the parameter's unit.
 
     Raises:
         TypeError: If the argument is not one number.
-        ValueError: If it is not finite and above 0.
+        ValueError: If the argument is not finite and above 0.
 
     Examples:
         >>> float(Exponential(rate=0.5).mean)
@@ -147,10 +158,13 @@ def Exponential(rate: Number) -> td.Exponential:
 
 
 def Gamma(shape: Number, rate: Number) -> td.Gamma:
-    """Positive values around shape / rate, with a standard deviation of sqrt(shape) / rate.
+    """The gamma distribution of positive values.
+
+    The mean is shape / rate, and the standard deviation is sqrt(shape) / rate.
 
     Args:
-        shape: Above 0, without a unit. From 1 on the density has a peak at (shape - 1) / rate.
+        shape: Shape parameter, above 0, without a unit. From 1 on, the density has its peak at (shape - 1) /
+            rate.
         rate: 1 / scale, above 0. In 1 / the parameter's unit.
 
     Raises:
@@ -167,11 +181,12 @@ def Gamma(shape: Number, rate: Number) -> td.Gamma:
 
 
 def Beta(a: Number, b: Number) -> td.Beta:
-    """Values between 0 and 1, such as fractions and probabilities. Its mean is a / (a + b).
+    """The beta distribution of values between 0 and 1, such as fractions, with mean a / (a + b).
 
     Args:
-        a: Pulls towards 1, above 0, without a unit.
-        b: Pulls towards 0, above 0, without a unit. Both 1: all fractions are equally likely.
+        a: First shape parameter, above 0, without a unit. Large values move the mass towards 1.
+        b: Second shape parameter, above 0, without a unit. Large values move the mass towards 0. If a and b
+            are both 1, all fractions are equally likely.
 
     Raises:
         TypeError: If an argument is not one number.
@@ -185,11 +200,13 @@ def Beta(a: Number, b: Number) -> td.Beta:
 
 
 def Cauchy(loc: Number, scale: Number) -> td.Cauchy:
-    """A peak with tails so heavy that the law has no mean: half of the values lie further than `scale` from `loc`.
+    """The Cauchy distribution, whose tails are so heavy that it has no mean.
+
+    Half of the values lie further than `scale` from `loc`.
 
     Args:
-        loc: Its centre, the median. In the parameter's unit.
-        scale: Half the width of its peak at half height, above 0. In the parameter's unit.
+        loc: Centre and median of the distribution. In the parameter's unit.
+        scale: Half the width of the peak at half its height, above 0. In the parameter's unit.
 
     Raises:
         TypeError: If an argument is not one number.
@@ -204,11 +221,11 @@ def Cauchy(loc: Number, scale: Number) -> td.Cauchy:
 
 
 def Laplace(loc: Number, scale: Number) -> td.Laplace:
-    """A sharp peak with exponential tails to both sides.
+    """The Laplace distribution, a sharp peak with exponential tails on both sides.
 
     Args:
-        loc: Its centre, mean and median. In the parameter's unit.
-        scale: Mean distance from the centre, above 0. In the parameter's unit.
+        loc: Centre of the distribution, its mean and median. In the parameter's unit.
+        scale: Mean distance of the values from the centre, above 0. In the parameter's unit.
 
     Raises:
         TypeError: If an argument is not one number.
@@ -223,13 +240,14 @@ def Laplace(loc: Number, scale: Number) -> td.Laplace:
 
 
 def StudentT(df: Number, loc: Number = 0.0, scale: Number = 1.0) -> td.StudentT:
-    """A bell curve with heavier tails than the normal law.
+    """Student's t distribution, a bell curve with heavier tails than the normal distribution.
 
     Args:
-        df: Degrees of freedom, above 0, without a unit: 1 is the Cauchy law, 30 nearly the normal one.
-        loc: Its centre. In the parameter's unit.
-        scale: Its width, above 0: the standard deviation of the normal law that it becomes for large `df`. In the
-            parameter's unit.
+        df: Degrees of freedom, above 0, without a unit. 1 gives the Cauchy distribution, 30 nearly the normal
+            one.
+        loc: Centre of the distribution. In the parameter's unit.
+        scale: Width of the distribution, above 0. For large `df` the distribution becomes normal, with this
+            standard deviation. In the parameter's unit.
 
     Raises:
         TypeError: If an argument is not one number.

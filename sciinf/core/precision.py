@@ -1,9 +1,10 @@
-r"""The precision that parameters need, and laws whose own numbers are too coarse for them.
+r"""The precision that parameters need, and a check that the numbers of a distribution are precise enough.
 
-Numbers of float32 near m lie about |m| 1.2e-7 apart: 4e-6 for N(50, 1), and 128 for N(1126259462.4, 0.1), which has a
-single value there. Parameters are float32 where that is fine, float64 where it is not. But torch makes the numbers that
-a law is built from float32 too, unless they are tensors of float64: N(1126259462.4, 0.1) is then another law, and that
-cannot be mended afterwards.
+Neighbouring float32 numbers near m are about |m| 1.2e-7 apart: 4e-6 for N(50, 1), and 128 for N(1126259462.4,
+0.1). In float32, the second distribution has a single value. Parameters are float32 where this is precise
+enough, and float64 otherwise. But torch also rounds the numbers that a distribution is built from to float32,
+unless they are tensors of float64. N(1126259462.4, 0.1) is then a different distribution, and the original
+cannot be recovered.
 """
 
 from __future__ import annotations
@@ -20,14 +21,20 @@ from sciinf.core.law_json import law_from_json, law_to_json
 from sciinf.core.laws import is_normalisable
 from sciinf.core.unknown_law import Unknown
 
-FINE = 1e-4  # spacing of float32, as a share of a law's width, up to which parameters are float32
-COARSE = 0.015  # spacing of the numbers a law is built from, as a share of its width, from which the law is refused
-LARGE = 2.0**20  # from here on a constant of float32 may be a value whose variation was rounded away
-_FAR = 10.0  # widths from its middle that a law is taken to reach
+# Parameters are float32 if the spacing of float32 is at most this fraction of their distribution's width.
+FINE = 1e-4
+# A distribution is refused if the spacing of the numbers that it is built from is above this fraction of its
+# width.
+COARSE = 0.015
+LARGE = 2.0**20  # In constant float32 data of at least this size, variation may have been rounded away.
+_FAR = 10.0  # A distribution is assumed to reach this number of widths from its middle.
 
 
 def in_double(law: td.Distribution) -> td.Distribution:
-    """The same law computing in float64; as it is where it cannot be written down."""
+    """A copy of the distribution that computes in float64.
+
+    A distribution that has no JSON description is returned as it is.
+    """
     try:
         return law_from_json(law_to_json(law), dtype=torch.float64)
     except TypeError:
@@ -35,15 +42,19 @@ def in_double(law: td.Distribution) -> td.Distribution:
 
 
 def precision_for(names: Sequence[str], units: Sequence[str], law: td.Distribution) -> torch.dtype:
-    """float32 where it tells the law's values apart, else float64; that as well where nobody knows the law.
+    """The precision of the parameters of a distribution: float32 if that separates their values, else
+    float64.
+
+    The parameters of an `Unknown` distribution are float64.
 
     Args:
-        names: The parameters that follow the law.
-        units: Their units.
-        law: The law as it was given.
+        names: Names of the parameters that follow the distribution.
+        units: Units of the parameters.
+        law: The distribution as it was given.
 
     Raises:
-        ValueError: If the numbers that the law holds are too coarse for its width. The message says the way out.
+        ValueError: If the numbers that the distribution holds are too coarse for its width. The message says
+            what to do.
     """
     if isinstance(law, Unknown):
         return torch.float64
@@ -58,19 +69,19 @@ def precision_for(names: Sequence[str], units: Sequence[str], law: td.Distributi
             m, w, by = (float(t.flatten()[i]) for t in (middle, width, _step(middle, own)))
             digits = 10 if own == torch.float32 else 17
             raise ValueError(
-                f"parameter {name!r} has a law near {m:.{digits}g} of width {w:.3g}{f' {unit}' if unit else ''}, and "
-                f"its numbers are {str(own).removeprefix('torch.')}, which has steps of {by:.3g} there. "
-                + _way_out(name, unit, own)
+                f"parameter {name!r} has a distribution near {m:.{digits}g} of width "
+                f"{w:.3g}{f' {unit}' if unit else ''}, but its numbers are "
+                f"{str(own).removeprefix('torch.')}, which has steps of {by:.3g} there. " + _way_out(name, unit, own)
             )
     return needed
 
 
 def rounded_away(mean: Tensor, sd: Tensor) -> str:
-    """What float32 lost of data that have this mean and standard deviation, in words; "" if nothing that matters.
+    """The loss of precision of data that are stored in float32, in words; "" if no loss matters.
 
     Args:
-        mean: Of each number, any shape.
-        sd: Its standard deviation as stored in float32, 0 for a constant.
+        mean: Mean of each number of the data, any shape.
+        sd: Standard deviation of each number as stored in float32, 0 for a constant; the same shape.
     """
     step = _step(mean.double(), torch.float32)
     lost = torch.where(sd > 0, step > COARSE * sd, mean.abs() >= LARGE).flatten()
@@ -81,7 +92,11 @@ def rounded_away(mean: Tensor, sd: Tensor) -> str:
 
 
 def precision_of(law: td.Distribution) -> torch.dtype:
-    """Of the numbers that a law holds: the coarsest of its own, or the finest of the laws it is made of."""
+    """The precision of the numbers that a distribution holds.
+
+    This is the coarsest precision of its own tensors. If it has none, it is the finest precision of the
+    distributions that it is made of.
+    """
     held = vars(law).values()
     own = {value.dtype for value in held if isinstance(value, Tensor) and value.is_floating_point()}
     if own:
@@ -105,18 +120,27 @@ def _way_out(name: str, unit: str, own: torch.dtype) -> str:
 
 
 def _step(at: Tensor, dtype: torch.dtype) -> Tensor:
-    """From a value to the next one of that dtype, away from zero; float64. NaN where it cannot hold the value."""
+    """The distance from a value to the next number of the dtype, away from zero, float64.
+
+    It is NaN if the dtype cannot hold the value.
+    """
     held = at.abs().to(dtype)
     return torch.nextafter(held, torch.full_like(held, math.inf)).double() - held.double()
 
 
 def whereabouts(law: td.Distribution) -> tuple[Tensor, Tensor]:
-    """The middle of a law and its width, each of its event shape: mean and sd, or location and scale without those."""
+    """The middle and the width of a distribution, each of its event shape.
+
+    They are the mean and the sd, or the location and the scale if the mean or the sd is not finite.
+    """
     return next(_moments(law))
 
 
 def _values(law: td.Distribution) -> Iterator[tuple[Tensor, Tensor]]:
-    """Where the values of a law lie and how wide it is there: the last dimension is the law's own, if it has one."""
+    """Pairs of a place at which the values of a distribution lie, and the width of the distribution there.
+
+    The last dimension of the tensors is the event dimension of the distribution, if it has one.
+    """
     if isinstance(law, td.Independent):
         yield from _values(law.base_dist)
     elif isinstance(law, td.MixtureSameFamily):
