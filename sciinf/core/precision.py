@@ -70,8 +70,9 @@ def precision_for(names: Sequence[str], units: Sequence[str], law: td.Distributi
             digits = 10 if own == torch.float32 else 17
             raise ValueError(
                 f"parameter {name!r} has a distribution near {m:.{digits}g} of width "
-                f"{w:.3g}{f' {unit}' if unit else ''}, but its numbers are "
-                f"{str(own).removeprefix('torch.')}, which has steps of {by:.3g} there. " + _way_out(name, unit, own)
+                f"{w:.3g}{f' {unit}' if unit else ''}, and its numbers are "
+                f"{str(own).removeprefix('torch.')}, which has steps of {by:.3g} "
+                f"there. " + _way_out(name, unit, own)
             )
     return needed
 
