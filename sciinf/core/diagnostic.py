@@ -1,4 +1,4 @@
-"""Diagnostic: a check of answers, one file each."""
+"""The base class of diagnostics, which are checks of answers, and what an answer provides to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from sciinf.core.records import Calibration, Trust
 
 
 class Need(StrEnum):
-    """What a diagnostic needs beside the draws of an answer; it is left out of answers that have no such thing."""
+    """The inputs that a diagnostic may need beside the draws of an answer.
+
+    A diagnostic is not run for an answer that lacks one of its inputs.
+    """
 
     OBSERVATION = "observation"
     PREDICTIONS = "predictions"
@@ -25,27 +28,28 @@ class Need(StrEnum):
 
 @dataclass(frozen=True)
 class Case:
-    """An answer while it is made, as diagnostics see it.
+    """The inputs of diagnostics: an answer that is being computed.
 
     Args:
-        posterior: What answered.
-        draws: Its draws, weighted, of the parameters and then of derived quantities.
+        posterior: Posterior that gave the answer.
+        draws: Its draws, possibly weighted, of the parameters and then of derived quantities.
         level: Credible level of the intervals.
-        calibration: Of the posterior, or of what it corrects; None where it was never checked.
-        trust: Whether the observation looks like the simulations; None where nobody looked.
-        failures: How simulations that failed are read: "exclude", "outcome" or "model".
-        seed: Of the question. A diagnostic that draws seeds a generator of its own with it.
-        plain: Draws before they were weighted; None where they are not.
+        calibration: Calibration of the posterior, or of the posterior that it corrects; None if there is
+            none.
+        trust: Result of comparing the observation with simulations; None if they were not compared.
+        failures: Treatment of failed simulations: "exclude", "outcome" or "model".
+        seed: Seed of the answer. A diagnostic that draws random numbers seeds a generator of its own with it.
+        plain: Draws before weighting; None if the draws are not weighted.
         x: The observation, name -> (1, *event). With `Need.OBSERVATION`.
         simulator: The `Simulator`. With `Need.PREDICTIONS`.
         theta: Draws of the answer, (m, D), without weights. With `Need.PREDICTIONS`.
-        predicted: Data that were simulated from each draw in `theta`, name -> (m, *event). With `Need.PREDICTIONS`.
-        around: More simulations, from a wider distribution around the answer (`diagnostics.around.Around`); a text
-            where they cannot be made, which says why; None where the simulator makes data of another form. With
-            `Need.AROUND`.
-        more_around: Makes such simulations anew, more of them.
-        generator: Source of the random numbers of an answer; for the local check alone.
-        bounds: The prior, made ready for `diagnostics.bounds`.
+        predicted: Data simulated from each draw in `theta`, name -> (m, *event). With `Need.PREDICTIONS`.
+        around: Further simulations, from a wider distribution around the answer
+            (`diagnostics.around.Around`). If they cannot be made, a text that says why. None if the simulator
+            makes data of another form. With `Need.AROUND`.
+        more_around: Function that makes a larger number of such simulations anew.
+        generator: Source of the random numbers of the answer, for the local check only.
+        bounds: The prior, prepared for `diagnostics.bounds`.
         found: The findings so far, in order.
     """
 
@@ -69,28 +73,30 @@ class Case:
 
     @property
     def has(self) -> frozenset[Need]:
-        """The needs of diagnostics that this answer meets."""
+        """The inputs that this answer provides to diagnostics."""
         seen = {Need.OBSERVATION} if self.x else set()
         return frozenset(seen | ({Need.PREDICTIONS, Need.AROUND} if self.simulator is not None else set()))
 
     def p_of(self, name: str) -> float | None:
-        """The p-value of what was found before under a name, where there is one."""
+        """The p-value of the first earlier finding with a name; None if there is no finding or no p-value."""
         return next((one.figures.get("p") for one in self.found if one.name == name), None)
 
 
 class Diagnostic(ABC):
-    """A check of answers. To add one, put a file with a final subclass into `sciinf/diagnostics`; nothing else is
-    needed.
+    """The base class of checks of answers.
 
-    What it finds stands in the answer's table, its page, its HTTP reply and its exports, and counts in its verdict; the
-    first line of the class's docstring, a question, stands in the list of checks (docs/reading_a_report.md). A verdict
-    quotes the words of a finding up to the first semicolon or full stop. `sciinf.core` has `Cause`, `Need`, `Evidence`.
+    To add a check, put a file with a final subclass into `sciinf/diagnostics`. Nothing else is needed.
+
+    The findings of a check appear in the answer's table, its page, its HTTP reply and its exports, and count
+    in its verdict. The first line of the class's docstring is a question, which appears in the list of checks
+    (docs/reading_a_report.md). A verdict quotes the words of a finding up to the first semicolon or full
+    stop. `sciinf.core` has `Cause`, `Need` and `Evidence`.
 
     Attributes:
-        name: What is looked at, a word or two, as findings are called.
-        needs: What it needs beside the draws.
-        cause: What has to change where its findings are not good and name no cause of their own.
-        evidence: What its findings rest on, if they tell whether the computation is right.
+        name: Subject of the check in one or two words, which is also the name of its findings.
+        needs: Inputs of the check beside the draws.
+        cause: Cause of findings that are not good and name no cause of their own.
+        evidence: Evidence behind the findings, if they tell whether the computation is right.
 
     Examples:
         >>> from typing import final
@@ -115,10 +121,10 @@ class Diagnostic(ABC):
 
     @abstractmethod
     def __call__(self, case: Case) -> Sequence[Finding]:
-        """The findings about an answer; empty where there is nothing to say.
+        """The findings about an answer; empty if there is nothing to report.
 
         Args:
-            case: The answer, with what is known of it.
+            case: The answer, with the inputs that the check needs.
         """
 
     @property
@@ -127,7 +133,10 @@ class Diagnostic(ABC):
         return (type(self).__doc__ or self.name).strip().partition("\n")[0]
 
     def findings(self, case: Case) -> list[Finding]:
-        """The findings about an answer, with the cause and evidence of the class where a finding names none."""
+        """The findings about an answer, with the cause and evidence of the class where a finding has none.
+
+        A finding of level GOOD gets no cause.
+        """
         causes = {Level.GOOD: None}
         return [
             replace(one, cause=one.cause or causes.get(one.level, self.cause), evidence=one.evidence or self.evidence)

@@ -1,4 +1,4 @@
-"""What a simulator gives: named observables with shape, unit and axes, and what became of each simulation."""
+"""The output of a simulator: named observables with shape, unit and axes, and a status per simulation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ X = Mapping[str, Tensor]
 
 
 class Status(enum.IntEnum):
-    """What became of one simulation. Failures are rows too: kept, counted, left out of training and calibration."""
+    """The status of one simulation.
+
+    Failed simulations are rows, too. They are stored and counted, but left out of training and calibration.
+    """
 
     OK = 0
     NON_FINITE = 1
@@ -29,27 +32,29 @@ class Status(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Observable:
-    """What one named output of a simulator looks like.
+    """The description of one named output of a simulator.
 
     Args:
         shape: Event shape of one simulation; () for a number.
-        unit: Any unit astropy reads; "" for dimensionless.
-        dims: One name per axis, from which summary networks choose: "time" marks a series, "item" an exchangeable
-            set, two of "y", "x", "row", "column" an image, anything else ("channel", "species", ...) features.
+        unit: Any unit that astropy reads; "" for dimensionless.
+        dims: One name per axis. They decide which summary networks fit: "time" marks a series, "item" an
+            exchangeable set, two of "y", "x", "row" and "column" an image. Any other name ("channel",
+            "species", ...) marks features.
         dtype: "float32", "float64", "int64" or "bool".
-        scale: "log" for values that span decades and are not negative (summarised and drawn in logs; zero counts as
-            half the smallest positive value seen), else "linear".
-        coords: Name of an axis -> what stands along it, one number, text or date for each index: {"species": ["hare",
-            "lynx"]}. Figures, words and exports show them in place of indices, and a file's column that is named
-            like the axis must agree. Nothing is computed from them; observables that differ in them alone are equal.
-        coord_units: Name of an axis -> unit of its numbers: {"time": "yr"}.
-        control: Whether it was set, and not seen: a dose, a temperature. Networks see it beside what was seen at the
-            same times; nothing is predicted of it.
+        scale: "log" for non-negative values that span decades, else "linear". With "log", networks and
+            figures use the logarithm, and zero counts as half the smallest positive value in the data.
+        coords: Name of an axis -> its coordinates, one number, text or date for each index: {"species":
+            ["hare", "lynx"]}. Figures, texts and exports show coordinates instead of indices. A column of a
+            file that is named like the axis must agree with them. Nothing is computed from coordinates, and
+            observables that differ in coordinates only are equal.
+        coord_units: Name of an axis -> unit of its coordinates: {"time": "yr"}.
+        control: Whether the values were set rather than observed, such as a dose or a temperature. Networks
+            are given a control together with the values observed at the same times. No control is predicted.
 
     Raises:
-        TypeError: If coordinates are neither all numbers nor all text.
-        ValueError: If dims do not match the shape, coordinates do not match dims and shape or are not finite, or a
-            unit, the dtype or the scale is unknown.
+        TypeError: If the shape is a number, or if coordinates are neither all numbers nor all text.
+        ValueError: If dims do not match the shape, if coordinates do not match dims and shape or are not
+            finite, or if a unit, the dtype or the scale is unknown.
 
     Examples:
         >>> years = {"time": [1900, 1901, 1902], "species": ["hare", "lynx"]}
@@ -73,7 +78,7 @@ class Observable:
         object.__setattr__(self, "dims", tuple(self.dims))
         object.__setattr__(self, "unit", str(self.unit))
         if self.dims and len(self.dims) != len(self.shape):
-            raise ValueError(f"dims {self.dims} do not match the shape {self.shape}: give one name per axis")
+            raise ValueError(f"dims {self.dims} do not match the shape {self.shape}; give one name per axis")
         if self.dtype not in ("float32", "float64", "int64", "bool"):
             raise ValueError(f"an observable's dtype is float32, float64, int64 or bool, got {self.dtype!r}")
         if self.scale not in ("linear", "log"):
@@ -88,19 +93,20 @@ class Observable:
         return getattr(torch, self.dtype)
 
     def in_sets(self, items: int) -> Observable:
-        """A set of that many, along a first axis."""
+        """The description of a set of such observables, with a new first axis of length `items`."""
         dims = ("item", *self.dims) if self.dims or not self.shape else ()
         about = {"coords": self.coords, "coord_units": self.coord_units}
         return Observable((items, *self.shape), self.unit, dims, self.dtype, self.scale, control=self.control, **about)
 
     def at(self, axis: str, index: int) -> str:
-        """What stands at an index of an axis, with its unit; "" where the axis has no coordinates."""
+        """The coordinate at an index of an axis, with its unit, as text; "" without coordinates."""
         return coordinate_words(self.coords.get(axis, ()), self.coord_units.get(axis, ""), index)
 
     def to_json(self) -> dict[str, Any]:
         about: dict[str, Any] = {"coords": {axis: list(c) for axis, c in self.coords.items()}} if self.coords else {}
         about |= {"coord_units": dict(self.coord_units)} if self.coord_units else {}
-        about |= {"control": True} if self.control else {}  # and nothing else: what is on disk stays as it is
+        # False is not written, so that the JSON of all other observables is the same as in earlier versions.
+        about |= {"control": True} if self.control else {}
         return about | {
             "shape": list(self.shape),
             "unit": self.unit,
@@ -120,12 +126,12 @@ Observable.__init__ = hinted("Observable")(Observable.__init__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """A batch of simulations with what became of each.
+    """A batch of simulations with the status of each.
 
     Args:
-        x: Observable name -> tensor (batch, *event); rows that failed hold anything.
-        status: `Status` per row, uint8 (batch,); None when the simulator itself knows of no failure.
-        messages: Row -> why it failed, for rows that did.
+        x: Observable name -> tensor (batch, *event). Failed rows may hold any values.
+        status: `Status` of each row, uint8 (batch,); None if the simulator reports no failures itself.
+        messages: Row -> reason of its failure, for failed rows.
     """
 
     x: X
