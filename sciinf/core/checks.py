@@ -10,49 +10,54 @@ _RUN_BY_SPREADSHEETS = "=+-@"
 
 
 def check_parameter_name(name: Any) -> None:
-    """Refuse a name that a table cannot carry, or that a spreadsheet would run as a formula.
+    """Refuse a parameter name that cannot stand in a table, or that a spreadsheet would run as a formula.
 
     Raises:
-        ValueError: If it is one.
+        ValueError: If the name is such a name.
     """
     if not isinstance(name, str) or not name.isprintable() or name != name.strip() or not 0 < len(name) <= 200:
-        raise ValueError(f"a parameter is named {name!r}; give it a name of printable characters in one line")
+        raise ValueError(
+            f"a parameter is named {name!r}; give it a name of 1 to 200 printable characters, "
+            "without spaces at the ends"
+        )
     if name[0] in _RUN_BY_SPREADSHEETS:
         raise ValueError(
-            f"a parameter is named {name!r}: spreadsheets run what begins with one of {_RUN_BY_SPREADSHEETS}; rename it"
+            f"a parameter is named {name!r}: spreadsheets run text that begins with one of "
+            f"{_RUN_BY_SPREADSHEETS} as a formula; rename it"
         )
 
 
 def is_whole(value: Any, least: int) -> bool:
-    """Whether a value is an int of at least `least`; True and False are none."""
+    """Whether a value is an int of at least `least`; True and False do not count as ints."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """Refuse an argument that is no int of at least `least`.
+    """Refuse an argument that is not an int of at least `least`.
 
     Raises:
-        ValueError: If it is not; the message names it.
+        ValueError: If the argument is not such an int. The message names the argument.
     """
     if not is_whole(value, least):
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 def check_positive(**values: Any) -> None:
-    """Refuse arguments, given by their names, that are no ints of at least 1.
+    """Refuse arguments, given by their names, that are not ints of at least 1.
 
     Raises:
-        ValueError: Naming the first one that is not.
+        ValueError: If an argument is not such an int. The message names the first of them.
     """
     for name, value in values.items():
         check_whole(name, value, 1)
 
 
 def check_from_zero(name: str, value: Any, below: float) -> None:
-    """Refuse an argument that is no number of at least 0 and below another; True and False are none.
+    """Refuse an argument that is not a number of at least 0 and below `below`; True and False are refused,
+    too.
 
     Raises:
-        ValueError: If it is not; the message names it.
+        ValueError: If the argument is not such a number. The message names the argument.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
         words = "finite" if below == math.inf else f"below {below:g}"
@@ -60,24 +65,24 @@ def check_from_zero(name: str, value: Any, below: float) -> None:
 
 
 def check_workers(value: Any) -> None:
-    """Refuse a number of workers that is no int of at least 1, and not "auto".
+    """Refuse a number of workers that is neither an int of at least 1 nor "auto".
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If the value is neither.
     """
     if value != "auto" and not is_whole(value, 1):
         raise ValueError(f'workers must be an integer of at least 1, or "auto", got {value!r}')
 
 
 def check_unit(unit: Any, where: str) -> None:
-    """Refuse a unit that astropy does not read; "" is dimensionless.
+    """Refuse a unit that astropy does not read; "" stands for dimensionless.
 
     Args:
-        unit: What was given.
-        where: What it is the unit of, for the message.
+        unit: The unit as it was given.
+        where: The quantity that has the unit, in words for the message.
 
     Raises:
-        ValueError: If it does not read it. The message says what to write.
+        ValueError: If astropy does not read the unit. The message says what to write.
     """
     if unit == "" or (error := _unread(unit)) is None:
         return
@@ -88,14 +93,15 @@ def check_unit(unit: Any, where: str) -> None:
     if without and _unread(without) is None:
         write = "leave the unit out" if without == "1" else f"write {without!r}"
         way_out = f"What is counted has no unit: if {unknown[0]!r} counts things, {write}"
-    reason = str(error).partition("If this is meant")[0].strip()  # what follows is for who defines units
+    # The rest of astropy's message is advice on how to define new units.
+    reason = str(error).partition("If this is meant")[0].strip()
     raise ValueError(
         f"the unit {unit!r} of {where} is not one astropy knows: {reason}{'' if reason[-1] in '.?' else '.'} {way_out}"
     ) from error
 
 
 def _unread(unit: Any) -> Exception | None:
-    """Why astropy does not read a unit; None if it does."""
+    """The error of astropy on reading a unit; None if astropy reads the unit."""
     from astropy import units
 
     try:

@@ -1,4 +1,4 @@
-"""Laws as plain JSON values, and back."""
+"""Distributions as plain JSON values, and distributions read from such values."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sciinf.core.unknown_law import Unknown
 
 
 def law_to_json(law: td.Distribution) -> dict[str, Any]:
-    """A law as plain JSON values: its class name, in torch.distributions or here, and its arguments.
+    """A distribution as plain JSON values: the name of its class and its arguments.
 
     Raises:
-        TypeError: If the law is built from something that has no plain description (a transform with a network).
+        TypeError: If a part of the distribution has no plain description, such as a transform with a network.
     """
     if isinstance(law, Truncated):
         return {"law": "Truncated", "base": law_to_json(law.base), "low": law.low, "high": law.high}
@@ -46,8 +46,8 @@ def law_to_json(law: td.Distribution) -> dict[str, Any]:
         }
     if getattr(td, type(law).__name__, None) is not type(law) or type(law) is td.TransformedDistribution:
         raise TypeError(
-            f"the law {law!r} cannot be written down; use a law of torch.distributions, Truncated, Independent or "
-            "MixtureSameFamily"
+            f"the distribution {law!r} cannot be written down as JSON; use a distribution of "
+            "torch.distributions, Truncated, Independent or MixtureSameFamily"
         )
     arguments = _arguments(law)
     double = any(v.dtype == torch.float64 for v in arguments.values())
@@ -56,7 +56,15 @@ def law_to_json(law: td.Distribution) -> dict[str, Any]:
 
 
 def law_from_json(data: Mapping[str, Any], *, dtype: torch.dtype | None = None) -> td.Distribution:
-    """The law that `law_to_json` wrote, in the precision it had, or in another."""
+    """The distribution that `law_to_json` wrote.
+
+    Args:
+        data: The JSON values.
+        dtype: Precision of the distribution's numbers. The default is the precision that was written.
+
+    Raises:
+        ValueError: If the values name an unknown distribution.
+    """
     name = data["law"]
     if name == "Truncated":
         return Truncated(law_from_json(data["base"], dtype=dtype), data["low"], data["high"])
@@ -79,17 +87,18 @@ def law_from_json(data: Mapping[str, Any], *, dtype: torch.dtype | None = None) 
     if name == "MixtureSameFamily":
         mixture = law_from_json(data["mixture"], dtype=dtype)
         if not isinstance(mixture, td.Categorical):
-            raise ValueError(f"the mixture of a MixtureSameFamily must be Categorical, the file says {mixture!r}")
+            raise ValueError(f"the mixture of a MixtureSameFamily must be Categorical, got {mixture!r}")
         return td.MixtureSameFamily(mixture, law_from_json(data["components"], dtype=dtype))
     kind = getattr(td, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, td.Distribution)):
-        raise ValueError(f"the file names the law {name!r}, which torch.distributions does not have")
+        raise ValueError(f"the file names the distribution {name!r}, which torch.distributions does not have")
     dtype = dtype or (torch.float64 if data.get("dtype") == "float64" else torch.float32)
     build: Any = kind
     arguments = {k: torch.tensor(v, dtype=dtype) for k, v in data["arguments"].items()}
     law = build(**arguments)
     if isinstance(law, td.Categorical):
-        vars(law)["logits"] = arguments["logits"]  # as written: torch would normalise them again, and round
+        # torch has normalised the logits again, which rounds them. The logits that were written are kept.
+        vars(law)["logits"] = arguments["logits"]
     return law
 
 
@@ -98,7 +107,10 @@ def _arguments(law: td.Distribution) -> dict[str, Tensor]:
     names = [n for n in parameters if n in law.arg_constraints]
     needed = {n for n, p in parameters.items() if p.default is inspect.Parameter.empty} - {"self", *names}
     if needed:
-        raise TypeError(f"the law {law!r} cannot be written down: torch does not tell its {', '.join(sorted(needed))}")
+        raise TypeError(
+            f"the distribution {law!r} cannot be written down as JSON: it has no readable argument "
+            f"{', '.join(sorted(needed))}"
+        )
     if "scale_tril" in names:
         names = ["loc", "scale_tril"]
     if "logits" in names:
