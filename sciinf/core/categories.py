@@ -1,4 +1,4 @@
-"""What discrete parameters of draws may be: their values, what these are called, and how likely they are."""
+"""The values of discrete parameters in draws, with their labels and probabilities."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Categories:
     """The values of one discrete parameter.
 
     Args:
-        values: The K numbers that stand for them in draws.
-        labels: What each is called; of what is counted the number itself.
-        prior: Probability of each before the data, given that the parameter exists; summing to 1.
-        exact: Probability of each given the data, where it is known without draws; empty where not. They sum to the
-            probability that the parameter exists.
+        values: The K numbers that stand for the values in draws.
+        labels: Label of each value. For a counted parameter, the number itself as text.
+        prior: Prior probability of each value, given that the parameter exists. These probabilities sum to 1.
+        exact: Posterior probability of each value, if known without draws, else empty. These probabilities
+            sum to the probability that the parameter exists.
     """
 
     values: tuple[float, ...]
@@ -35,15 +35,15 @@ class Categories:
 
     @property
     def numbered(self) -> bool:
-        """Whether the values are numbers that mean what they say, and no codes of labels."""
+        """Whether the values are counted numbers, not codes of labels."""
         return self.labels == tuple(str(int(value)) for value in self.values)
 
     def value(self, name: str, wanted: object) -> float:
-        """The number that stands for a label, or for a number that is counted.
+        """The number that stands in draws for a label, or for a counted number.
 
         Args:
-            name: Of the parameter, for the message.
-            wanted: The label, or the number.
+            name: Name of the parameter, for the message.
+            wanted: The label, or the counted number.
 
         Raises:
             ValueError: If there is no such value.
@@ -54,11 +54,15 @@ class Categories:
         return self.values[self.labels.index(said)]
 
     def label(self, value: float) -> str:
-        """What a number that stands in draws is called."""
+        """The label of a number that stands in draws."""
         return self.labels[self.values.index(float(value))]
 
     def shown(self, column: Float[np.ndarray, " n"]) -> np.ndarray:
-        """The values of draws for people and tables: (n,) of labels, None where there is none; numbers as they are."""
+        """The values of draws for people and tables, (n,).
+
+        Counted numbers stay as they are. Other values become their labels, and None where the parameter does
+        not exist.
+        """
         if self.numbered:
             return column
         there = np.isfinite(column)
@@ -76,11 +80,12 @@ class Categories:
 
 
 def categories_of(prior: Prior, exact: Mapping[str, tuple[float, ...]] | None = None) -> dict[str, Categories]:
-    """The discrete parameters of a prior; none of a continuous one.
+    """The discrete parameters of a prior: name -> values; empty if the prior has none.
 
     Args:
         prior: The prior.
-        exact: Name -> probability of each value given the data, where it is known without draws.
+        exact: Name -> posterior probability of each value, for parameters for which it is known without
+            draws.
     """
     found = {}
     for name, law in prior.discrete().items():
@@ -90,5 +95,5 @@ def categories_of(prior: Prior, exact: Mapping[str, tuple[float, ...]] | None = 
 
 
 def without_exact(categories: Mapping[str, Categories]) -> dict[str, Categories]:
-    """The same, of draws that are some of those whose probabilities are known."""
+    """The categories without their exact probabilities, which do not hold for a selection of the draws."""
     return {name: replace(one, exact=()) for name, one in categories.items()}

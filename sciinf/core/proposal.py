@@ -1,4 +1,4 @@
-"""Where parameters are drawn from when not from the prior."""
+"""The base class of proposals: distributions of parameters that replace the prior in simulations."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from torch import Tensor
 
 
 class Proposal(ABC):
-    """A law of theta to simulate from instead of the prior, for `simulate(..., proposal=...)`.
+    """A distribution of theta that replaces the prior in `simulate(..., proposal=...)`.
 
-    What is learned from its simulations is the posterior under this law, not under the prior.
+    An estimator trained on these simulations learns the posterior under this distribution, not under the
+    prior.
     """
 
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
-        """n draws within the prior's support, of the prior's dtype, on the CPU, from `generator` alone."""
+        """n draws within the prior's support, of the prior's dtype, on the CPU.
+
+        All randomness comes from `generator`.
+        """
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """What makes it the law it is, as plain JSON values, for `store.json`; two laws say different things."""
+        """A description of the distribution as plain JSON values, for `store.json`.
+
+        Different distributions must have different descriptions.
+        """

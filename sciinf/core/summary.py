@@ -55,7 +55,7 @@ class SummaryNetwork(nn.Module, ABC):
             ValueError: If the network was built for another shape, or if a mask is missing or unexpected.
         """
         if tuple(x.shape[1:]) != self.event:
-            raise ValueError(f"the network was built for rows of shape {self.event}, got {tuple(x.shape[1:])}")
+            raise ValueError(f"the network was built for the shape {self.event}, got {tuple(x.shape[1:])}")
         if self.masked != (mask is not None):
             raise ValueError(f"the network was built {'with' if self.masked else 'without'} a mask; {HINT}")
         if mask is None:
@@ -102,7 +102,7 @@ def expand_mask(mask: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def rows_of(x: Tensor, axis: int) -> Tensor:
-    """x (batch, *event) as (batch, n, F), with n the length of the event's `axis` and all others flattened."""
+    """x (batch, *event) as (batch, n, F), n the length of the event's `axis` and the others flattened."""
     return x.movedim(axis + 1, 1).flatten(2) if x.ndim > 2 else x.unsqueeze(-1)
 
 

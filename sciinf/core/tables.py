@@ -1,6 +1,6 @@
-"""Tables as lines of text and, with the same words, as HTML for notebooks; and numbers to the digits that count.
+"""Tables as lines of text and as HTML for notebooks, and numbers rounded to their significant digits.
 
-Whatever goes into HTML is escaped here, and no markup is taken from data.
+All text that goes into HTML is escaped here, so data cannot add markup.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-_LEFT = ' style="text-align:left"'  # notebooks align to the right otherwise
+_LEFT = ' style="text-align:left"'  # Without this, notebooks align cells to the right.
 
 
 def digits(value: float, width: float) -> str:
-    """A number to two significant digits of a width, such as its standard deviation."""
+    """A number as text, rounded to two significant digits of a width, such as its standard deviation."""
     if not math.isfinite(value):
         return str(value)
     places = 3 if not (width > 0 and math.isfinite(width)) else 1 - math.floor(math.log10(width))
@@ -24,7 +24,10 @@ def digits(value: float, width: float) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of text with a rule below the first, which is the head, and an empty one at the end."""
+    """The rows of a table as lines of text with aligned columns.
+
+    The first row is the head, and has a rule below it. The last line is empty.
+    """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [lines[0], "-" * max(len(line) for line in lines), *lines[1:], ""]
@@ -36,16 +39,16 @@ def html(
     facts: Sequence[tuple[str, str]] = (),
     first: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """A small table for a notebook.
+    """A small HTML table for a notebook.
 
     Args:
-        title: What it is.
-        rows: Cells; the first row is the head. Left out where there are none.
-        facts: What is to be said below, a name and words for each.
-        first: What is to be said above, likewise.
+        title: Title of the table.
+        rows: Rows of cells, of which the first is the head. Without rows there is no table of cells.
+        facts: Facts to show below the table, each a name and a text.
+        first: Facts to show above the table, each a name and a text.
 
     Returns:
-        Markup, with all that was given escaped.
+        HTML, in which all given text is escaped.
     """
     parts = [f"<div><p><b>{escape(title)}</b></p>", _said(first)]
     if rows:
@@ -56,22 +59,22 @@ def html(
 
 
 def named(units: Mapping[str, str]) -> str:
-    """Names with their units, such as "rate [1/h], offset"."""
+    """Names with their units as text, such as "rate [1/h], offset"."""
     return ", ".join(f"{name} [{unit}]" if unit else name for name, unit in units.items())
 
 
 def percent(level: float) -> str:
-    """A credible level: "90%", "99.73%"."""
+    """A credible level as text: "90%", "99.73%"."""
     return f"{100 * level:.6g}%"
 
 
 def marked(name: str, derived: bool) -> str:
-    """A name in a table, which says so if it is no parameter."""
+    """A name for a table; the name of a derived quantity is marked "(derived)"."""
     return f"{name} (derived)" if derived else name
 
 
 def _said(facts: Sequence[tuple[str, str]]) -> str:
-    """Names with words, as a table; nothing of none."""
+    """Facts, each a name and a text, as an HTML table; "" if there are no facts."""
     body = "".join(f"<tr><th{_LEFT}>{escape(name)}</th>{_cell(words)}</tr>" for name, words in facts)
     return f"<table><tbody>{body}</tbody></table>" if facts else ""
 

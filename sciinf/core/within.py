@@ -1,8 +1,10 @@
-"""Datasets of HDF5 files that came from elsewhere: what is read lies in the file itself, and is no larger than it.
+"""Safe reading of datasets from HDF5 files of other people: no data from other files, and no impossible
+sizes.
 
-HDF5 follows links into other files, reads numbers that lie outside, and makes up a dataset of any size of which nothing
-was written. A hash is no protection: who makes the file writes it. Deflate packs at most 1,032 bytes into one, so that
-a dataset, or a chunk of it, that promises more was not written as it says.
+HDF5 follows links into other files, and reads datasets whose numbers lie in other files. It also returns a
+dataset of any size of which nothing was written. A hash gives no protection, because the author of the file
+writes the hash. Deflate packs at most 1,032 bytes into one byte. A dataset, or a chunk of a dataset, that
+claims more than this factor allows was not written as it claims.
 """
 
 from __future__ import annotations
@@ -14,15 +16,16 @@ _DEFLATED = 1_032
 
 
 def own_dataset(file: Any, name: str) -> Any:
-    """A dataset whose numbers lie in its file.
+    """A dataset whose numbers lie in the given file.
 
     Args:
-        file: The file, opened.
-        name: Of the dataset, from the root.
+        file: The open file.
+        name: Path of the dataset from the root of the file.
 
     Raises:
-        KeyError: If there is none.
-        OSError: If it lies elsewhere, or promises more than can be in the file.
+        KeyError: If there is no dataset of that name.
+        OSError: If the dataset is not an array, lies in another file, or claims more numbers than the file
+            can hold.
     """
     import h5py
 
@@ -40,14 +43,14 @@ def own_dataset(file: Any, name: str) -> Any:
 
 
 def names_in(file: Any, group: str) -> list[str]:
-    """What a group of a file is said to hold; nothing where there is no such group.
+    """The names of the members of a group in a file; empty if there is no such group.
 
     Args:
-        file: The file, opened.
-        group: Its name, from the root.
+        file: The open file.
+        group: Path of the group from the root of the file.
 
     Raises:
-        OSError: If it lies elsewhere.
+        OSError: If the group is reached by a link.
     """
     import h5py
 
@@ -56,10 +59,10 @@ def names_in(file: Any, group: str) -> list[str]:
 
 
 def _own(file: Any, name: str) -> Any:
-    """What has a name, reached by no link; None if there is none.
+    """The group or dataset with a given path in a file; None if there is none.
 
     Raises:
-        OSError: If it is reached by a link.
+        OSError: If a part of the path is a soft or external link.
     """
     import h5py
 
