@@ -53,8 +53,9 @@ def check_positive(**values: Any) -> None:
 
 
 def check_from_zero(name: str, value: Any, below: float) -> None:
-    """Refuse an argument that is not a number of at least 0 and below `below`; True and False are refused,
-    too.
+    """Refuse an argument that is not a number of at least 0 and below `below`.
+
+    True and False are refused, too.
 
     Raises:
         ValueError: If the argument is not such a number. The message names the argument.

@@ -250,5 +250,5 @@ def z_of(log_v: Tensor, most: Tensor) -> Tensor:
 
 
 def _flat(law: td.Uniform, value: Tensor) -> Tensor:
-    """The log density of a uniform law at values of its support, its bounds included."""
+    """The log density of a uniform distribution at values of its support, including the bounds."""
     return -(law.high - law.low).log().to(value).expand_as(value)

@@ -2,7 +2,7 @@
 
 Arguments are plain numbers in the order of `torch.distributions`. The functions return distributions of
 `torch.distributions` with float64 arguments, so no digit of a Julian date is lost. `LogUniform` is a class of
-sciinf. `core.laws.Truncated` restricts a distribution to bounds.
+`core.log_uniform`. `core.laws.Truncated` restricts a distribution to bounds.
 """
 
 from __future__ import annotations

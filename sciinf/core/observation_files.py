@@ -311,8 +311,8 @@ def _check_header(path: Path, names: Sequence[str], wanted: SoughtColumns) -> No
         said = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
         raise ValueError(
             f"{path} seems to have no header: its first line is {said}. Write a line above it with the names "
-            f"of its {len(names)} columns, including those of the observables. A unit may follow in brackets, "
-            "as in v [mV]. Here the line could be "
+            f"of its {len(names)} columns, including those of the observables. A unit may follow in "
+            "brackets, as in v [mV]. Here the line could be "
             f"{','.join([*(f'column_{k}' for k in range(1, len(names))), wanted.alone or 'NAME'][-4:])}"
         )
 

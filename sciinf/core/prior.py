@@ -198,8 +198,7 @@ class Prior:
                 needed = precision_for(names[place], self.units[place], law)
                 self.dtype = torch.promote_types(self.dtype, needed)
         self.mixed = any(isinstance(law, Levels) for law in laws)
-        # Without discrete parameters, `conditions` has only to refuse parameters whose existence depends on
-        # others.
+        # Without discrete parameters, no existence may depend on another parameter: `conditions` refuses this.
         if not self.mixed:
             existence.conditions(names, {names[place.start]: law for law, place in zip(laws, places, strict=True)})
         self.bijection = (
@@ -207,8 +206,7 @@ class Prior:
         )
 
     def __add__(self, other: Prior) -> Prior:
-        """A prior with the parameters of both priors, where those of one are independent of those of the
-        other.
+        """A prior with the parameters of both priors, independent of each other.
 
         Raises:
             ValueError: If both priors have a parameter of the same name.
@@ -314,8 +312,9 @@ class Prior:
     def coordinates(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch coordinate"]:
         """theta as coordinates for distances and networks, none of them NaN.
 
-        The first coordinates are z of the continuous parameters. Then comes a number for each parameter that need
-        not exist: 1 if it exists, else 0. The last ones are a one-hot code of the value of each discrete parameter.
+        The first coordinates are z of the continuous parameters. Then comes a number for each parameter that
+        need not exist: 1 if it exists, else 0. The last coordinates are one-hot codes of the values of the
+        discrete parameters.
         """
         self._check(theta)
         return self.bijection.coordinates(theta) if isinstance(self.bijection, MixedBijection) else self.split(theta).z
@@ -347,8 +346,8 @@ def _one_dimensional(name: str, law: td.Distribution) -> td.Distribution:
     if law.batch_shape or law.event_shape:
         raise TypeError(
             f"parameter {name!r} has a distribution of shape {tuple(law.batch_shape + law.event_shape)}, "
-            "made from arrays, but a parameter is one number. Give each number its own name and distribution. Or "
-            "give all of them at once: Prior.joint(names, law, units); if they are independent, the law is "
+            "made from arrays, but a parameter is one number. Give each number its own name and "
+            "distribution. Or give all of them at once: Prior.joint(names, law, units); if they are independent, the law is "
             "torch.distributions.Independent(law, 1)"
         )
     as_torch_checks(name, law)

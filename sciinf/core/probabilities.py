@@ -96,8 +96,9 @@ class Probabilities:
         return tuple(found)
 
     def log_bayes_factor(self, a: object, b: object) -> tuple[float, float]:
-        """The natural logarithm of the Bayes factor of value a against value b, and a bound of its standard
-        error.
+        """The natural logarithm of the Bayes factor of value a against value b, and its standard error.
+
+        The standard error is an upper bound.
 
         If no draw has one of the values, its `error` stands for its probability, and the standard error is
         infinite.

@@ -1,5 +1,6 @@
-"""Safe reading of datasets from HDF5 files of other people: no data from other files, and no impossible
-sizes.
+"""Safe reading of datasets from HDF5 files of unknown origin.
+
+No data are read from other files, and impossible sizes are refused.
 
 HDF5 follows links into other files, and reads datasets whose numbers lie in other files. It also returns a
 dataset of any size of which nothing was written. A hash gives no protection, because the author of the file

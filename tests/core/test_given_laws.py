@@ -45,7 +45,10 @@ HINTS = {
     "text": ("Normal(0, 1)", "A law is no text"),
     "nothing": (None, "'a' is None; .*Take a law of sciinf (Beta, .*, Truncated), of torch.distributions or of scipy"),
     "dictionary": ({"low": 0}, "Take a law of sciinf"),
-    "batch": (td.Normal(torch.zeros(3), 1.0), "'a' has a distribution of shape (3,), .*Prior.joint(.*Independent(law, 1)"),
+    "batch": (
+        td.Normal(torch.zeros(3), 1.0),
+        "'a' has a distribution of shape (3,), .*Prior.joint(.*Independent(law, 1)",
+    ),
 }
 
 

@@ -112,7 +112,9 @@ def test_laws_that_float64_cannot_resolve_are_refused_too():
 
 def test_the_parameter_of_a_joint_law_is_named():
     law = td.MultivariateNormal(torch.tensor([0.0, GPS]), torch.eye(2))
-    with pytest.raises(ValueError, match="parameter 'b' has a distribution near 1126259456 of width 1, .* steps of 128"):
+    with pytest.raises(
+        ValueError, match="parameter 'b' has a distribution near 1126259456 of width 1, .* steps of 128"
+    ):
         Prior.joint(("a", "b"), law)
     with pytest.raises(ValueError, match="parameter 'b'"):
         Prior.joint(("a", "b"), td.Independent(td.Normal(torch.tensor([0.0, GPS]), torch.ones(2)), 1))
