@@ -28,7 +28,7 @@ PACKAGES = ("sciinf", "torch", "numpy", "zuko", "nflows", "sbi", "numpyro", "ast
 SEAL = "sha256_of_the_rest"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What the operating system says where a disk is full, a quota used up, or a file too large."""
-# Even on the slowest disk, no temporary file is still being written if it was unchanged for this many seconds.
+# Even on the slowest disk, no temporary file is still written to if it was unchanged for this many seconds.
 _LEFT = 3_600.0
 _REMOTE = re.compile("([a-z][a-z0-9+.-]+):/+")  # A single letter before the colon is a drive, not a scheme.
 _TEMPORARY = re.compile(r"\..+\.\d+(\.[0-9a-f]{8})?\.tmp")  # Names by earlier versions had no random part.

@@ -23,7 +23,7 @@ from sciinf.core.unknown_law import Unknown
 
 # Parameters are float32 if the spacing of float32 is at most this fraction of their distribution's width.
 FINE = 1e-4
-# A distribution is refused if the spacing of the numbers it is built from is above this fraction of its width.
+# A distribution is refused if the spacing of the numbers in it is above this fraction of its width.
 COARSE = 0.015
 LARGE = 2.0**20  # In constant float32 data of at least this size, variation may have been rounded away.
 _FAR = 10.0  # A distribution is assumed to reach this number of widths from its middle.

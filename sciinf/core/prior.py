@@ -198,7 +198,7 @@ class Prior:
                 needed = precision_for(names[place], self.units[place], law)
                 self.dtype = torch.promote_types(self.dtype, needed)
         self.mixed = any(isinstance(law, Levels) for law in laws)
-        # Without discrete parameters, no existence may depend on another parameter: `conditions` refuses this.
+        # Without discrete parameters, no existence can depend on a parameter; `conditions` refuses it.
         if not self.mixed:
             existence.conditions(names, {names[place.start]: law for law, place in zip(laws, places, strict=True)})
         self.bijection = (
@@ -347,8 +347,8 @@ def _one_dimensional(name: str, law: td.Distribution) -> td.Distribution:
         raise TypeError(
             f"parameter {name!r} has a distribution of shape {tuple(law.batch_shape + law.event_shape)}, "
             "made from arrays, but a parameter is one number. Give each number its own name and "
-            "distribution. Or give all of them at once: Prior.joint(names, law, units); if they are independent, the law is "
-            "torch.distributions.Independent(law, 1)"
+            "distribution. Or give all of them at once: Prior.joint(names, law, units); if they are "
+            "independent, the law is torch.distributions.Independent(law, 1)"
         )
     as_torch_checks(name, law)
     if is_counting(law):
