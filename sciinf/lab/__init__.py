@@ -1,7 +1,8 @@
-"""Methods of papers that were built, measured, and did not pay.
+"""Published methods that were implemented and measured, and were no better than simpler ones in sciinf.
 
-They work, and have their tests. Nothing else in sciinf imports them, and no name of `sciinf` itself comes from here.
-`docs/lab.md` says of each what it is, what was measured, and when it is worth another try.
+The methods work and have tests. No other part of sciinf imports these modules, and `sciinf` itself exports
+none of their names. For each method, `docs/lab.md` describes the idea, the measurements, and the cases in
+which another try is worthwhile.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ _SIMULATOR = "sciinf.simulator"
 class FilesCommand(click.Command):
     """A command whose --observation takes all the files that follow it.
 
-    Options that the command does not know are left to the simulator's `observe` (`observations.reading`). The help of
-    the command lists these options, too.
+    Options that the command does not know are left to the simulator's `observe` (`observations.reading`).
+    The help of the command lists these options, too.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -69,7 +69,10 @@ def is_simulator(word: str) -> bool:
 
 
 def _show(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
-    """Callback of --quiet and --verbose, before or behind the command: set how much the terminal shows."""
+    """Callback of --quiet and --verbose: set how much the terminal shows.
+
+    Both options may stand before or behind the name of the command.
+    """
     if given:
         show_from(ANSWER if parameter.name == "quiet" else DETAIL)
 
@@ -140,7 +143,10 @@ column = click.option(
 
 
 def labelled(ctx: click.Context, parameter: click.Parameter, words: Sequence[str]) -> dict[str, str]:
-    """Callback of --beside: read words LABEL=DIR into label -> run folder; without a label, take the folder's name."""
+    """Callback of --beside: read words LABEL=DIR into a mapping from label to run folder.
+
+    A word without a label gets the folder's name as its label.
+    """
     found: dict[str, str] = {}
     for word in words:
         label, sign, folder = word.partition("=")
@@ -149,7 +155,9 @@ def labelled(ctx: click.Context, parameter: click.Parameter, words: Sequence[str
         if not Path(folder).is_dir():
             raise click.BadParameter(f"there is no run folder {folder}", ctx, parameter)
         if label in found:
-            raise click.BadParameter(f"two answers are called {label!r}; name them: LABEL=DIR", ctx, parameter)
+            raise click.BadParameter(
+                f"two run folders have the label {label!r}; give each its own: LABEL=DIR", ctx, parameter
+            )
         found[label] = folder
     return found
 
@@ -246,10 +254,10 @@ def known_device(ctx: click.Context, parameter: click.Parameter, device: str) ->
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that this machine does not have.
+    """Check that this machine has the device.
 
     Raises:
-        ValueError: If this machine does not have the device.
+        ValueError: If this machine does not have the device. The message says why.
     """
     if device != "cpu":
         from sciinf.training.recipe import absent
@@ -308,7 +316,7 @@ failures = click.option(
 
 
 def serving(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that only `sciinf serve` has to a command."""
+    """Add to a command the options that only `sciinf serve` has."""
     for option in reversed(_SERVING):
         command = option(command)
     return command
