@@ -94,10 +94,14 @@ def worded(text: str) -> str:
             ("e").
     """
     if strange := re.sub(SKIPPED, "", re.sub(PIECE, "", text)):
-        raise ValueError(f"{text!r} has {strange!r}, but beside numbers captions have only words and {' '.join(MARKS)}")
+        raise ValueError(
+            f"{text!r} has {strange!r}, but beside numbers captions have only words and the signs {' '.join(MARKS)}"
+        )
     found = [one for one in pieces(text.lower()) if one not in ARTICLES]
     if spelt := {*found} & {*SPELT}:
-        raise ValueError(f"{text!r} has the word {spelt.pop()!r}, a part of numbers such as 1e-3: use another word")
+        raise ValueError(
+            f"{text!r} has the word {spelt.pop()!r}, a part of numbers such as 1e-3: use another word in its place"
+        )
     return " ".join(found)
 
 

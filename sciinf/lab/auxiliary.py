@@ -1,35 +1,43 @@
-r"""Linear diffusions with auxiliary variables: each number of the data noised through others that noise enters first.
+r"""Linear diffusions of data and auxiliary variables, through which noise can reach the data.
 
-A number x_0 of the data and K - 1 auxiliaries make u in R^K (all D numbers alike, u of shape (K, D)), and
+A number x_0 of the data and K - 1 auxiliaries form u in R^K. All D numbers of the data are treated alike, so
+that u has shape (K, D). The diffusion is
 
     du = A u dt + B dW,    u_0 = (x_0, e_1, ..., e_{K-1}),    e_k ~ N(0, c_k) independent of x_0.
 
-A rate beta(t) only changes the clock: t here is the integral of beta. With F = e^{A t}, a = F's first column and
-Q = B B^T,
+A rate beta(t) would only change the unit of time; t here is the integral of beta. With F = e^{A t}, a = the
+first column of F, and Q = B B^T,
 
     Cov(u_t | u_0) = int_0^t e^{A v} Q e^{A^T v} dv =: S_0,        the solution of S' = A S + S A^T + Q, S(0) = 0,
     u_t | x_0 ~ N(a x_0, S),    S = F diag(0, c) F^T + S_0.
 
-They are Taylor series, S_0 = sum_n C_n t^{n+1} / (n+1)! with C_0 = Q and C_{n+1} = A C_n + C_n A^T, of a time halved
-until it is short, then doubled by S_0(2t) = S_0 + F S_0 F^T. Nothing cancels, so that the smallest entry has its
-digits (t^3 for data behind one auxiliary), which Van Loan's block exponential has only to the size of the largest.
+F and S_0 are computed by Taylor series at a short time, t halved often enough:
+S_0 = sum_n C_n t^{n+1} / (n+1)! with C_0 = Q and C_{n+1} = A C_n + C_n A^T. Then the time is doubled again by
+S_0(2t) = S_0 + F S_0 F^T. No terms cancel, so that the smallest entry of S_0 (t^3 for data behind one
+auxiliary) is precise relative to itself. The block exponential of Van Loan is precise only relative to the
+largest entry.
 
-Drawing u_t given x_0, with the auxiliaries integrated out, is hybrid score matching. S = L L^T, with coordinates that
-receive noise last, gives u = a x_0 + L e and
+Hybrid score matching draws u_t given x_0, with the auxiliaries integrated out. With S = L L^T, where the
+coordinates that receive noise stand last, u = a x_0 + L e and
 
     grad_u log p(u_t | x_0) = -S^{-1} (u - a x_0) = -L^{-T} e,
 
-whose entries where noise comes in, all that the way back needs, depend on e there alone: e_v / L_vv for K = 2.
+The reverse process needs only the entries of this gradient at coordinates that receive noise. These entries
+depend on e at the same coordinates alone; for K = 2 the entry is -e_v / L_vv.
 
-**What is to be learned.** Everything is Gaussian given x_0, so y = s^2 a^T S^{-1} u with s^{-2} = a^T S^{-1} a is
-sufficient: y = x_0 + s e', and
+**What is to be learned.** Given x_0 everything is Gaussian. A sufficient statistic for x_0 is therefore
+y = s^2 a^T S^{-1} u with s^{-2} = a^T S^{-1} a, for which y = x_0 + s e', and
 
     E[x_0 | u_t] = D(y, s),    grad log p(u_t) = -S^{-1} (u - a D(y, s)),    (s^{-2})' = -|B^T S^{-1} a|^2,
 
-D the denoiser of any path of `schedule`. So a denoiser that was trained without auxiliaries goes with each of these
-diffusions (`joint_solver`), and by the last equation the likelihood's bound, 1/2 int |B^T S^{-1} a|^2 E|D - x_0|^2 dt
-= int E|D - x_0|^2 s^{-3} ds, is the same for all of them: auxiliaries change the way back, and what a network that is
-shown u finds easy. `hybrid` trains such a network.
+where D is the denoiser of any path of `schedule`. A denoiser that was trained without auxiliaries can
+therefore be used with each of these diffusions (`joint_solver`). By the last equation, the bound on the
+likelihood,
+
+    1/2 int |B^T S^{-1} a|^2 E|D - x_0|^2 dt = int E|D - x_0|^2 s^{-3} ds,
+
+is the same for all of them. Auxiliaries change the reverse process, and how easy the task is for a network
+whose input is u. `hybrid` trains such a network.
 
 References:
     | Where to Diffuse, How to Diffuse, and How to Get Back: Automated Learning for Multivariate Diffusions
@@ -60,15 +68,15 @@ JointDenoiser = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Kernel:
-    """The law of u_t given x_0, N(a x_0, S), at some times; float64.
+    """The distribution N(a x_0, S) of u_t given x_0, at one or several times; float64.
 
     Attributes:
-        mean: a, (*time, K).
-        covariance: S, (*time, K, K).
-        receives: Which coordinates receive noise, (K).
-        factor: A Cholesky factor of S, (*time, K, K).
-        pull: S^{-1} a, (*time, K).
-        level: s, (*time).
+        mean: Factor a of x_0 in the mean, (*time, K).
+        covariance: Covariance S, (*time, K, K).
+        receives: Whether each coordinate receives noise, (K).
+        factor: Lower Cholesky factor of S, (*time, K, K).
+        pull: Vector S^{-1} a, (*time, K).
+        level: Noise level s, (*time).
     """
 
     mean: Tensor
@@ -86,27 +94,33 @@ class Kernel:
         object.__setattr__(self, "level", (self.mean * pull).sum(-1).rsqrt())
 
     def draw(self, data: Float[Tensor, "*rows dim"], generator: torch.Generator) -> Float[Tensor, "*rows K dim"]:
-        """u_t given x_0."""
+        """Draw u_t given x_0."""
         return self._around(data, self.factor, generator)
 
     def lift(self, y: Float[Tensor, "*rows dim"], generator: torch.Generator) -> Float[Tensor, "*rows K dim"]:
-        """u_t given y, whatever x_0: N(a y, S - s^2 a a^T)."""
+        """Draw u_t given y from N(a y, S - s^2 a a^T), which does not depend on x_0."""
         along = torch.linalg.solve_triangular(self.factor, self.mean[..., None], upper=False)
-        along = along * self.level[..., None, None]  # of length 1
+        along = along * self.level[..., None, None]  # This vector has length 1.
         return self._around(y, self.factor - (self.factor @ along) @ along.mT, generator)
 
     def project(self, u: Float[Tensor, "*rows K dim"]) -> Float[Tensor, "*rows dim"]:
-        """y = s^2 a^T S^{-1} u, all that u_t says of x_0."""
+        """The sufficient statistic y = s^2 a^T S^{-1} u of u_t for x_0."""
         return ((self.pull * self.level[..., None] ** 2).to(u)[..., None] * u).sum(-2)
 
     def score(
         self, u: Float[Tensor, "*rows K dim"], denoised: Float[Tensor, "*rows dim"]
     ) -> Float[Tensor, "*rows K dim"]:
-        """grad log p(u_t), given E[x_0 | u_t]; with x_0 itself in its place, grad log p(u_t | x_0)."""
+        """The score grad log p(u_t), given E[x_0 | u_t].
+
+        If `denoised` is x_0 itself, the result is grad log p(u_t | x_0).
+        """
         return -torch.cholesky_inverse(self.factor).to(u) @ self._off(u, denoised)
 
     def share(self) -> Float[Tensor, "*time"]:
-        """|[L^{-1} a]_r|^2, by which a squared error of x_0 is one of e_r."""
+        """The factor |[L^{-1} a]_r|^2 that converts a squared error of x_0 to a squared error of e_r.
+
+        e_r is the noise e at the coordinates that receive noise.
+        """
         factor, order = self._ordered()
         along = torch.linalg.solve_triangular(factor, self.mean[..., order, None], upper=False)
         return along[..., int((~self.receives).sum()) :, 0].square().sum(-1)
@@ -119,22 +133,22 @@ class Kernel:
         return u - self.mean.to(u)[..., None] * denoised[..., None, :]
 
     def _ordered(self) -> tuple[Tensor, Tensor]:
-        """L, coordinates that receive noise last, and that order."""
+        """The Cholesky factor L of S with coordinates that receive noise last, and their order."""
         order = torch.argsort(self.receives.int(), stable=True)
         return torch.linalg.cholesky(self.covariance[..., order, :][..., :, order]), order
 
 
 class LinearDiffusion(Component):
-    """A diffusion of data and auxiliaries.
+    """A linear diffusion of data and auxiliaries.
 
     Args:
-        drift: A, (K, K).
-        noise: B, (K, M).
-        start: Variances c_k of the auxiliaries at time 0, (K - 1).
+        drift: Drift matrix A, (K, K).
+        noise: Noise matrix B, (K, M).
+        start: Variances c_k of the auxiliaries at time 0, (K - 1). Empty without auxiliaries.
 
     Raises:
-        ValueError: If shapes do not agree, a variance is negative, something is not finite, or noise does not get to
-            the data.
+        ValueError: If shapes do not agree, a variance is negative, a number is not finite, or noise does not
+            reach the data.
     """
 
     def __init__(
@@ -145,67 +159,81 @@ class LinearDiffusion(Component):
         self._start = torch.diag(torch.tensor([0.0, *start], dtype=torch.float64))
         if self.drift.shape[1] != self.size or len(self.noise) != self.size or len(self._start) != self.size:
             raise ValueError(
-                f"a diffusion with {len(self._start) - 1} auxiliaries has a square drift, and a row of noise for each "
-                f"coordinate, got a drift of shape {tuple(self.drift.shape)} and noise of {tuple(self.noise.shape)}"
+                f"a diffusion with {len(self._start) - 1} auxiliaries needs a square drift and a row of noise "
+                f"for each coordinate; got a drift of shape {tuple(self.drift.shape)} and noise of "
+                f"{tuple(self.noise.shape)}"
             )
         if not bool((self._start >= 0).all() and self._start.isfinite().all()):
-            raise ValueError(f"variances of the auxiliaries at the start must be at least 0, got {list(start)}")
+            raise ValueError(f"variances of the auxiliaries must be finite and at least 0, got {list(start)}")
         self._powers, self._rises = series(self.drift, self.noise @ self.noise.T)
         self._times, self._levels = self._tabulate()
 
     def transition(self, time: Times) -> tuple[Float[Tensor, "*time K K"], Float[Tensor, "*time K K"]]:
-        """F and S_0 of u_t given u_0; float64."""
+        """The matrix F and the covariance S_0 of u_t given u_0; float64."""
         time = time.double()
         longest = float(self.drift.norm() * time.max()) if time.numel() else 0.0
         halvings = max(0, math.ceil(math.log2(4 * longest))) if longest > 0 else 0
         return moved(self._powers, self._rises, time, halvings)
 
     def kernel(self, time: Times) -> Kernel:
-        """The law of u_t given x_0, the auxiliaries integrated out."""
+        """The distribution of u_t given x_0, with the auxiliaries integrated out."""
         mean, covariance = self.transition(time)
         covariance = covariance + mean @ self._start.to(mean.device) @ mean.mT
         return Kernel(mean[..., 0], covariance, (self.noise != 0).any(1))
 
     def moments(self, level: Times) -> tuple[Float[Tensor, "*time K"], Float[Tensor, "*time K K"]]:
-        """a and S at the time of a level; ValueError if the diffusion does not get to it."""
+        """The factor a and covariance S of u_t given x_0, at the time of a noise level.
+
+        Raises:
+            ValueError: If the diffusion does not reach the level.
+        """
         kernel = self.kernel(self.time(level))
         return kernel.mean, kernel.covariance
 
     def rest(self) -> Float[Tensor, "K K"]:
-        """Covariance P of u at rest, whatever the data: A P + P A^T + B B^T = 0; ValueError if it never rests."""
+        """The stationary covariance P of u, which solves A P + P A^T + B B^T = 0.
+
+        Raises:
+            ValueError: If the diffusion has no stationary distribution.
+        """
         eye, gain = torch.eye(self.size, dtype=torch.float64), self.noise @ self.noise.T
         if not bool((torch.linalg.eigvals(self.drift).real < 0).all()):
-            raise ValueError(f"a diffusion with the drift {self.drift.tolist()} does not come to rest")
+            raise ValueError(
+                f"a diffusion with the drift {self.drift.tolist()} does not come to rest: use a drift "
+                "whose eigenvalues all have negative real parts"
+            )
         both = torch.kron(self.drift, eye) + torch.kron(eye, self.drift)
         found = torch.linalg.solve(both, -gain.flatten()).reshape(self.size, self.size)
         return 0.5 * (found + found.T)
 
     def level(self, time: Times) -> Times:
-        """s, the noise that is left on x_0 when all of u_t is known; grows with time."""
+        """The noise level s at each time, which is the sd of y given x_0. The level grows with time."""
         return self.kernel(time).level.to(time)
 
     def time(self, level: Times) -> Float[Tensor, "*time"]:
-        """The time at which the level is s, within 1e-5 of it; float64.
+        """The time at which the noise level is s, up to a relative error of 1e-5 in s; float64.
 
         Raises:
-            ValueError: If the diffusion does not get to that level.
+            ValueError: If the diffusion does not reach the level.
         """
         wanted = level.double().log()
         times, levels = self._times.to(wanted.device), self._levels.to(wanted.device)
         if wanted.numel() and not bool((wanted.min() >= levels[0]) and (wanted.max() <= levels[-1])):
             raise ValueError(
                 f"this diffusion goes from noise level {float(levels[0].exp()):.2g} to {float(levels[-1].exp()):.2g}, "
-                f"asked for {float(level.min()):.2g} to {float(level.max()):.2g}; choose a path within"
+                f"not from {float(level.min()):.2g} to {float(level.max()):.2g}; choose a path within its levels"
             )
         cell = torch.searchsorted(levels, wanted.contiguous()).clamp(1, len(levels) - 1)
         slope = (times[cell] - times[cell - 1]) / (levels[cell] - levels[cell - 1])
         found = times[cell - 1] + slope * (wanted - levels[cell - 1])
-        for _ in range(2):  # from 1e-5; Newton's slopes would fail where levels pause, as some diffusions' do
+        # The table alone is right to about 1e-5. These steps keep its slopes, as Newton's method would fail:
+        # in some diffusions the level pauses, and its derivative is near 0 there.
+        for _ in range(2):
             found = found + slope * (wanted - self.kernel(found.exp()).level.log())
         return found.exp()
 
     def joint(self, denoise: Denoiser) -> JointDenoiser:
-        """E[x_0 | u_t] by the denoiser D(y, s) of an ordinary path."""
+        """A function that computes E[x_0 | u_t] by the denoiser D(y, s) of a path without auxiliaries."""
 
         def call(u: Tensor, time: Tensor) -> Tensor:
             kernel = self.kernel(time)
@@ -214,7 +242,11 @@ class LinearDiffusion(Component):
         return call
 
     def _tabulate(self) -> tuple[Tensor, Tensor]:
-        """log t and log s, rising, over all times at which both have their digits."""
+        """A table of log t and log s, both increasing, over the times at which s is precise.
+
+        Raises:
+            ValueError: If noise does not reach the data.
+        """
         rate = max(float(self.drift.norm()), 1e-3)
         times = torch.exp2(torch.arange(-40.0, 40.0, 1 / 64, dtype=torch.float64)) / rate
         levels = self.kernel(times).level
@@ -223,7 +255,7 @@ class LinearDiffusion(Component):
         if not bool(rising.any()):
             raise ValueError(
                 f"noise does not get to the data by drift {self.drift.tolist()} and noise {self.noise.tolist()}; every "
-                "coordinate must receive some, of its own or through others"
+                "coordinate must receive noise, directly or through other coordinates"
             )
         start = int(rising.int().argmax())
         stops = torch.nonzero(~rising[start:])
@@ -232,17 +264,21 @@ class LinearDiffusion(Component):
 
 
 def variance_preserving() -> LinearDiffusion:
-    """dx = -x/2 dt + dW, without auxiliaries: `schedule.VariancePreserving` with its b(t) as the time."""
+    """The diffusion dx = -x/2 dt + dW without auxiliaries.
+
+    It is `schedule.VariancePreserving` with b(t) as the time.
+    """
     return LinearDiffusion([[-0.5]], [[1.0]])
 
 
 def critically_damped(mass: float = 0.25, start: float = 0.04) -> LinearDiffusion:
-    """Langevin dynamics of x and a velocity v that alone receives noise, damped so that nothing swings.
+    """Critically damped Langevin dynamics of x and a velocity v; only v receives noise.
 
-    dx = v / m dt, dv = -x dt - 2 v / sqrt(m) dt + 2 m^{1/4} dW, which rests at N(0, 1) x N(0, m).
+    dx = v / m dt, dv = -x dt - 2 v / sqrt(m) dt + 2 m^{1/4} dW. The stationary distribution is N(0, 1) x N(0,
+    m). With this damping x and v do not oscillate.
 
     Args:
-        mass: m.
+        mass: Mass m.
         start: Variance of v at time 0, in units of m.
 
     Raises:
@@ -260,18 +296,20 @@ def resting(
     damping: Sequence[Sequence[float]],
     start: Sequence[float] = (),
 ) -> LinearDiffusion:
-    """The linear diffusion with swirl Q and damping R that rests at N(0, diag(variances)).
+    """The linear diffusion with swirl Q, damping R and the stationary distribution N(0, diag(variances)).
 
-    A = -(Q + R) diag(variances)^{-1}, B B^T = 2 R: all linear diffusions with that law at rest have this form.
+    A = -(Q + R) diag(variances)^{-1} and B B^T = 2 R. All linear diffusions with this stationary distribution
+    have this form.
 
     Args:
-        variances: Of each coordinate at rest, (K).
-        swirl: Q, antisymmetric, (K, K).
-        damping: R, symmetric and positive semidefinite, (K, K).
-        start: See `LinearDiffusion`.
+        variances: Stationary variance of each coordinate, above 0, (K).
+        swirl: Antisymmetric matrix Q, (K, K).
+        damping: Symmetric, positive semidefinite matrix R, (K, K).
+        start: Variances of the auxiliaries at time 0, (K - 1); see `LinearDiffusion`.
 
     Raises:
-        ValueError: If a matrix is not what it has to be, or a variance not above 0.
+        ValueError: If a matrix has another shape or lacks its symmetry, R has a negative eigenvalue, or a
+            variance is not above 0.
     """
     rest, q, r = torch.tensor(variances, dtype=torch.float64), _matrix("swirl", swirl), _matrix("damping", damping)
     size = len(variances)
@@ -284,12 +322,15 @@ def resting(
     if not torch.equal(q, -q.T) or not torch.equal(r, r.T) or float(values[0]) < -1e-12 * float(values[-1].abs()):
         raise ValueError("swirl must be antisymmetric, and damping symmetric without negative eigenvalues")
     root = axes * (2 * values.clamp_min(0)).sqrt()
-    root = torch.where(r.diagonal()[:, None] > 0, root, torch.zeros_like(root))  # no noise where there is no damping
+    root = torch.where(r.diagonal()[:, None] > 0, root, torch.zeros_like(root))  # No noise without damping.
     return LinearDiffusion((0.0 - (q + r) / rest).tolist(), root.tolist(), start)
 
 
 def series(drift: Tensor, gain: Tensor, terms: int = _TERMS) -> tuple[Tensor, Tensor]:
-    """A^n / n! and C_n / (n + 1)!, n = 0, 1, ..., (terms, K, K): enough for |A| t <= 1/4, with 8 terms for 1/16."""
+    """The Taylor coefficients A^n / n! of F and C_n / (n + 1)! of S_0 / t, each (terms, K, K).
+
+    The default number of terms is enough for |A| t <= 1/4; 8 terms are enough for |A| t <= 1/16.
+    """
     power, rise = torch.eye(len(drift), dtype=torch.float64, device=drift.device), gain
     powers, rises = [power], [rise]
     for n in range(1, terms):
@@ -300,7 +341,14 @@ def series(drift: Tensor, gain: Tensor, terms: int = _TERMS) -> tuple[Tensor, Te
 
 
 def moved(powers: Tensor, rises: Tensor, time: Times, halvings: int) -> tuple[Tensor, Tensor]:
-    """F and S_0 of u_t given u_0, from what `series` gave, which is to be enough for times that are halved so often."""
+    """The matrix F and the covariance S_0 of u_t given u_0, from the Taylor coefficients of `series`.
+
+    Args:
+        powers: Coefficients of F, (terms, K, K).
+        rises: Coefficients of S_0 / t, (terms, K, K).
+        time: Times t.
+        halvings: How often the times are halved. The series must be precise at the halved times.
+    """
     short = time[..., None, None] / 2**halvings
     mean, covariance = (_polynomial(part.to(time.device), short) for part in (powers, rises))
     covariance = short * covariance
@@ -311,7 +359,7 @@ def moved(powers: Tensor, rises: Tensor, time: Times, halvings: int) -> tuple[Te
 
 
 def _polynomial(coefficients: Tensor, at: Tensor) -> Tensor:
-    """sum_n coefficients[n] at^n, by Horner's rule."""
+    """The polynomial sum_n coefficients[n] at^n, by Horner's rule."""
     total = coefficients[-1]
     for coefficient in coefficients[:-1].flip(0):
         total = coefficient + at * total
@@ -319,13 +367,17 @@ def _polynomial(coefficients: Tensor, at: Tensor) -> Tensor:
 
 
 def _matrix(name: str, value: Sequence[Sequence[float]]) -> Tensor:
-    """Rows of numbers as float64.
+    """The rows of numbers as a float64 matrix.
+
+    Args:
+        name: Name of the argument, for messages.
+        value: Rows of numbers.
 
     Raises:
-        ValueError: If they are no matrix of finite numbers.
+        ValueError: If the rows do not form a matrix of finite numbers.
     """
     if not value or len({len(row) for row in value}) != 1 or not value[0]:
-        raise ValueError(f"{name} must be rows of numbers, all of one length, got {value!r}")
+        raise ValueError(f"{name} must be rows of numbers, all of one length and not empty, got {value!r}")
     found = torch.tensor([[float(x) for x in row] for row in value], dtype=torch.float64)
     if not bool(found.isfinite().all()):
         raise ValueError(f"{name} has numbers that are not finite: {value!r}")

@@ -1,19 +1,22 @@
-r"""Score estimation by a diffusion with auxiliary variables, fixed or learned with the network (MDM).
+r"""Posterior estimation by scores along a diffusion with auxiliary variables, fixed or learned (MDM).
 
-The best linear guess N(m(x), S) of z given x (`_linear`) is taken out: r = S^{-1/2} (z - m(x)) has mean 0 and
-covariance I over all rows. The diffusion noises r, its network is shown u = (data, auxiliaries) and features of x, and
-stands for D = E[r | u_t, x] (`lab.hybrid`). Network and diffusion are trained by one loss, the bound on
+The best linear estimate N(m(x), S) of z given x (`_linear`) is subtracted first: r = S^{-1/2} (z - m(x)) has
+mean 0 and covariance I over all rows. The diffusion adds noise to r. The inputs of the network are u = (data,
+auxiliaries) and features of x, and its output gives D = E[r | u_t, x] (`lab.hybrid`). Network and diffusion
+are trained by the same loss, the bound on
 
     -log q(z | x) = -log q(r | x) + log det S / 2
 
-in nats (`lab.bound`). A `LinearDiffusion` stays as it is; of a `LearnedDiffusion` the numbers are learned, too.
+in nats (`lab.bound`). A `LinearDiffusion` is not changed by training; a `LearnedDiffusion` is learned as
+well.
 
-**Draws** come from the law at rest by a solver of `lab.joint_solver`, along the diffusion that was learned.
+**Draws** start at the stationary distribution and follow the learned diffusion by a solver of
+`lab.joint_solver`.
 
-**Densities.** Integrals over the auxiliaries stand between u and r, so that there is no tractable density of draws:
-`log_prob` is refused. `AuxiliaryDensity.bound` estimates a lower bound on it, for draws with noise on the way
-(`JointAncestral`, in the limit of many steps). Those without noise (`JointExponential`) have the same law only where D
-is exact.
+**Densities.** The density of draws would need integrals over the auxiliaries, which are intractable, so
+`log_prob` raises an error. `AuxiliaryDensity.bound` estimates a lower bound on the log density of draws that
+a stochastic solver makes (`JointAncestral`, in the limit of many steps). Draws of the deterministic solver
+(`JointExponential`) have the same distribution only if D is exact.
 
 References:
     | Where to Diffuse, How to Diffuse, and How to Get Back: Automated Learning for Multivariate Diffusions
@@ -46,31 +49,34 @@ from sciinf.training.estimators._embedded import Embedded
 from sciinf.training.estimators._linear import LinearGuess
 from sciinf.training.estimators._standardised import check_part, in_chunks
 
-_LOOKS = 8  # levels for each held-out row, whose loss decides when training stops
+_LOOKS = 8  # Held-out rows have several levels each, because their loss decides when training stops.
 
 
 class AuxiliaryScore(Embedded):
-    """Amortized posterior estimation by scores of data and auxiliary variables. It has draws and no density.
+    """Amortized posterior estimator by scores of data and auxiliary variables, with draws but no density.
 
     Args:
-        prior: The prior.
-        observables: What the simulator produces.
-        summary: One summary network for every observable, or one per name; chosen where left out.
-        process: The diffusion; one that is learned where left out.
-        path: Lowest and highest level of noise, in units of what the linear guess leaves.
-        solver: How draws are made. Its own diffusion is replaced by this one.
+        prior: Prior of the parameters.
+        observables: Observables of the simulator, by name.
+        summary: One summary network for every observable, or one per name. Chosen automatically by default.
+        process: The diffusion. By default, one that is learned.
+        path: Lowest and highest noise level, in units of the residual sd of the linear estimate. By default
+            from 1e-3 to 20.
+        solver: Solver that makes the draws, by default `JointExponential(steps=30)`. Its diffusion is
+            replaced by that of the estimator.
         hidden: Width of the network.
-        blocks: Residual blocks of the network.
+        blocks: Number of residual blocks of the network.
         together: Whether observables that are columns of one table share a summary network
             (`networks.summaries.columns`).
-        seed: Seeds the initial weights.
+        seed: Seed of the initial weights.
 
     Attributes:
-        solver: How draws are made; it may be set anew on a trained estimator.
+        solver: Solver that makes the draws. Another one may be assigned to a trained estimator.
 
     Raises:
-        TypeError: If a part is something else: the class or the name of one, say.
-        ValueError: If a number is out of range, or the diffusion does not get to the path's levels or never rests.
+        TypeError: If a part is no object of its type, for example a class or a name.
+        ValueError: If a number is out of range, or the diffusion does not reach the path's levels or has no
+            stationary distribution.
 
     Examples:
         >>> import torch
@@ -118,7 +124,7 @@ class AuxiliaryScore(Embedded):
 
     @property
     def process(self) -> LinearDiffusion:
-        """The diffusion as it is now, with what was learned of it."""
+        """The diffusion with its numbers as learned so far."""
         return self.noising.fixed() if isinstance(self.noising, FreeDiffusion) else self.noising
 
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
@@ -135,7 +141,14 @@ class AuxiliaryScore(Embedded):
     def bound(
         self, off: Float[Tensor, "*n batch dim"], prepared: Tensor, noising: Noising, generator: torch.Generator
     ) -> Float[Tensor, "*n batch"]:
-        """Of z, at off = z - m, by one level each."""
+        """An estimate of the lower bound on log q(z | x), from one noise level for each row.
+
+        Args:
+            off: Residuals z - m(x) of the linear estimate.
+            prepared: Features of x, prepared by the network.
+            noising: The diffusion.
+            generator: Source of noise and levels.
+        """
         spread = self.guess.spread()
         data = spread.whitened(off, off.new_zeros(()))
         found = log_bound(lambda v, log: self.network(v, log, prepared), data, noising, self.path, generator=generator)
@@ -150,7 +163,13 @@ class AuxiliaryScore(Embedded):
 
 @final
 class AuxiliaryDensity(Density):
-    """The posterior of each of a batch of observations, embedded once: means guessed (batch, D), features prepared."""
+    """The posteriors of a batch of observations, whose features are computed once.
+
+    Args:
+        estimator: The trained estimator.
+        mean: Means m(x) of the linear estimate, (batch, D).
+        prepared: Features of the observations, prepared by the network.
+    """
 
     def __init__(self, estimator: AuxiliaryScore, mean: Tensor, prepared: Tensor) -> None:
         self.estimator, self.mean, self.process = estimator, mean, estimator.process
@@ -164,7 +183,7 @@ class AuxiliaryDensity(Density):
         return owner.to_theta(torch.cat(parts))
 
     def _draw(self, n: int, generator: torch.Generator) -> Float[Tensor, "n batch dim"]:
-        """r."""
+        """Draw residuals r given the observations."""
         owner, process = self.estimator, self.process
         solver = rebuilt(owner.solver, process=process)
         times = process.time(solver.grid.levels(owner.path, solver.steps))
@@ -178,23 +197,32 @@ class AuxiliaryDensity(Density):
         return process.kernel(times[-1]).project(u)
 
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
-        """There is none, and DensityUnavailable is raised."""
+        """Raise an error, because the density is not tractable.
+
+        Raises:
+            DensityUnavailable: Always.
+        """
         raise DensityUnavailable(
-            "scores with auxiliary variables have no tractable density of parameters alone; `bound` estimates a lower "
-            "bound on it, and a Score or a Flow has one"
+            "scores with auxiliary variables have no tractable density of parameters; `bound` estimates a lower "
+            "bound on the log density, and the estimators Score and Flow have a density"
         )
 
     @torch.no_grad()
     def bound(
         self, theta: Float[Tensor, "*n batch theta"], *, generator: torch.Generator, levels: int = 32
     ) -> Float[Tensor, "*n batch"]:
-        """An estimate, right in the mean, of a lower bound on the log density of draws in the parameters' own units.
+        """An unbiased estimate of a lower bound on the log density of draws, in the parameters' own units.
 
-        **No log density**: how far it lies below is not known, and it is of draws with noise on the way, as above.
-        -inf outside the prior's support. `levels` of noise are drawn for each row.
+        **The bound is no log density.** Its distance to the log density is not known, and it holds for draws
+        of a stochastic solver, as explained above. It is -inf outside the prior's support.
+
+        Args:
+            theta: Parameters.
+            generator: Source of noise and levels.
+            levels: Number of noise levels that are drawn for each row.
 
         Raises:
-            ValueError: If levels is no int of at least 1, or theta not (*n, batch, D).
+            ValueError: If levels is no int of at least 1, or theta does not have the shape (*n, batch, D).
         """
         check_whole("levels", levels, 1)
         owner = self.estimator

@@ -1,27 +1,30 @@
-r"""The bound on the likelihood of what a diffusion with auxiliaries draws: one estimate for all linear diffusions.
+r"""A lower bound on the log density of draws by a diffusion with auxiliaries, for all linear diffusions.
 
-Draws begin at the law at rest, u_T ~ N(0, P), follow the reverse process of `joint_solver` with a learned D, and end as
-N(y, s_0^2 I) about what u at the lowest level s_0 says of the data. Given x_0, the noised u_t (`auxiliary`) is a path
-of latent variables, so that, T being the time of the highest level s_1,
+Draws start at the stationary distribution, u_T ~ N(0, P), and follow the reverse process of `joint_solver`
+with a learned D. They end as N(y, s_0^2 I), where y is the statistic of u at the lowest level s_0
+(`auxiliary`). Given x_0, the noised u_t form a path of latent variables. With T the time of the highest level
+s_1, therefore
 
     log q(x_0) >= E log N(x_0; y, s_0^2) - KL(N(a x_0, S) at T || N(0, P)) - int 1/2 |B^T S^{-1} a|^2 E|D - x_0|^2 dt.
 
-Auxiliaries at time 0 are integrated out, and no term of theirs is left. By (s^{-2})' = -|B^T S^{-1} a|^2 the integral
-is int E|D(u_t) - x_0|^2 s^{-3} ds from s_0 to s_1. It knows the diffusion only by what of u beside y the network is
-shown, which tells it nothing of x_0: **with an exact D all linear diffusions have the same bound but for the end.**
+The auxiliaries at time 0 are integrated out and leave no term. By (s^{-2})' = -|B^T S^{-1} a|^2 the integral
+is int E|D(u_t) - x_0|^2 s^{-3} ds from s_0 to s_1. It depends on the diffusion only through the inputs of the
+network beside y, which carry no information on x_0. **With an exact D all linear diffusions therefore have
+the same bound, up to the KL term.**
 
-Half of it is known. For D_0 = y / (1 + s^2), with D numbers x_0,
+A part of the integral is known. For D_0 = y / (1 + s^2), where x_0 has D numbers,
 
     int E|D_0 - x_0|^2 s^{-3} ds = [ -|x_0|^2 / (1 + s^2) + D log(s^2 / (1 + s^2)) + D / (1 + s^2) ]_{s_0}^{s_1} / 2,
 
-and levels are drawn for the rest, |D - x_0|^2 - |D_0 - x_0|^2, alone: what is gained on the bound of a standard normal.
-The other two terms are, for each number x of x_0 and u of K,
+so that levels are drawn only for the remainder |D - x_0|^2 - |D_0 - x_0|^2, which is the gain over the bound
+of a standard normal. The other two terms are, for each number x of x_0 with its u in R^K,
 
     -log(2 pi e s_0^2) / 2,    (tr P^{-1} S + x^2 a^T P^{-1} a - K + log det P - log det S) / 2.
 
 References:
     | Where to Diffuse, How to Diffuse, and How to Get Back: Automated Learning for Multivariate Diffusions
-      (Singhal et al., 2023), https://arxiv.org/abs/2302.07261 (which keeps the law at rest fixed, too)
+      (Singhal et al., 2023), https://arxiv.org/abs/2302.07261 (which keeps the stationary distribution
+      fixed, too)
     | Variational Diffusion Models (Kingma et al., 2021), https://arxiv.org/abs/2107.00630
 """
 
@@ -39,7 +42,7 @@ from sciinf.lab.learned import FreeDiffusion
 from sciinf.networks.diffusion.objective import EvenLogs, Network, NoiseLevels
 from sciinf.networks.diffusion.schedule import NoiseSchedule
 
-Noising = LinearDiffusion | FreeDiffusion  # fixed, or being learned
+Noising = LinearDiffusion | FreeDiffusion
 
 
 def log_bound(
@@ -51,17 +54,18 @@ def log_bound(
     generator: torch.Generator,
     levels: NoiseLevels | None = None,
 ) -> Float[Tensor, "*rows"]:
-    """An estimate of the bound for each datum, right in the mean, in nats.
+    """An unbiased estimate of the bound for each row of data, in nats.
 
-    Each has one level; those of all rows are spread evenly, later axes of rows first.
+    Each row has one level. The levels of all rows are spread evenly, along the later axes of rows first.
 
     Args:
-        network: F of `hybrid`: y and auxiliaries, scaled, (*rows, K D), and log s (*rows), to (*rows, D).
-        data: x_0.
-        noising: The diffusion.
-        path: Its `least` and `most` are the levels s_0 and s_1.
-        generator: For noise and levels.
-        levels: How levels are drawn; evenly in log s where left out.
+        network: Network F of `hybrid`. Its inputs are y and auxiliaries, scaled, (*rows, K D), and log s,
+            (*rows); its output is (*rows, D).
+        data: Data x_0.
+        noising: The diffusion, fixed or being learned.
+        path: Path whose `least` and `most` are the levels s_0 and s_1.
+        generator: Source of noise and levels.
+        levels: Distribution of the levels; evenly in log s by default.
     """
     rows, count, dim = data.shape[:-1], data.shape[:-1].numel(), data.shape[-1]
     uniform = (torch.arange(count, device=data.device, dtype=torch.float64) + 0.5) / count
@@ -82,12 +86,24 @@ def log_bound(
 
 
 def _spent(square: float) -> float:
-    """1/2 (log(s^2 / (1 + s^2)) + 1 / (1 + s^2))."""
+    """The part of the known integral per number of x_0: 1/2 (log(s^2 / (1 + s^2)) + 1 / (1 + s^2)).
+
+    Args:
+        square: Squared level s^2.
+    """
     return 0.5 * (math.log(square / (1 + square)) + 1 / (1 + square))
 
 
 def _divergence(mean: Tensor, covariance: Tensor, rest: Tensor, square: Tensor, dim: int) -> Tensor:
-    """KL of u at the highest level, given data of squared norm |x_0|^2, and the law at rest."""
+    """The divergence KL(N(a x_0, S) || N(0, P)) at the highest level, for each row of data.
+
+    Args:
+        mean: Factor a of x_0, (K).
+        covariance: Covariance S of u, (K, K).
+        rest: Stationary covariance P, (K, K).
+        square: Squared norm |x_0|^2 of each row of data.
+        dim: Number D of numbers in x_0.
+    """
     rest = rest.to(mean.device)
     trace = torch.linalg.solve(rest, covariance).diagonal().sum()
     along = mean @ torch.linalg.solve(rest, mean)
