@@ -1,20 +1,22 @@
-r"""Captions: what is known of parameters, in words.
+r"""Captions, which describe intervals of a simulator's parameters in words.
 
-A caption is a subject and clauses, one for each parameter that it tells of, in any order:
+A caption is a subject followed by clauses in any order, one for each parameter that the caption describes:
 
     flow of very low viscosity (0.0012 m2/s) and strength that is high
 
-Each says a *level*, a *number*, or both. A level is a fifth of the prior: with F the parameter's distribution function,
-"very low" says F(theta) < 1/5, "low" 1/5 <= F(theta) < 2/5, and so on to "very high". A number says what rounds to it:
-0.0012 and 1.2e-3 are from 0.00115 to 0.00125. So a caption says an interval for each parameter, and nothing of those
-that it leaves out. How it is said is drawn without a look at the parameters. Hence
+A clause has a *level*, a *number*, or both. A level is a fifth of the prior. With F the parameter's
+distribution function, "very low" means F(theta) < 1/5, "low" means 1/5 <= F(theta) < 2/5, and so on to "very
+high". A number means all values that round to it: 0.0012 and 1.2e-3 mean the interval from 0.00115 to
+0.00125. A caption thus says an interval for each parameter that it describes, and nothing about the other
+parameters. The wording is drawn independently of the parameters. Hence
 
-    p(theta | caption) = p(theta) restricted to the intervals, and normalised,
+    p(theta | caption) = p(theta) restricted to the intervals, and normalised.
 
-which is what `Captions.drawn` draws, and the law of solutions given a caption is the one over such parameters.
+`Captions.drawn` draws from this distribution. The distribution of solutions given a caption is that of
+solutions at such parameters.
 
-The vocabulary is what the grammar can say: words, digits, signs, units. Capitals, articles and full stops are passed
-over.
+The vocabulary consists of the words, digits, signs and units that the grammar can produce. Capitals, articles
+and full stops are ignored in reading.
 
 References:
     | Text2PDE: Latent Diffusion Models for Accessible Physics Simulation (Zhou et al., 2024),
@@ -62,14 +64,22 @@ from sciinf.lab._wording import (
 if TYPE_CHECKING:
     from sciinf.lab.captions import Captions
 
-_Number = tuple[tuple[int, ...], int]  # its tokens, and its unit
+_Number = tuple[tuple[int, ...], int]
 
 
 def intervals(captions: Captions, caption: str) -> dict[str, Interval]:
-    """Parameter -> from, to, of those that a caption tells of.
+    """The interval that a caption says for each parameter that it describes.
+
+    Args:
+        captions: The captions of a simulator's parameters.
+        caption: A caption.
+
+    Returns:
+        A mapping from the name of a parameter to the lower and upper ends of its interval.
 
     Raises:
-        ValueError: If a word is unknown, the caption is not written as the grammar has it, or contradicts itself.
+        Unphrased: If no template of the grammar produces a clause of the caption.
+        ValueError: If a word is unknown, a unit is wrong, or the caption contradicts itself.
     """
     left, said = _folded(captions, captions.tokens(caption)), dict[str, Interval]()
     openings = [captions.opening(one) for one in (*OPENINGS, ALONE, "{subject}")]
@@ -100,7 +110,10 @@ def intervals(captions: Captions, caption: str) -> dict[str, Interval]:
 
 
 def _folded(captions: Captions, tokens: Sequence[int]) -> list[int | _Number]:
-    """Tokens with each number, and its unit, as one."""
+    """The tokens, where the tokens of each number and of its unit are joined to one item.
+
+    Such an item has the tokens of the number, and the token of the unit or 0.
+    """
     found = list[int | _Number]()
     for k in tokens:
         last = found[-1] if found else 0
@@ -119,34 +132,35 @@ def _unfolded(one: int | _Number) -> tuple[int, ...]:
 
 
 def _fits(pattern: Sequence[int | None], left: Sequence[int | _Number]) -> bool:
-    """Whether tokens begin with a clause."""
+    """Whether the tokens begin with the clause. None in the clause stands for any number."""
     return len(pattern) <= len(left) and all(
         isinstance(one, tuple) if sought is None else sought == one for sought, one in zip(pattern, left, strict=False)
     )
 
 
-_SURE = 8.0  # sds of a normal number, beyond which nothing is
-_LARGEST = 290  # power of ten
+_SURE = 8.0  # Values beyond the quantiles at probabilities Phi(-8) and Phi(8) count as impossible.
+_LARGEST = 290  # Digits and power of ten together, so that a number fits into double precision.
 
 
 class Grammar(Component):
-    """How captions of a simulator's parameters are written.
+    """The grammar of captions: the names, subject, templates and digits that they are written with.
 
     Args:
-        phrases: Parameter -> what it may be called beside its name; in place of it, where the name cannot be said: it
-            has a word of levels ("high") or numbers ("e"), nothing but an article ("a"), or is another's.
-        subject: What captions are of.
-        templates: Clauses, with {name}, and {level}, {number} or both; `TEMPLATES` where left out, whose words are
-            known always.
-        digits: Significant digits of numbers, one of these each time. Parameters that vary little about a large number
-            get as many more as that takes.
-        left_out: How probable it is that a parameter is not told of.
+        phrases: Mapping from a parameter to further names of it. A phrase replaces the parameter's own name
+            if captions cannot use the own name. This is so if the name has a word of levels ("high") or
+            numbers ("e"), is only an article ("a"), or is a name of another parameter.
+        subject: Name of the solutions that captions describe.
+        templates: Templates of clauses, with {name}, and {level}, {number} or both. By default `TEMPLATES`,
+            which can always be read.
+        digits: Possible numbers of significant digits, from 1 to 6; one of them is drawn for each number.
+            Parameters that vary little about a large number get as many more digits as needed.
+        left_out: Probability that a caption does not describe a parameter, below 1.
 
     Raises:
-        ValueError: If a template has no {name}, or nothing to say of it, there is something in a text that captions do
-            not have, phrases or templates are a string in place of a list, digits are no int from 1 to 6, or
-            `left_out` is no probability below 1; when built, if phrases are of no parameter, or cannot be told from
-            each other or from levels.
+        ValueError: If a template lacks {name}, or lacks both {level} and {number}; if a text has signs that
+            captions do not have; if phrases or templates are a string instead of a list; or if `digits` or
+            `left_out` are out of range. `build` raises it if a phrase belongs to no parameter, or cannot be
+            told apart from other phrases or from levels.
 
     Examples:
         >>> from sciinf import Uniform
@@ -177,7 +191,7 @@ class Grammar(Component):
         for number in self.digits:
             check_whole("digits", number, 1)
         if not self.digits or max(self.digits) > 6:
-            raise ValueError(f"digits are ints from 1 to 6, got {digits!r}")
+            raise ValueError(f"digits are ints from 1 to 6, at least one, got {digits!r}")
         if not 0 <= left_out < 1:
             raise ValueError(f"left_out is a probability below 1, got {left_out!r}")
         for template in self.templates:
@@ -188,26 +202,31 @@ class Grammar(Component):
                 )
 
     def build(self, prior: Prior) -> Captions:
-        """The captions of a simulator's parameters."""
+        """The captions of parameters with this prior."""
         return Captions(self, prior)
 
 
 class Captions:
-    """What a grammar says of a prior's parameters; arguments are those of `Grammar.build`.
+    """The captions that a grammar can write about the parameters of a prior, and their meaning.
+
+    Args:
+        grammar: The grammar.
+        prior: Prior of the parameters.
 
     Attributes:
-        vocabulary: Digits and signs, marks, words and units; a token is a place in it, 0 is nothing.
-        names: For each parameter what it is called, each in words.
-        units: For each parameter the token of its unit, 0 where it has none.
-        edges: (parameter, 4), where levels meet.
-        ends: (parameter, 2), beyond which the prior has nothing.
-        of: Token of a word.
-        patterns: Clauses that can be read: tokens, None where a number stands, a parameter's place and a level.
+        vocabulary: Digits and signs, marks, words and units. A token is an index into it; token 0 is empty.
+        names: Names of each parameter, each a list of words.
+        units: Token of each parameter's unit, 0 for a parameter without unit.
+        edges: Values at which one level ends and the next begins, (parameter, 4).
+        ends: Smallest and largest possible values by the prior, (parameter, 2).
+        of: Mapping from a word to its token.
+        patterns: Clauses that can be read, each with its tokens (None in place of a number), the index of its
+            parameter, and its level (None without one).
     """
 
     def __init__(self, grammar: Grammar, prior: Prior) -> None:
         if not len(prior):
-            raise ValueError("captions tell of parameters, and this prior has none")
+            raise ValueError("captions describe parameters, and this prior has none")
         if unknown := [name for name in grammar.phrases if name not in prior.names]:
             raise ValueError(f"phrases are given for {unknown}; the parameters are {', '.join(prior.names)}")
         self.grammar, self.prior = grammar, prior
@@ -239,33 +258,41 @@ class Captions:
         ]
 
     def ids(self, text: str) -> list[int]:
-        """Of words and marks."""
+        """The tokens of a text of words and marks."""
         return [self.of[piece] for piece in pieces(text)]
 
     def opening(self, text: str) -> list[int]:
-        """Ids of an opening."""
+        """The tokens of an opening, with the subject filled in."""
         return self.ids(text.format(subject=self.grammar.subject))
 
     def _filled(self, template: str, phrase: Sequence[str], level: int | None) -> list[int | None]:
-        """A clause, None where its number stands."""
+        """The tokens of a clause, with None in place of its number."""
         told = {"{name}": " ".join(phrase), "{level}": "" if level is None else LEVELS[level]}
         parts = [[None] if p == "{number}" else self.ids(told.get(p, p)) for p in pieces(template)]
         return [one for part in parts for one in part]
 
     def encode(self, texts: Sequence[str], length: int = 0) -> Int[Tensor, "batch token"]:
-        """Ids of captions, padded by 0 to the longest, or to a length.
+        """The tokens of captions, padded with 0 to the length of the longest.
+
+        Args:
+            texts: Captions.
+            length: Smallest length of the result, in tokens.
 
         Raises:
-            ValueError: If a word is unknown, nothing is said, or captions are no list of texts.
+            ValueError: If a word is unknown, a caption is empty, or `texts` is no list of texts.
         """
         if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"captions are a list of texts, as ['any {self.grammar.subject}'], and got {texts!r}")
+            raise ValueError(f"captions are a list of texts, as ['any {self.grammar.subject}'], got {texts!r}")
         rows = [self.tokens(text) for text in texts]
         longest = max([length, *map(len, rows)])
         return torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.int64)
 
     def tokens(self, caption: str) -> list[int]:
-        """Those of a caption."""
+        """The tokens of a caption.
+
+        Raises:
+            ValueError: If a word is unknown, two numbers are adjacent, or the caption is empty.
+        """
         found, left = list[int](), _after_stops(caption)
         while left:
             number, piece = NUMBER.match(left), PIECE.match(left)
@@ -287,7 +314,7 @@ class Captions:
         return found
 
     def _number(self, word: str, caption: str) -> list[int]:
-        """Tokens of a number, as captions are written: with a digit before the point, and no plus before that."""
+        """The tokens of a number, as the grammar writes it: a digit before the point, and no leading plus."""
         word = word.lower().removeprefix("+")
         mantissa, _, power = word.partition("e")
         if len(mantissa) + abs(int(power or 0)) > _LARGEST:
@@ -304,7 +331,7 @@ class Captions:
         raise ValueError(f"the word {word!r} of the caption {caption!r} is unknown; {told}{units * any(self.units)}")
 
     def text(self, ids: Int[Tensor, "batch token"]) -> list[str]:
-        """Captions of ids."""
+        """The captions as texts, given their tokens."""
         return [self._text([k for k in row if k]) for row in ids.tolist()]
 
     def _text(self, row: Sequence[int]) -> str:
@@ -315,41 +342,57 @@ class Captions:
         return told
 
     def read(self, caption: str) -> dict[str, Interval]:
-        """What a caption says: parameter -> from, to, of those that it tells of.
+        """The interval that a caption says for each parameter that it describes; see `intervals`.
 
         Raises:
-            ValueError: If a word is unknown, the caption is not written as the grammar has it, or contradicts itself.
+            ValueError: If a word is unknown, the caption does not follow the grammar, or it contradicts
+                itself.
         """
         return intervals(self, caption)
 
     def check_possible(self, caption: str, said: Mapping[str, Interval]) -> None:
-        """Refuse a caption that says what the prior has not, looking at each parameter by itself.
+        """Check that the prior allows what a caption says, for each parameter separately.
+
+        Args:
+            caption: The caption, for the message.
+            said: Intervals that the caption says, by parameter.
 
         Raises:
-            ValueError: If it does; the message has the parameter's range.
+            ValueError: If an interval is outside the range of its parameter. The message gives the range.
         """
         for name, (least, most) in zip(self.prior.names, self.ends.tolist(), strict=True):
             low, high = said.get(name, (least, most))
             if low > most or high < least:
                 raise ValueError(
                     f"the caption {caption!r} is impossible by the prior, by which {name!r} is from {least:.5g} to "
-                    f"{most:.5g}"
+                    f"{most:.5g}: write a caption within that range"
                 )
 
     def drawn(self, caption: str, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
-        """Parameters from the prior, restricted to what a caption says.
+        """Draw parameters from the prior, restricted to the intervals that a caption says.
+
+        Args:
+            caption: The caption.
+            n: Number of draws.
+            generator: Source of randomness.
 
         Raises:
-            ValueError: If that is impossible by the prior, or too improbable to be found, of a joint law.
+            ValueError: If the caption cannot be read, or the prior gives the intervals probability 0. For a
+                joint distribution, also if the intervals are too improbable for draws to be found.
         """
         at = torch.rand(n, len(self.prior), generator=generator, device=generator.device, dtype=torch.float64)
         return self.within(self.read(caption), at.cpu())
 
     def within(self, said: Mapping[str, Interval], at: Float[Tensor, "n theta"]) -> Float[Tensor, "n theta"]:
-        """Parameters from the prior, restricted to intervals, as a function of even numbers from 0 to 1.
+        """Parameters from the prior, restricted to intervals, as a function of uniform numbers.
+
+        Args:
+            said: Intervals by parameter. Parameters without one are not restricted.
+            at: Uniform numbers from 0 to 1, one for each parameter and draw.
 
         Raises:
-            ValueError: If that is impossible by the prior, or too improbable to be found, of a joint law.
+            ValueError: If the prior gives the intervals probability 0. For a joint distribution, also if the
+                intervals are too improbable for draws to be found.
         """
         columns = list[Tensor]()
         for law, place in self.prior.places():
@@ -362,11 +405,11 @@ class Captions:
 
 
 def told(said: Mapping[str, Interval]) -> str:
-    """What is said, in words."""
+    """The intervals of the parameters, as text."""
     return ", ".join(f"{name} from {low:.3g} to {high:.3g}" for name, (low, high) in said.items()) or "nothing"
 
 
 def _after_stops(text: str) -> str:
-    """What of a text follows spaces and full stops."""
+    """The text without leading spaces and full stops."""
     stops = SKIPPED.match(text)
     return text[stops.end() :] if stops else text

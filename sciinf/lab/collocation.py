@@ -1,19 +1,22 @@
-r"""A network that solves an equation for all parameters at once, learned from the equation alone.
+r"""A network that solves an equation for all parameters at once, trained on the equation's residual alone.
 
     min over u   E[r(u; x, theta)^2] + w E[b(u; x, theta)^2],
 
-r what is left of the equation at points, over its rms before training, and b what is left of the conditions on the
-faces of the box, over the size of u. Parameters are inputs of the network, and points are placed in x and theta
-together (`placements`): evenly, or by a density that learns where r^2 is large.
+where r is the residual of the equation at points, divided by its rms before training, and b is the residual
+of the conditions on the faces of the box, divided by the size of u. Parameters are inputs of the network.
+Points are placed in x and theta together (`placements`): evenly, or by a density that learns where r^2 is
+large.
 
-**One loss, one optimiser.** Where points are placed by a density, both learn at once: r^2 and b^2 have slopes in u
-alone, for points are held still, and what places them in the density alone, for r^2 is held still there. r^2 + b^2 is
-over its own size of the step, as log E(r^2 + b^2) would be: the norm of all slopes together, which is clipped, would
-otherwise be that of the one that is larger just now. What is reported is r^2 + b^2. Rows that were held out have it at
-many even points, so the best weights are those that are best everywhere.
+**One loss, one optimiser.** If a density places the points, network and density are trained at once. The
+points are constants in r^2 and b^2, which thus have gradients in u alone. r^2 is a constant in the loss of
+the density, which thus has gradients in the density alone. In each step r^2 + b^2 is divided by its mean, so
+that its gradient is that of log E(r^2 + b^2). Otherwise the larger of the two losses would dominate the norm
+of all gradients, which is clipped. The reported loss is r^2 + b^2. For held-out rows it is computed at many
+even points, so that the best weights are those with the smallest residual over the whole box.
 
-The answer is not exact, and a small residual is no small error. What solutions are off by is known only where there are
-some: train on a store of the solved equation, and its held-out rows tell (`spread`, `draw`). Without, `draw` refuses.
+The solution is approximate, and a small residual does not mean a small error. The error is known only if
+solutions are available: train on a store of the solved equation, whose held-out rows then give the error
+(`spread`, `draw`). Without solutions, `draw` raises an error.
 
 References:
     | Physics-informed neural networks (Raissi et al., 2019), https://doi.org/10.1016/j.jcp.2018.10.045
@@ -41,27 +44,29 @@ from sciinf.lab.placements import EDGE, EvenPoints, Placement
 from sciinf.lab.point_equation import AtPoints, box, faces, rings, timed
 from sciinf.simulators.dynamics.field_equation import SOLUTION
 
-_SEEN = 8  # even points of a held-out row, for each of a training row
-_LOOK = 4_096  # points at which sizes are taken
+_SEEN = 8  # Held-out rows have this many times as many points as training rows, for a precise loss.
+_LOOK = 4_096  # Number of points at which the residual is measured before training.
 
 
 @final
 class Collocation(WithErrors, Looking, Adjusting):
-    """A solution of an equation for all parameters, learned from the equation.
+    """An emulator of an equation's solutions for all parameters, trained on the residual of the equation.
 
     Args:
-        equation: Told at points (`lab.point_equation`); what solutions start from must follow from theta.
-        placement: Of points; `EvenPoints()` where left out.
-        points: For each row of a step.
-        width: Of the network's hidden layers.
-        layers: How many.
-        edges: Weight of the conditions on the faces.
-        scale: The size that u is expected to have, in its unit.
-        seed: Seeds the first weights.
+        equation: An equation with a residual at points (`lab.point_equation`). Its initial state must be
+            determined by theta.
+        placement: Placement of the points, by default `EvenPoints()`.
+        points: Number of points for each row of a training step.
+        width: Width of the network's hidden layers.
+        layers: Number of hidden layers.
+        edges: Weight w of the conditions on the faces, at least 0.
+        scale: Expected size of u, in its unit.
+        seed: Seed of the initial weights.
 
     Raises:
-        TypeError: If the equation is not told at points.
-        ValueError: If it starts from fields of its own, its prior has discrete parameters, or a number is out of range.
+        TypeError: If the equation is not `AtPoints`.
+        ValueError: If solutions of the equation start from given fields or are random, the prior has discrete
+            parameters, or a number is out of range.
 
     Examples:
         >>> from torch.distributions import Uniform
@@ -98,17 +103,19 @@ class Collocation(WithErrors, Looking, Adjusting):
         seed: int = 0,
     ) -> None:
         if not isinstance(equation, AtPoints):
-            raise TypeError(f"Collocation takes an equation that is told at points, AtPoints, got {equation!r}")
+            raise TypeError(f"Collocation takes an equation told at points, AtPoints, got {equation!r}")
         if equation.given or equation.random:
             raise ValueError(
-                f"solutions of {equation.name!r} start from {', '.join(equation.given) or 'chance'}; Collocation is "
-                "for those that follow from parameters alone: take an Operator, which learns from solutions"
+                f"solutions of {equation.name!r} start from {', '.join(equation.given) or 'chance'}; Collocation "
+                "needs solutions that follow from parameters alone; an Operator learns from solutions"
             )
         check_continuous(equation.prior, "a Collocation")
         for name, value in (("points", points), ("width", width), ("layers", layers)):
             check_whole(name, value, 1)
         if not (0 <= edges < math.inf and 0 < scale < math.inf):
-            raise ValueError(f"edges is a weight of at least 0, scale a size above 0; got {edges}, {scale}")
+            raise ValueError(
+                f"edges is a weight of at least 0, scale a size above 0, both finite; got {edges}, {scale}"
+            )
         super().__init__(equation.prior, {SOLUTION: equation.observables[SOLUTION]}, SOLUTION, (), seed)
         self.equation, self.count, self.edges, self.scale = equation, points, edges, scale
         self.lengths, self.faces = box(equation), faces(equation)
@@ -154,7 +161,7 @@ class Collocation(WithErrors, Looking, Adjusting):
         told = {"residual": float(self.residual_squares(cube).mean().sqrt())}
         if self.target in next(iter(batches())).x:
             return told | held_out_errors(self, batches)
-        self.size.fill_(math.nan)  # nothing is known of errors, which `spread` then says
+        self.size.fill_(math.nan)  # Without solutions the errors are not known, and `spread` says so.
         return told
 
     def error(self, theta: Float[Tensor, "batch theta"], given: X, *, generator: torch.Generator) -> Values:
@@ -165,13 +172,18 @@ class Collocation(WithErrors, Looking, Adjusting):
         return found + self.drawn_error(theta, generator=generator).to(found.device)
 
     def _even(self, theta: Tensor, many: int, generator: torch.Generator) -> Float[Tensor, "n size"]:
-        """Points of the cube, so many for each row, even in the box."""
+        """Points of the unit cube, `many` for each row: x is uniform in the box, theta is that of the row."""
         own = torch.special.ndtr(self.prior.split(theta).z).to(self.given_mean.dtype).repeat(many, 1)
         at = torch.rand(len(own), len(self.lengths), generator=generator, device=generator.device)
         return torch.cat([at.to(own), own], -1)
 
     def _told(self, cube: Tensor, kind: Callable[..., Tensor]) -> Tensor:
-        """What the equation says of the network at points of the cube, squares summed over what it says."""
+        """The squared residual of the network at points of the cube, summed over equations or conditions.
+
+        Args:
+            cube: Points of the unit cube, (n, size).
+            kind: Method of the equation that returns residuals, `residual_at` or `edge_at`.
+        """
         share, place = cube.split([len(self.lengths), cube.shape[-1] - len(self.lengths)], -1)
         z = torch.special.ndtri(place.clamp(EDGE, 1 - EDGE))
         theta = self.prior.join(z).to(cube)
@@ -182,7 +194,7 @@ class Collocation(WithErrors, Looking, Adjusting):
         return kind(jet, at, named).square().sum(-1)
 
     def residual_squares(self, cube: Float[Tensor, "n size"]) -> Float[Tensor, " n"]:
-        """r^2 at points of the cube, over the mean of what it was before training."""
+        """The squared residual r^2 at points of the cube, divided by its mean before training."""
         return self._told(cube, self.equation.residual_at) / self.residual_size.square()
 
     @torch.no_grad()
@@ -190,7 +202,7 @@ class Collocation(WithErrors, Looking, Adjusting):
         return self.residual_squares(cube)
 
     def _at_edges(self, theta: Tensor, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """b^2 of each row, at points of faces."""
+        """The mean of w b^2 for each row, at random points of the faces."""
         if not self.faces:
             return theta.new_zeros(len(theta), dtype=self.given_mean.dtype)
         many = max(1, self.count // 4)
@@ -202,7 +214,7 @@ class Collocation(WithErrors, Looking, Adjusting):
         return self.edges / self.scale**2 * self._told(cube, self.equation.edge_at).reshape(many, -1).mean(0)
 
     def _grid(self) -> Float[Tensor, "point direction"]:
-        """Where frames are: of each time, the points of the grid."""
+        """The points of all frames: for each time, the points of the grid, with the time first."""
         space = self.equation.grid.coordinates.flatten(1).T if self.space else torch.zeros(1, 0, dtype=torch.float64)
         if not timed(self.equation):
             return space

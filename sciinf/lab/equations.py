@@ -1,26 +1,29 @@
-r"""Posterior of expressions given points, and given what is supposed of them: hypotheses that may be told or not.
+r"""Posterior of expressions given points and hypotheses, where each hypothesis may be stated or left out.
 
 An expression is a tree whose nodes are discrete parameters of a prior that is a grammar
-(`simulators.dynamics.expressions`). With d_1, d_2, ... the symbols in the order of the nodes, z the numbers (noise,
-say), D the points and h_T the hypotheses that are told,
+(`simulators.dynamics.expressions`). Let d_1, d_2, ... be the symbols in the order of the nodes, z the
+continuous parameters such as the noise, D the points, and h_T the hypotheses T that are stated. Then
 
     q(d, z | D, h_T) = prod_i q(d_i | d_<i, s(D), r(h_T, T))  prod_j q(z_j | d, z_<j, s(D), r(h_T, T)),
 
-over the nodes that exist: what the grammar does not allow has no factor, and no probability. s is a network of a set,
-r one of statements and of which are told. The factors are those of `Mixed`, whose chain is the decoder: in the order of
-a tree's levels each symbol sees all that stand above it. One decoder with the weights of all nodes shared learned no
-more from as many simulations (2.09 nats of the prior's entropy beside 2.03, of 40,000).
+where the products run over the nodes that exist. Expressions that the grammar does not allow have probability
+0. s is a network for sets. r is a network whose inputs are the statements and which of them are stated. The
+factors are those of `Mixed`, whose chain is the decoder: it follows the levels of the tree, and each symbol
+is conditional on all symbols above it. A decoder that shares its weights between all nodes learned no more
+from 40,000 simulations (2.09 nats of the prior's entropy beside 2.03).
 
-The loss is -E log q over simulations in which statements are told at random, T by itself: its minimum over q is the
-posterior given whatever is told. In each step some that a simulation tells are hidden anew,
+The loss is -E log q over simulations in which a random set T of statements is stated, independently of the
+expression. Its minimum over q is the posterior given any stated hypotheses. In each training step, some
+stated hypotheses are hidden at random,
 
-    T' = those t in T with u_t < c,      c = 1 for half of the rows, uniform for others,
+    T' = those t in T with u_t < c,      c = 1 for half of the rows, uniform for others.
 
-which is as good a simulation, as T' depends on f no more than T does. So networks see the same points with more or
-less said of them. `hide=False` leaves T as it is.
+The result is a valid simulation, because T' does not depend on f more than T does. The networks thus see the
+same points with more or fewer hypotheses. `hide=False` leaves T as it is.
 
-A network follows a hypothesis, true or false; what it says of a false one is no posterior of anything likely. Weights
-by the likelihood (`build_posterior(fit, simulator)`) are exact, and `lab.hypotheses` gives log p(h | D).
+The network follows a hypothesis even if it is false, and its answer is then no posterior of a likely
+expression. Weights by the likelihood (`build_posterior(fit, simulator)`) are exact, and `lab.hypotheses`
+gives log p(h | D).
 
 References:
     | Controllable Neural Symbolic Regression (Bendinelli, Biggio & Kamienny, 2023), https://arxiv.org/abs/2304.10336
@@ -44,27 +47,27 @@ from sciinf.training.estimators.mixed import Mixed, MixedDensity
 
 STATEMENT = "statement"
 """Name of the axis of an observable of hypotheses, which has a mask."""
-_SEEN = 0.5  # of rows, in which nothing more is hidden
+_SEEN = 0.5  # Share of rows in which no further hypothesis is hidden.
 
 
 class Equations(Estimator):
-    """Amortised posterior of expressions, with hypotheses as data that may be left out.
+    """Amortised posterior estimator of expressions, given points and optional hypotheses.
 
-    Any other prior is fine, too: then it is a `Mixed` with a wider network for sets.
+    Any other prior is possible, too. The estimator is then a `Mixed` with a wider network for sets.
 
     Args:
-        prior: The prior, as `wrappers.expressions` has it.
-        observables: What the simulator produces.
-        summary: As for `Mixed`; `DeepSet(64, 128)` for sets where left out.
+        prior: Prior of the parameters, such as that of a simulator from `lab.expressions`.
+        observables: Observables of the simulator, by name.
+        summary: Summary networks, as for `Mixed`. By default `DeepSet(64, 128)` for sets.
         hidden: Width of the networks of the chain.
-        blocks: Residual blocks of each.
-        bins: Pieces of the splines of numbers.
-        hide: Whether hypotheses that a simulation tells are hidden anew at random in each step.
-        seed: Seeds the initial weights.
+        blocks: Number of residual blocks of each network.
+        bins: Number of pieces of the splines for continuous parameters.
+        hide: Whether some stated hypotheses are hidden at random in each training step.
+        seed: Seed of the initial weights.
 
     Raises:
-        TypeError: If `summary` is something else.
-        ValueError: If a summary is for no observable, or a number is no int of at least 1 (the seed: 0).
+        TypeError: If `summary` has another type.
+        ValueError: If a summary is for no observable, or a number is no int of at least 1 (seed: at least 0).
 
     Examples:
         >>> from sciinf import LogUniform
@@ -119,7 +122,7 @@ class Equations(Estimator):
         return self.chain.loss(batch, generator=generator)
 
     def hidden_anew(self, x: X, generator: torch.Generator) -> dict[str, Tensor]:
-        """Data with some of the hypotheses that are told hidden at random."""
+        """The data, where some stated hypotheses are hidden at random."""
         found = dict(x)
         for name in self.told:
             mask = x[f"{name}_mask"]

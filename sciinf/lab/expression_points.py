@@ -1,21 +1,24 @@
-r"""A simulator of points (x, y) of an expression that is drawn from a grammar, with what is supposed of it.
+r"""A simulator of noisy points (x, y) of random expressions from a grammar, with hypotheses about each expression.
 
-    simulator = wrappers.expressions(Expressions(["x"]), (-2.0, 2.0), noise=LogUniform(0.01, 0.3))
+    simulator = lab.expressions(Expressions(["x"]), (-2.0, 2.0), noise=LogUniform(0.01, 0.3))
 
-    y_i = f(x_i) + noise e_i,      e_i ~ N(0, 1),      x_i even between two bounds, drawn anew each time.
+    y_i = f(x_i) + noise e_i,      e_i ~ N(0, 1),      x_i uniform between two bounds, drawn anew each time.
 
-The parameters are the nodes of f (`simulators.dynamics.expressions`) and the noise. Beside the points stand hypotheses,
-one number for each statement: 1 where it is true of f, 0 where not, in `hypotheses`, and whether it is told in
-`hypotheses_mask`. In a simulation each is told or hidden at random, so that what learns of them can be asked with any
-of them, or none. Half of the simulations tell nothing. Statements follow from f, so the likelihood
+The parameters are the nodes of f (`simulators.dynamics.expressions`) and the noise. The observables are the
+points and hypotheses about f, with one number for each statement. `hypotheses` is 1 for a stated statement
+that is true of f, and 0 otherwise. `hypotheses_mask` says whether the statement is stated. In a simulation
+each statement is stated or hidden at random, so that an estimator can be asked with any of them or none. Half
+of the simulations state nothing. Statements follow from f, so that the likelihood is
 
-    p(points, told statements | f) = p(points | f)   where they are true of f, and 0 elsewhere.
+    p(points, stated statements | f) = p(points | f)   where they are true of f, and 0 elsewhere.
 
-With it weights are exact (`build_posterior(fit, simulator)`), and the evidence with a statement over that without is
+Weights by this likelihood are exact (`build_posterior(fit, simulator)`). The ratio of the evidence with a
+statement to the evidence without is
 
-    p(points, statement) / p(points) = p(statement | points):
+    p(points, statement) / p(points) = p(statement | points),
 
-a false statement has little, and `lab.hypotheses` says how much. Nothing is obeyed in silence.
+which is small for a false statement. `lab.hypotheses` computes this probability, so that a false hypothesis
+is noticed.
 """
 
 from __future__ import annotations
@@ -33,9 +36,9 @@ from sciinf.core.checks import check_whole
 from sciinf.core.laws import never_negative
 from sciinf.simulators.dynamics.expressions import Expressions
 
-_GRID = 33  # points in each direction, of symmetry; of more variables random ones
+_GRID = 33  # Number of points at which symmetry is tested. With several variables the points are random.
 _CLOSE = 1e-6
-SILENT = 0.5  # of simulations, which tell nothing
+SILENT = 0.5  # Share of simulations that state no hypothesis.
 
 
 def expressions(
@@ -49,21 +52,23 @@ def expressions(
     name: str = "expressions",
     block: int = 4096,
 ) -> PointExpressions:
-    """A simulator of points of expressions, with hypotheses of them.
+    """A simulator of noisy points of random expressions, with hypotheses about the expressions.
 
     Args:
-        grammar: What there may be.
+        grammar: Grammar of the expressions.
         bounds: Lowest and highest value of every variable.
-        noise: Law of the noise of y, which is not negative.
-        points: How many.
-        sizes: For each a statement "at most n symbols".
-        parts: For each a statement that it has it, as `Expressions.has` takes it, beside those of all numbers and
-            functions of one argument.
-        name: What the simulator is called.
+        noise: Distribution of the sd of the noise of y, without negative values.
+        points: Number of points, at least 2.
+        sizes: Numbers n, each of which adds a statement "at most n symbols".
+        parts: Parts of expressions, as for `Expressions.has`. Each adds a statement that the expression has
+            the part. Statements for all numbers of the grammar, and for all its operators but +, - and *, are
+            always there.
+        name: Name of the simulator.
         block: Rows per block of a store.
 
     Raises:
-        ValueError: If bounds are none, a part is unknown, or the noise may be negative.
+        ValueError: If `bounds` is no lowest and highest value, a part is unknown, or the noise may be
+            negative.
 
     Examples:
         >>> from sciinf import LogUniform
@@ -73,17 +78,17 @@ def expressions(
     """
     check_whole("points", points, 2)
     if len(bounds) != 2 or not -math.inf < bounds[0] < bounds[1] < math.inf:
-        raise ValueError(f"bounds are a lowest and a highest value, got {bounds}")
+        raise ValueError(f"bounds are a lowest and a highest value, both finite, got {bounds}")
     return PointExpressions(grammar, bounds, noise, points, (tuple(sizes), tuple(map(tuple, parts))), name, block)
 
 
 @final
 class PointExpressions(Simulator):
-    """What `expressions` makes.
+    """The simulator that `expressions` returns.
 
     Attributes:
-        grammar: The expressions.
-        statements: What may be supposed.
+        grammar: Grammar of the expressions.
+        statements: Statements that a hypothesis can be about.
     """
 
     def __init__(
@@ -100,12 +105,12 @@ class PointExpressions(Simulator):
         self.prior = grammar.prior + Prior(noise=noise)
         law = list(self.prior.places())[-1][0]
         if not never_negative(law):
-            raise ValueError(f"the noise may be negative by its law {law}: take HalfNormal or LogUniform, say")
+            raise ValueError(f"the noise may be negative by its prior {law}: use HalfNormal or LogUniform, say")
         self.sizes, parts = supposed
         functions = [o for o in grammar.operators if o not in ("+", "-", "*")]
         self.parts = (*((symbol,) for symbol in (*grammar.numbers, *functions)), *parts)
         for part in self.parts:
-            grammar.has(torch.zeros(1, grammar.nodes), part)  # refuses what is unknown
+            grammar.has(torch.zeros(1, grammar.nodes), part)  # This raises an error for an unknown symbol.
         self.statements = (
             "even",
             "odd",
@@ -139,23 +144,24 @@ class PointExpressions(Simulator):
         }
 
     def record(self, points: Any, hypotheses: Mapping[str, bool] | None = None) -> dict[str, Tensor]:
-        """An observation.
+        """An observation with the values of this simulator's observables.
 
         Args:
-            points: (points, variables + 1), y last.
-            hypotheses: Statement -> whether it is supposed to be true; others are not told.
+            points: Measured points, (points, variables + 1), with y as the last column.
+            hypotheses: Mapping from a statement to whether it is supposed to be true. Other statements are
+                not stated.
 
         Raises:
-            ValueError: If there is no such statement, or points have other columns or are not finite.
+            ValueError: If a statement is unknown, or points have other columns or are not finite.
         """
         told, data = dict(hypotheses or {}), torch.as_tensor(points, dtype=torch.float32)
         columns = [*self.grammar.variables, "y"]
         if data.ndim != 2 or data.shape[1] != len(columns):
             raise ValueError(f"points are (points, {len(columns)}), of {columns}, got shape {tuple(data.shape)}")
         if not bool(data.isfinite().all()):
-            raise ValueError("points are finite; leave out those that are not")
+            raise ValueError("points are finite, got some that are not; leave these out")
         if unknown := sorted(set(told) - set(self.statements)):
-            raise ValueError(f"there is no statement {unknown[0]!r}; there is {', '.join(self.statements)}")
+            raise ValueError(f"there is no statement {unknown[0]!r}; use one of {', '.join(self.statements)}")
         return {
             "points": data,
             "hypotheses": torch.tensor([float(told.get(name, False)) for name in self.statements]),
@@ -163,7 +169,7 @@ class PointExpressions(Simulator):
         }
 
     def true(self, theta: Float[Tensor, "batch theta"]) -> Bool[Tensor, "batch statement"]:
-        """Which statements are true of each expression."""
+        """Whether each statement is true of each expression."""
         there, mirrored = self.grammar.values(theta, self.grid), self.grammar.values(theta, -self.grid)
         close = _CLOSE * there.abs().amax(1).clamp_min(1.0)
         even, odd = (((there - sign * mirrored).abs().amax(1) <= close) for sign in (1.0, -1.0))
@@ -180,7 +186,7 @@ class PointExpressions(Simulator):
         return torch.where(agrees, log_p, -math.inf)
 
     def _grid(self) -> Float[Tensor, "1 point variable"]:
-        """Where symmetry is looked for: even in every variable at once."""
+        """The points at which f(x) and f(-x) are compared, all variables reversed at once."""
         variables, reach = len(self.grammar.variables), max(map(abs, self.bounds))
         if variables == 1:
             return torch.linspace(0.0, reach, _GRID, dtype=torch.float64)[None, :, None]

@@ -1,18 +1,20 @@
-r"""Hybrid score matching: what a network that is shown data and auxiliaries of a linear diffusion is trained on.
+r"""Hybrid score matching, the training objective of networks for linear diffusions with auxiliary variables.
 
-For data x_0 and a time t, with u_t = a x_0 + L e drawn given x_0 alone (`auxiliary`), the papers' network gives e_r,
-the noise in the coordinates that receive any. As e = L^{-1} (u - a x_0), an estimate D of E[x_0 | u_t] is one of e_r,
-with
+For data x_0 and a time t, u_t = a x_0 + L e is drawn given x_0 alone (`auxiliary`). The network of the papers
+predicts e_r, the noise at the coordinates that receive noise. As e = L^{-1} (u - a x_0), an estimate D of
+E[x_0 | u_t] is also an estimate of e_r, with
 
     |e_r(u, D) - e_r(u, x_0)|^2 = w(t) |D - x_0|^2,    w = |[L^{-1} a]_r|^2,
 
-and D has fewer numbers where several coordinates receive noise. So the network F stands for D, beside the best linear
-guess for data of unit sd as in `objective.Preconditioned`, and its errors count as those of e_r:
+and D has fewer numbers than e_r if several coordinates receive noise. The network F therefore gives D, as a
+correction to the best linear estimate for data of unit sd, as in `objective.Preconditioned`. Errors of D are
+weighted as those of e_r:
 
     D = y / (1 + s^2) + s / sqrt(1 + s^2) F,    min E_{x_0, t, e} [ w(t) |D(u_t, t) - x_0|^2 ] / D.
 
-F sees u_t and log s, the level of `auxiliary`: y in the place of the data's coordinate, for it is what u_t says of x_0,
-and the auxiliaries, each scaled to unit variance.
+(The last D is the number of entries of x_0.) The inputs of F are u_t and log s, the level of `auxiliary`. The
+data's coordinate of u_t is replaced by y, the sufficient statistic for x_0. All coordinates are scaled to
+unit variance.
 
 References:
     | Score-Based Generative Modeling with Critically-Damped Langevin Diffusion (Dockhorn et al., 2022), section 3,
@@ -34,17 +36,17 @@ from sciinf.networks.diffusion.schedule import NoiseLevel
 
 
 class HybridMatching(Component):
-    """The objective.
+    """The objective of hybrid score matching for a linear diffusion.
 
     Args:
         process: The diffusion.
-        least: Lowest level of training.
-        most: Highest level of training.
-        levels: How levels are drawn; evenly in log s where left out.
-        weighting: How much an error of D counts; as one of e_r where left out.
+        least: Lowest noise level of training.
+        most: Highest noise level of training.
+        levels: Distribution of the levels; evenly in log s by default.
+        weighting: Weight of a squared error of D. By default w, the weight of errors of e_r.
 
     Raises:
-        ValueError: Unless 0 < least < most; when drawing, if the diffusion does not get to such levels.
+        ValueError: Unless 0 < least < most. `loss` raises it if the diffusion does not reach these levels.
     """
 
     def __init__(
@@ -59,24 +61,27 @@ class HybridMatching(Component):
         self.levels, self.weighting = levels or EvenLogs(), weighting
 
     def denoise(self, network: Network, u: Float[Tensor, "*rows K dim"], time: Times) -> Float[Tensor, "*rows dim"]:
-        """D at u_t and a time of shape () or (*rows).
+        """The estimate D of E[x_0 | u_t].
 
         Args:
-            network: F: y and auxiliaries, scaled, (*rows, K D), and log s of shape () or (*rows), to (*rows, D).
-            u: u_t.
-            time: t.
+            network: Network F. Its inputs are y and auxiliaries, scaled, (*rows, K D), and log s, () or
+                (*rows); its output is (*rows, D).
+            u: Data and auxiliaries u_t.
+            time: Time t, () or (*rows).
         """
         return denoised(network, u, self.process.kernel(time))
 
     def loss(
         self, network: Network, data: Float[Tensor, "batch dim"], *, generator: torch.Generator
     ) -> Float[Tensor, " batch"]:
-        """The objective for each datum, at one level each; levels of a batch are spread evenly, noise is drawn.
+        """An estimate of the objective for each row of data, from one level and one draw of noise per row.
+
+        The levels of a batch are spread evenly.
 
         Args:
-            network: F.
-            data: x_0, of about unit sd.
-            generator: For noise and levels.
+            network: Network F; see `denoise`.
+            data: Data x_0, of about unit sd.
+            generator: Source of noise and levels.
         """
         uniform = torch.arange(len(data), device=data.device, dtype=torch.float64) + 0.5
         shift = torch.rand(1, generator=generator, device=generator.device, dtype=torch.float64).to(data.device)
@@ -91,7 +96,13 @@ class HybridMatching(Component):
 
 
 def denoised(network: Network, u: Float[Tensor, "*rows K dim"], kernel: Kernel) -> Float[Tensor, "*rows dim"]:
-    """D at u_t, by the law of u_t given x_0, one for all rows or for each; `HybridMatching.denoise` has the rest."""
+    """The estimate D of E[x_0 | u_t], given the distribution of u_t given x_0.
+
+    Args:
+        network: Network F; see `HybridMatching.denoise`.
+        u: Data and auxiliaries u_t.
+        kernel: Distribution of u_t given x_0, at one time for all rows or at one time for each row.
+    """
     scale = (kernel.mean**2 + kernel.covariance.diagonal(dim1=-2, dim2=-1)).sqrt().to(u)[..., 1:, None]
     s, y = kernel.level.to(u), kernel.project(u)
     shown = torch.cat([(y / (1 + s**2).sqrt()[..., None])[..., None, :], u[..., 1:, :] / scale], dim=-2)

@@ -22,7 +22,7 @@ _SIMULATOR = "sciinf.simulator"
 class FilesCommand(click.Command):
     """A command whose --observation takes all the files that follow it.
 
-    Options that the command does not know are left to the simulator's `observe` (`observations.reading`).
+    Options that the command does not know are left to the simulator's `observe` (`given_files.reading`).
     The help of the command lists these options, too.
     """
 
