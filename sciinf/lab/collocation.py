@@ -106,8 +106,8 @@ class Collocation(WithErrors, Looking, Adjusting):
             raise TypeError(f"Collocation takes an equation told at points, AtPoints, got {equation!r}")
         if equation.given or equation.random:
             raise ValueError(
-                f"solutions of {equation.name!r} start from {', '.join(equation.given) or 'chance'}; Collocation "
-                "needs solutions that follow from parameters alone; an Operator learns from solutions"
+                f"solutions of {equation.name!r} start from {', '.join(equation.given) or 'chance'}, but Collocation "
+                "needs those that follow from parameters alone: use an Operator, which learns from solutions"
             )
         check_continuous(equation.prior, "a Collocation")
         for name, value in (("points", points), ("width", width), ("layers", layers)):

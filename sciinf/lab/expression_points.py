@@ -1,4 +1,4 @@
-r"""A simulator of noisy points (x, y) of random expressions from a grammar, with hypotheses about each expression.
+r"""A simulator of noisy points (x, y) of random expressions, with hypotheses about each expression.
 
     simulator = lab.expressions(Expressions(["x"]), (-2.0, 2.0), noise=LogUniform(0.01, 0.3))
 
@@ -105,7 +105,7 @@ class PointExpressions(Simulator):
         self.prior = grammar.prior + Prior(noise=noise)
         law = list(self.prior.places())[-1][0]
         if not never_negative(law):
-            raise ValueError(f"the noise may be negative by its prior {law}: use HalfNormal or LogUniform, say")
+            raise ValueError(f"the noise may be negative by its prior {law}: use HalfNormal or LogUniform")
         self.sizes, parts = supposed
         functions = [o for o in grammar.operators if o not in ("+", "-", "*")]
         self.parts = (*((symbol,) for symbol in (*grammar.numbers, *functions)), *parts)

@@ -191,7 +191,7 @@ def test_what_is_refused(fit) -> None:
         suppose(build_posterior(fit), SIMULATOR, torch.zeros(12, 2))
     with pytest.raises(ValueError, match="no symbol"):
         expressions(GRAMMAR, (0.0, 1.0), noise=LogUniform(0.2, 0.6), parts=[("cos",)])
-    with pytest.raises(ValueError, match="the noise may be negative by its law Normal"):
+    with pytest.raises(ValueError, match="the noise may be negative by its prior Normal"):
         expressions(GRAMMAR, (-1.0, 1.0), noise=Normal(0.0, 1.0))
     with pytest.raises(ValueError, match="bounds are"):
         expressions(GRAMMAR, (1.0, 0.0), noise=LogUniform(0.2, 0.6))
