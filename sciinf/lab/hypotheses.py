@@ -1,18 +1,20 @@
-r"""What weighted draws of expressions say: which functions, and whether a hypothesis holds.
+r"""The probabilities of functions and of hypotheses about them, from weighted draws of expressions.
 
 With statements h that follow from an expression f, and data D,
 
-    p(h | D) = p(D, h) / p(D),
+    p(h | D) = p(D, h) / p(D).
 
-both evidences that weights give (`Reweighted`): of draws that a network made knowing h, which h does not contradict,
-and of draws that it made without. So a hypothesis that is false is not obeyed in silence: it costs evidence. It may
-also be read off the draws without h, as the weight of those of which h is true; the better of both is taken, by its
-error. A hypothesis that no draw of either shows has an upper bound alone, of 95 %: 3 over the effective draws.
+Both evidences follow from weights (`Reweighted`). The first comes from draws that the network makes given h,
+the second from draws that it makes without h. A false hypothesis thus has a small evidence, and is noticed.
+p(h | D) can also be computed from the draws without h, as the weight of those of which h is true. Of the two
+estimates, the one with the smaller error is used. If neither set of draws agrees with the hypothesis, only an
+upper bound (95 %) is returned, which is 3 divided by the number of effective draws.
 
-An error that is computed from the draws is 0 where the heaviest of them says all there is, even if it is the only one
-that weighs: so it is 1 / ess at least, of log p, and fewer than 20 effective draws tell nothing.
+An error that is computed from the draws is 0 if one draw has all the weight, although the result is then
+uncertain. The error of log p is therefore at least 1 / ess. With fewer than 20 effective draws there is no
+verdict.
 
-Trees that are one function are told as one (`Expressions.same`), by the shortest of them.
+Trees that are the same function are counted as one (`Expressions.same`), which is shown by its shortest tree.
 
 References:
     | Controllable Neural Symbolic Regression (Bendinelli, Biggio & Kamienny, 2023), https://arxiv.org/abs/2304.10336
@@ -33,22 +35,22 @@ from sciinf.core.tables import aligned
 from sciinf.lab.expression_points import PointExpressions
 from sciinf.posteriors.reweighted import Reweighted
 
-_GRID = 41  # values by which functions are told apart
+_GRID = 41  # Number of points at which functions are compared.
 _FALSE = math.log(0.05)
 _UNLIKELY = math.log(0.5)
-_FEW = 20  # effective draws, below which nothing is told
-_LOOSE = 0.5  # error of log p from which on a probability below the bound is told as the bound
-_K = 0.7  # of Pareto, above which weights cannot be relied on
+_FEW = 20  # Smallest number of effective draws for a verdict.
+_LOOSE = 0.5  # With a larger error of log p, a probability below the upper bound is replaced by the bound.
+_K = 0.7  # Largest k of Pareto's distribution with which weights are reliable.
 
 
 class HypothesisEvidence(NamedTuple):
-    """log p(h | D) in one of two ways.
+    """An estimate of log p(h | D), the log probability of hypotheses given the data.
 
     Args:
-        log_p: It, or its upper bound where the error is infinite.
-        error: Standard error.
-        ess: Effective draws that it rests on.
-        k: Pareto's k of their weights.
+        log_p: The log probability, or its upper bound if the error is infinite.
+        error: Standard error of `log_p`.
+        ess: Number of effective draws behind the estimate.
+        k: Pareto's k of the draws' weights.
     """
 
     log_p: float
@@ -59,13 +61,13 @@ class HypothesisEvidence(NamedTuple):
 
 @dataclass(frozen=True)
 class FoundFunction:
-    """One function that data may come from.
+    """A function that the data may come from, with its probability.
 
     Args:
-        text: The shortest expression of it that was drawn.
-        probability: By the weights of all expressions that are it.
-        size: Symbols of that expression.
-        theta: That expression.
+        text: The shortest drawn expression of the function.
+        probability: Total weight of all drawn expressions of the function.
+        size: Number of symbols of the shortest expression.
+        theta: The shortest expression, as parameters of the prior.
     """
 
     text: str
@@ -76,17 +78,19 @@ class FoundFunction:
 
 @dataclass(frozen=True)
 class Supposed:
-    """What was found with and without hypotheses.
+    """The answer to a question with hypotheses: their probability, and the functions with and without them.
 
     Args:
-        hypotheses: Statement -> what was supposed of it.
-        log_probability: log p(hypotheses | data), under the grammar; an upper bound (95 %) where `error` is infinite.
-        error: Its standard error.
-        prior: log p(hypotheses) before the data, of draws of the prior.
-        functions: Which functions the data and the hypotheses leave, the most probable first; none where none was seen.
-        without: The same without hypotheses.
-        ess: Effective draws that `log_probability` rests on; fewer than 20 tell nothing.
-        pareto_k: Of their weights; above 0.7 they cannot be relied on.
+        hypotheses: Mapping from a statement to whether it was supposed to be true.
+        log_probability: log p(hypotheses | data), under the grammar. It is an upper bound (95 %) if `error` is
+            infinite.
+        error: Standard error of `log_probability`.
+        prior: log p(hypotheses) before the data, from draws of the prior.
+        functions: Functions given the data and the hypotheses, the most probable first. Empty if no draw
+            agrees with the hypotheses.
+        without: Functions given the data alone, the most probable first.
+        ess: Number of effective draws behind `log_probability`. With fewer than 20 there is no verdict.
+        pareto_k: Pareto's k of the draws' weights. Above 0.7 the weights are not reliable.
     """
 
     hypotheses: Mapping[str, bool]
@@ -100,7 +104,7 @@ class Supposed:
 
     @property
     def verdict(self) -> str:
-        """Whether the data speak against what was supposed, in words."""
+        """A sentence that says whether the data contradict the hypotheses."""
         what = ", ".join(f"{'' if value else 'not '}{name}" for name, value in self.hypotheses.items()) or "nothing"
         p = math.exp(min(self.log_probability, 0.0))
         bound = math.isinf(self.error)
@@ -120,7 +124,11 @@ class Supposed:
         return f"the data agree with the hypothesis ({what}: {against}){by}"
 
     def table(self, most: int = 5) -> str:
-        """The verdict, and functions with and without the hypotheses, as lines of text."""
+        """The verdict, and the functions with and without the hypotheses, as lines of text.
+
+        Args:
+            most: Largest number of functions in each of the two tables.
+        """
         rows = [["function", "probability", "symbols"]]
         rows += [[f.text, f"{f.probability:.3f}", str(f.size)] for f in self.functions[:most]]
         plain = [["without the hypothesis", "probability", "symbols"]]
@@ -137,25 +145,28 @@ def suppose(
     draws: int = 4_000,
     seed: int = 0,
 ) -> Supposed:
-    """Ask which expression points come from, with and without hypotheses.
+    """Infer the expression behind points, with and without hypotheses, and judge the hypotheses.
 
     Args:
-        posterior: Of `simulator`, weighted by its likelihood: `build_posterior(fit, simulator)`.
-        simulator: What `wrappers.expressions` made.
-        points: (points, variables + 1), y last.
-        hypotheses: Statement -> whether it is supposed to be true.
-        draws: At least, of each question.
-        seed: Seeds the draws.
+        posterior: Posterior of `simulator`, weighted by its likelihood: `build_posterior(fit, simulator)`.
+        simulator: Simulator that `lab.expressions` returned.
+        points: Measured points, (points, variables + 1), with y as the last column.
+        hypotheses: Mapping from a statement to whether it is supposed to be true. None by default.
+        draws: Smallest number of draws with, and without, the hypotheses.
+        seed: Seed of the draws.
 
     Raises:
         TypeError: If the posterior has no weights.
-        ValueError: If there is no such statement, or no draw without hypotheses has a likelihood.
+        ValueError: If a statement is unknown, or all draws without hypotheses have likelihood 0.
 
     Warns:
         UserWarning: As `Reweighted.draw`.
     """
     if not isinstance(posterior, Reweighted):
-        raise TypeError("hypotheses are judged by evidence: take build_posterior(fit, simulator), which has weights")
+        raise TypeError(
+            "hypotheses are judged by evidence, and this posterior has none: use build_posterior(fit, "
+            "simulator), whose draws have weights"
+        )
     generator, told = torch.Generator().manual_seed(seed), dict(hypotheses or {})
     plain = _draws(posterior, simulator, points, {}, draws, generator)
     without = functions(plain, simulator)
@@ -172,7 +183,8 @@ def suppose(
     try:
         under = _draws(posterior, simulator, points, told, draws, generator)
         judged.append(_by_evidence(under, plain))
-    except ValueError:  # no draw of either is possible: there is a bound alone
+    except ValueError:
+        # No draw given the hypotheses is possible, so only the estimate without them is left.
         pass
     best = min(judged, key=lambda one: (one.ess < _FEW, one.error))
     found = functions(under, simulator) if under else ()
@@ -215,7 +227,12 @@ def _draws(
 
 
 def _by_draws(draws: Draws, fits: Tensor) -> HypothesisEvidence:
-    """By the weight of those draws that fit."""
+    """The probability of hypotheses as the weight of the draws that agree with them.
+
+    Args:
+        draws: Weighted draws without hypotheses.
+        fits: Whether each draw agrees with the hypotheses.
+    """
     p, least = float(draws.weights[fits].sum()), 3.0 / draws.ess
     error = float(((draws.weights**2) * (fits.double() - p) ** 2).sum().sqrt()) / p if p > 0 else math.inf
     if p < least and error > _LOOSE:
@@ -224,7 +241,12 @@ def _by_draws(draws: Draws, fits: Tensor) -> HypothesisEvidence:
 
 
 def _by_evidence(under: Draws, plain: Draws) -> HypothesisEvidence:
-    """By the evidence of draws that know of it."""
+    """The probability of hypotheses as the evidence with them divided by the evidence without.
+
+    Args:
+        under: Weighted draws given the hypotheses.
+        plain: Weighted draws without hypotheses.
+    """
     (one, one_error), (other, other_error) = _evidence(under), _evidence(plain)
     ess = min(under.ess, plain.ess)
     error = max(math.hypot(one_error, other_error), 1 / ess)

@@ -1,33 +1,37 @@
-r"""Nodes that push one another, and a posterior over the graph of who pushes whom.
+r"""A linear stochastic system of interacting nodes, with a posterior over the graph of their effects.
 
     dz_i = (sum_j F_ij z_j + b_i) dt + sqrt(D_i) dW_i,     F_ij = G_ij W_ij for j != i,   F_ii = W_ii,
     G_ij ~ Bernoulli(p),   W_ij ~ N(0, size^2),            one graph and one W for all rows,
 
-z_i in R the value of node i, which is a channel of the target itself (`LatentDynamics(columns=...)`); G_ij = 1 where j
-pushes i. b is linear in what is known of the row and in controls; W is per mean step, in units of the nodes. What is
-learned of all rows is q(G, W) = prod_ij Bernoulli(pi_ij) N(m_ij, s_ij^2), and its price is paid once for all rows,
+where z_i in R is the value of node i, which is a channel of the target itself
+(`LatentDynamics(columns=...)`), and G_ij = 1 if node j acts on node i. b is linear in the context of the row
+and in controls. W is per mean step, in units of the nodes. q(G, W) = prod_ij Bernoulli(pi_ij) N(m_ij, s_ij^2)
+is learned from all rows. Its KL divergence from the prior counts once for all rows,
 
     shared = sum_{i != j} (KL(Bernoulli(pi_ij) || Bernoulli(p)) + pi_ij KL(N(m_ij, s_ij^2) || N(0, size^2)))
            + sum_i KL(N(m_ii, s_ii^2) || N(0, size^2)).
 
-The price of W is what an edge has to earn before it is believed; where weights are numbers, noise buys edges. Each row
-draws its own G and W of q, so that slopes of m and s are the mean over rows. pi is not learned by descent: where the
-log likelihood is quadratic in W_ij, the best pi for these m and s is
+The KL term of W is a penalty that an edge must outweigh by its likelihood. If W were fixed numbers without
+this penalty, noise in the data would produce edges. Each row draws its own G and W from q, so that the
+gradients of m and s are means over rows. pi is not learned by gradients. If the log likelihood is quadratic
+in W_ij, the best pi for given m and s is
 
     logit pi_ij = logit p + log(s_ij / size) + m_ij^2 / (2 s_ij^2),
 
-prior odds times the Bayes factor of an edge to none (Carbonetto, Stephens). The paper's hard Gumbel edges are slow to
-leave 1: an edge that once was needed stays there when its effect has gone to 0.
+the prior odds times the Bayes factor of an edge against no edge (Carbonetto, Stephens). The hard Gumbel edges
+of the paper leave the value 1 only slowly: an edge that was needed once stays even after its effect has gone
+to 0.
 
-Given G and W the path is linear Gaussian, and `messages` finds its law exactly: steps may be as long as they like, and
-A = exp(F dt) mixes nodes over a step as it should. A solver with one Euler step between two values cannot tell an edge
-from a way over a third node. b and D are numbers, without an uncertainty of their own.
+Given G and W the path is linear Gaussian, and `messages` computes its distribution exactly. Steps may
+therefore have any length, and A = exp(F dt) includes indirect effects within a step. A solver with one Euler
+step between two values cannot distinguish an edge from a path through a third node. b and D are point
+estimates, without uncertainty.
 
-**It is an approximation, and it has conditions.** q has edges independent of each other, and b and D known. `edges()`
-says what its probabilities are conditional on. Without `columns`, nodes are not what is seen, and edges mean nothing.
-A training that ended too soon can name a false edge surely: look whether edges stay in a longer one. Noise of values
-and noise of nodes are hard to tell apart: where training takes one for the other, an edge can be found the wrong way
-round.
+**The posterior is an approximation under conditions.** In q the edges are independent of each other, and b
+and D are known. `edges()` says what its probabilities are conditional on. Without `columns`, nodes are not
+observed channels, and edges have no meaning. After a training that ended too soon, a false edge can have a
+high probability: check that edges stay in a longer training. Measurement noise and noise of the nodes are
+hard to distinguish. If training confuses them, an edge can be found in the wrong direction.
 
 References:
     | Neural structure learning with stochastic differential equations (Wang et al., 2024),
@@ -53,24 +57,25 @@ from sciinf.core.prior import global_seed
 from sciinf.emulators.processes.messages import GaussianChain, lower, smoothed
 from sciinf.emulators.processes.process import Latent, LearnedProcess, Process, Series, Sizes
 
-_HALVINGS = 5  # a step is put together of 2^5 short ones, which is stable for long ones
-_SURE = 15.0  # the largest logit: an edge that is drawn at once
-_LEAST = 1e-8  # variance that a step adds at least, of 1
+_HALVINGS = 5  # A step is composed of 2^5 short ones, because the exponential of a long step is unstable.
+_SURE = 15.0  # Largest logit of an edge. Such an edge is practically always drawn.
+_LEAST = 1e-8  # Variance that is added to each step, in squared units, so that covariances are invertible.
 
 
 class Interacting(Process):
-    """Nodes that push one another linearly: which do is part of what is learned.
+    """A linear stochastic system of interacting nodes, whose graph of effects is learned.
 
     Args:
-        nodes: How many.
-        likely: p, how probable an edge is before data.
-        size: How large an effect is if there is one (sd), per mean step: a node's change, in its units, for one unit
-            of another.
-        center: Where nodes are, about; one number, or one each.
-        unit: One unit of a node, in the target's own: about its sd. One number, or one each.
+        nodes: Number of nodes, at least 2.
+        likely: Prior probability p of each edge.
+        size: Prior sd of the effect of an edge, per mean step. The effect is the change of a node, in its
+            unit, per unit of the other node.
+        center: Typical value of the nodes, in the target's unit. One number, or one for each node.
+        unit: Unit of a node, in the target's unit, which should be about the node's sd. One number, or one
+            for each node.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of range.
 
     Examples:
         >>> process = Interacting(3).build(Sizes(features=3, context=0, controls=0), seed=0)
@@ -95,7 +100,7 @@ class Interacting(Process):
         self.nodes, self.likely, self.size = nodes, likely, size
         self.center, self.unit = _each("center", center, nodes), _each("unit", unit, nodes)
         if min(self.unit) <= 0:
-            raise ValueError(f"unit has to be positive, got {unit!r}")
+            raise ValueError(f"unit must be above 0, got {unit!r}")
 
     def build(self, sizes: Sizes, *, seed: int) -> LearnedProcess:
         with global_seed(torch.Generator().manual_seed(seed)):
@@ -104,13 +109,14 @@ class Interacting(Process):
 
 @dataclass(frozen=True)
 class Edges:
-    """A posterior over graphs, each edge by itself.
+    """The posterior over graphs, in which edges are independent of each other.
 
     Args:
-        probability: That j pushes i, (i, j); 1 on the diagonal: each node has a way back of its own, always.
+        probability: Probability that node j acts on node i, (i, j). It is 1 on the diagonal, because each
+            node always acts on itself.
         effect: Mean of F_ij if there is an edge, per mean step, in units of the nodes, (i, j).
-        sd: Of the effect if there is an edge, (i, j).
-        given: What all this is conditional on: a statement to be read with the probabilities.
+        sd: Standard deviation of F_ij if there is an edge, (i, j).
+        given: The conditions under which the probabilities hold, as text.
     """
 
     probability: Tensor
@@ -121,11 +127,13 @@ class Edges:
 
 @final
 class LearnedInteracting(LearnedProcess):
-    """Interacting nodes with their weights. Small matrices are vectors: optimisers for matrices leave them alone.
+    """The process of interacting nodes, with its learned weights.
+
+    Small matrices are stored as vectors, so that optimisers for matrices do not treat them as such.
 
     Args:
-        sizes: Of what it is given.
-        recipe: How it is made.
+        sizes: Sizes of features, context and controls.
+        recipe: Settings of the process.
     """
 
     center: Tensor
@@ -165,12 +173,12 @@ class LearnedInteracting(LearnedProcess):
         return Latent(self._told(found.draw), found.kl.float(), found.log_ratio.float())
 
     def prior(self, series: Series, *, generator: torch.Generator) -> Float[Tensor, "row time state"]:
-        """A path of each row: its own draw of graph and effects of q, the others' as far as they are learned."""
+        """Draw a path for each row, with a graph and effects that are drawn from q for this row."""
         chain = self._chain(series, generator=generator)
         return self._told(chain.drawn(len(series), series.length, generator=generator))
 
     def shared(self) -> Float[Tensor, ""]:
-        """KL of q(G, W) to its prior, nats."""
+        """The KL divergence of q(G, W) from the prior, in nats."""
         sd, size, logit = self.log_sd.exp(), self.size, self._logit()
         there = torch.sigmoid(logit)
         slab = 0.5 * ((sd.square() + self.mean.square()) / size**2 - 1) + math.log(size) - self.log_sd
@@ -181,7 +189,7 @@ class LearnedInteracting(LearnedProcess):
 
     @torch.no_grad()
     def edges(self) -> Edges:
-        """Who pushes whom: probabilities and effects, and what they are conditional on."""
+        """The probabilities and effects of all edges, with the conditions under which they hold."""
         count, off = self.states, self._places()[0]
         there = torch.eye(count).to(self.mean).flatten().scatter(0, off, torch.sigmoid(self._logit()))
         shape = (count, count)
@@ -197,14 +205,14 @@ class LearnedInteracting(LearnedProcess):
         return Edges(there.reshape(shape), self.mean.reshape(shape).clone(), self.log_sd.exp().reshape(shape), given)
 
     def _places(self) -> tuple[Tensor, Tensor]:
-        """Where entries of F off the diagonal and on it are."""
+        """The indices of the entries of flattened F off the diagonal, and on the diagonal."""
         count = self.states
         own = torch.arange(count, device=self.mean.device) * (count + 1)
         between = torch.arange(count - 1, device=self.mean.device)[:, None] * (count + 1)
         return (between + torch.arange(1, count + 1, device=self.mean.device)).flatten(), own
 
     def _logit(self) -> Float[Tensor, " edge"]:
-        """logit pi, without slopes: as good as it can be for these effects."""
+        """The best logit pi for the current m and s, without gradients."""
         mean, log_sd = (each.detach().index_select(0, self._places()[0]) for each in (self.mean, self.log_sd))
         prior = math.log(self.likely / (1 - self.likely)) - math.log(self.size)
         return (prior + log_sd + 0.5 * (mean / log_sd.exp()).square()).clamp(max=_SURE)
@@ -213,7 +221,7 @@ class LearnedInteracting(LearnedProcess):
         return self.center + self.unit * y.float()
 
     def _field(self, rows: int, *, generator: torch.Generator) -> Float[Tensor, "row node node"]:
-        """F of each row, drawn of q; float64."""
+        """Draw the matrix F of each row from q; float64."""
         count, device = self.states, generator.device
         weight = self.mean + self.log_sd.exp() * torch.randn(rows, count * count, generator=generator, device=device)
         logit = self._logit()
@@ -224,7 +232,7 @@ class LearnedInteracting(LearnedProcess):
         return (kept * weight).double().unflatten(-1, (count, count))
 
     def _chain(self, series: Series, *, generator: torch.Generator) -> GaussianChain:
-        """The chain of each row, for its own draw of graph and effects; float64, y = (z - center) / unit."""
+        """The Gaussian chain of y = (z - center) / unit of each row, for F drawn from q; float64."""
         field = self._field(len(series), generator=generator)
         known = series.context[:, None].expand(-1, series.length, -1)
         if series.controls is not None:
@@ -248,7 +256,17 @@ def _moved(
     spread: Float[Tensor, " node"],
     step: Float[Tensor, "row step"],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A, b and Q of steps: of a short one by one exponential, and twice as long a few times, exactly."""
+    """The matrix A, shift b and noise covariance Q of each step.
+
+    They are computed for a short step by a matrix exponential (Van Loan), and then doubled several times,
+    exactly.
+
+    Args:
+        field: Matrix F.
+        pushed: Constant drift b of the process in each step.
+        spread: Variance rate D of each node.
+        step: Length of each step.
+    """
     size, (rows, steps) = field.shape[-1], (len(field), max(step.shape[1], pushed.shape[1]))
     field = field[:, None].expand(-1, steps, -1, -1)
     pushed = pushed.expand(rows, steps, -1)[..., None]
@@ -268,5 +286,5 @@ def _moved(
 def _each(name: str, value: float | Sequence[float], count: int) -> tuple[float, ...]:
     found = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),) * count
     if len(found) != count or not all(map(math.isfinite, found)):
-        raise ValueError(f"{name} is one finite number, or one for each of {count} nodes, got {value!r}")
+        raise ValueError(f"{name} must be one finite number, or one for each of {count} nodes; got {value!r}")
     return found

@@ -181,8 +181,8 @@ def test_units_of_nodes_move_the_path():
         ({"nodes": 1}, "nodes"),
         ({"likely": 0.0}, "likely is a probability"),
         ({"size": -1.0}, "size is the sd of an effect"),
-        ({"center": (1.0, 2.0)}, "center is one finite number, or one for each of 3"),
-        ({"unit": 0.0}, "unit has to be positive"),
+        ({"center": (1.0, 2.0)}, "center must be one finite number, or one for each of 3"),
+        ({"unit": 0.0}, "unit must be above 0"),
     ],
 )
 def test_what_cannot_be_is_said(told, message):
