@@ -82,8 +82,8 @@ class Supposed:
 
     Args:
         hypotheses: Mapping from a statement to whether it was supposed to be true.
-        log_probability: log p(hypotheses | data), under the grammar. It is an upper bound (95 %) if `error` is
-            infinite.
+        log_probability: log p(hypotheses | data), under the grammar. An upper bound (95 %) if `error`
+            is infinite.
         error: Standard error of `log_probability`.
         prior: log p(hypotheses) before the data, from draws of the prior.
         functions: Functions given the data and the hypotheses, the most probable first. Empty if no draw

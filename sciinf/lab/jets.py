@@ -1,11 +1,13 @@
-r"""A perceptron that knows the slopes of its output along its inputs, carried forwards with the values.
+r"""A perceptron that computes derivatives of its output with respect to its inputs, forwards with the values.
 
-With z = W h + b in each layer and h = tanh z, what becomes of h, its slope h' and its bend h'' along a direction x_k is
+Each layer has z = W h + b and h = tanh z. The first and second derivatives ' and '' along a direction x_k
+follow
 
-    z' = W h',   z'' = W h'',   h' = (1 - h^2) z',   h'' = (1 - h^2) z'' - 2 h (1 - h^2) z'^2,
+    z' = W h',   z'' = W h'',   h' = (1 - h^2) z',   h'' = (1 - h^2) z'' - 2 h (1 - h^2) z'^2.
 
-which is exact, and takes 1 + 2 D passes for D directions. Nothing is differentiated backwards, so that a loss of
-slopes has gradients as any other, and members of an ensemble can be mapped.
+These formulas are exact, and take 1 + 2 D passes for D directions. The derivatives need no backward pass. A
+loss of derivatives thus has gradients like any other loss, and members of an ensemble can be trained together
+(`vmap`).
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Jet:
-    """Values of a field at points, with what it does around them. There are no mixed derivatives.
+    """The values of a field at points, with its first and second derivatives but no mixed ones.
 
     Args:
-        value: (row, channel).
+        value: Values, (row, channel).
         slope: First derivatives along each direction, (row, channel, direction).
-        bend: Second ones, d^2 / dx_k^2, likewise.
+        bend: Second derivatives d^2 / dx_k^2 along each direction, (row, channel, direction).
     """
 
     value: Float[Tensor, "row channel"]
@@ -38,18 +40,19 @@ class Jet:
 
 @final
 class JetNetwork(nn.Module):
-    """A perceptron of points of a box, and of other numbers.
+    """A perceptron whose inputs are a point of a box and other numbers, and whose output is a field.
 
     Args:
-        lengths: Of the box [0, length] in each direction.
-        periodic: Whether the field is to be, in each direction: it then enters as sine and cosine, and is so exactly.
-        others: Numbers beside the point.
-        channels: Of the field.
-        width: Of each hidden layer.
-        layers: Hidden ones.
+        lengths: Length of the box [0, length] in each direction.
+        periodic: Whether the field is periodic, in each direction. A periodic coordinate enters as its sine
+            and cosine, so that the field is exactly periodic.
+        others: Number of inputs beside the point.
+        channels: Number of channels of the field.
+        width: Width of each hidden layer.
+        layers: Number of hidden layers.
     """
 
-    layers: Any  # nn.Linear each, which a ModuleList does not say
+    layers: Any  # Type checkers do not know that each module of this ModuleList is an nn.Linear.
 
     def __init__(
         self,
@@ -69,14 +72,14 @@ class JetNetwork(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, at: Float[Tensor, "row direction"], others: Float[Tensor, "row other"]) -> Tensor:
-        """Values alone, (row, channel)."""
+        """The values of the field without derivatives, (row, channel)."""
         value = torch.cat([self._entered(at)[0], others], -1)
         for layer in self.layers[:-1]:
             value = layer(value).tanh()
         return self.layers[-1](value)
 
     def jet(self, at: Float[Tensor, "row direction"], others: Float[Tensor, "row other"]) -> Jet:
-        """Values and derivatives along each direction of the box."""
+        """The values of the field, and its derivatives along each direction of the box."""
         value, slope, bend = self._entered(at)
         still = others.new_zeros(at.shape[-1], *others.shape)
         value, slope, bend = torch.cat([value, others], -1), torch.cat([slope, still], -1), torch.cat([bend, still], -1)
@@ -89,7 +92,12 @@ class JetNetwork(nn.Module):
         return Jet(self.layers[-1](value), (slope @ last).movedim(0, -1), (bend @ last).movedim(0, -1))
 
     def _entered(self, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What enters the first layer of a point (row, feature); its slopes and bends (direction, row, feature)."""
+        """The features of points that enter the first layer, with their first and second derivatives.
+
+        Returns:
+            Features (row, feature), first derivatives (direction, row, feature), and second derivatives
+            (direction, row, feature).
+        """
         values, slopes, bends = list[Tensor](), list[Tensor](), list[Tensor]()
         for k, (length, ring) in enumerate(zip(self.lengths, self.periodic, strict=True)):
             here = torch.eye(at.shape[-1], dtype=at.dtype, device=at.device)[k][:, None, None]

@@ -1,28 +1,31 @@
-r"""From noise to data by way of a linear diffusion with auxiliary variables.
+r"""Solvers that draw data from noise along a linear diffusion with auxiliary variables.
 
-In u = (data, auxiliaries) of `auxiliary`, with the law N(a x_0, S) of u_t given x_0, the reverse process and its
-probability flow are
+In u = (data, auxiliaries) of `auxiliary`, with the distribution N(a x_0, S) of u_t given x_0, the reverse
+process and its probability flow are
 
     du = (A u - Q score) dt + B dW    (backwards in time),    du/dt = A u - Q score / 2,    score = -S^{-1} (u - a D).
 
 | solver | step from t to t' < t | order | evaluations for N steps |
 |---|---|---|---|
-| `JointAncestral` | draws u' from its law given u and x_0 = D | 1 | N |
-| `JointExponential` | the flow, exactly but for D, a polynomial through its last values | 1, 2 or 3 | N |
+| `JointAncestral` | draws u' from its distribution given u and x_0 = D | 1 | N |
+| `JointExponential` | solves the flow exactly for D a polynomial through its last values | 1, 2 or 3 | N |
 
-With G = S' F^T S^{-1}, F = e^{A (t - t')}, the law of `JointAncestral` is
+With G = S' F^T S^{-1} and F = e^{A (t - t')}, the distribution of a step of `JointAncestral` is
 
     u' ~ N(a' D + G (u - a D), (1 - G F) S' (1 - G F)^T + G S_0(t - t') G^T),
 
-which tends to Euler-Maruyama's as steps become short, and is stable however long they are. `JointExponential` solves
+which tends to that of Euler-Maruyama for short steps, and is stable for steps of any length.
+`JointExponential` solves
 
     u' = R(t', t) u + int_t^{t'} R(t', v) c(v) D(v) dv,    dR/dt = (A + Q S^{-1} / 2) R,    c = -Q S^{-1} a / 2,
 
-R and the integrals of c times powers of -log s by Runge-Kutta steps on K x K matrices, before D is asked at all. Where
-D is constant it is u' = a' D + R (u - a D); without auxiliaries it is `Exponential`, DDIM where the order is 1.
+where R, and the integrals of c times powers of -log s, are computed by Runge-Kutta steps on K x K matrices
+before any evaluation of D. For constant D the step is u' = a' D + R (u - a D). Without auxiliaries the solver
+is the same as `Exponential`, which is DDIM for order 1.
 
-Both are solvers as any other: they take y to y and ask an ordinary denoiser D(y, s). Between, they draw auxiliaries
-for y, walk, and project. `walk` alone goes from u to u with a denoiser of u, such as `hybrid.HybridMatching` trains.
+Both are used like any other solver: they map y to y with an ordinary denoiser D(y, s). They first draw
+auxiliaries given y, then follow the reverse process (`walk`), and finally project u to y. `walk` alone maps u
+to u with a denoiser of u, such as the one that `hybrid.HybridMatching` trains.
 
 References:
     | gDDIM: Generalized Denoising Diffusion Implicit Models (Zhang, Tao & Chen, 2023), https://arxiv.org/abs/2206.05564
@@ -48,12 +51,12 @@ _SUBSTEPS = 32
 
 
 class JointSolver(Solver, ABC):
-    """A way back through auxiliaries.
+    """A solver of the reverse process of data and auxiliaries.
 
     Args:
-        process: The diffusion; critically damped Langevin dynamics where left out.
-        steps: N.
-        grid: Where it stops; evenly spaced log s where left out.
+        process: The diffusion. By default, critically damped Langevin dynamics.
+        steps: Number of steps N.
+        grid: Noise levels between the steps. By default, evenly spaced in log s.
 
     Raises:
         ValueError: If steps is no int of at least 1.
@@ -72,13 +75,13 @@ class JointSolver(Solver, ABC):
         *,
         generator: torch.Generator,
     ) -> Float[Tensor, "*rows K dim"]:
-        """u at the first time to u at the last.
+        """The data and auxiliaries u at the last time, given those at the first time.
 
         Args:
-            denoise: E[x_0 | u_t].
+            denoise: Denoiser that returns E[x_0 | u_t].
             u: Data and auxiliaries at the first time.
-            times: Falling.
-            generator: For the noise of those that draw any.
+            times: Times at which steps begin and end, decreasing.
+            generator: Source of noise, for stochastic solvers.
         """
 
     def evaluations(self) -> int:
@@ -92,11 +95,11 @@ class JointSolver(Solver, ABC):
 
 
 class JointAncestral(JointSolver):
-    """Draws u' from its law given u, as if x_0 were D.
+    """Stochastic solver that draws u' from its distribution given u and x_0 = D.
 
     Args:
         process: See `JointSolver`.
-        steps: N.
+        steps: Number of steps N.
         grid: See `JointSolver`.
 
     Raises:
@@ -130,16 +133,16 @@ class JointAncestral(JointSolver):
 
 
 class JointExponential(JointSolver):
-    """Exponential integrator of the probability flow, of Adams' kind.
+    """Deterministic solver: an exponential multistep integrator (Adams) of the probability flow.
 
     Args:
         process: See `JointSolver`.
-        steps: N.
-        order: 1, 2 or 3: how many values of D a step rests on; the first steps rest on fewer.
+        steps: Number of steps N.
+        order: Number of values of D that a step uses: 1, 2 or 3. The first steps use fewer.
         grid: See `JointSolver`.
 
     Raises:
-        ValueError: If steps is no int of at least 1 or the order none of them.
+        ValueError: If steps is no int of at least 1, or the order is not 1, 2 or 3.
     """
 
     def __init__(
@@ -147,7 +150,7 @@ class JointExponential(JointSolver):
     ) -> None:
         super().__init__(process, steps, grid)
         if order not in (1, 2, 3):
-            raise ValueError(f"the order of JointExponential is 1, 2 or 3, got {order}")
+            raise ValueError(f"the order of JointExponential must be 1, 2 or 3, got {order}")
         self.order = order
 
     def walk(
@@ -161,7 +164,7 @@ class JointExponential(JointSolver):
         del generator
         rotation, moments = self._integrals(times)
         places = -self.process.level(times).log()
-        values: list[Tensor] = []  # of D, the latest first
+        values: list[Tensor] = []  # Values of D, the latest first.
         for step in range(len(times) - 1):
             values = [denoise(u, times[step]), *values[: self.order - 1]]
             count = len(values)
@@ -174,7 +177,10 @@ class JointExponential(JointSolver):
         return u
 
     def _integrals(self, times: Float[Tensor, " times"]) -> tuple[Float[Tensor, "N K K"], Float[Tensor, "N K order"]]:
-        """R and int R c (log s_n - log s)^k dv of each step n, k below the order; by the classical method in log t."""
+        """The matrix R and integrals int R c (log s_n - log s)^k dv of each step n, for k below the order.
+
+        They are computed by the classical Runge-Kutta method in log t.
+        """
         process, size = self.process, self.process.size
         parts = torch.linspace(0, 1, 2 * _SUBSTEPS + 1, dtype=torch.float64)
         start, width = times[:-1].log(), times[1:].log() - times[:-1].log()
@@ -185,7 +191,7 @@ class JointExponential(JointSolver):
         past = -kernel.level.log() + kernel.level[0].log()
         powers = torch.stack([past**k for k in range(self.order)], dim=-1)
         source = (-0.5 * noise @ kernel.pull[..., None]) * powers[..., None, :]
-        rate = nodes * width / _SUBSTEPS  # dt for one substep
+        rate = nodes * width / _SUBSTEPS  # This is dt of one substep.
 
         def slope(point: int, state: Tensor) -> Tensor:
             inner = matrix[point] @ state

@@ -1,27 +1,32 @@
-r"""A linear diffusion whose numbers are learned with the network that denoises.
+r"""A linear diffusion with auxiliary variables that is learned together with the denoising network.
 
-With the law at rest N(0, I), all linear diffusions of u = (data, auxiliaries) are (`auxiliary.resting`)
+All linear diffusions of u = (data, auxiliaries) with the stationary distribution N(0, I) are
+(`auxiliary.resting`)
 
-    du = -(Q + R) u dt + sqrt(2 R) dW,    Q = -Q^T,    R = R^T positive definite,    e_k ~ N(0, c_k) at time 0,
+    du = -(Q + R) u dt + sqrt(2 R) dW,    Q = -Q^T,    R = R^T positive definite,    e_k ~ N(0, c_k) at time
+    0.
 
-and what is learned is Q, R and c, by the bound of `bound`, in numbers without constraint:
+Q, R and c are learned by the bound of `bound`, in terms of unconstrained numbers q, l and g:
 
     Q = (q - q^T) / n,    R = l l^T / n + r I,    c = c_0 exp(g),    l lower triangular.
 
-**What is kept fixed.** The law at rest, as in the paper: data have unit sd, and the variances of auxiliaries at rest
-are units to measure them in. A factor of Q and R is one of time, which the bound does not see, for its ends are levels
-and no times: n is the norm that makes |q - q^T + l l^T| / n = 1. r = 0.01 keeps noise coming to the data, however
-small the rest. The critically damped diffusion is l l^T = diag(0, 2), q - q^T = ((0, -1), (1, 0)) but for r.
+**Fixed numbers.** The stationary distribution is fixed, as in the paper: data have unit sd, and the
+stationary variances of auxiliaries only set their units. A common factor of Q and R is a unit of time. The
+bound does not depend on this factor, because its limits are levels instead of times. The norm n therefore
+makes |q - q^T + l l^T| / n = 1. r = 0.01 ensures that noise reaches the data, however small l is. The
+critically damped diffusion has l l^T = diag(0, 2) and q - q^T = ((0, -1), (1, 0)), up to r.
 
-**The slope.** The bound is taken at given levels s, and their times t follow the numbers. With t_0 found by a table and
-two steps of a secant, without slopes, the time is t = t_0 + d with
+**Gradients.** The bound is evaluated at given levels s, whose times t depend on the numbers. A time t_0 is
+found by a table and two secant steps, without gradients. The time is then t = t_0 + d with
 
-    d = (log s - log s(t_0)) / (log s)'(t_0),    (log s)' = s^2 |B^T S^{-1} a|^2 / 2,
+    d = (log s - log s(t_0)) / (log s)'(t_0),    (log s)' = s^2 |B^T S^{-1} a|^2 / 2.
 
-all but 0 in value; its slope is that of the implicit function t(s) if (log s)' is held. Then a and S at t are
-a + d a' and S + d S', a' = A a and S' = A S + S A^T + 2 R, right to d^2.
+The value of d is almost 0. Its gradient is that of the implicit function t(s) if (log s)' is treated as a
+constant. Then a and S at t are a + d a' and S + d S', with a' = A a and S' = A S + S A^T + 2 R, up to errors
+of order d^2.
 
-Only what the network finds easier, and the end, can make one of these diffusions better than another (`bound`).
+One of these diffusions can be better than another in only two ways: the task is easier for the network, or
+the KL term of the bound is smaller (`bound`).
 
 References:
     | Where to Diffuse, How to Diffuse, and How to Get Back: Automated Learning for Multivariate Diffusions
@@ -41,17 +46,19 @@ from sciinf.core.component import Component
 from sciinf.lab.auxiliary import LinearDiffusion, Times, moved, resting, series
 from sciinf.networks.diffusion.schedule import NoiseSchedule
 
-LEAST = 0.01  # r
-_TERMS = 8  # of the series, after more halvings: fewer steps to differentiate
-_NODES = 8  # of the table for each doubling of time
+LEAST = 0.01  # The number r of the formula above.
+_TERMS = 8  # Terms of the Taylor series. Few terms with more halvings are fewer steps to differentiate.
+_NODES = 8  # Nodes of the table of times, for each doubling of time.
 
 
 class LearnedDiffusion(Component):
-    """A diffusion to be learned. It begins all but critically damped, with a little noise on the data, too.
+    """The settings of a linear diffusion that is learned.
+
+    Before training the diffusion is almost critically damped, with a little noise on the data as well.
 
     Args:
-        auxiliaries: K - 1, at least 1.
-        start: c_0, the variance of auxiliaries at time 0 to begin with, in units of that at rest.
+        auxiliaries: Number K - 1 of auxiliaries, at least 1.
+        start: Variance c_0 of auxiliaries at time 0 before training, in units of their stationary variance.
 
     Raises:
         ValueError: If auxiliaries is no int of at least 1, or start is not above 0.
@@ -60,21 +67,23 @@ class LearnedDiffusion(Component):
     def __init__(self, auxiliaries: int = 1, start: float = 0.04) -> None:
         check_whole("auxiliaries", auxiliaries, 1)
         if not 0 < start < math.inf:
-            raise ValueError(f"auxiliaries begin with a variance above 0, got {start}")
+            raise ValueError(f"auxiliaries begin with a finite variance above 0, got {start}")
         self.auxiliaries, self.start = auxiliaries, float(start)
 
     def build(self, path: NoiseSchedule) -> FreeDiffusion:
-        """Its numbers, for the levels of a path."""
+        """The learnable diffusion, for the noise levels of a path."""
         return FreeDiffusion(self.auxiliaries + 1, self.start, path)
 
 
 class FreeDiffusion(nn.Module):
-    """The numbers of a diffusion: `free` is how far they are from where they began, in the order q, l, g.
+    """A linear diffusion with learnable numbers q, l and g.
+
+    The parameter `free` has the differences of these numbers from their initial values, in this order.
 
     Args:
-        size: K.
-        start: c_0.
-        path: Levels that it is asked for lie between its `least` and `most`.
+        size: Number K of coordinates.
+        start: Initial variance c_0 of auxiliaries at time 0.
+        path: Path whose `least` and `most` bound all noise levels of the diffusion.
     """
 
     turns: Tensor
@@ -84,7 +93,7 @@ class FreeDiffusion(nn.Module):
     def __init__(self, size: int, start: float, path: NoiseSchedule) -> None:
         super().__init__()
         self.size, self.start = size, start
-        self.span = (path.least**2 / 16, (math.log(path.most) + 1) / LEAST)  # of times; levels lie within
+        self.span = (path.least**2 / 16, (math.log(path.most) + 1) / LEAST)  # Range of times.
         eye = torch.eye(size * size).reshape(size, size, size, size)
         above = [eye[j, i] - eye[i, j] for i in range(size) for j in range(i + 1, size)]
         below = [(i, j) for i in range(size) for j in range(i + 1)]
@@ -96,7 +105,7 @@ class FreeDiffusion(nn.Module):
         self.free = nn.Parameter(torch.zeros(len(self.first)))
 
     def matrices(self) -> tuple[Float[Tensor, "K K"], Float[Tensor, "K K"], Float[Tensor, " auxiliary"]]:
-        """Q, R and c; float64."""
+        """The matrices Q and R, and the variances c; float64."""
         numbers = (self.first + self.free).double()
         few, many = len(self.turns), len(self.turns) + len(self.lowers)
         swirl = (numbers[:few, None, None] * self.turns).sum(0)
@@ -107,11 +116,11 @@ class FreeDiffusion(nn.Module):
         return swirl / size, 0.5 * (damping + damping.mT) / size + least, self.start * numbers[many:].exp()
 
     def rest(self) -> Float[Tensor, "K K"]:
-        """I."""
+        """The stationary covariance, which is the identity."""
         return torch.eye(self.size, dtype=torch.float64, device=self.free.device)
 
     def moments(self, level: Times) -> tuple[Float[Tensor, "*time K"], Float[Tensor, "*time K K"]]:
-        """a and S at the time of a level, with their slopes by the numbers."""
+        """The factor a and covariance S of u_t given x_0 at the time of a level, with gradients."""
         swirl, damping, start = self.matrices()
         drift, wanted = -(swirl + damping), level.double().log()
         parts = (*series(drift, 2 * damping, _TERMS), torch.cat([start.new_zeros(1), start]))
@@ -119,7 +128,7 @@ class FreeDiffusion(nn.Module):
             time = self._found(parts, wanted.reshape(-1)).reshape(wanted.shape)
         mean, covariance = self._law(parts, time)
         pull = torch.linalg.solve(covariance, mean[..., None])[..., 0]
-        known = (mean * pull).sum(-1)  # s^{-2}
+        known = (mean * pull).sum(-1)  # This is s^{-2}.
         rate = ((pull @ damping) * pull).sum(-1) / known
         ahead = ((wanted + 0.5 * known.log()) / rate.detach())[..., None]
         across = drift @ covariance
@@ -127,7 +136,7 @@ class FreeDiffusion(nn.Module):
         return mean + ahead * (mean @ drift.mT), covariance
 
     def fixed(self) -> LinearDiffusion:
-        """As it is now."""
+        """The diffusion with the current numbers, without gradients."""
         with torch.no_grad():
             swirl, damping, start = self.matrices()
         return resting([1.0] * self.size, swirl.tolist(), damping.tolist(), start.tolist())
@@ -139,12 +148,12 @@ class FreeDiffusion(nn.Module):
         return forward[..., 0], covariance + (forward * start) @ forward.mT
 
     def _logs(self, parts: tuple[Tensor, Tensor, Tensor], time: Tensor) -> Tensor:
-        """log s."""
+        """The log of the noise level at each time."""
         mean, covariance = self._law(parts, time)
         return -0.5 * (mean * torch.linalg.solve(covariance, mean[..., None])[..., 0]).sum(-1).log()
 
     def _found(self, parts: tuple[Tensor, Tensor, Tensor], wanted: Float[Tensor, " level"]) -> Tensor:
-        """Times at which log s is as wanted."""
+        """The times at which log s has the wanted values."""
         first, last = (math.log(time) for time in self.span)
         count = math.ceil((last - first) / math.log(2) * _NODES)
         times = torch.linspace(first, last, count, dtype=torch.float64, device=wanted.device)
