@@ -1,22 +1,24 @@
-r"""Where an equation's residual is looked at while a network learns it: evenly, or where it is large.
+r"""Placement of the points at which a network learns an equation: evenly, or where its residual is large.
 
-Points are those of the unit cube c = (x / length, F(theta)), F the distribution functions of the prior: where their
-density p_a is 1 everywhere, x is even in the box and theta from the prior. p_a is a spline flow of noise with the map
-of the normal to the cube behind it, and so is normalised whatever a is:
+Points are in the unit cube c = (x / length, F(theta)), F the distribution functions of the prior. If their
+density p_a is 1 everywhere, x is uniform in the box and theta is from the prior. p_a is a spline flow of
+noise, followed by the map from the normal to the cube. It is thus normalised for any weights a:
 
     c = Phi(f_a^-1(e)),   e ~ N(0, I),      p_a(c) = q_a(Phi^-1(c)) / N(Phi^-1(c); 0, I).
 
-**Adversarial.** max over a of E_{p_a}[s] - beta int |grad p_a|^2, s = r^2 / mean r^2. Points are drawn from p_a and
-held still, so that d/da E_{p_a} s = E (s - 1) dlog p_a/da: nothing of the network is differentiated once more.
-|grad p_a|^2 is E_v [(p_a(c + h v) - p_a(c - h v)) / 2h]^2, v ~ N(0, I), over even c: what is finer than h is not
-penalised. Where p_a is small its slopes are, too, so that places it has left are not found again.
+**Adversarial.** The objective is max over a of E_{p_a}[s] - beta int |grad p_a|^2 with s = r^2 / mean r^2.
+Points are drawn from p_a and are constants in the loss, so that d/da E_{p_a} s = E (s - 1) dlog p_a/da. No
+further derivatives of the network are needed. |grad p_a|^2 is E_v [(p_a(c + h v) - p_a(c - h v)) / 2h]^2, v ~
+N(0, I), over uniform c. Structure finer than h is therefore not penalised. Where p_a is small its gradients
+are small, too, so that p_a does not return to places that it has left.
 
-**Following.** p_a is fitted to the density that is proportional to r^2: max over a of E_m[(r^2 / m) log p_a], m the
-density of the points that are there, a share of them even. That is the p which maximises E_p[log r^2] + entropy, and a
-large residual pulls p to it wherever it is. No point weighs more than 50 times their mean.
+**Following.** p_a is fitted to the density proportional to r^2. The objective is max over a of E_m[(r^2 / m)
+log p_a], where m is the density of the present points, a share of which is even. The optimum is the p that
+maximises E_p[log r^2] + entropy. A large residual attracts p from anywhere in the cube. No point has more
+than 50 times the mean weight.
 
-Either moves by a share of the network's learning rate. As fast as the network, it runs ahead of it from place to place,
-and neither gets anywhere.
+The density of either method moves by a share of the network's learning rate. A density that moves as fast as
+the network changes from place to place before the network has learned there, and training makes no progress.
 
 References:
     | Adversarial Adaptive Sampling: Unify PINN and Optimal Transport for the Approximation of PDEs (Tang et al., 2024),
@@ -40,55 +42,68 @@ from sciinf.core.component import Component
 from sciinf.networks.flows.conditional import ConditionalFlow
 from sciinf.networks.flows.spline import SplineCoupling
 
-EDGE = 1e-4  # of the cube, kept from its faces, where the normal is infinite
-_LARGEST = 50.0  # weight of a point beside their mean
+EDGE = 1e-4  # Distance of points from the cube's faces, where the quantiles of the normal are infinite.
+_LARGEST = 50.0  # Largest weight of a point, in units of the mean weight.
 Squares = Callable[[Tensor], Tensor]
 """Points of the cube (n, size) -> r^2 there, (n,), without slopes."""
 
 
 class Placing(nn.Module, ABC):
-    """Where points lie on the unit cube."""
+    """A density of points on the unit cube, with the loss that trains the density."""
 
     @abstractmethod
     def points(
         self, even: Float[Tensor, "n size"], squares: Squares, *, generator: torch.Generator
     ) -> Float[Tensor, "n size"]:
-        """As many points as there are even ones, held still."""
+        """Place as many points as there are even ones, without gradients.
+
+        Args:
+            even: Even points of the cube.
+            squares: Function that returns r^2 at points.
+            generator: Source of randomness.
+        """
 
     @abstractmethod
     def loss(
         self, points: Float[Tensor, "n size"], squares: Float[Tensor, " n"], *, generator: torch.Generator
     ) -> Float[Tensor, " n"]:
-        """What moves the points, per point, given r^2 at them, held still."""
+        """The loss of the density at each point.
+
+        Args:
+            points: Points of the cube, from `points`.
+            squares: r^2 at the points, without gradients.
+            generator: Source of randomness.
+        """
 
 
 class Placement(Component, ABC):
-    """How points are placed."""
+    """The settings of a placement of points."""
 
     @abstractmethod
     def build(self, size: int) -> Placing:
-        """For a cube of so many directions."""
+        """The placement for a cube with this number of directions."""
 
 
 class EvenPoints(Placement):
-    """Everywhere alike, and parameters from the prior."""
+    """Placement of points uniformly in the box, with parameters from the prior."""
 
     def build(self, size: int) -> Placing:
         return _Even()
 
 
 class AdversarialPoints(Placement):
-    """Where the residual is large, by a density that learns it.
+    """Placement of points where the residual is large, by a density that maximises the expected residual.
 
     Args:
-        smooth: beta, of |grad p|^2 over the size of r^2: more keeps points more even.
+        smooth: Weight beta of |grad p|^2, relative to the size of r^2. A larger weight keeps points more
+            even.
         even: Share of points that stay even, so that no place is forgotten.
-        flow: Of the density.
-        reach: h, in shares of the box.
-        slow: Share of the network's learning rate that the density has.
+        flow: Spline flow of the density. By default a small one.
+        reach: Length h of the differences for |grad p|^2, as a share of the box.
+        slow: Learning rate of the density, as a share of the network's learning rate.
 
     Raises:
-        ValueError: If smooth is negative, or even, reach or slow no share of the range that the message gives.
+        ValueError: If smooth is negative, or even, reach or slow is outside the range that the message gives.
     """
 
     def __init__(
@@ -103,8 +118,8 @@ class AdversarialPoints(Placement):
         shares = 0 <= even < 1 and 0 < reach < 0.5 and 0 < slow <= 1
         if not (smooth >= 0 and math.isfinite(smooth) and shares):
             raise ValueError(
-                "AdversarialPoints needs smooth >= 0, 0 <= even < 1, 0 < reach < 0.5 and 0 < slow <= 1; got "
-                f"{smooth}, {even}, {reach}, {slow}"
+                "AdversarialPoints needs smooth >= 0, 0 <= even < 1, 0 < reach < 0.5 and 0 < slow <= 1; "
+                f"got smooth, even, reach and slow as {smooth}, {even}, {reach}, {slow}"
             )
         self.smooth, self.even, self.reach, self.slow = smooth, even, reach, slow
         self.flow = flow or _flow()
@@ -114,15 +129,15 @@ class AdversarialPoints(Placement):
 
 
 class FollowingPoints(Placement):
-    """Where the residual is large, by a density that is fitted to its square.
+    """Placement of points where the residual is large, by a density that is fitted to its square.
 
     Args:
-        even: Share of points that are even, above 0: by them it finds what it has not seen.
-        flow: Of the density.
-        slow: As for `AdversarialPoints`.
+        even: Share of points that are even, above 0. These points find large residuals in new places.
+        flow: Spline flow of the density. By default a small one.
+        slow: Learning rate of the density, as a share of the network's learning rate.
 
     Raises:
-        ValueError: If even is no share above 0 and below 1, or slow none above 0 and up to 1.
+        ValueError: Unless 0 < even < 1 and 0 < slow <= 1.
     """
 
     def __init__(self, even: float = 0.3, *, flow: SplineCoupling | None = None, slow: float = 0.1) -> None:
@@ -140,7 +155,11 @@ def _flow() -> SplineCoupling:
 
 @final
 class _Slow(nn.Module):
-    """A flow without context, that moves by a share of what its weights do: w_0 + share (w - w_0)."""
+    """A flow without context whose weights are w_0 + share (w - w_0).
+
+    w are the trained weights and w_0 their initial values. The flow thus learns at a share of the learning
+    rate.
+    """
 
     begin: Tensor
 
@@ -159,7 +178,7 @@ class _Slow(nn.Module):
 
 @final
 class _Called(nn.Module):
-    """The flow where torch asks for a module's call."""
+    """The encoder and decoder of a flow as one `forward`, as `torch.func.functional_call` requires."""
 
     def __init__(self, flow: ConditionalFlow) -> None:
         super().__init__()
@@ -180,7 +199,7 @@ class _Even(Placing):
 
 
 class _Flowing(Placing, ABC):
-    """Points drawn from a density, but for a share that is even."""
+    """A placement of points that are drawn from a learned density, except for a share of even ones."""
 
     flow: _Slow
     kept: float
@@ -195,7 +214,7 @@ class _Flowing(Placing, ABC):
 
     @final
     def density(self, points: Float[Tensor, "n size"]) -> Float[Tensor, " n"]:
-        """log p of points of the cube; 0 where they are even."""
+        """The log density log p_a at points of the cube. It is 0 for a uniform density."""
         z = torch.special.ndtri(points.clamp(EDGE, 1 - EDGE))
         noise, log_det = self.flow("encode", z[:, None])
         return (log_det - 0.5 * noise.square().sum(-1))[:, 0] + 0.5 * z.square().sum(-1)

@@ -1,12 +1,14 @@
-r"""Equations that are told at single points, of a solution and its derivatives there.
+r"""Equations told at single points, as a residual of the solution and its derivatives there.
 
     r(u, du/dx_k, d^2u/dx_k^2; x, theta) = 0 in the box,      b(...) = 0 on its faces,
 
-x = (t, *space), t first where there is time. `surrogates.Collocation` learns u from that alone, without a solution.
-An equation with a solver is a `FieldEquation` that is `AtPoints` as well; one without is `Unsolved`. All that solutions
-start from must follow from theta: `given` is empty.
+where x = (t, *space), or space alone if the equation has no time. `lab.Collocation` learns u from these
+residuals alone, without solutions. An equation with a solver is a `FieldEquation` that is `AtPoints` as well;
+an equation without a solver is `Unsolved`. The initial state must follow from theta, so that `given` is
+empty.
 
-`CollocationPoints` are what is simulated of such an equation for a training: parameters, and points. It solves nothing.
+`CollocationPoints` simulates the training data for such an equation: parameters and points, without
+solutions.
 """
 
 from __future__ import annotations
@@ -26,31 +28,43 @@ from sciinf.simulators.dynamics.field_equation import Equation, FieldSource, The
 
 
 class AtPoints(FieldSource, Component, ABC):
-    """An equation that is told at points. All derivatives that it may use are those of a `Jet`."""
+    """An equation told at points, as residuals of values and derivatives in a `Jet`.
+
+    The residuals can use only the derivatives that a `Jet` has.
+    """
 
     @abstractmethod
     def residual_at(
         self, u: Jet, at: Float[Tensor, "row direction"], theta: Mapping[str, Float[Tensor, "row 1"]]
     ) -> Float[Tensor, "row equation"]:
-        """What is left of the equation at points of the box: 0 for a solution.
+        """The residual of the equation at points of the box, which is 0 for a solution.
 
         Args:
-            u: The field there.
-            at: The points, (t, *space), t left out where there is no time.
-            theta: Name of a parameter -> its value in each row, (row, 1), which goes with (row, channel).
+            u: Values and derivatives of the field at the points.
+            at: The points, (t, *space), or (*space) if the equation has no time.
+            theta: Mapping from the name of a parameter to its value in each row, (row, 1). This shape
+                broadcasts with (row, channel).
         """
 
     @abstractmethod
     def edge_at(
         self, u: Jet, at: Float[Tensor, "row direction"], theta: Mapping[str, Float[Tensor, "row 1"]]
     ) -> Float[Tensor, "row condition"]:
-        """What is left of the conditions on the faces of the box: at t = 0, and at both ends of each direction that is
-        not periodic, where `at` is exactly 0 or the length. It must be of the size of u, and 0 where nothing is asked.
+        """The residual of the conditions on the faces of the box, which is 0 for a solution.
+
+        The faces are t = 0, and both ends of each direction that is not periodic; there `at` is exactly 0 or
+        the length. The residual must have the size and unit of u. It must be 0 where the equation has no
+        condition.
+
+        Args:
+            u: Values and derivatives of the field at the points.
+            at: The points, as for `residual_at`.
+            theta: Parameters, as for `residual_at`.
         """
 
 
 class Unsolved(Equation, AtPoints, ABC):
-    """An equation without a solver."""
+    """An equation without a solver, known only by its residuals at points."""
 
     given: Mapping[str, Observable] = {}
     random = False
@@ -61,7 +75,7 @@ class Unsolved(Equation, AtPoints, ABC):
 
     @final
     def solution(self, theta: Theta, given: X, *, generator: torch.Generator) -> Trajectory:
-        """Refused.
+        """Raise an error, because the equation has no solver.
 
         Raises:
             ValueError: Always.
@@ -74,18 +88,18 @@ class Unsolved(Equation, AtPoints, ABC):
 
 @final
 class CollocationPoints(Simulator):
-    """What a training by collocation is given of an equation: parameters of the prior, and a point for each.
+    """A simulator of training data for `Collocation`: parameters from the prior, and a point for each.
 
     Args:
-        equation: Which.
+        equation: The equation that the network will learn.
 
     Raises:
-        TypeError: If the equation is not told at points.
+        TypeError: If the equation is not `AtPoints`.
     """
 
     def __init__(self, equation: AtPoints) -> None:
         if not isinstance(equation, AtPoints):
-            raise TypeError(f"expected an equation that is `AtPoints`, got {type(equation).__name__}")
+            raise TypeError(f"expected an equation told at points, `AtPoints`, got {type(equation).__name__}")
         self.equation, self.name, self.prior, self.block = equation, equation.name, equation.prior, equation.block
         self.observables = {"at": Observable((len(box(equation)),))}
         self.settings, self.source = equation.settings, equation.source
@@ -96,22 +110,22 @@ class CollocationPoints(Simulator):
 
 
 def timed(equation: FieldSource) -> bool:
-    """Whether there is time."""
+    """Whether the equation has time as a direction."""
     return max(equation.times) > 0
 
 
 def box(equation: FieldSource) -> tuple[float, ...]:
-    """Lengths of the box in which the equation holds: of time, where there is time, then of space."""
+    """The lengths of the box in which the equation holds: of time, if there is time, then of space."""
     return (*([max(equation.times)] if timed(equation) else []), *equation.grid.lengths)
 
 
 def rings(equation: FieldSource) -> tuple[bool, ...]:
-    """Which of these directions are periodic."""
+    """Whether each direction of `box` is periodic."""
     return (*([False] if timed(equation) else []), *[equation.grid.periodic] * len(equation.grid.lengths))
 
 
 def faces(equation: FieldSource) -> list[tuple[int, float]]:
-    """Faces that have conditions: a direction, and the share of its length, 0 or 1."""
+    """The faces with conditions, each as the index of a direction and its end, 0 or 1."""
     first = int(timed(equation))
     ends = [(k, end) for k in range(first, len(box(equation))) if not equation.grid.periodic for end in (0.0, 1.0)]
     return [(0, 0.0)] * first + ends

@@ -1,22 +1,24 @@
-r"""A path that a recurrent network predicts, and that is bent to what was seen by numbers of its own at each time.
+r"""A recurrent network with random inputs at each time, whose posterior is conditional on the observations.
 
     d_t = cell(d_{t-1}; z_t),     z_t ~ N(mu(d_{t-1}), sigma(d_{t-1})^2)   (prior),
                                   z_t ~ N(mu(d_{t-1}, a_t), sigma(d_{t-1}, a_t)^2)   (posterior),
 
-d_t in R^S is the path, z_t the chance in it, and a_t a vector of this row and time that carries what was seen from t
-on. Nothing that was seen enters the network itself: it reaches z_t by a_t alone. What is trained is
+where d_t in R^S is the path, z_t its random inputs, and a_t a vector of this row and time with the
+observations from t on. The observations do not enter the network directly: they act on z_t through a_t alone.
+The training objective is
 
     L = E_q log p(x | d) - w KL(q(z | d, a) || p(z | d)).
 
-With w = 1 it is a lower bound of log p(x). With a small w the network learns chance, with a large one it imitates
-chance by chaos of its own. **Only w = 1 is a bound.** So w changes what is learned, by its slopes, and never what is
-reported: the loss, `bound` and the fit's record are those of w = 1, whatever w is, and what was learned with another w
-is no maximum of them.
+With w = 1 it is a lower bound of log p(x). With a small w the network learns random dynamics. With a large w
+the network imitates randomness by deterministic chaos. **Only w = 1 is a bound.** w thus changes the
+gradients but not the reported numbers: the loss, `bound` and the fit's record are those of w = 1, for any w.
+A network that was trained with another w does not maximise them.
 
-In the paper each training row has vectors a_t of its own, found by gradients. Here a cell that reads the series
-backwards gives them (given d_{t-1}, earlier values say nothing more of z_t, so q can be exact), and gradients improve
-them where a row is asked about (`surrogates.refined`, the paper's "error regression", which serves every process).
-After the last value that was seen q is the prior, as it should be: a forecast runs freely from there.
+In the paper each training row has its own vectors a_t, found by gradients. Here a cell that reads the series
+backwards computes them. Given d_{t-1}, earlier values carry no further information on z_t, so that q can be
+exact. For a row that is asked about, gradients can improve the vectors (`emulators.refinement.refined`, the
+paper's "error regression", which works for every process). After the last observed value q equals the prior,
+so that a forecast follows the prior from there.
 
 References:
     | A novel predictive-coding-inspired variational RNN model for online prediction and recognition (Ahmadi, Tani,
@@ -35,20 +37,20 @@ from sciinf.core.checks import check_whole
 from sciinf.core.prior import global_seed
 from sciinf.emulators.processes.process import Latent, LearnedProcess, Linear, Process, Series, Sizes
 
-_WIDEST = 4.0  # of |log sigma|
+_WIDEST = 4.0  # Largest |log sigma|.
 
 
 class PredictiveCoding(Process):
-    """A recurrent network whose chance follows what was seen.
+    """The settings of a recurrent network with random inputs (PV-RNN).
 
     Args:
-        states: S, width of the cell, which is what the decoder sees.
-        noise: Numbers of chance at a time.
-        width: Of the cell that reads backwards, and of the laws' hidden layers.
-        weight: w. Only 1 trains a lower bound of the likelihood.
+        states: Width S of the cell, whose state is the input of the decoder.
+        noise: Number of random inputs z at each time.
+        width: Width of the cell that reads backwards, and of the hidden layers of prior and posterior.
+        weight: Weight w of the KL term. Only 1 trains a lower bound of the likelihood.
 
     Raises:
-        ValueError: If a number is below 1, or the weight not above 0.
+        ValueError: If a number is below 1, or the weight is not above 0.
     """
 
     def __init__(self, states: int = 16, *, noise: int = 2, width: int = 16, weight: float = 1.0) -> None:
@@ -65,7 +67,12 @@ class PredictiveCoding(Process):
 
 @final
 class LearnedPredictiveCoding(LearnedProcess):
-    """The cells and laws with their weights."""
+    """The recurrent network, with its learned weights.
+
+    Args:
+        plan: Settings of the network.
+        sizes: Sizes of features, context and controls.
+    """
 
     def __init__(self, plan: PredictiveCoding, sizes: Sizes) -> None:
         super().__init__()
@@ -96,7 +103,9 @@ class LearnedPredictiveCoding(LearnedProcess):
             path.append(d)
         nats = torch.stack(kl, 1).sum(1)
         if self.weight != 1.0:
-            nats = self.weight * nats + (1 - self.weight) * nats.detach()  # its value is that of w = 1, its slope of w
+            nats = (
+                self.weight * nats + (1 - self.weight) * nats.detach()
+            )  # This is the value for w = 1, with the gradient for w.
         return Latent(torch.stack(path, 1), nats, torch.stack(ratio, 1).sum(1))
 
     def prior(self, series: Series, *, generator: torch.Generator) -> Float[Tensor, "row time state"]:
@@ -117,13 +126,13 @@ class LearnedPredictiveCoding(LearnedProcess):
         return self.start.tanh().expand(len(series), -1)
 
     def _known(self, series: Series) -> Tensor:
-        """What is known beforehand of each time: context, controls, time since the last."""
+        """The conditioning values of each time: log of 1 + time since the last one, context, controls."""
         gaps = torch.cat([series.seen.new_ones(1, 1).expand(len(series), 1), series.steps().expand(len(series), -1)], 1)
         parts = [gaps.log1p()[..., None], series.context[:, None].expand(-1, series.length, -1)]
         return torch.cat(parts if series.controls is None else [*parts, series.controls], -1)
 
     def _vectors(self, series: Series, known: Tensor) -> Tensor:
-        """a, of what was seen from each time on."""
+        """The vectors a_t, which depend on the observations from each time on."""
         read, state = series.read, series.seen.new_zeros(1, self.reader.hidden_size).expand(len(series), -1)
         inputs, found = torch.cat([read, series.there[..., None].to(read), known], -1), []
         for each in inputs.unbind(1)[::-1]:
@@ -133,5 +142,5 @@ class LearnedPredictiveCoding(LearnedProcess):
 
 
 def _ahead(there: Tensor) -> Tensor:
-    """Whether anything was seen at a time or later, (row, T)."""
+    """Whether any value was observed at a time or later, (row, T)."""
     return there.flip(1).cumsum(1).flip(1) > 0
