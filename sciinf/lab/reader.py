@@ -1,20 +1,23 @@
-r"""A reader of captions: what they say of each parameter, and parameters from the prior within that.
+r"""A reader that turns captions into intervals of parameters, and draws parameters within these intervals.
 
-A caption that is phrased as the grammar has it is read by the grammar, exactly. Any other is read by a small network,
-which tells from the words what they say.
+A caption that follows the grammar is read by the grammar, exactly. Any other caption of known words is read
+by a small network, which estimates the intervals from the words.
 
-A token has an embedding, and where it belongs to a number, what that number would say of each parameter: scores of its
-ends (`writing`). Convolutions look at some words on either side. Then each parameter p has weights a over tokens,
+Each token has an embedding. A token of a number also has the scores of the number's interval for each
+parameter (`writing`). Convolutions combine each token with words on either side. Then each parameter p has
+weights a over tokens,
 
-    h_p = sum_t a_pt hidden_t,   n_p = sum_t a_pt number_pt,   said_p = g(h_p) n_p + (1 - g(h_p)) m(h_p),
+    h_p = sum_t a_pt hidden_t,   n_p = sum_t a_pt number_pt,   said_p = g(h_p) n_p + (1 - g(h_p)) m(h_p).
 
-so that a number is handed on as it is, once it is clear whose it is, and levels and silence are m. `said` is two
-scores for each parameter, from and to.
+A number is thus passed on unchanged, once the network knows the parameter that the number belongs to. m gives
+the intervals of levels and of parameters without a clause. `said` has two scores for each parameter, for the
+lower and upper ends.
 
-**It learns before solutions are learned from, from captions alone**: they are written for parameters drawn from the
-prior, for nothing, as many as are needed; a simulator's runs would be far too few to learn reading from. Some words
-that do not matter are left out, or taken for others, so that it does not lean on them. Then it stays as it is. How far
-it is off, on fresh captions, is kept (`off`), and training tells.
+**The network learns from captions alone, before training on solutions.** Captions are written for parameters
+drawn from the prior, as many as needed and without simulations, whose number would be far too small for this
+task. Some unimportant words are left out or replaced, so that the network does not depend on them. During
+training on solutions the weights are fixed. The error on fresh captions is stored (`off`), and training
+reports this error.
 
 References:
     | Neural Machine Translation by Jointly Learning to Align and Translate (Bahdanau et al., 2015), for weights over
@@ -42,24 +45,26 @@ from sciinf.lab._wording import SPELT, TEMPLATES, Interval, Unphrased, numbers, 
 from sciinf.lab.captions import Captions, Grammar, told
 from sciinf.lab.writing import MOST, Writer, Written, squeezed
 
-_WIDTH, _REACH = 48, (1, 2, 4)  # of hidden tokens; steps of the convolutions
+_WIDTH, _REACH = 48, (1, 2, 4)  # Width of the hidden layers, and dilations of the convolutions.
 _RATE, _BATCH, _FRESH = 4e-3, 96, 2_000
-_BLURRED = 0.3  # how often, at most, a word that does not matter is left out, taken for another, or put in
-_OPEN = 0.2  # scores from the end, within which an end is open
-_MISREAD = 0.2  # scores, rms, of which a level is 0.5 to 2.2 wide
+_BLURRED = 0.3  # Largest probability that an unimportant word is left out, replaced, or inserted.
+_OPEN = 0.2  # An end of an interval within this distance of the largest score counts as open.
+_MISREAD = 0.2  # Largest acceptable rms error, in scores. For comparison, a level is 0.5 to 2.2 wide.
 
 
 class Words(InPlaceOfParameters):
-    """Captions, which may stand in place of parameters: draws are at parameters from the prior within a caption.
+    """A condition of generators that accepts captions in place of parameters.
 
-    Training looks at parameters alone. In use captions stand under "words", as tokens (`Generator.said`).
+    Draws are at parameters from the prior within a caption's intervals. Training uses the parameters alone.
+    In use, captions are given under the name "words", as tokens (`Generator.said`).
 
     Args:
-        grammar: Of captions; `Grammar()` where left out.
-        steps: That learning to read takes (`reader`), what is phrased as the grammar has it not.
+        grammar: Grammar of the captions, by default `Grammar()`.
+        steps: Number of steps in which a network learns to read captions that do not follow the grammar
+            (`reader`).
 
     Raises:
-        ValueError: If steps are no int of at least 1.
+        ValueError: If steps is no int of at least 1.
     """
 
     def __init__(self, grammar: Grammar | None = None, *, steps: int = 1_000) -> None:
@@ -71,17 +76,17 @@ class Words(InPlaceOfParameters):
 
 
 class Reader(ParameterReader):
-    """Reads captions of a prior's parameters.
+    """A reader of captions about the parameters of a prior.
 
     Args:
-        grammar: Of captions.
-        prior: Of the simulator.
-        steps: Of its training.
-        seed: Of its first weights, and of the captions that it learns from.
+        grammar: Grammar of the captions.
+        prior: Prior of the simulator.
+        steps: Number of training steps of the network.
+        seed: Seed of the network's initial weights, and of the captions that it learns from.
 
     Attributes:
-        off: How far it is off on fresh captions, rms, in scores; NaN before it has learned.
-        grammar: A digest of what its tokens mean; weights of another are refused.
+        off: Rms error on fresh captions, in scores; NaN before the network has learned.
+        grammar: Digest of the meaning of tokens. Weights with another digest are refused.
     """
 
     off: Tensor
@@ -108,14 +113,14 @@ class Reader(ParameterReader):
         self.requires_grad_(False)
 
     def forward(self, ids: Int[Tensor, "batch token"], most: int | None = None) -> Float[Tensor, "batch theta 2"]:
-        """Scores that captions say each parameter to lie between.
+        """The scores of the lower and upper ends of each parameter's interval, estimated by the network.
 
         Args:
-            ids: Of captions.
-            most: How many tokens they have at most, a number being one; no fewer where left out.
+            ids: Tokens of captions.
+            most: Number of tokens after which captions are cut, a number counted as one. Not cut by default.
         """
         low, high, spelt = numbers(ids)
-        inside = F.pad(spelt, (1, 0))[:, :-1] & spelt  # all of a number but its first sign
+        inside = F.pad(spelt, (1, 0))[:, :-1] & spelt  # All tokens of a number except its first.
         ids, low, high, spelt = (part[:, :most] for part in squeezed(ids * ~inside, low, high, spelt))
         count = len(self.captions.prior)
         ends = torch.stack([self.writer.score(end[..., None].expand(*ids.shape, count)) for end in (low, high)], -1)
@@ -136,14 +141,15 @@ class Reader(ParameterReader):
         return gate * found + (1 - gate) * MOST * said
 
     def drawn(self, ids: object, at: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch theta"]:
-        """Parameters from the prior within what captions are understood to say.
+        """Parameters from the prior within the intervals of captions, as a function of uniform numbers.
 
         Args:
-            ids: Of captions, ints (batch, token).
-            at: Even numbers from 0 to 1, in double precision, of which they are a function.
+            ids: Tokens of captions, ints (batch, token).
+            at: Uniform numbers from 0 to 1, in double precision.
 
         Raises:
-            ValueError: If captions are no tokens of the vocabulary, not as many as rows, or say what is too improbable.
+            ValueError: If captions are no tokens of the vocabulary, their number is not that of the rows, or
+                the intervals of a caption are too improbable.
         """
         ids = self._checked(ids)
         if len(ids) != len(at):
@@ -156,19 +162,26 @@ class Reader(ParameterReader):
         return found.to(ids.device)
 
     def _checked(self, ids: object) -> Int[Tensor, "batch token"]:
-        """Tokens where the reader is, if they are its own."""
+        """The tokens on the device of the reader, if they are valid tokens of its vocabulary.
+
+        Raises:
+            ValueError: If they are not.
+        """
         if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
             what = f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else repr(ids)
-            raise ValueError(f"captions are tokens, ints (batch, token), as generator.said([...]) gives; got {what}")
+            raise ValueError(
+                "captions must be tokens, ints (batch, token), such as the result of generator.said([...]); "
+                f"these are {what}"
+            )
         if not bool(((ids >= 0) & (ids < len(self.captions.vocabulary))).all()) or not bool((ids > 0).any(1).all()):
             raise ValueError(
-                f"captions are tokens from 1 to {len(self.captions.vocabulary) - 1}, then zeros; these are of another "
-                "grammar, or say nothing: use what this generator's said([...]) gives"
+                f"captions are tokens from 1 to {len(self.captions.vocabulary) - 1}, then zeros; these are "
+                "of another grammar, or say nothing: use what this generator's said([...]) gives"
             )
         return ids.to(self.idle)
 
     def learn(self) -> None:
-        """Learn to read, from captions of parameters drawn from the prior."""
+        """Train the network on captions of parameters drawn from the prior, and measure its error."""
         draw = torch.Generator().manual_seed(self.seed)
         self.requires_grad_(True)
         with torch.enable_grad():
@@ -192,7 +205,7 @@ class Reader(ParameterReader):
         return self.writer.anew(theta, generator=generator)
 
     def _blurred(self, said: Written, generator: torch.Generator) -> Tensor:
-        """Captions into which words that do not matter are put, or are left out, or taken for others."""
+        """Tokens of captions in which unimportant words are inserted, left out or replaced at random."""
         size, dull = said.ids.shape, (said.ids > len(SPELT)).to("cpu")
         share = _BLURRED * torch.rand(len(said.ids), 1, generator=generator)
         lost, taken, put = (torch.rand(size, generator=generator) < share for _ in range(3))
@@ -203,10 +216,10 @@ class Reader(ParameterReader):
         return squeezed(torch.stack([found, torch.where(dull & put, more, 0)], -1).flatten(1))[0].to(device)
 
     def say_how_it_reads(self) -> dict[str, float]:
-        """How far it is off on fresh captions, rms, in scores, as "words_misread".
+        """The rms error on fresh captions, in scores, under the name "words_misread".
 
         Warns:
-            UserWarning: If that is too far.
+            UserWarning: If the error is too large.
         """
         off = float(self.off)
         if not off <= _MISREAD:
@@ -214,20 +227,21 @@ class Reader(ParameterReader):
                 "has learned nothing yet" if math.isnan(off) else f"is {off:.2f} scores off, where a level is 0.5 wide"
             )
             warnings.warn(
-                f"captions that are phrased as the grammar has them not are misread: on fresh ones the reader {told}. "
-                "Give Words more steps, or a plainer grammar",
+                "captions that do not follow the grammar are misread: on fresh ones the reader "
+                f"{told}. Give Words more steps, or a simpler grammar",
                 stacklevel=4,
             )
         return {"words_misread": off}
 
     def said(self, texts: Sequence[str]) -> Int[Tensor, "batch token"]:
-        """Captions as tokens.
+        """The tokens of captions, which are checked first.
 
         Raises:
-            ValueError: If a word is unknown, or a caption contradicts itself, or says what the prior has not.
+            ValueError: If a word is unknown, or a caption contradicts itself or is impossible by the prior.
 
         Warns:
-            UserWarning: If a caption is phrased as the grammar has it not, so that the network reads it.
+            UserWarning: If a caption does not follow the grammar, so that the network reads it. The warning
+                gives the intervals that the network reads.
         """
         ids = self.captions.encode(texts).to(self.off.device)
         for text, row in zip(texts, ids, strict=True):
@@ -238,10 +252,14 @@ class Reader(ParameterReader):
         return ids
 
     def heard(self, ids: Int[Tensor, "batch token"]) -> list[dict[str, Interval]]:
-        """What captions are understood to say: parameter -> from, to, of those that they tell of.
+        """The intervals of each caption, read by the grammar if possible, and by the network otherwise.
+
+        Returns:
+            For each caption, a mapping from parameters to the lower and upper ends of their intervals.
+            Parameters without an interval are left out.
 
         Raises:
-            ValueError: If captions are no tokens of the vocabulary, or one contradicts itself.
+            ValueError: If captions are no tokens of the vocabulary, or a caption contradicts itself.
         """
         ids = self._checked(ids)
         found = list[dict[str, Interval]]()
@@ -257,7 +275,7 @@ class Reader(ParameterReader):
 
     @torch.no_grad()
     def _understood(self, ids: Int[Tensor, "1 token"]) -> dict[str, Interval]:
-        """By the network; an end close to that of what scores tell is open."""
+        """The intervals of one caption, read by the network. An end close to the largest score is open."""
         scores = self(ids)[0].clamp(-MOST, MOST).sort(-1).values
         low, high = (self.writer.value(end).tolist() for end in scores.unbind(-1))
         open_low, open_high = (scores[:, 0] < _OPEN - MOST).tolist(), (scores[:, 1] > MOST - _OPEN).tolist()
@@ -269,12 +287,16 @@ class Reader(ParameterReader):
 
 
 def _check_grammar(reader: Reader, weights: Mapping[str, Tensor], prefix: str, *_: object) -> None:
-    """Refuse weights that were learned for other captions."""
+    """Check that weights were learned for the same captions, before they are loaded.
+
+    Raises:
+        ValueError: If the digest of their captions differs from the reader's.
+    """
     kept = weights.get(f"{prefix}grammar")
     if kept is None or not torch.equal(kept.to(reader.grammar), reader.grammar):
         raise ValueError(
-            "this generator learned from captions that another version of sciinf wrote: its tokens mean something else "
-            "today. Train it again"
+            "this generator learned from captions of another version of sciinf, in which tokens have another "
+            "meaning. Train it again"
         )
 
 

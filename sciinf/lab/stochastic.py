@@ -1,35 +1,39 @@
-r"""From noise to data along the reverse process itself, noise and all.
+r"""Stochastic solvers, which draw data from noise along the reverse process.
 
-In y = x_t / alpha the reverse process runs in u = -log s, which grows as noise goes, as
+In y = x_t / alpha, with the time u = -log s that grows as noise decreases, the reverse process is
 
     dy = 2 (D(y, s) - y) du + sqrt(2) s dW,
 
-D the denoiser (see `solver`). Noise put in on the way makes up for errors made before, so a denoiser that is not exact
-is served better than by the deterministic flow; a step of the same length is less accurate. With r = s'/s, e ~ N(0, I):
+where D is the denoiser (see `solver`). The added noise corrects earlier errors. Draws with an inexact
+denoiser are therefore better than those of the deterministic flow, but a step of the same length is less
+accurate. With r = s'/s and e ~ N(0, I):
 
 | solver | step | order | evaluations for N steps |
 |---|---|---|---|
-| `Ancestral` | y' = D + r^2 (y - D) + s' sqrt(1 - r^2) e: the law of y' given y and x_0 = D | 1 | N |
+| `Ancestral` | y' = D + r^2 (y - D) + s' sqrt(1 - r^2) e, distributed as y' given y and x_0 = D | 1 | N |
 | `ReverseEulerMaruyama` | y' = y + 2 log(1/r) (D - y) + s sqrt(1 - r^2) e | 1 | N |
-| `PredictorCorrector` | `Ancestral`, then c steps of Langevin at the new level | 1 | (1 + c) N |
+| `PredictorCorrector` | `Ancestral`, then c steps of Langevin dynamics at the new level | 1 | (1 + c) N |
 | `ExtendedReverse` | y' = R y + (1 - R) D + (Taylor terms) + sqrt(s'^2 - R^2 s^2) e, R = phi(s')/phi(s) | terms | N |
-| `AdaptiveEuler` | Euler-Maruyama, improved; how far it was off decides the next step | 2 | as the tolerance asks |
+| `AdaptiveEuler` | improved Euler-Maruyama, whose error sets the next step's length | 2 | by tolerance |
 
-`ExtendedReverse` (ER-SDE) is the family of processes with the same law at each level but noise of their own amount,
-which phi sets: phi(s) = s is the probability flow, phi(s) = s^2 the reverse process. Exactly,
+`ExtendedReverse` (ER-SDE) is a family of processes with the same distribution at each level but different
+amounts of noise. phi sets the amount: phi(s) = s is the probability flow, phi(s) = s^2 the reverse process.
+Exactly,
 
     y' = R y + phi(s') int_{s'}^{s} phi'(v) / phi(v)^2 D(y(v), v) dv + noise,
 
-and with D a Taylor series at s, whose derivatives are divided differences of its last values,
+and for D as a Taylor series at s, with divided differences of the last values of D as its derivatives,
 
     ... = R y + (1 - R) D + (s' - s + phi(s') int_{s'}^{s} dv / phi(v)) D'
         + ((s' - s)^2 / 2 + phi(s') int_{s'}^{s} (v - s) / phi(v) dv) D''.
 
-As phi lets in little noise, expectations converge with the order of the series, as far as draws can tell.
+The chosen phi adds little noise. Expectations thus converge with the order of the series, as far as draws can
+show.
 
-The paper of `AdaptiveEuler` rejects a step whose two ends differ much and takes a shorter one with new noise. But they
-differ most where the noise was largest, so this takes variance out of the draws, the more the tighter the tolerance.
-Here every step is taken, and its error sets the length of the next, which then depends on the past alone.
+The paper of `AdaptiveEuler` rejects a step if its two estimates differ much, and repeats it shorter with new
+noise. The estimates differ most where the noise was largest. Rejection therefore reduces the variance of the
+draws, the more the smaller the tolerance. Here every step is accepted, and its error sets the length of the
+next step. This length thus depends on the past alone.
 
 References:
     | Denoising Diffusion Probabilistic Models (Ho et al., 2020), https://arxiv.org/abs/2006.11239
@@ -57,11 +61,11 @@ from sciinf.networks.diffusion.solver import Denoiser, Rows, Solver, noise_like
 
 
 class Ancestral(Solver):
-    """Draws y' from its law given y, as if x_0 were D.
+    """Solver that draws y' from its distribution given y and x_0 = D.
 
     Args:
-        steps: N.
-        grid: Where it stops.
+        steps: Number of steps N.
+        grid: Noise levels between the steps, by default evenly spaced in log s.
 
     Raises:
         ValueError: If steps is no int of at least 1.
@@ -83,14 +87,14 @@ class Ancestral(Solver):
 
 
 class ReverseEulerMaruyama(Solver):
-    """The plain method, to measure others against.
+    """Euler-Maruyama solver of the reverse process, the baseline for other solvers.
 
     Args:
-        steps: N; above log(most / least) of the path, or it diverges.
-        grid: Where it stops.
+        steps: Number of steps N. It must exceed log(most / least) of the path, or the solver diverges.
+        grid: Noise levels between the steps, by default evenly spaced in log s.
 
     Raises:
-        ValueError: If steps is no int of at least 1; when solving, if a step is too long to be stable.
+        ValueError: If steps is no int of at least 1. `solve` raises it if a step is too long to be stable.
     """
 
     order = 1
@@ -107,8 +111,9 @@ class ReverseEulerMaruyama(Solver):
             h = math.log(s / after)
             if h >= 1:
                 raise ValueError(
-                    f"{self.steps} steps of EulerMaruyama from level {schedule.most:g} to {schedule.least:g} are too "
-                    "long to be stable; take more, or Ancestral, which any step suits"
+                    f"{self.steps} steps of ReverseEulerMaruyama from level {schedule.most:g} to "
+                    f"{schedule.least:g} are too long to be stable; take more steps, or use Ancestral, whose "
+                    "steps can have any length"
                 )
             drift = 2 * h * (denoise(y, y.new_tensor(s)) - y)
             y = y + drift + math.sqrt(s * s - after * after) * noise_like(y, generator)
@@ -116,16 +121,16 @@ class ReverseEulerMaruyama(Solver):
 
 
 class PredictorCorrector(Solver):
-    """`Ancestral`, with steps of Langevin dynamics at each level reached.
+    """Solver that makes steps of `Ancestral`, each followed by Langevin dynamics at the level reached.
 
     Args:
-        steps: N.
-        corrections: c, Langevin steps at each level.
-        ratio: The length of such a step in units of s, sqrt(2) ratio; at most 0.7 is stable.
-        grid: Where it stops.
+        steps: Number of steps N.
+        corrections: Number c of Langevin steps at each level.
+        ratio: Length of a Langevin step in units of sqrt(2) s. Steps are stable up to a ratio of 0.7.
+        grid: Noise levels between the steps, by default evenly spaced in log s.
 
     Raises:
-        ValueError: If steps or corrections is no int of at least 1 or the ratio not in (0, 0.7].
+        ValueError: If steps or corrections is no int of at least 1, or the ratio is not in (0, 0.7].
     """
 
     order = 1
@@ -141,7 +146,7 @@ class PredictorCorrector(Solver):
         return self.steps * (1 + self.corrections)
 
     def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
-        step = 2 * self.ratio**2  # in units of s^2, which is at least the variance of y at that level
+        step = 2 * self.ratio**2  # In units of s^2, which is at most the variance of y.
         for s, after in _pairs(self.grid.levels(schedule, self.steps)):
             y = _ancestral(y, denoise(y, y.new_tensor(s)), s, after, generator)
             for _ in range(self.corrections):
@@ -151,28 +156,28 @@ class PredictorCorrector(Solver):
 
 
 class ExtendedReverse(Solver):
-    """ER-SDE with the amount of noise that its authors found best, phi(s) = s (exp(s^0.3) + 10).
+    """ER-SDE solver with the amount of noise that its authors found best, phi(s) = s (exp(s^0.3) + 10).
 
     Args:
-        steps: N.
-        terms: 1, 2 or 3 values of D that a step rests on.
-        grid: Where it stops.
+        steps: Number of steps N.
+        terms: Number of values of D that a step uses: 1, 2 or 3. The first steps use fewer.
+        grid: Noise levels between the steps, by default evenly spaced in log s.
 
     Raises:
-        ValueError: If steps is no int of at least 1, or terms none of them.
+        ValueError: If steps is no int of at least 1, or terms is not 1, 2 or 3.
     """
 
     def __init__(self, steps: int = 30, terms: int = 3, grid: Grid | None = None) -> None:
         check_whole("steps", steps, 1)
         if terms not in (1, 2, 3):
-            raise ValueError(f"ExtendedReverse has 1, 2 or 3 terms, got {terms}")
+            raise ValueError(f"the terms of ExtendedReverse must be 1, 2 or 3, got {terms}")
         self.steps, self.terms, self.order, self.grid = steps, terms, terms, grid or Geometric()
 
     def evaluations(self) -> int:
         return self.steps
 
     def solve(self, denoise: Denoiser, y: Rows, schedule: NoiseSchedule, *, generator: torch.Generator) -> Rows:
-        known: list[tuple[float, Tensor]] = []  # levels and values of D, the latest first
+        known: list[tuple[float, Tensor]] = []  # Levels and values of D, the latest first.
         for s, after in _pairs(self.grid.levels(schedule, self.steps)):
             known = [(s, denoise(y, y.new_tensor(s))), *known[: self.terms - 1]]
             (ratio, first, second), value = _taylor(s, after), known[0][1]
@@ -188,15 +193,18 @@ class ExtendedReverse(Solver):
 
 
 class AdaptiveEuler(Solver):
-    """Steps as long as each row bears: of two evaluations the second improves the first and says how far it was off.
+    """Stochastic solver with steps of adaptive length, chosen for each row.
+
+    A step has two evaluations of D. The second improves the result of the first, and gives an estimate of its
+    error.
 
     Args:
-        relative: Relative error of a step.
-        absolute: The same in units of the noise level.
-        most: Steps at most.
+        relative: Tolerance of a step, relative to y.
+        absolute: Tolerance of a step, in units of the noise level. The two tolerances are added.
+        most: Largest number of steps.
 
     Raises:
-        ValueError: If an error is not above 0; when solving, if steps do not suffice.
+        ValueError: If a tolerance is not above 0. `solve` raises it if the number of steps does not suffice.
     """
 
     order = 2
@@ -204,7 +212,7 @@ class AdaptiveEuler(Solver):
     def __init__(self, relative: float = 0.05, absolute: float = 0.05, most: int = 1_000) -> None:
         check_whole("most", most, 1)
         if not (relative > 0 and absolute > 0):
-            raise ValueError(f"both errors must be above 0, got {relative} and {absolute}")
+            raise ValueError(f"relative and absolute must be above 0, got {relative} and {absolute}")
         self.relative, self.absolute, self.most = float(relative), float(absolute), most
 
     def evaluations(self) -> None:
@@ -228,7 +236,8 @@ class AdaptiveEuler(Solver):
             y, u = twice, torch.where(h < left, u + h, end)
             h = 0.9 * h * error.pow(-0.5).clamp(0.2, 2.0)
         raise ValueError(
-            f"AdaptiveEuler did not reach level {schedule.least:g} in {self.most} steps; allow more or larger errors"
+            f"AdaptiveEuler did not reach level {schedule.least:g} in {self.most} steps; allow more steps "
+            "(most), or larger errors (relative, absolute)"
         )
 
 
@@ -242,7 +251,13 @@ def _ancestral(y: Tensor, value: Tensor, s: float, after: float, generator: torc
 
 
 def _taylor(s: float, after: float, points: int = 200) -> tuple[float, float, float]:
-    """R and the factors of D' and D''."""
+    """The factor R of y and the factors of D' and D'' in a step from level s to level `after`.
+
+    Args:
+        s: Level at which the step begins.
+        after: Level at which the step ends.
+        points: Number of points of the trapezoidal rule for the integrals.
+    """
     nodes = torch.linspace(math.log(after), math.log(s), points, dtype=torch.float64).exp()
     phi = nodes * (nodes.pow(0.3).exp() + 10)
     ratio, last = float(phi[0] / phi[-1]), float(phi[0])

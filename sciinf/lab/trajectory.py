@@ -1,21 +1,22 @@
-r"""A time grid for few steps, found on the trajectories of a few draws.
+r"""The best noise levels for a solver with few steps, found on the trajectories of a few draws.
 
-Trajectories of the probability flow have one shape, whatever they end at: nearly straight while noise is high, one bend
-in a plane, and straight again. So where steps are best spent can be found on a few of them and holds for all. On a fine
-grid s_0 > ... > s_n with trajectories y_0, ..., y_n that are solved accurately, one step of the solver from y_i to
-level s_j misses y_j by some error, and the grid of K steps
+All trajectories of the probability flow have nearly the same shape: almost straight at high noise, then one
+bend in a plane, then straight again. The best levels can therefore be found on a few trajectories and apply
+to all. On a fine grid s_0 > ... > s_n with accurately solved trajectories y_0, ..., y_n, one step of the
+solver from y_i to level s_j has some error at y_j. The grid of K steps
 
     0 = i_0 < i_1 < ... < i_K = n    that minimises    sum_k cost(i_{k-1}, i_k)
 
 is found exactly by dynamic programming, best_k(j) = min_i best_{k-1}(i) + cost(i, j).
 
-The paper's cost is the error where it is made, at s_j. But the flow stretches some errors and forgets others on the way
-to the data. So here the point that was missed is followed along the fine grid down to s_n, and the cost is how far from
-y_n it ends (`carried`), mean over draws: on mixtures with narrow modes draws are off by half as much.
+The cost of the paper is the error at s_j, where the step ends. On the way to the data, however, the flow
+enlarges some errors and reduces others. Here the end of the step is therefore followed along the fine grid
+down to s_n. The cost is the distance of the result from y_n, mean over draws (`carried`). On mixtures with
+narrow modes this halves the error of draws.
 
-The step is that of the solver which is to use the grid: y + (s_j - s_i) (y - D) / s_i for `Exponential(order=1)`,
-Heun's for `Heun`. A step that rests on values of steps before it (`Exponential` of order 2 and 3) costs what no pair
-(i, j) tells: these keep `Geometric`.
+The step is that of the solver that will use the grid: y + (s_j - s_i) (y - D) / s_i for
+`Exponential(order=1)`, and Heun's step for `Heun`. The error of a step that uses values of earlier steps
+(`Exponential` of order 2 and 3) depends on more than the pair (i, j). These solvers keep `Geometric`.
 
 References:
     | On the Trajectory Regularity of ODE-based Diffusion Sampling (Chen et al., 2024), https://arxiv.org/abs/2405.11326
@@ -38,14 +39,14 @@ from sciinf.networks.diffusion.solver import Denoiser, Heun
 
 
 class Listed(Grid):
-    """Levels one by one.
+    """A grid of given noise levels.
 
     Args:
-        values: Falling, from the highest level of the path they are for to its lowest.
+        values: Noise levels, decreasing from the highest level of a path to its lowest.
 
     Raises:
-        ValueError: Unless there are at least two, falling, above 0 and finite; when solving, if the number of steps or
-            the path is another.
+        ValueError: Unless there are at least two levels, decreasing, above 0 and finite. `levels` raises it
+            if the solver has another number of steps, or the path has other ends.
     """
 
     def __init__(self, values: Sequence[float]) -> None:
@@ -56,12 +57,15 @@ class Listed(Grid):
 
     def levels(self, schedule: NoiseSchedule, steps: int) -> Float[Tensor, " levels"]:
         if steps != len(self.values) - 1:
-            raise ValueError(f"this grid was listed for {len(self.values) - 1} steps, the solver has {steps}")
+            raise ValueError(
+                f"this grid was listed for {len(self.values) - 1} steps, the solver has {steps}: use a solver with "
+                "as many steps as the grid"
+            )
         ends = ((self.values[0], schedule.most), (self.values[-1], schedule.least))
         if not all(math.isclose(ours, path, rel_tol=1e-6) for ours, path in ends):
             raise ValueError(
-                f"this grid was listed for a path from level {self.values[0]:g} to {self.values[-1]:g}, the path goes "
-                f"from {schedule.most:g} to {schedule.least:g}; find one for this path by fit_grid"
+                f"this grid was listed for a path from level {self.values[0]:g} to {self.values[-1]:g}, the path "
+                f"goes from {schedule.most:g} to {schedule.least:g}; find a grid for this path by fit_grid"
             )
         return torch.tensor([schedule.most, *self.values[1:-1], schedule.least], dtype=torch.float64)
 
@@ -77,17 +81,17 @@ def fit_grid(
     fine: int = 32,
     carried: bool = True,
 ) -> Listed:
-    """The grid of so many steps with the least total cost on these draws.
+    """The grid with the smallest total cost on these draws, for a given number of steps.
 
     Args:
-        denoise: D.
-        y: Draws at the path's highest level, as a solver starts from; 16 are enough.
-        schedule: The path.
-        steps: K.
+        denoise: Denoiser D.
+        y: Draws at the path's highest level, where a solver starts. 16 draws are enough.
+        schedule: Path from data to noise.
+        steps: Number of steps K.
         order: 1 for `Exponential(order=1)`, 2 for `Heun`.
-        fine: n; D is asked for about n^3 / 3 points a draw.
-        carried: Whether an error counts by what is left of it at the end; else where it is made, as in the paper, which
-            takes far fewer evaluations.
+        fine: Number of fine steps n, at least K. D is evaluated at about n^3 / 3 points for each draw.
+        carried: Whether the error of a step is measured at the end of the path. Otherwise it is measured
+            where the step ends, as in the paper, which needs far fewer evaluations.
 
     Raises:
         ValueError: If a number is out of range or y has no draws.
@@ -107,7 +111,7 @@ def fit_grid(
 def solve_finely(
     denoise: Denoiser, y: Float[Tensor, "*rows dim"], levels: Float[Tensor, " levels"]
 ) -> Float[Tensor, "levels *rows dim"]:
-    """The trajectories of y at each level, by two steps of Heun's method from one to the next."""
+    """The trajectories of y at each level, solved by two steps of Heun's method between levels."""
     path = [y]
     for before, after in itertools.pairwise(levels.tolist()):
         path.append(_down(denoise, path[-1], before, after, steps=2))
@@ -122,20 +126,24 @@ def costs(
     order: int,
     carried: bool,
 ) -> Float[Tensor, "levels levels"]:
-    """What one step from level i to level j costs, mean over draws; infinite unless i < j; float64 on the CPU.
+    """The cost of one step from level i to level j, mean over draws; float64 on the CPU.
+
+    The cost is infinite unless i < j.
 
     Args:
-        denoise: D.
-        path: Trajectories.
-        levels: s_0, ..., s_n.
-        order: Of the step, 1 or 2.
-        carried: Whether errors are followed to the end.
+        denoise: Denoiser D.
+        path: Trajectories at each level.
+        levels: Levels s_0, ..., s_n of the fine grid.
+        order: Order of the step, 1 or 2.
+        carried: Whether errors are measured at the end of the path; otherwise at level j.
     """
     values, count = levels.tolist(), len(levels)
     slopes = torch.stack([(y - denoise(y, y.new_tensor(s))) / s for y, s in zip(path, values, strict=True)])
-    widths = (levels[None, :] - levels[:, None]).to(path).reshape(count, count, *[1] * (path.ndim - 1))  # s_j - s_i
+    widths = (
+        (levels[None, :] - levels[:, None]).to(path).reshape(count, count, *[1] * (path.ndim - 1))
+    )  # This is s_j - s_i.
     found = torch.full((count, count), math.inf, dtype=torch.float64)
-    missed = path[:0]  # where steps arrived, or what has become of it: one for each pair i < j so far
+    missed = path[:0]  # Ends of the steps of all pairs i < j so far, followed down to the current level.
     for j in range(1, count):
         arrived = path[:j] + widths[:j, j] * slopes[:j]
         if order == 2:
@@ -148,23 +156,23 @@ def costs(
         if j < count - 1:
             missed = _down(denoise, missed, values[j], values[j + 1], steps=1)
     if carried:
-        late, early = torch.tril_indices(count, count, -1)  # by j, then by i, as they came
+        late, early = torch.tril_indices(count, count, -1)  # The order in which pairs were added.
         found[early, late] = _distance(missed, path[-1])
     return found
 
 
 def cheapest(cost: Float[Tensor, "levels levels"], steps: int) -> list[int]:
-    """The way from the first level to the last in so many steps with the least sum of costs.
+    """The indices of levels from the first to the last that minimise the sum of costs, for a number of steps.
 
     Args:
-        cost: Of a step from i to j; only i < j counts.
-        steps: K.
+        cost: Cost of a step from level i to level j. Only entries with i < j are used.
+        steps: Number of steps K.
 
     Raises:
-        ValueError: If there are fewer levels than steps need.
+        ValueError: If there are too few levels for the steps.
     """
     if not 1 <= steps < len(cost):
-        raise ValueError(f"{len(cost)} levels allow 1 to {len(cost) - 1} steps, asked for {steps}")
+        raise ValueError(f"{len(cost)} levels allow 1 to {len(cost) - 1} steps, got {steps} steps")
     allowed = torch.ones_like(cost).triu(1) > 0
     cost = torch.where(allowed, cost, math.inf)
     best, before = cost[0], []
@@ -178,11 +186,11 @@ def cheapest(cost: Float[Tensor, "levels levels"], steps: int) -> list[int]:
 
 
 def _down(denoise: Denoiser, y: Tensor, before: float, after: float, *, steps: int) -> Tensor:
-    """y at one level to y at the next, by Heun's method."""
-    unused = torch.Generator()  # without churn nothing is drawn
+    """Follow the probability flow from y at level `before` to level `after`, by Heun's method."""
+    unused = torch.Generator()  # Heun without churn draws no noise.
     return Heun(steps, grid=Geometric()).solve(denoise, y, NoiseLevel(after, before), generator=unused)
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """|a - b|, mean over all rows of each."""
+    """The distance |a - b|, mean over all axes but the first and last."""
     return (a - b).norm(dim=-1).flatten(1).mean(1).double().cpu()
