@@ -58,14 +58,14 @@ class Listed(Grid):
     def levels(self, schedule: NoiseSchedule, steps: int) -> Float[Tensor, " levels"]:
         if steps != len(self.values) - 1:
             raise ValueError(
-                f"this grid was listed for {len(self.values) - 1} steps, the solver has {steps}: use a solver with "
-                "as many steps as the grid"
+                f"this grid was listed for {len(self.values) - 1} steps, the solver has {steps}: use a "
+                "solver with as many steps as the grid has"
             )
         ends = ((self.values[0], schedule.most), (self.values[-1], schedule.least))
         if not all(math.isclose(ours, path, rel_tol=1e-6) for ours, path in ends):
             raise ValueError(
-                f"this grid was listed for a path from level {self.values[0]:g} to {self.values[-1]:g}, the path "
-                f"goes from {schedule.most:g} to {schedule.least:g}; find a grid for this path by fit_grid"
+                f"this grid was listed for a path from level {self.values[0]:g} to {self.values[-1]:g}, the "
+                f"path goes from {schedule.most:g} to {schedule.least:g}; find one for this path by fit_grid"
             )
         return torch.tensor([schedule.most, *self.values[1:-1], schedule.least], dtype=torch.float64)
 

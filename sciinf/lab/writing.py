@@ -1,11 +1,13 @@
-r"""Captions written for rows of parameters, as tokens, and the numbers in them; all rows at once.
+r"""A writer of captions for rows of parameters, as tokens, with the intervals that the captions say.
 
-A caption is put together from parts of fixed numbers of places, which hold a token or nothing, and what is nothing is
-squeezed out at the end. A number v with k significant digits is |v| = M 10^s, M an integer of k digits; it says that
-theta lies between (M - 1/2) 10^s and (M + 1/2) 10^s, or from (M - 1/20) 10^s on where M is a power of ten, below which
-numbers are written more finely.
+All rows are written at once. A caption is composed of parts with fixed numbers of places, each of which has a
+token or 0. Places with 0 are moved to the end. A number v with k significant digits is written as |v| = M
+10^s, M an integer of k digits. It says that |theta| lies between (M - 1/2) 10^s and (M + 1/2) 10^s. If M is
+the smallest integer of k digits, the interval begins at (M - 1/20) 10^s, because smaller numbers are written
+with finer steps.
 
-What is said is told in scores: z with P(theta < v) = Phi(z), by linear interpolation between quantiles, from -3 to 3.
+The ends of intervals are expressed as scores z with P(theta < v) = Phi(z), by linear interpolation between
+quantiles, from -3 to 3.
 """
 
 from __future__ import annotations
@@ -32,14 +34,23 @@ from sciinf.lab._wording import (
 )
 from sciinf.lab.captions import Captions
 
-MOST, _SEGMENTS = 3.0, 40  # of a score
-_ZEROS = 3  # after a point at most; beyond, and above its digits, a number has an exponent
-_UNIT = 0.8  # how often it is said
-_TRIED, _ALIKE = 200, 1e-3  # captions that are read back when a grammar is built; scores
+MOST, _SEGMENTS = 3.0, 40  # Largest score, and number of segments between the quantiles.
+# Most zeros after the point. Smaller numbers have an exponent, and integers with more places than digits.
+_ZEROS = 3
+_UNIT = 0.8  # Probability that a number has its unit.
+# Captions that are read back to check a grammar, and the tolerance of their scores.
+_TRIED, _ALIKE = 200, 1e-3
 
 
 class Written(NamedTuple):
-    """Captions, what they say of each parameter, as scores from and to, and which tokens are mere filling."""
+    """Captions as tokens, with the intervals of each parameter that they say.
+
+    Args:
+        ids: Tokens of the captions.
+        low: Scores of the lower ends.
+        high: Scores of the upper ends.
+        filling: Whether a token carries no information on the intervals.
+    """
 
     ids: Int[Tensor, "batch token"]
     low: Float[Tensor, "batch theta"]
@@ -48,7 +59,19 @@ class Written(NamedTuple):
 
 
 class _Chosen(NamedTuple):
-    """How captions are phrased: an opening for each, and for each parameter its turn and the parts of its clause."""
+    """The random choices of wording: an opening for each caption, and the parts of each parameter's clause.
+
+    Args:
+        opening: Index of the opening, (batch).
+        turn: Order of the parameters in the caption, (batch, theta).
+        told: Whether the caption describes the parameter, (batch, theta).
+        template: Index of the clause's template, (batch, theta).
+        phrase: Index of the parameter's name, (batch, theta).
+        digits: Number of significant digits, (batch, theta).
+        plain: Whether a number is written without exponent if possible, (batch, theta).
+        unit: Whether a number is written with its unit, (batch, theta).
+        join: Index of the word between two clauses, (batch, theta).
+    """
 
     opening: Tensor
     turn: Tensor
@@ -62,17 +85,18 @@ class _Chosen(NamedTuple):
 
 
 class Writer(nn.Module):
-    """Writes captions.
+    """A writer of captions with random wording.
 
     Args:
-        captions: Of a prior's parameters.
+        captions: Captions of a prior's parameters.
 
     Attributes:
-        length: Of captions, in tokens, at most.
-        folded: The same where a number is one token.
+        length: Largest number of tokens of a caption.
+        folded: Largest number of tokens of a caption, a number counted as one token.
 
     Raises:
-        ValueError: If numbers would need more than fifteen digits, or one of some captions is not read as it is meant.
+        ValueError: If numbers would need more than fifteen digits, or one of several test captions is not
+            read with the meaning that it was written for.
     """
 
     edges: Tensor
@@ -96,7 +120,10 @@ class Writer(nn.Module):
         more = (scores.abs().amax(1) / wide).log10().floor().clamp_min(0).long()
         self.most = int(more.max()) + max(grammar.digits)
         if self.most > 15:
-            raise ValueError(f"numbers of {prior} vary in their digit {self.most} alone: give an offset in its place")
+            raise ValueError(
+                f"numbers of {prior} need {self.most} digits, and 15 are possible: give the parameter as an "
+                "offset from a typical value"
+            )
         phrases = [[captions.ids(" ".join(phrase)) for phrase in each] for each in captions.names]
         widest = max(len(phrase) for each in phrases for phrase in each)
         many = max(map(len, phrases))
@@ -121,16 +148,16 @@ class Writer(nn.Module):
         self._check_read_back()
 
     def _longest(self, number: int) -> int:
-        """Tokens of a caption at most, where a number with its unit takes so many."""
+        """The largest number of tokens of a caption, if a number with its unit has `number` tokens."""
         wide = {"{name}": self.names.shape[2], "{level}": self.levels.shape[1], "{number}": number}
         clause = max(sum(wide.get(piece, 1) for piece in pieces(one)) for one in self.captions.grammar.templates)
         return self.openings.shape[1] + len(self.scores) * (clause + 1)
 
     def _check_read_back(self) -> None:
-        """Refuse a grammar whose captions can be taken for others.
+        """Check that captions of the grammar are read with the meaning that they were written for.
 
         Raises:
-            ValueError: If one of some that are written at random says something else when it is read.
+            ValueError: If one of `_TRIED` random captions is read with other intervals.
         """
         draw, names = torch.Generator().manual_seed(0), self.captions.prior.names
         written = self.anew(self.captions.prior.sample(_TRIED, generator=draw), generator=draw)
@@ -145,12 +172,12 @@ class Writer(nn.Module):
                     continue
                 told = f"it is read as {said}"
             raise ValueError(
-                f"this grammar would write {text!r}, and does not read it as it is meant: {told}. Give other phrases, "
-                "another subject or other templates"
+                f"this grammar would write {text!r}, and not read it with that meaning: {told}. Give other "
+                "phrases, another subject or other templates"
             )
 
     def anew(self, theta: Float[Tensor, "batch theta"], *, generator: torch.Generator) -> Written:
-        """Captions phrased at random."""
+        """Write a caption with random wording for each row of parameters."""
         size = (len(theta), 1 + 8 * theta.shape[1])
         drawn = torch.rand(size, generator=generator, device=generator.device).to(theta.device)
         each = drawn[:, 1:].unflatten(1, (8, -1)).unbind(1)
@@ -172,7 +199,7 @@ class Writer(nn.Module):
         return self._put(theta, chosen)
 
     def _put(self, theta: Tensor, chosen: _Chosen) -> Written:
-        """Clauses in their turns, after an opening."""
+        """Write captions with given wording: an opening, then the clauses in their order."""
         theta, none = theta.double(), torch.zeros_like(chosen.template)[..., None]
         level = (theta[..., None] >= self.edges).sum(-1)
         number, low, high = self._number(theta, chosen.digits + self.more, chosen.plain)
@@ -204,10 +231,17 @@ class Writer(nn.Module):
         return Written(ids, low.float(), high.float(), (mere > 0) & (ids > 0))
 
     def _number(self, value: Tensor, digits: Tensor, plain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens of numbers, and from where to where numbers are that are written so."""
+        """The tokens of numbers, with the lower and upper ends of the intervals that they say.
+
+        Args:
+            value: Numbers.
+            digits: Number of significant digits.
+            plain: Whether a number is written without exponent if possible.
+        """
         size, one = value.abs(), torch.ones_like(value)
         power = size.clamp_min(1e-300).log10().floor()
-        for _ in range(2):  # rounding, of the logarithm or of 9.99, may change the first digit's place
+        # Rounding of the logarithm, or of a number such as 9.99, can change the place of the first digit.
+        for _ in range(2):
             whole = (size * (10 * one).pow(digits - 1 - power)).round()
             power = power + (whole >= (10 * one).pow(digits)).double() - (whole < (10 * one).pow(digits - 1)).double()
         power = torch.where(size == 0, 0 * one, power)
@@ -229,12 +263,12 @@ class Writer(nn.Module):
         return torch.stack(found, -1), low, high
 
     def score(self, value: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
-        """z of values of the parameters."""
+        """The scores z of values of the parameters, from -3 to 3."""
         below, steps = self.scores[:, :-1], self.scores.diff(dim=1).clamp_min(1e-300)
         return ((value[..., None] - below) / steps).clamp(0, 1).sum(-1) * (2 * MOST / _SEGMENTS) - MOST
 
     def value(self, score: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch theta"]:
-        """Values of parameters that have a score."""
+        """The values of the parameters that have these scores."""
         at = ((score.double().clamp(-MOST, MOST) + MOST) / (2 * MOST / _SEGMENTS)).clamp(0, _SEGMENTS - 1e-9)
         whole = at.floor().long()
         place = torch.arange(len(self.scores), device=score.device).expand_as(whole)
@@ -246,7 +280,12 @@ _TENS = ((100, 100), (10, 10), (0, 1))
 
 
 def squeezed(ids: Int[Tensor, "batch token"], *others: Tensor) -> list[Tensor]:
-    """Tokens, and what belongs to each of them, (batch, token, ...), without gaps: what is 0 stands at the end."""
+    """The tokens and tensors with one entry per token, reordered so that zeros stand at the end of each row.
+
+    Args:
+        ids: Tokens, 0 in empty places.
+        others: Tensors (batch, token, ...) that are reordered alike.
+    """
     order = (ids == 0).long().argsort(dim=1, stable=True)
     flat = (one.flatten(2) if one.ndim > 2 else one[..., None] for one in others)
     found = (one.gather(1, order[..., None].expand(*order.shape, one.shape[2])) for one in flat)
@@ -259,7 +298,12 @@ def _padded(rows: Sequence[Sequence[int]], width: int = 0) -> Tensor:
 
 
 def _chosen_of(each: Sequence[Tensor], which: Tensor) -> Tensor:
-    """Of tensors (batch, theta, place) those that `which` (batch, theta) names, padded by 0."""
+    """The rows of tensors (batch, theta, place) that the indices `which` select, padded with 0.
+
+    Args:
+        each: Tensors that differ in their number of places.
+        which: Index of the tensor for each row and parameter, (batch, theta).
+    """
     longest = max(one.shape[-1] for one in each)
     stacked = torch.stack([nn.functional.pad(one, (0, longest - one.shape[-1])) for one in each], 2)
     return stacked.gather(2, which[..., None, None].expand(*which.shape, 1, longest))[:, :, 0]
