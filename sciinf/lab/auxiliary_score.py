@@ -203,8 +203,8 @@ class AuxiliaryDensity(Density):
             DensityUnavailable: Always.
         """
         raise DensityUnavailable(
-            "scores with auxiliary variables have no tractable density of parameters; `bound` estimates a lower "
-            "bound on the log density, and the estimators Score and Flow have a density"
+            "scores with auxiliary variables have no tractable density of parameters; `bound` estimates a "
+            "lower bound on the log density, and the estimators Score and Flow have a density"
         )
 
     @torch.no_grad()
@@ -213,8 +213,8 @@ class AuxiliaryDensity(Density):
     ) -> Float[Tensor, "*n batch"]:
         """An unbiased estimate of a lower bound on the log density of draws, in the parameters' own units.
 
-        **The bound is no log density.** Its distance to the log density is not known, and it holds for draws
-        of a stochastic solver, as explained above. It is -inf outside the prior's support.
+        **The bound is no log density.** The distance to the log density is not known. The bound holds for draws of
+        a stochastic solver; see the module's description. It is -inf outside the prior's support.
 
         Args:
             theta: Parameters.

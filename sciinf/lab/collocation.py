@@ -2,10 +2,9 @@ r"""A network that solves an equation for all parameters at once, trained on the
 
     min over u   E[r(u; x, theta)^2] + w E[b(u; x, theta)^2],
 
-where r is the residual of the equation at points, divided by its rms before training, and b is the residual
-of the conditions on the faces of the box, divided by the size of u. Parameters are inputs of the network.
-Points are placed in x and theta together (`placements`): evenly, or by a density that learns where r^2 is
-large.
+where r is the residual of the equation at points, divided by its rms before training. b is the residual of
+the conditions on the faces of the box, divided by the size of u. Parameters are inputs of the network. Points
+are placed in x and theta together (`placements`): evenly, or by a density that learns where r^2 is large.
 
 **One loss, one optimiser.** If a density places the points, network and density are trained at once. The
 points are constants in r^2 and b^2, which thus have gradients in u alone. r^2 is a constant in the loss of
@@ -103,7 +102,7 @@ class Collocation(WithErrors, Looking, Adjusting):
         seed: int = 0,
     ) -> None:
         if not isinstance(equation, AtPoints):
-            raise TypeError(f"Collocation takes an equation told at points, AtPoints, got {equation!r}")
+            raise TypeError(f"Collocation needs an equation that is `AtPoints`, got {equation!r}")
         if equation.given or equation.random:
             raise ValueError(
                 f"solutions of {equation.name!r} start from {', '.join(equation.given) or 'chance'}, but Collocation "

@@ -1,4 +1,4 @@
-r"""Equations told at single points, as a residual of the solution and its derivatives there.
+r"""Equations that are given by the residual of a solution and its derivatives at single points.
 
     r(u, du/dx_k, d^2u/dx_k^2; x, theta) = 0 in the box,      b(...) = 0 on its faces,
 
@@ -28,7 +28,7 @@ from sciinf.simulators.dynamics.field_equation import Equation, FieldSource, The
 
 
 class AtPoints(FieldSource, Component, ABC):
-    """An equation told at points, as residuals of values and derivatives in a `Jet`.
+    """An equation that is given by its residuals at points, computed from a `Jet`.
 
     The residuals can use only the derivatives that a `Jet` has.
     """
@@ -99,7 +99,7 @@ class CollocationPoints(Simulator):
 
     def __init__(self, equation: AtPoints) -> None:
         if not isinstance(equation, AtPoints):
-            raise TypeError(f"expected an equation told at points, `AtPoints`, got {type(equation).__name__}")
+            raise TypeError(f"CollocationPoints needs an equation that is `AtPoints`, got {type(equation).__name__}")
         self.equation, self.name, self.prior, self.block = equation, equation.name, equation.prior, equation.block
         self.observables = {"at": Observable((len(box(equation)),))}
         self.settings, self.source = equation.settings, equation.source

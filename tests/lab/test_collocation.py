@@ -215,7 +215,7 @@ def test_what_does_not_suit_is_refused(solved, tmp_path):
     ):
         with pytest.raises(ValueError, match=says):
             make()
-    with pytest.raises(TypeError, match="told at points"):
+    with pytest.raises(TypeError, match="Collocation needs an equation"):
         Collocation(Decay())
     with pytest.raises(TypeError, match="AtPoints"):
         CollocationPoints(Decay())
