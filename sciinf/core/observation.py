@@ -1,4 +1,4 @@
-"""Observations: real data from files or arrays, checked against what the simulator produces."""
+"""Observations: real data from files or arrays, checked against the simulator's observables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sciinf.core.observation_records import masked, padded, shortened
 if TYPE_CHECKING:
     from sciinf.core.simulator import Simulator
 
-_LIKE = 1_000  # names that are searched for one like that which was not found
+_LIKE = 1_000  # A missing name is compared with at most this many names of the files, to bound the time.
 _LABEL = r"(?:[_.](\w+)|\[(\w+)\])"
 _TABLES = (".csv", ".ecsv")
 _MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "missing", "-", "--", "?", ".", "inf", "-inf")
@@ -41,18 +41,18 @@ _LIMIT = (
 
 
 def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bool = False) -> dict[str, Tensor]:
-    """x as the estimators take it: observable name -> tensor (batch, *event).
+    """The data x in the form that the estimators take: observable name -> tensor (batch, *event).
 
     Args:
-        observables: What the simulator produces.
-        x: A mapping of named arrays (tensors, numpy arrays, astropy quantities, numbers), or a bare array where
-            there is one observable. One observation has event shape, with or without a leading axis of one. An array
-            may be shorter along its first axis than there is room for, where the simulator has a mask for it.
-        batched: Whether x has a leading axis of any length.
+        observables: The simulator's observables, by name.
+        x: A mapping of named arrays (tensors, numpy arrays, astropy quantities, numbers), or a bare array if
+            there is one observable. One observation has event shape, with or without a leading axis of one.
+            An array may be shorter along its first axis than the observable if a mask observable exists.
+        batched: Whether x has a leading batch axis of any length. By default x is one observation.
 
     Raises:
-        ValueError: If a name is missing or unknown, a shape does not fit, a unit does not convert or a value is
-            not finite.
+        ValueError: If a name is missing or unknown, a shape does not fit, a unit does not convert or a value
+            is not finite.
     """
     if not isinstance(x, Mapping):
         if x is None:
@@ -72,23 +72,26 @@ def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bo
                 ([f"missing: {sorted(missing)}"] if missing else [])
                 + ([f"unknown: {sorted(unknown)}"] if unknown else [])
             )
-            + "; call the data as the simulator does"
+            + "; give the data the names of the observables"
             + "".join(f"; {mask} is True where {n} is there" for n, mask in masks.items() if mask in missing)
         )
     out = {name: _one(name, spec, x[name], batched) for name, spec in observables.items()}
     if len({len(v) for v in out.values()}) > 1:
-        raise ValueError(f"the observables have different batch sizes: { {k: len(v) for k, v in out.items()} }")
+        raise ValueError(
+            f"the observables have different batch sizes: { {k: len(v) for k, v in out.items()} }; "
+            "give each of them one row per observation"
+        )
     return out
 
 
 @final
 class Observation(dict[str, Tensor]):
-    """One observation, name -> tensor (*event), which knows how it was read.
+    """One observation, observable name -> tensor (*event), with a record of how it was read.
 
     Args:
-        values: The tensors.
-        read: One line for each of them: how many values, and from which unit they were converted.
-        findings: What could not be told of them as they were read, for the answers about them.
+        values: The tensors, by observable name.
+        read: Lines of text: one per observable (number of values, unit conversion), then other columns.
+        findings: Findings about what could not be checked on reading, for the answers to show.
     """
 
     def __init__(
@@ -101,32 +104,39 @@ class Observation(dict[str, Tensor]):
 def read_observation(
     observables: Mapping[str, Observable], *paths: str | Path, columns: Mapping[str, str] | None = None
 ) -> Observation:
-    """One observation from files: `.csv`, `.ecsv`, `.txt`, `.npy`, `.npz`, `.pt`, `.h5`, `.nc`, `.fits` or `.json`.
+    """One observation from files of text, tables or arrays, with units converted and coordinates checked.
 
-    A table's columns, a file's arrays or keys, are named like the observables. An observable of shape (rows, k) may
-    also stand in k columns `name_0 ... name_{k-1}` (or `name_1 ... name_k`), which are put in the order of their
-    numbers, or in columns named `name_<label>`, in the order of the last axis where the labels are its coordinates,
-    else in the file's. Units are taken from the file where it has them (ECSV, FITS, HDF5 attribute `unit` or `units`, a
-    header like `v [mV]`) and converted; values without a unit are taken to be in the observable's own. Where a column
-    is named like an axis (times also `t`), its values must be the coordinates that the observable has there; where it
-    has none, a finding says that they were not compared. `read` says in words what was read and converted.
+    Formats are `.csv`, `.ecsv`, `.txt`, `.npy`, `.npz`, `.pt`, `.h5`, `.nc`, `.fits` and `.json`.
+
+    The columns of a table, or the arrays or keys of a file, have the names of the observables. An observable
+    of shape (rows, k) may also be given as k columns:
+
+    - `name_0 ... name_{k-1}` (or `name_1 ... name_k`), which are put in the order of their numbers;
+    - `name_<label>`, which are put in the order of the last axis if the labels are the coordinates of that
+      axis, else in the order of the file.
+
+    Units in the file (ECSV, FITS, HDF5 attribute `unit` or `units`, a header like `v [mV]`) are converted.
+    Values without a unit are taken to be in the unit of the observable. If a column has the name of an axis
+    (times also `t`), its values must equal the observable's coordinates along this axis. If the observable
+    has no coordinates there, a finding says that the values were not compared. The attribute `read` of the
+    result lists in words what was read and converted.
 
     Args:
-        observables: What the simulator produces.
-        paths: The files.
-        columns: Observable -> what it is called in the files, where that is not its own name.
+        observables: The simulator's observables, by name.
+        paths: The files, at least one.
+        columns: Observable -> name of its column in the files, for names that differ.
 
     Returns:
         Observable name -> tensor of its event shape.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If a file is damaged, a column is missing or there twice, a shape does not fit, a unit does not
-            convert, a value is not finite, values stand at other coordinates than the simulator's or in another
-            order, or `columns` names an observable that there is not.
+        ValueError: If a file is damaged, a column is missing or occurs twice, a shape does not fit, a unit
+            does not convert, a value is not finite, the coordinates of the values differ from the simulator's
+            or are in another order, or `columns` names an unknown observable.
     """
     if not paths:
-        raise ValueError("no observation files were given")
+        raise ValueError("no observation files were given: name one or more")
     called = _called(observables, columns or {})
     wanted = _wanted(observables, called, len(paths))
     names, beside = list[str](), list[AxisColumn]()
@@ -174,22 +184,25 @@ def observe(
     columns: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Observation:
-    """An observation as the simulator reads it, which says so where the simulator has a reader of its own.
+    """One observation from files, read by the simulator's own reader, or else by `read_observation`.
+
+    The attribute `read` of the result says so if the simulator has its own reader.
 
     Args:
-        simulator: Whose data they are.
+        simulator: The simulator whose observables the files hold.
         paths: The files.
-        columns: Observable -> what it is called in the files, where that is not its own name.
-        options: Further keywords of its reader.
+        columns: Observable -> name of its column in the files, for names that differ.
+        options: Further keywords of the simulator's own reader.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If it does not fit the simulator, or its reader of its own is told what columns are called.
+        ValueError: If the data do not fit the simulator, or if `columns` is given and the simulator's own
+            reader does not take it.
     """
     if columns and "columns" not in inspect.signature(simulator.observe).parameters:
         raise ValueError(
-            f"the simulator {simulator.name!r} reads files by an observe of its own, which takes no names of columns: "
-            "leave out --column, or let its observe take `columns`"
+            f"the simulator {simulator.name!r} defines its own observe, which takes no names of columns: "
+            "leave out --column, or give its observe the argument `columns`"
         )
     read = simulator.observe if simulator.reader is None or columns else simulator.reader
     found = read(*paths, **({"columns": columns} if columns else {}), **(options or {}))
@@ -203,13 +216,13 @@ def observe(
 
 
 def convert(value: Any, unit: Any, spec: Observable, name: str) -> np.ndarray:
-    """Values in a unit as numbers in the observable's.
+    """The values as numbers in the unit of the observable.
 
     Args:
         value: The numbers.
-        unit: Text, or a unit of astropy; the text "" or None for the observable's own.
+        unit: Their unit: text, or a unit of astropy. The text "" or None stands for the observable's unit.
         spec: The observable.
-        name: What it is called, for messages.
+        name: The name of the values, for messages.
 
     Raises:
         ValueError: If the unit is unknown or does not convert.
@@ -243,7 +256,10 @@ def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
             f"simulator a mask observable {name + '_mask'!r} that marks missing values"
         )
     if spec.scale == "log" and bool((value < 0).any()):
-        raise ValueError(f"observable {name!r} has values below zero, but its scale is 'log': it takes none")
+        raise ValueError(
+            f"observable {name!r} has values below zero, but its scale is 'log': it takes none; correct the "
+            "values, or give the observable the scale 'linear'"
+        )
     if not batched and tuple(value.shape) == spec.shape:
         value = value[None]
     expected = ("batch", *spec.shape) if batched else spec.shape
@@ -254,7 +270,7 @@ def _one(name: str, spec: Observable, value: Any, batched: bool) -> Tensor:
 
 
 def _plain(name: str, spec: Observable, value: Any) -> np.ndarray:
-    """Numbers in the observable's unit."""
+    """The values as an array with the observable's unit and order of axes."""
     value = aligned(value, spec, name)
     return convert(getattr(value, "value", value), unit_of(value), spec, name)
 
@@ -274,7 +290,10 @@ def _check_column(path: Path, name: str, mask: str, column: Column, spec: Observ
 
 
 def _kind_for_torch(values: np.ndarray) -> np.dtype[Any]:
-    """A kind of number that torch has, in this machine's order of bytes, which holds them all."""
+    """The dtype for these values that torch can take, in this machine's byte order.
+
+    Unsigned integers become int64 where they fit. Floats of more than 8 bytes become float64.
+    """
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind == "u" and (size in (2, 4) or (size == 8 and not bool((values > np.iinfo(np.int64).max).any()))):
         return np.dtype(np.int64)
@@ -287,7 +306,7 @@ def _misshapen(name: str, shape: Sequence[object], expected: Sequence[object]) -
 
 
 def _way_out(name: str, got: tuple[Any, ...], want: tuple[Any, ...]) -> str:
-    """What to do about a shape."""
+    """Advice, in words, on how to give values the wanted shape."""
     if want[:1] == ("batch",):
         return "add a first axis, one row for each observation" if got == want[1:] else "give rows of that shape"
     if got[1:] == want:
@@ -305,7 +324,10 @@ def _way_out(name: str, got: tuple[Any, ...], want: tuple[Any, ...]) -> str:
 
 
 def _cast(name: str, spec: Observable, value: Tensor) -> Tensor:
-    """value in the observable's dtype; rounding to fewer digits is fine, changing a number is not."""
+    """The values in the observable's dtype.
+
+    Rounding to fewer digits is allowed. An integer that changes, or a number that overflows, is an error.
+    """
     out = value.to(spec.torch_dtype)
     if out.is_floating_point():
         changed = ~torch.isfinite(out)
@@ -320,7 +342,7 @@ def _cast(name: str, spec: Observable, value: Tensor) -> Tensor:
 
 
 def _called(observables: Mapping[str, Observable], columns: Mapping[str, str]) -> dict[str, str]:
-    """What each observable is called in the files."""
+    """The name of each observable's column in the files: observable -> column."""
     if unknown := sorted(set(columns) - set(observables)):
         raise ValueError(f"there is no observable {unknown[0]!r} to give a column; there is {event_of(observables)}")
     called = {name: columns.get(name, name) for name in observables}
@@ -330,7 +352,7 @@ def _called(observables: Mapping[str, Observable], columns: Mapping[str, str]) -
 
 
 def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str], files: int) -> SoughtColumns:
-    """The columns that may be an observable, or one of several that make it up (`v`, `v_0`, `v.left`, `v[1]`)."""
+    """The columns to look for: an observable's, or those side by side (`v`, `v_0`, `v.left`, `v[1]`)."""
     names = "|".join(re.escape(column) for column in called.values())
     numbers = sum(math.prod(spec.shape) for spec in observables.values())
     made = masked(observables).values() if files == 1 else ()
@@ -340,7 +362,7 @@ def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str], fi
 
 
 def _label(observable: str, name: str) -> str | None:
-    """What follows an observable's name in that of a column: 0, left and 1 in the examples above."""
+    """The label after an observable's name in a column's name, such as "left" in `v.left`; None without one."""
     match = re.fullmatch(re.escape(observable) + _LABEL, name)
     return (match.group(1) or match.group(2)) if match else None
 
@@ -348,7 +370,11 @@ def _label(observable: str, name: str) -> str | None:
 def _as_said(
     found: dict[str, tuple[Path, Column]], called: Mapping[str, str], observables: Mapping[str, Observable]
 ) -> None:
-    """Let columns have their axes in the observables' order, and the unit that stands in a name they were given."""
+    """Put the axes of the columns in the observables' order, and take units from given column names.
+
+    This changes `found`. A unit in a column's name counts if the user named this column and it has no other
+    unit.
+    """
     for observable, name in called.items():
         if name in found:
             path, column = found[name]
@@ -359,7 +385,10 @@ def _as_said(
 
 
 def _shape(name: str, spec: Observable, found: Mapping[str, tuple[Path, Column]]) -> tuple[int, ...] | None:
-    """The shape of a column, or of the columns side by side that make up an observable; None where there is none."""
+    """The shape of an observable in the files, from its column or its columns side by side.
+
+    None if there are no such columns, or columns of different shapes.
+    """
     if name in found:
         return found[name][1].shape
     parts = _side_by_side(name, spec, list(found))
@@ -373,7 +402,7 @@ def _pick(
     found: Mapping[str, tuple[Path, Column]],
     where: tuple[Sequence[str], Sequence[str | Path], str],
 ) -> list[str]:
-    """The columns that make up an observable; their shapes fit."""
+    """The names of the columns that make up an observable, after a check of their shapes."""
     spec = observables[name]
     if name in found:
         path, column = found[name]
@@ -407,7 +436,7 @@ def _pick(
 def _put_together(
     observable: str, name: str, spec: Observable, parts: Sequence[tuple[str, Path, Column]]
 ) -> np.ndarray:
-    """The values of an observable from its column, or from the columns side by side."""
+    """The values of an observable, in its unit and shape, from its column or its columns side by side."""
     arrays = []
     for key, path, column in parts:
         values = values_of(path, column)
@@ -419,7 +448,7 @@ def _put_together(
 
 
 def _told(name: str, spec: Observable, room: tuple[int, ...], units: Mapping[str, str]) -> str:
-    """What was read for an observable, as it was given, and how it was converted: "v: 3 values, V -> mV"."""
+    """A line about what was read for an observable and how it was converted: "v: 3 values, V -> mV"."""
     ways = {key: _converted(unit, spec.unit) for key, unit in units.items()}
     same = len(set(ways.values())) == 1
     how = next(iter(ways.values())) if same else "; ".join(f"{key}: {way}" for key, way in ways.items())
@@ -430,7 +459,7 @@ def _told(name: str, spec: Observable, room: tuple[int, ...], units: Mapping[str
 
 
 def _column(name: str) -> str:
-    """A column of a text without names is called by its number."""
+    """The words for a column: its name, or its number in a text file without names."""
     return f"column {name} (the first is 1)" if name.isdigit() else name
 
 
@@ -447,8 +476,10 @@ def _count(shape: tuple[int, ...]) -> str:
 
 
 def _side_by_side(name: str, spec: Observable, names: Sequence[str]) -> list[str]:
-    """The columns that make up an observable of one or two axes: by their numbers, or as the last axis has them, else
-    in the file's order.
+    """The names of the columns that together hold an observable of one or two axes.
+
+    They are in the order of their numbers, else of the last axis's coordinates, else of the file. Empty for
+    observables of other shapes.
 
     Raises:
         ValueError: If the columns are numbered, but not 0 ... k-1 or 1 ... k.
@@ -464,22 +495,22 @@ def _side_by_side(name: str, spec: Observable, names: Sequence[str]) -> list[str
     if numbers and len(numbers) == len(labels):
         raise ValueError(
             f"observable {name!r} of shape {spec.shape} needs the columns {name}_0 ... {name}_{width - 1} (or {name}_1 "
-            f"... {name}_{width}), the file has {ordered[:30]}"
+            f"... {name}_{width}), the file has {ordered[:30]}; rename its columns"
         )
     return in_order(labels, spec)
 
 
 def check_present(path: Path, name: str, mask: str, values: np.ndarray) -> None:
-    """Refuse numbers of a file of which some are missing.
+    """Raise an error if values that were read from a file are NaN or infinite.
 
     Args:
         path: The file.
-        name: What they are called in it.
-        mask: What an observable would be called that says which are there.
-        values: The numbers.
+        name: The name of the values in the file.
+        mask: The name of a mask observable for these values. The message proposes such a mask.
+        values: The values, of any shape and dtype. Only floats can be missing.
 
     Raises:
-        ValueError: If one is NaN or infinite.
+        ValueError: If a value is NaN or infinite. The message says how many are, and where the first is.
     """
     if values.dtype.kind != "f" or np.isfinite(values).all():
         return
@@ -494,7 +525,7 @@ def check_present(path: Path, name: str, mask: str, values: np.ndarray) -> None:
 
 
 def no_numbers(path: Path, name: str, mask: str) -> str:
-    """What is wrong with a column of a file that holds text; "" where the file has no lines to name."""
+    """The message about a column of text; "" if the file is no plain table whose lines can be named."""
     fields = _fields(path, name)
     wrong = [(line, word) for line, word in fields if not _is_number(word)]
     lost = [(line, word) for line, word in fields if word.lower() in _MISSING]
@@ -516,7 +547,10 @@ def _words(path: Path, name: str, mask: str, count: int, place: str) -> str:
 
 
 def _fields(path: Path, name: str) -> list[tuple[int, str]]:
-    """Each row's line, counted from 1, and what stands there in a column; nothing of what has no plain lines."""
+    """The line number, counted from 1, and the text of a column in each row of a plain table.
+
+    Empty for files other than `.csv` and `.ecsv`, and if there is no such column.
+    """
     if path.suffix.lower() not in _TABLES:
         return []
     text = text_of(path)
@@ -526,7 +560,7 @@ def _fields(path: Path, name: str) -> list[tuple[int, str]]:
     lines = [(number, line) for number, line in lines if path.suffix.lower() == ".csv" or not line.startswith("#")]
     try:
         rows = [(number, next(csv.reader([line], delimiter=mark, skipinitialspace=True))) for number, line in lines]
-    except csv.Error:  # a field of great length
+    except csv.Error:  # The csv module refuses very long fields, and the message then names no line.
         return []
     header = [re.sub(r"\s*\[(?!\d+\]).*\]$", "", field.strip()) for field in rows[0][1]]
     if name not in header:
