@@ -1,15 +1,17 @@
-r"""The map of a prior with discrete parameters, and others that exist in some rows only, to numbers for networks.
+r"""The map from parameters of a mixed prior to numbers for networks, and its inverse.
 
-Each parameter that is continuous and exists becomes a z, N(0, 1) under the prior where its law has quantiles; each
-discrete one the code 0, 1, ... of its value; what does not exist becomes 0.
+A mixed prior has discrete parameters, and may have parameters that exist in some rows only. A continuous
+parameter that exists becomes a number z. Under the prior, z is N(0, 1) if the parameter's distribution has
+quantiles. A discrete parameter becomes the code 0, 1, ... of its value. A parameter that does not exist
+becomes 0.
 
-**In increasing order.** k draws of a law with distribution function F, put in order, become k independent uniform
-numbers by Rényi's
+**In increasing order.** k draws from a distribution with distribution function F, put in order, become k
+independent uniform numbers by Rényi's formula
 
     v_i = ((1 - F(t_i)) / (1 - F(t_{i-1})))^{k-i+1},      i = 1 ... k,      F(t_0) = 0,
 
-for the smallest of k - i + 1 values above t_{i-1} is above t with that probability; z_i = -Phi^{-1}(v_i). Their density
-is k! prod_i p(t_i). k may be another number in each row.
+because v_i is the probability that the smallest of k - i + 1 values above t_{i-1} is above t_i. Then z_i =
+-Phi^{-1}(v_i). The density of the ordered values is k! prod_i p(t_i). The number k may differ between rows.
 
 References:
     | On the theory of order statistics (Rényi, 1953), https://doi.org/10.1007/BF02127580
@@ -34,16 +36,17 @@ from sciinf.core.laws import from_normal, is_normalisable
 from sciinf.core.levels import Levels
 from sciinf.core.precision import in_double
 
-_FAR = 37.0  # as in `laws`
-_EDGE = 1e-15  # as in `joint_laws`
+_FAR = 37.0  # Beyond this |z|, tail probabilities underflow. `core.laws` has the same limit.
+_EDGE = 1e-15  # Equal neighbours would make z infinite without this limit, as in `core.joint_laws`.
 
 
 class Split(NamedTuple):
-    """theta as numbers for networks.
+    """The parameters theta as numbers for networks.
 
     Args:
-        z: (..., size): z of what is continuous, the code of what is discrete, 0 where it does not exist.
-        present: (..., size): where it exists.
+        z: The numbers, (..., size): z of a continuous parameter, the code of a discrete one, 0 for a
+            parameter that does not exist.
+        present: Whether each number's parameter exists, (..., size), bool.
     """
 
     z: Tensor
@@ -51,7 +54,7 @@ class Split(NamedTuple):
 
 
 class Sorted(NamedTuple):
-    """Parameters in increasing order: their places in theta and in z."""
+    """A group of parameters in increasing order: its columns in theta (`places`) and in z (`spots`)."""
 
     places: Tensor
     spots: Tensor
@@ -59,17 +62,18 @@ class Sorted(NamedTuple):
 
 @final
 class MixedBijection:
-    """`Bijection` of a prior that has discrete parameters: the same names, and what only these need.
+    """The map between the parameters of a mixed prior and z, with the methods of `Bijection` and some more.
 
     Args:
-        names: Of all parameters.
-        laws: Their laws, in order.
-        existence: Which exist when.
-        dtype: That of the parameters.
+        names: Names of all parameters.
+        laws: Their distributions, in order.
+        existence: Which parameters exist for which values of discrete parameters.
+        dtype: The dtype of the parameters.
 
     Raises:
-        TypeError: If what a parameter depends on is not discrete.
-        ValueError: If it does not stand before it, or does not have the value.
+        TypeError: If a parameter's existence depends on a parameter that is not discrete.
+        ValueError: If a parameter stands before the discrete parameter that its existence depends on, or
+            depends on a value that this discrete parameter cannot have.
     """
 
     normal = False
@@ -92,7 +96,7 @@ class MixedBijection:
         self.sorted = [Sorted(torch.tensor(g), torch.tensor([spot_of[place] for place in g])) for g in groups]
 
     def _set_places(self) -> None:
-        """Where things stand in theta, in z, and among what is continuous."""
+        """Set the columns of each distribution in theta, in z and among the continuous parameters."""
         inner = dict(zip(self.smooth, self.inner.spots, strict=True))
         sizes = [inner[k].stop - inner[k].start if k in inner else 1 for k in range(len(self.laws))]
         ends = [*accumulate(sizes, initial=0)]
@@ -114,12 +118,15 @@ class MixedBijection:
 
     @property
     def coordinates_size(self) -> int:
-        """How many numbers `coordinates` gives."""
+        """The number of columns that `coordinates` returns."""
         sometimes = (~self.always).index_select(0, self.law_of_spot)
         return len(self.in_z) + int(sometimes.sum()) + int(self.number.sum())
 
     def _set_conditions(self, names: tuple[str, ...], existence: Existence) -> None:
-        """For each law, which codes of which discrete parameters it exists for; as a table, a last code for none."""
+        """Set the tables that say for which codes of which discrete parameters each distribution exists.
+
+        The last code of a table stands for a discrete parameter that does not exist itself.
+        """
         heads: list[str] = [names[place.start] for place in self.places]
         found = existence.conditions(names, dict(zip(heads, self.laws, strict=True)))
         order = [heads[k] for k in self.levels]
@@ -133,11 +140,11 @@ class MixedBijection:
         self.always = ~torch.tensor([head in found for head in heads])
 
     def present(self, theta: Float[Tensor, "*batch theta"]) -> Bool[Tensor, "*batch theta"]:
-        """Which parameters exist, from the discrete ones alone."""
+        """Whether each parameter exists, as the discrete parameters alone decide."""
         return self._laws_present(self.codes(theta)).index_select(-1, self.law_of_place.to(theta.device))
 
     def split(self, theta: Float[Tensor, "*batch theta"]) -> Split:
-        """theta as numbers for networks; in theta's dtype."""
+        """The parameters theta as numbers for networks, in theta's dtype."""
         values, on = theta.to(torch.float64), theta.device
         codes = self.codes(values)
         present = self._laws_present(codes).index_select(-1, self.law_of_spot.to(on))
@@ -151,13 +158,14 @@ class MixedBijection:
         return Split(torch.where(present, z, 0.0).to(theta.dtype), present)
 
     def forward(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch z"]:
-        """z of `split`."""
+        """The numbers z for theta: `split(theta).z`."""
         return self.split(theta).z
 
     def inverse(self, z: Float[Tensor, "*batch z"], dtype: torch.dtype | None = None) -> Float[Tensor, "*batch theta"]:
-        """theta of z and codes: what is continuous strictly inside its law's support, NaN where it does not exist.
+        """The parameters theta for z, with NaN for each parameter that does not exist.
 
-        In `dtype`; in z's or the parameters', whichever has more digits, where it is left out.
+        Continuous parameters lie strictly inside the support of their distribution. The result has `dtype`.
+        By default this is the dtype of z or of the parameters, whichever has more digits.
         """
         on, values, dtype = z.device, z.to(torch.float64), dtype or torch.promote_types(z.dtype, self.dtype)
         codes = self.codes_in(z)
@@ -172,7 +180,11 @@ class MixedBijection:
         return nan_where(~present.index_select(-1, self.law_of_place.to(on)), theta)
 
     def coordinates(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch coordinate"]:
-        """z of what is continuous, 1 for each that exists and need not, and a 1 among 0s for each discrete value."""
+        """The coordinates of theta: z, indicators of existence, and one-hot codes of discrete parameters.
+
+        z is that of the continuous parameters. Only parameters that need not exist have an indicator, 1 or 0.
+        The one-hot code of a discrete parameter that does not exist is all zero.
+        """
         split, on = self.split(theta), theta.device
         some = (~self.always).index_select(0, self.law_of_spot).nonzero().flatten().to(on)
         parts = [split.z.index_select(-1, self.in_z.to(on)), split.present.index_select(-1, some).to(split.z.dtype)]
@@ -182,7 +194,7 @@ class MixedBijection:
         return torch.cat(parts, dim=-1)
 
     def log_abs_det_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
-        """log |dz / dtheta| of what is continuous and exists; float64."""
+        """The log of |dz / dtheta| over the continuous parameters that exist, in float64."""
         values, on = theta.to(torch.float64), theta.device
         present = self._laws_present(self.codes(values))
         smooth = values.index_select(-1, self.continuous.to(on))
@@ -202,9 +214,11 @@ class MixedBijection:
         return total
 
     def log_prob(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
-        """Log density of the prior; -inf where something exists that should not, or the other way round; float64.
+        """The log density of the prior, in float64.
 
-        With respect to counting what is discrete, and to lengths in the units of what is continuous and exists.
+        It is -inf if a parameter exists that should not, or the other way round. The density is with respect
+        to the counting measure for discrete parameters, and the Lebesgue measure, in the parameters' units,
+        for continuous ones that exist.
         """
         values, on = theta.to(torch.float64), theta.device
         present = self._laws_present(self.codes(values))
@@ -222,12 +236,12 @@ class MixedBijection:
         return total
 
     def draw(self, n: int, generator: torch.Generator, other: Mapping[int, Tensor]) -> Float[Tensor, "n theta"]:
-        """n draws of the prior.
+        """n draws from the prior, (n, D).
 
         Args:
-            n: How many.
-            generator: The source of all that has quantiles.
-            other: Draws of the laws that have none, by their places among the laws, (n, ...).
+            n: The number of draws.
+            generator: The source of randomness for distributions with quantiles.
+            other: Draws, (n, ...), from each distribution without quantiles, by its index in `laws`.
         """
         columns = []
         for k, law in enumerate(self.laws):
@@ -240,20 +254,21 @@ class MixedBijection:
         return self.inverse(torch.cat(columns, dim=-1), self.dtype)
 
     def without_quantiles(self) -> list[int]:
-        """Places, among the laws, of those that are drawn by torch."""
+        """The indices in `laws` of the continuous distributions without quantiles, which torch samples."""
         return [k for k in self.smooth if not is_normalisable(self.laws[k])]
 
     def parts(self, values: Tensor) -> list[tuple[td.Distribution, Tensor]]:
-        """Each law with its own columns: (...,) for a univariate law, (..., k) for a joint one; NaN among them."""
+        """Each distribution with its columns: (...,) if univariate, (..., k) if joint; NaN among them."""
         pairs = zip(self.laws, self.places, strict=True)
         return [(law, values[..., place] if law.event_shape else values[..., place.start]) for law, place in pairs]
 
     def codes_in(self, z: Float[Tensor, "*batch z"]) -> Tensor:
-        """Codes of discrete parameters in z, (..., number of these); -1 for one that does not exist."""
+        """The codes of the discrete parameters in z, (..., number of these); -1 if one does not exist."""
         on = z.device
         codes = z.index_select(-1, self.discrete_in_z.to(on)).to(torch.float64).round()
         codes = torch.minimum(codes.nan_to_num(0.0).clamp_min(0), (self.number - 1).to(on)).long()
-        for j, k in enumerate(self.levels):  # those that exist only sometimes stand behind what they depend on
+        # A parameter stands after those that its existence depends on, so one pass in order is enough.
+        for j, k in enumerate(self.levels):
             if not bool(self.always[k]):
                 gone = ~self._laws_present(codes)[..., k]
                 codes = torch.cat(
@@ -262,17 +277,21 @@ class MixedBijection:
         return codes
 
     def spots_present(self, codes: Tensor) -> Bool[Tensor, "*batch z"]:
-        """Which numbers of z exist, from the codes of discrete parameters, (..., number of these); -1 for none."""
+        """Whether the parameter of each number in z exists.
+
+        Args:
+            codes: Codes of the discrete parameters, (..., number of these), -1 for one that does not exist.
+        """
         return self._laws_present(codes).index_select(-1, self.law_of_spot.to(codes.device))
 
     def codes(self, theta: Tensor) -> Tensor:
-        """Codes of discrete parameters, (..., number of these); -1 for none."""
+        """The codes of the discrete parameters in theta, (..., number of these); -1 for NaN or other values."""
         codes = theta.index_select(-1, self.discrete.to(theta.device)).to(torch.float64) - self.first.to(theta.device)
         valid = (codes >= 0) & (codes < self.number.to(theta.device)) & (codes == codes.round())
         return torch.where(valid, codes, -1.0).long()
 
     def _laws_present(self, codes: Tensor) -> Tensor:
-        """(..., number of laws), from codes in which -1 is the last of the table."""
+        """Whether each distribution's parameters exist, (..., len(laws)), from the discrete codes."""
         allowed, parents = self.allowed.to(codes.device), self.parents.to(codes.device)
         code = codes[..., parents]  # (..., laws, conditions)
         code = torch.where(code < 0, allowed.shape[-1] - 1, code)
@@ -280,7 +299,7 @@ class MixedBijection:
         return allowed.flatten()[flat + code].all(-1)
 
     def _apart(self, z: Tensor, present: Tensor, spots: Tensor) -> Tensor:
-        """z as if they were independent -> z of those in order."""
+        """The z of parameters in increasing order, from the z that each would have on its own."""
         there = present.index_select(-1, spots)
         above = torch.special.log_ndtr(-z.index_select(-1, spots))
         before = torch.cat([torch.zeros_like(above[..., :1]), above[..., :-1]], dim=-1)
@@ -289,7 +308,7 @@ class MixedBijection:
         return z.index_copy(-1, spots, torch.where(there, found, 0.0))
 
     def _in_order(self, z: Tensor, present: Tensor, spots: Tensor) -> Tensor:
-        """z of those in order -> z as if they were independent."""
+        """The z that each parameter would have on its own, from the z of parameters in increasing order."""
         there = present.index_select(-1, spots)
         each = torch.special.log_ndtr(-z.index_select(-1, spots).clamp(-_FAR, _FAR)) / _left(there)
         above = torch.where(there, each, 0.0).cumsum(-1)
@@ -297,6 +316,6 @@ class MixedBijection:
 
 
 def _left(there: Tensor) -> Tensor:
-    """k - i + 1 for the i-th of k that exist; float64, at least 1."""
+    """The number k - i + 1 for the i-th of k parameters that exist, at least 1, in float64."""
     place = torch.arange(there.shape[-1], device=there.device)
     return (there.sum(-1, keepdim=True) - place).clamp_min(1).to(torch.float64)

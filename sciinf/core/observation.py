@@ -362,7 +362,7 @@ def _wanted(observables: Mapping[str, Observable], called: Mapping[str, str], fi
 
 
 def _label(observable: str, name: str) -> str | None:
-    """The label after an observable's name in a column's name, such as "left" in `v.left`; None without one."""
+    """The label after an observable's name in a column's name, such as "left" of `v.left`, or None."""
     match = re.fullmatch(re.escape(observable) + _LABEL, name)
     return (match.group(1) or match.group(2)) if match else None
 
