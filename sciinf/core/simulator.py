@@ -1,4 +1,4 @@
-"""Simulators: what a scientist's program looks like from the inside, and how its file is loaded by path."""
+"""Simulators: the interface to a scientist's program, how its file is loaded, and what identifies it."""
 
 from __future__ import annotations
 
@@ -28,40 +28,47 @@ SURROGATE, BARE = "surrogate", "surrogate without its error"
 class Simulator(ABC):
     """A program that turns parameters into data, a batch at a time.
 
-    A subclass sets `name`, `prior` and `observables` and defines `__call__`. It may set `block` (rows simulated in
-    one batch, recorded in every store), `files` (what it reads beside its code: a program, a template, a grid) and
-    `by_row` (whether row i of a batch comes out the same however many rows follow it), and define what it can of
-    `log_likelihood`, `settings`, `reference`, `statistics`, `rescaled` and `observe`. `former_name` is what earlier
-    versions called it.
+    A subclass sets `name`, `prior` and `observables` and defines `__call__`. Everything else is optional:
 
-    `log_likelihood(theta, x)`: where tractable, log p(x | theta), (batch, D) and x with the same batch (or a batch of
-    one, repeated) -> (batch,).
-    `random_likelihood`: True where that is the logarithm of an unbiased estimate of p(x | theta), as a particle filter
-    gives it: right as an importance weight, where its noise averages out, and no log density.
-    `settings()`: what else than its file and prior makes its simulations what they are, such as arguments it was built
-    with: name -> text. Simulations under other settings are another campaign.
-    `reference(x, n, generator)`: where the posterior given one observation is known, n draws of it, (n, D).
-    `paths(theta, x, generator)`: where a hidden state is behind the data, a path of it for each theta, given the data
-    (a batch of one): `core.paths.HiddenPaths`.
-    `like(x)`: where data say of themselves when they were seen (`NAME_times`), which of them are missing (`NAME_mask`),
-    or under which controls (`Observable.control`), a simulator of the same observables, seen then, missing there and
-    controlled so as those of x (a batch of one). What is compared with the observation, predictions and simulations
-    around its answer, is simulated by it. These times, masks and controls must not depend on the parameters.
-    `statistics(x)`: what the model must reproduce of the data beside its residuals (`diagnostics.residuals`): data,
-    name -> (batch, *event), to what it is called -> (batch,). One that a wrapper made takes it as `simulator.statistics
-    = f`. `rescaled(theta, x)`: where data are times of events, of each interval between them a number that is
-    Uniform(0, 1) and independent of the others if the model is right, (batch, any), NaN where there is none; theta and
-    x as for `log_likelihood`. An answer then says whether events come when the model says (`diagnostics.rescaled`).
+    - `block`: Number of rows simulated in one batch, recorded in every store.
+    - `files`: Paths of the files that the simulator reads beside its code: a program, a template, a grid.
+    - `by_row`: Whether row i of a batch is the same however many rows follow it.
+    - `former_name`: The simulator's name in earlier versions of its file.
+    - `observe(*paths)`: The method that reads real data, for data of another form than columns.
+    - `log_likelihood(theta, x)`: log p(x | theta), (batch,), if it is tractable. theta is (batch, D); x has
+      the same batch, or a batch of one, which is repeated.
+    - `random_likelihood`: True if `log_likelihood` is the logarithm of an unbiased estimate of p(x | theta),
+      as from a particle filter. Such an estimate is exact as an importance weight, where its noise averages
+      out. It is not a log density.
+    - `settings()`: What the simulations depend on beside file and prior, such as constructor arguments: name
+      -> text. Simulations with other settings belong to another campaign.
+    - `reference(x, n, generator)`: n draws, (n, D), from the posterior given one observation, if it is known.
+    - `paths(theta, x, generator)`: A path of the hidden state for each theta, given the data x (a batch of
+      one), if the model has a hidden state (`core.paths.HiddenPaths`).
+    - `like(x)`: A simulator of the same observables with the observation times (`NAME_times`), missing values
+      (`NAME_mask`) and controls (`Observable.control`) of x (a batch of one). It makes the simulations that
+      are compared with the observation: predictions, and simulations around its posterior. These times, masks
+      and controls must not depend on the parameters.
+    - `statistics(x)`: Statistics of the data that the model must reproduce, beside its residuals
+      (`diagnostics.residuals`): data, name -> (batch, *event), to statistic -> (batch,). For a simulator made
+      by a wrapper, set `simulator.statistics = f`.
+    - `rescaled(theta, x)`: For data that are times of events: one number for each interval between events,
+      (batch, any), NaN where there is no interval. If the model is right, these numbers are independent and
+      Uniform(0, 1). theta and x are as for `log_likelihood`. An answer then says whether the events fit the
+      model's times (`diagnostics.rescaled`).
 
-    `emulated_by`: {"surrogate": what it is, with its error on held-out solutions, in words} where a surrogate makes its
-    data, or {"surrogate without its error": ...} where data do not carry that error; empty where none makes them.
-    A wrapper passes it on. Answers that are learned from such data name it.
+    - `emulated_by`: {"surrogate": its description, with its error on held-out solutions} if a surrogate makes
+      the data, or {"surrogate without its error": ...} if the data do not include that error. Empty if there
+      is no surrogate. A wrapper passes it on. Answers learned from such data name the surrogate.
 
-    `derived`: quantities that follow from the parameters, name -> `function` or `(function, unit)`. The function makes
-    of parameter -> values in the prior's units, float64 (n,), the quantity's values (n,), in the unit that is given
-    (which a quantity of astropy is converted to), or without one. `labels`: name of a parameter or derived quantity
-    -> one line of text, for tables and exports. Nothing is simulated or learned from either; as statements of a file,
-    `simulator.derived = {...}` and `simulator.labels = {...}`, they are no change of it.
+    - `derived`: Quantities that follow from the parameters, name -> `function` or `(function, unit)`. The
+      function takes a mapping parameter -> values in the prior's units, float64 (n,). It returns the values
+      of the quantity, (n,), in the given unit, or without unit. A quantity of astropy is converted to the
+      given unit.
+    - `labels`: Name of a parameter or derived quantity -> one line of text, for tables and exports.
+
+    Neither affects simulations or training. The statements `simulator.derived = {...}` and
+    `simulator.labels = {...}` in a file therefore do not count as a change of the file.
     """
 
     name: str
@@ -90,7 +97,7 @@ class Simulator(ABC):
         return f"simulator {self.name!r} of {self.prior}: {event_of(self.observables)}{where}"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The HTML table of parameters, derived quantities and observables that a notebook shows."""
         rows = [["", "name", "unit", "shape"]]
         rows += [["parameter", n, u or "-", ""] for n, u in zip(self.prior.names, self.prior.units, strict=True)]
         rows += [["derived", name, "", ""] for name in self.derived]
@@ -109,21 +116,26 @@ class Simulator(ABC):
             generator: The only source of randomness, on theta's device.
 
         Returns:
-            Observable name -> (batch, *event), or an `Outcome` with a status per row.
+            The data, observable name -> (batch, *event), or an `Outcome` with a status per row.
         """
 
     def observe(self, *paths: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-        """Real data from files, as one observation: observable name -> tensor (*event).
+        """One observation from files of real data: observable name -> tensor (*event).
 
-        This reads columns named like the observables, or as `columns` says, observable -> column
-        (`sciinf.core.observation`); a simulator whose data come in another form defines its own, `observe(*paths)`.
-        What that takes as keywords after the paths are options of the commands: `gps` in `observe(*paths, gps: float)`
-        is `--gps 1126259462.4`, of the type of its annotation or default. `reader` is the function that a wrapper was
-        given for it, which then reads the files.
+        This method reads columns with the names of the observables (`sciinf.core.observation`). If a wrapper
+        was given a function `reader`, that function reads the files instead. A simulator whose data have
+        another form defines its own `observe(*paths)`. Keywords of that method become options of the
+        commands: for `observe(*paths, gps: float)` the option is `--gps 1126259462.4`, with the type of the
+        annotation or default.
+
+        Args:
+            paths: The files.
+            columns: Observable -> name of its column in the files, for names that differ.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If what was read does not fit the observables, or a reader is told what columns are called.
+            ValueError: If the data do not fit the observables, or `columns` is given and `reader` reads the
+                files.
         """
         from sciinf.core.observation import as_observation, read_observation
 
@@ -136,11 +148,12 @@ class Simulator(ABC):
 
 
 def load_simulator(path: str | Path) -> Simulator:
-    """The simulator in a file, or in a folder with `__init__.py`: whatever it names `simulator`.
+    """The simulator that a Python file, or a folder with `__init__.py`, defines under the name `simulator`.
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
-        TypeError: If it defines no `simulator`, or one that is not a `Simulator` or lacks a part of it.
+        TypeError: If the file defines no `simulator`, or one that is not a `Simulator` or lacks a name, a
+            prior or observables.
     """
     path = Path(path).resolve()
     file = path / "__init__.py" if path.is_dir() else path
@@ -166,7 +179,7 @@ _PARTS = {"name": '"decay"', "prior": "Prior(rate=Normal(0.0, 1.0))", "observabl
 
 
 def _nearest(module: Any, found: Any) -> str:
-    """What of a user's module may be meant by its simulator: another name, or the instance of a class."""
+    """Advice, in words, on what a module should name `simulator`: an existing simulator or a new instance."""
     if isinstance(found, type):
         return f", the class {found.__name__}: write `simulator = {found.__name__}()`"
     names = [name for name, value in vars(module).items() if isinstance(value, Simulator)]
@@ -178,40 +191,44 @@ def _nearest(module: Any, found: Any) -> str:
 
 
 def source_hash(simulator: Simulator) -> str:
-    """What the code of the simulator's own file is known by; "" for one defined outside a file."""
+    """The hash of the code in the simulator's own file; "" for a simulator defined outside a file."""
     return only_code(identity(simulator)["source"])
 
 
 def identity(simulator: Simulator) -> dict[str, str]:
-    """What tells a simulator from others, beside prior and observables: name, code, files and settings.
+    """The values that identify a simulator, beside prior and observables: name, code, files and settings.
 
-    A comment or another format of its files changes nothing here; `recorded` tells what is to be written down.
+    Comments and formatting in its files do not change them. `recorded` returns the values to write to disk.
     """
     return {key: only_code(value) for key, value in recorded(simulator).items() if key not in (SURROGATE, BARE)}
 
 
 def earlier_identity(simulator: Simulator) -> dict[str, str]:
-    """What earlier versions had for `identity`: the text of its own file or folder in place of code."""
+    """The `identity` as earlier versions computed it: from the text, not the code, of the file or folder."""
     left_out = (FILE, SURROGATE, BARE)
     found = {key: only_text(value) for key, value in recorded(simulator).items() if not key.startswith(left_out)}
     return found if simulator.source is None else {**found, "source": text_of(simulator.source)}
 
 
 def recorded(simulator: Simulator) -> dict[str, str]:
-    """What a store or a fit writes down of a simulator: its name, the marks of its files (`core.code`), its settings,
-    and the surrogate that makes its data.
+    """The record of a simulator that a store or a fit writes to disk, name -> text.
+
+    It holds the simulator's name, the marks of its files (`core.code`), its settings, and the surrogate that
+    makes its data.
 
     Raises:
-        ValueError: If a setting is called name or source.
-        TypeError: If `files` is no list of paths.
-        FileNotFoundError: If one of them is not there.
+        ValueError: If a setting has the name of another entry of the record, such as "name" or "source".
+        TypeError: If `files` is not a list of paths.
+        FileNotFoundError: If one of the files does not exist.
     """
     settings = settings_of(simulator)
     own, files = {"name": simulator.name, "source": ""}, _files_of(simulator)
     own |= simulator.emulated_by
     own |= marks_beside(files) if simulator.source is None else marks(simulator.source, files)
     if taken := settings.keys() & {*own, SURROGATE, BARE}:
-        raise ValueError(f"{simulator.name!r} has settings called {sorted(taken)}, which are taken; rename them")
+        raise ValueError(
+            f"{simulator.name!r} has settings called {sorted(taken)}, but these names are reserved; rename the settings"
+        )
     return own | settings
 
 
@@ -225,26 +242,26 @@ def _files_of(simulator: Simulator) -> Sequence[Path]:
     if lost := [str(file) for file in files if not file.is_file()]:
         raise FileNotFoundError(
             f"`files` of the simulator {simulator.name!r} names what is no file: {lost}; "
-            "give paths that begin at Path(__file__), and of a folder each of its files"
+            "give paths that begin at Path(__file__), and for a folder the path of each file in it"
         )
     return files
 
 
 def settings_of(simulator: Simulator) -> dict[str, str]:
-    """What it tells of its settings."""
+    """The settings of a simulator, name -> text; empty if it defines none."""
     return dict(simulator.settings() if simulator.settings else {})
 
 
 def unlike(before: Mapping[str, str], simulator: Simulator, *, ignore: Sequence[str] = ()) -> str:
-    """What tells a simulator from the one that was recorded, such as "helper.py has changed, name was a, is b".
+    """The differences between a simulator and its record, such as "helper.py has changed, name was a, is b".
 
     Args:
-        before: What was recorded, by this version or an earlier one.
-        simulator: The one at hand.
-        ignore: Names that do not count; "source" stands for all files.
+        before: The record, written by this version or an earlier one.
+        simulator: The present simulator.
+        ignore: Names of entries to leave out of the comparison. "source" stands for all files.
 
     Returns:
-        "" if nothing does.
+        The differences in words, "" if there are none.
     """
     given = recorded(simulator)
     words = [] if "source" in ignore else changed(before, given, simulator.source)
@@ -261,20 +278,27 @@ def unlike(before: Mapping[str, str], simulator: Simulator, *, ignore: Sequence[
 
 
 def as_seen(simulator: Simulator, x: X) -> Simulator:
-    """The simulator of data that are seen as those of x are (`Simulator.like`).
+    """The simulator with the observation times, masks and controls of x (`Simulator.like`).
 
-    Itself where it knows of no other, or where x (a batch of one) is none of its observations, as whoever uses it says.
+    The simulator itself is returned if it does not define `like`, or if x (a batch of one) does not have the
+    shapes of its observables. The caller then reports the wrong shapes.
     """
     fits = all(n in x and tuple(x[n].shape) == (1, *spec.shape) for n, spec in simulator.observables.items())
     return simulator if simulator.like is None or not fits else simulator.like(x)
 
 
 def file_of(simulator: Simulator | None) -> tuple[Path, ...]:
-    """The file that a simulator is in, if it is in one: what a fit may be built of, where its user named it."""
+    """The file of a simulator, in a tuple that is empty if there is none.
+
+    A fit whose user named this file may be built from components that it defines.
+    """
     return () if simulator is None or simulator.source is None else (simulator.source,)
 
 
 def described(observables: Mapping[str, Observable], simulator: Simulator | None) -> dict[str, Observable]:
-    """Observables with the coordinates that the simulator gives them now, which a network need not have known."""
+    """The observables with the coordinates that the simulator now declares, where they are otherwise equal.
+
+    Coordinates do not affect a network, so they may have been added or changed after training.
+    """
     now = simulator.observables if simulator else {}
     return {name: now[name] if now.get(name) == spec else spec for name, spec in observables.items()}
