@@ -1,7 +1,8 @@
-"""Laws with finitely many values: which of several, and how many.
+"""Distributions with finitely many values: a choice among labels, and a number that is counted.
 
-A parameter of such a law is a number in theta: the value of a count, the code 0, 1, ... of a label. Values are whole
-numbers without gaps, so that the code of a value is what it is more than the smallest.
+A parameter with such a distribution is a number in theta: the value of a count, or the code 0, 1, ... of a
+label. The values are whole numbers without gaps. The code of a value is therefore its difference from the
+smallest value.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ LEFT = 1e-9
 
 
 class Levels(td.Distribution, ABC):
-    """A law of finitely many values, each with a label.
+    """A distribution with finitely many values, each of which has a label.
 
-    `values` (K,), float64, are whole numbers without gaps, `log_probs` (K,) their log probabilities, and `labels` what
-    each is called.
+    Attributes:
+        values: The values, (K,), float64: whole numbers without gaps.
+        log_probs: The log probabilities of the values, (K,), float64.
+        labels: The labels of the values, in the same order.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -52,33 +55,33 @@ class Levels(td.Distribution, ABC):
 
     @abstractmethod
     def code(self, value: object) -> int:
-        """The place of a value, or of its label, among `values`.
+        """The code of a value, or of its label: the index in `values`.
 
         Raises:
-            TypeError: If it is neither.
-            ValueError: If the law does not have it; the message says what it has.
+            TypeError: If the argument has the wrong type for a value or label of this distribution.
+            ValueError: If the distribution does not have the value or label. The message says what there is.
         """
 
     def codes(self, value: Tensor) -> Tensor:
-        """The places of values, int64, of any shape; -1 for what the law does not have, NaN among it."""
+        """The codes of values, int64, of any shape; -1 for NaN and for values outside the support."""
         value = value.to(torch.float64)
         code = value - self.values[0].to(value)
         valid = (code >= 0) & (code < len(self.values)) & (code == code.round())
         return torch.where(valid, code, -1.0).long()
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability, float64; -inf for what the law does not have."""
+        """The log probability of values, float64; -inf for NaN and for values outside the support."""
         codes = self.codes(value)
         return torch.where(codes >= 0, self.log_probs.to(value.device)[codes.clamp_min(0)], -math.inf)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """The probability of a value and all below it; float64."""
+        """The probability of a value and of all values below it, float64."""
         place = (value.to(torch.float64) - self.values[0].to(value.device)).floor().long()
         below = torch.cat([torch.zeros(1, dtype=torch.float64), self._cumulated()]).to(value.device)
         return below[(place + 1).clamp(0, len(self.values))]
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The smallest value with at least this probability up to it; float64."""
+        """The quantile: the smallest value whose cumulative probability is at least `value`, float64."""
         found = torch.searchsorted(self._cumulated().to(value.device), value.to(torch.float64).contiguous())
         return self.values.to(value.device)[found.clamp_max(len(self.values) - 1)]
 
@@ -96,16 +99,16 @@ class Levels(td.Distribution, ABC):
 
 @final
 class Choice(Levels):
-    """One of several labels: a model, a type, a source. In theta it is the code 0, 1, ... of the label.
+    """A distribution over labels, such as models, types or sources. In theta, a label is its code 0, 1, ...
 
     Args:
-        *labels: What there is, in order; all are equally likely.
-        **probabilities: Or label=probability, which add up to 1.
+        *labels: The labels, in order. All are equally likely.
+        **probabilities: Instead of `labels`: label=probability. The probabilities must add up to 1.
 
     Raises:
-        TypeError: If a label is no text, or labels are given with and without a probability.
-        ValueError: If there are fewer than two or more than 512, one stands there twice, a probability is not above 0,
-            or they do not add up to 1.
+        TypeError: If a label is not text, or some labels have a probability and others do not.
+        ValueError: If there are fewer than two labels or more than 512, a label occurs twice or is not
+            printable, a probability is not above 0, or the probabilities do not add up to 1.
 
     Examples:
         >>> Choice("SIR", "SEIR").labels
@@ -131,21 +134,21 @@ class Choice(Levels):
             if not name.strip() or not name.isprintable():
                 raise ValueError(f"the label {name!r} of a Choice is not printable text in one line")
         if len(names) < 2 or len(set(names)) != len(names):
-            raise ValueError(f"a Choice is one of two different labels or more, got {names}")
+            raise ValueError(f"a Choice needs two different labels or more, got {names}")
         _check_number(len(names), f"a Choice of {len(names)} labels")
         shares = [finite("Choice(label=probability)", name, value) for name, value in probabilities.items()]
         shares = shares or [1 / len(names)] * len(names)
         for name, share in zip(names, shares, strict=True):
             if not share > 0:
-                raise ValueError(f"Choice({name}={share:g}): a probability is above 0; leave out what cannot be")
+                raise ValueError(f"Choice({name}={share:g}): a probability must be above 0; leave out such a label")
         if abs(sum(shares) - 1) > 1e-6:
-            raise ValueError(f"the probabilities of a Choice add up to 1, got {sum(shares):g} of {probabilities}")
+            raise ValueError(f"the probabilities of a Choice must add up to 1, got {sum(shares):g} of {probabilities}")
         self.probabilities = tuple(shares) if probabilities else ()
         self._table(torch.arange(len(names)), torch.tensor(shares, dtype=torch.float64).log(), names)
 
     def code(self, value: object) -> int:
         if not isinstance(value, str):
-            raise TypeError(f"{value!r} is no label of {self!r}; write it as text")
+            raise TypeError(f"{value!r} is no label of {self!r}; give one of its labels as text")
         if value not in self.labels:
             raise ValueError(f"{value!r} is none of the labels {', '.join(map(repr, self.labels))}")
         return self.labels.index(value)
@@ -158,18 +161,18 @@ class Choice(Levels):
 
 @final
 class Counts(Levels):
-    """A whole number between two bounds: how many lines, sources, change points.
+    """A distribution over the whole numbers between two bounds: a number of lines, sources, change points.
 
     Args:
-        low: Smallest number.
-        high: Largest number, above `low`; at most 512 numbers in all.
-        law: A law of torch.distributions of whole numbers (Poisson, Binomial, Geometric, ...), restricted to these;
-            all are equally likely where it is left out.
+        low: The smallest number.
+        high: The largest number, above `low`. At most 512 numbers are allowed.
+        law: A torch distribution over whole numbers (Poisson, Binomial, Geometric, ...), which is restricted
+            to the bounds. By default all numbers are equally likely.
 
     Raises:
-        TypeError: If a bound is no int, or `law` is no such law.
-        ValueError: If `low` is not below `high`, there are more than 512 numbers, or `law` gives one of them no
-            probability.
+        TypeError: If a bound is not an int, or `law` is not a univariate distribution over whole numbers.
+        ValueError: If `low` is not below `high`, there are more than 512 numbers, or one of them has
+            probability 0 under `law`.
 
     Examples:
         >>> Counts(0, 3).values.tolist()
@@ -192,7 +195,9 @@ class Counts(Levels):
         log_probs = torch.zeros(len(values), dtype=torch.float64) if law is None else _log_probs(law, values)
         if not bool(log_probs.isfinite().all()):
             none = int(values[~log_probs.isfinite()][0])
-            raise ValueError(f"{law!r} gives {none} no probability; take bounds within which all can be")
+            raise ValueError(
+                f"{law!r} gives {none} no probability; choose bounds between which each number is possible"
+            )
         self.low, self.high, self.law = low, high, law
         self._table(values, log_probs, tuple(str(value) for value in range(low, high + 1)))
 
@@ -209,14 +214,15 @@ class Counts(Levels):
 
 
 def tabulated(law: td.Distribution) -> Counts:
-    """A law of torch with whole numbers as `Counts`, cut where less than 1e-9 is left.
+    """A torch distribution over whole numbers as `Counts`, without tails of less than 1e-9 in all.
 
     Args:
-        law: Poisson, Binomial, Geometric, Bernoulli, Categorical, or another univariate law of whole numbers from 0.
+        law: Poisson, Binomial, Geometric, Bernoulli, Categorical, or another univariate distribution over
+            whole numbers from 0.
 
     Raises:
-        TypeError: If it is no such law.
-        ValueError: If more than 512 numbers remain.
+        TypeError: If `law` is not such a distribution.
+        ValueError: If more than 512 numbers remain, or a single one.
 
     Examples:
         >>> [round(float(p), 3) for p in tabulated(td.Bernoulli(torch.tensor(0.25))).log_probs.exp()]
@@ -224,20 +230,22 @@ def tabulated(law: td.Distribution) -> Counts:
     """
     end = 4096
     mass = _log_probs(law, torch.arange(end, dtype=torch.float64)).exp()
-    total = mass.sum()  # 1 but for the rounding of the law's own numbers
+    total = mass.sum()  # This is 1 except for rounding, which would otherwise count as probability of a tail.
     below, above = mass.cumsum(0) / total, mass.flip(0).cumsum(0).flip(0) / total
     if float(total) < 0.999 or float(mass[-1]) > LEFT / end:
-        raise ValueError(f"{law!r} has more than {MOST} numbers; take Counts(low, high, law), or a continuous law")
+        raise ValueError(
+            f"{law!r} has more than {MOST} numbers; use Counts(low, high, law), or a continuous distribution"
+        )
     kept = ((below > LEFT / 2) & (above > LEFT / 2) & (mass > 0)).nonzero().flatten()
     low, high = int(kept[0]), int(kept[-1])
     if low == high:
-        raise ValueError(f"{law!r} is {low} always; a number that is known goes into the simulator, as a constant")
+        raise ValueError(f"{law!r} is always {low}; a number that is known goes into the simulator, as a constant")
     _check_number(high - low + 1, f"{law!r}")
     return Counts(low, high, law)
 
 
 def is_counting(law: td.Distribution) -> bool:
-    """Whether a law of torch is one that `tabulated` takes: univariate, of whole numbers."""
+    """Whether a torch distribution is univariate and over whole numbers, as `tabulated` needs it."""
     if isinstance(law, Levels) or law.event_shape or law.batch_shape:
         return False
     try:
@@ -249,7 +257,12 @@ def is_counting(law: td.Distribution) -> bool:
 
 
 def level_to_json(law: Levels, base: Mapping[str, object] | None) -> dict[str, object]:
-    """A law of finitely many values as plain JSON values; `base` is the law of a count's values."""
+    """A distribution with finitely many values as plain JSON values.
+
+    Args:
+        law: The distribution.
+        base: The JSON of the torch distribution that a `Counts` restricts; None if it has none.
+    """
     if isinstance(law, Counts):
         return {"law": "Counts", "low": law.low, "high": law.high, "base": base}
     shares = law.probabilities if isinstance(law, Choice) else ()
@@ -257,9 +270,11 @@ def level_to_json(law: Levels, base: Mapping[str, object] | None) -> dict[str, o
 
 
 def _log_probs(law: td.Distribution, values: Tensor) -> Tensor:
-    """Log probabilities of whole numbers under a law of torch, float64; -inf outside its support."""
+    """The log probabilities of whole numbers under a torch distribution, float64; -inf if impossible."""
     if not isinstance(law, td.Distribution) or not is_counting(law):
-        raise TypeError(f"{law!r} is no univariate law of whole numbers, such as Poisson(torch.tensor(2.0))")
+        raise TypeError(
+            f"{law!r} is no univariate distribution over whole numbers; use, say, Poisson(torch.tensor(2.0))"
+        )
     valid = torch.ones(len(values), dtype=torch.bool)
     if isinstance(law, td.Categorical):
         valid = values < law.logits.shape[-1]
@@ -271,4 +286,6 @@ def _log_probs(law: td.Distribution, values: Tensor) -> Tensor:
 
 def _check_number(number: int, what: str) -> None:
     if number > MOST:
-        raise ValueError(f"{what} has {number} values, at most {MOST} are allowed; take a continuous law")
+        raise ValueError(
+            f"{what} has {number} values, at most {MOST} are allowed; use a continuous distribution instead"
+        )
