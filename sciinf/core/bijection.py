@@ -1,7 +1,7 @@
-"""The bijection between the support of a prior's laws and R^D, in which densities are learned.
+"""The bijection between the support of a prior's distributions and R^D, where densities are learned.
 
-Laws of one kind are carried to z together: training does so at each step, and of a few hundred rows calls into torch
-cost more than arithmetic.
+Distributions of one kind are mapped to z together. Training maps a batch at each step, and for a few hundred
+rows the calls into torch cost more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ _NUMBERS: dict[type[td.Distribution], tuple[str, ...]] = {
 
 
 def kind(law: td.Distribution) -> Hashable:
-    """Laws whose kinds are equal are carried to z by the same calls. None where a law is to be carried by itself.
+    """The kind of a distribution: distributions of equal kind are mapped to z by the same calls.
 
-    Bounds of a truncated law choose which calls those are, so that they belong to its kind.
+    The kind is None if a distribution has to be mapped alone. The bounds of a truncated distribution decide
+    which calls are made, and are therefore part of its kind.
     """
     if isinstance(law, Truncated):
         base = kind(law.base)
@@ -47,12 +48,12 @@ def kind(law: td.Distribution) -> Hashable:
 
 
 def as_one(laws: Sequence[td.Distribution]) -> td.Distribution:
-    """Laws of one kind as one for values (..., n), with the numbers of each at its column.
+    """Distributions of one kind as a single one for values (..., n), one column for each distribution.
 
-    It has distribution functions and quantiles, and no density.
+    The result has distribution functions and quantiles, but no density.
 
     Args:
-        laws: n univariate laws of the same `kind`.
+        laws: n univariate distributions of the same `kind`.
     """
     first: Any = laws[0]
     names = _NUMBERS[type(first)]
@@ -83,17 +84,23 @@ _ARITHMETIC = (
     Simplex,
 )
 
-_LEAST = 1e-37  # of a part of a whole
+_LEAST = 1e-37  # A part of a whole that rounding made 0 is set to this, because the log of 0 is infinite.
 
 
 class Bijection:
-    """The map between the support of a prior's laws and R^D (see `core.laws`).
+    """The map between the support of a prior's distributions and R^D (see `core.laws`).
 
-    `places` are those of each law's parameters, and `spots` those of its numbers in R^D, one less where parameters make
-    up a whole (Dirichlet); `size` is D. `normal` says whether it carries the prior to N(0, I). Densities are those of
-    `exact`, the laws in float64; values are mapped by the laws as given, so that seeds keep their bits. `dtype` is that
-    of the parameters, and `transforms` has for each law the map from z to its values, None where that goes by its
-    quantiles.
+    Attributes:
+        laws: The distributions as given. They map the values, so that earlier seeds give the same draws, bit
+            by bit.
+        exact: The distributions in float64. They give the densities.
+        dtype: The dtype of the parameters.
+        places: The columns of each distribution's parameters in theta.
+        spots: The columns of each distribution's numbers in R^D. There is one fewer than in theta for
+            parameters that add up to 1 (Dirichlet).
+        size: The dimension D of R^D.
+        normal: Whether the map carries the prior to N(0, I).
+        transforms: For each distribution, the transform from z to its values; None if quantiles are used.
     """
 
     def __init__(self, laws: tuple[td.Distribution, ...], dtype: torch.dtype) -> None:
@@ -107,14 +114,14 @@ class Bijection:
         self._together, self._order = self._grouped()
 
     def parts(self, values: Tensor) -> list[tuple[td.Distribution, Tensor]]:
-        """Each law with its own columns: (...,) for a univariate law, (..., k) for a joint one.
+        """Each distribution with its columns of theta: (...,) if univariate, (..., k) if joint.
 
-        They are on the values' device, or on the CPU where the law computes only there.
+        The columns are on the device of the values, or on the CPU if the distribution can compute only there.
         """
         return self._parts(values, self.places)
 
     def z_parts(self, z: Tensor) -> list[tuple[td.Distribution, Tensor]]:
-        """The same of numbers in R^D."""
+        """Each distribution with its columns of z in R^D, in the form of `parts`."""
         return self._parts(z, self.spots)
 
     def _parts(self, values: Tensor, places: tuple[slice, ...]) -> list[tuple[td.Distribution, Tensor]]:
@@ -125,7 +132,7 @@ class Bijection:
         return out
 
     def forward(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch z"]:
-        """theta in the support -> z in R^D, in theta's dtype."""
+        """The numbers z in R^D for theta in the support, in theta's dtype."""
         values = theta.to(torch.float64)
         if self._together and theta.device.type == "cpu":
             columns = [to_normal(law, values.index_select(-1, places)) for law, places in self._together]
@@ -137,9 +144,9 @@ class Bijection:
         return torch.cat(columns, dim=-1).to(theta.dtype)
 
     def _grouped(self) -> tuple[list[tuple[td.Distribution, Tensor]], Tensor]:
-        """Laws that are carried to z together, with their places, and the order in which z is then put.
+        """Groups of distributions that are mapped to z together, with their columns, and the order of z.
 
-        Empty where one law has no kind: each is then carried by itself.
+        There are no groups if one distribution has no kind: then each is mapped alone.
         """
         groups: dict[Hashable, list[int]] = {}
         for place, law in enumerate(self.laws):
@@ -150,9 +157,10 @@ class Bijection:
         return together, torch.cat([places for _, places in together]).argsort()
 
     def inverse(self, z: Float[Tensor, "*batch z"], dtype: torch.dtype | None = None) -> Float[Tensor, "*batch theta"]:
-        """z in R^D -> theta strictly inside the support.
+        """The parameters theta, strictly inside the support, for z in R^D.
 
-        In `dtype`; in z's or the parameters', whichever has more digits, where it is left out.
+        The result has `dtype`. By default this is the dtype of z or of the parameters, whichever has more
+        digits.
         """
         columns, dtype = [z[..., :0]], dtype or torch.promote_types(z.dtype, self.dtype)
         for (law, part), transform in zip(self.z_parts(z.to(torch.float64)), self.transforms, strict=True):
@@ -162,9 +170,10 @@ class Bijection:
         return torch.cat(columns, dim=-1).to(dtype)
 
     def log_abs_det_jacobian(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch"]:
-        """log |det dz/dtheta| at theta; float64. With a density q of z, log q(theta) = log q(z) + this.
+        """The log of |det dz/dtheta| at theta, in float64.
 
-        Of parts of a whole, densities are those of all but the last.
+        For a density q of z, log q(theta) = log q(z) + log |det dz/dtheta|. For parameters that add up to 1,
+        densities are over all of them but the last.
         """
         total = torch.zeros(theta.shape[:-1], dtype=torch.float64, device=theta.device)
         for jacobian in self.log_jacobians(theta):
@@ -172,7 +181,7 @@ class Bijection:
         return total
 
     def log_jacobians(self, theta: Float[Tensor, "*batch theta"]) -> list[Float[Tensor, "*batch"]]:
-        """The share of each law in `log_abs_det_jacobian`."""
+        """The term of each distribution in `log_abs_det_jacobian`, (...,), in the order of `laws`."""
         found = []
         parts = self.parts(theta.to(torch.float64))
         for (law, part), exact, transform in zip(parts, self.exact, self.transforms, strict=True):
@@ -190,13 +199,13 @@ class Bijection:
 
 
 def places_of(laws: Sequence[td.Distribution]) -> tuple[slice, ...]:
-    """Where the parameters of each law stand."""
+    """The columns of each distribution's parameters in theta, as slices."""
     ends = accumulate((law.event_shape[0] if law.event_shape else 1 for law in laws), initial=0)
     return tuple(slice(*pair) for pair in pairwise(ends))
 
 
 def makes_up_a_whole(law: td.Distribution) -> bool:
-    """Whether the law's parameters are parts that add up to 1, so that they have a dimension less."""
+    """Whether the parameters of a distribution add up to 1, and therefore have one dimension less."""
     return bool(law.event_shape) and support(law) is constraints.simplex
 
 
@@ -206,14 +215,15 @@ def _spots_of(laws: Sequence[td.Distribution]) -> tuple[slice, ...]:
 
 
 def _no_zeros(law: td.Distribution, part: Tensor) -> Tensor:
-    """Parts of a whole of which none is 0, which is what a small one may be rounded to."""
+    """The values, where parts that add up to 1 are kept above 0, to which a small part may be rounded."""
     return part.clamp_min(_LEAST) if makes_up_a_whole(law) else part
 
 
 def _transform(law: td.Distribution, dtype: torch.dtype) -> td.Transform | None:
-    """z in R^k -> the values of a law; None where that goes by its quantiles.
+    """The transform from z in R^k to the values of a distribution; None if quantiles are used.
 
-    Where values take float64, networks of float32 need a z in units of the law's width.
+    If the values need float64, z is in units of the distribution's width, because networks compute in
+    float32.
     """
     if is_normalisable(law):
         return None
@@ -231,15 +241,16 @@ def _transform(law: td.Distribution, dtype: torch.dtype) -> td.Transform | None:
 
 
 def _goes_anywhere(law: td.Distribution) -> bool:
-    """Whether a law computes on any device: its own tensors are numbers, and it does nothing but arithmetic with them.
+    """Whether a distribution can compute on any device.
 
-    Others (joint laws, mixtures, Beta, Gamma, ...) hold arrays, or use functions that do not mix two devices.
+    Such a distribution has scalar tensors only, and does plain arithmetic with them. Others (joint
+    distributions, mixtures, Beta, Gamma, ...) hold arrays, or use functions that do not mix two devices.
     """
     return _goes_anywhere(law.base) if isinstance(law, Truncated | Ordered) else type(law) in _ARITHMETIC
 
 
 def log_density(law: td.Distribution, value: Tensor) -> Tensor:
-    """Log density at values (..., k), or (...,) of a univariate law; -inf outside the support."""
+    """The log density at values (..., k), or (...,) if univariate; -inf outside the support."""
     valid = support(law).check(value) & torch.isfinite(value if not law.event_shape else value.sum(-1))
     mask = valid if not law.event_shape else valid[..., None]
     safe = _no_zeros(law, torch.where(mask, value, central(law).to(value)))
@@ -247,14 +258,14 @@ def log_density(law: td.Distribution, value: Tensor) -> Tensor:
 
 
 def central(law: td.Distribution) -> Tensor:
-    """A point of the support."""
+    """A point inside the support of a distribution."""
     shape = torch.Size([law.event_shape[0] - makes_up_a_whole(law)]) if law.event_shape else law.event_shape
     middle = torch.zeros(shape, dtype=torch.float64)
     return from_normal(law, middle) if is_normalisable(law) else td.biject_to(support(law))(middle)
 
 
 def unchecked(law: td.Distribution, value: Tensor) -> Tensor:
-    """log_prob that rounding at the edge cannot turn into an exception."""
+    """The log density at values in the support; rounding at a bound of a Uniform raises no error."""
     if isinstance(law, td.Uniform):
         return -(law.high - law.low).to(value).log().expand_as(value)
     return law.log_prob(value)
