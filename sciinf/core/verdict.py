@@ -1,23 +1,30 @@
-"""Verdict: whether to rely on an answer, in one sentence, from all findings about it.
+"""Verdict: whether to rely on an answer, in one sentence, from all findings about the answer.
 
-It judges the answer, by the strongest evidence that there is (`Evidence`): weights by the simulator's likelihood, then
-rounds of simulations around the observation, then a second network there, then the local check alone, then the
-calibration of the network on average. Where the strongest cannot tell, the next counts as well, and what it says is to
-be read with care. Weaker evidence that says otherwise is named as such. Findings about the data and the draws always
-count, whatever the network did; one of these that could not be made calls for care.
+The verdict follows the strongest available evidence (`Evidence`), in this order:
 
-Two checks (residuals, strange data) look at many statistics of the same data, each with false alarms in one of a
-hundred right answers. An alarm of one of them stands where the combined p-value of both is below .01, and calls for
-care otherwise. A caution, of residuals with a p-value below .05, stands where the combined one is below .05, too. It is
-weaker evidence otherwise. The p-values are combined by the Cauchy combination test: the mean T of tan(pi (1/2 - p)) has
-nearly a standard Cauchy distribution in its far tail, even if the p-values are correlated.
+1. importance weights by the simulator's likelihood;
+2. rounds of simulations around the observation;
+3. a second network, trained around the observation;
+4. the local check alone;
+5. the calibration of the network, on average over its simulations.
+
+If the strongest evidence is inconclusive, the next also counts, and the answer is to be relied on with care.
+Weaker evidence that contradicts the verdict is shown as such. Findings about the data and the draws always
+count. If such a check could not be made, the answer is to be relied on with care.
+
+Two checks (residuals, strange data) look at many statistics of the same data. Each gives a false alarm for
+one in a hundred right answers. An alarm of one check stands if the combined p-value of both checks is below
+.01, and counts as a caution otherwise. A caution (residuals with a p-value below .05) stands if the combined
+p-value is below .05, and is weaker evidence otherwise. The p-values are combined by the Cauchy combination
+test: the mean T of tan(pi (1/2 - p)) has nearly a standard Cauchy distribution in its far tail, even if the
+p-values are correlated.
 
 References:
     | Cauchy combination test: a powerful test with analytic p-value calculation under arbitrary dependency structures
       (Liu & Xie, 2020), https://doi.org/10.1080/01621459.2018.1554485: equation 1 and theorem 1
 
-An answer that nothing stronger than the local check speaks for is to be read with care, for that check sees about a
-third of a network's error at one observation.
+An answer with no evidence stronger than the local check is to be relied on with care, because this check sees
+about a third of a network's error at one observation.
 """
 
 from __future__ import annotations
@@ -31,12 +38,12 @@ from typing import Any
 
 from sciinf.core.findings import Cause, Evidence, Finding, Level
 
-FAR = "far"  # the figure of a finding that could not tell and may be far off: no weaker evidence speaks for it
-UNCHECKED = "not checked"  # the kind of a finding of a check that was not made
-COMBINED = "combined"  # the figure of a finding whose p-value is combined with that of the other such findings
-_ALARM, _CAUTION = 0.01, 0.05  # combined p-values
-_LEAST, _MOST = 1e-12, 0.9  # p-values are clipped to this range, because one of 1 would hide all others
-_LONG = 180  # characters of a clause
+FAR = "far"  # Figure of an inconclusive finding: the error may be large, and weaker evidence does not help.
+UNCHECKED = "not checked"  # The kind of findings of a check that was not made.
+COMBINED = "combined"  # Figure of a finding: its p-value is combined with those of other such findings.
+_ALARM, _CAUTION = 0.01, 0.05  # Combined p-values below these confirm an alarm or a caution.
+_LEAST, _MOST = 1e-12, 0.9  # p-values are clipped to this range: a p-value of 1 would hide all others.
+_LONG = 180  # A verdict is one sentence, so clauses are cut to this many characters.
 _BECAUSE = {
     Evidence.NETWORK: "a second network, trained around this observation, gives the same answer",
     Evidence.ROUNDS: "rounds of simulations around this observation have settled it",
@@ -51,15 +58,16 @@ _ONLY = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether to rely on an answer.
+    """The judgement whether to rely on an answer, with the findings that decided.
 
     Args:
         level: GOOD, rely; CAUTION, rely with care; UNKNOWN, cannot tell; ALARM, do not rely.
-        findings: All that was found, in the order in which it is shown.
-        because: The findings that decided; empty where nothing is wrong.
-        weaker: Findings that say otherwise and rest on weaker evidence than what decided: the calibration of a network
-            whose answer was refined, or a caution of one check of the data that the combined p-value does not confirm.
-        evidence: The strongest there is; None where nothing speaks for the computation.
+        findings: All findings, in the order in which they are shown.
+        because: The findings that decided the level, and all alarms. Empty if nothing is wrong.
+        weaker: Findings that contradict the verdict but rest on weaker evidence: the calibration of a network
+            whose answer was refined, or a caution of one check of the data that the combined p-value does not
+            confirm.
+        evidence: The strongest evidence that is conclusive; None if no finding about the computation is.
     """
 
     level: Level
@@ -78,7 +86,7 @@ class Verdict:
 
     @cached_property
     def causes(self) -> tuple[Cause, ...]:
-        """What has to change, each once, the gravest first; empty where nothing has."""
+        """The causes of the findings, without repeats, the worst first; empty if nothing has to change."""
         open_too = [one for one in self.findings if one.evidence and one.level != Level.GOOD]
         open_too = [one for one in open_too if not self.is_weaker(one)]
         found = [one.cause for one in (*self.because, *open_too) if one.cause is not None]
@@ -87,7 +95,7 @@ class Verdict:
 
     @cached_property
     def clauses(self) -> tuple[str, ...]:
-        """Why, in a few words each."""
+        """The reasons for the verdict, a few words for each."""
         if self.level == Level.GOOD:
             return (_BECAUSE[self.evidence],) if self.evidence else ()
         found = [
@@ -104,7 +112,7 @@ class Verdict:
 
     @cached_property
     def sentence(self) -> str:
-        """The verdict in one sentence, which begins with it."""
+        """The verdict and its reasons in one sentence, which begins with the verdict."""
         whether = " whether to rely" if self.level == Level.UNKNOWN else ""
         words = f"{self.word.capitalize()}{whether} on this answer: {'; '.join(self.clauses)}"
         if self.level == Level.UNKNOWN and self.causes:
@@ -113,24 +121,24 @@ class Verdict:
 
     @property
     def _alone(self) -> bool:
-        """Whether nothing stronger than the local check speaks for the computation."""
+        """Whether no conclusive evidence about the computation is stronger than the local check."""
         return self.evidence is None or self.evidence <= Evidence.CHECK
 
     def is_weaker(self, finding: Finding) -> bool:
-        """Whether one of the findings says otherwise, and rests on weaker evidence than what decided."""
+        """Whether a finding contradicts the verdict but rests on weaker evidence than what decided."""
         return any(one is finding for one in self.weaker)
 
     def line_of(self, finding: Finding) -> str:
-        """A line about one of the findings, which begins with its level, or with that it is weaker evidence."""
+        """A line of text for a finding, which begins with its level or with "weaker evidence"."""
         return f"weaker evidence: {finding.words}" if self.is_weaker(finding) else finding.line
 
     def to_json(self) -> dict[str, Any]:
-        """Level and sentence, as they stand in `answer.json`, in exports and in the service's replies."""
+        """The level and the sentence, as in `answer.json`, exports and the replies of the web service."""
         return {"verdict": str(self.level), "sentence": self.sentence}
 
 
 def verdict_from(findings: Sequence[Finding]) -> Verdict:
-    """The verdict from all findings about an answer."""
+    """The verdict that follows from all findings about an answer."""
     deciding: list[Finding] = []
     evidence = None
     for strength in sorted({one.evidence for one in findings if one.evidence}, reverse=True):
@@ -152,7 +160,7 @@ def verdict_from(findings: Sequence[Finding]) -> Verdict:
 
 
 def by_chance(findings: Sequence[Finding]) -> list[Finding]:
-    """Alarms and cautions that count one level less, because the combined p-value is above the limit of their level."""
+    """The alarms and cautions that count one level less, as the combined p-value is not below their limit."""
     combined = [one for one in findings if one.figures.get(COMBINED)]
     p = [min(max(float(one.figures["p"]), _LEAST), _MOST) for one in combined]
     far = sum(math.tan(math.pi * (0.5 - one)) for one in p) / max(1, len(p))
@@ -162,11 +170,14 @@ def by_chance(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _counted(finding: Finding, told: Evidence | None) -> Level:
-    """The level that a finding gives a verdict: what could not be told calls for care, where other evidence tells.
+    """The level of a finding as it counts in a verdict: an inconclusive finding may count as a caution.
+
+    It counts as a caution if it does not have the figure `FAR`, and either is about data or draws, or other
+    evidence is conclusive.
 
     Args:
         finding: The finding.
-        told: The strongest evidence that tells whether the computation is right; None where none does.
+        told: The strongest conclusive evidence about the computation; None if there is none.
     """
     if (
         finding.level == Level.UNKNOWN
@@ -178,12 +189,12 @@ def _counted(finding: Finding, told: Evidence | None) -> Level:
 
 
 def _undecided(finding: Finding) -> bool:
-    """Whether stronger evidence than an average could not tell."""
+    """Whether a finding with evidence stronger than an average is inconclusive."""
     return finding.level == Level.UNKNOWN and (finding.evidence or 0) > Evidence.AVERAGE
 
 
 def brief(words: str) -> str:
-    """The first clause of a finding, without the figures in brackets that the whole of it has."""
+    """The first clause of a finding's words, without figures in brackets, shortened if it is long."""
     clause = re.split(r"; |\. (?=[A-Z])", words.strip(), maxsplit=1)[0]
     clause = re.sub(r" \((?:p = |p < |[\d,]+ simulations|[^()]*\bamong )[^()]*\)", "", clause)
     if len(clause) > _LONG:
