@@ -1,12 +1,15 @@
-"""What makes a simulator's files what they are: the code, not its text.
+"""Marks that identify a simulator's files by their code, and changes of these files.
 
-A Python file is known by its syntax tree without docstrings, so that a comment or another format is no change; nor is a
-statement `simulator.derived = ...` or `simulator.labels = ...`, from which nothing is simulated. Every
-other file is known by its bytes. To a simulator belong its own file, or all of its folder, and what these import from
-there, in functions too; installed packages do not.
+A Python file is identified by its syntax tree without docstrings. A comment or another format is therefore
+not a change. A statement `simulator.derived = ...` or `simulator.labels = ...` is not a change either,
+because it does not affect simulations. Every other file is identified by its bytes.
 
-A file's mark is two words, `code:SHA` and the SHA-256 of its bytes, of which one must be as it was; earlier versions
-wrote the second alone, and Python's next versions may read another tree from the same text.
+The files of a simulator are its own file, or all files in its folder, and the files there that these import,
+also inside functions. Installed packages are not part of a simulator.
+
+The mark of a file is two words: `code:SHA`, and the SHA-256 of its bytes. Two marks are equal if one of these
+words is equal. Earlier versions wrote the second word alone, and later versions of Python may read another
+syntax tree from the same text.
 """
 
 from __future__ import annotations
@@ -27,10 +30,10 @@ _SILENT = ("kind", "type_comment", "type_ignores")
 
 
 def mark(file: Path) -> str:
-    """What tells a file from others: its code and its bytes, or its bytes alone where it is no Python file.
+    """The mark of a file: the hash of its code (of its bytes if not Python), and the hash of its bytes.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
     data = file.read_bytes()
     tree = _tree(data) if file.suffix == ".py" else None
@@ -42,24 +45,27 @@ def mark(file: Path) -> str:
 
 
 def same_mark(one: str | None, other: str | None) -> bool:
-    """Whether two marks are of the same code, one of which an earlier version may have written; or two values equal."""
+    """Whether two marks are of the same code; for values that are not marks, whether they are equal.
+
+    One of the marks may have been written by an earlier version.
+    """
     if one is None or other is None or not (is_mark(one) or is_mark(other)):
         return one == other
     return bool(set(one.split()) & set(other.split()))
 
 
 def only_code(mark: str) -> str:
-    """What of a mark does not change with the text; anything else as it is."""
+    """The part of a mark that does not depend on comments and format; other values are returned unchanged."""
     return mark.split()[0] if is_mark(mark) else mark
 
 
 def only_text(mark: str) -> str:
-    """What earlier versions wrote in a mark's place; anything else as it is."""
+    """The part of a mark that earlier versions wrote; other values are returned unchanged."""
     return mark.split()[-1] if is_mark(mark) else mark
 
 
 def is_mark(value: str) -> bool:
-    """Whether a value is a mark, rather than that of a setting or one of an earlier version."""
+    """Whether a value is a mark, rather than a setting or a hash written by an earlier version."""
     return value.startswith(_CODE)
 
 
@@ -67,11 +73,11 @@ def marks(source: Path, files: Iterable[Path]) -> dict[str, str]:
     """The marks of all files of a simulator: its own under "source", others under "file NAME".
 
     Args:
-        source: Its file, or its folder with `__init__.py`.
-        files: What it says that it reads besides.
+        source: The simulator's file, or its folder with `__init__.py`.
+        files: Other files that the simulator declares to read.
 
     Raises:
-        OSError: If one cannot be read.
+        OSError: If a file cannot be read.
     """
     folder, own = (source, source / "__init__.py") if source.is_dir() else (source.parent, source)
     inside = sorted(_of_folder(source)) if source.is_dir() else [own]
@@ -80,7 +86,7 @@ def marks(source: Path, files: Iterable[Path]) -> dict[str, str]:
 
 
 def marks_beside(files: Iterable[Path], folder: Path | None = None) -> dict[str, str]:
-    """Marks under "file NAME", NAME being the path from the folder, or the name alone of what lies elsewhere."""
+    """The marks of files, under "file NAME": NAME is the path from the folder, or a file's name elsewhere."""
     found: dict[str, str] = {}
     for file in files:
         inside = folder is not None and file.is_relative_to(folder)
@@ -89,7 +95,7 @@ def marks_beside(files: Iterable[Path], folder: Path | None = None) -> dict[str,
 
 
 def packages(source: Path) -> set[str]:
-    """The installed packages that a simulator's files import, by the names of their modules."""
+    """The names of the installed packages that a simulator's files import."""
     folder = source if source.is_dir() else source.parent
     inside = list(_of_folder(source)) if source.is_dir() else [source]
     files = [file for file in [*inside, *_imported(inside, folder)] if file.suffix == ".py"]
@@ -98,7 +104,7 @@ def packages(source: Path) -> set[str]:
 
 
 def text_of(source: Path) -> str:
-    """SHA-256 of a file, or of all files of a folder, as earlier versions knew a simulator."""
+    """The SHA-256 of a file, or of all files in a folder, as earlier versions identified a simulator."""
     digest = hashlib.sha256()
     if source.is_file():
         return sha256_of(source.read_bytes())
@@ -109,11 +115,11 @@ def text_of(source: Path) -> str:
 
 
 def changed(recorded: Mapping[str, str], given: Mapping[str, str], source: Path | None) -> list[str]:
-    """What has happened to the files of a simulator, in words such as "helper.py has changed".
+    """The changes of a simulator's files since its record, in words such as "helper.py has changed".
 
     Args:
-        recorded: The marks that were written down, among other things.
-        given: Those there are.
+        recorded: The record of the simulator, which includes the marks of its files.
+        given: The present record.
         source: The simulator's own file or folder.
     """
     before, now, words = recorded.get("source", ""), given.get("source", ""), []
@@ -134,7 +140,7 @@ _EARLY = " (an earlier version of sciinf wrote down its text alone, so that even
 
 
 def _of_folder(folder: Path) -> Iterator[Path]:
-    """All files of a folder but hidden ones and what Python leaves there."""
+    """All files in a folder and below, without hidden files and Python's caches."""
     for file in folder.rglob("*"):
         parts = file.relative_to(folder).parts
         if file.is_file() and "__pycache__" not in parts and not any(part.startswith(".") for part in parts):
@@ -142,7 +148,7 @@ def _of_folder(folder: Path) -> Iterator[Path]:
 
 
 def _imported(files: Iterable[Path], folder: Path) -> list[Path]:
-    """The files in a folder that Python files import, and those that these import, in functions too."""
+    """The files in a folder that Python files import, directly or through others, also inside functions."""
     waiting, found = [file for file in files if file.suffix == ".py"], dict[Path, None]()
     seen = set(waiting)
     while waiting:
@@ -159,7 +165,7 @@ def _imported(files: Iterable[Path], folder: Path) -> list[Path]:
 
 
 def _names(file: Path, folder: Path) -> Iterator[str]:
-    """The modules that a file imports, by their names as seen from the folder; also names that may be none."""
+    """The names, relative to the folder, of the modules that a file imports; some names may be no modules."""
     tree = _tree(file.read_bytes())
     if tree is None or not file.is_relative_to(folder):
         return
@@ -177,7 +183,7 @@ def _names(file: Path, folder: Path) -> Iterator[str]:
 
 
 def _files_of(name: str, folder: Path) -> Iterator[Path]:
-    """The files in a folder that `import name` runs."""
+    """The files in a folder that `import name` would run."""
     for depth, part in enumerate(name.split(".")):
         spec = module_in(part, folder) if depth else local_module(part, folder)
         if spec is None:
@@ -197,7 +203,7 @@ def _tree(data: bytes) -> ast.Module | None:
 
 
 def _describes(node: ast.stmt) -> bool:
-    """Whether a statement of a file says what of a simulator is derived, or how things are labelled."""
+    """Whether a statement assigns `simulator.derived` or `simulator.labels`."""
     targets = node.targets if isinstance(node, ast.Assign) else []
     return bool(targets) and all(
         isinstance(one, ast.Attribute)
@@ -209,7 +215,7 @@ def _describes(node: ast.stmt) -> bool:
 
 
 def _said(node: object) -> Iterator[str]:
-    """A syntax tree as text that is the same for all versions of Python that read it alike."""
+    """A syntax tree as text that is the same for all versions of Python that parse the file alike."""
     if isinstance(node, ast.AST):
         yield type(node).__name__ + "("
         for name, value in ast.iter_fields(node):
@@ -218,7 +224,8 @@ def _said(node: object) -> Iterator[str]:
         yield ")"
     elif isinstance(node, list):
         for value in node:
-            if not (isinstance(value, ast.Expr) and isinstance(value.value, ast.Constant)):  # docstrings do nothing
+            # A constant as a statement, such as a docstring, does nothing.
+            if not (isinstance(value, ast.Expr) and isinstance(value.value, ast.Constant)):
                 yield from _said(value)
     else:
         yield f"{node!r},"
