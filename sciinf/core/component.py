@@ -1,4 +1,7 @@
-"""Components remember the constructor call that made them, so that a fit is rebuilt from JSON, never from a pickle."""
+"""Components: objects with a record of their constructor call, from which JSON can rebuild them.
+
+A fit is therefore stored as JSON, never as a pickle, which could run code when it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,16 @@ from sciinf.core.written_names import present_name, written_name
 
 
 class Component(ABC):
-    """Base of everything a fit is built from (estimators, flows, summaries).
+    """The base class of everything that a fit is built from (estimators, flows, summaries).
 
-    Arguments must be plain values (None, bool, int, float, str, lists and mappings of them), laws, priors, observables,
-    other components or functions of a module; that is checked when the fit is saved.
+    Constructor arguments must be plain values (None, bool, int, float, str, lists and mappings of them),
+    distributions, priors, observables, other components or functions of a module. This is checked when the
+    fit is saved.
 
     Attributes:
-        earlier: Arguments that were added since the first version -> the value that older files are rebuilt with.
-        unwritten: Those of them that are not written where they have that value, as older versions wrote none: what was
-            made with it is known again.
+        earlier: Arguments added since the first version -> the value for rebuilding older files without them.
+        unwritten: Arguments of `earlier` that are not written if they have that value. Older versions did not
+            write them, so digests and settings of the same component stay the same.
     """
 
     earlier: ClassVar[Mapping[str, Any]] = {}
@@ -43,53 +47,56 @@ class Component(ABC):
             call = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
         except TypeError:
             check_keywords(cls.__init__, cls.__name__, kwargs)
-            return self  # a copy (its state follows), or another wrong call, which __init__ reports itself
+            return self  # This is a copy, whose state follows, or a wrong call, which __init__ reports.
         call.apply_defaults()
         object.__setattr__(self, "_call", dict(list(call.arguments.items())[1:]))
         return self
 
 
 def rebuilt(component: Any, **arguments: Any) -> Any:
-    """A component as its constructor call made it, whatever has become of it since.
+    """A new component from the constructor call of another one, without changes made since that call.
 
     Args:
-        component: Which.
-        **arguments: Of its constructor that are to be others; what it has not is left out.
+        component: The component to rebuild.
+        **arguments: Constructor arguments to replace. Names that the constructor call does not have are
+            ignored.
     """
     call = _named_alone(getattr(component, "_call"))  # noqa: B009  (set by __new__, as above)
     return type(component)(**{name: arguments.get(name, value) for name, value in call.items()})
 
 
 def called_with(component: Any, **arguments: Any) -> None:
-    """Make a component remember other arguments than it was built with: those that it chose since, from the data.
+    """Replace constructor arguments in a component's record, by values that it chose from the data since.
 
     Args:
-        component: Which.
-        **arguments: Of its constructor.
+        component: The component.
+        **arguments: Constructor arguments and their new values.
     """
     getattr(component, "_call").update(arguments)  # noqa: B009  (set by __new__, as above)
 
 
 def called_without(component: Any, *names: str) -> None:
-    """Make a component forget arguments that it was left without, as if there were none: so it is saved as it was
-    before there were any, and what was trained with it is known again.
+    """Remove arguments with default values from a component's record.
+
+    The component is then saved as before these arguments existed, and fits trained with it are recognised
+    again.
 
     Args:
-        component: Which.
-        *names: Of arguments of its constructor that have defaults, and have them now.
+        component: The component.
+        *names: Names of constructor arguments that now have their default values.
     """
     for name in names:
         getattr(component, "_call").pop(name, None)  # noqa: B009  (set by __new__, as above)
 
 
 def to_json(value: Any) -> Any:
-    """Components, priors, observables and plain values as plain JSON values.
+    """Components, priors, observables, distributions, functions and plain values as plain JSON values.
 
     Raises:
-        TypeError: If a value has no plain description; the message says where it stands.
+        TypeError: If a value cannot be described in JSON. The message says in which component the value is.
     """
     if isinstance(value, float) and not math.isfinite(value):
-        raise TypeError(f"{value} cannot be saved, for JSON has finite numbers only; pass None for no bound")
+        raise TypeError(f"{value} cannot be saved, because JSON has finite numbers only; pass None for no bound")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Prior):
@@ -117,22 +124,23 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [to_json(v) for v in value]
     raise TypeError(
-        f"{value!r} cannot be saved; pass numbers, strings, lists, laws, priors, observables, components or functions "
-        "of a module"
+        f"{value!r} cannot be saved; pass numbers, strings, lists, distributions, priors, observables, components or "
+        "functions of a module"
     )
 
 
 def from_json(data: Any, *, trust: Sequence[str | Path] = ()) -> Any:
-    """The value that `to_json` wrote.
+    """The value whose JSON `to_json` wrote.
 
     Args:
         data: Plain JSON values.
-        trust: What outside sciinf may be built: the components of a module, by its name, and those of a user's file or
-            folder and of what lies beside it, by its path. A file found elsewhere than when the JSON was written is
-            known by its name.
+        trust: Code outside sciinf that may be used: modules, by name, and a user's files or folders (with the
+            files beside them), by path. A file that has moved since the JSON was written is recognised by its
+            name.
 
     Raises:
-        ValueError: If a class outside sciinf and the trusted modules is named, or one that is no component.
+        ValueError: If the JSON names a class or function outside sciinf and the trusted code, or one that
+            does not exist or is not a component.
     """
     if isinstance(data, list):
         return [from_json(v, trust=trust) for v in data]
@@ -147,7 +155,10 @@ def from_json(data: Any, *, trust: Sequence[str | Path] = ()) -> Any:
     if set(data) == {"$function"}:
         path, found = _named(present_name(str(data["$function"])), trust)
         if not isinstance(found, FunctionType) or f"{found.__module__}.{found.__qualname__}" != path:
-            raise ValueError(f"the file names {path!r}, and there is no function of that module with this name")
+            raise ValueError(
+                f"the file names {path!r}, but its module has no function of this name; load the file with the code "
+                "that wrote it"
+            )
         return found
     if "$class" in data:
         kind = _component_class(present_name(str(data["$class"])), trust)
@@ -157,12 +168,15 @@ def from_json(data: Any, *, trust: Sequence[str | Path] = ()) -> Any:
 
 
 def _as_earlier(kind: type[Component], name: str, value: Any) -> bool:
-    """Whether an argument is not written, for files without it are rebuilt with its value."""
+    """Whether an argument need not be written, because files without it are rebuilt with the same value."""
     return name in kind.unwritten and type(value) is type(kind.earlier[name]) and value == kind.earlier[name]
 
 
 def _named_alone(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Arguments without the empty "args" and "kwargs" of a class that has no constructor, and may have one since."""
+    """The arguments without empty "args" and "kwargs", which a class without a constructor has recorded.
+
+    The class may have got a constructor since, which does not take these two.
+    """
     empty = all(not arguments.get(name, True) for name in ("args", "kwargs"))
     return {} if empty and len(arguments) == 2 else arguments
 
@@ -175,7 +189,7 @@ def _component_class(path: str, trust: Sequence[str | Path]) -> type[Component]:
 
 
 def _named(path: str, trust: Sequence[str | Path]) -> tuple[str, object]:
-    """What a path is called here and names, in sciinf or what is trusted; None where there is nothing of the name."""
+    """The present path of a class or function, and the object, or None; sciinf and trusted code only."""
     module, _, name = path.rpartition(".")
     for file in trust:
         if isinstance(file, Path) and (here := at_hand(module, file)):
