@@ -1,10 +1,12 @@
-"""Python files of users, run by path: what lies beside a file imports, as it does with `python FILE`.
+"""Loading of users' Python files by path, with imports from the file's folder as with `python FILE`.
 
-A file is run anew under a name of its own, `sciinf_file_NAME_HASH`. What it imports from its folder is run under the
-name `sciinf_beside_NAME_HASH.MODULE`, so two files with a `helper.py` each get their own, `sys.path` stays as it is,
-and a file loaded again sees what has changed beside it. That holds for imports inside functions too: the `import`
-statements of such files look in their folder first, through a `__import__` of theirs. Names of Python itself and of
-sciinf are never looked for there, nor does a file import itself.
+A file is run anew at each load, as the module `sciinf_file_NAME_HASH`. A module that the file imports from
+its folder is run as `sciinf_beside_NAME_HASH.MODULE`. Two files that each import a `helper.py` therefore get
+their own. `sys.path` does not change, and a file that is loaded again uses changed files beside it.
+
+These files have their own `__import__`, so `import` statements, also inside functions, search the file's
+folder first. Modules of Python itself and of sciinf are never searched there, and a file does not import
+itself.
 """
 
 from __future__ import annotations
@@ -33,10 +35,12 @@ _NAME = re.compile(r"(sciinf_(?:file|beside)_)(\w*)_[0-9a-f]{12}(?=\.|$)")
 
 
 def load_module(file: Path) -> Any:
-    """The module in a file, run anew under a name of its own; a package's submodules import relatively.
+    """The module in a Python file, run anew under its own name.
+
+    For an `__init__.py`, the module is a package with relative imports of its submodules.
 
     Raises:
-        TypeError: If it is no Python file.
+        TypeError: If the file is not a Python file.
     """
     if file.suffix not in SOURCE_SUFFIXES:
         notebook = "; `jupyter nbconvert --to script` makes one of a notebook" if file.suffix == ".ipynb" else ""
@@ -63,17 +67,20 @@ def load_module(file: Path) -> Any:
 
 
 def is_local(module: str) -> bool:
-    """Whether a module, by its name, is a user's file or lies beside one."""
+    """Whether a module name is that of a user's file or of a module beside such a file."""
     return module.startswith((_FILE, _BESIDE))
 
 
 def name_of_file(file: Path) -> str:
-    """The name under which a file's module is loaded."""
+    """The name under which the module of a file is loaded."""
     return f"{_FILE}{file.stem.strip('_')}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
 
 
 def local_module(name: str, folder: Path) -> ModuleSpec | None:
-    """Where `import name` finds a module in a folder, if it does; one without `__init__.py` gives way to others."""
+    """The location of the module that `import name` finds in a folder; None if the folder has no such module.
+
+    A folder without `__init__.py` gives way to a module of that name elsewhere.
+    """
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == "sciinf":
         return None
@@ -84,11 +91,14 @@ def local_module(name: str, folder: Path) -> ModuleSpec | None:
 
 
 def at_hand(name: str, path: Path) -> str | None:
-    """The name here of a module of a user's file, run if need be; None if the module is of no file called like it.
+    """The present name of a module of a user's file; the file is run unless it is loaded already.
 
     Args:
-        name: As it was in some process, where the file may have lain elsewhere.
+        name: The name of the module in some process, for which the file may have had another path.
         path: The file, or the folder with `__init__.py`.
+
+    Returns:
+        The name, or None if the module does not belong to a file with the name of this one.
     """
     file = path.resolve() / "__init__.py" if path.is_dir() else path.resolve()
     match, here = _NAME.match(name), name_of_file(file)
@@ -100,7 +110,7 @@ def at_hand(name: str, path: Path) -> str | None:
 
 
 def file_of(name: str) -> str:
-    """What the file of a module is called, by the module's name; a folder's own name is not in it."""
+    """The file name of a module, from the module's name; "__init__.py" for a folder."""
     match = _NAME.match(name)
     return "__init__.py" if match is None or match[2] == "init" else f"{match[2]}.py"
 
@@ -113,14 +123,14 @@ def _elsewhere(top: str) -> bool:
 
 
 def module_in(name: str, folder: Path) -> ModuleSpec | None:
-    """Where a module, the last part of its name, lies in a folder; None if it does not."""
-    # a new finder each time, for one that is kept misses files that are made within a tick of the folder's clock
+    """The location in a folder of a module, by the last part of its name; None if the module is not there."""
+    # A finder that is kept misses files created within one tick of the folder's clock, so make a new one.
     return FileFinder(str(folder), (ExtensionFileLoader, EXTENSION_SUFFIXES), (_Local, SOURCE_SUFFIXES)).find_spec(name)
 
 
 @final
 class _Local(SourceFileLoader):
-    """Runs a local file, with the `__import__` that looks beside it."""
+    """A loader that runs a local file with an `__import__` that searches the folder of the file."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = ModuleType(spec.name)
@@ -128,17 +138,18 @@ class _Local(SourceFileLoader):
         return module
 
     def get_code(self, fullname: str) -> CodeType:
-        # compiled anew: kept bytecode goes by time and size, and a change within a second would be missed
+        # Cached bytecode is matched by time and size, and would miss a change within a second: compile anew.
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
 @final
 class _Import:
-    """`__import__` of a user's file and of all that lies beside it."""
+    """The `__import__` function of a user's file and of the modules beside the file."""
 
     def __init__(self, name: str, path: str) -> None:
         self.beside = name.partition(".")[0].replace(_FILE, _BESIDE, 1)
-        self.file = path if name.startswith(_FILE) else None  # which would be run a second time under another name
+        # The file itself is not imported, because it would run a second time under another name.
+        self.file = path if name.startswith(_FILE) else None
         self.found: dict[str, str | None] = {}
 
     def __call__(
@@ -157,7 +168,7 @@ class _Import:
         return module if fromlist else sys.modules[f"{self.beside}.{top}"]
 
     def _origin(self, top: str) -> str | None:
-        """The file that a name stands for here, or "" for a folder without `__init__.py`; None if it is not local."""
+        """The file of a local module, "" for a folder without `__init__.py`; None for other modules."""
         if top not in self.found:
             spec = local_module(top, Path(sys.modules[self.beside].__path__[0]))
             self.found[top] = None if spec is None else spec.origin or ""
@@ -166,7 +177,7 @@ class _Import:
 
 @final
 class _Finder(MetaPathFinder):
-    """Finds the submodules of local packages, which nobody else does with our loader."""
+    """A finder for submodules of local packages, which Python's finders would load with another loader."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
