@@ -1,4 +1,4 @@
-"""Estimators and what they are asked for: batches in, densities out, or likelihoods up to a constant."""
+"""Estimators, and the densities, or likelihoods up to a constant, that they give for observations."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Logs = Float[Tensor, "n batch"]
 
 
 class DensityUnavailable(RuntimeError):
-    """The method has no tractable log density; the message says what to use instead."""
+    """An error: the method has no tractable log density. The message says what to use instead."""
 
 
 class Density(ABC):
-    """A conditional density of theta, for a batch of observations embedded once.
+    """The conditional density of theta given each of a batch of observations, which are embedded once.
 
-    `batch` below is the number of observations the density was conditioned on.
+    `batch` below is the number of observations.
     """
 
     @abstractmethod
@@ -32,74 +32,86 @@ class Density(ABC):
         """n draws for each observation, strictly inside the prior's support."""
 
     def sample_within(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n batch theta"]:
-        """n draws for each, without those that a method may put anywhere; all, unless a method says otherwise."""
+        """n draws for each observation, without draws in regions where the method is unreliable.
+
+        By default no draws are left out.
+        """
         return self.sample(n, generator=generator)
 
     @abstractmethod
     def log_prob(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
-        """Normalised log density in the parameters' own units; -inf outside the prior's support.
+        """The normalised log density in the parameters' units; -inf outside the prior's support.
 
         Raises:
-            DensityUnavailable: If the method has none.
+            DensityUnavailable: If the method has no tractable log density.
         """
 
 
 class PushedDensity(Density, ABC):
-    """A density whose draws are noise that a network moves, each by itself.
+    """A density whose draws are noise that a network transforms, each draw independently of the others.
 
-    So draws for many observations may be made at once, of other numbers for each and with noise from other sources, and
-    each is what it is alone, but for rounding. `sample_within(n)` is `within(n, push(noise), noise)` of `noise(n)`.
+    Draws for many observations can therefore be made at once, with a different n and source of noise for each
+    observation. Except for rounding, each draw is the same as if it were made alone. `sample_within(n)` is
+    `within(n, push(noise), noise)` with `noise = self.noise(n)`.
     """
 
     @abstractmethod
     def noise(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "more batch theta"]:
-        """What `sample_within` of n draws for each observation is made from; it may take more than n."""
+        """The noise from which `sample_within` makes n draws for each observation; `more` is at least n."""
 
     @abstractmethod
     def push(self, noise: Float[Tensor, "n batch theta"]) -> Float[Tensor, "n batch theta"]:
-        """Noise to draws."""
+        """The draws that the network makes of noise, one for each."""
 
     @abstractmethod
     def within(
         self, n: int, theta: Float[Tensor, "more batch theta"], noise: Float[Tensor, "more batch theta"]
     ) -> Float[Tensor, "n batch theta"]:
-        """Of all draws, with the noise that they come from, those that `sample_within` gives."""
+        """The n draws for each observation that `sample_within` returns.
+
+        Args:
+            n: The number of draws for each observation.
+            theta: All draws.
+            noise: The noise from which the draws were made.
+        """
 
     @abstractmethod
     def each(self) -> list[PushedDensity]:
-        """One for each of the observations."""
+        """A density for each of the observations, in a list."""
 
     @abstractmethod
     def joined(self, others: Sequence[PushedDensity]) -> PushedDensity:
-        """One for its own observations and then those of others, of the same estimator."""
+        """The density for these observations, followed by those of other densities of the same estimator."""
 
 
 class PairedDensity(Density, ABC):
-    """A density that is a mean over something drawn with theta, which weights of draws are better told by.
+    """A density that is a mean over an auxiliary variable, with a number r for each pair of draws.
 
-    For any f, the mean of f(theta) / r over `sample_to_weigh` is the integral of f, and the mean of g(r) over draws of
-    another law is what it is over theta of that law and the r that `sample_to_weigh` gives such theta. Some theta may
-    lie outside the prior's support.
+    Importance weights use r in place of the density of theta. For any f, the expectation of f(theta) / r over
+    the draws of `sample_to_weigh` is the integral of f. For theta drawn from another distribution,
+    `log_prob_to_weigh` returns an r with the distribution that r has in `sample_to_weigh`, given that theta.
+    Some theta may lie outside the prior's support.
     """
 
     @abstractmethod
     def sample_to_weigh(self, n: int, *, generator: torch.Generator) -> tuple[Thetas, Logs]:
-        """Draws, and log r of each."""
+        """n draws of theta for each observation, and log r of each draw."""
 
     @abstractmethod
     def log_prob_to_weigh(self, theta: Thetas, *, generator: torch.Generator) -> Logs:
-        """log r of theta drawn elsewhere."""
+        """The log r of theta drawn from another distribution."""
 
 
 class Marginals(ABC):
-    """What a `Density` may offer of discrete parameters (`Prior.discrete`): probabilities without draws."""
+    """Exact probabilities of discrete parameters (`Prior.discrete`), which some densities can give."""
 
     @abstractmethod
     def log_probabilities(self, name: str) -> Float[Tensor, "batch value"]:
-        """log P of each value of a discrete parameter, in the order of its law's `values`, for each observation.
+        """The exact log probability of each value of a discrete parameter, for each observation.
 
-        Exact. Of a parameter that exists only sometimes, the probability that it exists and has the value; together
-        they are then that of its existing.
+        The values have the order of `values` in the parameter's distribution. For a parameter that exists
+        only sometimes, the probability is that it exists and has the value. The probabilities then sum to the
+        probability that the parameter exists.
 
         Raises:
             ValueError: If there is no discrete parameter of that name.
@@ -107,36 +119,41 @@ class Marginals(ABC):
 
     @abstractmethod
     def with_floor(self, share: float) -> Density:
-        """A density that gives each discrete value, given those before it, at least `share` of its prior probability.
+        """The density with a lower limit to the probability of each discrete value.
 
-        What draws are weighted by: weights cannot bring back what was never drawn.
+        Each value, given the values of the discrete parameters before it, has at least `share` of its prior
+        probability. Importance weights need such a density: they cannot recover a value that is never drawn.
 
         Raises:
-            ValueError: If the share is not from 0 to 1.
+            ValueError: If the share is not between 0 and 1.
         """
 
 
 class Potential(ABC):
-    """A conditional likelihood of theta, for a batch of observations embedded once.
+    """The likelihood of theta, up to a constant, for a batch of observations, which are embedded once.
 
-    It has no draws and no normalised density of theta: `posteriors.mcmc` samples the posterior that it gives with the
-    prior. `batch` below is the number of observations it was conditioned on.
+    A potential has no draws and no normalised density of theta. `posteriors.mcmc` samples the posterior from
+    the potential and the prior. `batch` below is the number of observations.
     """
 
     @abstractmethod
     def log_likelihood(self, theta: Float[Tensor, "*n batch theta"]) -> Float[Tensor, "*n batch"]:
-        """log p(x | theta) + c(x), with c the same for every theta; torch differentiates it by theta.
+        """The log likelihood log p(x | theta) + c(x), which torch can differentiate with respect to theta.
+
+        The constant c(x) is the same for every theta.
 
         Args:
-            theta: Strictly inside the prior's support, one row for each observation.
+            theta: Parameters strictly inside the prior's support, one row for each observation.
         """
 
 
 class Estimator(Learned, ABC):
-    """What is learned of theta, one paper, one file.
+    """The base class of networks that learn a density or likelihood of theta, each from one paper.
 
-    `normalised` tells what `condition` gives: a `Density` of theta where it is True, a `Potential`, from which MCMC
-    draws, where it is False. `mixed` tells whether it learns of priors with discrete parameters (`Prior.mixed`).
+    Attributes:
+        normalised: Whether `condition` returns a `Density` of theta. If not, `condition` returns a
+            `Potential`, which MCMC samples.
+        mixed: Whether the estimator supports priors with discrete parameters (`Prior.mixed`).
     """
 
     normalised: ClassVar[bool] = True
@@ -144,13 +161,16 @@ class Estimator(Learned, ABC):
 
     @abstractmethod
     def condition(self, x: X) -> Density | Potential:
-        """What was learned of theta given observations x, name -> (batch, *event); x is embedded here, once."""
+        """The density or likelihood of theta given observations x, name -> (batch, *event).
+
+        The observations are embedded here, once.
+        """
 
     def density(self, x: X) -> Density:
-        """`condition`, for whoever needs draws and densities.
+        """The result of `condition` if it is a density.
 
         Raises:
-            DensityUnavailable: If it gives a `Potential`.
+            DensityUnavailable: If `condition` returns a `Potential`.
         """
         found = self.condition(x)
         if isinstance(found, Potential):
@@ -162,4 +182,4 @@ class Estimator(Learned, ABC):
 
     @abstractmethod
     def features(self, x: X) -> Float[Tensor, "batch feature"]:
-        """The learned summary of x, which the check of an observation looks at."""
+        """The learned summary of x, which the check of an observation uses."""
