@@ -1,7 +1,8 @@
-"""Named arrays in files, looked at before they are read: what a file says of itself may be wrong, huge or hostile.
+"""Descriptions of the named arrays in a file, made before any values are read.
 
-A reader names everything a file holds, and gives shape, kind and unit of what is wanted; values are read only
-afterwards, by `Column.read`. So a file of two kilobytes that promises gigabytes is told by what it promises.
+A file may be damaged or malicious: a file of two kilobytes may claim to hold gigabytes. A reader therefore
+lists the names of all arrays in a file, and the shape, dtype and unit of the wanted ones. Sizes can be
+checked at this point. Values are read only afterwards, by `Column.read`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class SoughtColumns:
-    """What is looked for: a regular expression of names, how many numbers in all, and what an array without a name is.
+    """The arrays to look for in a file, by name and size.
 
     Args:
-        pattern: Of the names.
-        numbers: At most.
-        alone: The one array that there is to be; "" for several, of which each is called like its file.
+        pattern: A regular expression for the names of wanted arrays.
+        numbers: The largest allowed count of numbers.
+        alone: The name for an array without a name, if exactly one array is wanted. "" if several arrays are
+            wanted; an array without a name then takes the name of its file.
     """
 
     pattern: str
@@ -36,20 +38,20 @@ class SoughtColumns:
         return re.fullmatch(self.pattern, name) is not None
 
     def unnamed(self, path: Path) -> str:
-        """What the array of a file is called that holds one, without a name."""
+        """The name for the array of a file that holds a single array without a name."""
         return self.alone or path.name.partition(".")[0]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A named array of a file, described; its values are read when they are asked for.
+    """The description of a named array in a file; the values are read on demand.
 
     Args:
-        shape: What the file says its shape is.
-        dtype: What it holds.
-        unit: Its unit, "" where the file names none.
-        read: Gives the values.
-        dims: Names of its axes, where the file has them.
+        shape: The shape that the file states.
+        dtype: The dtype of the values.
+        unit: The unit of the values, "" if the file states none.
+        read: A function that reads and returns the values.
+        dims: The names of the axes; empty if the file has no names.
     """
 
     shape: tuple[int, ...]
@@ -59,7 +61,7 @@ class Column:
     dims: tuple[str, ...] = ()
 
     def along(self, dims: tuple[str, ...]) -> Column:
-        """The column with its axes in the order of those names, where they are the same."""
+        """The column with its axes in the order of `dims`; unchanged if it has other names of axes."""
         if self.dims == dims or sorted(self.dims) != sorted(dims):
             return self
         order = [self.dims.index(axis) for axis in dims]
@@ -69,19 +71,22 @@ class Column:
 
 @dataclass(frozen=True)
 class Contents:
-    """All names in a file, and the columns that are wanted."""
+    """The contents of a file: the names of all arrays, and descriptions of the wanted ones."""
 
     names: tuple[str, ...]
     columns: Mapping[str, Column]
 
 
 def column_of(values: np.ndarray, unit: str = "") -> Column:
-    """A column whose values are there already."""
+    """The column of an array whose values are already in memory."""
     return Column(values.shape, values.dtype, unit.strip(), lambda: values)
 
 
 def plain(column: Any) -> np.ndarray:
-    """The values of a column of an astropy table: NaN where one is missing, and booleans where a text says so."""
+    """The values of a column of an astropy table as a plain array.
+
+    Missing numbers become NaN. A text column that holds only "True" and "False" becomes booleans.
+    """
     values: Any = np.ma.asarray(getattr(column, "value", column))
     if (mask := getattr(column, "mask", None)) is not None:
         values = np.ma.array(np.asarray(getattr(column, "unmasked", values)), mask=mask)
@@ -93,10 +98,10 @@ def plain(column: Any) -> np.ndarray:
 
 
 def parsed_unit(unit: Any) -> Any:
-    """A unit of astropy, by its name or itself; miles, pounds and others like them too.
+    """An astropy unit from a name or a unit, including imperial units such as miles and pounds.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If astropy has no unit of that name.
     """
     from astropy import units
     from astropy.units import imperial
@@ -112,14 +117,17 @@ def parsed_unit(unit: Any) -> Any:
 
 
 def unit_in(name: str, spec_unit: str) -> str:
-    """The unit that stands in brackets at the end of a column's name, "" where none does: km of "y (km)".
+    """The unit in brackets at the end of a column's name, such as km in "y (km)"; "" if there is none.
+
+    A unit of another kind than `spec_unit` is not returned, because the brackets may hold something else.
 
     Args:
-        name: The column's name.
-        spec_unit: The unit that its values are to have.
+        name: The name of the column.
+        spec_unit: The unit of the observable, to which the unit of the column must be convertible.
 
     Raises:
-        ValueError: If the name ends in another unit of the same kind without brackets, "y_mi", which may be its unit.
+        ValueError: If the name ends in another unit of the same kind without brackets, as in "y_mi". The
+            values may or may not have that unit.
     """
     found = re.fullmatch(r".+?(?:\s*\((?P<said>[^()]+)\)|[\s_.](?P<perhaps>[^\s_.()]+))", name)
     if found is None or not spec_unit:
@@ -133,20 +141,20 @@ def unit_in(name: str, spec_unit: str) -> str:
         return ""
     if found["said"]:
         return said
-    if len(said) < 2 or said == "min":  # a letter is a label, and min the least
+    if len(said) < 2 or said == "min":  # A single letter is rather a label, and "min" rather the minimum.
         return ""
     raise ValueError(
-        f"the column {name!r} seems to be in {said!r}, and nothing else in the file says its unit; the simulator's is "
-        f"{spec_unit!r}. Write the unit that its values have into the name, in brackets: "
+        f"the column {name!r} seems to be in {said!r}, but the file does not state its unit; the simulator's is "
+        f"{spec_unit!r}. Write the unit of the values into the name, in brackets: "
         f"{name[: -len(said)].rstrip(' _.')} [{said}], or {name[: -len(said)].rstrip(' _.')} [{spec_unit}]"
     )
 
 
 def only_once(path: Path, names: Sequence[str], wanted: Callable[[str], bool]) -> None:
-    """Refuse what is wanted and there more than once.
+    """Raise an error if a file holds a wanted name more than once.
 
     Raises:
-        ValueError: If so.
+        ValueError: If a wanted name occurs more than once.
     """
     twice = [name for name, times in Counter(names).items() if times > 1 and wanted(name)]
     if twice:
@@ -154,14 +162,19 @@ def only_once(path: Path, names: Sequence[str], wanted: Callable[[str], bool]) -
 
 
 def guarded(path: Path, what: str, read: Callable[[], Any]) -> Any:
-    """What `read` gives. Whatever a library says of a damaged file becomes one error that names the file.
+    """The result of `read`, with every error of a library turned into one that names the file.
+
+    Args:
+        path: The file.
+        what: The kind of file, for the message.
+        read: A function without arguments that reads the file.
 
     Raises:
-        ValueError: If it cannot be read.
+        ValueError: If the file cannot be read.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a library's doubts about a file: what is used of it is checked here
+            warnings.simplefilter("ignore")  # What is used of the file is checked here, not by the library.
             return read()
     except Exception as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
