@@ -1,6 +1,6 @@
-"""How a long job is going: a bar with rate and time left on a terminal, a plain line now and then elsewhere.
+"""Progress of long jobs: a bar with rate and time left on a terminal, plain lines at intervals elsewhere.
 
-Who wants to know more hears of it as a `Listener`: which stage runs, and how far it is.
+A `Listener` receives the same events in code: which stage runs, and how far it has come.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ INTERVAL = 10.0
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a job is.
+    """The progress of a job.
 
     Args:
-        done: What is done of it.
-        total: All of it.
-        unit: What is counted, in the plural.
-        left: Seconds until it is done, at most; None where nothing tells.
-        history: Of a training, its validations so far: rows with "epoch", "train_loss" and "validation_loss". It grows.
+        done: The number of units that are done.
+        total: The number of all units.
+        unit: The name of the units, in the plural.
+        left: An upper limit to the seconds until the job is done; None if unknown.
+        history: For training, the validations so far: rows with "epoch", "train_loss" and "validation_loss".
+            The training appends to this sequence.
     """
 
     done: int
@@ -40,19 +41,19 @@ class Reached:
 
 
 class Listener(ABC):
-    """Hears of what is done within `heard_by`."""
+    """An object that receives the progress of what runs inside `heard_by`."""
 
     @abstractmethod
     def begins(self, stage: str) -> None:
-        """A stage begins, and the one before it is done."""
+        """Called when a stage begins; the stage before it, if any, is then done."""
 
     @abstractmethod
     def ends(self) -> None:
-        """The stage that ran is done, and none follows at once."""
+        """Called when the running stage is done and no stage follows at once."""
 
     @abstractmethod
     def reaches(self, how_far: Reached | None) -> None:
-        """A job of the stage is so far, or over where this is None; called often."""
+        """Called often with the progress of a job in the stage; None when the job is over."""
 
 
 _HEARD: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
@@ -60,7 +61,7 @@ _HEARD: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 
 @contextmanager
 def heard_by(*listeners: Listener) -> Iterator[None]:
-    """What is done within, in this thread, is told to these listeners."""
+    """A context in which these listeners receive the progress of all that runs in this thread."""
     token = _HEARD.set(listeners)
     try:
         yield
@@ -69,32 +70,32 @@ def heard_by(*listeners: Listener) -> Iterator[None]:
 
 
 def stage(name: str) -> None:
-    """Tell whoever listens that a stage begins."""
+    """Tell the listeners that a stage begins."""
     for listener in _HEARD.get():
         listener.begins(name)
 
 
 def staged() -> None:
-    """Tell whoever listens that the stage that ran is done, and that none follows at once."""
+    """Tell the listeners that the running stage is done and that no stage follows at once."""
     for listener in _HEARD.get():
         listener.ends()
 
 
 def reach(how_far: Reached | None) -> None:
-    """Tell whoever listens how far a job is; None where it is over."""
+    """Tell the listeners the progress of a job; None when the job is over."""
     for listener in _HEARD.get():
         listener.reaches(how_far)
 
 
 class Progress:
-    """Counts rows for somebody who waits; silent when not asked for.
+    """A counter of finished rows that shows the progress of a job.
 
     Args:
-        total: Rows in all.
-        done: Rows that were there at the start.
-        shown: Whether anything is said.
-        task: What is being done.
-        unit: What a row is, in the plural.
+        total: The number of all rows.
+        done: The number of rows that exist at the start.
+        shown: Whether progress is shown. Listeners are told in any case.
+        task: The name of the task, such as "simulating".
+        unit: The name of the rows, in the plural.
     """
 
     def __init__(
@@ -124,7 +125,12 @@ class Progress:
             self._tell()
 
     def add(self, rows: int, failed: int = 0) -> None:
-        """Take note of a finished block."""
+        """Count a finished block.
+
+        Args:
+            rows: The number of its rows.
+            failed: How many of its rows failed.
+        """
         self.done += rows
         self.failed += failed
         reach(Reached(self.done, self.total, self.unit, self._left()))
@@ -138,7 +144,7 @@ class Progress:
         return (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
 
     def _left(self) -> float | None:
-        """Seconds until all are done; None where nothing tells."""
+        """The estimated seconds until all rows are done; None if nothing is done yet."""
         return (self.total - self.done) / self._rate() if self._rate() > 0 else None
 
     def _tell(self) -> None:
