@@ -1,4 +1,4 @@
-"""The contract of a posterior; it reads as users of sbi know it."""
+"""The base class of posteriors, with the method names that users of sbi know."""
 
 from __future__ import annotations
 
@@ -20,13 +20,21 @@ from sciinf.core.quantities import theta_in
 
 
 class Posterior(ABC):
-    """p(theta | x) for any x, from something that was learned.
+    """The posterior p(theta | x) for any observation x, from what was learned from simulations.
 
-    A subclass sets `name`, `digest` (of what was learned), `prior`, `observables` and `trained_on` (digests of the
-    stores behind it, and `campaign_of` their simulator and seed), and defines the abstract methods. One that does not
-    hold for every observation says so in `scope`; one for a single observation keeps it, name -> (1, *event), in
-    `observation`; one that was learned from simulations of a proposal has in `under` what `Store.proposal` says of
-    them. `look` gives the words of a warning about an observation, "" where there is none: `sample` asks it.
+    A subclass sets the first five attributes and defines the abstract methods.
+
+    Attributes:
+        name: The name of the posterior.
+        digest: The digest of what was learned.
+        prior: The prior of theta.
+        observables: The simulator's observables, by name.
+        trained_on: Digests of the stores used for training, and `campaign_of` their simulator and seed.
+        scope: For a posterior that does not hold for every observation: where it holds, in words.
+        observation: For a posterior of a single observation: that observation, name -> (1, *event).
+        under: For a posterior learned from simulations of a proposal: what `Store.proposal` says of them.
+        look: A function that returns the words of a warning about an observation, "" for no warning. `sample`
+            calls it.
     """
 
     name: str
@@ -45,39 +53,40 @@ class Posterior(ABC):
 
     @abstractmethod
     def draw(self, x: X, n: int, *, generator: torch.Generator) -> Draws:
-        """At least n draws for one observation x, name -> (1, *event), weighted where the method weights."""
+        """At least n draws for one observation x, name -> (1, *event); weighted if the method weights."""
 
     @abstractmethod
     def draw_batched(self, x: X, n: int, *, generator: torch.Generator) -> Tensor:
-        """n unweighted draws for each of a batch of observations, name -> (batch, *event): (n, batch, D)."""
+        """n unweighted draws, (n, batch, D), for each of a batch of observations, name -> (batch, *event)."""
 
     @abstractmethod
     def log_prob_batched(self, theta: Tensor, x: X) -> Tensor:
-        """Log density of theta (n, batch, D) given each of a batch of observations: (n, batch)."""
+        """The log density, (n, batch), of theta, (n, batch, D), given each of a batch of observations x."""
 
     @abstractmethod
     def features(self, x: X) -> Tensor:
-        """The learned summary of each of a batch of observations, (batch, F), for the check of an observation."""
+        """The learned summary, (batch, F), of each of a batch of observations, for checks of observations."""
 
     def sample(
         self, n: int | tuple[int, ...] = 1, x: Any = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Unweighted draws for one observation.
+        """Unweighted draws from the posterior given one observation.
 
         Args:
-            n: How many, or a shape.
-            x: One observation: a mapping of named arrays, or a bare array where there is one observable. It may be
-                left out where the posterior is for a single one.
-            generator: Source of randomness; fresh entropy when left out.
+            n: The number of draws, or a shape.
+            x: One observation: a mapping of named arrays, or a bare array if there is one observable. By
+                default the observation of a posterior that has a single one.
+            generator: The source of randomness. By default a new one with fresh entropy.
 
         Returns:
-            (*n, D).
+            The draws, (*n, D).
 
         Raises:
-            ValueError: If x has another shape than the simulator's observables, or is not finite; if n is below 1.
+            ValueError: If x has another shape than the simulator's observables, or is not finite; if n is
+                below 1.
 
         Warns:
-            UserWarning: If x is unlike the fresh simulations of the run that the posterior is of.
+            UserWarning: If x is unlike the fresh simulations of the run from which the posterior comes.
         """
         shape, count = _shape(n)
         generator = generator if generator is not None else fresh_generator()
@@ -88,16 +97,19 @@ class Posterior(ABC):
         return draws.resample(count, generator=generator).reshape(*shape, len(self.prior))
 
     def log_prob(self, theta: Tensor, x: Any = None) -> Tensor:
-        """Log density of theta (*batch, D) given one observation, as for `sample`: (*batch,).
+        """The log density of theta, (*batch,), given one observation.
 
-        theta is in the prior's units, or a quantity of astropy, which is converted.
+        Args:
+            theta: Parameters, (*batch, D), in the prior's units, or a quantity of astropy, which is
+                converted.
+            x: One observation, as for `sample`.
         """
         theta = theta_in(theta, self.prior.names, self.prior.units)
         flat = theta.reshape(-1, 1, theta.shape[-1])
         return self.log_prob_batched(flat, self._one(x)).reshape(theta.shape[:-1])
 
     def sample_batched(self, n: int | tuple[int, ...], x: Any, *, generator: torch.Generator | None = None) -> Tensor:
-        """Unweighted draws for a batch of observations, name -> (batch, *event): (*n, batch, D)."""
+        """Unweighted draws, (*n, batch, D), for a batch of observations x, name -> (batch, *event)."""
         shape, count = _shape(n)
         generator = generator if generator is not None else fresh_generator()
         values = as_observation(self.observables, x, batched=True)
@@ -105,19 +117,19 @@ class Posterior(ABC):
         return draws.reshape(*shape, *draws.shape[1:])
 
     def _one(self, x: Any) -> X:
-        """One observation, name -> (1, *event)."""
+        """The observation to use, name -> (1, *event): x, or by default the posterior's own."""
         return self.observation if x is None and self.observation else as_observation(self.observables, x)
 
 
 def _shape(n: int | Sequence[int]) -> tuple[tuple[int, ...], int]:
     shape = tuple(operator.index(k) for k in n) if isinstance(n, Sequence) else (operator.index(n),)
     if min(shape, default=1) < 1:
-        raise ValueError(f"ask for at least one draw; got n={n}")
+        raise ValueError(f"ask for at least one draw; got n={n}, expected 1 or more in each dimension")
     return shape, math.prod(shape)
 
 
 def fresh_generator() -> torch.Generator:
-    """A CPU generator with fresh entropy, leaving the global one alone."""
+    """A new CPU generator with fresh entropy; torch's global generator does not change."""
     generator = torch.Generator()
     generator.seed()
     return generator
