@@ -1,6 +1,7 @@
-"""Findings of earlier versions, which had levels and sentences alone: what their sentences meant.
+"""Translation of findings of earlier versions, which held only a level and a sentence.
 
-This is the only place that reads a sentence. Those that it knows are of versions that are gone, so they never change.
+No other module reads the sentence of a finding. The sentences here are those of past versions, so they never
+change.
 """
 
 from __future__ import annotations
@@ -47,13 +48,14 @@ _AMONG = re.compile(r"\(p = ([0-9.e-]+)")
 
 
 def translate(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON of a finding with the kind, evidence, cause and p-value that its sentence told.
+    """The JSON of a finding, with the kind, evidence, cause and p-value that its sentence states.
 
     Args:
-        data: Name, level and sentence ("verdict").
+        data: The JSON of an earlier version: "name", "level", and "verdict", which is the sentence.
     """
     name, words = str(data["name"]), str(data["verdict"])
-    if name == _NAME and _AVERAGE in words and words.endswith(_SETTLED):  # rounds are stronger evidence than that
+    # Rounds of simulations are stronger evidence than an average of the network, so the finding is good.
+    if name == _NAME and _AVERAGE in words and words.endswith(_SETTLED):
         details = words.partition(": ")[2].partition(": ")[2]
         return translate({"name": name, "level": "good", "verdict": f"{_LOCAL[0][0]}: {details}"})
     more: dict[str, Any] = _local(words) if name == _NAME else {"evidence": _EVIDENCE.get(name)}
@@ -65,7 +67,7 @@ def translate(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _local(words: str) -> dict[str, Any]:
-    """Kind, evidence and cause of a local check, its details, and whether a second network was asked."""
+    """The kind, evidence, cause and details of a local check, and whether it had a second network."""
     _, kind, evidence, cause = next((one for one in _LOCAL if words.startswith(one[0])), _UNKNOWN)
     figures: dict[str, Any] = {"details": words.partition(": ")[2]}
     if _SECOND in words:
@@ -76,20 +78,20 @@ def _local(words: str) -> dict[str, Any]:
 
 
 def level_of_trust(level: str) -> str:
-    """The level that `trust` had: "unusual" is "caution" now."""
+    """The present name of a level that an earlier version of `trust` wrote: "unusual" is now "caution"."""
     return {"unusual": "caution"}.get(level, level)
 
 
 def names_likelihood(posterior: str) -> bool:
-    """Whether the name of a posterior says that the likelihood of the simulator weights its draws."""
+    """Whether a posterior's name says that the simulator's likelihood weights its draws."""
     return "P(success)" not in posterior or "reweighted by the likelihood" in posterior
 
 
 def reason_of(words: str) -> str:
-    """A reason of a calibration without the words that its level stands for now."""
+    """A reason for the level of a calibration, without the words that the level itself now expresses."""
     return _SIDES.sub("", words)
 
 
 def too_wide(reasons: tuple[str, ...]) -> bool:
-    """Whether all that a calibration found is that regions hold more than they should, as its reasons said it."""
+    """Whether all reasons of a calibration say that its regions hold more than they should."""
     return bool(reasons) and all(_WIDE in reason for reason in reasons)

@@ -1,4 +1,4 @@
-"""The estimates of draws, and whether those that were written down are theirs."""
+"""Estimates of parameters from draws, and a check that stored estimates agree with the draws."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from sciinf.core.draws import Draws
 from sciinf.core.estimate import Corrected, Estimate
 from sciinf.core.probabilities import Probabilities, probabilities_of
 
-_ROUNDING = 1e-6  # of a sum over draws, on another machine
+_ROUNDING = 1e-6  # Relative difference of a sum over draws that another machine may give.
 
 
 def estimates(draws: Draws, level: float, corrected: Mapping[str, Corrected] | None = None) -> dict[str, Any]:
-    """Each parameter's and derived quantity's, at a level; with what a calibration asks for, by name.
+    """The estimate of each parameter and derived quantity, by name.
 
-    An `Estimate` is of the draws in which its parameter exists; of a discrete parameter there are `Probabilities`.
+    An `Estimate` is taken from the draws in which its parameter exists. A discrete parameter has
+    `Probabilities` instead.
+
+    Args:
+        draws: The draws, with weights if they have any.
+        level: The probability of the central interval, such as 0.9.
+        corrected: Parameter -> interval corrected by a calibration. By default there are none.
     """
     mean, sd = draws.mean(), draws.sd()
     median, low, high = draws.quantiles([0.5, (1 - level) / 2, (1 + level) / 2])
@@ -34,29 +40,32 @@ def estimates(draws: Draws, level: float, corrected: Mapping[str, Corrected] | N
 
 
 def estimate_from_json(data: Mapping[str, Any]) -> Estimate | Probabilities:
-    """What `to_json` of an estimate, or of probabilities, gave."""
+    """The estimate, or the probabilities, from the JSON that `to_json` wrote."""
     return Probabilities.from_json(data) if "probability" in data else Estimate.from_json(data)
 
 
 def needed(data: Any) -> tuple[str, ...]:
-    """What an estimate, or probabilities, must have as JSON."""
+    """The keys that the JSON of an estimate, or of probabilities, must have."""
     if isinstance(data, Mapping) and "probability" in data:
         return ("values", "probability", "error", "prior", "level")
     return ("mean", "sd", "median", "interval", "level", "unit")
 
 
 def numbers(parameters: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Those of an answer's parameters, as JSON, that have a median and an interval."""
+    """The parameters of an answer, as JSON, that have a median and an interval."""
     return {name: e for name, e in parameters.items() if "interval" in e}
 
 
 def probabilities(parameters: Mapping[str, Any]) -> dict[str, Probabilities]:
-    """Those of an answer's parameters, as JSON, whose values have probabilities."""
+    """The probabilities of an answer's discrete parameters, from their JSON."""
     return {name: Probabilities.from_json(e) for name, e in parameters.items() if "probability" in e}
 
 
 def disagreement(parameters: Mapping[str, Any], draws: Draws) -> str:
-    """Where estimates are not those of the draws, in words; "" where they agree but for rounding."""
+    """The first difference between stored estimates and those of the draws, in words.
+
+    "" if they agree except for rounding.
+    """
     if set(parameters) != set(draws.names):
         return f"it names {sorted(parameters)}, they {sorted(draws.names)}"
     found = estimates(draws, next(iter(parameters.values())).level)
@@ -80,5 +89,5 @@ def disagreement(parameters: Mapping[str, Any], draws: Draws) -> str:
 
 
 def _one(values: np.ndarray) -> object:
-    """A number by itself, several as a list."""
+    """The values as a number if there is one, else as a list, for the words of a difference."""
     return values.tolist()[0] if len(values) == 1 else values.tolist()

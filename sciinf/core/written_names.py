@@ -1,6 +1,7 @@
-"""Names of classes and functions in files. They stay as they were first written when the code moves.
+"""Names of classes and functions in stored files, which stay as first written when the code moves.
 
-So a fit made before a move is read after it, and digests and settings of the same estimator stay the same.
+A fit made before a move can therefore be read afterwards, and digests and settings of an estimator stay the
+same.
 """
 
 from __future__ import annotations
@@ -49,24 +50,24 @@ _FIRST = {
     "sciinf.emulators.conditions.SensorReadings": "sciinf.surrogates.conditions.Sensors",
     "sciinf.emulators.tokens.law.JointTokens": "sciinf.tokens.law.Joint",
     "sciinf.emulators.tokens.law.MixtureTokens": "sciinf.tokens.law.Mixture",
-}  # folder, module, or name in a module -> what files call it; the longest that fits counts
+}  # Present name of a folder, a module or an object -> its name in files. The longest matching name applies.
 _PRESENT = {first: present for present, first in _FIRST.items()}
 
 
 def written_name(path: str) -> str:
-    """How files name a class or function.
+    """The name of a class or function in stored files.
 
     Args:
-        path: Its present name, "module.name".
+        path: The present name, "module.name".
     """
     return _renamed(path, _FIRST)
 
 
 def present_name(path: str) -> str:
-    """Where a class or function is now that a file names.
+    """The present name of a class or function that a stored file names.
 
     Args:
-        path: Its name in the file, "module.name".
+        path: The name in the file, "module.name".
     """
     return _renamed(path, _PRESENT)
 
