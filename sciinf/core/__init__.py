@@ -1,11 +1,15 @@
-"""The contracts that every part of sciinf meets at.
+"""The interfaces between the parts of sciinf.
 
-A simulator has a `Prior` and `Observable`s. What is trained is `Learned`; an `Estimator` gives a `Density` or a
-`Potential` when it is conditioned on x. A `Posterior` gives `Draws`, and an `Answer` has them with its findings and its
-`Verdict`. A likelihood may be an unbiased estimate (`random_likelihood`): it is exact as an importance weight, and no
-Markov chain runs on it. Controls, times and masks of a record are observables; `Simulator.like(x)` simulates under
-those of x, which must not depend on the parameters. Numbers of HDF5 files are read through `within`, which refuses
-those that lie in other files. Core imports no other floor.
+A simulator has a `Prior` and `Observable`s. Everything that is trained is `Learned`. An `Estimator` gives a
+`Density` or a `Potential` when it is conditioned on x. A `Posterior` gives `Draws`. An `Answer` has draws,
+findings and a `Verdict`.
+
+- A likelihood may be an unbiased estimate (`random_likelihood`). Such an estimate is exact as an importance
+  weight, but no Markov chain runs on it.
+- Controls, times and masks of a record are observables. `Simulator.like(x)` simulates under those of x, which
+  must not depend on the parameters.
+- Numbers in HDF5 files are read through `within`, which refuses numbers that lie in other files.
+- `sciinf.core` imports no other folder of the package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Doubts about draws: said when they arise, deep in a sampler, and kept for the answer that the draws are for."""
+"""Warnings about draws, shown when a sampler meets a problem and collected as findings for the answer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _NOTED: ContextVar[tuple[list[Finding], ...]] = ContextVar("noted", default=())
 
 
 class Doubt(UserWarning):
-    """A warning that draws may not be of the law they are meant to follow."""
+    """A warning that draws may not follow the distribution that they are meant to follow."""
 
 
 def doubt(words: str, *, alarm: bool, stacklevel: int) -> None:
-    """Warn, and tell all that collect.
+    """Warn about draws, and add the warning as a finding to every open `noting` context.
 
     Args:
         words: What was found, and the way out.
-        alarm: Whether the draws are not to be used, rather than with care.
-        stacklevel: As of `warnings.warn`, from the caller.
+        alarm: True if the draws must not be used, False if they may be used with care.
+        stacklevel: The `stacklevel` of `warnings.warn`, counted from the caller of this function.
     """
     for noted in _NOTED.get():
         noted.append(Finding("draws", Level.ALARM if alarm else Level.CAUTION, words))
@@ -31,7 +31,7 @@ def doubt(words: str, *, alarm: bool, stacklevel: int) -> None:
 
 @contextmanager
 def noting() -> Iterator[list[Finding]]:
-    """Collect the doubts that arise within; they are warned of all the same."""
+    """A context that collects the doubts that arise inside, as findings; the warnings are also shown."""
     noted: list[Finding] = []
     token = _NOTED.set((*_NOTED.get(), noted))
     try:
@@ -41,7 +41,10 @@ def noting() -> Iterator[list[Finding]]:
 
 
 def summed_up(noted: Sequence[Finding]) -> tuple[Finding, ...]:
-    """One finding of all doubts: the worst, each in its words once."""
+    """A single finding, in a tuple, that sums up all doubts; empty if there are none.
+
+    Its level is that of the worst doubt. Its words are those of the first three different doubts.
+    """
     if not noted:
         return ()
     words = list(dict.fromkeys(check.words for check in noted))

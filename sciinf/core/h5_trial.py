@@ -1,7 +1,8 @@
-"""Try an HDF5 file in a process that may hang or die of it, as HDF5 does of damaged ones.
+"""A trial read of an HDF5 file in a separate process, because HDF5 may hang or crash on a damaged file.
 
-Run by its path, `python h5_trial.py FILE PATTERN NUMBERS SECONDS`, so that nothing else of sciinf is loaded. It reads
-what the reader of observations will read: members whose names match, of at most so many numbers.
+Usage: `python h5_trial.py FILE PATTERN NUMBERS SECONDS`. The script is run by its path, so that no other
+module of sciinf is loaded. The script reads what the reader of observations will read: datasets at the top of
+the file whose names match PATTERN, of at most NUMBERS numbers, within SECONDS of processor time.
 """
 
 from __future__ import annotations
@@ -12,11 +13,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_MEMORY = 2**29  # bytes beside the numbers themselves
+_MEMORY = 2**29  # Bytes allowed beside the numbers, because h5py itself needs memory.
 
 
 def main(path: str, pattern: str, numbers: int, seconds: int) -> None:
-    """Read, within so many seconds of processor time."""
+    """Read the matching datasets of a file, with limits on time and memory.
+
+    Args:
+        path: The file.
+        pattern: A regular expression for the names of the datasets to read.
+        numbers: The largest number of values in a dataset that is read.
+        seconds: The limit of processor time.
+    """
     import h5py
 
     _limit(seconds, _MEMORY + 32 * numbers)
@@ -34,7 +42,7 @@ def main(path: str, pattern: str, numbers: int, seconds: int) -> None:
 
 
 def _limit(seconds: int, memory: int) -> None:
-    """Of processor time, and of memory beside what is in use already; no more is asked where a system has none."""
+    """Limit processor time (in s), and memory (in bytes beside what is in use), where the system can."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 

@@ -1,4 +1,4 @@
-"""The law of parameters whose law nobody knows any more."""
+"""A placeholder for the unknown distribution of a parameter."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @final
 class Unknown(td.Distribution):
-    """A law of which only the name and the unit of its parameter are known, any real number.
+    """An unknown distribution over the real numbers, without draws or a density.
 
-    It stands in the prior of simulations that already exist, where nobody knows what their parameters were drawn from.
-    What needs no law of the parameters learns from such simulations: a surrogate of fields, a `Likelihood`. What does
-    need it (a posterior, drawing parameters to simulate more) says so.
+    Use it in the prior of existing simulations if the distribution of their parameters is unknown. A
+    surrogate of fields and a `Likelihood` can learn from such simulations. A posterior, or drawing parameters
+    for more simulations, needs the distribution and raises an error.
 
     Examples:
         >>> from sciinf import Prior
@@ -40,7 +40,7 @@ class Unknown(td.Distribution):
         return "Unknown()"
 
     def sample(self, sample_shape: Any = torch.Size()) -> NoReturn:  # noqa: B008
-        """Refuse.
+        """Raise an error, because an unknown distribution has no draws.
 
         Raises:
             ValueError: Always.
@@ -48,7 +48,7 @@ class Unknown(td.Distribution):
         raise ValueError(_REFUSED.format("drawn"))
 
     def log_prob(self, value: torch.Tensor) -> NoReturn:
-        """Refuse.
+        """Raise an error, because an unknown distribution has no density.
 
         Raises:
             ValueError: Always.
@@ -63,13 +63,13 @@ _REFUSED = (
 
 
 def check_known(prior: Prior) -> None:
-    """Refuse a prior with a law that nobody knows where a posterior is wanted.
+    """Raise an error if a prior for which a posterior is wanted has an unknown distribution.
 
     Raises:
-        ValueError: If there is one; the message names its parameters.
+        ValueError: If a distribution is unknown. The message names its parameters.
     """
     if unknown := [prior.names[place.start] for law, place in prior.places() if isinstance(law, Unknown)]:
         raise ValueError(
-            f"nobody knows the law that {', '.join(unknown)} was drawn from (Unknown()), so there is no prior whose "
-            "posterior this would be; read the simulations again with the law they were drawn from"
+            f"the distribution of {', '.join(unknown)} is unknown (Unknown()), so there is no prior for a posterior; "
+            "read the simulations again with the distribution they were drawn from"
         )

@@ -260,10 +260,10 @@ def test_simulations_whose_law_nobody_knows_are_learned_from_and_have_no_posteri
     np.testing.assert_allclose(store.load().theta[:, 0], data["rate"] + 40.0, rtol=1e-6)
     estimator = Likelihood(store.prior, store.observables)
     fit = train(estimator, store, tmp_path / "fit", recipe=Recipe(epochs=1, batch=10), progress=False)
-    with pytest.raises(ValueError, match=r"nobody knows the law that rate, offset was drawn from \(Unknown\(\)\)"):
+    with pytest.raises(ValueError, match=r"the distribution of rate, offset is unknown \(Unknown\(\)\)"):
         build_posterior(fit)
     for kind in (Flow, Ratio, Matching):
-        with pytest.raises(ValueError, match="nobody knows the law that rate, offset was drawn from"):
+        with pytest.raises(ValueError, match="the distribution of rate, offset is unknown"):
             kind(store.prior, store.observables)  # and not after it was trained
 
 
