@@ -285,7 +285,7 @@ class MixedBijection:
         return self._laws_present(codes).index_select(-1, self.law_of_spot.to(codes.device))
 
     def codes(self, theta: Tensor) -> Tensor:
-        """The codes of the discrete parameters in theta, (..., number of these); -1 for NaN or other values."""
+        """The codes of discrete parameters in theta, (..., number of these); -1 for other values or NaN."""
         codes = theta.index_select(-1, self.discrete.to(theta.device)).to(torch.float64) - self.first.to(theta.device)
         valid = (codes >= 0) & (codes < self.number.to(theta.device)) & (codes == codes.round())
         return torch.where(valid, codes, -1.0).long()

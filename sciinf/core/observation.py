@@ -72,7 +72,7 @@ def as_observation(observables: Mapping[str, Observable], x: Any, *, batched: bo
                 ([f"missing: {sorted(missing)}"] if missing else [])
                 + ([f"unknown: {sorted(unknown)}"] if unknown else [])
             )
-            + "; give the data the names of the observables"
+            + "; name the data as the simulator does"
             + "".join(f"; {mask} is True where {n} is there" for n, mask in masks.items() if mask in missing)
         )
     out = {name: _one(name, spec, x[name], batched) for name, spec in observables.items()}
