@@ -1,4 +1,4 @@
-"""Answer: estimates with units, and everything needed to believe them or not."""
+"""The answer to one observation: estimates with units, and the evidence for and against them."""
 
 from __future__ import annotations
 
@@ -29,38 +29,43 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-_FIGURES = (
-    "sciinf.interfaces.figures.of_answer"  # loaded by its name when a figure is asked for, for core imports no floor
-)
+# `core` may import no other package of sciinf, so this module is loaded by name when a figure is requested.
+_FIGURES = "sciinf.interfaces.figures.of_answer"
 
 
 @dataclass(frozen=True, repr=False)
 class Answer:
-    """A posterior with everything needed to believe it or not.
+    """The posterior of one observation, with its estimates and the checks of its reliability.
 
     Args:
-        parameters: Name -> `Estimate`, of a discrete parameter `Probabilities`; of parameters and then of derived
-            quantities.
-        draws: The draws the estimates come from.
-        calibration: How the posterior did on fresh simulations; None when it was never checked.
+        parameters: Name -> `Estimate`, or `Probabilities` of a discrete parameter. The parameters come first,
+            then the derived quantities.
+        draws: The draws from which the estimates are computed.
+        calibration: The calibration of the posterior on fresh simulations; None if it was never calibrated.
         trust: Whether the observation looks like the simulations.
-        observation: Observable name -> array (*event), what was asked about.
-        predictive: Observable name -> array (m, *event), data simulated from the posterior; empty without a simulator.
-        predicted_from: The draws that these were simulated from, (m, D); (0, 0) where there are none, or none is known.
-        amortised: The estimates before correction by the likelihood or another weight; empty when there was none.
-        posterior: Which posterior answered, in words.
-        scope: For which observations it holds, in words, where not for all.
-        checks: Further findings, such as simulations that failed, or mass at a bound of the prior.
-        read: How the observation was read from its files, a line for each observable; empty where it came as arrays.
-        name: What the observation is called.
-        files: The files the observation came from -> SHA-256 of each.
-        region: Level of the draws' highest-density region that held the intervals' level on fresh simulations, and how
-            far an exact posterior's is from that level by chance; None where it is not known.
-        observables: Observable name -> what it is, for figures.
-        prior: The prior, for figures; None where it is not known.
-        paths: What nobody saw, along time, where the simulator knows it: `answer.paths["level"].interval`.
-        beside: What another answer is called -> how it stands beside this one (`query(..., beside=)`). It is another
-            posterior, and nothing here follows from it.
+        observation: The observation: observable name -> array (*event).
+        predictive: Data simulated from the posterior: observable name -> array (m, *event). Empty without a
+            simulator.
+        predicted_from: The draws from which `predictive` was simulated, (m, D); of shape (0, 0) if there are
+            none, or if they are unknown.
+        amortised: The estimates before the correction by a likelihood or by other weights; empty without a
+            correction.
+        posterior: The kind of posterior, in words.
+        scope: The observations for which the posterior is valid, in words; empty if it is valid for all.
+        checks: Further findings, such as failed simulations, or posterior mass at a bound of the prior.
+        read: How the observation was read from its files, one line per observable; empty if the observation
+            came as arrays.
+        name: The observation's name.
+        files: Name of each file of the observation -> its SHA-256.
+        region: Two numbers, or None if they are unknown. The first is the level of the draws'
+            highest-density region that held, on fresh simulations, as many true parameters as the intervals
+            should. The second is how far the first may differ from the intervals' level by chance, for an
+            exact posterior.
+        observables: Observable name -> its specification, for figures.
+        prior: The prior, for figures; None if it is unknown.
+        paths: Hidden quantities along time, if the simulator gives them: `answer.paths["level"].interval`.
+        beside: Other answers to compare with: name -> comparison (`query(..., beside=)`). Another answer is a
+            different posterior; it changes nothing in this answer.
     """
 
     parameters: Mapping[str, Any]
@@ -92,7 +97,7 @@ class Answer:
 
     @cached_property
     def verdict(self) -> Verdict:
-        """Whether to rely on the answer, in one sentence, with all findings that it follows from."""
+        """The verdict: whether to rely on the answer, with all findings that decide this."""
         draws, derived = self.draws, any(e.derived for e in self.parameters.values())
         calibrated = calibration_finding(said_of(self.calibration), self.posterior, derived=derived)
         known = draws.ess, len(draws), draws.pareto_k, self.posterior
@@ -101,7 +106,7 @@ class Answer:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All that was found: of the network's calibration and the observation, and then `checks`."""
+        """All findings: of the calibration, of the observation beside simulations, then `checks`."""
         return self.verdict.findings
 
     def figure(
@@ -113,30 +118,31 @@ class Answer:
         names: Sequence[str] | None = None,
         truth: Mapping[str, Any] | None = None,
     ) -> Figure:
-        """One of the report's figures, to be saved for a paper with `savefig`; a notebook shows it.
+        """One of the report's figures. A notebook shows it; `savefig` saves it for a paper.
 
         Args:
-            kind: "corner", the posterior of each parameter or derived quantity and each pair, where discrete parameters
-                have their most probable values, as the figure says; "probabilities", of discrete parameters;
-                "prediction", an observable against the data that the posterior predicts; "paths", hidden quantities
-                along time; "calibration", how often the truth lay inside credible regions; "ranks", the rank of each
-                true parameter among the draws; "reliability", how often values of discrete parameters were true beside
-                their probabilities.
-            names: Which parameters and derived quantities of a corner plot, the first twelve when left out; which
-                discrete parameters; which observable of a prediction; which hidden quantities.
-            truth: Parameter or derived quantity -> true value, a number in its unit or a quantity of astropy, drawn in
-                a corner plot.
+            kind: The kind of figure. "corner": the posterior of each parameter or derived quantity, and of
+                each pair of them. Discrete parameters have their most probable values, which the figure
+                names. "probabilities": the probabilities of discrete parameters' values. "prediction": an
+                observable, together with the data that the posterior predicts. "paths": hidden quantities
+                along time. "calibration": how often the true parameters lay inside credible regions. "ranks":
+                the rank of each true parameter among the draws. "reliability": how often values of discrete
+                parameters were true, against their probabilities.
+            names: The names to show: parameters and derived quantities of a corner plot (default: the first
+                twelve), discrete parameters, the observable of a prediction, or hidden quantities.
+            truth: True values to draw in a corner plot: name of a parameter or derived quantity -> a number
+                in its unit, or a quantity of astropy.
 
         Raises:
             ImportError: If matplotlib is not installed.
-            TypeError: If `names` is a single text.
-            ValueError: If the kind is none of these, a name is unknown, or the answer lacks what the figure shows,
-                such as a prediction where it was asked without a simulator.
+            TypeError: If `names` is a single string.
+            ValueError: If the kind is none of these, if a name is unknown, or if the answer lacks the
+                figure's data. For instance, an answer computed without a simulator has no prediction.
         """
         return import_module(_FIGURES).figure_of(self, kind, names=names, truth=truth)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `answer.json`."""
+        """The content of `answer.json`, as plain JSON values."""
         return {
             **self.verdict.to_json(),
             "observation": {"name": self.name, "files": dict(self.files)},
@@ -160,17 +166,18 @@ class Answer:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], draws: Draws, calibration: Calibration | None, **kept: Any) -> Answer:
-        """The answer of the content of `answer.json`, which an earlier version may have written.
+        """The answer with the content of `answer.json`, which an earlier version may have written.
 
         Args:
-            data: As `to_json` gives it.
-            draws: Its draws.
-            calibration: What it was given with.
-            **kept: Fields of `Answer` that `answer.json` has not: observation, predictive, observables, paths.
+            data: The content, as returned by `to_json`.
+            draws: The answer's draws.
+            calibration: The calibration of the posterior that gave the answer; None if there was none.
+            **kept: The fields of `Answer` that `answer.json` does not hold: observation, predictive,
+                predicted_from, observables, paths.
 
         Raises:
             KeyError: If a part is missing.
-            ValueError: If a part makes no sense.
+            ValueError: If a part is invalid.
         """
         return cls(
             {name: estimate_from_json(e) for name, e in data["parameters"].items()},
@@ -191,10 +198,10 @@ class Answer:
         )
 
     def table(self) -> str:
-        """The answer as lines of text: the verdict, a line for each parameter or derived quantity, then what was found.
+        """The answer as text: the verdict, one line per parameter or derived quantity, then the findings.
 
-        Discrete parameters come first, each with the probabilities of its values. Other answers stand below in a table
-        of their own.
+        Discrete parameters come first, with the probabilities of their values. A second table below holds the
+        estimates of the other answers in `beside`.
         """
         first, rows, others = self._probabilities(), self._rows(), self._others()
         lines = [*_lines(first), *([""] if first else []), *(aligned(rows) if len(rows) > 1 else [])]
@@ -202,24 +209,26 @@ class Answer:
         return "\n".join([self.verdict.sentence, "", *lines, *_lines(self._facts())])
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the words of `table`."""
+        """The answer as HTML for a notebook: the content of `table`, without the table of other answers."""
         title, rows = f"answer for {self.name}" if self.name else "answer", self._rows()
         first = [("verdict", self.verdict.sentence), *self._probabilities()]
         return html(title, rows if len(rows) > 1 else (), self._facts(), first)
 
     def given(self, **values: Any) -> Answer:
-        """The answer where discrete parameters have some values: of the draws that have them.
+        """The answer conditional on values of discrete parameters, from the draws with these values.
 
-        It has neither these parameters nor those that do not exist then, and every figure and exporter takes it. Its
-        `scope` says what was given, and with which probability. Intervals that a calibration asks for, and the answer
-        before a correction, are not known of it and left out.
+        The new answer has neither these parameters nor any parameter that does not exist for these values.
+        All figures and exporters accept the new answer. Its `scope` states the values and their probability.
+        Intervals corrected by calibration and estimates before a correction are left out: they are known only
+        for the whole answer.
 
         Args:
-            **values: Discrete parameter -> its label, or the number where it is counted. Those that are left out stay
-                as they are.
+            **values: Discrete parameter -> its label, or its number if the parameter is a count. Discrete
+                parameters that are left out keep all their values in the draws.
 
         Raises:
-            ValueError: If there is no such discrete parameter, it never has the value, or no draw has it.
+            ValueError: If there is no such discrete parameter, if a parameter never has the value, or if no
+                draw has all values.
 
         Examples:
             >>> answer.given(model="SEIR").figure("corner")  # doctest: +SKIP
@@ -227,13 +236,14 @@ class Answer:
         return _given(self, values)
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """The estimates as a table of pandas, a row for each parameter and derived quantity.
+        """The estimates as a pandas data frame, one row per parameter and derived quantity.
 
-        Its columns are unit, median, low and high (the ends of the interval), mean and sd. Others are there where they
-        are known: the answer before it was corrected by a likelihood, the ends of corrected intervals, labels, whether
-        a quantity is derived, and with which probability a parameter exists. A discrete parameter has no median but
-        `most_probable` with its `probability`. `attrs` has the level of the intervals, the "verdict" with its
-        "sentence", and the results of "calibration" and "trust". For the draws see `Draws.to_dataframe`.
+        The columns are unit, median, low and high (the ends of the interval), mean and sd. Further columns
+        appear if they are known: the estimates before a correction, the ends of corrected intervals, labels,
+        whether a quantity is derived, and the probability that a parameter exists. A discrete parameter has
+        no median; it has `most_probable`, its most probable value, with the `probability` of this value.
+        `attrs` holds the level of the intervals, the "verdict" with its "sentence", and the results of
+        "calibration" and "trust". For the draws, see `Draws.to_dataframe`.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -241,7 +251,7 @@ class Answer:
         return estimates_of(self)
 
     def _rows(self) -> list[list[str]]:
-        """One per parameter, below the head."""
+        """The rows of the table of estimates: the head, then one row per parameter."""
         level = next(iter(self.parameters.values())).level
         rows = [["parameter", "unit", "median", f"{percent(level)} interval", "mean", "sd"]]
         rows[0] += ["uncorrected median", f"{percent(level)} interval"] if self.amortised else []
@@ -261,7 +271,7 @@ class Answer:
         return rows
 
     def _others(self) -> list[list[str]]:
-        """A row for each number of an answer that stands beside this one, below the head."""
+        """The rows of the table of other answers: the head, then one row per answer and parameter."""
         level = next(iter(self.parameters.values())).level
         rows = [["another answer", "parameter", "unit", "median", f"{percent(level)} interval", "mean", "sd", *HEAD]]
         for label, other in self.beside.items():
@@ -271,7 +281,7 @@ class Answer:
         return rows
 
     def _probabilities(self) -> list[tuple[str, str]]:
-        """Discrete parameters, a line for each, and what they were before the answer was corrected."""
+        """Names and probabilities of discrete parameters: corrected, uncorrected, and of other answers."""
         found = [(e.label or name, e.words(name)) for name, e in self.parameters.items() if e.words(name)]
         before = [(f"uncorrected {name}", e.words(name)) for name, e in self.amortised.items() if e.words(name)]
         for label, other in self.beside.items():
@@ -279,7 +289,7 @@ class Answer:
         return found + before
 
     def _facts(self) -> list[tuple[str, str]]:
-        """What stands below them."""
+        """The lines below the table of estimates, as pairs of a name and its text."""
         facts = [("read", line) for line in self.read]
         if sometimes := [name for name, e in self.parameters.items() if 0 < e.exists < 1 and e.cells()]:
             facts.append(("exists", f"numbers of {', '.join(sometimes)} are of the draws in which there is one"))
@@ -299,7 +309,7 @@ class Answer:
 
 
 def answers_table(answers: Mapping[str, Answer]) -> str:
-    """The answers for several observations as lines of text: the verdicts, and a line per observation and parameter."""
+    """The answers for several observations as text: verdicts, then a line per observation and parameter."""
     level = next(iter(next(iter(answers.values())).parameters.values())).level
     rows = [["observation", "parameter", "unit", "median", f"{percent(level)} interval", "mean", "sd"]]
     sometimes = any(e.exists < 1 and e.cells() for answer in answers.values() for e in answer.parameters.values())
@@ -335,7 +345,7 @@ def _lines(said: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _corrected(e: Any) -> str:
-    """The corrected interval to two digits of its width, where it moved by more than chance."""
+    """The corrected interval, to two digits of its half-width; "" unless it moved by more than chance."""
     if e.corrected is None or not e.corrected.seen:
         return ""
     low, high = e.corrected.interval
@@ -343,7 +353,7 @@ def _corrected(e: Any) -> str:
 
 
 def _moves(answer: Answer) -> list[str]:
-    """What the calibration asks for beyond what it would of an exact posterior, a line for each."""
+    """The corrections by calibration that are larger than chance explains, one line each."""
     level = next(iter(answer.parameters.values())).level
     found = {name: e.corrected for name, e in answer.parameters.items() if e.corrected and e.corrected.seen}
     lines = []
@@ -365,7 +375,7 @@ __all__ = ["Answer", "Corrected", "Estimate", "Estimates", "answers_table", "dig
 
 
 def _given(answer: Answer, values: Mapping[str, Any]) -> Answer:
-    """An answer where discrete parameters have some values."""
+    """The answer conditional on values of discrete parameters, for `Answer.given`."""
     if not values:
         return answer
     draws, before = answer.draws.given(**values), answer.draws
@@ -397,7 +407,10 @@ def _given(answer: Answer, values: Mapping[str, Any]) -> Answer:
 
 
 def _not_of_it(answer: Answer, draws: Draws, values: Mapping[str, Any]) -> Finding:
-    """That the whole answer was checked, and not what is given; how many draws it rests on, and what the whole has."""
+    """The finding that only the whole answer was checked, not the one conditional on `values`.
+
+    Its words state how many effective draws have these values, and which findings the whole answer has.
+    """
     whole = answer.verdict
     level = max(whole.level, Level.CAUTION)
     found = [f"{one.name} ({one.level.label})" for one in whole.because]

@@ -1,8 +1,9 @@
-"""Columns of a file that say where its values stand: times, wavelengths, names of species.
+"""Columns of a file that hold the coordinates of its rows: times, wavelengths, names of species.
 
-Rows are taken in the order of the file. Where a column is named like an axis that has coordinates, it has to say the
-same of each row as the simulator does: data at other times, or in another order, would be read as what they are not.
-Where the simulator declares no coordinates, the column is compared with nothing, and a finding says so.
+Rows are taken in the order of the file. A column may have the name of an axis for which the simulator
+declares coordinates. Its values must then equal these coordinates, row by row. Otherwise data at other times,
+or in another order, would be read as the simulator's. If the simulator declares no coordinates, the column
+cannot be compared, and a finding says so.
 """
 
 from __future__ import annotations
@@ -24,24 +25,25 @@ from sciinf.core.observation_files import open_columns, values_of
 
 NAME = "coordinates"
 """What findings about columns that could not be compared are called."""
-_NEAR = 0.01  # of the least distance between two coordinates: a number that was rounded as it was written
+# Coordinates are equal up to this fraction of their least distance, because a file may hold rounded numbers.
+_NEAR = 0.01
 _UNIT_OF_TIME = "(?i:(year|month|week|day|hour|minute|second)s?)"
 _TIMES = f"(?i:(elapsed[_ ]?)?times?([_ ]?[(]?[a-z]{{1,4}}[)]?)?|elapsed)|t|{_UNIT_OF_TIME}"
 """What times are called. A capital T may be a temperature."""
-_LOOKED_AT = 8  # columns that are not used, whether they have the coordinates of an axis
-_LISTED = 40  # numbers that a line of code may list
+_LOOKED_AT = 8  # number of unused columns that are searched for the coordinates of an axis
+_LISTED = 40  # largest number of coordinates that a proposed line of code lists
 _PLAIN = Observable()
 
 
 @dataclass(frozen=True)
 class AxisColumn:
-    """A column beside the data that is named like an axis of them.
+    """A column that is not data itself, and has the name of an axis of the data.
 
     Args:
         axis: The axis, in lower case; "time" for all names of times.
         name: The column's name.
         path: The file.
-        column: The column; None where it cannot be read.
+        column: The column; None if it cannot be read.
     """
 
     axis: str
@@ -53,24 +55,25 @@ class AxisColumn:
 def open_beside(
     path: Path, wanted: SoughtColumns, observables: Mapping[str, Observable], stack: ExitStack
 ) -> tuple[Contents, list[AxisColumn]]:
-    """What a file holds of the data, and its columns that are named like an axis.
+    """The data columns of a file, and its columns that have the name of an axis.
 
     Args:
         path: The file.
-        wanted: What is data.
-        observables: Whose axes they are.
-        stack: Closes the file.
+        wanted: The data columns to look for.
+        observables: The observables whose axes are looked for: observable name -> specification.
+        stack: The context that closes the file.
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: As `open_columns` does of the data; a column beside them that cannot be read is no error.
+        ValueError: If the data cannot be read (see `open_columns`). A column with the name of an axis that
+            cannot be read is no error.
     """
     axes = sorted({axis for spec in observables.values() for axis in _axes(spec)} - {"item"})
     pattern = "|".join(_TIMES if axis == "time" else f"(?i:{re.escape(axis)})" for axis in axes)
     named_so = re.compile(pattern or "(?!)")
     try:
         contents = open_columns(path, replace(wanted, pattern=f"{wanted.pattern}|{named_so.pattern}"), stack)
-    except ValueError:  # perhaps because of such a column alone
+    except ValueError:  # The cause may be a column of coordinates alone, so the data are tried without them.
         contents = open_columns(path, wanted, stack)
     names = [name for name in dict.fromkeys(contents.names) if named_so.fullmatch(name) and not wanted(name)]
     beside = [AxisColumn(_axis(name), name, path, contents.columns.get(name)) for name in names]
@@ -84,17 +87,20 @@ def open_beside(
 def compare(
     beside: Sequence[AxisColumn], observables: Mapping[str, Observable], files: Mapping[str, Collection[Path]]
 ) -> tuple[list[str], list[Finding]]:
-    """Names of columns that say what the simulator says of their axis, and findings where nothing tells.
+    """Names of columns that agree with the simulator's coordinates, and findings about those without
+    a comparison.
 
     Args:
-        beside: The columns.
-        observables: What the simulator produces.
-        files: Observable -> the files that it stands in. A column is of those in its own file, or of all where its
-            file has none, and need agree with one of them.
+        beside: The columns that have the name of an axis.
+        observables: What the simulator produces: observable name -> specification.
+        files: Observable name -> the files that hold this observable. A column is compared with the
+            observables in its own file, or with all observables if its file holds none. Agreement with one
+            observable is enough.
 
     Raises:
-        ValueError: If values stand elsewhere, or in another order. Years or days that differ are a finding instead, for
-            they may be counted from another one.
+        ValueError: If the values differ from the coordinates, or are in another order. If the column is named
+            by a unit of time ("year", "day", ...), other values are a finding instead: their zero may be
+            another one.
     """
     agree, doubts = dict[tuple[str, Path], str](), dict[tuple[str, Path], Finding]()
     for one in beside:
@@ -108,9 +114,10 @@ def compare(
 
 
 def _compared(one: AxisColumn, observables: Mapping[str, Observable]) -> bool | Finding:
-    """Whether a column agrees with one of the observables of its file; a finding where that cannot be told.
+    """Whether a column agrees with one of the observables of its file; a finding if this cannot be decided.
 
-    False where none has as many values along the axis, or where they have times of their own as data.
+    The result is False if no observable has as many values along the axis as the column. The result is also
+    False if an observable with this axis has its times as data, in an observable `NAME_times`.
     """
     if any(one.axis in _axes(observables[name]) for name in observables if f"{name}_times" in observables):
         return False
@@ -134,7 +141,7 @@ def _compared(one: AxisColumn, observables: Mapping[str, Observable]) -> bool | 
         if same_places(ours, theirs):
             return True
         if isinstance(theirs[0], str) and sorted(ours) != sorted(theirs):
-            continue  # the same things by other names, as far as one can know
+            continue  # The column may name the same things by other names, so it is not an error.
         wrong = wrong or _told(one, spec.coord_units.get(axis, ""), ours, theirs)
         elsewhere &= not same_places(sorted(ours), sorted(theirs))  # type: ignore[type-var]
     if wrong and elsewhere:
@@ -147,16 +154,16 @@ def _compared(one: AxisColumn, observables: Mapping[str, Observable]) -> bool | 
 def by_other_names(
     paths: Sequence[Path], names: Sequence[str], observables: Mapping[str, Observable], known: Collection[str]
 ) -> list[str]:
-    """Columns without the name of an axis that have its coordinates all the same, such as "MJD".
+    """Names of columns that hold an axis's coordinates under another name, such as "MJD".
 
     Args:
         paths: The files.
-        names: Their columns that are not used otherwise; the first of them are looked at.
-        observables: What the simulator produces.
-        known: Axes that a column is named like.
+        names: Names of columns that have no other use; the first 8 are read.
+        observables: What the simulator produces: observable name -> specification.
+        known: Axes after which a column is named already; they are not looked for.
 
     Raises:
-        ValueError: If one has them in another order.
+        ValueError: If a column has the coordinates of an axis in another order.
     """
     along = {axis: list(values) for spec in observables.values() for axis, values in spec.coords.items()}
     along = {axis: values for axis, values in along.items() if axis not in known and not may_be_ranks(values)}
@@ -178,7 +185,7 @@ def by_other_names(
 
 
 def _numbers(path: Path, name: str, most: int) -> list[float] | None:
-    """The values of a column that has so many numbers at most; None of another, or one that cannot be read."""
+    """The values of a column with at most `most` numbers; None if there are more, or if it cannot be read."""
     with ExitStack() as stack, suppress(ValueError):
         column = open_columns(path, SoughtColumns(re.escape(name), most), stack).columns.get(name)
         if column is not None and column.dtype.kind in "iuf" and math.prod(column.shape) <= most:
@@ -187,11 +194,13 @@ def _numbers(path: Path, name: str, most: int) -> list[float] | None:
 
 
 def unsaid(observables: Mapping[str, Observable], columns: Mapping[str, int]) -> str:
-    """That no column is named like an axis along the rows of a file, so that they were taken in the file's order.
+    """A sentence that no column is named like the axis of the rows, so that they are in the file's order.
+
+    The sentence is empty if the simulator declares no coordinates along the rows.
 
     Args:
-        observables: What the simulator produces.
-        columns: Observable -> how many columns of a file make it up.
+        observables: What the simulator produces: observable name -> specification.
+        columns: Observable name -> number of columns of the file that make it up.
     """
     rows = [observables[name] for name, count in columns.items() if len(observables[name].shape) == 1 + (count > 1)]
     firsts = dict.fromkeys(spec.dims[0] for spec in rows if spec.dims and spec.dims[0] in spec.coords)
@@ -200,11 +209,11 @@ def unsaid(observables: Mapping[str, Observable], columns: Mapping[str, int]) ->
 
 
 def in_order(labels: Mapping[str, str], spec: Observable) -> list[str]:
-    """Columns side by side in the order of the last axis, where their labels are its coordinates; else as they come.
+    """Names of columns, in the order of the last axis if their labels are its coordinates, else as given.
 
     Args:
         labels: Name of a column -> its label.
-        spec: The observable that they make up.
+        spec: The observable that the columns make up.
     """
     along = [str(value).casefold() for value in spec.coords.get(spec.dims[-1], ())] if spec.dims else []
     called = {label.casefold(): column for column, label in labels.items()}
@@ -212,23 +221,23 @@ def in_order(labels: Mapping[str, str], spec: Observable) -> list[str]:
 
 
 def _axis(name: str) -> str:
-    """The axis that a name means."""
+    """The axis that a name stands for: "time" for all names of times, else the name in lower case."""
     return "time" if re.fullmatch(_TIMES, name) else name.casefold()
 
 
 def _unit(one: AxisColumn, column: Column) -> str:
-    """A column's unit, which its name may be."""
+    """A column's unit; without one, the unit of time in the column's name, if any."""
     named = re.fullmatch(_UNIT_OF_TIME, one.name)
     return column.unit or (named[1].lower() if named else "")
 
 
 def _axes(spec: Observable) -> tuple[str, ...]:
-    """The axes of an observable; where they have no names, the first may be time."""
+    """The axes of an observable; ("time",) if they have no names, because the first may be time."""
     return tuple(map(_axis, spec.dims)) if spec.dims else ("time",) * bool(spec.shape)
 
 
 def _not_compared(one: AxisColumn, specs: Mapping[str, Observable]) -> Finding:
-    """That nothing tells whether data stand where the simulated ones do, with the line of code that would tell."""
+    """The finding that a column could not be compared, with the line of code that would make it possible."""
     name, spec = next(iter(specs.items()))
     ours = None if one.column is None else _values(one, one.column, "", text=one.column.dtype.kind == "U")
     what = f"{one.path.name}: its column {one.name!r}"
@@ -254,7 +263,7 @@ def _finding(one: AxisColumn, words: str, **figures: str) -> Finding:
 
 
 def _declared(one: AxisColumn, spec: Observable, ours: Sequence[str] | Sequence[float], unit: str) -> str:
-    """The call that makes an observable whose coordinates are the column's."""
+    """The line of code that declares the observable with the column's values as coordinates."""
     dims = spec.dims or ("time", *(f"axis_{k}" for k in range(1, len(spec.shape))))
     axis = next(axis for axis in dims if _axis(axis) == one.axis)
     if isinstance(ours[0], str):
@@ -274,11 +283,11 @@ def _declared(one: AxisColumn, spec: Observable, ours: Sequence[str] | Sequence[
         units |= {axis: unit} if unit and not isinstance(ours[0], str) else {}
     about += [f"coord_units={units!r}"] if units else []
     line = f"Observable({spec.shape!r}, {spec.unit!r}, dims={dims!r}, {', '.join(about)})"
-    return line if '"' in line else line.replace("'", '"')  # labels with an apostrophe keep it
+    return line if '"' in line else line.replace("'", '"')  # A label that holds an apostrophe must keep it.
 
 
 def _values(one: AxisColumn, column: Column, unit: str, *, text: bool) -> list[str] | list[float] | None:
-    """A column's values as the coordinates are; None where it cannot be read, or as for `values_along`."""
+    """A column's values in the form of coordinates; None if it cannot be read, or as `values_along`."""
     if column.dtype.kind not in ("U" if text else "iuf"):
         return None
     try:
@@ -289,14 +298,17 @@ def _values(one: AxisColumn, column: Column, unit: str, *, text: bool) -> list[s
 
 
 def values_along(name: str, values: np.ndarray, own: str, unit: str, *, text: bool) -> list[str] | list[float] | None:
-    """Values along an axis as coordinates; None where they are of another kind, or their unit is none of astropy's.
+    """Values along an axis, converted to the unit of the coordinates, as a list of text or numbers.
+
+    The result is None if `values` are not of the coordinates' kind (text or numbers), or if astropy cannot
+    read `own`.
 
     Args:
-        name: What they are called, for messages.
+        name: Name of the column, for messages.
         values: Text or numbers, (n,).
-        own: Their unit, "" where it is not known.
-        unit: That of the coordinates.
-        text: Whether coordinates are text.
+        own: Unit of the values; "" if it is unknown.
+        unit: Unit of the coordinates.
+        text: Whether the coordinates are text.
 
     Raises:
         ValueError: If one unit does not convert to the other.
@@ -310,7 +322,7 @@ def values_along(name: str, values: np.ndarray, own: str, unit: str, *, text: bo
 
         try:
             theirs = parsed_unit(own)
-        except ValueError:  # no unit of astropy's, such as "days since 1900-01-01"
+        except ValueError:  # Files may hold units that astropy cannot read, such as "days since 1900-01-01".
             return None
         try:
             values = np.asarray(units.Quantity(values, theirs).to_value(units.Unit(unit)))
@@ -322,12 +334,12 @@ def values_along(name: str, values: np.ndarray, own: str, unit: str, *, text: bo
 
 
 def may_be_ranks(values: Sequence[str] | Sequence[float]) -> bool:
-    """Whether coordinates are the whole numbers from 0 or 1, which other columns may have, too."""
+    """Whether coordinates are the whole numbers from 0 or 1, which may also be row numbers or ranks."""
     return list(values) in ([*range(len(values))], [*range(1, len(values) + 1)])
 
 
 def same_places(ours: Sequence[str] | Sequence[float], theirs: Sequence[str] | Sequence[float]) -> bool:
-    """Whether coordinates are the same; numbers, up to a hundredth of the least distance between two of them."""
+    """Whether two lists of coordinates are equal; numbers, up to a hundredth of their least distance."""
     if isinstance(theirs[0], str):
         return list(ours) == list(theirs)
     ends = np.asarray(theirs, dtype=float)
@@ -355,6 +367,6 @@ def _disordered(axis: str, theirs: Sequence[str] | Sequence[float], unit: str = 
 
 
 def few_words(values: Sequence[str] | Sequence[float]) -> str:
-    """Coordinates in words, at most four of them."""
+    """Coordinates as text; of more than four, the first three and the last."""
     shown = [value if isinstance(value, str) else f"{value:.6g}" for value in values]
     return ", ".join(shown) if len(shown) <= 4 else f"{', '.join(shown[:3])}, ..., {shown[-1]}"
