@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sciinf.training.estimators.elements import Elements as Elements
     from sciinf.training.estimators.flow import Flow as Flow
     from sciinf.training.estimators.gnpe import GNPE as GNPE
+    from sciinf.training.estimators._items import Items as Items
     from sciinf.training.estimators.joint import Joint as Joint
     from sciinf.training.estimators.likelihood import Likelihood as Likelihood
     from sciinf.training.estimators.matching import Matching as Matching

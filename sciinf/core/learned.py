@@ -60,12 +60,20 @@ class Learned(nn.Module, Component, ABC):
 
 
 class Adjusting(ABC):
-    """A network that looks once at held-out rows when it has been trained."""
+    """A network that is adjusted once after its training.
+
+    `on_training_rows` tells which rows it is adjusted to: its training rows, or rows that it was not trained on.
+    """
+
+    on_training_rows: ClassVar[bool] = False
 
     @abstractmethod
     def adjust(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """Set what only rows that it was not trained on can tell; each call of `batches` is a pass over them.
+        """Adjust the network to some rows.
+
+        Args:
+            batches: Function whose every call is one pass over the rows.
 
         Returns:
-            What the fit's record is to say of it.
+            Figures for the fit's record.
         """

@@ -22,6 +22,9 @@ needs a quarter of the rows. With a million numbers or more in all rows, the one
 16 distributions, not of five. A density with an edge needs that many: with five, the location of a g-and-k distribution
 of skewness 5 came out .3 sds off.
 
+If data are sets of items that this does not suit, because items may be missing or there are more numbers, the
+likelihood is learned item by item (`training.estimators._items`). Held-out rows tell whether it counts, as before.
+
 **Its chance error.** A network's errors come mostly from a lack of rows. Two networks that are trained on the same rows
 from other first weights err alike, and on other rows they do not. Errors fall as 1 / sqrt(n). So an answer of n_1 rows
 moves, when a round adds n_2, by a random amount of variance s^2 / n_1 - s^2 / (n_1 + n_2), and
@@ -47,7 +50,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -61,7 +64,7 @@ from sciinf.campaigns.block import generator_for
 from sciinf.campaigns.campaign import Engine
 from sciinf.campaigns.simulation import simulate
 from sciinf.campaigns.store import Store
-from sciinf.core import Estimator, Fit, Posterior, Simulator, X, as_observation, load_fit
+from sciinf.core import Estimator, Fit, Observable, Posterior, Simulator, X, as_observation, load_fit
 from sciinf.core.checks import check_whole
 from sciinf.core.component import rebuilt
 from sciinf.core.existence import check_apart
@@ -75,6 +78,7 @@ from sciinf.posteriors.likelihood_weighted import LikelihoodWeighted, best_power
 from sciinf.posteriors.round_laws import kept_law, law_in, mixed
 from sciinf.posteriors.rounds import campaigns_of, claim, claimed, gather, round_folder, round_seed, settings_of
 from sciinf.training import Recipe, train
+from sciinf.training.estimators._items import Items, are_items
 from sciinf.training.estimators.elements import PARTS, VERSIONS, Elements, has_atoms, suits
 from sciinf.training.estimators.flow import Flow
 from sciinf.training.estimators.mixed import Mixed
@@ -82,7 +86,8 @@ from sciinf.training.estimators.mixed import Mixed
 FILE = "refined.json"
 SCHEMA = 11  # It is raised when rounds are made or kept in another way, so that older rounds are made anew.
 _STRAY = 1e-4
-LIKELIHOOD = "likelihood_{}"  # Folders of a round are named by the number of versions of the network (`Elements`).
+# Folders of a round's likelihoods are named by the number of versions of the network (`Elements`), or "items".
+LIKELIHOOD = "likelihood_{}"
 _NUMBERS = 128  # With more numbers, a likelihood number by number takes longer than the network.
 _FEWEST = 100  # The likelihood is learned from at least this many rows.
 _MANY, _MANY_PARTS = 10**6, 16  # With this many numbers in all rows, the likelihood mixes so many distributions.
@@ -130,7 +135,8 @@ class Refined(AroundOne):
         self.only = "refined around one observation: it holds for data near it"
         self.scope, self.whole = self.only, self.local.whole
         if self.weighted:
-            self.scope += "; its draws are weighted by a likelihood that was learned number by number"
+            how = "item by item" if isinstance(self.weighted.likelihood, Items) else "number by number"
+            self.scope += f"; its draws are weighted by a likelihood that was learned {how}"
 
     elsewhere = (
         "the posterior was refined around another observation, too far from this one to answer it; ask that of the "
@@ -241,7 +247,8 @@ def refine_around(
 
     Round k lies in `out/round_k`: `proposal.json` (its distribution), `simulations`, `training` (the rows of all rounds
     so far), `fit` and `near` (the rows that lie near the answer). The likelihoods learned from `near` are in
-    `likelihood_0` (from a million numbers on `likelihood_0_of_16_parts`) and `likelihood_6`. A call that was stopped at
+    `likelihood_0` (from a million numbers on `likelihood_0_of_16_parts`) and `likelihood_6`, or in
+    `likelihood_items`. A call that was stopped at
     any moment goes on where it was, to the same result. The same call with more rounds adds them.
 
     Args:
@@ -292,7 +299,7 @@ def refine_around(
         rows = gather(stores, folder / "training", simulator, law)
         fit = train(rebuilt(learner, seed=own), rows, folder / "fit", recipe=recipe, seed=seed, progress=progress)
         last, better = laws[-1].parts[0][1], None
-        if isinstance(learner, Flow) and suits(simulator.observables, _NUMBERS):
+        if isinstance(learner, Flow) and (by_number(simulator.observables) or are_items(simulator.observables)):
             near = _near(rows, folder / "near", simulator, last)
             better = _likelihood(fit, near, folder, observation, (mixture, last), recipe, own)
         found = Refined(fit, mixture, last, observation, campaigns_of(stores), likelihood=better)
@@ -359,22 +366,40 @@ def _near(rows: Store, path: Path, simulator: Simulator, last: LawOfZ) -> Store:
     return gather([rows], path, simulator, about, partial(inside, simulator.prior, last), newest_too=True)
 
 
+def by_number(observables: Mapping[str, Observable]) -> bool:
+    """Whether the likelihood is learned number by number; if not, it is learned item by item."""
+    return suits(observables, _NUMBERS)
+
+
 def _likelihood(
     fit: Fit, near: Store, folder: Path, x: X, laws: tuple[Mixture, LawOfZ], recipe: Recipe, seed: int
 ) -> tuple[Fit, float] | None:
-    """The likelihood number by number that is learned from rows near the answer, and its power, if that is above 0."""
-    prior, observables = fit.estimator.prior, fit.estimator.observables
+    """The likelihood that is learned from rows near the answer, and its power, if that is above 0."""
     how = replace(recipe, learning_rate=recipe.learning_rate or _RATE)
-    if len(near) < _FEWEST or has_atoms(near.load().x, observables, x):
+    if len(near) < _FEWEST:
         return None
     asked: dict[str, Any] = {"recipe": how, "seed": seed, "progress": False}
+    if by_number(fit.estimator.observables):
+        found = _by_number(fit, near, folder, x, asked)
+    else:
+        items = Items(fit.estimator.prior, fit.estimator.observables, seed=seed)
+        found = train(items, near, folder / LIKELIHOOD.format("items"), **asked)
+    if found is None:
+        return None
+    power = best_power(LikelihoodWeighted(Amortised(fit), found, *laws), near, how.validation_fraction, x)
+    return (found, power) if power else None
+
+
+def _by_number(fit: Fit, near: Store, folder: Path, x: X, asked: Mapping[str, Any]) -> Fit | None:
+    """The better of two likelihoods number by number; None if a number often takes one value."""
+    prior, observables = fit.estimator.prior, fit.estimator.observables
+    if has_atoms(near.load().x, observables, x):
+        return None
     many = len(near) * sum(math.prod(spec.shape) for spec in observables.values()) >= _MANY
     many = many and not (folder / LIKELIHOOD.format(0)).exists()  # An earlier version may have begun this round.
     fits = list[Fit]()
     for n, parts in ((0, _MANY_PARTS if many else PARTS), (VERSIONS, PARTS)):
-        learner = Elements(prior, observables, versions=n, parts=parts, seed=seed)
+        learner = Elements(prior, observables, versions=n, parts=parts, seed=asked["seed"])
         name = LIKELIHOOD.format(n) + ("" if parts == PARTS else f"_of_{parts}_parts")
         fits.append(train(learner, near, folder / name, **asked))
-    found = min(fits, key=lambda one: one.record["best_validation_loss"])
-    power = best_power(LikelihoodWeighted(Amortised(fit), found, *laws), near, how.validation_fraction, x)
-    return (found, power) if power else None
+    return min(fits, key=lambda one: one.record["best_validation_loss"])

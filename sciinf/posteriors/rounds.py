@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sciinf.campaigns.block import one_thread
@@ -106,7 +107,9 @@ def claim(file: Path, settings: Mapping[str, Any], x: X, simulator: Simulator, *
                 "the observation and the settings they were made with"
             )
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file.parent / _KEPT, save({name: value.contiguous() for name, value in x.items()}))
+    # Two masks may be the same tensor, which the format cannot hold.
+    apart = {name: value.clone(memory_format=torch.contiguous_format) for name, value in x.items()}
+    write_bytes(file.parent / _KEPT, save(apart))
     if not file.is_file():
         write_json(file, said)
 

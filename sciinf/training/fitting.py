@@ -294,7 +294,8 @@ def _obstacle(estimators: Sequence[Learned], source: Source) -> str | None:
 def _released(loop: Loop, member: int, inputs: str) -> tuple[Learned, dict[str, Any]]:
     """A trained member, and the record of its training."""
     estimator, source = loop.learner.release(member), loop.source
-    told = looked_at(estimator, lambda: source.ordered(VALIDATION, validation=True))
+    held_out = not (isinstance(estimator, Adjusting) and estimator.on_training_rows)
+    told = looked_at(estimator, lambda: source.ordered(VALIDATION, validation=held_out))
     return estimator, told | {
         "inputs": inputs,
         "recipe": asdict(loop.recipe),
@@ -386,18 +387,18 @@ _ROWS, _DRAWS, _FEWEST = 64, 8, 16
 
 
 def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-    """Adjust a trained network to held-out rows if it can be adjusted, and try it on a few of them.
+    """Adjust a trained network to rows if it can be adjusted, and try it on a few of them.
 
     Args:
         learned: Trained network, with its best weights.
-        batches: Function whose every call is one pass over the held-out rows.
+        batches: Function whose every call is one pass over the rows: held-out rows, unless it asks for others
+            (`Adjusting.on_training_rows`).
 
     Returns:
         Figures for the fit's record. For a surrogate: `relative_error`, the mean of |u - f| / |u|. For a surrogate that
         draws: `spread_skill`, the spread of draws over the error of their mean, and `spread_of_waves`. For an estimator
         with quick draws: `draws_not_finite`, the share of such draws, and `draws_off`. The latter is the distance of
-            the
-        median draw from the truth, in sds of the held-out parameters, for the parameter where it is largest.
+        the median draw from the truth, in sds of the held-out parameters, for the parameter where it is largest.
     """
     learned.eval()
     told = learned.adjust(batches) if isinstance(learned, Adjusting) else {}

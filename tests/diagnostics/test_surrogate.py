@@ -108,7 +108,7 @@ def test_of_the_simulator_itself_nothing_is_said(x, tmp_path):
 def test_no_setting_of_a_user_has_its_name():
     bare = Decay(initial=Waves((1.0,), (0.0,)))
     bare.settings = lambda: {SURROGATE: "mine"}
-    with pytest.raises(ValueError, match="taken; rename them"):
+    with pytest.raises(ValueError, match="these names are reserved; rename the settings"):
         recorded(bare)
 
 

@@ -280,8 +280,9 @@ def _answer(run: Run) -> tuple[str, list[str]]:
             f"whole prior. The answer for the observation rests on {size} of it, weighted by the prior's density over "
             "the laws'"
         )
-        by_likelihood = "likelihood" in str(answer.get("scope") or "")
-        text += ", and by a power of a likelihood that was learned number by number." if by_likelihood else "."
+        scope = str(answer.get("scope") or "")
+        how = "item by item" if "item by item" in scope else "number by number"
+        text += f", and by a power of a likelihood that was learned {how}." if "likelihood" in scope else "."
     else:
         text = f"The answer for the observation rests on {size} of the trained posterior."
     text += f" Verdict of sciinf: {verdict_of(run).sentence}"
