@@ -1,14 +1,14 @@
-r"""Laws: truncation, and the map of a law to the standard normal.
+r"""Truncated and joint distributions, and the map of a distribution to the standard normal.
 
-A law with a tractable distribution function F is carried to the standard normal by
+A distribution with a distribution function F and a quantile function is mapped to the standard normal by
 
-    z = Phi^{-1}(F(theta)),      d z / d theta = p(theta) / N(z; 0, 1),
+    z = Phi^{-1}(F(theta)),      d z / d theta = p(theta) / N(z; 0, 1).
 
-which is exact for every prior mass, right to the edge of a bounded support, and makes the prior itself
-N(0, 1) in the unbounded space. Both tails are computed from the smaller of F and 1 - F, so that neither loses
-its digits. A law without a distribution function (Gamma, Beta, StudentT, ...) is carried by the smooth map of
-its support that `torch.distributions.biject_to` knows. A `JointLaw` of several parameters knows its own map to as many
-independent normals.
+The map is exact for every prior mass, up to the edge of a bounded support. The prior itself becomes N(0, 1)
+in the unbounded space. Both tails are computed from the smaller of F and 1 - F, so that neither tail loses
+digits. torch has no quantile function for some distributions (Gamma, Beta, StudentT, ...). These are mapped
+by the smooth bijection from their support, `torch.distributions.biject_to`. A `JointLaw` of several
+parameters has its own map to as many independent standard normals.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-_FAR = 37.0  # beyond, a tail probability underflows and an unbounded law's quantile is infinite
-_EDGE = 1e-15  # smallest tail probability told apart from the edge: |z| <= 7.9
+# Beyond |z| = 37 the tail probability underflows, and the quantile of an unbounded distribution is infinite.
+_FAR = 37.0
+_EDGE = 1e-15  # smallest tail probability that is distinguished from the edge; it corresponds to |z| = 7.9
 
 
 class Truncated(td.Distribution):
-    """A law restricted to [low, high] and renormalised.
+    """A distribution restricted to [low, high] and renormalised.
 
     Args:
-        base: A univariate law with `cdf` and `icdf` (Normal, LogNormal, Cauchy, Laplace, Exponential, ...).
-        low: Lower bound, or None for none. In the parameter's unit.
-        high: Upper bound, or None for none. In the parameter's unit.
+        base: A univariate distribution with `cdf` and `icdf` (Normal, LogNormal, Cauchy, Laplace,
+            Exponential, ...).
+        low: Lower bound in the parameter's unit; None for no bound.
+        high: Upper bound in the parameter's unit; None for no bound.
 
     Raises:
-        TypeError: If `base` is not a univariate torch law with a distribution function.
-        ValueError: If the bounds are out of order or leave no mass.
+        TypeError: If `base` is not a univariate distribution of torch with `cdf` and `icdf`.
+        ValueError: If `low` is not below `high`, or if there is no probability between the bounds.
 
     Examples:
         >>> Truncated(td.Normal(1.0, 0.5), low=0.0).support.check(torch.tensor(-0.1)).item()
@@ -48,7 +50,7 @@ class Truncated(td.Distribution):
 
     def __init__(self, base: td.Distribution, low: float | None = None, high: float | None = None) -> None:
         if not isinstance(base, td.Distribution) or base.batch_shape or base.event_shape:
-            raise TypeError(f"Truncated takes a univariate law, such as Normal(1.0, 0.5), got {base!r}")
+            raise TypeError(f"Truncated takes a univariate distribution, such as Normal(1.0, 0.5), got {base!r}")
         lower = -math.inf if low is None else float(low)
         upper = math.inf if high is None else float(high)
         if not lower < upper:
@@ -61,11 +63,14 @@ class Truncated(td.Distribution):
             self.below = _cdf(base, lower)
             self.above = _sf(base, upper)
         except NotImplementedError as error:
-            raise TypeError(f"{type(base).__name__} has no cdf/icdf, so it cannot be truncated") from error
+            raise TypeError(
+                f"{type(base).__name__} has no cdf/icdf, so it cannot be truncated; take a distribution "
+                "with both, such as Normal, LogNormal or Exponential"
+            ) from error
         self.upper_tail, self.lower_tail = lower >= _median(base), upper <= _median(base)
         self.mass = _sf(base, lower) - self.above if self.upper_tail else _cdf(base, upper) - self.below
         if not self.mass > 0:
-            raise ValueError(f"{base!r} has no mass between low={low} and high={high}")
+            raise ValueError(f"{base!r} has no mass between low={low} and high={high}; take other bounds")
         super().__init__(validate_args=False)
 
     @property
@@ -84,7 +89,7 @@ class Truncated(td.Distribution):
         return torch.where(inside, self.base.log_prob(safe) - math.log(self.mass), -math.inf)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """Each tail from the base's own, whichever tail of the base the interval lies in."""
+        """The distribution function, computed from the tail of `base` in which the interval lies."""
         if self.upper_tail:
             below = (self.above + self.mass) - sf_of(self.base, value)
         else:
@@ -92,7 +97,7 @@ class Truncated(td.Distribution):
         return (below / self.mass).clamp(0, 1)
 
     def sf(self, value: Tensor) -> Tensor:
-        """1 - cdf, with its digits kept in the upper tail."""
+        """The survival function, 1 - cdf, accurate in the upper tail."""
         if self.lower_tail:
             above = (self.below + self.mass) - cdf_of(self.base, value)
         else:
@@ -103,7 +108,7 @@ class Truncated(td.Distribution):
         return quantile_of(self.base, self.below + value * self.mass, self.above + (1 - value) * self.mass)
 
     def isf(self, value: Tensor) -> Tensor:
-        """Quantile at 1 - value, with its digits kept in the upper tail."""
+        """The quantile at 1 - value, accurate in the upper tail."""
         return quantile_of(self.base, self.below + (1 - value) * self.mass, self.above + value * self.mass)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -114,13 +119,14 @@ class Truncated(td.Distribution):
 
 
 class Edge(NamedTuple):
-    """A bound of a law, seen from values.
+    """A bound of a distribution, and the probability between this bound and each of some values.
 
     Args:
         side: "lower" or "upper".
-        bound: Where it is.
-        of: Which of the law's parameters are bounded there, or their sum if they are several.
-        between: The law's probability between each value and the bound, (n,).
+        bound: The bound itself, in the parameter's unit.
+        of: Index of the parameter that is bounded there. Several indices mean that the sum of these
+            parameters is bounded.
+        between: Probability between each value and the bound, (n,).
     """
 
     side: str
@@ -130,26 +136,29 @@ class Edge(NamedTuple):
 
 
 class JointLaw(td.Distribution, ABC):
-    """A law of several parameters, tied to each other, that carries itself to independent standard normals."""
+    """A distribution of several dependent parameters, with its own map to independent standard normals."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = False
 
     @abstractmethod
     def to_normal(self, value: Tensor) -> Tensor:
-        """Values of the support, (..., n), float64, carried to z ~ N(0, I), (..., n)."""
+        """z ~ N(0, I), (..., n), of values in the support, (..., n), float64."""
 
     @abstractmethod
     def from_normal(self, z: Tensor) -> Tensor:
-        """z ~ N(0, I), (..., n), float64, carried to values, (..., n)."""
+        """The values in the support, (..., n), of z ~ N(0, I), (..., n), float64."""
 
     @abstractmethod
     def inside(self, value: Tensor) -> Tensor:
-        """Values, (..., n), of any dtype, moved inside where rounding to it put them on or beyond an edge."""
+        """The values, (..., n), any dtype, moved inside if rounding put them on or beyond an edge."""
 
     @abstractmethod
     def edges(self, value: Tensor) -> list[Edge]:
-        """The bounds that the parameters do not set each other, seen from values, (n, k), float64."""
+        """The fixed bounds of the parameters, as `Edge`s for values, (n, k), float64.
+
+        Bounds that one parameter sets for another one are left out.
+        """
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         z = torch.randn(*sample_shape, *self.event_shape, dtype=torch.float64)
@@ -157,18 +166,21 @@ class JointLaw(td.Distribution, ABC):
 
 
 def support(law: td.Distribution) -> constraints.Constraint:
-    """The law's support: a mixture has its components', and torch's VonMises lives on [-pi, pi], not on all of R."""
+    """The support of a distribution, corrected for mixtures and for VonMises.
+
+    A mixture has the support of its components. The support of VonMises is [-pi, pi]; torch says all of R.
+    """
     if isinstance(law, td.MixtureSameFamily):
         return support(law.component_distribution)
     if isinstance(law, td.VonMises):
         return constraints.interval(-math.pi, math.pi)
     if law.support is None:
-        raise TypeError(f"{law!r} has no support, so it cannot be a prior")
+        raise TypeError(f"{law!r} has no support, so it cannot be a prior; take another distribution")
     return law.support
 
 
 def is_normalisable(law: td.Distribution) -> bool:
-    """Whether the law is carried to the standard normal: by its distribution function, or by a map of its own."""
+    """Whether a distribution maps to the standard normal: by its `cdf` and `icdf`, or as a `JointLaw`."""
     if law.event_shape:
         return isinstance(law, JointLaw)
     half = torch.tensor(0.5, dtype=torch.float64)
@@ -180,7 +192,7 @@ def is_normalisable(law: td.Distribution) -> bool:
 
 
 def to_normal(law: td.Distribution, theta: Tensor) -> Tensor:
-    """theta ~ law carried to z ~ N(0, 1); float64, any shape. Values beyond the edge are read as the edge."""
+    """z ~ N(0, 1) of theta ~ law, float64, any shape. Values beyond an edge count as the edge."""
     theta = theta.to(torch.float64)
     if isinstance(law, JointLaw):
         return law.to_normal(theta)
@@ -195,7 +207,7 @@ def to_normal(law: td.Distribution, theta: Tensor) -> Tensor:
 
 
 def from_normal(law: td.Distribution, z: Tensor) -> Tensor:
-    """z ~ N(0, 1) carried to theta ~ law; float64, any shape."""
+    """theta ~ law of z ~ N(0, 1), float64, any shape; the inverse of `to_normal`."""
     z = z.to(torch.float64)
     if isinstance(law, JointLaw):
         return law.from_normal(z)
@@ -208,7 +220,10 @@ def from_normal(law: td.Distribution, z: Tensor) -> Tensor:
 
 
 def inside(law: td.Distribution, theta: Tensor) -> Tensor:
-    """theta moved, where rounding put it on or beyond the edge, to the nearest value of its dtype inside."""
+    """theta, with values that rounding put on or beyond an edge moved to the nearest value inside.
+
+    "Nearest" means the next number of theta's dtype. Any shape.
+    """
     if isinstance(law, JointLaw):
         return law.inside(theta)
     low, high = bounds(law)
@@ -222,7 +237,7 @@ def inside(law: td.Distribution, theta: Tensor) -> Tensor:
 
 
 def bounds(law: td.Distribution) -> tuple[float | None, float | None]:
-    """Finite lower and upper bound of a univariate law's support, None where there is none."""
+    """Finite lower and upper bounds of a univariate distribution's support; None for no bound."""
     if isinstance(law, Truncated):
         low, high = bounds(law.base)
         lows = [b for b in (low, law.low) if b is not None]
@@ -234,7 +249,10 @@ def bounds(law: td.Distribution) -> tuple[float | None, float | None]:
 
 
 def edges_of(law: td.Distribution, value: Tensor) -> list[Edge]:
-    """The bounds where a law that is carried to the standard normal is cut off, seen from values, (n, k), float64."""
+    """The bounds at which a distribution is cut off, as `Edge`s for values, (n, k), float64.
+
+    The result is empty for a distribution that is discrete or has no map to the standard normal.
+    """
     if isinstance(law, JointLaw):
         return law.edges(value)
     if law.event_shape or support(law).is_discrete or bounds(law) == (None, None) or not is_normalisable(law):
@@ -245,10 +263,12 @@ def edges_of(law: td.Distribution, value: Tensor) -> list[Edge]:
 
 
 def cut_off(law: td.Distribution) -> tuple[float | None, float | None]:
-    """Those of `bounds` at which the density of a law with quantiles does not vanish, as it does for a LogNormal at 0.
+    """The lower and upper bounds at which a density does not vanish; None for every other bound.
 
-    There the last half per cent of the law is about half as wide as the last per cent; at most 0.6 times here, which
-    is a density that falls to 0.4 of itself over the last per cent.
+    For instance, the density of a LogNormal vanishes at 0, so its lower bound gives None. The distribution
+    needs a quantile function. The test compares the widths of the outermost 0.5 % and 1 % of the probability.
+    For a constant density the ratio of these widths is 0.5. A bound counts if the ratio is at most 0.6, which
+    is the ratio for a density that falls to 0.4 of itself over the last per cent.
     """
     few, more = torch.tensor([0.005, 0.01]).double(), torch.tensor([0.995, 0.99]).double()
     low, high = bounds(law)
@@ -265,12 +285,12 @@ def cut_off(law: td.Distribution) -> tuple[float | None, float | None]:
 
 
 def _phi(z: Tensor) -> Tensor:
-    """Standard normal distribution function; torch's ndtr, 1 + erf, is rounding error alone below z = -8."""
+    """The standard normal distribution function; torch's ndtr, 1 + erf, has no correct digit below z = -8."""
     return 0.5 * torch.special.erfc(z * -math.sqrt(0.5))
 
 
 def cdf_of(law: td.Distribution, value: Tensor) -> Tensor:
-    """The probability below values of any shape, float64; 0 and 1 beyond the support."""
+    """The probability below each value, any shape, float64; 0 and 1 beyond the support."""
     if type(law) is td.Uniform:
         return ((value - law.low) / (law.high - law.low)).clamp(0, 1)
     if type(law) is td.Normal:
@@ -287,7 +307,7 @@ def cdf_of(law: td.Distribution, value: Tensor) -> Tensor:
 
 
 def sf_of(law: td.Distribution, value: Tensor) -> Tensor:
-    """The probability above values, with its digits kept in the upper tail where the law allows."""
+    """The probability above each value, any shape, float64; accurate in the upper tail where possible."""
     if isinstance(law, Truncated):
         return law.sf(value)
     if type(law) is td.Uniform:
@@ -304,7 +324,7 @@ def sf_of(law: td.Distribution, value: Tensor) -> Tensor:
 
 
 def quantile_of(law: td.Distribution, lower: Tensor, upper: Tensor) -> Tensor:
-    """The value with probability `lower` below and `upper` above; the smaller of the two is the exact one."""
+    """The value with probability `lower` below it and `upper` above it; the smaller of both is used."""
     if isinstance(law, Truncated):
         return torch.where(lower < upper, law.icdf(lower.clamp_max(0.5)), law.isf(upper.clamp_max(0.5)))
     if type(law) is td.Uniform:
@@ -347,5 +367,5 @@ def _inside_point(law: td.Distribution, like: Tensor) -> Tensor:
 
 
 def never_negative(law: td.Distribution) -> bool:
-    """Whether a law has no negative values, but for what has a probability of 1e-19."""
+    """Whether a distribution has no negative values, apart from a probability of 1e-19."""
     return float(from_normal(law, torch.tensor(-9.0))) >= 0

@@ -235,9 +235,9 @@ def test_a_joint_law_round_trip_is_exact():
 def test_truncation_that_makes_no_sense_is_refused():
     with pytest.raises(TypeError, match="unexpected keyword argument 'lo'"):
         Truncated(td.Normal(0, 1), lo=0)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="univariate law"):
+    with pytest.raises(TypeError, match="univariate distribution"):
         Truncated(td.Normal(torch.zeros(2), 1.0), low=0.0)
-    with pytest.raises(TypeError, match="univariate law"):
+    with pytest.raises(TypeError, match="univariate distribution"):
         Truncated(1.0, low=0.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="no cdf/icdf"):
         Truncated(td.Gamma(2.0, 1.0), low=0.5)
