@@ -1,6 +1,8 @@
-"""Parameters that exist in some rows only: for some values of another parameter, or as many as another says.
+"""Parameters that exist in some rows only, depending on the values of discrete parameters.
 
-What does not exist is NaN in theta. Which parameters exist follows from the discrete ones, so nothing else is stored.
+`Only` is a parameter that exists for some values; `Each` is a group of parameters whose number is itself a
+parameter. A parameter that does not exist in a row is NaN in theta. The discrete parameters determine which
+parameters exist, so nothing else is stored.
 """
 
 from __future__ import annotations
@@ -25,16 +27,17 @@ ABSENT = "does not exist in this row"
 
 @final
 class Only:
-    """A parameter that exists only for some values of discrete ones, which stand before it in the prior.
+    """A parameter that exists only for some values of discrete parameters earlier in the prior.
 
     Args:
-        law: Its law where it exists.
-        unit: Its unit.
-        **when: Name of a discrete parameter -> the value or label for which it exists, or several of them. With several
-            names, all must hold.
+        law: The parameter's distribution where the parameter exists.
+        unit: The parameter's unit; default: dimensionless.
+        **when: Name of a discrete parameter -> one or several of its values or labels, for which the new
+            parameter exists. With several names, all conditions must hold.
 
     Raises:
         TypeError: If no discrete parameter is named.
+        ValueError: If a discrete parameter is named without any value.
 
     Examples:
         >>> from sciinf import Choice, LogNormal, Prior
@@ -46,7 +49,8 @@ class Only:
     def __init__(self, law: Any, unit: Any = "", **when: Any) -> None:
         if not when:
             raise TypeError(
-                "Only says for which value of a discrete parameter there is one: Only(law, '1/d', model='SEIR')"
+                "Only needs a discrete parameter, and for which value of it the new parameter exists: "
+                "Only(law, '1/d', model='SEIR')"
             )
         self.law, self.unit = law, unit
         self.when = {name: _several(values) for name, values in when.items()}
@@ -58,16 +62,16 @@ class Only:
 
 @final
 class Each:
-    """As many parameters of one law as another parameter says: NAME_1, NAME_2, ...
+    """A group of parameters NAME_1, NAME_2, ... with one distribution; their number may be a parameter.
 
     Args:
-        count: The name of a parameter that is counted (`Counts`, Poisson, Binomial, ...), which stands before it in the
-            prior, or a number.
-        law: The law of each.
-        unit: Their unit.
-        more: How many there are more than `count` says.
-        increasing: Whether they stand in increasing order. Where only the order tells them apart it must be so, or what
-            is learned cannot tell which is which.
+        count: The number of parameters: an int, or the name of a count parameter (`Counts`, Poisson,
+            Binomial, ...) earlier in the prior.
+        law: The distribution of each parameter of the group.
+        unit: The unit of these parameters; default: dimensionless.
+        more: A number that is added to `count`; default: 0.
+        increasing: Whether the parameters are in increasing order; default: False. Set True if the parameters
+            can be exchanged in the simulator. Otherwise a posterior cannot tell which parameter is which.
 
     Raises:
         TypeError: If `count` is neither a name nor an int.
@@ -82,13 +86,13 @@ class Each:
     def __init__(self, count: str | int, law: Any, unit: Any = "", *, more: int = 0, increasing: bool = False) -> None:
         if not isinstance(count, str):
             if not isinstance(count, int) or isinstance(count, bool):
-                raise TypeError(f"Each takes the name of a parameter that is counted, or a number, got {count!r}")
+                raise TypeError(f"Each takes the name of a count parameter, or an int, got {count!r}")
             check_whole("the number of Each", count, 1)
         check_whole("more", more, 0)
         self.count, self.law, self.unit, self.more, self.increasing = count, law, unit, more, increasing
 
     def always_in_order(self, number: int) -> bool:
-        """Whether they are several in order whose number never changes, so that one joint law is theirs."""
+        """Whether the group has one joint distribution: ordered, and of a constant number above 1."""
         return self.increasing and not isinstance(self.count, str) and number > 1
 
     def __repr__(self) -> str:
@@ -101,10 +105,11 @@ class Family:
     """The parameters that an `Each` stands for.
 
     Args:
-        columns: Their names.
-        count: The parameter that says how many there are, "" where there are always all.
-        more: How many there are more than it says.
-        increasing: Whether they stand in increasing order.
+        columns: The names of the parameters.
+        count: Name of the parameter that gives their number; "" if all of them always exist.
+        more: A number that is added to the value of `count`.
+        increasing: Whether existing parameters must be put in increasing order. False for a constant number,
+            whose order is in the joint distribution.
     """
 
     columns: tuple[str, ...]
@@ -115,11 +120,12 @@ class Family:
 
 @dataclass(frozen=True)
 class Existence:
-    """Which parameters exist when, beside the names and laws of a prior.
+    """The conditions under which the parameters of a prior exist.
 
     Args:
-        when: First parameter of a law -> discrete parameter -> values and labels for which it exists (`Only`).
-        each: What an `Each` is called -> its parameters.
+        when: First parameter of a distribution -> discrete parameter -> values or labels for which the
+            distribution's parameters exist (`Only`).
+        each: Name of an `Each` -> its parameters.
     """
 
     when: Mapping[str, Mapping[str, tuple[str | int, ...]]] = field(default_factory=dict)
@@ -129,16 +135,19 @@ class Existence:
         return Existence({**self.when, **other.when}, {**self.each, **other.each})
 
     def conditions(self, names: Sequence[str], laws: Mapping[str, td.Distribution]) -> dict[str, dict[str, list[bool]]]:
-        """First parameter of a law -> discrete parameter -> for each of its values whether the law's exist.
+        """For each distribution, for which values of the discrete parameters its parameters exist.
 
         Args:
-            names: Of all parameters, in order.
-            laws: First parameter of each law -> law.
+            names: The names of all parameters, in order.
+            laws: First parameter of each distribution -> distribution.
+
+        Returns:
+            First parameter of a distribution -> discrete parameter -> one bool for each of its values.
 
         Raises:
-            TypeError: If one depends on a parameter that is not discrete, or on a value of another kind.
-            ValueError: If one depends on a parameter that does not stand before it, or on a value that it does not
-                have.
+            TypeError: If a condition names a parameter that is not discrete, or a value of another kind.
+            ValueError: If a condition names a parameter that is missing or comes later in the prior, or a
+                value that the named parameter never has.
         """
         found: dict[str, dict[str, list[bool]]] = {}
         for name, when in self.when.items():
@@ -155,14 +164,14 @@ class Existence:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; nothing where every parameter always exists and stands alone."""
+        """The conditions as plain JSON values; an empty dict if there is neither an `Only` nor an `Each`."""
         when = {name: {parent: list(v) for parent, v in found.items()} for name, found in self.when.items()}
         each = {name: {**vars(group), "columns": list(group.columns)} for name, group in self.each.items()}
         return ({"when": when} if when else {}) | ({"each": each} if each else {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Existence:
-        """What `to_json` wrote, among other values."""
+        """The conditions from the values of `to_json`; further keys in `data` are ignored."""
         when = {n: {parent: tuple(v) for parent, v in w.items()} for n, w in data.get("when", {}).items()}
         each = {n: Family(**{**g, "columns": tuple(g["columns"])}) for n, g in data.get("each", {}).items()}
         return cls(when, each)
@@ -172,32 +181,35 @@ def columns_of(name: str, each: Each, law: td.Distribution, earlier: Mapping[str
     """The parameters that an `Each` of a prior stands for.
 
     Args:
-        name: What it is called there.
+        name: Name of the `Each` in the prior.
         each: The `Each`.
-        law: Its law.
-        earlier: Name -> law of the parameters that stand before it.
+        law: The distribution of each parameter.
+        earlier: Name -> distribution of the parameters before the `Each`.
 
     Raises:
-        TypeError: If its count is not counted, or its values cannot be put in order.
-        ValueError: If its count does not stand before it, or there may be none, or more than 512.
+        TypeError: If `each.count` names a parameter that is no count, or if `law` cannot be put in
+            increasing order.
+        ValueError: If `each.count` names a parameter that does not come earlier, if the number may be
+            negative, or if the largest number is not in 1 to 512.
     """
     most = each.count
     if isinstance(each.count, str):
         counted = _levels(name, each.count, list(earlier), earlier)
         if not isinstance(counted, Counts):
-            raise TypeError(f"{name!r} is as many as {each.count!r} says, which is {counted!r}, no number of anything")
-        if counted.low + each.more < 0:
-            raise ValueError(
-                f"{name!r} is as many as {each.count!r} says, and that may be {counted.low}; take low >= 0"
+            raise TypeError(
+                f"the number of {name!r} is {each.count!r}, which is {counted!r} and no count; take "
+                "Counts(low, high), Poisson, Binomial, ..."
             )
+        if counted.low + each.more < 0:
+            raise ValueError(f"the number of {name!r} is {each.count!r}, which may be {counted.low}; take low >= 0")
         most = counted.high
     total = int(most) + each.more
     if not 0 < total <= MOST:
-        raise ValueError(f"{name!r} may be {total} parameters; from 1 to {MOST} are possible")
+        raise ValueError(f"{name!r} stands for up to {total} parameters, expected from 1 to {MOST}")
     if each.increasing and (isinstance(law, Levels) or not is_normalisable(law)):
         raise TypeError(
-            f"{law!r} has no quantile function, so {name!r} cannot be put in order; take Normal, LogNormal, Uniform, "
-            "LogUniform, ... or Truncated"
+            f"{law!r} has no quantile function, so {name!r} cannot be put in order; take Normal, LogNormal, "
+            "Uniform, LogUniform, ... or Truncated"
         )
     columns = tuple(f"{name}_{place}" for place in range(1, total + 1))
     count = each.count if isinstance(each.count, str) else ""
@@ -208,7 +220,7 @@ def _several(values: Any) -> tuple[Any, ...]:
     if isinstance(values, str | int) or not isinstance(values, tuple | list | set | frozenset | range):
         return (values,)
     if not values:
-        raise ValueError("Only is given no value for which the parameter exists")
+        raise ValueError("Only needs at least one value for which the parameter exists, got none")
     return tuple(sorted(values, key=str)) if isinstance(values, set | frozenset) else tuple(values)
 
 
@@ -222,7 +234,8 @@ def _levels(name: str, parent: str, names: Sequence[str], laws: Mapping[str, td.
     law = laws[parent]
     if not isinstance(law, Levels):
         raise TypeError(
-            f"{name!r} depends on {parent!r}, whose law {law!r} is continuous; take Choice('a', 'b') or Counts(0, 3)"
+            f"{name!r} depends on {parent!r}, whose distribution {law!r} is continuous; take Choice('a', 'b') "
+            "or Counts(0, 3)"
         )
     return law
 
@@ -235,55 +248,61 @@ def _code(name: str, parent: str, law: Levels, value: Any) -> int:
 
 
 def check_continuous(prior: Prior, what: str) -> None:
-    """Refuse a prior with discrete parameters, for what needs parameters that are continuous and always exist.
+    """Raise an error if a prior has discrete parameters.
+
+    This check is for methods that need parameters that are continuous and always exist.
 
     Args:
-        prior: Which.
-        what: What needs them, for the message.
+        prior: The prior.
+        what: Name of the method, for the message.
 
     Raises:
-        ValueError: If it has some; the message says the way out.
+        ValueError: If the prior has discrete parameters. The message says what to do instead.
     """
     if prior.mixed:
         raise ValueError(
-            f"{what} needs parameters that are continuous and always exist, and of {', '.join(prior.names)} "
+            f"{what} needs parameters that are continuous and always exist, but of {', '.join(prior.names)} "
             f"{', '.join(prior.discrete())} {'is' if len(prior.discrete()) == 1 else 'are'} discrete. Train "
             "Mixed(prior, observables) on draws of the prior, and give the fit to build_posterior"
         )
 
 
 def check_free(prior: Prior, what: str) -> None:
-    """Refuse a prior with discrete parameters, or parts of a whole, for what needs one free number a parameter.
+    """Raise an error if a prior has discrete parameters or parts of a whole.
+
+    This check is for methods that need one freely varying number per parameter.
 
     Args:
-        prior: Which.
-        what: What needs them, for the message.
+        prior: The prior.
+        what: Name of the method, for the message.
 
     Raises:
-        ValueError: If it has some; the message says the way out.
+        ValueError: If the prior has such parameters. The message says what to do instead.
     """
     check_continuous(prior, what)
     check_apart(prior, what)
 
 
 def check_apart(prior: Prior, what: str) -> None:
-    """Refuse a prior with parts of a whole, for what needs parameters of which each may vary by itself.
+    """Raise an error if a prior has parts of a whole (Dirichlet), whose sum is fixed.
+
+    This check is for methods that need parameters that can vary independently.
 
     Args:
-        prior: Which.
-        what: What needs them, for the message.
+        prior: The prior.
+        what: Name of the method, for the message.
 
     Raises:
-        ValueError: If it has some; the message says the way out.
+        ValueError: If the prior has parts of a whole. The message says what to do instead.
     """
     if prior.bijection.size != len(prior):
         raise ValueError(
-            f"{what} needs parameters of which each may vary by itself, and some of {', '.join(prior.names)} are parts "
-            "of a whole (Dirichlet). Train Flow(prior, observables) on draws of the prior, and give the fit to "
+            f"{what} needs parameters that can vary by themselves, but some of {', '.join(prior.names)} are "
+            "parts of a whole (Dirichlet). Train Flow(prior, observables) on draws of the prior, and give the fit to "
             "build_posterior"
         )
 
 
 def nan_where(absent: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
-    """theta, NaN where a parameter does not exist."""
+    """theta with NaN where `absent` is True: where a parameter does not exist."""
     return torch.where(absent, torch.full((), torch.nan, dtype=theta.dtype, device=theta.device), theta)

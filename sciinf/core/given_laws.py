@@ -1,12 +1,13 @@
-"""What is given for a parameter of a prior: a law, alone or with a unit; and what was probably meant where it is not.
+"""The distribution and the unit that a user gives for a parameter of a prior, checked and converted to torch.
 
-Laws are those of torch, which `sciinf.core.named_laws` makes as well, and frozen distributions of scipy. For anything
-else the message says the parameter, what it was given, and the line to write instead.
+Accepted are distributions of torch, which `sciinf.core.named_laws` makes as well, and frozen distributions of
+scipy. For anything else, an error names the parameter, the given value, and the line to write instead.
 
-Laws of scipy.stats become the same laws of torch, so that priors written with scipy can stay. scipy shifts and
-stretches: `dist(*shapes, loc, scale)` has the density p((value - loc) / scale; shapes) / scale. torch calls the same
-numbers otherwise (a rate is 1 / scale, the mean of a logarithm is log(scale)), and most of its laws of positive
-values cannot be shifted: those with a `loc` are refused. scipy itself is never imported here.
+Distributions of scipy.stats are converted to torch, so that priors written with scipy can stay as they are.
+scipy shifts and scales: `dist(*shapes, loc, scale)` has the density p((value - loc) / scale; shapes) / scale.
+torch has other parameters: a rate is 1 / scale, and the mean of a logarithm is log(scale). Most distributions
+of positive values in torch cannot be shifted, so a `loc` other than 0 is refused for them. scipy itself is
+never imported here.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def _truncated(a: float, b: float, loc: float, scale: float) -> Truncated:
     return Truncated(named_laws.Normal(loc, scale), low, high)
 
 
-# Each from its shapes, loc and scale: those of laws that have a place ...
+# Distributions that can be shifted: each function takes scipy's shapes, loc and scale.
 _PLACED: dict[str, Callable[..., td.Distribution]] = {
     "cauchy": named_laws.Cauchy,
     "gumbel_r": lambda loc, scale: _double(td.Gumbel, loc, scale),
@@ -46,7 +47,8 @@ _PLACED: dict[str, Callable[..., td.Distribution]] = {
     "truncnorm": _truncated,
     "uniform": lambda loc, scale: named_laws.Uniform(loc, loc + scale),
 }
-# ... and from its shapes and scale, with loc = 0: of positive values. `beta` ends at 1, so its scale is 1.
+# Distributions of positive values: each function takes scipy's shapes and scale, because loc must be 0.
+# The scale of `beta` must be 1, because torch's Beta ends at 1.
 _POSITIVE: dict[str, Callable[..., td.Distribution]] = {
     "beta": lambda a, b, scale: named_laws.Beta(a, b),
     "chi2": lambda df, scale: named_laws.Gamma(df / 2, 0.5 / scale),
@@ -66,16 +68,17 @@ ACCEPTED = tuple(sorted(_PLACED | _POSITIVE))
 
 
 def torch_law(name: str, law: Any) -> td.Distribution:
-    """The law of torch, in float64, that a frozen distribution of scipy.stats is.
+    """The distribution of torch, in float64, that equals a frozen distribution of scipy.stats.
 
     Args:
-        name: The parameter, for messages.
-        law: An object of scipy, such as `scipy.stats.norm(0, 1)`.
+        name: Name of the parameter, for messages.
+        law: The frozen distribution, such as `scipy.stats.norm(0, 1)`.
 
     Raises:
-        TypeError: If there is no law for it, or it is no frozen continuous distribution of one number. The message
-            lists those that are accepted.
-        ValueError: If its numbers make no law, or it is shifted or stretched where the law cannot be.
+        TypeError: If `law` is not a frozen continuous univariate distribution, or has no equal here. The
+            message lists the distributions that are accepted.
+        ValueError: If its arguments are out of range, or if it has a loc or scale that torch's
+            distribution lacks.
     """
     kind = getattr(law, "dist", None)
     if type(law).__name__ != "rv_continuous_frozen" or kind is None:
@@ -83,7 +86,7 @@ def torch_law(name: str, law: Any) -> td.Distribution:
     known = kind.name in ACCEPTED and type(kind).__module__.startswith("scipy.")
     if not known:
         raise TypeError(
-            f"parameter {name!r} is the distribution {kind.name!r} of scipy, which has no law here. {_ways_out()}"
+            f"parameter {name!r} is scipy's distribution {kind.name!r}, which is unknown here. {_ways_out()}"
         )
     where = f"parameter {name!r}, scipy.stats.{kind.name}"
     *shapes, loc, scale = _arguments(where, kind, law)
@@ -92,19 +95,19 @@ def torch_law(name: str, law: Any) -> td.Distribution:
         return _made(where, _PLACED[kind.name], (*shapes, loc, scale))
     if loc:
         raise ValueError(
-            f"{where}: loc = {loc:g} must be 0, for no such law is shifted here. Take {name} without the shift "
-            f"as the parameter, and add {loc:g} in the simulator"
+            f"{where}: loc = {loc:g} must be 0, because this distribution cannot be shifted here. Take "
+            f"{name} without the shift as the parameter, and add {loc:g} in the simulator"
         )
     if kind.name == "beta" and scale != 1:
         raise ValueError(
-            f"{where}: scale = {scale:g} must be 1, for the law here ends at 1. Take {name} / {scale:g} as the "
-            f"parameter, and multiply by {scale:g} in the simulator"
+            f"{where}: scale = {scale:g} must be 1, because torch's Beta ends at 1. Take {name} / {scale:g} "
+            f"as the parameter, and multiply by {scale:g} in the simulator"
         )
     return _made(where, _POSITIVE[kind.name], (*shapes, scale))
 
 
 def _arguments(where: str, kind: Any, law: Any) -> list[float]:
-    """Shapes, loc and scale as they were given, or scipy's own where they were left out."""
+    """The shapes, loc (default: 0) and scale (default: 1) of a frozen distribution, in this order."""
     shapes = [shape.strip() for shape in kind.shapes.split(",")] if kind.shapes else []
     names = [*shapes, "loc", "scale"]
     given = {"loc": 0.0, "scale": 1.0, **dict(zip(names, law.args, strict=False)), **law.kwds}
@@ -113,7 +116,7 @@ def _arguments(where: str, kind: Any, law: Any) -> list[float]:
 
 
 def _edge(where: str, argument: str, value: Any) -> float:
-    """A bound, which may be infinite."""
+    """A bound as a number, which may be infinite."""
     return value if isinstance(value, float) and math.isinf(value) else finite(where, argument, value)
 
 
@@ -139,20 +142,22 @@ def _ways_out() -> str:
     )
 
 
-_SHOWN = 120  # characters of a value in a message
+_SHOWN = 120  # largest number of characters of a value in a message
 _TAKE = f"Take a law of sciinf ({', '.join(named_laws.__all__)}, Truncated), of torch.distributions or of scipy.stats"
 
 
 def law_and_unit(name: str, value: object) -> tuple[td.Distribution, Any]:
-    """The law of a parameter and its unit: as given, as text where it is astropy's own, "" where there is none.
+    """The distribution of a parameter, and its unit.
+
+    A unit of astropy is returned as text, any other unit as given. Without a unit, "" is returned.
 
     Args:
-        name: The parameter.
-        value: `law` or `(law, unit)`.
+        name: Name of the parameter, for messages.
+        value: `law` or `(law, unit)`, where `law` is the distribution.
 
     Raises:
-        TypeError: If it is neither. The message says what was probably meant.
-        ValueError: If it is a distribution of scipy whose numbers make no law.
+        TypeError: If `value` is neither. The message says what was probably meant.
+        ValueError: If a distribution of scipy has arguments that are out of range.
     """
     law, unit = value if isinstance(value, tuple) and len(value) == 2 else (value, "")
     if _package(law) == "scipy":
@@ -170,7 +175,7 @@ def law_and_unit(name: str, value: object) -> tuple[td.Distribution, Any]:
 
 
 def _cure(name: str, value: object) -> str:
-    """What to write instead."""
+    """A sentence that says what to write instead of a value that is no distribution."""
     thing, unit = _parted(value)
     if isinstance(thing, td.Distribution):
         stands = f"{name}=(law, {unit!r})" if unit else f"{name}=law, or {name}=(law, 'km')"
@@ -213,7 +218,7 @@ def _of_numbers(name: str, numbers: list[float], unit: str) -> str:
 
 
 def _parted(value: object) -> tuple[object, str]:
-    """A value without the unit that stands beside it, and the unit."""
+    """A value without its unit, and the unit; "" if the value has none."""
     if not isinstance(value, tuple | list):
         return value, ""
     laws = [part for part in value if isinstance(part, td.Distribution)]
@@ -227,7 +232,7 @@ def _parted(value: object) -> tuple[object, str]:
 
 
 def _numbers(value: Any, unit: str) -> tuple[list[float] | None, str]:
-    """All numbers of a value, None if it holds anything else, and its unit if it is a quantity of astropy."""
+    """All numbers in a value, None if it holds anything else; and the unit, given or of a quantity."""
     parts = value if isinstance(value, tuple | list) else [value]
     found: list[float] = []
     for part in parts:
@@ -245,7 +250,7 @@ def _numbers(value: Any, unit: str) -> tuple[list[float] | None, str]:
 
 
 def _in_unit(quantity: Any, unit: str) -> Any:
-    """The numbers of a quantity of astropy in a unit; None where they have none in it."""
+    """The numbers of a quantity of astropy in a unit; None if its own unit does not convert."""
     try:
         return np.asarray(quantity.to_value(unit))
     except (ValueError, TypeError, AttributeError):
@@ -253,7 +258,7 @@ def _in_unit(quantity: Any, unit: str) -> Any:
 
 
 def _package(value: object) -> str:
-    """The package that a value's class comes from."""
+    """Name of the package that defines a value's class."""
     return type(value).__module__.partition(".")[0]
 
 
@@ -262,14 +267,14 @@ def _is_unit(value: object) -> bool:
 
 
 def _is_law_class(value: object) -> bool:
-    """Whether this is the class of a law instead of one: of torch, or of a package whose laws have the same names."""
+    """Whether a value is the class of a distribution, not an instance: of torch, numpyro or scipy."""
     if not isinstance(value, type):
         return False
     return issubclass(value, td.Distribution) or value.__module__.partition(".")[0] in ("numpyro", "scipy")
 
 
 def _call(kind: str) -> str:
-    """A law as it is called: "Normal(mean, sd)"."""
+    """The call that makes a distribution: "Normal(mean, sd)"."""
     law = getattr(named_laws, kind, None)
     return f"{kind}({', '.join(inspect.signature(law).parameters)})" if callable(law) else f"{kind}(...)"
 

@@ -50,7 +50,7 @@ class Truncated(td.Distribution):
 
     def __init__(self, base: td.Distribution, low: float | None = None, high: float | None = None) -> None:
         if not isinstance(base, td.Distribution) or base.batch_shape or base.event_shape:
-            raise TypeError(f"Truncated takes a univariate distribution, such as Normal(1.0, 0.5), got {base!r}")
+            raise TypeError(f"Truncated takes a univariate distribution, like Normal(1.0, 0.5), got {base!r}")
         lower = -math.inf if low is None else float(low)
         upper = math.inf if high is None else float(high)
         if not lower < upper:

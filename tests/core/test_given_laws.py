@@ -95,7 +95,7 @@ def test_what_is_counted_has_no_unit():
 
 
 def test_other_laws_that_are_needed_are_asked_for():
-    with pytest.raises(TypeError, match=r"Truncated takes a univariate distribution, such as Normal\(1.0, 0.5\)"):
+    with pytest.raises(TypeError, match=r"Truncated takes a univariate distribution, like Normal\(1.0, 0.5\)"):
         Truncated(Normal, low=0.0)
     with pytest.raises(TypeError, match="'b'.*array.* expected one of torch.distributions"):
         Prior.joint(["a", "b"], np.zeros(2))
