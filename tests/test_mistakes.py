@@ -162,7 +162,7 @@ MISTAKES: list[tuple[str, Do, str, str]] = [
     ("semicolons between columns", reads("t;v\n0;1\n1;2\n2;3\n"), "semicolons between its columns", "replace them"),
     ("commas in numbers", reads("v\n0,1\n0,2\n0,3\n"), "commas in its numbers, such as 0,1", "write them with points"),
     ("no header", reads("0,1.5\n1,2.5\n2,-3e-2\n"), "no header: its first line is 0, 1.5", "above it .* column_1,v$"),
-    ("a picture called csv", reads(b"\x89PNG\r\n\xff\xfe", "p.csv"), "not text in UTF-8", "save it as such"),
+    ("a picture called csv", reads(b"\x89PNG\r\n\xff\xfe", "p.csv"), "not text in UTF-8", "save it as UTF-8"),
     ("a folder in place of a file", raised(lambda f: read_observation(ONE, f)), "is a folder", "name the file in it"),
     ("too many values", reads("v\n1\n2\n3\n4\n"), r"has shape \(4,\)", "cut or resample it"),
     ("several observations", asks(torch.zeros(5, 3)), r"\(5, 3\).* 5 observations", r"one at a time, x\[0\]"),

@@ -201,7 +201,7 @@ def columns_of(name: str, each: Each, law: td.Distribution, earlier: Mapping[str
                 "Counts(low, high), Poisson, Binomial, ..."
             )
         if counted.low + each.more < 0:
-            raise ValueError(f"the number of {name!r} is {each.count!r}, which may be {counted.low}; take low >= 0")
+            raise ValueError(f"the number of {name!r}, {each.count!r}, may be {counted.low}; take low >= 0")
         most = counted.high
     total = int(most) + each.more
     if not 0 < total <= MOST:
@@ -234,8 +234,8 @@ def _levels(name: str, parent: str, names: Sequence[str], laws: Mapping[str, td.
     law = laws[parent]
     if not isinstance(law, Levels):
         raise TypeError(
-            f"{name!r} depends on {parent!r}, whose distribution {law!r} is continuous; take Choice('a', 'b') "
-            "or Counts(0, 3)"
+            f"{name!r} depends on {parent!r}, whose distribution {law!r} is continuous; take "
+            "Choice('a', 'b') or Counts(0, 3)"
         )
     return law
 
@@ -298,8 +298,8 @@ def check_apart(prior: Prior, what: str) -> None:
     if prior.bijection.size != len(prior):
         raise ValueError(
             f"{what} needs parameters that can vary by themselves, but some of {', '.join(prior.names)} are "
-            "parts of a whole (Dirichlet). Train Flow(prior, observables) on draws of the prior, and give the fit to "
-            "build_posterior"
+            "parts of a whole (Dirichlet). Train Flow(prior, observables) on draws of the prior, and give "
+            "the fit to build_posterior"
         )
 
 

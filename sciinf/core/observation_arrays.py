@@ -1,6 +1,7 @@
-"""Arrays and numbers of other programs as observations: `.npy`, `.npz`, `.pt` and plain text.
+"""Readers of observations in the files of other programs: `.npy`, `.npz`, `.pt` and plain text.
 
-An array without a name is the simulator's one observable; where there are several, it is called like its file.
+An array without a name is the simulator's only observable. If the simulator has several observables, the name
+of the file is the name of the array.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from torch import Tensor
 
 from sciinf.core.observation_columns import Column, Contents, SoughtColumns, column_of, only_once
 
-_LONGEST = 2**16  # bytes of an array's head
-_NAME = re.compile(r"(\S+?(?:\[\d+\])?)(?:\s*\[(?!\d+\])([^\]]*)\])?(?=\s|$)")  # and its unit: v [mV]
+_LONGEST = 2**16  # largest number of bytes of an array's header
+_NAME = re.compile(r"(\S+?(?:\[\d+\])?)(?:\s*\[(?!\d+\])([^\]]*)\])?(?=\s|$)")  # name and unit: "v [mV]"
 
 
 def read_npz(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
-    """The arrays of an archive of numpy's, by their names."""
+    """The arrays in an `.npz` archive of numpy, by name."""
     archive = stack.enter_context(zipfile.ZipFile(path))
     names = [name.removesuffix(".npy") for name in archive.namelist()]
     only_once(path, names, wanted)
@@ -35,7 +36,7 @@ def read_npz(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
 
 
 def _npz_column(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Column:
-    """An array's header says its shape and kind, before anything else is unpacked."""
+    """An array of an archive as a column; only its header is read, until the values are requested."""
     with archive.open(info) as member:
         shape, dtype = _header(member)
     if dtype.hasobject:
@@ -49,10 +50,10 @@ def _npz_column(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
 
 
 def read_npy(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
-    """One array, or the fields of one that has named fields.
+    """The array in an `.npy` file, or its fields if they are named.
 
     Raises:
-        ValueError: If it holds Python objects, which would be unpickled.
+        ValueError: If the array holds Python objects, because reading them could run code.
     """
     with path.open("rb") as file:
         shape, dtype = _header(file)
@@ -75,7 +76,7 @@ def read_npy(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and kind, as the head of an array's file says them."""
+    """The shape and dtype of an array, from the header of its file."""
     formats: Any = np.lib.format
     version = formats.read_magic(file)
     if version == (1, 0):
@@ -83,9 +84,12 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
         return tuple(shape), dtype
     size = file.read(4)
     if (length := int.from_bytes(size, "little")) > _LONGEST:
-        raise ValueError(f"its head claims to be {length:,} bytes long, which no array's is; it is damaged")
+        raise ValueError(
+            f"its header claims to be {length:,} bytes long, far more than any array's; the file is damaged, "
+            "write it again"
+        )
     content = file.read(length)
-    if version == (3, 0):  # as 2.0, with names of fields in UTF-8
+    if version == (3, 0):  # Version 3.0 differs from 2.0 only in that the names of fields are in UTF-8.
         head = ast.literal_eval(content.decode("utf-8"))
         return tuple(head["shape"]), formats.descr_to_dtype(head["descr"])
     shape, _, dtype = formats.read_array_header_2_0(io.BytesIO(size + content))
@@ -96,10 +100,11 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def read_pt(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
-    """What `torch.save` wrote of a tensor, or of a dictionary of tensors; nothing else in it is built.
+    """The tensors in a file of `torch.save`, which holds a tensor or a dictionary of tensors.
 
     Raises:
-        ValueError: If it holds anything but tensors and numbers, is compressed, or of the format before torch 1.6.
+        ValueError: If the file holds anything but tensors and numbers, is compressed or damaged, or has the
+            format before torch 1.6.
     """
     way_out = "save plain tensors: torch.save({'NAME': tensor}, FILE)"
     if not zipfile.is_zipfile(path):
@@ -107,12 +112,12 @@ def read_pt(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
     with zipfile.ZipFile(path) as archive:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise ValueError(f"{path} is compressed, which torch.save does not do; {way_out}")
-        if (bad := archive.testzip()) is not None:  # torch does not look
-            raise ValueError(f"{path} is damaged: {bad} does not have its checksum; {way_out}")
+        if (bad := archive.testzip()) is not None:  # torch.load does not verify the checksums.
+            raise ValueError(f"{path} is damaged: the checksum of {bad} is wrong; {way_out}")
     try:
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        raise ValueError(f"{path} holds more than tensors, and no code of a file is run; {way_out}") from error
+        raise ValueError(f"{path} holds more than tensors, and its code is never run; {way_out}") from error
     named = held if isinstance(held, Mapping) else {wanted.unnamed(path): held}
     columns = {str(name): _tensor(path, str(name), item, way_out) for name, item in named.items() if wanted(str(name))}
     return Contents(tuple(map(str, named)), columns)
@@ -125,7 +130,7 @@ def _tensor(path: Path, name: str, item: Any, way_out: str) -> Column:
         kind = f"{item.layout} tensor" if isinstance(item, Tensor) else type(item).__name__
         raise ValueError(f"{path}: {name!r} is a {kind}, expected a plain tensor; {way_out}")
     tensor = item.detach().resolve_conj().resolve_neg()
-    halved = tensor.dtype in (torch.bfloat16, torch.float16)  # numpy does not know the first
+    halved = tensor.dtype in (torch.bfloat16, torch.float16)  # numpy has no bfloat16, so both become float32.
     dtype = torch.zeros(0, dtype=torch.float32 if halved else tensor.dtype).numpy().dtype
     return Column(tuple(tensor.shape), dtype, "", lambda: (tensor.float() if halved else tensor).numpy())
 
@@ -134,10 +139,10 @@ def _tensor(path: Path, name: str, item: Any, way_out: str) -> Column:
 
 
 def text_of(path: Path) -> str:
-    """The text of a file.
+    """The text of a file, which must be in UTF-8.
 
     Raises:
-        ValueError: If it is not in UTF-8.
+        ValueError: If the file is not in UTF-8.
     """
     data = path.read_bytes()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -146,18 +151,20 @@ def text_of(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as such"
+            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from error
 
 
 def read_txt(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
-    """Columns with spaces or tabs between them, or one number a line; names, with units or not, in a line above them.
+    """The columns of a text file, separated by spaces or tabs; a file may also hold one number per line.
 
-    Columns without names are one array, (rows, columns), and are called "1", "2", ... where one is asked for.
+    A line above the columns may hold their names, with or without units: "t [h]  v [mV]". Columns without
+    names are one array, (rows, columns). If a column "1", "2", ... is wanted, they are single columns with
+    these names.
 
     Raises:
-        ValueError: If lines are of different lengths, names are not as many as columns, or something wanted is no
-            number.
+        ValueError: If lines have different lengths, if there are not as many names as columns, or if a wanted
+            value is not a number.
     """
     lines = [(number, line.strip()) for number, line in enumerate(text_of(path).splitlines(), 1) if line.strip()]
     above = [line for _, line in itertools.takewhile(lambda one: one[1].startswith("#"), lines)]
@@ -166,7 +173,7 @@ def read_txt(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
     names = _named(below.pop(0)[1]) if re.match("[^\\W\\d]", first) and _number(first) is None else []
     rows = [(number, line.split()) for number, line in below]
     if not rows:
-        raise ValueError(f"{path} holds no numbers; write one a line, or in columns with their names above them")
+        raise ValueError(f"{path} holds no numbers; write one per line, or columns with names above them")
     width = len(rows[0][1])
     if uneven := next(((number, row) for number, row in rows if len(row) != width), None):
         raise ValueError(
@@ -180,7 +187,8 @@ def read_txt(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
             f"{path}: {len(meant)} names ({found}) stand above {width} columns; write one for each, units in brackets: "
             "v [mV]"
         )
-    names = names or (said if width > 1 or (said and wanted(said[0][0])) else [])  # else it is a comment
+    # A line above a single column may also be a comment, so it counts as a name only if it is a wanted name.
+    names = names or (said if width > 1 or (said and wanted(said[0][0])) else [])
     if len(names) == width:
         only_once(path, [name for name, _ in names], wanted)
         inside = [(i, name, unit) for i, (name, unit) in enumerate(names) if wanted(name)]
@@ -196,12 +204,12 @@ def read_txt(path: Path, wanted: SoughtColumns, stack: ExitStack) -> Contents:
 
 
 def _named(line: str) -> list[tuple[str, str]]:
-    """Names and units of columns: "t [h]  v [mV]"."""
+    """The names and units of columns in a line of text: "t [h]  v [mV]"."""
     return [(name, unit or "") for name, unit in _NAME.findall(line)]
 
 
 def _numbers(path: Path, rows: Sequence[tuple[int, Sequence[str]]], columns: Sequence[int]) -> np.ndarray:
-    """The values of some columns, (rows, columns); whole ones stay whole."""
+    """The values of some columns, (rows, columns); integers if all of them are integers."""
     found: list[list[int | float]] = []
     for number, row in rows:
         values = [_number(row[i]) for i in columns]
