@@ -207,7 +207,7 @@ class Items(Standardised, Adjusting):
             x = {name: value.to(self.z_mean.device) for name, value in x.items()}
             observed = [self._total(k, x) for k, one in enumerate(self.sets)]
             banks = [one.phi(self.get_buffer(f"bank_{k}")) for k, one in enumerate(self.sets)]
-        return _Potential(self, observed, banks)
+        return _ItemsPotential(self, observed, banks)
 
     def _total(self, k: int, x: X) -> tuple[Float[Tensor, "batch statistics"], Float[Tensor, " batch"]]:
         """Sum of the statistics of the items of one table, and the number of items."""
@@ -358,7 +358,7 @@ class _Set(nn.Module):
         return torch.linalg.solve(hessian, gradient.flatten()).view_as(gradient).to(bank.dtype)
 
 
-class _Potential(Potential):
+class _ItemsPotential(Potential):
     """The likelihood of observations, from the sums of their statistics, their numbers of items, and the banks."""
 
     def __init__(self, estimator: Items, observed: list[tuple[Tensor, Tensor]], banks: list[Tensor]) -> None:
