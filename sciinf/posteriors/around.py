@@ -1,17 +1,18 @@
-r"""Laws around an answer, somewhat wider than it, and mixtures of them, to simulate from.
+r"""Distributions around an answer, somewhat wider than it, and their mixtures, from which simulations are made.
 
-With z the unbounded parameters, m and C mean and covariance of an answer, and a width k,
+With z the unbounded parameters, m and C the mean and covariance of an answer, and k a width, the distribution is
 
-    r(z) ~ N(z; m, k^2 C) N(z; 0, I)^(1 - 1/k^2),
+    r(z) ~ N(z; m, k^2 C) N(z; 0, I)^(1 - 1/k^2).
 
-the second factor only where the prior of z is N(0, I): r is then wider than the answer, but not than the prior.
+The second factor is left out if the prior of z is not N(0, I). With it r is wider than the answer, but not wider than
+the prior.
 
-Where parameters are discrete, or exist sometimes only, each discrete parameter has the probabilities
+A discrete parameter d is independent of the others under r, and has the probabilities
 
-    r(d) ~ q(d)^(1/k^2) p(d)^(1 - 1/k^2)
+    r(d) ~ q(d)^(1/k^2) p(d)^(1 - 1/k^2),
 
-by itself, with q those of the answer and p the prior's, which is the same formula; and m and C are those of draws in
-which a parameter exists, whatever the discrete values are.
+with q the probabilities of the answer and p those of the prior. For a parameter that exists only sometimes, m and C are
+computed from the draws in which it exists, whatever the discrete values are.
 
 Shapes: theta (*n, D); z (*n, D), float64.
 """
@@ -32,20 +33,20 @@ from sciinf.core.existence import check_apart
 from sciinf.core.mixed_bijection import MixedBijection
 from sciinf.posteriors.mcmc import PriorInZ
 
-_TINY = 1e-9  # of the variance, added to it
-_PRIOR = 20.0  # draws of the prior that are added to those of an answer, for the probabilities of discrete values
-_FEW = 100  # draws in which a parameter exists, below which its law is the prior's
+_TINY = 1e-9  # This share of the mean variance is added to each variance.
+_PRIOR = 20.0  # Probabilities of discrete values are estimated with so many draws of the prior added to the answer.
+_FEW = 100  # A parameter that exists in fewer draws than this keeps its prior.
 
 
 class LawOfZ(Protocol):
-    """A law of z around an answer."""
+    """A distribution of z around an answer."""
 
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
         """n draws of z."""
         ...
 
     def squares(self, z: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
-        """Squared distances from the centre, in sds: in the mean as many as there are continuous parameters."""
+        """Squared distances from the centre, in sds; their mean is the number of continuous parameters."""
         ...
 
     def log_prob(self, z: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
@@ -53,17 +54,17 @@ class LawOfZ(Protocol):
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The distribution as plain JSON values."""
         ...
 
 
 @dataclass(frozen=True)
 class Law:
-    """A normal law of z.
+    """A normal distribution of z.
 
     Args:
-        centre: (D,), float64.
-        factor: Cholesky factor of its covariance, (D, D), float64.
+        centre: Mean (D,), float64.
+        factor: Cholesky factor of the covariance, (D, D), float64.
     """
 
     centre: Tensor
@@ -71,11 +72,11 @@ class Law:
 
     @classmethod
     def around(cls, z: Float[Tensor, "n theta"], wider: float, *, normal: bool) -> Law | None:
-        """r of unweighted draws of an answer; None where they do not vary or are not finite.
+        """The distribution r around an answer, or None if its draws do not vary or are not finite.
 
         Args:
-            z: The draws, float64.
-            wider: k.
+            z: Unweighted draws of the answer, float64.
+            wider: Width k.
             normal: Whether the prior of z is N(0, I).
         """
         mean, size = z.mean(0), z.shape[1]
@@ -90,7 +91,7 @@ class Law:
         return cls(wide @ precision @ mean, torch.linalg.cholesky((wide + wide.T) / 2))
 
     def of(self, places: Tensor) -> Law:
-        """The law of some of its numbers."""
+        """The marginal distribution of some entries of z."""
         covariance = (self.factor @ self.factor.T)[places][:, places]
         return Law(self.centre[places], torch.linalg.cholesky(covariance))
 
@@ -116,12 +117,12 @@ class Law:
 
 @dataclass(frozen=True)
 class MixedLaw:
-    """A law of z with the codes of discrete parameters (`core.mixed_bijection`).
+    """A distribution of z with the codes of discrete parameters (`core.mixed_bijection`).
 
     Args:
-        bijection: The prior's.
+        bijection: Bijection of the prior.
         log_p: Log probabilities of the values of each discrete parameter, float64.
-        normal: The law of z of the continuous parameters, all of which it has, whether they exist or not.
+        normal: Distribution of z of all continuous parameters, whether they exist or not.
     """
 
     bijection: MixedBijection
@@ -130,12 +131,12 @@ class MixedLaw:
 
     @classmethod
     def around(cls, bijection: MixedBijection, theta: Float[Tensor, "n theta"], wider: float) -> MixedLaw | None:
-        """r of unweighted draws of an answer; None where what is continuous does not vary.
+        """The distribution r around an answer, or None if a continuous parameter does not vary in its draws.
 
         Args:
-            bijection: The prior's.
-            theta: The draws.
-            wider: k.
+            bijection: Bijection of the prior.
+            theta: Unweighted draws of the answer.
+            wider: Width k.
         """
         z, present = bijection.split(theta.double())
         log_p = []
@@ -151,7 +152,7 @@ class MixedLaw:
         return normal and cls(bijection, tuple(log_p), normal)
 
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
-        """n draws of z; what does not exist is drawn, too."""
+        """n draws of z, with values for parameters that do not exist, too."""
         z = torch.zeros(n, self.bijection.size, dtype=torch.float64)
         for spot, log_p in zip(self.bijection.discrete_in_z.tolist(), self.log_p, strict=True):
             z[:, spot] = torch.multinomial(log_p.exp(), n, replacement=True, generator=generator).double()
@@ -159,11 +160,11 @@ class MixedLaw:
         return z
 
     def squares(self, z: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
-        """Squared distances from the centre, in sds; each parameter that does not exist adds one, the mean."""
+        """Squared distances from the centre, in sds; a parameter that does not exist adds 1, its mean."""
         return self._of_what_exists(z, squares=True)
 
     def log_prob(self, z: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
-        """Log density of what exists in z."""
+        """Log density of the parameters that exist in z."""
         return self._of_what_exists(z, squares=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -187,9 +188,9 @@ class MixedLaw:
 
 
 def _filled(z: Float[Tensor, " n"], there: Bool[Tensor, " n"], column: int) -> Float[Tensor, " n"]:
-    """Numbers of a parameter in all draws: where it does not exist, those of other draws, or of the prior.
+    """Values z of a parameter in all draws; where it does not exist, values of other draws or of the prior.
 
-    Those of the prior are in an order of the column's own, so that two columns of them are not correlated.
+    Values of the prior are put into an order that depends on the column, so that two such columns are not correlated.
     """
     some = z[there]
     if len(some) < _FEW:
@@ -202,12 +203,12 @@ def _filled(z: Float[Tensor, " n"], there: Bool[Tensor, " n"], column: int) -> F
 
 
 def law_around(prior: Prior, theta: Float[Tensor, "n theta"], wider: float) -> LawOfZ | None:
-    """r of unweighted draws of an answer; None where they do not vary.
+    """The distribution r around an answer, or None if its draws do not vary.
 
     Args:
         prior: The prior.
-        theta: The draws; those that are not finite where they exist are left out.
-        wider: k.
+        theta: Unweighted draws of the answer. Draws with an existing parameter that is not finite are left out.
+        wider: Width k.
     """
     theta = theta[(theta.isfinite() | ~prior.present(theta)).all(1)]
     if isinstance(prior.bijection, MixedBijection):
@@ -216,26 +217,26 @@ def law_around(prior: Prior, theta: Float[Tensor, "n theta"], wider: float) -> L
 
 
 def _law_from_json(prior: Prior, data: Mapping[str, Any]) -> LawOfZ:
-    """The law that `to_json` told."""
+    """The distribution that `to_json` wrote."""
     bijection, size, log_p = prior.bijection, len(prior), tuple[Tensor, ...]()
     if isinstance(bijection, MixedBijection):
         size, log_p = len(bijection.in_z), tuple(torch.tensor(one, dtype=torch.float64) for one in data["log_p"])
         if [len(one) for one in log_p] != [len(one.values) for one in bijection.levels.values()]:
-            raise ValueError("the laws are of other discrete parameters")
+            raise ValueError("the distributions are of other discrete parameters")
     centre, factor = (torch.tensor(data[name], dtype=torch.float64) for name in ("centre", "factor"))
     law = Law(centre, factor if size else torch.zeros(0, 0, dtype=torch.float64))
     if law.factor.shape != (size, size) or law.centre.shape != (size,):
-        raise ValueError("the laws are of another number of parameters")
+        raise ValueError("the distributions are of another number of parameters")
     return MixedLaw(bijection, log_p, law) if isinstance(bijection, MixedBijection) else law
 
 
 class Mixture(Proposal):
-    """A mixture of laws of z, as a law of theta within the prior's support.
+    """A mixture of distributions of z, as a proposal for theta within the prior's support.
 
     Args:
         prior: The prior.
-        parts: Weight and law of each part; weights sum to one.
-        about: What else is said of it, as JSON values.
+        parts: Weight and distribution of each part; the weights sum to 1.
+        about: Further entries for `to_json`, as JSON values.
     """
 
     def __init__(self, prior: Prior, parts: Sequence[tuple[float, LawOfZ]], about: Mapping[str, Any]) -> None:
@@ -243,7 +244,7 @@ class Mixture(Proposal):
         self.prior, self.parts, self.about = prior, tuple(parts), dict(about)
 
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, "n theta"]:
-        """n draws; those that rounding puts outside the support are drawn again."""
+        """n draws of theta; draws that rounding puts outside the support are replaced."""
         found = [torch.zeros(0, len(self.prior), dtype=self.prior.dtype)]
         while (left := n - sum(map(len, found))) > 0:
             weights = torch.tensor([weight for weight, _ in self.parts], dtype=torch.float64)
@@ -254,7 +255,7 @@ class Mixture(Proposal):
         return torch.cat(found)
 
     def log_ratio(self, theta: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
-        """log prior / mixture, float64; -inf outside the prior's support."""
+        """Logarithm of the prior's density over the mixture's, float64; -inf outside the prior's support."""
         inside = self.prior.log_prob(theta).isfinite()
         centre = self.prior.bijection.inverse(theta.new_zeros(self.prior.bijection.size))
         safe = torch.where(inside[..., None], theta, centre).double()
@@ -268,22 +269,22 @@ class Mixture(Proposal):
 
     @classmethod
     def from_json(cls, prior: Prior, data: Mapping[str, Any]) -> Mixture:
-        """The mixture that `to_json` told.
+        """The mixture that `to_json` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: If it did not.
+            KeyError, TypeError, ValueError: If the data were not written by `to_json`.
         """
         parts = [(float(part["weight"]), _law_from_json(prior, part)) for part in data["parts"]]
         return cls(prior, parts, {key: data[key] for key in data if key not in ("kind", "parts")})
 
 
 def log_prior(prior: Prior, z: Float[Tensor, "*n theta"], theta: Float[Tensor, "*n theta"]) -> Float[Tensor, "*n"]:
-    """Log density of z, and of discrete values, under the prior.
+    """Log density of z under the prior, times the probabilities of discrete values.
 
     Args:
         prior: The prior.
-        z: Where.
-        theta: The same within the prior's support.
+        z: Unbounded parameters.
+        theta: The same parameters, within the prior's support.
     """
     if isinstance(prior.bijection, MixedBijection):
         return prior.log_prob(theta) - prior.log_jacobian(theta)
