@@ -1,8 +1,9 @@
-"""Quantities derived from parameters, such as a sum or a ratio: functions of a posterior's draws; and labels.
+"""Derived quantities, such as a sum or a ratio of parameters, computed from posterior draws; and labels.
 
-They change nothing of what is simulated or learned. A derived quantity is computed from each draw, and so has the same
-weights; it is as right as the draws are all together. Where parameters exist in some draws only, they are NaN in the
-others, and a quantity that is NaN there does not exist there either. Parameters with labels are arrays of text.
+Derived quantities and labels change nothing in simulation or training. A derived quantity is computed from
+each draw, so the draws keep their weights. The quantity is as accurate as the joint distribution of the
+draws. A parameter that does not exist in a draw is NaN there. A quantity that is NaN in such a draw does not
+exist there either. A parameter with labels is passed to the functions as an array of text.
 """
 
 from __future__ import annotations
@@ -27,21 +28,22 @@ Values = Mapping[str, np.ndarray]
 """Parameter -> its values in the prior's unit, (n,), float64, not to be written to."""
 Function = Callable[[Values], Any]
 """Makes the values of a quantity, (n,), or a quantity of astropy, of those of the parameters."""
-_TRIED = 1_000  # draws of the prior
-_ALONE = 1e-9  # relative: what a value may change by where it is computed by itself
+_TRIED = 1_000  # number of draws of the prior with which functions are tested
+_ALONE = 1e-9  # largest relative difference between a value computed alone and among other draws
 
 
 def with_derived(draws: Draws, simulator: Simulator | None) -> Draws:
-    """Draws of parameters with what their simulator says of them: derived quantities as further columns, and labels.
+    """The draws with the simulator's derived quantities as further columns, and with its labels.
 
     Args:
-        draws: Of its parameters.
-        simulator: Its `derived` and `labels` count; None leaves the draws as they are.
+        draws: Draws of the simulator's parameters.
+        simulator: The simulator, with `derived` and `labels`; None leaves the draws as they are.
 
     Raises:
-        TypeError: If a derived quantity is no function, alone or with a unit.
-        ValueError: If a name is taken or unknown, a unit is unknown, a label is no line of text, or a function fails,
-            gives another shape or unit or something that is not finite, or mixes draws.
+        TypeError: If a derived quantity is not a function, alone or with a unit.
+        ValueError: If a name is taken or unknown, a unit is unknown, or a label is not one line of text. Also
+            if a function fails, returns a wrong shape or unit, or a value that is not finite, or if its value
+            for a draw depends on other draws.
     """
     if simulator is None or not (simulator.derived or simulator.labels):
         return draws
@@ -76,7 +78,7 @@ def with_derived(draws: Draws, simulator: Simulator | None) -> Draws:
 
 
 def _rounded(values: torch.Tensor) -> bool:
-    """Whether float32 is too coarse for quantities, (n, d), of which there may be none in some draws."""
+    """Whether float32 is too coarse for quantities, (n, d), which may be NaN in some draws."""
     for column in values.T:
         there = column[~column.isnan()]
         if len(there) and rounded_away(there.mean(0, keepdim=True), there.std(0, correction=0, keepdim=True)):
@@ -85,11 +87,11 @@ def _rounded(values: torch.Tensor) -> bool:
 
 
 def check_derived(simulator: Simulator) -> None:
-    """Try derived quantities and labels, if there are any, on draws of the prior, before hours are spent.
+    """Test derived quantities and labels on draws of the prior, so that errors appear early.
 
     Raises:
-        TypeError: If one is no function.
-        ValueError: As `with_derived`.
+        TypeError: If a derived quantity is not a function.
+        ValueError: For the reasons given at `with_derived`.
     """
     if not (simulator.derived or simulator.labels):
         return
@@ -100,7 +102,7 @@ def check_derived(simulator: Simulator) -> None:
 
 
 def _function_and_unit(name: str, what: object) -> tuple[Function, str | None]:
-    """What stands for a quantity, `function` or `(function, unit)`; the unit is None where none is said."""
+    """The function of a quantity, and its unit, or None; from `function` or `(function, unit)`."""
     function, unit = what if isinstance(what, tuple) and len(what) == 2 else (what, None)
     if not callable(function):
         raise TypeError(
@@ -115,7 +117,15 @@ def _function_and_unit(name: str, what: object) -> tuple[Function, str | None]:
 def _computed(
     name: str, function: Function, unit: str | None, given: Values, some: np.ndarray
 ) -> tuple[np.ndarray, str]:
-    """The values of a quantity, (n,), float64, and its unit; NaN only where some parameter does not exist, (n,)."""
+    """The values of a quantity, (n,), float64, and its unit.
+
+    Args:
+        name: Name of the quantity, for messages.
+        function: The function of the parameters.
+        unit: Unit of the quantity; None if no unit is given.
+        given: Parameter -> its values, (n,).
+        some: Whether some parameter does not exist in a draw, (n,). Values may be NaN only in these draws.
+    """
     values, found_unit = _called(name, function, unit, given)
     where = np.flatnonzero(~np.isfinite(values) & ~(np.isnan(values) & some))
     if len(where):
@@ -131,9 +141,9 @@ def _computed(
         scale = np.abs(values[np.isfinite(values)]).mean()
         if not abs(alone[0] - values[row]) <= _ALONE * (abs(values[row]) + scale):
             raise ValueError(
-                f"the derived quantity {name!r} of a draw is {values[row]:.9g} among others and {alone[0]:.9g} by "
-                "itself; it must depend on the parameters of its own draw alone, without means over draws and without "
-                "random numbers"
+                f"the derived quantity {name!r} of a draw is {values[row]:.9g} among other draws and "
+                f"{alone[0]:.9g} if computed alone; it must depend only on the parameters of its own draw, "
+                "without means over draws and without random numbers"
             )
     return values, found_unit
 
@@ -143,7 +153,7 @@ def _shown(value: Any) -> str:
 
 
 def _called(name: str, function: Function, unit: str | None, given: Values) -> tuple[np.ndarray, str]:
-    """What a function gives, (n,), float64, which may not be finite, and its unit."""
+    """The values that a function returns, (n,), float64, finite or not, and their unit."""
     n, own = len(next(iter(given.values()))), None
     try:
         with np.errstate(all="ignore"):

@@ -1,7 +1,7 @@
-"""Draws, priors and answers where discrete parameters have some values: what is left is plain.
+"""Draws and priors conditional on values of discrete parameters.
 
-Nothing that is continuous then depends on which model it is, or on how many there are, so whatever knows no discrete
-parameters takes it.
+After conditioning on all discrete parameters, only continuous parameters that always exist are left. Methods
+without support for discrete parameters can then be used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def draws_given(draws: Draws, values: Mapping[str, Any]) -> Draws:
-    """See `Draws.given`."""
+    """The draws conditional on values of discrete parameters; see `Draws.given`."""
     if not values:
         return draws
     values = {**implied(draws, values), **values}
@@ -37,7 +37,7 @@ def draws_given(draws: Draws, values: Mapping[str, Any]) -> Draws:
     if not bool((draws.weights[chosen] > 0).any()):
         said = told(0.0, 1 / draws.ess)
         raise ValueError(
-            f"no draw has {said_given(values)}: its probability is {said}; there are {_shares(draws, values)}"
+            f"no draw has {said_given(values)}: its probability is {said}; draws have {_shares(draws, values)}"
         )
     theta = draws.theta[chosen]
     gone = theta.isnan().all(0) if draws.categories else torch.zeros(len(draws.names), dtype=torch.bool)
@@ -63,7 +63,10 @@ def draws_given(draws: Draws, values: Mapping[str, Any]) -> Draws:
 
 
 def implied(draws: Draws, values: Mapping[str, Any]) -> dict[str, str]:
-    """Values of further discrete parameters that go with some: those without which the given ones never exist."""
+    """Values of other discrete parameters, name -> label, that follow from the given ones.
+
+    A value follows if all draws in which a given parameter exists have this value.
+    """
     found: dict[str, str] = {}
     for name in codes_of(draws, values):
         there = ~draws.theta[:, draws.names.index(name)].isnan()
@@ -77,7 +80,7 @@ def implied(draws: Draws, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def most_probable(draws: Draws) -> dict[str, str]:
-    """See `Draws.most_probable`."""
+    """The most probable joint values of all discrete parameters; see `Draws.most_probable`."""
     if not draws.categories:
         return {}
     at = [draws.names.index(name) for name in draws.categories]
@@ -90,7 +93,7 @@ def most_probable(draws: Draws) -> dict[str, str]:
 
 
 def log_evidence_by(draws: Draws, name: str) -> dict[str, tuple[float, float]]:
-    """See `Draws.log_evidence_by`.
+    """Log evidence, with its standard error, of each value of a parameter; see `Draws.log_evidence_by`.
 
     With weights w that sum to 1, the evidence of value k is Z sum_i w_i [value_i = k] / prior_k, and the relative
     variance of the sum is sum_i w_i^2 [value_i = k] / (sum_i w_i [value_i = k])^2 - 1 / n.
@@ -98,12 +101,15 @@ def log_evidence_by(draws: Draws, name: str) -> dict[str, tuple[float, float]]:
     found, weights = draws.probabilities(name), draws.weights
     if draws.log_evidence is None:
         raise ValueError(
-            "these draws have no evidence, which weights by a likelihood give; their probabilities and Bayes factors "
-            f"are in probabilities({name!r})"
+            "these draws have no evidence, because they have no weights by a likelihood; for probabilities "
+            f"and Bayes factors call probabilities({name!r})"
         )
     column = draws.theta[:, draws.names.index(name)].to(torch.float64)
     if bool(column.isnan().any()):
-        raise ValueError(f"{name!r} exists in some draws only, so there is no evidence of each of its values alone")
+        raise ValueError(
+            f"{name!r} exists in some draws only, so its values have no evidence of their own; for their "
+            "probabilities call `probabilities`"
+        )
     by = {}
     for label, value, prior in zip(found.values, draws.categories[name].values, found.prior, strict=True):
         own = weights[column == value]
@@ -117,24 +123,31 @@ def log_evidence_by(draws: Draws, name: str) -> dict[str, tuple[float, float]]:
 
 
 def prior_given(prior: Prior, values: Mapping[str, Any]) -> Prior:
-    """The prior where discrete parameters have some values, without them and without what does not exist then.
+    """The prior conditional on values of discrete parameters.
+
+    The new prior has neither these parameters nor any parameter that does not exist for these values.
+
+    Args:
+        prior: The prior.
+        values: Discrete parameter -> its label, or its number if the parameter is a count.
 
     Raises:
-        ValueError: If there is no such discrete parameter, or it never has the value.
+        ValueError: If there is no such discrete parameter, or if it never has the value.
     """
     if not values:
         return prior
     laws, codes = prior.discrete(), {}
     for name, value in values.items():
         if name not in laws:
-            raise ValueError(f"{name!r} is no discrete parameter; there is {', '.join(laws) or 'none'}")
+            raise ValueError(f"{name!r} is no discrete parameter; these are {', '.join(laws) or 'none'}")
         codes[name] = laws[name].labels.index(str(value))
     heads = {prior.names[place.start]: law for law, place in prior.places()}
     found = prior.existence.conditions(prior.names, heads)
     gone = {n for n, when in found.items() if any(p in codes and not flags[codes[p]] for p, flags in when.items())}
     while more := {n for n, when in found.items() if n not in gone and gone & set(when)}:
         gone |= more
-    in_order = {}  # first of those whose number is known now -> all of them that exist, in increasing order
+    # Ordered groups whose number is now known: first parameter -> all existing parameters of its group.
+    in_order = {}
     for group in prior.existence.each.values():
         left = [name for name in group.columns if name not in gone]
         if group.increasing and group.count in codes and len(left) > 1:
@@ -155,37 +168,37 @@ def prior_given(prior: Prior, values: Mapping[str, Any]) -> Prior:
 
 
 def plain_bijection(prior: Prior, what: str) -> Bijection:
-    """The map between a prior's support and R^D.
+    """The bijection between a prior's support and R^D.
 
     Args:
-        prior: Whose.
-        what: What needs one, for the message.
+        prior: The prior.
+        what: Name of the method that needs the bijection, for the message.
 
     Raises:
-        ValueError: If there are discrete parameters, so that there is none.
+        ValueError: If the prior has discrete parameters, because it then has no such bijection.
     """
     if isinstance(prior.bijection, MixedBijection):
         raise ValueError(
-            f"{what} has continuous parameters that always exist, and {', '.join(prior.discrete())} is discrete: take "
-            "draws of the posterior of sciinf itself, or of an answer with answer.given(...)"
+            f"{what} must have continuous parameters that always exist, but {', '.join(prior.discrete())} is "
+            "discrete: take draws of sciinf's posterior itself, or of an answer with answer.given(...)"
         )
     return prior.bijection
 
 
 def codes_of(draws: Draws, values: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that stand for values in draws.
+    """The numbers that encode values of discrete parameters in draws: name -> number.
 
     Raises:
-        ValueError: If there is no such discrete parameter, or it never has the value.
+        ValueError: If there is no such discrete parameter, or if it never has the value.
     """
     for name in values:
         if name not in draws.categories:
-            raise ValueError(f"{name!r} is no discrete parameter of these draws; there is {_names(draws)}")
+            raise ValueError(f"{name!r} is no discrete parameter of these draws; these are {_names(draws)}")
     return {name: draws.categories[name].value(name, value) for name, value in values.items()}
 
 
 def share_of(draws: Draws, values: Mapping[str, Any]) -> str:
-    """With which probability discrete parameters have some values, in words."""
+    """The probability that discrete parameters have some values, in words."""
     if len(values) == 1:
         name, value = next(iter(values.items()))
         found = draws.probabilities(name)
@@ -203,7 +216,7 @@ def share_of(draws: Draws, values: Mapping[str, Any]) -> str:
 
 
 def said_given(values: Mapping[str, Any]) -> str:
-    """Values of discrete parameters in words: "model = SEIR and k = 2"."""
+    """The values of discrete parameters in words: "model = SEIR and k = 2"."""
     return " and ".join(f"{name} = {value}" for name, value in values.items())
 
 
