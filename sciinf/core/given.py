@@ -36,9 +36,7 @@ def draws_given(draws: Draws, values: Mapping[str, Any]) -> Draws:
         chosen &= draws.theta[:, draws.names.index(name)] == value
     if not bool((draws.weights[chosen] > 0).any()):
         said = told(0.0, 1 / draws.ess)
-        raise ValueError(
-            f"no draw has {said_given(values)}: its probability is {said}; draws have {_shares(draws, values)}"
-        )
+        raise ValueError(f"no draw has {said_given(values)} (probability {said}); draws have {_shares(draws, values)}")
     theta = draws.theta[chosen]
     gone = theta.isnan().all(0) if draws.categories else torch.zeros(len(draws.names), dtype=torch.bool)
     kept = [i for i, name in enumerate(draws.names) if name not in codes and not bool(gone[i])]
@@ -139,7 +137,7 @@ def prior_given(prior: Prior, values: Mapping[str, Any]) -> Prior:
     laws, codes = prior.discrete(), {}
     for name, value in values.items():
         if name not in laws:
-            raise ValueError(f"{name!r} is no discrete parameter; these are {', '.join(laws) or 'none'}")
+            raise ValueError(f"{name!r} is no discrete parameter; there is {', '.join(laws) or 'none'}")
         codes[name] = laws[name].labels.index(str(value))
     heads = {prior.names[place.start]: law for law, place in prior.places()}
     found = prior.existence.conditions(prior.names, heads)
@@ -193,7 +191,7 @@ def codes_of(draws: Draws, values: Mapping[str, Any]) -> dict[str, float]:
     """
     for name in values:
         if name not in draws.categories:
-            raise ValueError(f"{name!r} is no discrete parameter of these draws; these are {_names(draws)}")
+            raise ValueError(f"{name!r} is no discrete parameter of these draws; there is {_names(draws)}")
     return {name: draws.categories[name].value(name, value) for name, value in values.items()}
 
 

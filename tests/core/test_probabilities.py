@@ -185,7 +185,7 @@ def test_evidence_by_model_is_that_of_the_draws_of_each():
 def test_evidence_needs_weights_and_a_parameter_that_always_exists():
     with pytest.raises(ValueError, match="no evidence, because they have no weights by a likelihood"):
         by_hand().log_evidence_by("model")
-    with pytest.raises(ValueError, match="'beta' is no discrete parameter of these draws; these are model"):
+    with pytest.raises(ValueError, match="'beta' is no discrete parameter of these draws; there is model"):
         by_hand(log_evidence=-1.0).log_evidence_by("beta")
     prior = Prior(model=Choice("a", "b"), kind=Only(Choice("x", "y"), model="b"))
     with pytest.raises(ValueError, match="exists in some draws only"):
@@ -240,10 +240,10 @@ def test_the_most_probable_values_are_those_of_all_together():
 def test_what_cannot_be_given_is_said():
     draws = by_hand(weights=(1.0, 0.0, 3.0, 0.0))
     for values, words in (
-        ({"beta": 1.0}, "'beta' is no discrete parameter of these draws; these are model"),
+        ({"beta": 1.0}, "'beta' is no discrete parameter of these draws; there is model"),
         ({"model": "SIRS"}, "'model' is never 'SIRS'; it is one of SIR, SEIR"),
         ({"model": True}, "'model' is never True"),
-        ({"model": "SEIR"}, "no draw has model = SEIR: its probability is < 0.62; draws have model SIR"),
+        ({"model": "SEIR"}, r"no draw has model = SEIR \(probability < 0.62\); draws have model SIR"),
     ):
         with pytest.raises(ValueError, match=words):
             draws.given(**values)
@@ -272,7 +272,7 @@ def test_the_prior_given_values_is_that_of_its_draws():
     theta = some.sample(100, generator=torch.Generator().manual_seed(0))
     assert torch.equal(some.present(theta)[:, 2], theta[:, 0] == 1)
     assert prior_given(prior, {}) is prior
-    with pytest.raises(ValueError, match="'height' is no discrete parameter; these are model, steps"):
+    with pytest.raises(ValueError, match="'height' is no discrete parameter; there is model, steps"):
         prior_given(prior, {"height": 1})
 
 
