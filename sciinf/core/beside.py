@@ -1,15 +1,17 @@
-"""Another answer beside one: of the same parameters, by another model, other data or another way.
+"""Comparison of an answer with another answer for the same parameters: from another model, method or data.
 
-Nothing is joined. The two are different posteriors, and where they disagree, at least one of them leaves something out;
-which of the two assumes more nobody can tell from their numbers. Where they agree, both may leave out the same.
+The two posteriors are compared, not combined. If they disagree, at least one of them leaves something out.
+Their numbers cannot show which of the two assumes more. If they agree, both may leave out the same thing.
 
-With m, s mean and standard deviation of a parameter here, m', s' of the other, n, n' effective draws, they disagree
+A parameter has the mean m and the standard deviation s in this answer, m' and s' in the other one. The
+effective numbers of draws are n and n'. The answers disagree if
 
-    |m' - m| > 1/2 min(s, s') + 3 sqrt(s^2 / n + s'^2 / n'),    |log(s' / s)| > log 5/4 + 3 sqrt(1 / 2n + 1 / 2n'),
+    |m' - m|      > 1/2 min(s, s') + 3 sqrt(s^2 / n + s'^2 / n'),  or
+    |log(s' / s)| > log 5/4 + 3 sqrt(1 / 2n + 1 / 2n').
 
-that is, where a reader of the narrower one would be misled by half of its sd, or by a quarter in how sure it is. Two
-answers to the same data are not independent, so that no test says whether this is chance; the last terms are what
-draws scatter.
+The first limit is half of the narrower posterior's standard deviation. The second limit is a factor 5/4
+between the two standard deviations. Two answers from the same data are not independent, so no test can say
+whether a difference is due to chance. The last terms are the scatter of the draws.
 """
 
 from __future__ import annotations
@@ -38,14 +40,15 @@ HEAD = ("off, in sds here", "in its own sds", "sd ratio")
 
 @dataclass(frozen=True)
 class OtherAnswer:
-    """Another answer, as it stands beside one.
+    """The other answer of a comparison, with its estimates of the common parameters.
 
     Args:
-        parameters: Name -> its estimate, at the level of the answer that it stands beside; of those that both have.
-        ess: Its effective number of draws.
-        posterior: Which posterior it is, in words.
-        data: Whether it is of the same data.
-        doubts: What its own checks say against it.
+        parameters: Name of each common parameter -> the other answer's estimate, with intervals at the first
+            answer's level.
+        ess: Effective number of draws of the other answer.
+        posterior: Kind of posterior, in words.
+        data: Whether the data are the "same", the same in "part", "other" data, or "unknown".
+        doubts: The findings of the other answer's own checks against it.
     """
 
     parameters: Mapping[str, Any]
@@ -58,16 +61,16 @@ class OtherAnswer:
         object.__setattr__(self, "parameters", Estimates(self.parameters))
 
     def rows(self, mine: Mapping[str, Any], ess: float) -> list[tuple[str, list[str], str]]:
-        """For each parameter its name, how far the two are apart (cells for `HEAD`), and in words where they disagree.
+        """One row per common parameter: its name, the cells for `HEAD`, and the disagreement in words.
 
         Args:
-            mine: The estimates that it stands beside, by name.
-            ess: Effective draws of these.
+            mine: Name of each parameter -> the first answer's estimate.
+            ess: Effective number of draws of the first answer.
         """
         return [(name, *mine[name].beside(e, ess, self.ess)) for name, e in self.parameters.items() if name in mine]
 
     def words(self, mine: Mapping[str, Any], ess: float) -> str:
-        """In a sentence or two: that it is another posterior, where they disagree, and what its own checks say."""
+        """The comparison in sentences: the other posterior, where the two disagree, and its own checks."""
         rows = self.rows(mine, ess)
         differing = [f"{name} {words}" for name, _, words in rows if words]
         alike = [name for name, _, words in rows if not words]
@@ -82,14 +85,14 @@ class OtherAnswer:
         return ". ".join(part[:1].upper() + part[1:] for part in [*parts, own, _YOURS]) + "."
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in `answer.json`."""
+        """The other answer as plain JSON values, for `answer.json`."""
         parameters = {name: e.to_json() for name, e in self.parameters.items()}
         about = {"ess": self.ess, "posterior": self.posterior, "data": self.data, "doubts": list(self.doubts)}
         return {"parameters": parameters, **about}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> OtherAnswer:
-        """What `to_json` gave."""
+        """The other answer from the values of `to_json`."""
         from sciinf.core.estimates import estimate_from_json
 
         parameters = {name: estimate_from_json(e) for name, e in data["parameters"].items()}
@@ -97,14 +100,15 @@ class OtherAnswer:
 
 
 def as_beside(answer: Answer, other: Answer) -> OtherAnswer:
-    """Another answer as it stands beside one.
+    """The comparison of an answer with another answer.
 
     Args:
-        answer: The one.
-        other: The other, with its draws.
+        answer: The first answer.
+        other: The other answer, with its draws.
 
     Raises:
-        ValueError: If they have no parameter in common, or one of that name is in another unit or of another kind.
+        ValueError: If the answers have no parameter in common, or if a common parameter has another unit
+            or kind.
     """
     from sciinf.core.estimates import estimates
 
@@ -118,19 +122,22 @@ def as_beside(answer: Answer, other: Answer) -> OtherAnswer:
     check_units({name: answer.parameters[name].unit for name in found}, other)
     for name, e in found.items():
         if set(answer.parameters[name].compared()) != set(e.compared()):
-            raise ValueError(f"{name!r} has other values here than in the answer that is to stand beside it")
+            raise ValueError(
+                f"{name!r} has other possible values here than in the answer that is to stand beside it; "
+                "give one of the parameters another name"
+            )
     return OtherAnswer(found, other.draws.ess, other.posterior, _data(answer, other), doubts_of(other))
 
 
 def check_units(units: Mapping[str, str], other: Answer) -> None:
-    """Refuse an answer with a parameter that is in another unit.
+    """Raise an error if a common parameter of two answers has different units.
 
     Args:
-        units: Name -> unit, of the parameters that it is to stand beside.
-        other: The answer.
+        units: Name of each parameter of the first answer -> its unit.
+        other: The other answer.
 
     Raises:
-        ValueError: If it has one.
+        ValueError: If a parameter has another unit in the other answer.
     """
     for name, unit in units.items():
         if name in other.parameters and not _same_unit(unit, there := other.parameters[name].unit):
@@ -141,7 +148,7 @@ def check_units(units: Mapping[str, str], other: Answer) -> None:
 
 
 def doubts_of(answer: Answer) -> tuple[str, ...]:
-    """What an answer's own verdict says against it, in a few words each."""
+    """The findings against an answer in its own verdict, each in a few words."""
     verdict = answer.verdict
     return tuple(f"{one.name} {one.level.label}" for one in verdict.because) or verdict.clauses * bool(verdict.causes)
 
@@ -158,7 +165,7 @@ def _same_unit(one: str, other: str) -> bool:
 
 
 def _data(answer: Answer, other: Answer) -> Same:
-    """Whether both are of the same data, as far as names of observables tell."""
+    """Whether two answers have the same data, judged from the observables with the same names."""
     both = [name for name in answer.observation if name in other.observation]
     if not both:
         return "unknown"

@@ -1,4 +1,4 @@
-"""Estimate: what an answer says of one parameter that is a number, and of one whose values are few `Probabilities`."""
+"""Estimates of numeric parameters in an answer; for discrete parameters see `Probabilities`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from typing import Any, final
 from sciinf.core.called import guess
 from sciinf.core.tables import digits
 
-_OFF, _RATIO, _EXISTS = 0.5, 1.25, 0.1  # sds of the narrower, sd over sd, probability: what two answers may differ by
+# Two answers agree if their means differ by at most _OFF of the smaller sd, if their sds differ by at most
+# the factor _RATIO, and if their probabilities of existence differ by at most _EXISTS. The scatter of the
+# draws is added to the first two limits.
+_OFF, _RATIO, _EXISTS = 0.5, 1.25, 0.1
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """An interval between the quantiles of the draws that held its level on fresh simulations
-    (`diagnostics.recalibrate`).
+    """An interval corrected by calibration on fresh simulations (`diagnostics.recalibrate`).
+
+    Its ends are the quantiles of the draws that held its level on the fresh simulations.
 
     Args:
         interval: The corrected interval, in the parameter's unit.
-        quantiles: Which quantiles of the draws its ends are.
-        moved: By how much of the raw interval's width an end moved, at most.
-        chance: By how much those of an exact posterior move, at most, in 99 of 100 calibrations on as many rows.
+        quantiles: The quantiles of the draws at the two ends, as probabilities.
+        moved: The larger shift of the two ends, as a fraction of the uncorrected interval's width.
+        chance: The largest `moved` of an exact posterior in 99 of 100 calibrations with as many rows.
         local: Whether the quantiles depend on the observation.
     """
 
@@ -34,7 +38,7 @@ class Corrected:
 
     @property
     def seen(self) -> bool:
-        """Whether it moved by more than chance."""
+        """Whether the interval moved by more than chance."""
         return self.moved > self.chance
 
     def to_json(self) -> dict[str, Any]:
@@ -48,20 +52,22 @@ class Corrected:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One parameter's answer, or a derived quantity's, in its unit.
+    """The estimate of one parameter, or of one derived quantity.
+
+    All numbers are computed from the draws in which the parameter exists.
 
     Args:
-        mean: Of the draws, as all that follows.
-        sd: Standard deviation.
-        median: Median.
+        mean: Mean of the draws.
+        sd: Standard deviation of the draws.
+        median: Median of the draws.
         interval: Central interval of `level`.
-        level: Its level.
-        unit: Unit of all of them; "" for dimensionless.
-        corrected: The interval that the calibration asks for; None where none is of this posterior, or its fresh
-            simulations are too few.
-        label: What it is called for people; "" where that is its name.
-        derived: Whether it is no parameter but a quantity derived from them (`core.derived`).
-        exists: With which probability it exists; all else is of the draws in which it does.
+        level: Level of the interval, in (0, 1).
+        unit: Unit of these numbers; "" for dimensionless.
+        corrected: The interval corrected by calibration. None if this posterior has no calibration, or if the
+            calibration has too few fresh simulations.
+        label: Name for display; "" if it is the parameter's name.
+        derived: Whether this is a quantity derived from parameters (`core.derived`).
+        exists: Probability that the parameter exists.
     """
 
     mean: float
@@ -76,9 +82,10 @@ class Estimate:
     exists: float = 1.0
 
     def cells(self) -> list[str]:
-        """Median and interval, mean and sd, each to two digits of its own width; "-" where it exists in no draw.
+        """Median, interval, mean and sd as text, to two digits of their widths; "-" without any draw.
 
-        One draw far out carries the sd with it, but none of the quantiles: their widths are the distances between them.
+        The digits of quantiles follow from the distances between them, not from the sd. A single outlying
+        draw can change the sd, but hardly the quantiles.
         """
         if self.exists <= 0:
             return ["-"] * 4
@@ -88,33 +95,37 @@ class Estimate:
         return [middle, f"[{low}, {high}]", digits(self.mean, self.sd), digits(self.sd, self.sd)]
 
     def words(self, name: str) -> str:
-        """What is to be said of it in a line beside a table of numbers: nothing."""
+        """The line of text beside a table of numbers: always "", because only `Probabilities` have one."""
         return ""
 
     def factors(self) -> list[str]:
-        """Bayes factors of its values: none."""
+        """The Bayes factors of the values: always empty, because only `Probabilities` have any."""
         return []
 
     def columns(self, prefix: str = "") -> dict[str, Any]:
-        """Its columns in a data frame of estimates."""
+        """The estimate's columns in a data frame, with names that begin with `prefix`.
+
+        With a prefix, the mean and the sd are left out.
+        """
         (low, high), more = self.interval, {} if prefix else {"mean": self.mean, "sd": self.sd}
         return {f"{prefix}median": self.median, f"{prefix}low": low, f"{prefix}high": high, **more}
 
     def compared(self) -> dict[str, tuple[float, ...]]:
-        """The numbers that draws give, by what each is, for comparison."""
+        """The numbers of the estimate that follow from draws: name of the quantity -> numbers."""
         found = {k: (float(getattr(self, k)),) for k in ("mean", "sd", "median")}
         return {**found, "interval": self.interval, "probability that there is one": (self.exists,)}
 
     def beside(self, other: Any, ess: float, others: float) -> tuple[list[str], str]:
-        """Another answer's estimate of the same parameter: how far off, in words if they disagree (`core.beside`).
+        """The comparison with another answer's estimate of the same parameter (see `core.beside`).
 
         Args:
-            other: That estimate.
-            ess: Effective draws behind this one.
-            others: Behind the other.
+            other: The other estimate.
+            ess: Effective number of draws of this estimate.
+            others: Effective number of draws of the other estimate.
 
         Returns:
-            Difference of the means in sds of this one and in its own, and its sd over this one's; words, or "".
+            Three cells of text: the other mean minus this mean, in sds of this estimate and in sds of the
+            other, and the other sd divided by this sd. Then the disagreement in words; "" if they agree.
         """
         off, a, b = other.mean - self.mean, self.sd, other.sd
         if not (math.isfinite(off) and a > 0 and b > 0):
@@ -132,7 +143,7 @@ class Estimate:
 
     @property
     def scale(self) -> float:
-        """What its numbers are rounded against, beside themselves."""
+        """A scale of the numbers, for the tolerance to rounding: the sd, or 0 if it is not finite."""
         return abs(self.sd) if math.isfinite(self.sd) else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -152,13 +163,16 @@ class Estimate:
 
 @final
 class Estimates(dict[str, Any]):
-    """Name -> `Estimate`, or `Probabilities` of a discrete parameter; an unknown name is told what there is."""
+    """Name -> `Estimate`, or `Probabilities` of a discrete parameter.
+
+    The KeyError for an unknown name lists the known names.
+    """
 
     def __missing__(self, name: object) -> Estimate:
         raise KeyError(f"{name!r} is none of {', '.join(self)}{guess(str(name), self)}")
 
 
 def _two(value: float, sign: str = "") -> str:
-    """A number to two digits: 0.34, 3.0, 12."""
+    """A number as text with two digits: "0.34", "3.0", "12"."""
     places = 0 if abs(value) >= 9.95 else 1 if abs(value) >= 0.995 else 2
     return f"{value:{sign}.{places}f}"
