@@ -86,7 +86,7 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "an error": (lambda theta: theta["c"], "'q' fails: KeyError: 'c'. Its function gets a mapping of a, b to arrays"),
     "written to": (lambda theta: theta["a"].sort(), "read-only"),
-    "a mean": (lambda theta: theta["a"] - theta["a"].mean(), "'q' of a draw is .* computed alone; it must depend only on"),
+    "a mean": (lambda theta: theta["a"] - theta["a"].mean(), "'q' of a draw is .* computed alone; it must depend only"),
     "noise": (lambda theta: theta["a"] + np.random.default_rng().normal(), "without random numbers"),
 }
 
