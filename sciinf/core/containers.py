@@ -1,8 +1,9 @@
-"""Draws and estimates in the containers of everyday work: dicts of arrays, pandas, xarray, always with their units.
+"""Draws and estimates converted to dicts of arrays, pandas data frames and xarray datasets, with their units.
 
-The columns are the parameters, derived quantities and `log_weight`, as in all files of draws: zero throughout for plain
-draws, else draws count by the exponential of it. pandas has no place for units but `attrs["units"]`. Where a parameter
-does not exist in a draw there is NaN; a parameter with labels is a column of text, and None where it does not exist.
+The columns are the parameters, the derived quantities and `log_weight`, as in all files of draws. The weight
+of a draw is exp(log_weight); `log_weight` is 0 for unweighted draws. In pandas, units are in
+`attrs["units"]`. A parameter that does not exist in a draw is NaN there. A parameter with labels is a column
+of text, with None where it does not exist.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def dict_of(draws: Draws) -> dict[str, Any]:
-    """See `Draws.to_dict`."""
+    """The draws as a dict of arrays; see `Draws.to_dict`."""
     columns = columns_of(draws)
     return {
         "parameters": {name: values for name, values in columns.items() if name not in draws.derived},
@@ -35,19 +36,19 @@ def dict_of(draws: Draws) -> dict[str, Any]:
 
 
 def columns_of(draws: Draws) -> dict[str, np.ndarray]:
-    """The parameters and derived quantities for people and tables, (n,) each: text where there are labels."""
+    """Name -> values, (n,), of each parameter and derived quantity; text for parameters with labels."""
     theta = draws.theta.detach().cpu().numpy()
     columns = {name: theta[:, column].copy() for column, name in enumerate(draws.names)}
     return columns | {name: one.shown(columns[name]) for name, one in draws.categories.items()}
 
 
 def absent_in(column: np.ndarray) -> np.ndarray:
-    """Where a column of `columns_of` has nothing, (n,)."""
+    """Whether each value of a column of `columns_of` is missing, (n,): None in text, NaN in numbers."""
     return np.array([value is None for value in column]) if column.dtype == object else np.isnan(column)
 
 
 def dataframe_of(draws: Draws) -> pandas.DataFrame:
-    """See `Draws.to_dataframe`."""
+    """The draws as a pandas data frame; see `Draws.to_dataframe`."""
     frame = _needed("pandas").DataFrame(_columns(draws))
     frame.attrs["units"] = dict(zip(draws.names, draws.units, strict=True))
     frame.attrs |= {"derived": list(draws.derived)} if draws.derived else {}
@@ -56,7 +57,7 @@ def dataframe_of(draws: Draws) -> pandas.DataFrame:
 
 
 def dataset_of(draws: Draws) -> xarray.Dataset:
-    """See `Draws.to_xarray`."""
+    """The draws as an xarray dataset; see `Draws.to_xarray`."""
     numbers = dict(zip(draws.names, draws.theta.detach().cpu().numpy().T, strict=True))
     shown = {name: numbers.get(name, values) for name, values in _columns(draws).items()}
     columns = {name: ("draw", values.copy(), said_of(draws, name)) for name, values in shown.items()}
@@ -66,10 +67,11 @@ def dataset_of(draws: Draws) -> xarray.Dataset:
 
 
 def said_of(draws: Draws, name: str) -> dict[str, Any]:
-    """The attributes of a variable: its unit, whether it is derived, its label under the name that plots look for.
+    """The attributes of a variable: `units`, `derived` if it is derived, and its label as `long_name`.
 
-    Of one that exists in some draws only, what NaN says in `absent`; of a discrete one `flag_values` and
-    `flag_meanings`, as netCDF's conventions have them, and the labels as they are in `labels`.
+    Plots use `long_name`. A variable that exists in some draws only has the meaning of NaN in `absent`. A
+    discrete variable has `flag_values` and `flag_meanings`, by the CF conventions for netCDF. It also has the
+    unchanged labels in `labels`, and the prior probabilities of its values in `prior`.
     """
     units = dict(zip(draws.names, draws.units, strict=True))
     about: dict[str, Any] = {"derived": 1} if name in draws.derived else {}
@@ -84,7 +86,7 @@ def said_of(draws: Draws, name: str) -> dict[str, Any]:
 
 
 def estimates_of(answer: Answer) -> pandas.DataFrame:
-    """See `Answer.to_dataframe`."""
+    """The estimates of an answer as a pandas data frame; see `Answer.to_dataframe`."""
     rows = {}
     labels, derived = (any(getattr(e, key) for e in answer.parameters.values()) for key in ("label", "derived"))
     sometimes = any(e.exists < 1 for e in answer.parameters.values())
@@ -106,10 +108,10 @@ def estimates_of(answer: Answer) -> pandas.DataFrame:
 
 
 def _columns(draws: Draws) -> dict[str, np.ndarray]:
-    """The parameters, derived quantities and `log_weight`.
+    """Name -> values, (n,), of each parameter, derived quantity and `log_weight`.
 
     Raises:
-        ValueError: If a parameter has that name.
+        ValueError: If a parameter has the name `log_weight`.
     """
     if "log_weight" in draws.names:
         raise ValueError("a parameter is called 'log_weight', the name of the weights' column; rename it in the prior")
@@ -118,10 +120,10 @@ def _columns(draws: Draws) -> dict[str, np.ndarray]:
 
 
 def _needed(package: str) -> Any:
-    """A package that only some users have.
+    """An optional package, imported.
 
     Raises:
-        ImportError: If it is not installed; the message says how to install it.
+        ImportError: If the package is not installed. The message says how to install it.
     """
     try:
         return importlib.import_module(package)

@@ -54,7 +54,7 @@ class Corrected:
 class Estimate:
     """The estimate of one parameter, or of one derived quantity.
 
-    All numbers are computed from the draws in which the parameter exists.
+    All numbers except `exists` are computed from the draws in which the parameter exists.
 
     Args:
         mean: Mean of the draws.

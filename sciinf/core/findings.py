@@ -1,7 +1,7 @@
-"""Findings: what a check found about an answer, a simulator or a survey. The one vocabulary of levels is here.
+"""Findings: the results of checks of an answer, a simulator or a survey, with their levels and evidence.
 
-The program decides by `level`, `kind`, `evidence` and the numbers in `figures`. `words` are for people, and nothing is
-decided by them.
+Programs decide by `level`, `kind`, `evidence` and the numbers in `figures`. `words` are for people only; no
+decision depends on them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 
 class Level(StrEnum):
-    """How bad a finding or a verdict is, in order: GOOD < CAUTION < UNKNOWN < ALARM.
+    """The severity of a finding or a verdict, in order: GOOD < CAUTION < UNKNOWN < ALARM.
 
-    A level equals its text: `level == "alarm"`.
+    A level is equal to its text: `level == "alarm"`.
     """
 
     GOOD = "good"
@@ -25,17 +25,17 @@ class Level(StrEnum):
 
     @property
     def order(self) -> int:
-        """0 for GOOD to 3 for ALARM."""
+        """The level as a number, from 0 for GOOD to 3 for ALARM."""
         return [*type(self)].index(self)
 
     @property
     def label(self) -> str:
-        """As it begins a line of text: those that must not be overlooked are in capitals."""
+        """The word with which a line of text begins; UNKNOWN and WARNING (for ALARM) are in capitals."""
         return {Level.UNKNOWN: "UNKNOWN", Level.ALARM: "WARNING"}.get(self, str(self))
 
     @property
     def advice(self) -> str:
-        """What a verdict of this level says of an answer, in one to three words."""
+        """The advice of a verdict of this level, in one to three words."""
         return ("rely", "rely with care", "cannot tell", "do not rely")[self.order]
 
     def __lt__(self, other: str) -> bool:
@@ -52,20 +52,21 @@ class Level(StrEnum):
 
 
 class Evidence(IntEnum):
-    """What a finding about the computation of an answer rests on, the strongest last.
+    """The evidence for a finding about the computation of an answer, the strongest last.
 
-    Findings without evidence, of the data or the draws, always count. Of those with evidence the strongest decide.
+    A finding about the data or the draws has no evidence and always counts. Among findings with evidence, the
+    ones with the strongest evidence decide.
     """
 
     AVERAGE = 1  # the calibration of the network, on average over its simulations
     CHECK = 2  # the local check alone, which sees a third of a network's error at one observation
     NETWORK = 3  # a second network, trained around the observation
-    ROUNDS = 4  # rounds of simulations around the observation, the last of which hardly moved the answer
+    ROUNDS = 4  # rounds of simulations around the observation, the last of which hardly changed the answer
     LIKELIHOOD = 5  # weights by the simulator's own likelihood
 
 
 class Cause(StrEnum):
-    """What has to change where a finding is not good; the value is said in a verdict."""
+    """The change that would mend a finding that is not good; a verdict states the value."""
 
     SIMULATIONS = "train on more simulations"
     FRESH = "calibrate on more fresh simulations"
@@ -85,23 +86,24 @@ class Cause(StrEnum):
     DRAWS = "ask for more draws"
 
 
-CONFIRMED = "confirmed"  # the kind of a finding on an evidence whose constant simulations confirm
+CONFIRMED = "confirmed"  # the kind of a finding about a Bayesian evidence whose constant simulations confirm
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding, good or bad.
+    """The finding of one check, good or bad.
 
     Args:
-        name: What was looked at, a word or two: "failures", "prior bounds", "local check".
-        level: "good", "caution" (read the answer with care), "unknown" (it could not be told) or "alarm" (do not use
-            the answer).
-        words: The finding in words, with its figures and, unless it is good, the way out.
-        kind: What was found, a word for programs; each check lists its own. Empty where the level says all.
-        figures: The numbers behind it, by name. "p" is a p-value: the share of right answers with right data for which
-            it is at least as small.
-        cause: What has to change, unless it is good.
-        evidence: What it rests on, where it tells whether the computation is right.
+        name: What was checked, in a word or two: "failures", "prior bounds", "local check".
+        level: "good", "caution" (read the answer with care), "unknown" (the check could not decide) or
+            "alarm" (do not use the answer).
+        words: The finding in words, with its numbers. If it is not good, also what to do.
+        kind: The result as a word for programs; each check lists its own kinds. Empty if the level says all.
+        figures: The numbers of the finding, by name. "p" is a p-value: the share of correct answers to
+            correct data whose p-value is at most this one.
+        cause: What has to change; None if the finding is good.
+        evidence: The evidence of a finding about the correctness of the computation; None for any
+            other finding.
 
     Raises:
         ValueError: If the level is none of the four.
@@ -118,16 +120,16 @@ class Finding:
     def __post_init__(self) -> None:
         if self.level not in [*Level]:
             known = ", ".join(repr(str(level)) for level in Level)
-            raise ValueError(f"the level of a finding is one of {known}, got {self.level!r}")
+            raise ValueError(f"the level of a finding must be one of {known}, got {self.level!r}")
         object.__setattr__(self, "level", Level(self.level))
 
     @property
     def line(self) -> str:
-        """Level and words, as a line of text has them."""
+        """The finding as one line of text: its level's label and its words."""
         return f"{self.level.label}: {self.words}"
 
     def to_json(self) -> dict[str, Any]:
-        """Name, level, words and kind; figures, cause and evidence where there are any."""
+        """The finding as plain JSON values; figures, cause and evidence are left out if empty."""
         more = {
             "figures": self.figures,
             "cause": self.cause and self.cause.name.lower(),
@@ -138,7 +140,9 @@ class Finding:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Finding:
-        """The finding of a JSON. Kind and evidence of one by an earlier version are read from its words.
+        """The finding from the values of `to_json`.
+
+        Kind and evidence of a finding by an earlier version are derived from its words.
 
         Raises:
             KeyError: If a part is missing.

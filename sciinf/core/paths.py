@@ -1,4 +1,4 @@
-"""Hidden paths: what nobody saw, along time, as draws given the data."""
+"""Hidden paths: posterior draws of quantities along time that were not observed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class HiddenPath:
-    """One hidden quantity along time: equally weighted draws of it, and what they say at each time.
+    """One hidden quantity along time: equally weighted draws, and their statistics at each time.
 
     Args:
-        name: What it is called.
-        draws: (m, T); each row is a path that goes with one draw of the parameters.
-        times: (T,).
-        level: Of its intervals, at each time by itself.
-        unit: Of its values; "" for dimensionless.
-        time_unit: Of times; "" where it is not known.
+        name: Name of the quantity.
+        draws: Draws of the path, (m, T). Each row belongs to one draw of the parameters.
+        times: The times, (T,), in `time_unit`.
+        level: Level of the intervals, in (0, 1). Each interval holds for its own time, not for the
+            whole path.
+        unit: Unit of the values; "" for dimensionless.
+        time_unit: Unit of the times; "" if it is unknown.
     """
 
     name: str
@@ -54,12 +55,12 @@ class HiddenPath:
 
     @property
     def interval(self) -> Float[np.ndarray, "time 2"]:
-        """Central interval of `level` at each time."""
+        """The central interval of `level` at each time, (T, 2)."""
         ends = (1 - self.level) / 2, (1 + self.level) / 2
         return np.stack([self.quantile(q) for q in ends], axis=1)
 
     def quantile(self, q: float) -> Float[np.ndarray, " time"]:
-        """A quantile at each time."""
+        """The quantile at probability `q` at each time, (T,)."""
         return np.quantile(self.draws, q, axis=0)
 
 
@@ -69,12 +70,12 @@ class HiddenPaths:
     """The hidden paths of an answer, or of a batch of parameters.
 
     Args:
-        names: Of the S hidden quantities.
-        values: (m, T, S).
-        times: (T,), in the model's unit.
-        units: Of each quantity; dimensionless where left out.
-        time_unit: Of times; "" where it is not known.
-        level: Of intervals.
+        names: Names of the S hidden quantities.
+        values: Draws of the paths, (m, T, S).
+        times: The times, (T,), in the model's unit of time.
+        units: Unit of each quantity, (S,); default: dimensionless.
+        time_unit: Unit of the times; "" if it is unknown.
+        level: Level of the intervals, in (0, 1); default: 0.9.
 
     Examples:
         >>> paths = HiddenPaths(("level",), np.random.default_rng(0).normal(size=(400, 3, 1)), np.arange(3.0), ("m",))
@@ -93,10 +94,10 @@ class HiddenPaths:
         return f"hidden paths of {self.words()}" if self.names else "no hidden paths"
 
     def __getitem__(self, name: str) -> HiddenPath:
-        """One of them.
+        """The hidden path with a given name.
 
         Raises:
-            KeyError: If there is none of that name.
+            KeyError: If there is no hidden path with this name.
         """
         if name not in self.names:
             raise KeyError(f"{name!r} is none of {', '.join(self.names) or 'no hidden paths'}{guess(name, self.names)}")
@@ -111,14 +112,16 @@ class HiddenPaths:
         return len(self.names)
 
     def words(self) -> str:
-        """What there is, in a line; "" of nothing."""
+        """The names, units, and numbers of times and draws, in one line; "" without hidden paths."""
         if not self.names:
             return ""
         said = ", ".join(f"{name} [{self[name].unit}]" if self[name].unit else name for name in self)
         return f"{said} at {len(self.times):,} times, {len(self.values):,} draws"
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """A row for each quantity and time: name, unit, time, median, low and high (of the interval), mean, sd.
+        """A data frame with one row per quantity and time, and the statistics of the draws.
+
+        The columns are name, unit, time, median, low and high (the ends of the interval), mean and sd.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -146,7 +149,7 @@ class HiddenPaths:
         return found
 
     def to_xarray(self) -> xarray.Dataset:
-        """The draws, dims (draw, time), a variable for each quantity, with units as attributes.
+        """The draws as a dataset, with one variable per quantity, dims (draw, time), and units as attributes.
 
         Raises:
             ImportError: If xarray is not installed.
