@@ -1,4 +1,4 @@
-"""What stands along the axes of an observable: years, wavelengths, names of species."""
+"""Coordinates along the axes of an observable: years, wavelengths, names of species."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from sciinf.core.checks import check_unit
 def checked_coords(
     shape: tuple[int, ...], dims: tuple[str, ...], coords: Mapping[str, Any], units: Mapping[str, str]
 ) -> tuple[dict[str, tuple[Any, ...]], dict[str, str]]:
-    """Coordinates as plain numbers or text, dates as text too, and their units as text; empty where none are given.
+    """The coordinates as plain numbers or text, and their units as text; dates become text.
 
     Args:
-        shape: Of the observable.
-        dims: One name per axis of it.
-        coords: Name of an axis -> one number, text or date for each index.
-        units: Name of an axis -> unit of its numbers.
+        shape: Event shape of the observable.
+        dims: One name per axis of the observable.
+        coords: Name of an axis -> one number, text or date per index; axes may be left out.
+        units: Name of an axis -> unit of its coordinates, if they are numbers.
 
     Raises:
-        TypeError: If coordinates are neither all numbers nor all text or dates.
-        ValueError: If an axis is unknown, has another length or coordinates with several axes, a number is not finite
-            or a unit is unknown.
+        TypeError: If the coordinates of an axis are neither all numbers nor all text or dates.
+        ValueError: If an axis is unknown, coordinates have a wrong length or several axes, a number is not
+            finite, or a unit is unknown.
     """
     found: dict[str, tuple[Any, ...]] = {}
     for axis, given in coords.items():
         if axis not in dims:
-            raise ValueError(f"coords has the axis {axis!r}, and dims are {dims}; name each axis in dims")
+            raise ValueError(f"coords has the axis {axis!r}, but dims are {dims}; name each axis in dims")
         values = _plain(axis, given)
         if len(values) != shape[dims.index(axis)]:
             raise ValueError(f"coords has {len(values)} values along {axis!r}, expected {shape[dims.index(axis)]}")
@@ -45,37 +45,38 @@ def checked_coords(
         found[axis] = values
     for axis, unit in units.items():
         if axis not in found or isinstance(found[axis][0], str):
-            raise ValueError(f"coord_units has a unit for {axis!r}; give coords of that axis as numbers")
+            raise ValueError(f"coord_units has a unit for {axis!r}; give coords of this axis as numbers")
         check_unit(unit, f"the axis {axis!r}")
     return found, {axis: str(unit) for axis, unit in units.items()}
 
 
 def _plain(axis: str, given: Any) -> tuple[Any, ...]:
-    """Numbers and text of Python; dates as text, in the form of ISO 8601.
+    """Coordinates as numbers and text of Python; dates become text in the form of ISO 8601.
 
     Raises:
-        TypeError: If it is a single text.
-        ValueError: If it has several axes, or dates of which one is missing.
+        TypeError: If the coordinates are a single string.
+        ValueError: If the coordinates have several axes, or if a date is missing.
     """
     if isinstance(given, str):
         raise TypeError(f"coords along {axis!r} must be a list of numbers, text or dates, got the text {given!r}")
     if getattr(given, "ndim", 1) != 1:
         raise ValueError(
-            f"coords along {axis!r} have shape {tuple(given.shape)}; give a list, a number, text or date for each index"
+            f"coords along {axis!r} have shape {tuple(given.shape)}; give a list with one number, text or "
+            "date per index"
         )
     if getattr(getattr(given, "dtype", None), "kind", "") == "M":
         days = np.asarray(given)
         if np.isnat(days).any():
-            raise ValueError(f"coords along {axis!r} have a date that is missing (NaT)")
+            raise ValueError(f"coords along {axis!r} have a missing date (NaT); give a date for each index")
         return tuple(np.datetime_as_string(days, unit="auto").tolist())
     values = (value.item() if isinstance(value, np.generic | Tensor) else value for value in given)
     return tuple(value.isoformat() if isinstance(value, date) else value for value in values)
 
 
 def coordinate_words(values: Sequence[Any], unit: str, index: int) -> str:
-    """The coordinate at an index with its unit, "1903 yr" or "hare"; "" without coordinates.
+    """The coordinate at an index with its unit, as text: "1903 yr" or "hare"; "" without coordinates.
 
-    With as few digits, four at least, as tell it from its neighbours.
+    A number has as few digits as distinguish it from its neighbours, but at least four.
     """
     if not len(values):
         return ""

@@ -1,7 +1,8 @@
-"""Records at their own length, where a simulator makes room for the longest and a mask `NAME_mask` says what is there.
+"""Padding of observed records that are shorter than the simulator's arrays, with masks `NAME_mask`.
 
-A record of fewer values along a first axis called "item" or "event" is padded by zeros, and its mask made: True of the
-values that were given. Along other axes it matters which values are missing.
+The simulator's arrays have the length of the longest record. A mask is True where a record has a value. A
+record with fewer values along a first axis called "item" or "event" is padded with zeros, and its mask is
+made here. Other axes are not padded, because there the positions of the missing values matter.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _ALIKE = ("item", "event")
 
 
 def masked(observables: Mapping[str, Observable]) -> dict[str, str]:
-    """Observable -> its mask, of those that may be shorter than there is room for."""
+    """Observable name -> name of its mask, for observables whose records may be shorter."""
     found = {n: f"{n}_mask" for n, spec in observables.items() if spec.dims[:1] and spec.dims[0] in _ALIKE}
     return {
         name: mask
@@ -30,17 +31,22 @@ def masked(observables: Mapping[str, Observable]) -> dict[str, str]:
 
 
 def own_length(spec: Observable, shape: tuple[int, ...]) -> int | None:
-    """How many values along the first axis a record of this shape has, where these are fewer than there is room for."""
+    """The length of a record along the first axis; None unless only this axis is shorter than specified.
+
+    Args:
+        spec: Specification of the observable.
+        shape: Shape of the record.
+    """
     rest = tuple(shape[1:]) == spec.shape[1:]
     return shape[0] if rest and len(shape) == len(spec.shape) > 0 and shape[0] < spec.shape[0] else None
 
 
 def shortened(observables: Mapping[str, Observable], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Observable]:
-    """The observables as records of these shapes have them: without masks that are to be made.
+    """The observables with the lengths of given records, without the masks that `padded` makes.
 
     Args:
-        observables: What the simulator produces.
-        shapes: Of what was given, masks among them where there are some.
+        observables: What the simulator produces: observable name -> specification.
+        shapes: Observable name -> shape of the given array, masks included if they are given.
     """
     found = dict(observables)
     for name, mask in masked(observables).items():
@@ -52,14 +58,14 @@ def shortened(observables: Mapping[str, Observable], shapes: Mapping[str, tuple[
 
 
 def padded(observables: Mapping[str, Observable], x: Mapping[str, Any]) -> dict[str, Any]:
-    """One observation with its records at full length, and their masks; all else as it is.
+    """One observation with its records padded to full length, and their masks; other entries are unchanged.
 
     Args:
-        observables: What the simulator produces.
-        x: Tensors, and arrays or lists without units.
+        observables: What the simulator produces: observable name -> specification.
+        x: Observable name -> tensor, array or list, without units.
 
     Raises:
-        ValueError: If records along one axis have several lengths.
+        ValueError: If records along the same axis have different lengths.
     """
     found, lengths = dict(x), dict[tuple[str, int], tuple[str, int]]()
     for name, mask in masked(observables).items():
@@ -73,8 +79,8 @@ def padded(observables: Mapping[str, Observable], x: Mapping[str, Any]) -> dict[
         first, known = lengths.setdefault((spec.dims[0], spec.shape[0]), (name, length))
         if length != known:
             raise ValueError(
-                f"{first!r} has {known} values along {spec.dims[0]!r} and {name!r} has {length}: a record has as many "
-                f"of each; give the same number, or {mask!r} beside {name!r} at its full length of {spec.shape[0]}"
+                f"{first!r} has {known} values along {spec.dims[0]!r}, but {name!r} has {length}; give the "
+                f"same number, or give {name!r} at its full length of {spec.shape[0]} together with {mask!r}"
             )
         whole = observables[mask].shape
         there = torch.arange(spec.shape[0]) < length

@@ -1,7 +1,8 @@
-"""What is said while something runs: lines on the terminal, and all of them in the log of the run, `RUN/log.txt`.
+"""Messages during a run: on the terminal, and all of them in the run's log file, `RUN/log.txt`.
 
-Everything goes through Python's logger "sciinf", at one of five levels. Answers go to the standard output, all else to
-the standard error. The log has what the terminal leaves out, too.
+All messages go through Python's logger "sciinf", at one of five levels. On the terminal, answers go to the
+standard output and all other messages to the standard error. The log file also holds messages that the
+terminal does not show.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FILE = "log.txt"
 
 
 class _Terminal(logging.Handler):
-    """The two streams, as they are when a line is said."""
+    """The handler that prints to the standard output or error, as they are set when a message arrives."""
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stdout if record.levelno == ANSWER else sys.stderr
@@ -28,7 +29,7 @@ class _Terminal(logging.Handler):
 
 
 class _Log(logging.Handler):
-    """The log of a run; what is said before its folder is known waits for it."""
+    """The handler that writes a run's log file; it keeps messages until the run's folder is known."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -41,7 +42,7 @@ class _Log(logging.Handler):
         self._write()
 
     def keep_in(self, folder: Path) -> None:
-        """Where it lies: in the first folder that is named and there."""
+        """Set the folder of the log file, unless it is set already; a missing folder is ignored."""
         if self._file is None and folder.is_dir():
             self._file = folder / FILE
             self._write()
@@ -53,44 +54,48 @@ class _Log(logging.Handler):
         try:
             with self._file.open("a", encoding="utf-8", errors="backslashreplace") as opened:
                 opened.writelines(lines)
-        except OSError as error:  # no reason to lose a run
+        except OSError as error:  # A run must not end because its log cannot be written.
             _LOGGER.removeHandler(self)
             tell(f"note: the log {self._file} cannot be written ({error.strerror or error}); the rest goes on")
 
 
 _LOGGER, _TERMINAL = logging.getLogger("sciinf"), _Terminal(NOTE)
 _LOGGER.setLevel(DETAIL)
-_LOGGER.propagate = False  # what users' own handlers want of it they add to it
+_LOGGER.propagate = False  # A user's handler for these messages belongs to this logger, not to the root.
 _LOGGER.addHandler(_TERMINAL)
 
 
 def tell(words: str, level: int = NOTE) -> None:
-    """Say something: a line, or several.
+    """Send a message of one or several lines to the terminal and the log.
 
     Args:
-        words: What.
-        level: DETAIL, NOTE, WARNING, ANSWER or ERROR.
+        words: The message.
+        level: DETAIL, NOTE, WARNING, ANSWER or ERROR; default: NOTE.
     """
     _LOGGER.log(level, "%s", words)
 
 
 def shown(level: int) -> bool:
-    """Whether the terminal shows what is said at a level."""
+    """Whether the terminal shows messages of a level."""
     return level >= _TERMINAL.level
 
 
 def show_from(level: int) -> None:
-    """From now on the terminal shows what is said at this level or above it."""
+    """Set the lowest level of messages that the terminal shows."""
     _TERMINAL.setLevel(level)
 
 
 @contextmanager
 def logged(asked: str, *, command: bool) -> Iterator[None]:
-    """Write down all that is said within, in the folder that `keep_log` names; within another one it does nothing.
+    """A context whose messages are written to a log file, in the folder that `keep_log` sets.
+
+    A context inside another one does nothing.
 
     Args:
-        asked: The command, or the call, in words.
-        command: Whether warnings become lines on the terminal, rather than stay Python's.
+        asked: The command or the call, as text; the first line of the log.
+        command: Whether a command of the terminal runs, not a call from Python. A UserWarning is then
+            shown as a message, and other warnings are hidden. In a call from Python, Python itself shows
+            all warnings.
     """
     if any(isinstance(handler, _Log) for handler in _LOGGER.handlers):
         yield
@@ -108,7 +113,7 @@ def logged(asked: str, *, command: bool) -> Iterator[None]:
 
 
 def keep_log(folder: Path) -> None:
-    """Name the folder of the log, if one is kept."""
+    """Set the folder of the log file, inside a context `logged`; elsewhere, nothing happens."""
     for handler in list(_LOGGER.handlers):
         if isinstance(handler, _Log):
             handler.keep_in(folder)
@@ -116,7 +121,10 @@ def keep_log(folder: Path) -> None:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Within, nothing is said but errors, warnings are not heard, and no log is kept: another process speaks."""
+    """A context that shows only errors, ignores warnings and writes no log.
+
+    This context is for work that several processes share, of which only another one sends messages.
+    """
     before, logs = _TERMINAL.level, [handler for handler in _LOGGER.handlers if isinstance(handler, _Log)]
     for log in logs:
         _LOGGER.removeHandler(log)

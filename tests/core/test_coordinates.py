@@ -59,7 +59,7 @@ def test_words_say_what_stands_there():
 @pytest.mark.parametrize(
     ("coords", "units", "error", "words"),
     [
-        ({"year": [1, 2, 3]}, {}, ValueError, "axis 'year', and dims are"),
+        ({"year": [1, 2, 3]}, {}, ValueError, "axis 'year', but dims are"),
         ({"time": [1, 2]}, {}, ValueError, "2 values along 'time', expected 3"),
         ({"time": [1, 2, "c"]}, {}, TypeError, "all numbers or all text"),
         ({"time": [1.0, 2.0, np.nan]}, {}, ValueError, "finite"),
@@ -67,7 +67,7 @@ def test_words_say_what_stands_there():
         ({"time": np.ones((3, 2))}, {}, ValueError, r"have shape \(3, 2\); give a list"),
         ({"time": [[1], [2], [3]]}, {}, TypeError, "all numbers or all text"),
         ({"time": "abc"}, {}, TypeError, "a list of numbers, text or dates, got the text 'abc'"),
-        ({"time": np.array(["1900", "NaT", "1902"], "M8[Y]")}, {}, ValueError, "a date that is missing"),
+        ({"time": np.array(["1900", "NaT", "1902"], "M8[Y]")}, {}, ValueError, "a missing date"),
         ({"time": np.array(["1900", "1901", "1902"], "M8[Y]")}, {"time": "yr"}, ValueError, "unit for 'time'"),
         ({}, {"time": "yr"}, ValueError, "unit for 'time'"),
         ({"time": [1, 2, 3]}, {"time": "florps"}, ValueError, "'florps' of the axis 'time'"),
