@@ -1,4 +1,4 @@
-"""Calls with a keyword that nobody takes: what was meant, and what there is."""
+"""Errors for calls with an unknown keyword, with a suggestion and the keywords that exist."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ R = TypeVar("R")
 
 
 def guess(name: str, known: Iterable[str]) -> str:
-    """A question about the name that may be meant, to end a message with; "" where none is like it."""
+    """The question "; did you mean ...?" at the end of a message; "" if no known name is similar."""
     close = get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def check_keywords(function: Callable[..., object], what: str, given: Iterable[str]) -> None:
-    """Refuse keywords that a function does not take.
+    """Raise an error for keywords that a function does not take.
 
     Args:
         function: The function.
-        what: What is called, for the message.
-        given: The keywords.
+        what: Name of the function, for the message.
+        given: Names of the given keywords.
 
     Raises:
-        TypeError: If it takes one of them not; the message says which may be meant.
+        TypeError: If the function does not take a keyword. The message suggests a similar keyword.
     """
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
@@ -39,10 +39,10 @@ def check_keywords(function: Callable[..., object], what: str, given: Iterable[s
 
 
 def hinted(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A function that says what was meant by a keyword that it does not take.
+    """A decorator that makes a function suggest a similar keyword if it gets one that it does not take.
 
     Args:
-        what: What is called, for the message.
+        what: Name of the function, for the message.
     """
 
     def around(function: Callable[P, R]) -> Callable[P, R]:

@@ -1,4 +1,4 @@
-"""Checks of the numbers that a law is made from. A message shows the law's call, the argument and its value."""
+"""Checks of the arguments of distributions; errors show the call, the argument and its value."""
 
 from __future__ import annotations
 
@@ -15,29 +15,27 @@ Number = SupportsFloat
 
 
 def finite(call: str, argument: str, value: Any) -> float:
-    """The argument as a number of float64.
+    """The value of an argument as a float (float64).
 
     Args:
-        call: The law as it is called, for messages: "Normal(mean, sd)".
-        argument: Its name.
-        value: What was given.
+        call: The call of the distribution, for messages: "Normal(mean, sd)".
+        argument: Name of the argument.
+        value: The given value.
 
     Raises:
-        TypeError: If it is not one number.
-        ValueError: If it is infinite or NaN.
+        TypeError: If the value is not one number.
+        ValueError: If the value is infinite or NaN.
     """
     where = f"{call}: {argument} = {value!r}"
     if type(value).__module__.split(".")[0] in ("astropy", "pint"):
-        raise TypeError(
-            f"{where} has a unit. Give a plain number; the unit stands once, beside the law: Prior(name=(law, 'km'))"
-        )
+        raise TypeError(f"{where} has a unit. Give a plain number, and the unit beside it: Prior(name=(law, 'km'))")
     is_bool = isinstance(value, bool | np.bool_) or (isinstance(value, torch.Tensor) and value.dtype == torch.bool)
     if isinstance(value, str | bytes | complex) or is_bool or not isinstance(value, SupportsFloat):
         raise TypeError(f"{where} must be one number")
     if isinstance(value, np.ndarray | torch.Tensor) and value.ndim:
         raise TypeError(
-            f"{call}: {argument} has shape {tuple(value.shape)} and must be one number: each parameter gets a law of "
-            "its own"
+            f"{call}: {argument} has shape {tuple(value.shape)} and must be one number; give each "
+            "parameter a distribution of its own"
         )
     try:
         number = float(value)
@@ -49,30 +47,33 @@ def finite(call: str, argument: str, value: Any) -> float:
 
 
 def positive(call: str, argument: str, number: float, otherwise: str = "") -> None:
-    """Refuse a number that is not above 0.
+    """Raise an error if a number is not above 0.
 
     Args:
-        call: The law as it is called, for messages.
-        argument: The argument's name.
-        number: Its value.
-        otherwise: What to do, for the message.
+        call: The call of the distribution, for messages: "Normal(mean, sd)".
+        argument: Name of the argument.
+        number: Value of the argument.
+        otherwise: What to do instead, for the message; default: nothing.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If the number is 0, negative or NaN.
     """
     if not number > 0:
         raise ValueError(f"{call}: {argument} = {number:g} must be above 0" + (f"; {otherwise}" if otherwise else ""))
 
 
 def as_torch_checks(name: str, law: td.Distribution) -> None:
-    """Refuse what torch does when a law is made, unless a package has switched that off for the process, as sbi does.
+    """Raise an error if a distribution has arguments that torch does not allow.
+
+    torch makes the same checks when it creates a distribution. A package may have switched these checks off
+    for the whole process, as sbi does.
 
     Args:
-        name: The parameter's name, for messages.
-        law: The law, with the numbers it was made from.
+        name: Name of the parameter, for messages.
+        law: The distribution with its arguments.
 
     Raises:
-        ValueError: If a number is not one that the law allows.
+        ValueError: If an argument is outside the distribution's constraints.
     """
     base = law.__dict__.get("base_dist")
     if isinstance(base, td.Distribution):
@@ -86,6 +87,8 @@ def as_torch_checks(name: str, law: td.Distribution) -> None:
             continue
         if not bool(constraint.check(law.__dict__[argument]).all()):
             value = law.__dict__[argument].item()
-            raise ValueError(f"parameter {name!r} has the law {law!r} with {argument}={value:g}, expected {constraint}")
+            raise ValueError(
+                f"parameter {name!r} has {law!r} as its distribution, with {argument}={value:g}; expected {constraint}"
+            )
     if isinstance(law, td.Uniform) and not bool(law.low < law.high):
-        raise ValueError(f"parameter {name!r} has the law {law!r}, expected low < high")
+        raise ValueError(f"parameter {name!r} has {law!r} as its distribution, expected low < high")

@@ -1,4 +1,4 @@
-"""Names that a package offers, each imported from its module when it is first asked for."""
+"""Lazy imports of a package: a module is imported when one of its names is first used."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import Any
 
 
 def offered(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package that imports its names for type checkers alone; its `__all__` is set.
+    """The functions `__getattr__` and `__dir__` of a package whose imports are for type checkers only.
+
+    The package's `__all__` is set, too.
 
     Args:
-        package: Its name.
-        file: Its `__init__.py`. The imports under `if TYPE_CHECKING` say which module each name is in.
+        package: Name of the package.
+        file: Path of its `__init__.py`. The imports under `if TYPE_CHECKING` define the module of each name.
 
     Returns:
-        Both functions; the first raises AttributeError for any other name, and says which there are.
+        `__getattr__` and `__dir__`. `__getattr__` raises AttributeError for an unknown name and lists the
+        known names.
     """
     blocks = (node for node in ast.parse(Path(file).read_text()).body if isinstance(node, ast.If))
     imports = (node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom))

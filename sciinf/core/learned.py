@@ -1,4 +1,4 @@
-"""What is trained on simulations, whatever it learns of them."""
+"""Base classes of all networks that are trained on simulations, and their batches (`Batch`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Learns = Literal["densities", "summaries", "noise", "fields", "noisy fields"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Simulations side by side: theta (batch, D), and x as observable name -> (batch, *event)."""
+    """A batch of simulations: theta, (batch, D), and x, observable name -> data (batch, *event)."""
 
     theta: Tensor
     x: X
@@ -36,13 +36,19 @@ class Batch:
 
 
 class Learned(nn.Module, Component, ABC):
-    """A network with what it takes to train it. Built from a prior and the observables' specification.
+    """A network with its standardisation and loss, built from a prior and the observables' specification.
 
-    `learns` tells what the loss is made of, from which a recipe follows (`Recipe.resolved`): densities of rows;
-    the same with summaries of sets, series or images, whose networks cost more than the density's; noise,
-    drawn anew for every row at every step, so that rows are learnt by heart more slowly and need more steps; fields,
-    which have no noise at all; or laws of fields, whose losses are as noisy as draws.
-    `needs` names the observables without which rows are none to train on; all of `observables` where it is None.
+    `learns` is the kind of the loss, which determines the default recipe (`Recipe.resolved`):
+
+    - "densities": densities of rows.
+    - "summaries": densities of rows, with summaries of sets, series or images. The networks of summaries cost
+      more than that of the density.
+    - "noise": noise that is drawn anew for each row at each step. The network overfits the rows more slowly
+      and needs more steps.
+    - "fields": fields, whose losses have no noise at all.
+    - "noisy fields": distributions of fields, whose losses are as noisy as draws.
+
+    `needs` names the observables without which a row cannot be used for training; None means all observables.
     """
 
     learns: Learns = "densities"
@@ -52,11 +58,11 @@ class Learned(nn.Module, Component, ABC):
 
     @abstractmethod
     def standardise(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Set the standardisation buffers from passes over the training rows (each call of `batches` is one pass)."""
+        """Set the standardisation buffers from the training rows; each call of `batches` is one pass."""
 
     @abstractmethod
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        """Training loss per row."""
+        """The training loss of each row, (batch,)."""
 
 
 class Adjusting(ABC):

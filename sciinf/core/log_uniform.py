@@ -1,10 +1,10 @@
-r"""The law whose logarithm is uniform: every decade between two positive bounds is as likely as any other.
+r"""The log-uniform distribution: every decade between two positive bounds is equally likely.
 
 With L = log(high / low), for low <= value <= high:
 
     p(value) = 1 / (value L),      F(value) = log(value / low) / L,      F^{-1}(u) = low exp(u L).
 
-The density is finite at both ends, so 1 - F loses no more digits there than the values themselves have.
+The density is finite at both ends, so rounding in 1 - F is no larger there than the rounding of the values.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from sciinf.core.law_arguments import Number, finite, positive
 
 
 class LogUniform(td.Distribution):
-    """All orders of magnitude between two positive bounds are equally likely: density 1 / (value log(high / low)).
+    """The log-uniform distribution on [low, high], with the density 1 / (value log(high / low)).
+
+    All orders of magnitude between the bounds are equally likely.
 
     Args:
-        low: Smallest value, above 0. In the parameter's unit.
-        high: Largest value, above `low`. In the parameter's unit.
+        low: Smallest value, above 0, in the parameter's unit.
+        high: Largest value, above `low`, in the parameter's unit.
 
     Raises:
         TypeError: If an argument is not one number.
@@ -46,7 +48,7 @@ class LogUniform(td.Distribution):
         if not below < above:
             raise ValueError(f"{call}: low = {below:g} must be below high = {above:g}")
         if math.isinf(above / below):
-            raise ValueError(f"{call}: high / low must be a float64, got {above:g} / {below:g}; take narrower bounds")
+            raise ValueError(f"{call}: high / low = {above:g} / {below:g} is too large; take narrower bounds")
         self.low, self.high = (torch.tensor(bound, dtype=torch.float64) for bound in (below, above))
         self.length = math.log1p((above - below) / below)
         super().__init__(validate_args=False)

@@ -50,7 +50,7 @@ def test_columns_side_by_side_and_an_axis_beside_them(tmp_path):
 
 
 def test_columns_of_one_record_have_one_length():
-    with pytest.raises(ValueError, match="'flux' has 2 values along 'item' and 'place' has 3"):
+    with pytest.raises(ValueError, match="'flux' has 2 values along 'item', but 'place' has 3"):
         as_observation(SOURCES, {"flux": [1.0, 2.0], "place": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]})
 
 
