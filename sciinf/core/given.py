@@ -36,7 +36,10 @@ def draws_given(draws: Draws, values: Mapping[str, Any]) -> Draws:
         chosen &= draws.theta[:, draws.names.index(name)] == value
     if not bool((draws.weights[chosen] > 0).any()):
         said = told(0.0, 1 / draws.ess)
-        raise ValueError(f"no draw has {said_given(values)} (probability {said}); draws have {_shares(draws, values)}")
+        raise ValueError(
+            f"no draw has {said_given(values)} (probability {said}); the probabilities in the draws are "
+            f"{_shares(draws, values)}"
+        )
     theta = draws.theta[chosen]
     gone = theta.isnan().all(0) if draws.categories else torch.zeros(len(draws.names), dtype=torch.bool)
     kept = [i for i, name in enumerate(draws.names) if name not in codes and not bool(gone[i])]

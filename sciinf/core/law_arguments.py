@@ -28,7 +28,10 @@ def finite(call: str, argument: str, value: Any) -> float:
     """
     where = f"{call}: {argument} = {value!r}"
     if type(value).__module__.split(".")[0] in ("astropy", "pint"):
-        raise TypeError(f"{where} has a unit. Give a plain number, and the unit beside it: Prior(name=(law, 'km'))")
+        raise TypeError(
+            f"{where} has a unit. Give a plain number; the unit stands once, beside the distribution: "
+            "Prior(name=(law, 'km'))"
+        )
     is_bool = isinstance(value, bool | np.bool_) or (isinstance(value, torch.Tensor) and value.dtype == torch.bool)
     if isinstance(value, str | bytes | complex) or is_bool or not isinstance(value, SupportsFloat):
         raise TypeError(f"{where} must be one number")
@@ -87,8 +90,6 @@ def as_torch_checks(name: str, law: td.Distribution) -> None:
             continue
         if not bool(constraint.check(law.__dict__[argument]).all()):
             value = law.__dict__[argument].item()
-            raise ValueError(
-                f"parameter {name!r} has {law!r} as its distribution, with {argument}={value:g}; expected {constraint}"
-            )
+            raise ValueError(f"parameter {name!r} is {law!r} with {argument}={value:g}, expected {constraint}")
     if isinstance(law, td.Uniform) and not bool(law.low < law.high):
-        raise ValueError(f"parameter {name!r} has {law!r} as its distribution, expected low < high")
+        raise ValueError(f"parameter {name!r} is {law!r}, expected low < high")
