@@ -90,6 +90,6 @@ def as_torch_checks(name: str, law: td.Distribution) -> None:
             continue
         if not bool(constraint.check(law.__dict__[argument]).all()):
             value = law.__dict__[argument].item()
-            raise ValueError(f"parameter {name!r} is {law!r} with {argument}={value:g}, expected {constraint}")
+            raise ValueError(f"parameter {name!r} is {law!r}: {argument}={value:g}, expected {constraint}")
     if isinstance(law, td.Uniform) and not bool(law.low < law.high):
         raise ValueError(f"parameter {name!r} is {law!r}, expected low < high")
