@@ -1,22 +1,31 @@
-"""The small process beside a worker (`campaigns.watcher`): it touches the worker's hint file and cleans up after it.
+"""The heartbeat process beside a worker: it touches the worker's hint file, and cleans up after the worker.
 
-The process is run by the path of this file, and loads no other module of sciinf: heartbeat.py WORKER BEAT NAME=MARK
-PARENT. If PARENT is not 0, the worker must end with its parent PARENT. Then the worker is killed as soon as it has
-another parent.
+`campaigns.watcher` starts this process with the command line
 
-A thread in the worker could not do this: a simulator in C may hold Python's lock for minutes. The worker writes to this
-process's standard input which hint file is meant:
+    heartbeat.py WORKER BEAT NAME=MARK PARENT
 
-    BEGIN SECONDS PATH    touch PATH, if any, from now on; SECONDS are the block's deadline, 0 for none
-    REST                  nothing is in hand
-    END                   nothing is in hand, and nothing will be
+WORKER is the process number of the worker, BEAT the seconds between two touches of the hint file. NAME=MARK
+marks the environment of programs that the worker's simulator starts. If PARENT is not 0, the worker must end
+with its parent process PARENT: it is killed as soon as it has another parent. This file is run by its path,
+and imports no other module of sciinf. A thread of the worker could not touch the file, because a simulator in
+C may hold Python's lock for minutes.
 
-A byte 1, 2 or 15 is a signal that asks the worker to stop. Python writes the byte at the moment of the signal
-(`signal.set_wakeup_fd`). The hint file is then removed, because the block is not to blame for what happens to it
-afterwards. If the input ends while a block is running, the worker has died of this block. The hint file is then
-renamed: `.late` is added to its name past the deadline, and `.died` otherwise. Remaining processes are killed if the
-input ends, or if a worker that was asked to stop says END. These are all processes that have NAME=MARK in their
-environment or hold the input open, except the worker itself.
+The worker sends lines to the standard input of this process:
+
+    BEGIN SECONDS PATH    A block begins. Touch the hint file PATH, if any. The deadline is SECONDS, if not 0.
+    REST                  The block has ended.
+    END                   No block is running, and no other will begin.
+
+A byte 1, 2 or 15 in the input is the number of a signal that asks the worker to stop. Python writes it when
+the signal arrives (`signal.set_wakeup_fd`). The hint file is then removed: if the worker dies later, the
+block is not the cause.
+
+If the input ends during a block, the block has killed the worker. The hint file is then renamed. Its name
+gets the ending `.late` if the deadline has passed, and `.died` if not.
+
+Processes that the simulator has left are killed in two cases: the input ends, or the worker sends END after a
+signal that asked it to stop. These are all processes that have NAME=MARK in their environment or hold the
+input open. The worker itself is not killed.
 """
 
 from __future__ import annotations

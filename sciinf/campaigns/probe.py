@@ -16,7 +16,9 @@ _GAIN = 1.1
 _LONGEST = 5.0
 _BRIEF = 1.0
 _SHARE = 0.25
-_KEY = 2**31  # No campaign has this many blocks, so the probe shares no random numbers with a campaign.
+# Index of a random stream. It exceeds the number of blocks of any campaign,
+# so no block has the same random numbers.
+_KEY = 2**31
 
 
 def probe_block(simulator: Simulator, rows: int, *, seed: int, device: str | torch.device) -> int:

@@ -173,7 +173,8 @@ def _simulated_again(store: Store, simulator: Simulator, index: int, device: str
     counts = known[-1].counts if known else {}
     if set(counts) == {Status.TIMED_OUT}:
         entry = give_up(store, index, Status.TIMED_OUT, "timed out when it was first simulated")
-    elif set(counts) == {Status.RAISED}:  # The block may kill its process, so it needs a worker.
+    elif set(counts) == {Status.RAISED}:
+        # All rows failed, perhaps because the simulator kills its process. So the block runs in a worker.
         campaign = Campaign(store, simulator, [index], device=str(device), timeout=None)
         with closing(Workers(1).run(campaign)) as entries:
             entry = next(entries)

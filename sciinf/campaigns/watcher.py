@@ -1,11 +1,11 @@
-"""The worker's side of the small process beside it (`campaigns.heartbeat`), which watches the worker.
+"""The worker's side of the heartbeat process beside it (`campaigns.heartbeat`), which watches the worker.
 
-The small process notices the end of the worker, however it ends, `kill -9` included. Then it kills the programs that
-the worker's simulator has started, and the programs started by these. It recognises them by a mark in their
-environment, which they inherit. It also finds forked processes, which hold the pipe to it open. So sessions and process
-groups of their own do not hide programs. Some programs are not found: a program with another environment, a program on
-another machine, and a program that a service has started for the simulator. No program is found if there is no /proc,
-as on macOS, or if /proc shows other processes.
+The heartbeat process notices the end of the worker, however it ends, `kill -9` included. Then it kills the
+programs that the worker's simulator has started, and the programs started by these. It recognises them by a
+mark in their environment, which they inherit. It also finds forked processes, which hold the pipe to it open.
+So sessions and process groups of their own do not hide programs. Some programs are not found: a program with
+another environment, a program on another machine, and a program that a service has started for the simulator.
+No program is found if there is no /proc, as on macOS, or if /proc shows other processes.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from typing import final
 MARK = "SCIINF_WORKER"
 """The variable that holds the mark while a block is in hand."""
 _PROGRAM = Path(__file__).with_name("heartbeat.py")
-_PATIENCE = 3.0  # Seconds that the small process has to end.
+_PATIENCE = 3.0  # Seconds that the heartbeat process has to end.
 
 
 @final
 class Watcher:
-    """The small process that watches this worker, and the messages to it; it is started with the first block.
+    """The heartbeat process that watches this worker, and the messages to it.
 
-    Close it after use.
+    The process is started with the first block. Close it after use.
 
     Args:
         beat: Seconds between two touches of a hint file.
-        signals: Whether the small process learns of signals at the moment they come, if this is the main thread.
+        signals: Whether the heartbeat process learns of signals at the moment they come, if this is the main
+            thread.
         parent: Number of the process that started this worker, if the worker must end with it, even during a block.
     """
 
@@ -45,18 +46,21 @@ class Watcher:
         self._mark = secrets.token_hex(16)
         self._outer: str | None = None  # The outer worker's mark, if a simulator started this worker.
         self._process: subprocess.Popen[bytes] | None = None
-        self._ear = -1  # Writing end of the pipe to the small process.
+        self._ear = -1  # Writing end of the pipe to the heartbeat process.
         self._woken: int | None = None
         self._busy = False
 
     def begin(self, hint: Path | None = None, timeout: float | None = None) -> None:
-        """Tell the small process that a block begins. Programs that are started from now on carry the mark.
+        """Tell the heartbeat process that a block begins.
+
+        The mark is written into this worker's environment. Programs that are started during the block inherit
+        it, and the heartbeat process finds them by it.
 
         Args:
             hint: Hint file to touch regularly.
             timeout: Deadline of the block in seconds; None for none.
         """
-        if self._process is not None and self._process.poll() is not None:  # The small process was killed.
+        if self._process is not None and self._process.poll() is not None:  # The heartbeat process was killed.
             self._forget()
         if self._process is None:
             self._start()
@@ -67,7 +71,7 @@ class Watcher:
         self._tell(f"BEGIN {timeout or 0:g} {hint or ''}")
 
     def rest(self) -> None:
-        """Tell the small process that no block is running."""
+        """Tell the heartbeat process that no block is running."""
         self._tell("REST")
         self._busy = False
         if os.environ.get(MARK) == self._mark:
@@ -77,9 +81,10 @@ class Watcher:
                 os.environ[MARK] = self._outer
 
     def close(self) -> None:
-        """End the small process.
+        """End the heartbeat process.
 
-        If a signal has asked this worker to stop, the small process first kills what the simulator has started.
+        If a signal has asked this worker to stop, the heartbeat process first kills what the simulator has
+        started.
         """
         self.rest()
         if self._woken is not None:
@@ -117,7 +122,7 @@ class Watcher:
         os.close(self._ear)
 
     def let_go(self) -> None:
-        """In a forked process, stop sending signals to the small process.
+        """In a forked process, stop sending signals to the heartbeat process.
 
         Between two blocks, also close the pipe to it.
         """

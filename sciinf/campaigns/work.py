@@ -130,9 +130,17 @@ class _Judge:
             self._compare(None)
 
     def add(self, entry: Entry, *, own: bool) -> None:
-        """Count a block's rows, and refuse the store if most rows fail.
+        """Add the rows of a block to the counts, and refuse the store if most of its rows have failed.
 
-        If there were no rows at the beginning, the first block of another worker is compared.
+        If the store was empty at the beginning, the first block of another worker is checked here: its rows
+        must come out the same on this machine.
+
+        Args:
+            entry: Entry of the block.
+            own: Whether this worker simulated the block. Only after such a block may the store be refused.
+
+        Raises:
+            ValueError: If the store is refused, or the checked rows are of another state of the simulator.
         """
         if not own and not self.compared and entry.ok:
             self._compare({entry.block})
@@ -353,12 +361,13 @@ def _deadline(timeout: float | None) -> Iterator[None]:
 class Hints:
     """Hint files of the workers on a store, which say which worker runs which block. Close the object after use.
 
-    Hints are files beside a store, and never locks: `working/BLOCK.WRITER.TOKEN` says that a worker has begun a block.
-    A small process (`campaigns.heartbeat`) touches it every `BEAT` seconds. A hint that was not touched for `FRESH`
-    seconds is of a worker that died during the block. Such a hint stays until the block is committed, and counts as a
-    try. A lost hint costs work done twice, never a wrong store. The age of a hint is measured by the clock of the file
-    system, because clocks of machines differ. The hint's time is compared with that of a file that was just written. If
-    the death was noticed, `.died` or `.late` (past its deadline) is added to the name.
+    Hints are files beside a store, and never locks: `working/BLOCK.WRITER.TOKEN` says that a worker has begun
+    a block. The heartbeat process (`campaigns.heartbeat`) touches it every `BEAT` seconds. A hint that was
+    not touched for `FRESH` seconds is of a worker that died during the block. Such a hint stays until the
+    block is committed, and counts as a try. A lost hint costs work done twice, never a wrong store. The age
+    of a hint is measured by the clock of the file system, because clocks of machines differ. The hint's time
+    is compared with that of a file that was just written. If the death was noticed, `.died` or `.late` (past
+    its deadline) is added to the name.
 
     Args:
         store: Folder of the store.

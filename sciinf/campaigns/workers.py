@@ -1,10 +1,10 @@
 """Run blocks in this process, or in worker processes of this machine.
 
-Worker processes are for simulators that hang, crash, or use one processor each. A block loses a try if its worker dies
-or its deadline passes (`campaigns.campaign`). Workers end with their parent, however it ends. They also end the
-programs that their simulator has started: those of their process group, and those found by the small process beside
-each worker (`campaigns.watcher`) after the worker has ended. On GPUs each worker has a GPU of its own
-(`campaigns.devices`).
+Worker processes are for simulators that hang, crash, or use one processor each. A block loses a try if its
+worker dies or its deadline passes (`campaigns.campaign`). Workers end with their parent, however it ends.
+They also end the programs that their simulator has started: those of their process group, and those found by
+the heartbeat process beside each worker (`campaigns.watcher`) after the worker has ended. On GPUs each worker
+has a GPU of its own (`campaigns.devices`).
 """
 
 from __future__ import annotations

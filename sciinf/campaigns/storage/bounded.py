@@ -233,10 +233,14 @@ def _between(
 def _sides(
     array: np.ndarray, grid: _Grid, step: _Pass, shift: int, axis: int, *, kept: bool = False
 ) -> tuple[np.ndarray, ...]:
-    """The two known points on either side of each point along an axis: before, left, right, after.
+    """Values at the four known points nearest to each point of a pass along an axis, two on either side.
 
-    Beyond an edge, points are extrapolated linearly, or repeat the last point (`kept`). A periodic axis continues at
-    its other end.
+    A point lies between `left` and `right`. `before` lies beyond `left`, and `after` beyond `right`. Beyond
+    an edge, values are extrapolated linearly; with `kept`, the last value is repeated. A periodic axis
+    continues at its other end, if the spacing of the known points divides it evenly.
+
+    Returns:
+        Values before, left, right and after.
     """
     points = np.moveaxis(array[step.at(shift, even=axis)], 2 + axis, 0)
     count, total = len(points), grid.space[axis]
