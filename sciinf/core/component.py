@@ -184,7 +184,10 @@ def _named_alone(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
 def _component_class(path: str, trust: Sequence[str | Path]) -> type[Component]:
     path, kind = _named(path, trust)
     if not (isinstance(kind, type) and issubclass(kind, Component)):
-        raise ValueError(f"the file names {path!r}, which is not a component of sciinf")
+        raise ValueError(
+            f"the file asks to build {path!r}, which is not a component: "
+            "no subclass of sciinf.core.component.Component has this name"
+        )
     return kind
 
 

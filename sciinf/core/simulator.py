@@ -296,9 +296,11 @@ def file_of(simulator: Simulator | None) -> tuple[Path, ...]:
 
 
 def described(observables: Mapping[str, Observable], simulator: Simulator | None) -> dict[str, Observable]:
-    """The observables with the coordinates that the simulator now declares, where they are otherwise equal.
+    """Observables of a fit, with the coordinates that the simulator now declares.
 
-    Coordinates do not affect a network, so they may have been added or changed after training.
+    An observable takes the simulator's coordinates if the two specifications agree in everything else.
+    Coordinates do not affect a network, so they may have been added or changed after training. Without a
+    simulator, the observables are returned unchanged.
     """
     now = simulator.observables if simulator else {}
     return {name: now[name] if now.get(name) == spec else spec for name, spec in observables.items()}

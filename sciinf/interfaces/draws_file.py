@@ -1,13 +1,24 @@
 """Draws on disk: `draws.h5`, one dataset per parameter with its unit, and `log_weight`.
 
-The root carries `format`, `schema`, `names` (the parameters' order) and `content` (a hash of all of it, checked on
-reading), and `log_evidence`, `log_evidence_error` and `pareto_k` where they are known; a file that was exported has the
-answer's `verdict` and its `sentence`. Each parameter is a dataset (n,)
-of its name with the attribute `unit` ("" for dimensionless), and `derived` (true) and `label` where it has them. A name
-with a slash, as numpyro's scopes write them, is an HDF5 path, and `file[name]` finds it. A discrete parameter holds
-numbers, and has the attributes `values`, `labels` (what they are called), `prior` (how probable each is before the
-data), and `exact` where probabilities are known without draws. NaN in a column says that the parameter does not exist
-in that draw, and the attribute `absent` then says so.
+The root of the file has these attributes:
+
+* `format` and `schema`: kind of the file, and version of its layout.
+* `names`: names of the parameters, in order.
+* `content`: hash of the content, checked on reading.
+* `log_evidence`, `log_evidence_error` and `pareto_k`, if they are known.
+* `verdict` and `sentence` of the answer, if the file was exported.
+
+Each parameter is a dataset (n,) with its name. A name with a slash, as in scopes of numpyro, is an HDF5 path,
+so `file[name]` finds the dataset. NaN means that the parameter does not exist in a draw. A dataset has these
+attributes:
+
+* `unit`: "" for a dimensionless parameter.
+* `derived`: true for a derived parameter, absent for others.
+* `label`, if the parameter has one.
+* `absent`: the meaning of NaN, if the parameter does not exist in some draws.
+* `values`, `labels` and `prior` of a discrete parameter: the values, their names, and their prior
+  probabilities.
+* `exact`: posterior probabilities of the values, if they are known exactly.
 """
 
 from __future__ import annotations

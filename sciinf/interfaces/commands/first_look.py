@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _SECONDS, _LONG = 2.0, 60.0
 # Numbers of simulations: to find faults of the simulator before a run, and to compare with an observation.
 _FEW, _MOST = 64, 500
-_STREAM = 2**31 + 8  # No campaign has this many blocks, so none shares these random numbers.
+# Index of a random stream. It exceeds the number of blocks of any campaign,
+# so no block has the same random numbers.
+_STREAM = 2**31 + 8
 
 
 def look_first(sim: Simulator, asked: Sequence[ObservationFile], *, simulated: bool = False) -> None:

@@ -360,7 +360,9 @@ def _next(sim: Simulator, folder: Path, answer: Answer, n: int, caller: Caller) 
 
 # Draws around which the local check simulates, and number of simulations that are timed first.
 _DRAWS, _FEW = 2_000, 20
-_STREAM = 2**31 + 6  # No campaign has this many blocks, so none shares these random numbers.
+# Index of a random stream. It exceeds the number of blocks of any campaign,
+# so no block has the same random numbers.
+_STREAM = 2**31 + 6
 
 
 class UntilSettled:
