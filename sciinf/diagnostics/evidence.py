@@ -15,7 +15,7 @@ from sciinf.core.findings import Finding
 
 @final
 class EvidenceConstant(Diagnostic):
-    """Is the likelihood a normalised density of the data, as the evidence requires? Shown only with an evidence."""
+    """Is the likelihood normalised, as the evidence requires? Shown only if the evidence is known."""
 
     name = NAME
 

@@ -34,7 +34,9 @@ from sciinf.networks.summaries.timed import seen_only
 
 NAME = "limits"
 _ALARM = 0.01
-_LEAST, _DIFFER = 20, 0.9  # Least number of simulations that are not at a limit, and share of their values that differ.
+# A value counts as a limit only if at least `_LEAST` simulations have other values,
+# and if at least the share `_DIFFER` of the other values are distinct.
+_LEAST, _DIFFER = 20, 0.9
 _FEW = 3  # Number of simulations that may have an equal value by chance.
 _SAME = 3e-7  # Relative precision of a limit: single precision.
 _DIGITS = range(4, 8)  # Significant digits to which a limit may have been rounded.

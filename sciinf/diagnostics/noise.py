@@ -23,7 +23,9 @@ from sciinf.diagnostics.checking import NO_NOISE, NOT_REPEATED, is_noiseless
 NAME = "noise"
 _ROWS = 32
 _OF_NOISE, _OF_SPREAD = 1e-3, 1e-5  # Differences below these shares of the noise and of the spread may be rounding.
-_STREAM = 2**31 + 12  # No campaign has this many blocks, so no campaign shares these random numbers.
+# Index of a random stream. It exceeds the number of blocks of any campaign,
+# so no block has the same random numbers.
+_STREAM = 2**31 + 12
 
 
 def _size(difference: Tensor) -> float:

@@ -1,36 +1,47 @@
 r"""Corrected intervals: the quantiles of the draws that make intervals hold their stated share of the truths.
 
-The calibration knows, for each fresh simulation, how many of L draws lie below the truth: a count c, with the
-truth's level u in [c, c + 1] / (L + 1). Where the posterior is exact, u is uniform. Where it is not, the interval of
-level l is corrected (conformal quantiles). Its ends become the quantiles of the draws below which (1 - l) / 2 and (1
-+ l) / 2 of the truths lie. The two ends move independently, so a shifted posterior is moved back and not widened.
-With
+The rows of a calibration are fresh simulations. Of L posterior draws for a row, c lie below the true
+parameter. The truth's level u is the posterior probability of smaller values. It is assigned to the cell from
+c / (L + 1) to (c + 1) / (L + 1). If the posterior is exact, u is uniform. If it is not, the interval of level
+l is corrected (conformal quantiles). Its lower end becomes the quantile of the draws below which (1 - l) / 2
+of the truths lie. Its upper end becomes the quantile below which (1 + l) / 2 of the truths lie. The two ends
+move independently, so a shifted posterior is shifted back, not widened. Let
 
     w = Phi^-1(u) = m(x) + s(x) e,
 
-e has the distribution of the rows, in no assumed form. Its quantiles e_(1 -+ l)/2 give the levels Phi(m(x) + s(x)
-e), which hold on average over the prior for any m and s. m and s are constants, or depend on the observation where
-this is seen to be better (below). Then a posterior that is right on average and wrong for this observation is
-corrected for it. Information of the data that the network does not use moves the ends as well.
+with Phi the normal distribution function, m(x) a shift and s(x) a scale. The distribution of e is that of the
+rows. It has no assumed form. Let e_p be its p-quantile. The corrected ends are the quantiles of the draws at
+the levels
 
-An exact posterior's ends move by chance. Binomial counts of the same number of rows give the range of this chance in
-99 of 100 calibrations, over all ends. Regions of all parameters are corrected likewise: by the level of the draws'
-density region that holds l of the truths.
+    Phi(m(x) + s(x) e_p),    p = (1 - l) / 2 and p = (1 + l) / 2.
 
-For a parameter that exists only sometimes, the rows in which it exists are used, and its levels are the same for all
-data.
+Such intervals hold the share l of the truths on average over the prior, for any m and s. By default m and s
+are constants. They depend on the observation if this predicts held-out rows significantly better (see the
+last section). Then intervals are also corrected if the posterior is right on average, but wrong for this
+observation. Because m and s read the data too, they can use information in the data that the posterior's
+network ignores.
 
-**Levels that depend on the observation** are learned by small networks from the counts of the calibration. With c of
-L draws below the truth, w in [Phi^-1(c / (L + 1)), Phi^-1((c + 1) / (L + 1))] and
+Even for an exact posterior, the ends move by chance. The range of this chance follows from binomial counts
+for the same number of rows. With a probability of 99 %, it holds for both ends of all parameters together.
+Regions of all parameters are corrected likewise. For a stated level l, the highest-density region of the
+draws is used that holds the share l of the truths.
 
-    w = m(x) + s(x) e,   e ~ N(0, 1) to learn m and s, by the probability of the cell that w lies in.
+Some parameters may exist in some rows only. Their levels are computed from these rows. If there is such a
+parameter, the levels of all parameters are the same for all data.
 
-m and s are constants, or functions of the observation, given by its coordinates along the leading axes of the
-network's summary and of the data itself. Each fifth of the rows is tested with the mean of six networks that have
-not seen it. These networks start at the constants, train on the other rows, and stop by a fifth of these. For a
-parameter, the mean of all thirty networks is used if the networks make unseen rows more likely, with a significance
-of 1e-3 over all parameters. (Means of thirty networks have a little less error than means of six, so levels are
-cautious by some tenths of a point.)
+**Levels that depend on the observation** are learned by small networks from the counts c of the calibration.
+To learn m and s, e ~ N(0, 1) is assumed. The networks maximise the probability of the cell of each row,
+
+    Phi^-1(c / (L + 1)) <= w <= Phi^-1((c + 1) / (L + 1)),    w = m(x) + s(x) e.
+
+The inputs of m and s are the coordinates of the observation along the leading axes of the network's summary
+and of the data. The rows are divided into five parts. For each part, six networks are trained on the other
+four parts, starting at the constants. A fifth of the rows of these four parts is not used for gradients, but
+decides when training stops. The mean of the six networks is tested on the part that they have not seen. A
+parameter gets levels that depend on the observation if these means make unseen rows more likely than the
+constants do. The significance is 1e-3 over all parameters. The mean of all thirty networks is then used. It
+has a little less error than means of six networks, from which the quantiles of e are computed. So the
+corrected intervals are slightly too wide.
 
 References:
     | Calibrated predictive distributions via diagnostics for conditional coverage (Dey et al., 2022),

@@ -2,28 +2,29 @@ r"""Posterior of expressions given points and hypotheses, where each hypothesis 
 
 An expression is a tree whose nodes are discrete parameters of a prior that is a grammar
 (`simulators.dynamics.expressions`). Let d_1, d_2, ... be the symbols in the order of the nodes, z the
-continuous parameters such as the noise, D the points, and h_T the hypotheses T that are stated. Then
+continuous parameters such as the noise, and D the points. T is the set of hypotheses that are stated, and h_T
+says what is stated of each of them. Then
 
     q(d, z | D, h_T) = prod_i q(d_i | d_<i, s(D), r(h_T, T))  prod_j q(z_j | d, z_<j, s(D), r(h_T, T)),
 
 where the products run over the nodes that exist. Expressions that the grammar does not allow have probability
-0. s is a network for sets. r is a network whose inputs are the statements and which of them are stated. The
-factors are those of `Mixed`, whose chain is the decoder: it follows the levels of the tree, and each symbol
-is conditional on all symbols above it. A decoder that shares its weights between all nodes learned no more
-from 40,000 simulations (2.09 nats of the prior's entropy beside 2.03).
+0. s is a network for sets. r is a network whose inputs are h_T and T. The factors are those of `Mixed`, whose
+chain is the decoder: it follows the levels of the tree, and each symbol is conditional on all symbols above
+it. In a comparison, a decoder with the same weights at all nodes learned about as much from the same
+simulations.
 
-The loss is -E log q over simulations in which a random set T of statements is stated, independently of the
-expression. Its minimum over q is the posterior given any stated hypotheses. In each training step, some
-stated hypotheses are hidden at random,
+The loss is -E log q over simulations in which T is random and independent of the expression. Its minimum over
+q is the posterior given any stated hypotheses. In each training step, some stated hypotheses are hidden at
+random. The smaller set
 
-    T' = those t in T with u_t < c,      c = 1 for half of the rows, uniform for others.
+    T' = {t in T: u_t < c},      u_t ~ U(0, 1),      c = 1 for half of the rows, c ~ U(0, 1) for others
 
-The result is a valid simulation, because T' does not depend on f more than T does. The networks thus see the
-same points with more or fewer hypotheses. `hide=False` leaves T as it is.
+takes the place of T. The result is a valid simulation, because T' is independent of the expression, too. The
+networks thus see the same points with more or fewer hypotheses. `hide=False` leaves T as it is.
 
-The network follows a hypothesis even if it is false, and its answer is then no posterior of a likely
-expression. Weights by the likelihood (`build_posterior(fit, simulator)`) are exact, and `lab.hypotheses`
-gives log p(h | D).
+The network takes stated hypotheses for true, even if the points contradict them. Its answer may then consist
+of expressions of low likelihood. Weights by the likelihood (`build_posterior(fit, simulator)`) are exact, and
+`lab.hypotheses` gives log p(h | D).
 
 References:
     | Controllable Neural Symbolic Regression (Bendinelli, Biggio & Kamienny, 2023), https://arxiv.org/abs/2304.10336
