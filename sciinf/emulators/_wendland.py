@@ -79,7 +79,11 @@ class Bumps:
     def imbalance(
         self, flux: Float[Tensor, "batch 2 point"], lattice: Lattice, source: float
     ) -> Float[Tensor, "batch bump"]:
-        """Normalised residual (int s . dv/dx - int f v) / R sqrt(int |dv/dx|^2), which is 0 where -div s = f.
+        """Normalised residual of the weak form of -div s = f for each test function v = m p with radius R,
+
+            (int s . dv/dx - int f v) / (R sqrt(int |dv/dx|^2)),
+
+        which is 0 if s satisfies the equation.
 
         Args:
             flux: The flux s at the lattice's points.

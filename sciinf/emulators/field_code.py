@@ -1,39 +1,44 @@
-r"""Learned codes: each frame of a field as a few latent variables, from which it can be decoded at any place.
+r"""Learned codes: an encoder maps a frame of a field to few latent variables, and a decoder maps these back.
 
-An encoder (`encoders`) gives q(z | u), a decoder (`decoders`) gives f(z), and an objective (`objectives`) defines the
-loss. With u standardised, and p(u | z) = N(f(z), noise^2 I) at the points of the grid, the loss is the objective's
-divided by the number of points and channels. Each frame is coded separately: a training step takes `frames` of every
-trajectory. With `points`, the encoder sees only so many random points at a training step, and can then read values at
-any points. With `asked`, only so many points are decoded at a training step, which saves time; the likelihood of the
-grid is estimated from them.
+u is a standardised frame on the grid, and z are its latent variables. The encoder (`encoders`) gives
+q(z | u). The decoder (`decoders`) gives the field f(z) at any points. With sigma the argument `noise`, the
+likelihood is p(u | z) = N(f(z), sigma^2 I). The loss is that of an objective (`objectives`), divided by the
+number of points and channels. Each frame is coded separately. A training step takes `frames` random frames of
+every trajectory.
 
-Held-out frames show the relative error of decoded frames, and how many latent variables carry information
-(`collapsed`).
+With `points`, a training step shows that number of random points to the encoder. The encoder then learns to
+read values at any points. With `asked`, a training step decodes that number of random points, which saves
+time. The likelihood of the whole grid is estimated from them.
+
+The fit's record has two figures from held-out frames: the relative error of decoded frames, and the number of
+latent variables that carry information (`collapsed`).
 
 A trained code can be used in a `Generator`:
 
     code = train(FieldCode(prior, observables), store, out / "code")
     fit = train(Generator(prior, observables, LearnedCode(code.learned, code.digest)), store, out / "law")
 
-**Is it worth it?** `tokens.Pod` with as many numbers needs no training, and has the least error of all linear codes. A
-learned code is better where fields lie on a curved surface, such as moving fronts, and only few latent variables are to
-represent them. For smooth fields, modes are better (`benchmarks/codes.py`).
+**When to use a learned code.** `tokens.Pod` needs no training, and has the least error of all linear codes
+with the same number of variables. A learned code has a smaller error if two conditions hold: fields lie near
+a curved surface, as moving fronts do, and few latent variables represent them. For smooth fields,
+`tokens.Pod` is better (`benchmarks/codes.py`).
 
 **Posterior collapse.** Some latent variables of a code may carry no information.
 
-A variable z_j is dead if q(z_j | x) is the prior, whatever x is. Its divergence from the prior is then 0, and its mean
-does not vary. For a linear decoder with noise sigma the minimum of
+A variable z_j is dead if q(z_j | u) equals the prior for every u. Its divergence KL_j from the prior is then
+0, and its mean does not vary. For a linear decoder f(z) = W z, the minimum of
 
-    -E_q log p(x | z) + beta KL(q | p)
+    -E_q log p(u | z) + beta KL(q | p)
 
-is probabilistic PCA with noise beta^(1/2) sigma. With lambda_1 >= lambda_2 >= ... the eigenvalues of the rows'
-covariance, column j of W has |w_j|^2 = lambda_j - beta sigma^2, and KL_j is log(lambda_j / (beta sigma^2)) / 2 on
-average. Both are 0 if lambda_j <= beta sigma^2. A longer training does not revive such a variable; a smaller beta or
-sigma does. For networks, this is the number of variables that a linear code could keep alive. A network that uses fewer
-variables for the same information may leave others dead.
+is probabilistic PCA with noise sd beta^(1/2) sigma. Let lambda_1 >= lambda_2 >= ... be the eigenvalues of the
+covariance of the frames. Then column w_j of W has |w_j|^2 = lambda_j - beta sigma^2, and KL_j is
+log(lambda_j / (beta sigma^2)) / 2 on average. Both are 0 if lambda_j <= beta sigma^2. A longer training does
+not revive such a variable; a smaller beta or sigma does. So a linear code can keep as many variables alive as
+there are eigenvalues above beta sigma^2. A network may represent the same information by fewer variables, and
+leave the others dead.
 
-For rounded variables (`quantised`), the information of z_j about x is the entropy of its levels over all rows, at most
-log L. The variable is dead if it is always on one level.
+For rounded variables (`quantised`) with L levels, the information of z_j about u is the entropy of its levels
+over all frames, at most log L. The variable is dead if it always takes the same level.
 
 References:
     | AROMA: Preserving Spatial Structure for Latent PDE Modeling with Local Neural Fields (Serrano et al., 2024),

@@ -469,7 +469,11 @@ class _Figure:
         return self.value > _BIAS if self.bias else not 1 / _FACTOR < self.value < _FACTOR
 
     def distance(self) -> Float[Tensor, " swap"]:
-        """Distance of each value from the mean of the repetitions, in their sds."""
+        """Distance of each value from the mean over the repetitions, in sds over the repetitions.
+
+        The first value is the figure of the solutions. In the repetitions, a draw takes the place of the
+        solution. A figure that is 1 if right enters by its logarithm, and its distance is absolute.
+        """
         at = self.values if self.bias else self.values.clamp_min(1e-30).log()
         away = (at - at[1:].mean()) / at[1:].std().clamp_min(1e-9)
         return away if self.bias else away.abs()

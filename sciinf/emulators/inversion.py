@@ -64,11 +64,12 @@ class Inversion:
 
     Args:
         surrogate: A trained DGNO.
-        fields: Coefficient fields (n, 1, y, x), more than the width of the code, from which the prior is computed.
-            Those of the training will do.
+        fields: Coefficient fields (n, 1, y, x). The mean and the covariance of their codes define the prior.
+            n must be larger than the number of entries of a code. The fields of the surrogate's training may
+            be used.
         draws: Number of draws given each observation.
         steps: Number of steps of Adam.
-        residual: b, the weight of the equation's residual; 0 leaves it out.
+        residual: b, the weight of the equation's residual J in the minimised sum; 0 leaves J out.
 
     Raises:
         ValueError: If a number is out of range, or the fields are too few or of another grid.

@@ -164,7 +164,8 @@ class MultiFluid(OfFields, Adjusting):
         number, errors, squares, relative = (torch.cat(part) for part in zip(*parts, strict=True))
         if not bool(relative.isfinite().all()):
             raise FloatingPointError("predictions of held-out solutions are not finite: train longer, or more stably")
-        for known in (self.errors, self.counts, self.sizes):  # Families without held-out rows keep zeros.
+        # The stored errors start at 0, and stay 0 for families without held-out rows.
+        for known in (self.errors, self.counts, self.sizes):
             known.zero_()
         for k in set(number.tolist()):
             kept = errors[number == k][:_MOST]

@@ -282,7 +282,9 @@ def correct(
     check_whole("steps", steps, 1)
     check_whole("waves", waves, max(1, path.waves.shape[2]))
     if not equation.grid.periodic or not equation.grid.shape:
-        raise ValueError(f"a refinement needs waves in space; the grid of {equation.name!r} is not periodic")
+        raise ValueError(
+            f"a refinement needs a Fourier series in space, but the grid of {equation.name!r} is not periodic"
+        )
     theta, ends = theta.double(), equation.times[-1]
     device, count = path.start.device, _PER_WAVE * waves
     grid_of_times = torch.linspace(0.0, ends, count, dtype=torch.float64, device=device)

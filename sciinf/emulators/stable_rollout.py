@@ -41,7 +41,9 @@ from sciinf.networks.spectral import Pointwise, around, check_modes, each_direct
 
 _CHANGE = 2.0  # The bound c.
 _PACE = 5.0  # Relative learning rate of a wave's parameters; each affects little of the loss.
-_BLURRED = (0.3, 6.0)  # Range of the initial blurs, in cells of a grid with twice as many points as waves.
+# Range of the sds of the initial Gaussian blurs. The unit is a cell of a grid with 2 m points in a direction
+# of m kept waves.
+_BLURRED = (0.3, 6.0)
 _MOVED = 1.5  # Sd of the initial translations, in the same cells.
 
 

@@ -222,7 +222,10 @@ class _Drawn:
 
 
 def _gaussian(mean: Tensor, log_sd: Tensor, noise: Tensor) -> _Drawn:
-    """Samples of N(mean, sd^2) made of noise, their KL to N(0, I), and the log ratio of the densities there."""
+    """Samples z = mean + sd noise of q = N(mean, sd^2), KL(q || N(0, I)), and log q(z) - log N(z; 0, I).
+
+    Both are summed over all axes but the first. log sd is bounded by `_WIDEST` in absolute value.
+    """
     log_sd = _WIDEST * torch.tanh(log_sd / _WIDEST)
     value, over = mean + log_sd.exp() * noise, tuple(range(1, noise.ndim))
     kl = (0.5 * (mean.square() + (2 * log_sd).exp() - 1) - log_sd).sum(over)

@@ -176,7 +176,14 @@ class LearnedProcess(nn.Module, ABC):
         return next(self.parameters()).new_zeros(())
 
     def check(self, series: Series) -> None:
-        """Warn, or raise ValueError, where the process does not suit rows of a query; not called in training."""
+        """Check whether the process can be used for the rows of a query. Training does not call this method.
+
+        Raises:
+            ValueError: If the process cannot be used for these rows.
+
+        Warns:
+            UserWarning: If the process is inaccurate for these rows.
+        """
         return None
 
 
