@@ -18,7 +18,9 @@ _DRAWS = 10_000
 _CHANCE = 2.0  # standard errors of an sd's logarithm that are no difference
 _SOMETIMES = 0.05  # share of the draws in which a parameter exists, below which it is not compared
 _PER_PROBABILITY, _PER_VARIATION = 3.0, 1.5  # sds
-_STREAM = 2**31 + 5  # no campaign has this many blocks, so none shares these random numbers
+# Index of a random stream. It exceeds the number of blocks of any campaign,
+# so no block has the same random numbers.
+_STREAM = 2**31 + 5
 
 
 def changes(before: Posterior, after: Posterior, x: X) -> tuple[float, float]:
@@ -98,7 +100,15 @@ def _drawn(posterior: Posterior, x: X) -> Float[Tensor, "n theta"]:
 
 
 def _differ(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    """By how much draws differ, each of them as z and as theta, (n, D)."""
+    """Largest differences between two answers: of the middles, and of the logarithms of the widths.
+
+    Differences of middles are in widths of the second answer. Differences of the logarithms are reduced by
+    two of their standard errors, down to 0 at least.
+
+    Args:
+        before: Draws of the first answer: unbounded parameters z, and parameters theta, (n, D) each.
+        after: Draws of the second answer, likewise.
+    """
     (middle, width, chance), (new, wide, other) = _told(*before), _told(*after)
     wider = (wide / width).log().abs() - _CHANCE * (chance.square() + other.square()).sqrt()
     return float(((new - middle) / wide).abs().max()), float(wider.clamp_min(0.0).max())

@@ -104,20 +104,21 @@ class Conditional:
         *,
         errors: Mapping[str, Any] | None = None,
     ) -> Tensor:
-        """Log density of values of some names, jointly, given values of others.
+        """Joint log density of values of some parameters and observables, conditional on values of others.
 
         Args:
-            asked: Name -> values (*event) or (n, *event).
-            given: As for `sample`.
-            errors: As for `sample`.
+            asked: Name -> one value (*event), or n values (n, *event), whose joint density is asked for.
+            given: Values that are conditioned on, as for `sample`.
+            errors: Sds of the errors of given data, as for `sample`.
 
         Returns:
-            (n,), float64, in the simulator's own units; of whole numbers the log probability; -inf outside the prior's
-            support.
+            Log density, (n,), float64, in the simulator's own units. Data that are whole numbers have a log
+            probability in place of a log density. The result is -inf outside the prior's support.
 
         Raises:
             TypeError: If `asked` or `given` is no mapping.
-            ValueError: As for `sample`, or if the numbers of values differ or one is NaN.
+            ValueError: As for `sample`. Also if the names in `asked` have different numbers n of values, or a
+                value is NaN.
 
         Warns:
             UserWarning: As for `sample`.

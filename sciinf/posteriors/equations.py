@@ -125,7 +125,8 @@ class EquationPosterior(Posterior):
         """n independent draws, with the evidence, and the probability of each term without an error of drawing.
 
         Raises:
-            ValueError: If a row has no noise, or no set can make the data.
+            ValueError: If the noise of a row is 0, or the data are impossible with every set of terms. Also
+                if the data follow an equation to within rounding, so that the noise cannot be inferred.
 
         Warns:
             UserWarning: If steps are too long for Euler's likelihood or too few to tell, or residuals are correlated.

@@ -55,7 +55,9 @@ _EFFECTIVE = 0.2  # Least effective share of the network's draws at the observat
 _EDGE = 4.0  # The likelihood's rows lie within D plus this many sds of |u|^2.
 _POWERS, _SPREAD = torch.linspace(0.0, 1.0, 21, dtype=torch.float64), 0.5  # These are the values of a, and s.
 _LEAST = 100  # At the observation, at least this many draws must lie inside the last distribution.
-_STREAM = 2**31 + 7  # No campaign has this many blocks, so none shares these random numbers.
+# Index of a random stream. It exceeds the number of blocks of any campaign,
+# so no block has the same random numbers.
+_STREAM = 2**31 + 7
 
 
 class LikelihoodWeighted(LearnedPosterior):

@@ -38,7 +38,9 @@ from sciinf.posteriors.truncated import ERROR, OutsideRegion, TruncatedPrior, re
 _DRAWS = 65_536  # that the learned density's mass within the region is estimated from, for x_o
 _EACH = 4_096  # the same for any other x
 _MOST_MASS = 0.9  # of what was learned of x_o, below which it is warned that so little lies within the region
-_STREAM = 2**31 + 3  # no campaign has this many blocks, so none shares these random numbers
+# Index of a random stream. It exceeds the number of blocks of any campaign,
+# so no block has the same random numbers.
+_STREAM = 2**31 + 3
 
 
 class LocalPosterior(LearnedPosterior):

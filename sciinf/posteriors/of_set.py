@@ -69,7 +69,9 @@ _PAIRS, _LEAST = 4_000, 80  # The local check takes so many likelihoods for each
 # Number of chains, draws of r for each draw that is taken, and draws that are weighted at once.
 _CHAINS, _OVER, _AT_ONCE = 100, 4, 4_096
 _INSIDE = 0.95  # Least share of an answer that lies inside the last round's region.
-_DRAWS, _STREAM = 4_096, 2**31 + 5  # Z is estimated from so many draws. No campaign has so many blocks.
+# Number of draws from which Z is estimated, and index of a random stream. The index exceeds the number of
+# blocks of any campaign, so no block has the same random numbers.
+_DRAWS, _STREAM = 4_096, 2**31 + 5
 
 
 class SetPosterior(AroundOne):

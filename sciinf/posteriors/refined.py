@@ -97,7 +97,9 @@ _DRAWS, _EACH = 65_536, 4_096  # Z is estimated from so many draws, for one obse
 _EDGE = 2.0  # An answer must lie within D plus this many sds of |u|^2, which has mean D for the last distribution.
 _INSIDE, _EFFECTIVE = 0.95, 0.1  # Least share of the answer inside, and least effective share of the draws.
 _HELD, _BELIEVED = 0.01, 0.6  # A likelihood is believed outside below this probability and from this power on.
-_STREAM = 2**31 + 5  # No campaign has this many blocks, so none shares these random numbers.
+# Index of a random stream. It exceeds the number of blocks of any campaign,
+# so no block has the same random numbers.
+_STREAM = 2**31 + 5
 
 
 class Refined(AroundOne):

@@ -21,7 +21,9 @@ from sciinf.posteriors.truncated import observation_hash
 _FARTHER = 0.2  # This share of a round's simulations is from a distribution twice as wide.
 _SHARE, _NARROWEST = 0.6, 1.5
 _AROUND = 20_000  # A distribution is fitted to this many draws.
-_STREAM = 2**31 + 5  # No campaign has this many blocks, so none shares these random numbers.
+# Index of a random stream. It exceeds the number of blocks of any campaign,
+# so no block has the same random numbers.
+_STREAM = 2**31 + 5
 
 
 def widths(size: int) -> tuple[tuple[float, float], ...]:

@@ -21,7 +21,9 @@ from sciinf.core.simulator import FILES, recorded, unlike
 from sciinf.posteriors.truncated import observation_hash
 from sciinf.training import Recipe
 
-ROUND = 2**31 + 1  # No campaign has this many blocks, so none shares these random numbers.
+# Index of a random stream. It exceeds the number of blocks of any campaign,
+# so no block has the same random numbers.
+ROUND = 2**31 + 1
 _READ = 65_536
 _KEPT = "observation.safetensors"
 

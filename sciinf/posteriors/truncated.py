@@ -61,7 +61,9 @@ _TAIL = 10
 LEAST = 1e-6  # epsilon: below, its quantile would take more than ten million draws
 _TRIES = 300
 _HOPELESS = 10  # tries after which nine in ten draws of an observation still lie outside
-_REGION = 2**31 + 2  # no campaign has this many blocks, so none shares these random numbers
+# Index of a random stream. It exceeds the number of blocks of any campaign,
+# so no block has the same random numbers.
+_REGION = 2**31 + 2
 
 
 @dataclass(frozen=True)
