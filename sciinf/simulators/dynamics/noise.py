@@ -216,7 +216,7 @@ def _indices(hurst: Tensor) -> None:
     wrong = ~((hurst > 0) & (hurst < 1))
     if hurst.ndim != 1 or bool(wrong.any()):
         seen = hurst[wrong][0].item() if hurst.ndim == 1 else tuple(hurst.shape)
-        raise ValueError(f"Hurst's index is {seen}, expected (row,) with numbers between 0 and 1")
+        raise ValueError(f"expected Hurst indices of shape (row,), each between 0 and 1, got {seen}")
 
 
 def _lengths(length: Tensor, steps: int) -> None:

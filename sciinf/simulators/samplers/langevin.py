@@ -198,9 +198,15 @@ class _Terrain(ABC):
 
     @abstractmethod
     def step(self, point: Point, x: Tensor) -> tuple[Point, Tensor]:
-        """Points at the proposals x, and the increase of the log density from `point`, (chains, batch).
+        """Evaluate the targets at proposals.
 
-        An increase of -inf means rejection.
+        Args:
+            point: Present points of the chains.
+            x: Proposed positions, (chains, batch, D).
+
+        Returns:
+            Points at x, and the increase of the log density from `point` to x, (chains, batch). A proposal
+            with an increase of -inf or NaN is rejected.
         """
 
     @property

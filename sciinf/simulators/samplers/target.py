@@ -90,7 +90,10 @@ class Point:
 def acceptance_probability(
     rise: Float[Tensor, "chains batch"], noise: Float[Tensor, "chains batch dim"], back: Float[Tensor, "*#shape"]
 ) -> Float[Tensor, "chains batch"]:
-    """Acceptance probability min(1, e^r) of a proposal x'; 0 where r is NaN.
+    """Metropolis acceptance probability min(1, e^r) of a move from x to x'.
+
+    The log ratio is r = log p(x') - log p(x) + (|noise|^2 - |back|^2) / 2. The probability is 0 where r is
+    NaN.
 
     Args:
         rise: Increase of the log density, log p(x') - log p(x).

@@ -105,7 +105,7 @@ class ScatteredFields(Simulator):
         return self._masked(torch.cat([at.to(seen), seen], -1), there)
 
     def settings(self) -> dict[str, str]:
-        """Settings of the fields' source, and a text that describes the measurement: name -> text."""
+        """Settings of the source of fields, and "sensors", a description of the measurement: name -> text."""
         return {**settings_of(self.source_of_fields), "sensors": repr(self._measured())}
 
     def _measured(self) -> tuple[object, ...]:
@@ -254,7 +254,7 @@ class ObservedFields(Simulator):
         }
 
     def settings(self) -> dict[str, str]:
-        """Settings of the fields' source, and a text that describes the measurement: name -> text."""
+        """Settings of the source of fields, and "sensors", a description of the measurement: name -> text."""
         return {**settings_of(self.source_of_fields), "sensors": repr(self._measured())}
 
     def _measured(self) -> tuple[object, ...]:
