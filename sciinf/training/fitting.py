@@ -381,13 +381,16 @@ def _threads(recipe: Recipe) -> Iterator[None]:
 
 
 COARSE = 0.1  # A surrogate with a larger relative error on held-out rows is of little use.
-# Largest distance of the median draw, in sds. For a calibrated posterior E (draw - truth)^2 <= 2 sd^2, so at most 2.
+# Largest plausible median of |draw - truth|, in sds of the parameter. For a calibrated posterior
+# E (draw - truth)^2 <= 2 sd^2, so the median is at most 2 sds.
 ABSURD = 3.0
 _ROWS, _DRAWS, _FEWEST = 64, 8, 16
 
 
 def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-    """Adjust a trained network to rows if it can be adjusted, and try it on a few of them.
+    """Adjust a trained network to rows if it is `Adjusting`, and test the draws of an estimator.
+
+    Draws for up to 64 rows are compared with the true parameters, if the estimator draws fast.
 
     Args:
         learned: Trained network, with its best weights.
@@ -395,10 +398,16 @@ def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[
             (`Adjusting.on_training_rows`).
 
     Returns:
-        Figures for the fit's record. For a surrogate: `relative_error`, the mean of |u - f| / |u|. For a surrogate that
-        draws: `spread_skill`, the spread of draws over the error of their mean, and `spread_of_waves`. For an estimator
-        with quick draws: `draws_not_finite`, the share of such draws, and `draws_off`. The latter is the distance of
-        the median draw from the truth, in sds of the held-out parameters, for the parameter where it is largest.
+        Figures for the fit's record: those of `Adjusting.adjust`, and those of the comparison of draws. Among
+        them are
+
+        * `relative_error` of a surrogate: mean over rows of |u - f| / |u|, with solution u and prediction f;
+        * `spread_skill` of a surrogate that draws: spread of the draws over the error of their mean, 1 if
+          right;
+        * `spread_of_waves` of a surrogate that draws: this ratio for the worst waves or part of space;
+        * `draws_not_finite` of an estimator: the share of draws that are not finite;
+        * `draws_off` of an estimator: median of |draw - truth| over draws and rows, in sds of the true values,
+          for the unbounded parameter where it is largest.
     """
     learned.eval()
     told = learned.adjust(batches) if isinstance(learned, Adjusting) else {}

@@ -63,8 +63,8 @@ class Recipe:
             warm-up.
         warm_up: Fraction of the steps before the peak.
         optimiser: "adamw", "amsgrad" (AdamW with AMSGrad's maximum), "adan" or "muon". None chooses "muon" for
-            rows that are simulated during training and for estimators that denoise, because these learn rows by heart
-            less soon, and "adamw" for others.
+            rows that are simulated during training and for estimators that denoise, because these overfit
+            later, and "adamw" for others.
         weight_decay: Decoupled weight decay.
         clip: Largest gradient norm.
         patience: Number of epochs without a better validation loss after which training stops.
@@ -191,7 +191,7 @@ class Recipe:
           D parameters and fewer than 9 D^2 rows the peak is rows / (9 D^2) of this, but half at least (measured on
           problems of 5 to 40 parameters).
         * A weight decay of 0.2. Above 9,000 rows it falls with rows^(-2/3). Small batches and the weight decay keep the
-          network from learning its rows by heart.
+          network from overfitting.
         * An average of the weights over a twentieth of the training.
         * Validation after so many epochs that it costs at most a twentieth of the training.
 

@@ -44,7 +44,8 @@ from sciinf.training.optimisers import optimiser
 from sciinf.training.parallel import Processes, SingleProcess
 from sciinf.training.recipe import Recipe
 
-WARM_UP = 3  # Eager steps before a capture, in which libraries set themselves up.
+# Number of eager steps before a CUDA graph is captured, in which CUDA libraries initialise themselves.
+WARM_UP = 3
 _ASKED = (0, 100, 1_000, 10_000)  # A batch is timed before each of these steps.
 _TRIED = 5  # A batch is timed this many times, on one core and on several.
 _WORTH = 0.9  # Several cores are used if they take at most this share of one core's time.

@@ -26,7 +26,8 @@ from sciinf.training.reuse import SETTINGS, online_settings
 from sciinf.training.schedule import scaled_rate
 
 FRESH_BATCH, RATE, STEPS, FEWEST_EPOCHS = 500, 0.012, 7_500, 8
-DECAY = 0.01  # Fresh rows cannot be learnt by heart, so weights need hardly decay.
+# Weight decay for rows that are simulated during training. A network hardly overfits them, so it is small.
+DECAY = 0.01
 
 
 def fresh_recipe(recipe: Recipe, source: Simulated) -> Recipe:

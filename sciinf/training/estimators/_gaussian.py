@@ -194,9 +194,17 @@ class JointGaussian(nn.Module):
     ) -> Regression:
         """Conditional distribution of some numbers given others; all other numbers are marginalised out.
 
-        It is computed in float64 and returned in float32. With R the diagonal matrix of 1 where given and 0 elsewhere,
-        R C R + I - R has two blocks: C of the given numbers, and the identity. So its inverse has the inverse of C as a
-        block. Numbers that are given with errors of sds `noise` have the covariance C + noise^2 among themselves.
+        It is computed in float64 and returned in float32. C is the covariance of all N numbers, and C_gg its
+        block of the given numbers. The regression needs the inverse of C_gg, for a different set of given
+        numbers in each row. Let R be the diagonal matrix that is 1 for given numbers and 0 for others. Up to
+        the order of the numbers, R C R + I - R has the blocks C_gg and I. So all rows have
+        matrices of the same size, and are solved in one batch.
+
+        Args:
+            asked: Whether each number is asked for.
+            given: Whether each number is given.
+            noise: Sds of the errors of the given numbers, which add their squares to the diagonal of C_gg.
+                None for no errors.
         """
         c, eye = self.covariance, torch.eye(len(self.mean), dtype=torch.float64, device=self.mean.device)
         r, a = given.double(), asked.double()

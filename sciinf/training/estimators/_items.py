@@ -79,7 +79,9 @@ _STEPS, _ENOUGH = 6, 1e-3  # Newton's method ends after so many steps, or at a g
 _ROWS, _CURVED = 10_000, 500  # It uses at most this many rows, and for the Hessian this many.
 _RIDGE = 1e-6  # Ridge of the Hessian, in means of its diagonal.
 _PIECE = 4_194_304  # Weights of the bank that are computed at once, on a CPU.
-_STREAM = 2**31 + 9  # No campaign has this many blocks, so none shares these random numbers.
+# Index of a random stream. It exceeds the number of blocks of any campaign,
+# so no block has the same random numbers.
+_STREAM = 2**31 + 9
 
 
 class Items(Standardised, Adjusting):

@@ -371,13 +371,20 @@ def suits(observables: Mapping[str, Observable], most: int = MOST) -> bool:
 
 
 def has_atoms(x: X, observables: Mapping[str, Observable], observed: X) -> bool:
-    """Whether a number of an observable that is not whole often takes one same value, which is no limit.
+    """Whether some continuous number of the data has an atom: one value with positive probability.
 
-    This happens if data were rounded, or equal a fixed value now and then. A density then has no bound there, and says
-    little about the parameters. Any one value counts if more than a fiftieth of the rows have it, except the smallest
-    and the largest, which `Elements` takes for limits. The observation's own value counts if many more rows have it
-    than have the ten values nearest to it: n each on average, and more than n + 5 sqrt(n) + 3 rows for the value
-    itself. So rare values stand out, and data on a fine grid, such as single precision, do not.
+    Atoms arise if data were rounded, or if they sometimes equal a fixed value. A fitted density grows without
+    bound at an atom, and says little about the parameters. Two kinds of values count as atoms:
+
+    * A value that more than a fiftieth of the rows share.
+    * The observed value, if many more rows share it than share each of the ten values nearest to it. With n
+      the mean number of rows of these ten values, more than n + 5 sqrt(n) + 3 rows must share the observed
+      value.
+
+    The second rule finds rare atoms. Data on a fine grid, such as that of single precision, have none by this
+    rule, because neighbouring values are as frequent. The smallest and the largest value are no atoms:
+    `Elements` treats them as limits. Observables whose simulated values are all whole numbers are not
+    checked.
 
     Args:
         x: Data of many rows, name -> (batch, *event).

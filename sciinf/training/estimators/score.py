@@ -1,11 +1,17 @@
 r"""Neural posterior score estimation: the posterior's scores at every noise level, and draws that follow them.
 
-For draws (theta, x) of prior and simulator the network minimises, over noise levels s and noise e,
+Let theta be drawn from the prior and x from the simulator given theta. z is theta, unbounded and
+standardised. With a noise level s and noise e ~ N(0, I), y = z + s e is the noisy z. The network D(y, s; x)
+minimises
 
-    E [ w(s) |D(z + s e, s; x) - z|^2 ],
+    E [ w(s) |D(y, s; x) - z|^2 ],
 
-whose minimum D is the posterior mean of z given the noisy z and x. (D - y) / s^2 is then the score of the noisy
-posterior. Scores of single observations add up to those of many (`posteriors.compositional`).
+where w(s) > 0 weights the noise levels. The minimum is the posterior mean, D(y, s; x) = E[z | y, x]. Then
+
+    grad_y log p_s(y | x) = (D(y, s; x) - y) / s^2
+
+is the score of the posterior of z with noise of level s. The scores of single observations can be combined to
+that of many observations (`posteriors.compositional`).
 
 References:
     | Sequential Neural Score Estimation: Likelihood-Free Inference with Conditional Score Based Diffusion Models
