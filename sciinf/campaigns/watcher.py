@@ -60,7 +60,7 @@ class Watcher:
             hint: Hint file to touch regularly.
             timeout: Deadline of the block in seconds; None for none.
         """
-        if self._process is not None and self._process.poll() is not None:  # The heartbeat process was killed.
+        if self._process is not None and self._process.poll() is not None:  # The process was killed.
             self._forget()
         if self._process is None:
             self._start()

@@ -406,8 +406,8 @@ def looked_at(learned: Learned, batches: Callable[[], Iterator[Batch]]) -> dict[
           right;
         * `spread_of_waves` of a surrogate that draws: this ratio for the worst waves or part of space;
         * `draws_not_finite` of an estimator: the share of draws that are not finite;
-        * `draws_off` of an estimator: median of |draw - truth| over draws and rows, in sds of the true values,
-          for the unbounded parameter where it is largest.
+        * `draws_off` of an estimator: median of |draw - truth| over draws and rows, in sds of the
+          true values, of the unbounded parameter where it is largest.
     """
     learned.eval()
     told = learned.adjust(batches) if isinstance(learned, Adjusting) else {}
