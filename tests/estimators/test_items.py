@@ -10,6 +10,7 @@ from sciinf import Recipe, simulate, train
 from sciinf.core import Batch, Observable, Prior, Simulator
 from sciinf.posteriors.amortised import Amortised
 from sciinf.posteriors.refined import load_refined, refine_around
+from sciinf.training.estimators import _items
 from sciinf.training.estimators._items import Items, are_items
 from sciinf.training.estimators.flow import Flow
 
@@ -160,6 +161,17 @@ def test_rounds_learn_the_likelihood_item_by_item(fit, tmp_path):
     mean, sd = moments(theta, CATALOGUE.log_density(theta, x))
     assert ((draws.double().mean(0) - mean) / sd).abs().max() < 0.35
     assert (draws.double().std(0) / sd - 1).abs().max() < 0.2
+
+
+def test_a_large_batch_is_computed_in_parts(monkeypatch):
+    """A validation batch of 4,096 rows would take gigabytes at once."""
+    monkeypatch.setattr(_items, "_TOGETHER", 2)
+    estimator = Items(Prior(mu=td.Normal(0.0, 1.0)), {"x": Observable((3,), dims=("item",))}, bank=5)
+    rows = Batch(torch.randn(5, 1, generator=generator()), {"x": torch.randn(5, 3, generator=generator(1))})
+    estimator.standardise(lambda: iter([rows]))
+    found = estimator.loss(rows, generator=generator())
+    parts = [estimator.loss(rows.rows(slice(k, k + 2)), generator=generator()) for k in (0, 2, 4)]
+    torch.testing.assert_close(found, torch.cat(parts))
 
 
 def test_what_sets_of_items_are():

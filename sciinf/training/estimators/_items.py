@@ -72,6 +72,7 @@ from sciinf.training.estimators.elements import counted
 ITEM = "item"
 STATISTICS, BANK = 24, 8_192
 _SOME = 2_048  # The training uses so many items of the bank.
+_TOGETHER = 256  # At most so many rows add their items to each other's banks.
 _TAKEN = 32  # At a training step, at most this many items of each row are used.
 _SEARCHED = 100  # Steps of the search for the distribution of the number of items.
 _LEAST_SPREAD = 0.02  # Least spread at the start of the number of items beyond a Poisson number's, in means.
@@ -169,6 +170,9 @@ class Items(Standardised, Adjusting):
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """-log p(x | theta) + log q(x), from some of the items."""
+        if len(batch) > _TOGETHER:
+            parts = [slice(start, start + _TOGETHER) for start in range(0, len(batch), _TOGETHER)]
+            return torch.cat([self.loss(batch.rows(part), generator=generator) for part in parts])
         z, lost = self.to_z(batch.theta), torch.zeros(len(batch), device=self.z_mean.device)
         for k, one in enumerate(self.sets):
             items, present = self._items(k, batch.x)
