@@ -156,8 +156,8 @@ def from_json(data: Any, *, trust: Sequence[str | Path] = ()) -> Any:
         path, found = _named(present_name(str(data["$function"])), trust)
         if not isinstance(found, FunctionType) or f"{found.__module__}.{found.__qualname__}" != path:
             raise ValueError(
-                f"the file names {path!r}, but its module has no function of this name; load the file with the code "
-                "that wrote it"
+                f"the file names {path!r}, but its module defines no function of this name; load the file with the "
+                "code that wrote it"
             )
         return found
     if "$class" in data:

@@ -179,7 +179,7 @@ def test_fractional_noise_multiplied_by_the_state_has_no_ito_sense():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"index is 1.5"):
+    with pytest.raises(ValueError, match="between 0 and 1, got 1.5"):
         fractional(full(1.5, 2), full(1.0, 2), 3, generator=generator())
     with pytest.raises(ValueError, match="not negative"):
         brownian(full(-1.0, 2), 3, generator=generator())
