@@ -258,7 +258,7 @@ def test_questions_hear_captions(fit):
     assert not found["wave with very low level"] > -2.0
     for text in (["wave with very low level"], fit.surrogate.said(["any wave", "any wave"])):
         asked: Any = {"initial": rows.x["initial"], "words": text}
-        with pytest.raises(ValueError, match=r"said\(\[\.\.\.\]\) gives|'words' has 2 rows"):
+        with pytest.raises(ValueError, match=r"result of generator.said\(\[\.\.\.\]\)|'words' has 2 rows"):
             conditioned(fit.surrogate, rows.theta, asked, event, 80, generator=generator())
     at_words: Any = {"initial": rows.x["initial"], "words": fit.surrogate.said(["any wave"])}
     seen = Measured(lambda u: u[:, -1, 0, ::4], torch.zeros(2), sd=0.1)
