@@ -126,11 +126,13 @@ class House:
             if len(those) == 1 and self.files[b].parent == self.files[min(those)].parent
         )
 
+    def share_that_stays(self) -> float:
+        """Share of the imports that stay on their floor, among those that are not of core."""
+        counted = {pair: n for pair, n in self.floor_edges().items() if pair[1] != "core"}
+        return sum(n for (a, b), n in counted.items() if a == b) / sum(counted.values())
+
     def figures(self) -> Iterator[tuple[str, object]]:
         """What is measured, with its name."""
-        pairs = self.floor_edges()
-        counted = {pair: n for pair, n in pairs.items() if pair[1] != "core"}
-        stay = sum(n for (a, b), n in counted.items() if a == b)
         without_lab = sum(n for name, n in self.lines.items() if self.floor(name) != "lab")
         yield "floors", len(self.order)
         yield "files", len(self.files)
@@ -138,7 +140,7 @@ class House:
         for floor in self.order:
             own = [n for name, n in self.lines.items() if self.floor(name) == floor]
             yield f"  {floor}: files, lines", f"{len(own)}, {sum(own):,}"
-        yield "imports that stay on their floor (those of core left out)", f"{stay / sum(counted.values()):.1%}"
+        yield "imports that stay on their floor (those of core left out)", f"{self.share_that_stays():.1%}"
         yield "circles, with imports inside functions", [len(part) for part in self.circles()]
         yield "class names twice", len(self.class_names_twice())
         yield f"functions over complexity {COMPLEXITY}", _complex(self.root)
