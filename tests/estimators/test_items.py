@@ -178,6 +178,12 @@ def test_what_sets_of_items_are():
     item, series = Observable((3,), dims=("item",)), Observable((3,), dims=("time",))
     assert are_items({"x": item, "x_mask": Observable((3,), dims=("item",), dtype="bool")})
     assert not are_items({"x": item, "y": series})
+    assert not are_items({"x": Observable((2, 3), dims=("visit", "item"))})
+    spectra = Observable((3, 4), dims=("item", "time"))
+    both = Items(
+        Prior(mu=td.Normal(0.0, 1.0)), {"spectrum": spectra, "class": item, "other": Observable((7,), dims=("item",))}
+    )
+    assert both.columns == [["spectrum", "class"], ["other"]], "a row of one table is an item"
     assert not are_items({"x": item, "dose": Observable((3,), dims=("item",), control=True)})
-    with pytest.raises(ValueError, match="an axis called 'item' that are no controls, got 'y' \\(3,\\); use Ratio"):
+    with pytest.raises(ValueError, match="first axis is called 'item', without controls, got 'y' \\(3,\\); use Ratio"):
         Items(Prior(mu=td.Normal(0.0, 1.0)), {"y": series})

@@ -19,8 +19,8 @@ the right location. If each step and each answer drew a new bank, the logarithm 
 an amount that depends on z and is multiplied by N.
 
 A network of all items has to learn how each item counts. Here each row teaches the same distribution N times. The price
-is the assumption that items are independent. The columns of one table belong to the same item; several tables are
-independent of each other, and each has networks of its own.
+is the assumption that items are independent. Observables with the same number of items are columns of one table, whose
+row is an item. Tables are independent of each other, and each has networks of its own.
 
 **After the training** the quadratic's coefficients W are set by Newton's method, because they are the last to converge,
 and errors of the bank count in them. For given phi and network the log likelihood is concave in W. With
@@ -56,6 +56,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from sciinf.campaigns.block import generator_for
 from sciinf.core import Adjusting, Batch, Observable, Potential, Prior, X
@@ -63,7 +64,6 @@ from sciinf.core.checks import check_whole
 from sciinf.core.observable import event_of
 from sciinf.core.prior import global_seed
 from sciinf.core.summary import expand_mask
-from sciinf.networks.summaries.columns import later_columns, tables
 from sciinf.networks.summaries.perceptron import Perceptron
 from sciinf.training.estimators._elements_start import quadratic
 from sciinf.training.estimators._standardised import Standardised, check_rows
@@ -97,8 +97,8 @@ class Items(Standardised, Adjusting):
         seed: Seeds the initial weights and the bank.
 
     Raises:
-        ValueError: If an observable has no axis "item" or is a control, or a number is no int of at least 1 (the seed:
-            of at least 0).
+        ValueError: If the first axis of an observable is not called "item", an observable is a control, or a number is
+            no int of at least 1 (the seed: of at least 0).
 
     Examples:
         >>> from sciinf import Normal
@@ -125,17 +125,17 @@ class Items(Standardised, Adjusting):
             check_whole(name, value, 1)
         if not are_items(observables):
             raise ValueError(
-                f"Items learns independent items, observables with an axis called {ITEM!r} that are no controls, got "
+                f"Items learns observables whose first axis is called {ITEM!r}, without controls, got "
                 f"{event_of(observables)}; use Ratio or Flow, whose summary networks read any data"
             )
         super().__init__(prior, observables, seed)
         self.seed, size, own = seed, prior.bijection.size, self.standardise_x.specs
-        together = tables(observables)
-        self.columns = [(name, *together.get(name, ())) for name in own if name not in later_columns(together)]
+        counts = dict.fromkeys(spec.shape[0] for spec in own.values())
+        self.columns = [[name for name, spec in own.items() if spec.shape[0] == n] for n in counts]
         with global_seed(torch.Generator().manual_seed(seed)):
             sets = list[_Set]()
             for names in self.columns:
-                masked = any(name in self.standardise_x.masks for name in names)
+                masked = not self.standardise_x.masks.keys().isdisjoint(names)
                 sets.append(_Set([own[name] for name in names], masked, size, hidden, statistics))
         self.sets = cast(Any, nn.ModuleList(sets))
         for k, one in enumerate(self.sets):
@@ -194,7 +194,7 @@ class Items(Standardised, Adjusting):
         """Set the quadratics by Newton's method on the training rows.
 
         Returns:
-            `newton_gain`, the log likelihood that was gained for each row.
+            `newton_gain`, the increase of the log likelihood per row, in nats.
         """
         gained = 0.0
         for k, one in enumerate(self.sets):
@@ -211,7 +211,7 @@ class Items(Standardised, Adjusting):
     def condition(self, x: X) -> Potential:
         with torch.no_grad():
             x = {name: value.to(self.z_mean.device) for name, value in x.items()}
-            observed = [self._total(k, x) for k, one in enumerate(self.sets)]
+            observed = [self._total(k, x) for k in range(len(self.sets))]
             banks = [one.phi(self.get_buffer(f"bank_{k}")) for k, one in enumerate(self.sets)]
         return _ItemsPotential(self, observed, banks)
 
@@ -223,18 +223,16 @@ class Items(Standardised, Adjusting):
     def _items(self, k: int, x: X) -> tuple[Float[Tensor, "batch n width"], Bool[Tensor, "batch n"]]:
         """The standardised items of one table, with their masks behind them, and which items are present."""
         values, names = self.standardise_x(x), self.columns[k]
-        axis, masks = self.sets[k].axis, self.standardise_x.masks
-        masked = any(name in masks for name in names)
-        parts, known = list[Tensor](), list[Tensor]()
-        for name in names:
-            value = values[name]
-            parts.append(_by_item(value, axis))
-            if masked:
-                mask = x[masks[name]] if name in masks else torch.ones_like(value, dtype=torch.bool)
-                known.append(_by_item(expand_mask(mask, value.shape), axis))
-        items = torch.cat(parts + [one.to(parts[0].dtype) for one in known], -1)
-        present = torch.cat(known, -1).any(-1) if masked else torch.ones_like(items[..., 0], dtype=torch.bool)
-        return items, present
+        masks = self.standardise_x.masks
+        items = torch.cat([_by_item(values[name]) for name in names], -1)
+        if masks.keys().isdisjoint(names):
+            return items, torch.ones_like(items[..., 0], dtype=torch.bool)
+        known = [
+            expand_mask(x[masks[name]], values[name].shape) if name in masks else torch.ones_like(values[name]).bool()
+            for name in names
+        ]
+        mask = torch.cat([_by_item(one) for one in known], -1)
+        return torch.cat([items, mask.to(items.dtype)], -1), mask.any(-1)
 
 
 class _Set(nn.Module):
@@ -245,9 +243,7 @@ class _Set(nn.Module):
 
     def __init__(self, specs: list[Observable], masked: bool, size: int, hidden: int, statistics: int) -> None:
         super().__init__()
-        dims, shape = specs[0].dims, specs[0].shape
-        self.axis = dims.index(ITEM)
-        self.width = sum(math.prod(spec.shape) // shape[self.axis] for spec in specs) * (1 + masked)
+        self.width = sum(math.prod(spec.shape[1:]) for spec in specs) * (1 + masked)
         self.phi = Perceptron([self.width, hidden, hidden, statistics])
         self.network = Perceptron([size, hidden, statistics])
         square = 1 + size + size * (size + 1) // 2
@@ -257,11 +253,11 @@ class _Set(nn.Module):
         self.register_buffer("log_spread", torch.zeros(1 + size) if masked else None)
 
     def start(self, z: Float[Tensor, "rows theta"], numbers: Int[Tensor, " rows"]) -> None:
-        """Fit the distribution of the number of items, from least squares of its logarithm on."""
+        """Fit the distribution of the number of items. The search begins at least squares of its logarithm."""
         if self.log_mean is None or self.log_spread is None:
             return
-        square, log = with_one(quadratic(z)).double(), (numbers + 0.5).double().log()
-        spread = with_one(z).double()
+        square, log = pad(quadratic(z), (1, 0), value=1.0).double(), (numbers + 0.5).double().log()
+        spread = pad(z, (1, 0), value=1.0).double()
         log_mean = torch.linalg.lstsq(square, log[:, None]).solution[:, 0]
         variance = (log - square @ log_mean).square().mean() - (1 / (numbers + 0.5)).mean()
         log_spread = torch.zeros(spread.shape[1], dtype=torch.float64)
@@ -308,18 +304,21 @@ class _Set(nn.Module):
         found = (natural * total).sum(1) - number * (logits.logsumexp(1) - count.log())
         if self.log_mean is None or self.log_spread is None:
             return found
-        log_mean, log_spread = with_one(quadratic(z)) @ self.log_mean, with_one(z) @ self.log_spread
+        log_mean, log_spread = (
+            pad(quadratic(z), (1, 0), value=1.0) @ self.log_mean,
+            pad(z, (1, 0), value=1.0) @ self.log_spread,
+        )
         return found + counted((number + 0.5).log(), log_mean, log_spread)
 
     def natural(self, z: Float[Tensor, "batch theta"]) -> Float[Tensor, "batch statistics"]:
-        """a(z)."""
-        return self.network(z) + self.quadratic(with_one(quadratic(z)))
+        """The natural parameters a(z)."""
+        return self.network(z) + self.quadratic(pad(quadratic(z), (1, 0), value=1.0))
 
     def newton(self, z: Tensor, total: Tensor, number: Tensor, bank: Tensor) -> float:
         """Maximise the log likelihood of rows over the quadratic's coefficients.
 
         Returns:
-            What was gained for each row, in nats.
+            Increase of the log likelihood per row, in nats.
         """
         rows = [part.split(max(1, _PIECE // len(bank))) for part in (z, total, number)]
 
@@ -344,14 +343,14 @@ class _Set(nn.Module):
         return mean() - first
 
     def _newton_step(self, rows: list[tuple[Tensor, ...]], bank: Tensor) -> Tensor:
-        """-Hessian^-1 gradient, the Hessian estimated from some rows."""
+        """The Newton step -Hessian^-1 gradient of the coefficients; the Hessian is estimated from some rows."""
         count, statistics = sum(map(len, rows[0])), bank.shape[1]
         width = statistics * self.quadratic.weight.shape[1]
         gradient = bank.new_zeros(self.quadratic.weight.shape, dtype=torch.float64)
         hessian = bank.new_zeros(width, width, dtype=torch.float64)
         every, used = max(1, count // _CURVED), 0
         for z, total, number in zip(*rows, strict=True):
-            square, weights = with_one(quadratic(z)).double(), (self.natural(z) @ bank.T).softmax(1)
+            square, weights = pad(quadratic(z), (1, 0), value=1.0).double(), (self.natural(z) @ bank.T).softmax(1)
             expected = weights @ bank
             gradient += (total - number[:, None] * expected).double().T @ square
             for k in range(0, len(z), every):
@@ -392,17 +391,12 @@ def summed(
     return torch.where(present[..., None], phi, 0.0).sum(1), present.sum(1).to(phi.dtype)
 
 
-def with_one(values: Float[Tensor, "rows some"]) -> Float[Tensor, "rows more"]:
-    """A column of ones before the values."""
-    return torch.cat([torch.ones_like(values[:, :1]), values], 1)
-
-
-def _by_item(value: Tensor, axis: int) -> Float[Tensor, "batch n width"]:
-    """Values (batch, *event) with the axis of items first, and the others side by side."""
-    return value.movedim(axis + 1, 1).flatten(2) if value.ndim > 2 else value[..., None]
+def _by_item(value: Tensor) -> Float[Tensor, "batch n width"]:
+    """Values (batch, n, *event) as one row of numbers for each item."""
+    return value.reshape(*value.shape[:2], -1)
 
 
 def are_items(observables: Mapping[str, Observable]) -> bool:
-    """Whether data are sets of items, beside their masks, and have no controls."""
+    """Whether the first axis of all observables except masks is called "item", and none of them is a control."""
     masks = {f"{name}_mask" for name in observables}
-    return all(ITEM in spec.dims and not spec.control for name, spec in observables.items() if name not in masks)
+    return all(spec.dims[:1] == (ITEM,) and not spec.control for name, spec in observables.items() if name not in masks)
